@@ -1,0 +1,35 @@
+"""Engines by name. Each is loaded when it is asked for, so that only its own users need what it needs."""
+
+import importlib
+from typing import Final
+
+from reelscribe.config import Settings
+from reelscribe.engines.base import Engine
+from reelscribe.errors import MissingExtraError
+
+ENGINES: Final[dict[str, str]] = {
+    "transformers": "reelscribe.engines.transformers:load",
+    "fake": "reelscribe.engines.fake:load",
+}
+"""Name to "module:function"; the function takes Settings and returns an Engine."""
+
+_EXTRA_MODULES: Final = {"accelerate", "torch", "torchvision", "transformers"}
+
+
+def load_engine(settings: Settings) -> Engine:
+    """Load the engine that the settings name, and its model.
+
+    Raises:
+        MissingExtraError: what the engine needs is not installed.
+        ModelError: the model cannot be loaded.
+    """
+    module, function = ENGINES[settings.engine].split(":")
+    try:
+        engine: Engine = getattr(importlib.import_module(module), function)(settings)
+    except ModuleNotFoundError as exc:
+        if exc.name and exc.name.partition(".")[0] in _EXTRA_MODULES:
+            raise MissingExtraError(
+                f"the engine {settings.engine} needs {exc.name}: pip install 'reelscribe[{settings.engine}]'"
+            ) from exc
+        raise
+    return engine

@@ -1,0 +1,37 @@
+"""The seam between the flow and what runs a model: one verb, a stream on both sides."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Protocol
+
+from reelscribe.schema import Failure, Generation, PreparedRequest
+from reelscribe.video.sampling import VisionLimits
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelInfo:
+    """What is running, for the record and for the decoder."""
+
+    engine: str
+    model: str
+    """Hub name or folder, as given."""
+    revision: str | None
+    """Commit of a hub model, where it is known."""
+    limits: VisionLimits
+
+
+class Engine(Protocol):
+    """Generates candidates for requests."""
+
+    info: ModelInfo
+
+    def generate(self, requests: Iterator[PreparedRequest]) -> Iterator[Generation | Failure]:
+        """Answer each request once, in any order.
+
+        The engine pulls as many requests as it can keep busy and no more: that is what holds the decoders back.
+        Batching is its own affair. A request that it cannot answer becomes a Failure of kind "engine".
+
+        Raises:
+            EngineError: the engine broke, and no further request can be answered.
+        """
+        ...

@@ -1,0 +1,66 @@
+"""An engine without a model, for trying things out and for testing what surrounds an engine."""
+
+import time
+from collections.abc import Callable, Iterator
+
+from reelscribe.config import Settings
+from reelscribe.engines.base import ModelInfo
+from reelscribe.errors import EngineError
+from reelscribe.schema import Candidate, Failure, Generation, PreparedRequest
+from reelscribe.video.sampling import VisionLimits
+
+Reply = Callable[[PreparedRequest, int], str]
+"""(request, candidate number) -> text."""
+
+
+def _describe(prepared: PreparedRequest, number: int) -> str:
+    count, height, width, _ = prepared.frames.pixels.shape
+    return f"Candidate {number}: {count} frames of {width}x{height} over {prepared.frames.duration_seconds:.1f} s."
+
+
+class FakeEngine:
+    """Answers by a script.
+
+    Args:
+        reply: makes each candidate's text; by default it tells the frames' number and size.
+        clips_per_second: rate to keep to; as fast as possible by default.
+        refuse: a request whose prompt holds this text fails.
+        break_after: the engine breaks once it has answered so many requests.
+    """
+
+    def __init__(
+        self,
+        reply: Reply = _describe,
+        *,
+        clips_per_second: float | None = None,
+        refuse: str | None = None,
+        break_after: int | None = None,
+        limits: VisionLimits | None = None,
+    ) -> None:
+        self.info = ModelInfo(engine="fake", model="fake", revision=None, limits=limits or VisionLimits())
+        self._reply = reply
+        self._seconds = 1 / clips_per_second if clips_per_second else 0.0
+        self._refuse = refuse
+        self._break_after = break_after
+
+    def generate(self, requests: Iterator[PreparedRequest]) -> Iterator[Generation | Failure]:
+        """Answer each request as the script says."""
+        for count, prepared in enumerate(requests):
+            if self._break_after is not None and count >= self._break_after:
+                raise EngineError(f"the fake engine breaks after {count} requests, as it was told to.")
+            if self._seconds:
+                time.sleep(self._seconds)
+            request = prepared.request
+            if self._refuse is not None and self._refuse in request.prompt:
+                message = f"the prompt holds {self._refuse!r}, which the fake engine refuses."
+                yield Failure(key=request.key, video=request.clip.name, kind="engine", message=message)
+                continue
+            texts = [self._reply(prepared, number) for number in range(request.num_captions)]
+            candidates = tuple(Candidate(text=text, stop_reason="stop", num_tokens=len(text.split())) for text in texts)
+            prompt_tokens = prepared.frames.video_tokens + len(request.prompt.split())
+            yield Generation(key=request.key, candidates=candidates, prompt_tokens=prompt_tokens)
+
+
+def load(_: Settings) -> FakeEngine:
+    """The engine that `--engine fake` gives."""
+    return FakeEngine()

@@ -1,0 +1,61 @@
+"""Every error that the package raises.
+
+    ReelscribeError
+    ├── SettingsError       a setting or argument is wrong (also a ValueError)
+    ├── DatasetError        the data set as a whole cannot be read or written
+    ├── MissingExtraError   an optional dependency is not installed (also an ImportError)
+    ├── ModelError          the model cannot be loaded
+    ├── EngineError         the engine itself broke: the run stops
+    └── ClipError           one clip cannot be captioned: costs its row, never the run
+
+Errors of other libraries are translated once, where they come in.
+"""
+
+from typing import Literal, get_args
+
+FailureKind = Literal["row", "missing", "unreadable", "no_video", "too_short", "decode", "prompt", "engine"]
+"""Why a row has no caption.
+
+row: the row is no JSON object, or its video column holds no video.
+missing: the file is not there.
+unreadable: the file cannot be opened as a video.
+no_video: the file has no video stream (audio only, say).
+too_short: the file has fewer than two frames.
+decode: some of the frames cannot be decoded, or the file ends before the length it states.
+prompt: the row's text and its videos do not fit together.
+engine: the engine could not caption this clip.
+"""
+
+FAILURE_KINDS: tuple[FailureKind, ...] = get_args(FailureKind)
+
+
+class ReelscribeError(Exception):
+    """Base of all errors of this package; its text says what to do."""
+
+
+class SettingsError(ReelscribeError, ValueError):
+    """A setting or argument is wrong."""
+
+
+class DatasetError(ReelscribeError):
+    """The data set as a whole cannot be read or written."""
+
+
+class MissingExtraError(ReelscribeError, ImportError):
+    """An optional dependency is not installed."""
+
+
+class ModelError(ReelscribeError):
+    """The model cannot be loaded."""
+
+
+class EngineError(ReelscribeError):
+    """The engine itself broke, so that no further clip can be captioned."""
+
+
+class ClipError(ReelscribeError):
+    """One clip cannot be captioned."""
+
+    def __init__(self, kind: FailureKind, message: str) -> None:
+        super().__init__(message)
+        self.kind: FailureKind = kind

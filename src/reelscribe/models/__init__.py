@@ -1,0 +1,11 @@
+"""The models that come with the package."""
+
+from pathlib import Path
+from typing import Final
+
+BUILT_IN: Final = ("shapes",)
+
+
+def model_path(name: str) -> Path | str:
+    """The folder of a built-in model; any other name is returned as it is."""
+    return Path(__file__).parent / name if name in BUILT_IN else name

@@ -1,0 +1,1 @@
+"""The built-in model: its world (`scenes`), its weights and its card."""

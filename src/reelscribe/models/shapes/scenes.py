@@ -1,0 +1,181 @@
+"""The world that the built-in model knows: one coloured shape on a plain ground, and its one-sentence caption.
+
+A `Scene` says what happens; `render` draws any instant of it at any size. The training program, `reelscribe demo`, the
+tests and the benchmarks all draw from here, so that a caption and a picture cannot drift apart.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final, Literal, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+Shape = Literal["ring", "square", "triangle", "cross"]
+Color = Literal["red", "green", "blue", "yellow", "purple", "cyan"]
+Ground = Literal["black", "gray", "white"]
+Size = Literal["small", "large"]
+Motion = Literal["moves left", "moves right", "moves up", "moves down", "rests", "grows", "shrinks"]
+
+SHAPES: Final[tuple[Shape, ...]] = get_args(Shape)
+COLORS: Final[tuple[Color, ...]] = get_args(Color)
+GROUNDS: Final[tuple[Ground, ...]] = get_args(Ground)
+SIZES: Final[tuple[Size, ...]] = get_args(Size)
+MOTIONS: Final[tuple[Motion, ...]] = get_args(Motion)
+
+RGB: Final[dict[str, tuple[int, int, int]]] = {
+    "red": (220, 30, 30),
+    "green": (30, 170, 50),
+    "blue": (40, 60, 225),
+    "yellow": (240, 215, 30),
+    "purple": (145, 40, 190),
+    "cyan": (40, 205, 225),
+    "black": (10, 10, 10),
+    "gray": (128, 128, 128),
+    "white": (245, 245, 245),
+}
+
+HELD_OUT: Final[frozenset[tuple[Color, Shape]]] = frozenset(
+    {("green", "ring"), ("red", "square"), ("blue", "triangle"), ("yellow", "cross")}
+)
+"""Pairs of colour and shape that training never shows, so that tests can ask for something new."""
+
+_DIRECTIONS: Final[dict[str, tuple[int, int]]] = {
+    "moves left": (-1, 0),
+    "moves right": (1, 0),
+    "moves up": (0, -1),
+    "moves down": (0, 1),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scene:
+    """One clip's content. Lengths are fractions of the frame's shorter side, positions fractions of width and height."""
+
+    shape: Shape
+    color: Color
+    size: Size
+    ground: Ground
+    motion: Motion
+    turns: Color | None
+    """The colour that the shape takes at `event_at`, if any."""
+    stops: bool
+    """Whether a moving shape comes to rest at `event_at`."""
+    radius: float
+    growth: float
+    """Final radius over first radius; 1 unless the shape grows or shrinks."""
+    start: tuple[float, float]
+    """Centre at the first instant, as (x, y)."""
+    travel: float
+    """Distance covered by a moving shape, along its direction."""
+    event_at: float
+    """When the event happens, as a fraction of the clip."""
+
+    @property
+    def caption(self) -> str:
+        event = f", then turns {self.turns}" if self.turns else ", then stops" if self.stops else ""
+        return f"A {self.size} {self.color} {self.shape} {self.motion} on a {self.ground} background{event}."
+
+    @property
+    def is_held_out(self) -> bool:
+        return (self.color, self.shape) in HELD_OUT or (self.turns, self.shape) in HELD_OUT
+
+
+def random_scene(rng: np.random.Generator, *, held_out: bool | None = None, still: bool = False) -> Scene:
+    """Draw a scene.
+
+    Args:
+        rng: the only source of randomness.
+        held_out: True for scenes with a pair from `HELD_OUT`, False for scenes without, None for either.
+        still: a resting shape without an event.
+    """
+    while True:
+        scene = _draw(rng, still=still)
+        if held_out is None or scene.is_held_out == held_out:
+            return scene
+
+
+def _draw(rng: np.random.Generator, *, still: bool) -> Scene:
+    color = COLORS[rng.integers(len(COLORS))]
+    size = SIZES[rng.integers(len(SIZES))]
+    motion: Motion = "rests" if still else MOTIONS[rng.integers(len(MOTIONS))]
+    kind = 1.0 if still else rng.random()
+    turns = COLORS[(COLORS.index(color) + rng.integers(1, len(COLORS))) % len(COLORS)] if kind < 0.3 else None
+    radius = rng.uniform(0.15, 0.17) if size == "small" else rng.uniform(0.27, 0.3)
+    growth = {"grows": rng.uniform(1.4, 1.55), "shrinks": rng.uniform(0.5, 0.6)}.get(motion, 1.0)
+    travel = float(rng.uniform(0.26, 0.36)) if motion in _DIRECTIONS else 0.0
+    margin = radius * max(growth, 1.0) + 0.01
+    start = [0.0, 0.0]
+    for axis, step in enumerate(_DIRECTIONS.get(motion, (0, 0))):
+        low, high = margin + travel * (step < 0), 1 - margin - travel * (step > 0)
+        start[axis] = float(rng.uniform(low, high))
+    return Scene(
+        shape=SHAPES[rng.integers(len(SHAPES))],
+        color=color,
+        size=size,
+        ground=GROUNDS[rng.integers(len(GROUNDS))],
+        motion=motion,
+        turns=turns,
+        stops=motion in _DIRECTIONS and 0.3 <= kind < 0.55,
+        radius=float(radius),
+        growth=float(growth),
+        start=(start[0], start[1]),
+        travel=travel,
+        event_at=float(rng.uniform(0.4, 0.6)),
+    )
+
+
+def render(
+    scene: Scene, *, width: int, height: int, at: Sequence[float], aspect: float | None = None
+) -> NDArray[np.uint8]:
+    """Draw instants of a scene, antialiased.
+
+    Args:
+        scene: what to draw.
+        width: pixels.
+        height: pixels.
+        at: instants, as fractions of the clip from 0 to 1.
+        aspect: width over height as seen, where pixels are not square.
+
+    Returns:
+        uint8, shape (len(at), height, width, 3), RGB.
+    """
+    aspect = width / height if aspect is None else aspect
+    short = min(aspect, 1.0)
+    frames = np.empty((len(at), height, width, 3), np.uint8)
+    frames[:] = RGB[scene.ground]
+    pixel = 0.5 * (aspect / width + 1.0 / height)
+    dx, dy = _DIRECTIONS.get(scene.motion, (0, 0))
+    for frame, instant in zip(frames, at, strict=True):
+        gone = scene.travel * (min(instant / scene.event_at, 1.0) if scene.stops else instant)
+        center_x = (scene.start[0] + dx * gone) * aspect
+        center_y = scene.start[1] + dy * gone
+        radius = scene.radius * short * (1 + (scene.growth - 1) * instant)
+        color = scene.turns if scene.turns and instant >= scene.event_at else scene.color
+        reach = 1.15 * radius + pixel
+        left, right = (int(np.clip((center_x + s * reach) / aspect * width, 0, width)) for s in (-1, 1))
+        top, bottom = (int(np.clip((center_y + s * reach) * height, 0, height)) for s in (-1, 1))
+        x = (np.arange(left, right + 1)[:width - left] + 0.5) / width * aspect - center_x
+        y = (np.arange(top, bottom + 1)[:height - top] + 0.5) / height - center_y
+        outside = _signed_distance(scene.shape, x[None, :], y[:, None], radius)
+        alpha = np.clip(0.5 - outside / pixel, 0.0, 1.0)[..., None]
+        patch = frame[top : top + len(y), left : left + len(x)]
+        patch[:] = np.rint(alpha * np.array(RGB[color]) + (1 - alpha) * patch)
+    return frames
+
+
+def _signed_distance(
+    shape: Shape, x: NDArray[np.float64], y: NDArray[np.float64], radius: float
+) -> NDArray[np.float64]:
+    """Distance to the outline of a shape around the origin, negative inside. y points down."""
+    if shape == "ring":
+        return np.abs(np.hypot(x, y) - 0.72 * radius) - 0.28 * radius
+    if shape == "square":
+        return np.maximum(np.abs(x), np.abs(y)) - 0.88 * radius
+    if shape == "cross":
+        arm = 0.33 * radius
+        upright = np.maximum(np.abs(x) - arm, np.abs(y) - radius)
+        return np.minimum(upright, np.maximum(np.abs(y) - arm, np.abs(x) - radius))
+    run, rise = 1.05, 1.75  # the triangle's half base and height, in radii; its tip points up
+    slope = (np.abs(x) * rise - (y + radius) * run) / np.hypot(run, rise)
+    return np.maximum(slope, y - (rise - 1) * radius)

@@ -1,0 +1,157 @@
+"""`VideoCaptioningFromVLMMapper`, as Data-Juicer's users know it: same signature, same text, same batches.
+
+Thin: it turns a batch into rows, sends them through `pipeline.caption_rows`, and turns them back.
+"""
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any, Final, get_args
+
+from reelscribe.config import DEFAULT_MODEL, Keep, Settings
+from reelscribe.engines import load_engine
+from reelscribe.engines.base import Engine
+from reelscribe.errors import SettingsError
+from reelscribe.pipeline import InputRow, caption_rows
+from reelscribe.schema import Failure, Row
+
+logger = logging.getLogger(__name__)
+
+_BASE_OPTIONS: Final = frozenset(
+    """text_key image_key audio_key video_key image_bytes_key system_key instruction_key query_key response_key
+    history_key index_key work_dir input_columns output_columns skip_op_error adaptive_batching auto_op_parallelism
+    batch_mode accelerator batch_size num_proc turbo cpu_required gpu_required mem_required num_cpus num_gpus memory
+    runtime_env ray_execution_mode""".split()
+)
+"""Options of Data-Juicer's base class. Here they become attributes; a scheduler may read them."""
+
+
+class VideoCaptioningFromVLMMapper:
+    """Captions the videos of interleaved text with a vision-language model.
+
+    Args:
+        hf_model: hub name or folder of a Qwen3-VL checkpoint; "shapes" is the built-in one.
+        enable_vllm: run the model with vLLM. Not there yet: raises SettingsError.
+        caption_num: candidates for each video.
+        keep_candidate_mode: "random_any", "similar_one_simhash" or "all".
+        keep_original_sample: keep each original row before the captioned ones.
+        prompt: for all rows; a general one by default.
+        prompt_key: column of a row's own prompt, which wins over `prompt` where it holds a string.
+        model_params: for loading the model, passed on to the engine.
+        sampling_params: see `reelscribe.sampling_params.SamplingParams`; names of vLLM and of Transformers are taken.
+        *args: taken for compatibility, and not used.
+        system_prompt: for all rows.
+        caption_field: write the captions to this column, one for each video (mode "all": a list for each video), and
+            leave the text and the number of rows alone; tokens are not needed then. None stands where captioning failed.
+        **kwargs: options of Data-Juicer's base class, as `text_key` or `memory`.
+
+    Raises:
+        SettingsError: an argument is wrong (it is a ValueError, too).
+        TypeError: an argument is unknown.
+    """
+
+    _name = "video_captioning_from_vlm_mapper"
+    _accelerator = "cuda"
+    _batched_op = True
+
+    def __init__(
+        self,
+        hf_model: str = DEFAULT_MODEL,
+        enable_vllm: bool = False,
+        caption_num: int = 1,
+        keep_candidate_mode: str = "random_any",
+        keep_original_sample: bool = True,
+        prompt: str | None = None,
+        prompt_key: str | None = None,
+        model_params: dict[str, Any] | None = None,
+        sampling_params: dict[str, Any] | None = None,
+        *args: Any,
+        system_prompt: str | None = None,
+        caption_field: str | None = None,
+        **kwargs: Any,
+    ) -> None:
+        unknown = sorted(set(kwargs) - _BASE_OPTIONS)
+        if unknown:
+            raise TypeError(f"VideoCaptioningFromVLMMapper got unknown arguments: {', '.join(unknown)}")
+        if enable_vllm:
+            raise SettingsError("enable_vllm=True is not there yet; use enable_vllm=False (Transformers).")
+        if keep_candidate_mode not in (modes := get_args(Keep)):
+            raise SettingsError(f"keep_candidate_mode must be one of {', '.join(modes)}; got {keep_candidate_mode!r}.")
+        if isinstance(caption_num, bool) or not isinstance(caption_num, int) or caption_num < 1:
+            raise SettingsError(f"caption_num must be a whole number of at least 1; got {caption_num!r}.")
+        if prompt and prompt_key:
+            logger.warning("Both prompt and prompt_key are set: a row's own prompt (%r) comes first.", prompt_key)
+        self.__dict__.update(kwargs)
+        self.text_key = kwargs.get("text_key", "text")
+        self.video_key = kwargs.get("video_key", "videos")
+        self.accelerator = kwargs.get("accelerator") or self._accelerator
+        self.memory = kwargs.get("memory") or "70GB"
+        self.caption_field = caption_field
+        self._settings = Settings(
+            model=hf_model,
+            num_captions=caption_num,
+            keep=keep_candidate_mode,
+            prompt=prompt,
+            prompt_key=prompt_key,
+            system_prompt=system_prompt,
+            original=keep_original_sample,
+            text_key=self.text_key,
+            video_key=self.video_key,
+            sampling=sampling_params or {},
+            layout="columns" if caption_field else "interleaved",
+            model_params=model_params or {},
+        )
+        if caption_num > 1 and self._settings.sampling_params().temperature == 0:
+            logger.warning("caption_num is %d, but at temperature 0 all candidates are the same.", caption_num)
+        self.failures: list[Failure] = []
+        """What could not be captioned so far in this process, and why."""
+        self._engine: Engine | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Travel to other processes without the loaded model."""
+        return {**self.__dict__, "_engine": None}
+
+    def process_batched(
+        self, samples: Mapping[str, Sequence[Any]], rank: int | None = None, context: bool = False
+    ) -> dict[str, list[Any]]:
+        """Caption a batch.
+
+        The model is loaded at the first batch, on the GPU that belongs to `rank` where there are several.
+
+        Args:
+            samples: column to list of values, all of one length. Never changed.
+            rank: number of this worker process.
+            context: taken for compatibility, and not used.
+
+        Returns:
+            The same columns; for each row the original (if kept, and always where there is nothing to caption or where
+            captioning failed, see `failures`), then the captioned ones.
+        """
+        columns = list(samples)
+        count = len(samples[columns[0]]) if columns else 0
+        if not count:
+            return {name: [] for name in columns}
+        rows = [InputRow(index=n, row={name: samples[name][n] for name in columns}) for n in range(count)]
+        made: list[Row] = []
+        for result in caption_rows(rows, self._settings, self._load(rank)):
+            for failure in result.failures:
+                logger.warning("No caption: %s [%s]", failure.message, failure.kind)
+            self.failures += result.failures
+            made += [self._in_field(row) for row in result.rows] if self.caption_field else result.rows
+        if self.caption_field and self.caption_field not in columns:
+            columns.append(self.caption_field)
+        return {name: [row[name] for row in made] for name in columns}
+
+    def _in_field(self, row: Row) -> Row:
+        texts = row["captions" if self._settings.keep == "all" else "caption"]
+        return {**row, str(self.caption_field): texts}
+
+    def _load(self, rank: int | None) -> Engine:
+        if self._engine is None:
+            device = self._settings.device
+            if rank is not None and self.accelerator == "cuda":
+                import torch
+
+                device = f"cuda:{rank % torch.cuda.device_count()}" if torch.cuda.is_available() else "cpu"
+            self._engine = load_engine(replace(self._settings, device=device))
+        return self._engine

@@ -1,0 +1,155 @@
+"""The one place where the stages meet.
+
+    rows -> plans -> requests -> decoded ahead -> engine -> selected -> rows again
+
+`caption_rows` is the whole walk, `caption` the part of it between request and caption. Both are generators: nothing
+runs further ahead than the engine pulls.
+"""
+
+import hashlib
+import itertools
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from reelscribe.config import Settings
+from reelscribe.engines.base import Engine
+from reelscribe.prompts import Layout, Outcome, RowPlan, choose_layout
+from reelscribe.schema import Caption, CaptionRequest, Failure, Generation, PreparedRequest, Row
+from reelscribe.selection import SELECTORS
+from reelscribe.video.prefetch import decode_ahead
+from reelscribe.video.sampling import FrameBudget
+
+_PEEK_ROWS = 64
+"""Rows that the choice of a layout looks at."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class InputRow:
+    """A row as a reader gives it."""
+
+    index: int
+    """Its place in the data set, from 0."""
+    row: Row
+    root: Path | None = None
+    """Folder that its relative paths start from."""
+    problem: Failure | None = None
+    """Set by a reader that found no row here."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RowResult:
+    """What became of one row."""
+
+    index: int
+    rows: tuple[Row, ...]
+    """The rows to write in its place."""
+    captions: int
+    """Videos captioned."""
+    cut_off: int
+    """Those of them whose text ends at the limit of tokens."""
+    failures: tuple[Failure, ...]
+
+
+def caption_rows(rows: Iterable[InputRow], settings: Settings, engine: Engine) -> Iterator[RowResult]:
+    """Caption the videos of rows; one result a row, in the order of the rows."""
+    source = iter(rows)
+    peeked = list(itertools.islice(source, _PEEK_ROWS))
+    layout = choose_layout((item.row for item in peeked), settings)
+    pending: deque[RowPlan] = deque()
+
+    def requests() -> Iterator[CaptionRequest]:
+        for item in itertools.chain(peeked, source):
+            plan = (
+                RowPlan(index=item.index, row=item.row, problem=item.problem)
+                if item.problem
+                else layout.plan(item.row, item.index, settings, item.root)
+            )
+            pending.append(plan)
+            yield from plan.requests
+
+    outcomes: list[Outcome] = []
+    for outcome in caption(requests(), settings, engine):
+        while not pending[0].requests:
+            yield _finish(pending.popleft(), (), layout, settings)
+        outcomes.append(outcome)
+        if len(outcomes) == len(pending[0].requests):
+            yield _finish(pending.popleft(), outcomes, layout, settings)
+            outcomes = []
+    for plan in pending:
+        yield _finish(plan, (), layout, settings)
+
+
+def _finish(plan: RowPlan, outcomes: Sequence[Outcome], layout: Layout, settings: Settings) -> RowResult:
+    captions = [outcome for outcome in outcomes if isinstance(outcome, Caption)]
+    failures = [outcome for outcome in outcomes if isinstance(outcome, Failure)]
+    return RowResult(
+        index=plan.index,
+        rows=tuple(layout.fill(plan, outcomes, settings)),
+        captions=len(captions),
+        cut_off=sum("cut_off" in item.meta["flags"] for item in captions),
+        failures=(plan.problem, *failures) if plan.problem else tuple(failures),
+    )
+
+
+def caption(requests: Iterable[CaptionRequest], settings: Settings, engine: Engine) -> Iterator[Outcome]:
+    """Caption requests; one Caption or Failure for each, in their order."""
+    budget = FrameBudget.of(settings, engine.info.limits)
+    order: deque[CaptionRequest] = deque()
+    in_flight: dict[str, PreparedRequest] = {}
+    done: dict[str, Outcome] = {}
+
+    def prepared() -> Iterator[PreparedRequest]:
+        for request, decoded in decode_ahead(requests, budget, max_bytes=settings.prefetch_bytes):
+            order.append(request)
+            if isinstance(decoded, Failure):
+                done[request.key] = decoded
+            else:
+                in_flight[request.key] = PreparedRequest(request=request, frames=decoded)
+                yield in_flight[request.key]
+
+    for answer in engine.generate(prepared()):
+        asked = in_flight.pop(answer.key)
+        done[answer.key] = _select(asked, answer, settings, engine) if isinstance(answer, Generation) else answer
+        while order and order[0].key in done:
+            yield done.pop(order.popleft().key)
+    for request in order:
+        yield done.get(request.key) or _failure(request, "the engine gave no answer to this request.")
+
+
+def _failure(request: CaptionRequest, message: str) -> Failure:
+    return Failure(key=request.key, video=request.clip.name, kind="engine", message=message)
+
+
+def _select(asked: PreparedRequest, generation: Generation, settings: Settings, engine: Engine) -> Outcome:
+    """Keep candidates. One without a word is never kept, one that was cut off only where there is no whole one."""
+    request, frames, candidates = asked.request, asked.frames, generation.candidates
+    spoken = [number for number, candidate in enumerate(candidates) if candidate.text]
+    if not spoken or (settings.keep == "all" and len(spoken) < len(candidates)):
+        return _failure(request, f"the model gave no text for {len(candidates) - len(spoken)} of {len(candidates)} candidates.")
+    whole = [number for number in spoken if candidates[number].stop_reason == "stop"]
+    usable = whole if whole and settings.keep != "all" else spoken
+    picked, reason = SELECTORS[settings.keep]([candidates[number].text for number in usable], request)
+    kept = tuple(usable[number] for number in picked)
+    cut_off = any(candidates[number].stop_reason == "length" for number in kept)
+    meta: dict[str, Any] = {
+        "engine": engine.info.engine,
+        "model": engine.info.model,
+        "revision": engine.info.revision,
+        "prompt": request.prompt,
+        "prompt_sha256": hashlib.sha256(f"{request.system_prompt or ''}\0{request.prompt}".encode()).hexdigest(),
+        "sampling": request.sampling.told(),
+        "seed": request.seed,
+        "frame_timestamps": [round(seconds, 3) for seconds in frames.timestamps],
+        "frame_size": [frames.pixels.shape[2], frames.pixels.shape[1]],
+        "video_tokens": frames.video_tokens,
+        "prompt_tokens": generation.prompt_tokens,
+        "completion_tokens": [candidate.num_tokens for candidate in generation.candidates],
+        "stop_reasons": [candidate.stop_reason for candidate in generation.candidates],
+        "kept": list(kept),
+        "reason": reason,
+        "flags": ["cut_off"] if cut_off else [],
+    }
+    return Caption(key=request.key, kept=kept, reason=reason, candidates=candidates, meta=meta)

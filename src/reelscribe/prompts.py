@@ -1,0 +1,214 @@
+"""Rows to requests, and captions back into rows.
+
+A `Layout` knows how rows hold text and videos. `interleaved` is Data-Juicer's: text with a token for each video, in
+chunks. `columns` is what most data sets have: a column of videos, to which columns with captions are added.
+"""
+
+import hashlib
+import logging
+import os
+import re
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from reelscribe.config import Settings
+from reelscribe.errors import ClipError
+from reelscribe.schema import Caption, CaptionRequest, Clip, Failure, Row
+
+logger = logging.getLogger(__name__)
+
+DEFAULT_PROMPT: Final = "Describe the input video in 1-2 sentences."
+
+
+def video_token() -> str:
+    """The token that stands for a video in interleaved text; Data-Juicer's environment variable overrides it."""
+    return os.environ.get("_DJ_SPECIAL_TOKEN_VIDEO", "<__dj__video>")
+
+
+def eoc_token() -> str:
+    """The token that ends a chunk of interleaved text; Data-Juicer's environment variable overrides it."""
+    return os.environ.get("_DJ_SPECIAL_TOKEN_EOC", "<|__dj__eoc|>")
+
+
+def special_tokens() -> tuple[str, ...]:
+    """All tokens that stay when the words of a chunk are taken out."""
+    kinds = {"IMAGE": "<__dj__image>", "AUDIO": "<__dj__audio>"}
+    others = (os.environ.get(f"_DJ_SPECIAL_TOKEN_{kind}", default) for kind, default in kinds.items())
+    return (video_token(), eoc_token(), *others)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RowPlan:
+    """A row and the requests that it makes; `problem` is set instead where the row as a whole cannot be captioned."""
+
+    index: int
+    row: Row
+    requests: tuple[CaptionRequest, ...] = ()
+    problem: Failure | None = None
+
+
+Outcome = Caption | Failure
+PlanRow = Callable[[Row, int, Settings, Path | None], list[CaptionRequest]]
+FillRow = Callable[[RowPlan, Sequence[Outcome], Settings], list[Row]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Layout:
+    """How rows hold text and videos: two functions, there and back."""
+
+    requests: PlanRow
+    """(row, its index, settings, folder of relative paths) -> one request a video. Raises ClipError."""
+    fill: FillRow
+    """(plan, one outcome a request, settings) -> the rows to write."""
+
+    def plan(self, row: Row, index: int, settings: Settings, root: Path | None) -> RowPlan:
+        """Plan a row; what is wrong with the row becomes its `problem`."""
+        try:
+            return RowPlan(index=index, row=row, requests=tuple(self.requests(row, index, settings, root)))
+        except ClipError as exc:
+            return RowPlan(index=index, row=row, problem=Failure(key=str(index), video=None, kind=exc.kind, message=str(exc)))
+
+
+def videos_of(row: Row, settings: Settings) -> tuple[list[str | bytes], bool]:
+    """The videos of a row, and whether the column holds a list of them.
+
+    Raises:
+        ClipError: kind "row", where the column holds something else than paths or bytes.
+    """
+    key = settings.video_key or ("videos" if "videos" in row else "video")
+    value = row.get(key)
+    if value is None:
+        return [], False
+    listed = isinstance(value, (list, tuple))
+    videos = list(value) if listed else [value]
+    for video in videos:
+        if not isinstance(video, (str, bytes)) or not video:
+            raise ClipError("row", f"column {key!r} must hold paths or bytes of videos; got {type(video).__name__}.")
+    return videos, listed
+
+
+def choose_prompt(row: Row, settings: Settings) -> str:
+    """The row's own prompt, else the setting's, else the default one."""
+    own = row.get(settings.prompt_key) if settings.prompt_key else None
+    return own if isinstance(own, str) else settings.prompt or DEFAULT_PROMPT
+
+
+def _request(
+    row: Row, video: str | bytes, reference: str, *, index: int, slot: int, settings: Settings, root: Path | None
+) -> CaptionRequest:
+    prompt, sampling = choose_prompt(row, settings), settings.sampling_params()
+    digest = hashlib.sha256()
+    seed = settings.seed if sampling.seed is None else sampling.seed
+    for part in (str(seed), video, prompt, settings.system_prompt or "", reference, str(slot)):
+        content = part if isinstance(part, bytes) else part.encode("utf-8", "surrogatepass")
+        digest.update(len(content).to_bytes(8, "big") + content)
+    return CaptionRequest(
+        key=f"{index}:{slot}",
+        clip=Clip(source=video, root=root),
+        prompt=prompt,
+        system_prompt=settings.system_prompt,
+        reference=reference,
+        num_captions=settings.num_captions,
+        sampling=sampling,
+        seed=int.from_bytes(digest.digest()[:8], "big"),
+    )
+
+
+# Interleaved: tokens in the text.
+
+
+def _chunks(text: str) -> list[str]:
+    return [chunk for chunk in text.split(eoc_token()) if chunk.strip()]
+
+
+def _interleaved_requests(row: Row, index: int, settings: Settings, root: Path | None) -> list[CaptionRequest]:
+    videos, _ = videos_of(row, settings)
+    if not videos:
+        return []
+    text = row.get(settings.text_key)
+    if not isinstance(text, str):
+        raise ClipError("prompt", f"column {settings.text_key!r} must hold text with {video_token()}; got {text!r}.")
+    owners = [chunk for chunk in _chunks(text) for _ in range(chunk.count(video_token()))]
+    if not owners:
+        raise ClipError("prompt", f"the text has no {video_token()}, but the row has {len(videos)} video(s).")
+    if len(owners) > len(videos):
+        raise ClipError("prompt", f"the text has {len(owners)} {video_token()}, but the row only {len(videos)} video(s).")
+    pairs = enumerate(zip(videos, owners, strict=False))
+    return [
+        _request(row, video, _words(chunk), index=index, slot=slot, settings=settings, root=root)
+        for slot, (video, chunk) in pairs
+    ]
+
+
+def _words(chunk: str) -> str:
+    """The text of a chunk without its special tokens."""
+    for token in special_tokens():
+        chunk = chunk.replace(token, "")
+    return chunk.strip()
+
+
+def _tokens_only(chunk: str) -> list[str]:
+    """The special tokens of a chunk, in order."""
+    return re.findall("|".join(map(re.escape, special_tokens())), chunk)
+
+
+def _interleaved_fill(plan: RowPlan, outcomes: Sequence[Outcome], settings: Settings) -> list[Row]:
+    captions = [outcome for outcome in outcomes if isinstance(outcome, Caption)]
+    if not outcomes or len(captions) < len(outcomes):
+        return [plan.row]
+    rows = [plan.row] if settings.original else []
+    for number in range(len(captions[0].kept)):
+        texts = iter([caption.texts[number] for caption in captions])
+        chunks = []
+        for chunk in _chunks(plan.row[settings.text_key]):
+            if video_token() in chunk:
+                pieces = [f"{token} {next(texts)} " if token == video_token() else token for token in _tokens_only(chunk)]
+                chunks.append("".join(pieces) + eoc_token())
+        rows.append({**plan.row, settings.text_key: "".join(chunks)})
+    return rows
+
+
+# Columns: the videos in a column, the captions beside them.
+
+
+def _columns_requests(row: Row, index: int, settings: Settings, root: Path | None) -> list[CaptionRequest]:
+    videos, _ = videos_of(row, settings)
+    text = row.get(settings.text_key)
+    reference = text if isinstance(text, str) else ""
+    pairs = enumerate(videos)
+    return [_request(row, video, reference, index=index, slot=n, settings=settings, root=root) for n, video in pairs]
+
+
+def _columns_fill(plan: RowPlan, outcomes: Sequence[Outcome], settings: Settings) -> list[Row]:
+    cells = [_cells(outcome) for outcome in ([plan.problem] if plan.problem else outcomes)]
+    if not plan.problem and videos_of(plan.row, settings)[1]:
+        return [{**plan.row, **{name: [cell[name] for cell in cells] for name in _EMPTY_CELLS}}]
+    return [{**plan.row, **(cells[0] if cells else _EMPTY_CELLS)}]
+
+
+_EMPTY_CELLS: Final[Row] = {"caption": None, "captions": [], "caption_meta": None}
+
+
+def _cells(outcome: Outcome) -> Row:
+    """The columns that are added for one video."""
+    if isinstance(outcome, Failure):
+        return {**_EMPTY_CELLS, "caption_meta": {"failure": outcome.kind, "message": outcome.message}}
+    texts = [candidate.text for candidate in outcome.candidates]
+    return {"caption": outcome.texts[0], "captions": texts, "caption_meta": outcome.meta}
+
+
+LAYOUTS: Final[dict[str, Layout]] = {
+    "interleaved": Layout(requests=_interleaved_requests, fill=_interleaved_fill),
+    "columns": Layout(requests=_columns_requests, fill=_columns_fill),
+}
+
+
+def choose_layout(rows: Iterable[Row], settings: Settings) -> Layout:
+    """The layout that the settings name; for "auto", interleaved if any of the given rows has a video token in its text."""
+    if settings.layout != "auto":
+        return LAYOUTS[settings.layout]
+    texts = (row.get(settings.text_key) for row in rows)
+    tokens = any(isinstance(text, str) and video_token() in text for text in texts)
+    return LAYOUTS["interleaved" if tokens else "columns"]

@@ -1,0 +1,126 @@
+"""The values that travel through a run. Frozen, keyword-only, no I/O."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from reelscribe.errors import FailureKind
+from reelscribe.sampling_params import SamplingParams
+
+Row = dict[str, Any]
+"""One row of a data set: column name to value."""
+
+StopReason = Literal["stop", "length"]
+"""Why a generation ended: an end token or stop string, or the limit of tokens."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Clip:
+    """A video, by path or by content."""
+
+    source: str | bytes
+    """A path, or the bytes of a whole video file."""
+    root: Path | None = None
+    """Folder that a relative path starts from; None for the working directory."""
+
+    @property
+    def name(self) -> str:
+        """What to call the clip in messages: its path as given, or the size of its bytes."""
+        return self.source if isinstance(self.source, str) else f"<{len(self.source):,} bytes>"
+
+    @property
+    def path(self) -> Path:
+        """The path to open; only for clips given by path."""
+        if isinstance(self.source, bytes):
+            raise TypeError("a clip given by its bytes has no path")
+        return self.root / self.source if self.root else Path(self.source)
+
+
+@dataclass(frozen=True, kw_only=True)
+class CaptionRequest:
+    """One clip to caption."""
+
+    key: str
+    """Names the request; unique within a run."""
+    clip: Clip
+    prompt: str
+    system_prompt: str | None = None
+    reference: str = ""
+    """The original text, for selection by similarity."""
+    num_captions: int = 1
+    """Candidates to generate."""
+    sampling: SamplingParams = field(default_factory=SamplingParams)
+    seed: int = 0
+    """Root of all randomness of this request, 64 bits. A function of the row's content, not of its place in a batch."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Frames:
+    """The frames of a clip that the model sees, at the size that it sees."""
+
+    pixels: NDArray[np.uint8]
+    """uint8, shape (frames, height, width, 3), RGB, upright."""
+    timestamps: tuple[float, ...]
+    """When each frame is shown, in seconds from the first frame of the clip."""
+    duration_seconds: float
+    video_tokens: int
+    """Vision tokens that the clip costs."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PreparedRequest:
+    """A request with its clip decoded: what an engine takes."""
+
+    request: CaptionRequest
+    frames: Frames
+
+
+@dataclass(frozen=True, kw_only=True)
+class Candidate:
+    """One generated text."""
+
+    text: str
+    stop_reason: StopReason
+    num_tokens: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Generation:
+    """What an engine made of one request: its candidates, in order."""
+
+    key: str
+    candidates: tuple[Candidate, ...]
+    prompt_tokens: int
+    """Tokens of the whole prompt, those of the video included."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Caption:
+    """A captioned request."""
+
+    key: str
+    kept: tuple[int, ...]
+    """Indices of the candidates that were kept."""
+    reason: str
+    """Why those."""
+    candidates: tuple[Candidate, ...]
+    meta: dict[str, Any]
+    """Provenance, ready for JSON: model, prompt, sampling, timestamps, tokens."""
+
+    @property
+    def texts(self) -> tuple[str, ...]:
+        """The kept texts."""
+        return tuple(self.candidates[index].text for index in self.kept)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Failure:
+    """A request, or a row, that has no caption, and why."""
+
+    key: str
+    video: str | None
+    kind: FailureKind
+    message: str

@@ -1,0 +1,128 @@
+"""Which frames of a clip to look at, and at which size: pure arithmetic.
+
+The cost of a clip is known before an engine sees it. A model of the Qwen3-VL family turns each pair of frames
+(`temporal_patch`) into one vision token for each square of `token_pixels` by `token_pixels` pixels.
+"""
+
+import math
+from bisect import bisect_right
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from reelscribe.config import Settings
+
+
+@dataclass(frozen=True, kw_only=True)
+class VisionLimits:
+    """What a checkpoint says about the videos that it takes."""
+
+    token_pixels: int = 32
+    """Side of the square that becomes one vision token, in pixels: patch size times merge size."""
+    temporal_patch: int = 2
+    """Frames that are merged into one."""
+    max_frame_tokens: int = 768
+    """Most vision tokens for each merged frame. 768 is the ceiling of the released models' reference preprocessing
+    (VIDEO_MAX_TOKEN_NUM in qwen-vl-utils)."""
+    min_frames: int = 4
+    max_frames: int = 768
+
+
+@dataclass(frozen=True, kw_only=True)
+class FrameBudget:
+    """How much of a clip may be looked at: the run's settings, within the checkpoint's limits."""
+
+    fps: float
+    min_frames: int
+    max_frames: int
+    max_video_tokens: int
+    limits: VisionLimits
+
+    @classmethod
+    def of(cls, settings: Settings, limits: VisionLimits) -> "FrameBudget":
+        """The settings where they say something, the checkpoint's limits where they do not."""
+        max_frames = settings.max_frames or max(limits.max_frames, settings.min_frames or 0)
+        return cls(
+            fps=settings.fps,
+            min_frames=min(settings.min_frames or limits.min_frames, max_frames),
+            max_frames=max_frames,
+            max_video_tokens=settings.max_video_tokens,
+            limits=limits,
+        )
+
+    @property
+    def max_bytes(self) -> int:
+        """Most bytes that the decoded frames of one clip can take."""
+        return self.max_video_tokens * self.limits.token_pixels**2 * self.limits.temporal_patch * 3
+
+    def __str__(self) -> str:
+        return (
+            f"{self.fps:g} frames a second, {self.min_frames} to {self.max_frames} of them, at most "
+            f"{self.max_video_tokens:,} vision tokens a clip and {self.limits.max_frame_tokens:,} for each "
+            f"{self.limits.temporal_patch} frames"
+        )
+
+
+def pick_frames(timestamps: Sequence[float], duration_seconds: float, budget: FrameBudget) -> list[int]:
+    """Choose frames at even distances in time.
+
+    Targets are spread evenly from the first frame to the last, and each picks the frame that is on screen then: the
+    last one at or before it. So frames of a variable-rate clip are spread over time, not over their numbers. No frame
+    is picked twice, hence a clip of few frames gives them all.
+
+    Args:
+        timestamps: when each frame is shown, in seconds, ascending.
+        duration_seconds: length of the clip, the last frame's own time on screen included.
+        budget: how many frames.
+
+    Returns:
+        Indices into `timestamps`, ascending.
+    """
+    patch = budget.limits.temporal_patch
+    count = int(duration_seconds * budget.fps + 1e-6)
+    count = min(max(count, budget.min_frames), budget.max_frames, patch * budget.max_video_tokens)
+    count = max(count - count % patch, patch)  # an odd one out would cost as much as a pair
+    if count >= len(timestamps):
+        return list(range(len(timestamps)))
+    first, last = timestamps[0], timestamps[-1]
+    targets = [first + (last - first) * step / (count - 1) for step in range(count)]
+    return sorted({max(bisect_right(timestamps, target + 1e-9) - 1, 0) for target in targets})
+
+
+def fit_resolution(width: int, height: int, num_frames: int, budget: FrameBudget) -> tuple[int, int]:
+    """Choose the size at which the model sees the frames.
+
+    Both sides are multiples of `token_pixels`. Of the sizes within the budget, the one that keeps most pixels is taken,
+    less what it distorts the picture. A small picture is not blown up: it costs what it has.
+
+    Args:
+        width: of the upright picture, in square pixels.
+        height: likewise.
+        num_frames: over which the budget is spread.
+        budget: how many tokens.
+
+    Returns:
+        (width, height) in pixels.
+    """
+    side = budget.limits.token_pixels
+    merged = -(-num_frames // budget.limits.temporal_patch)
+    most = max(min(budget.limits.max_frame_tokens, budget.max_video_tokens // merged), 1)
+    shrink = min(1.0, math.sqrt(most * side * side / (width * height)))
+    ideal_columns, ideal_rows = (max(length * shrink / side, 1e-9) for length in (width, height))
+    columns = {max(math.floor(ideal_columns), 1), math.ceil(ideal_columns)}
+    rows = {max(math.floor(ideal_rows), 1), math.ceil(ideal_rows)}
+    sizes = [(c, r) for c in columns for r in rows if c * r <= most]
+    if not sizes:  # a very long picture: one row, or one column
+        sizes = [(min(c, most), 1) if c > r else (1, min(r, most)) for c in columns for r in rows]
+
+    def loss(size: tuple[int, int]) -> float:
+        distortion = abs(math.log(size[0] / size[1] * ideal_rows / ideal_columns))
+        return distortion + abs(math.log(size[0] * size[1] / (ideal_columns * ideal_rows)))
+
+    best = min(sorted(sizes), key=loss)
+    return best[0] * side, best[1] * side
+
+
+def count_video_tokens(width: int, height: int, num_frames: int, limits: VisionLimits) -> int:
+    """Vision tokens that frames of this size cost, exactly."""
+    merged = -(-num_frames // limits.temporal_patch)
+    return merged * (width // limits.token_pixels) * (height // limits.token_pixels)

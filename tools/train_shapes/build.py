@@ -1,0 +1,161 @@
+"""Builds the untrained parts of the `shapes` checkpoint: tokenizer, processor, configuration."""
+
+from collections.abc import Iterator
+
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import (
+    GenerationConfig,
+    PreTrainedTokenizerFast,
+    Qwen3VLConfig,
+    Qwen3VLForConditionalGeneration,
+    Qwen3VLProcessor,
+    Qwen3VLVideoProcessor,
+)
+from transformers.models.qwen2_vl import Qwen2VLImageProcessor
+
+from reelscribe.models.shapes import scenes
+
+DEFAULT_PROMPT = "Describe the input video in 1-2 sentences."
+PROMPTS = [
+    "Describe this video.",
+    "Describe the video in one sentence.",
+    "Write a caption for this clip.",
+    "What happens in the video?",
+    "What do you see?",
+    "Caption the clip.",
+    "Please describe what the shape does.",
+    "Give a short, factual description of the motion, the colors and the background.",
+    "Describe the main subject, its movement and the scene in detail.",
+    "Summarize the video for a text-to-video data set.",
+]
+SYSTEM_PROMPTS = ["You are a helpful assistant.", "You write captions for videos.", "Answer in one plain sentence."]
+
+PATCH, MERGE, TEMPORAL = 16, 2, 2
+FRAME_TOKENS = 15
+"""Vision tokens for each pair of frames, at most: 96x160 pixels at 16:9."""
+
+SPECIAL_TOKENS = [
+    "<|endoftext|>",
+    "<|im_start|>",
+    "<|im_end|>",
+    "<|vision_start|>",
+    "<|vision_end|>",
+    "<|vision_pad|>",
+    "<|image_pad|>",
+    "<|video_pad|>",
+]
+
+CHAT_TEMPLATE = (
+    "{%- for message in messages -%}"
+    "{{- '<|im_start|>' + message.role + '\\n' -}}"
+    "{%- if message.content is string -%}{{- message.content -}}"
+    "{%- else -%}{%- for part in message.content -%}"
+    "{%- if part.type == 'video' -%}{{- '<|vision_start|><|video_pad|><|vision_end|>' -}}"
+    "{%- elif part.type == 'image' -%}{{- '<|vision_start|><|image_pad|><|vision_end|>' -}}"
+    "{%- else -%}{{- part.text -}}{%- endif -%}"
+    "{%- endfor -%}{%- endif -%}"
+    "{{- '<|im_end|>\\n' -}}"
+    "{%- endfor -%}"
+    "{%- if add_generation_prompt -%}{{- '<|im_start|>assistant\\n' -}}{%- endif -%}"
+)
+
+
+def _corpus() -> Iterator[str]:
+    for _ in range(50):
+        for color in scenes.COLORS:
+            for shape in scenes.SHAPES:
+                for motion in scenes.MOTIONS:
+                    ground = scenes.GROUNDS[len(color + shape + motion) % len(scenes.GROUNDS)]
+                    size = scenes.SIZES[len(shape + motion) % len(scenes.SIZES)]
+                    event = ", then stops" if motion.endswith("t") else f", then turns {color}"
+                    yield f"A {size} {color} {shape} {motion} on a {ground} background{event}."
+        yield from [DEFAULT_PROMPT, *PROMPTS, *SYSTEM_PROMPTS, "user", "assistant", "system", "<0.3 seconds>"]
+
+
+def build_processor() -> Qwen3VLProcessor:
+    """A byte-level BPE whose merges make each word of a caption one token, and Qwen3-VL's own processors around it."""
+    backend = Tokenizer(models.BPE())
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    backend.decoder = decoders.ByteLevel()
+    backend.train_from_iterator(
+        _corpus(),
+        trainers.BpeTrainer(
+            vocab_size=640,
+            min_frequency=2,
+            special_tokens=SPECIAL_TOKENS,
+            initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+            show_progress=False,
+        ),
+    )
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=backend,
+        eos_token="<|im_end|>",
+        pad_token="<|endoftext|>",
+        model_max_length=32768,
+        clean_up_tokenization_spaces=False,
+    )
+    tokenizer.chat_template = CHAT_TEMPLATE
+    half = [0.5, 0.5, 0.5]
+    pixels = {"patch_size": PATCH, "merge_size": MERGE, "temporal_patch_size": TEMPORAL}
+    area = (PATCH * MERGE) ** 2
+    video = Qwen3VLVideoProcessor(
+        size={"shortest_edge": area * TEMPORAL, "longest_edge": FRAME_TOKENS * area * 16},
+        image_mean=half,
+        image_std=half,
+        fps=2,
+        min_frames=8,
+        max_frames=12,
+        cap_pixels_per_frame=True,
+        max_video_tokens=FRAME_TOKENS,
+        **pixels,
+    )
+    image = Qwen2VLImageProcessor(
+        size={"shortest_edge": area, "longest_edge": FRAME_TOKENS * area},
+        image_mean=half,
+        image_std=half,
+        **pixels,
+    )
+    return Qwen3VLProcessor(image, tokenizer, video, chat_template=CHAT_TEMPLATE)
+
+
+def build_model(processor: Qwen3VLProcessor) -> Qwen3VLForConditionalGeneration:
+    """An untrained Qwen3-VL of 7 million parameters that fits the processor."""
+    ids = processor.tokenizer.convert_tokens_to_ids
+    special = {"bos_token_id": ids("<|endoftext|>"), "eos_token_id": ids("<|im_end|>"), "pad_token_id": 0}
+    rope = {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [12, 10, 10], "mrope_interleaved": True}
+    config = Qwen3VLConfig(
+        text_config={
+            "vocab_size": len(processor.tokenizer),
+            "hidden_size": 256,
+            "intermediate_size": 768,
+            "num_hidden_layers": 4,
+            "num_attention_heads": 4,
+            "num_key_value_heads": 2,
+            "head_dim": 64,
+            "max_position_embeddings": 32768,
+            "rope_parameters": rope,
+            "rope_scaling": rope,
+            "rope_theta": rope["rope_theta"],
+            **special,
+        },
+        vision_config={
+            "depth": 4,
+            "hidden_size": 192,
+            "intermediate_size": 576,
+            "num_heads": 3,
+            "patch_size": PATCH,
+            "spatial_merge_size": MERGE,
+            "temporal_patch_size": TEMPORAL,
+            "out_hidden_size": 256,
+            "num_position_embeddings": 256,
+            "deepstack_visual_indexes": [0, 1, 2],
+        },
+        image_token_id=ids("<|image_pad|>"),
+        video_token_id=ids("<|video_pad|>"),
+        vision_start_token_id=ids("<|vision_start|>"),
+        vision_end_token_id=ids("<|vision_end|>"),
+        tie_word_embeddings=True,
+    )
+    model = Qwen3VLForConditionalGeneration(config)
+    model.generation_config = GenerationConfig(max_new_tokens=64, do_sample=False, **special)
+    return model

@@ -1,0 +1,247 @@
+"""Trains the built-in `shapes` model from scratch. See README.md beside this file.
+
+Every step draws its clips from (seed, step), so a run that was stopped goes on from its last checkpoint as if it had
+not been. First the vision encoder alone learns from single instants to tell shapes, colours and grounds apart, large
+shapes on black before all others; then the whole model learns captions from clips.
+"""
+
+import argparse
+import json
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from build import DEFAULT_PROMPT, MERGE, PATCH, PROMPTS, SYSTEM_PROMPTS, TEMPORAL, build_model, build_processor
+from numpy.typing import NDArray
+from torch import nn
+from transformers import BatchFeature, Qwen3VLForConditionalGeneration, Qwen3VLProcessor, Qwen3VLVideoProcessor
+from transformers.models.qwen3_vl import modeling_qwen3_vl as modeling
+
+from reelscribe.models.shapes.scenes import COLORS, GROUNDS, SHAPES, random_scene, render
+
+SEED = 2026
+STILL_STEPS, CLIP_STEPS = 2400, 2400
+STILL_BATCH, CLIP_BATCH = 64, 48
+EASY_STEPS, RAMP_STEPS = 300, 900
+"""Instants are easy ones for EASY_STEPS, then a growing share is drawn from everything."""
+PEAK_LR, WARMUP, DECAY = 1e-3, 100, 0.3
+"""Learning rate: a linear rise over WARMUP steps, level, then a linear fall over the last DECAY of the steps."""
+GRIDS = [(3, 5), (3, 5), (3, 4), (3, 4), (3, 3), (4, 3), (5, 3), (2, 4)]
+"""Heights and widths of a frame in merged patches, as common aspect ratios give them."""
+HEAD_SIZES = [len(SHAPES), len(COLORS), len(GROUNDS)]
+WORDS = "tell me about this short clip shape color motion scene please write list every event in order be brief".split()
+
+
+def draw_prompt(rng: np.random.Generator) -> tuple[str | None, str]:
+    """A system prompt or None, and a user prompt: often the default, sometimes words in no order."""
+    system = SYSTEM_PROMPTS[rng.integers(len(SYSTEM_PROMPTS))] if rng.random() < 0.2 else None
+    choice = rng.random()
+    if choice < 0.5:
+        return system, DEFAULT_PROMPT
+    if choice < 0.8:
+        return system, PROMPTS[rng.integers(len(PROMPTS))]
+    return system, " ".join(rng.choice(WORDS, rng.integers(1, 12))).capitalize() + "?."[rng.integers(2)]
+
+
+def roughen(frames: NDArray[np.uint8], rng: np.random.Generator) -> NDArray[np.uint8]:
+    """What a codec and a resize do to clean pixels: softness, noise, a shift of levels."""
+    pixels = frames.astype(np.float32)
+    if rng.random() < 0.4:  # half resolution and back, as small sources and chroma planes have it
+        rows, cols = pixels.shape[1] // 2, pixels.shape[2] // 2
+        pooled = pixels.reshape(len(pixels), rows, 2, cols, 2, 3).mean((2, 4))
+        soft = pooled.repeat(2, 1).repeat(2, 2)
+        mix = rng.uniform(0.3, 1.0)
+        pixels = mix * soft + (1 - mix) * pixels
+    pixels = pixels * rng.uniform(0.95, 1.03) + rng.uniform(-6, 6)
+    if rng.random() < 0.4:
+        pixels += rng.normal(0, rng.uniform(1, 4), pixels.shape).astype(np.float32)
+    return np.clip(pixels, 0, 255).astype(np.uint8)
+
+
+def make_batch(
+    processor: Qwen3VLProcessor, rng: np.random.Generator, size: int, *, held_out: bool = False
+) -> BatchFeature:
+    """A batch of clips of one resolution and length, left-padded, with labels on the caption and its end token."""
+    grid = GRIDS[rng.integers(len(GRIDS))]
+    height, width = (n * PATCH * MERGE for n in grid)
+    count = int(rng.choice([4, 8, 8, 8, 8, 10, 10, 12, 12, 12, 12, 16]))
+    texts, videos, metadata = [], [], []
+    for _ in range(size):
+        scene = random_scene(rng, held_out=held_out)
+        seconds = count / 2 if count > 8 and rng.random() < 0.7 else rng.uniform(1.5, 14.0)
+        at = np.arange(count) / count + rng.uniform(0, 1 / count)
+        aspect = width / height * rng.uniform(0.88, 1.14)
+        frames = render(scene, width=width, height=height, at=at.tolist(), aspect=aspect)
+        videos.append(roughen(frames, rng).transpose(0, 3, 1, 2))
+        indices = np.rint(at * seconds * 1000).astype(int).tolist()
+        if len(indices) % 2:
+            indices.append(indices[-1])
+        metadata.append(
+            {"fps": 1000.0, "frames_indices": indices, "total_num_frames": indices[-1] + 1, "duration": seconds}
+        )
+        system, prompt = draw_prompt(rng)
+        head = f"<|im_start|>system\n{system}<|im_end|>\n" if system else ""
+        texts.append(
+            f"{head}<|im_start|>user\n<|video_pad|>{prompt}<|im_end|>\n<|im_start|>assistant\n{scene.caption}<|im_end|>"
+        )
+    batch = processor(
+        text=texts,
+        videos=videos,
+        video_metadata=metadata,
+        do_sample_frames=False,
+        do_resize=False,
+        padding=True,
+        padding_side="left",
+        return_tensors="pt",
+    )
+    batch.pop("video_metadata", None)
+    start = processor.tokenizer.convert_tokens_to_ids("<|im_start|>")
+    positions = torch.arange(batch["input_ids"].shape[1])
+    last = torch.where(batch["input_ids"] == start, positions, 0).amax(1, keepdim=True)
+    batch["labels"] = torch.where(positions > last + 2, batch["input_ids"], -100)  # "<|im_start|>", "assistant", "\n"
+    return batch
+
+
+def instants_loss(
+    model: Qwen3VLForConditionalGeneration, heads: nn.Linear, rng: np.random.Generator, step: int
+) -> tuple[torch.Tensor, list[float]]:
+    """Loss of telling shape, colour and ground from single instants, and the share of each that is right."""
+    grid = GRIDS[rng.integers(len(GRIDS))]
+    height, width = (n * PATCH * MERGE for n in grid)
+    frames, targets = [], []
+    while len(frames) < STILL_BATCH:
+        scene = random_scene(rng, held_out=False)
+        easy = rng.random() * RAMP_STEPS >= step - EASY_STEPS
+        if easy and (scene.size != "large" or scene.ground != "black" or scene.motion == "shrinks"):
+            continue
+        at = float(rng.random())
+        aspect = width / height * rng.uniform(0.88, 1.14)
+        frames.append(roughen(render(scene, width=width, height=height, at=[at], aspect=aspect), rng))
+        color = scene.turns if scene.turns and at >= scene.event_at else scene.color
+        targets.append((SHAPES.index(scene.shape), COLORS.index(color), GROUNDS.index(scene.ground)))
+    pixels = torch.from_numpy(np.stack(frames)).permute(0, 1, 4, 2, 3).float() / 127.5 - 1
+    processed = Qwen3VLVideoProcessor.patchify(None, pixels, PATCH, MERGE, TEMPORAL)  # type: ignore[arg-type]
+    patches, (time_grid, *space) = processed[0], processed[1:]
+    with torch.autocast("cpu", torch.bfloat16):
+        tokens = model.model.visual(
+            patches.flatten(0, 1), grid_thw=torch.tensor([[time_grid, *space]] * STILL_BATCH), return_dict=True
+        ).pooler_output
+    logits = heads(tokens.reshape(STILL_BATCH, -1, tokens.shape[-1]).float().mean(1)).split(HEAD_SIZES, 1)
+    loss = sum((nn.functional.cross_entropy(x, y) for x, y in zip(logits, torch.tensor(targets).T, strict=True)), torch.zeros(()))
+    right = [(x.argmax(1) == y).float().mean().item() for x, y in zip(logits, torch.tensor(targets).T, strict=True)]
+    return loss, right
+
+
+def batched_vision_attention(
+    self: modeling.Qwen3VLVisionAttention,
+    hidden_states: torch.Tensor,
+    cu_seqlens: torch.Tensor,
+    position_embeddings: tuple[torch.Tensor, torch.Tensor],
+    **_: object,
+) -> torch.Tensor:
+    """Attention within each frame, all frames at once: here they are all of one size."""
+    total, frames = hidden_states.shape[0], len(cu_seqlens) - 1
+    query, key, value = self.qkv(hidden_states).reshape(total, 3, self.num_heads, -1).unbind(1)
+    query, key = modeling.apply_rotary_pos_emb_vision(query, key, *position_embeddings)
+    query, key, value = (x.reshape(frames, total // frames, self.num_heads, -1).transpose(1, 2) for x in (query, key, value))
+    mixed = nn.functional.scaled_dot_product_attention(query, key, value)
+    return self.proj(mixed.transpose(1, 2).reshape(total, -1))
+
+
+def captions_loss(model: Qwen3VLForConditionalGeneration, batch: BatchFeature) -> tuple[torch.Tensor, torch.Tensor]:
+    """Mean loss over caption tokens, and for each clip whether every token is right (what greedy decoding would say)."""
+    labels = batch["labels"]
+    keep = int((labels != -100).sum(1).max()) + 1
+    inputs = {name: value for name, value in batch.items() if name != "labels"}
+    with torch.autocast("cpu", torch.bfloat16):
+        logits = model(**inputs, use_cache=False, logits_to_keep=keep).logits
+    logits, targets = logits[:, :-1].float(), labels[:, -keep + 1 :]
+    loss = nn.functional.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=-100)
+    right = (logits.argmax(-1) == targets) | (targets == -100)
+    return loss, right.all(1)
+
+
+def learning_rate(step: int, total: int) -> float:
+    return PEAK_LR * min((step + 1) / WARMUP, 1.0, max((total - step) / (DECAY * total), 0.01))
+
+
+def evaluate(model: Qwen3VLForConditionalGeneration, processor: Qwen3VLProcessor) -> dict[str, float]:
+    """Share of captions right, on scenes with the pairs of training and on those held out of it."""
+    scores = {}
+    with torch.no_grad():
+        for name, held_out in (("seen", False), ("held_out", True)):
+            hits = []
+            for index in range(4):
+                rng = np.random.default_rng([SEED, 1, held_out, index])
+                hits.append(captions_loss(model, make_batch(processor, rng, 32, held_out=held_out))[1])
+            scores[name] = round(torch.cat(hits).float().mean().item(), 3)
+    return scores
+
+
+def save(model: Qwen3VLForConditionalGeneration, processor: Qwen3VLProcessor, folder: Path) -> None:
+    halved = Qwen3VLForConditionalGeneration(model.config).to(torch.bfloat16)
+    halved.load_state_dict(model.state_dict())
+    halved.generation_config = model.generation_config
+    halved.save_pretrained(folder)
+    processor.save_pretrained(folder)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("folder", type=Path, help="where checkpoints and the result go")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--still-steps", type=int, default=STILL_STEPS)
+    parser.add_argument("--clip-steps", type=int, default=CLIP_STEPS)
+    args = parser.parse_args()
+    args.folder.mkdir(parents=True, exist_ok=True)
+    torch.set_num_threads(args.threads)
+    torch.manual_seed(SEED)
+    modeling.Qwen3VLVisionAttention.forward = batched_vision_attention
+
+    processor = build_processor()
+    model = build_model(processor)
+    heads = nn.Linear(model.config.text_config.hidden_size, sum(HEAD_SIZES))
+    parts = nn.ModuleDict({"model": model, "heads": heads})
+    optimizer = torch.optim.AdamW(
+        [
+            {"params": [p for p in parts.parameters() if p.ndim > 1], "weight_decay": 0.05},
+            {"params": [p for p in parts.parameters() if p.ndim <= 1], "weight_decay": 0.0},
+        ],
+        betas=(0.9, 0.98),
+    )
+    state_path, first = args.folder / "state.pt", 0
+    if state_path.exists():
+        state = torch.load(state_path)
+        parts.load_state_dict(state["parts"])
+        optimizer.load_state_dict(state["optimizer"])
+        first = state["step"]
+    total, began = args.still_steps + args.clip_steps, time.monotonic()
+    for step in range(first, total):
+        rng = np.random.default_rng([SEED, 0, step])
+        still = step < args.still_steps
+        if still:
+            loss, right = instants_loss(model, heads, rng, step)
+            rate = learning_rate(step, args.still_steps)
+        else:
+            loss, hits = captions_loss(model, make_batch(processor, rng, CLIP_BATCH))
+            right, rate = [hits.float().mean().item()], learning_rate(step - args.still_steps, args.clip_steps)
+        optimizer.zero_grad()
+        loss.backward()
+        nn.utils.clip_grad_norm_(parts.parameters(), 1.0)
+        for group in optimizer.param_groups:
+            group["lr"] = rate
+        optimizer.step()
+        record = {"step": step, "loss": round(loss.item(), 4), "right": [round(share, 3) for share in right]}
+        if (step + 1) % 100 == 0 or step + 1 == total:
+            torch.save({"parts": parts.state_dict(), "optimizer": optimizer.state_dict(), "step": step + 1}, state_path)
+            if not still:
+                record |= evaluate(model, processor)
+                save(model, processor, args.folder / "shapes")
+        if step % 10 == 9 or step == first:
+            print(json.dumps(record | {"seconds": round(time.monotonic() - began, 1)}), flush=True)
+    save(model, processor, args.folder / "shapes")
+
+
+if __name__ == "__main__":
+    main()
