@@ -1,51 +1,55 @@
 """A small data set of rendered clips, with the truth beside each: for `reelscribe demo`, tests and benchmarks."""
 
 import json
-from collections.abc import Iterator
-from fractions import Fraction
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Final
 
 import av
 import numpy as np
+from numpy.typing import NDArray
 
 from reelscribe.models.shapes.scenes import Scene, random_scene, render
 
 CLIPS: Final = 12
-_SIZES: Final = ((320, 240), (640, 360), (480, 480), (854, 480), (1280, 720), (160, 120))
-_RATES: Final = (12, 24, 25, 30, 50, 60)
+SIZES: Final = ((320, 240), (640, 360), (480, 480), (854, 480), (1280, 720), (160, 120))
+RATES: Final = (12, 24, 25, 30, 50, 60)
 
 
-def write_clip(
-    file: Path, scene: Scene, *, width: int, height: int, fps: int, seconds: float, codec: str = "libx264"
-) -> None:
-    """Render a scene into a video file.
+def write_video(file: Path, frames: Iterable[NDArray[np.uint8]], *, fps: int, codec: str = "libx264") -> None:
+    """Encode frames into a video file.
 
     Args:
         file: to write; its suffix names the container.
-        scene: what happens.
-        width: pixels, even.
-        height: pixels, even.
+        frames: each uint8, shape (height, width, 3), RGB; both sides even.
         fps: frames a second.
-        seconds: length; rounded to whole frames.
         codec: FFmpeg's name of the encoder.
     """
-    count = max(round(seconds * fps), 2)
     with av.open(str(file), "w") as container:
         stream = container.add_stream(codec, rate=fps, options={"preset": "ultrafast"} if codec == "libx264" else {})
-        stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
-        stream.codec_context.time_base = Fraction(1, fps)
-        for pixels in _frames(scene, width, height, count):
+        stream.pix_fmt = "yuv420p"
+        for number, pixels in enumerate(frames):
+            if number == 0:
+                stream.height, stream.width = pixels.shape[:2]
             container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
         container.mux(stream.encode())
 
 
-def _frames(scene: Scene, width: int, height: int, count: int) -> Iterator[np.ndarray]:
+def film(scene: Scene, *, width: int, height: int, fps: int, seconds: float) -> Iterator[NDArray[np.uint8]]:
+    """The frames of a scene from its beginning to its end, one by one; the length is rounded to whole frames."""
+    count = max(round(seconds * fps), 2)
     for number in range(count):
         yield render(scene, width=width, height=height, at=[number / (count - 1)])[0]
 
 
-def prepare(folder: Path, *, clips: int = CLIPS, seed: int = 7, seconds: tuple[float, float] = (2, 4)) -> tuple[Path, dict[str, str]]:
+def write_clip(file: Path, scene: Scene, *, width: int, height: int, fps: int, seconds: float) -> None:
+    """Render a scene into an H.264 file; see `film` and `write_video`."""
+    write_video(file, film(scene, width=width, height=height, fps=fps, seconds=seconds), fps=fps)
+
+
+def prepare(
+    folder: Path, *, clips: int = CLIPS, seed: int = 7, seconds: tuple[float, float] = (2, 4)
+) -> tuple[Path, dict[str, str]]:
     """Render clips and a data set that lists them.
 
     Returns:
@@ -56,9 +60,9 @@ def prepare(folder: Path, *, clips: int = CLIPS, seed: int = 7, seconds: tuple[f
     truths = {}
     for number in range(clips):
         scene = random_scene(rng)
-        width, height = _SIZES[number % len(_SIZES)]
+        width, height = SIZES[number % len(SIZES)]
         name = f"clip-{number:02d}.mp4"
-        fps = int(rng.choice(_RATES))
+        fps = int(rng.choice(RATES))
         write_clip(folder / name, scene, width=width, height=height, fps=fps, seconds=float(rng.uniform(*seconds)))
         truths[name] = scene.caption
     data = folder / "clips.jsonl"

@@ -5,9 +5,10 @@ into its own. A name that is unknown, or two names that disagree, is an error.
 """
 
 import difflib
-from collections.abc import Mapping
+import math
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import Any, Final
 
 from reelscribe.errors import SettingsError
 
@@ -29,109 +30,137 @@ class SamplingParams:
     """A candidate ends before any of these strings."""
     stop_token_ids: tuple[int, ...] = ()
     """A candidate ends at any of these tokens, besides the checkpoint's own end tokens."""
+    do_sample: bool | None = None
+    """True draws tokens at the checkpoint's own temperature, also where it would take the likeliest; beside a temperature
+    it says nothing more, and becomes None. False becomes temperature 0."""
     seed: int | None = None
     """Overrides the run's seed."""
 
     def __post_init__(self) -> None:
-        for name, low, high in (
-            ("max_tokens", 1, None),
-            ("temperature", 0, None),
-            ("top_p", 0, 1),
-            ("top_k", 0, None),
-            ("min_p", 0, 1),
-            ("repetition_penalty", 0, None),
-        ):
-            value = getattr(self, name)
-            if value is not None and (value < low or (high is not None and value > high)):
-                allowed = f"at least {low}" if high is None else f"between {low} and {high}"
-                raise SettingsError(f"sampling parameter {name} must be {allowed}; got {value!r}.")
+        for item in fields(self):
+            value = getattr(self, item.name)
+            if value is not None:
+                object.__setattr__(self, item.name, _read(item.name, value))
+        if self.do_sample is None:
+            return
+        if self.temperature is not None and self.do_sample != (self.temperature > 0):
+            raise SettingsError(
+                f"do_sample={self.do_sample} contradicts temperature={self.temperature:g}; leave one of them out."
+            )
+        if not self.do_sample:
+            object.__setattr__(self, "temperature", 0.0)
+        if self.temperature is not None:
+            object.__setattr__(self, "do_sample", None)
 
     @classmethod
     def parse(cls, values: Mapping[str, Any]) -> "SamplingParams":
         """Read parameters as users write them.
 
         Args:
-            values: names as vLLM or Transformers spell them, to numbers, or to strings that hold numbers. `do_sample=False`
-                is temperature 0; `top_k` of -1 is off; None leaves a parameter to the checkpoint.
+            values: names as vLLM or Transformers spell them, to numbers, or to strings that hold numbers. `top_k` of -1
+                is off; None leaves a parameter to the checkpoint.
 
         Raises:
             SettingsError: an unknown name, a value of the wrong type or out of range, or two names for one thing that
                 disagree.
         """
         given: dict[str, Any] = {}
-        do_sample = values.get("do_sample")
         for name, value in values.items():
-            if name == "do_sample" or value is None:
-                continue
             known = _ALIASES.get(name, name)
-            if known not in _READERS:
+            if known not in _RULES:
                 raise SettingsError(_unknown(name))
-            try:
-                read = _READERS[known](value)
-            except (TypeError, ValueError) as exc:
-                raise SettingsError(f"sampling parameter {name} cannot be {value!r}: {exc}.") from exc
-            if known in given and given[known] != read:
-                raise SettingsError(f"sampling parameter {known} is given twice: {given[known]!r} and {read!r}.")
-            given[known] = read
-        if do_sample is not None and not _boolean(do_sample):
-            if given.get("temperature", 0) != 0:
-                raise SettingsError("do_sample=False contradicts a temperature above 0; leave one of them out.")
-            given["temperature"] = 0.0
+            if value is None:
+                continue
+            read = _read(known, value, called=name)
+            if given.setdefault(known, read) != read:
+                raise SettingsError(
+                    f"sampling parameter {known} is given twice: {given[known]!r} and {read!r}; leave one of them out."
+                )
         return cls(**given)
 
     def told(self) -> dict[str, Any]:
         """The parameters that were given, ready for JSON."""
         values = ((item.name, getattr(self, item.name)) for item in fields(self))
         return {
-            name: list(value) if isinstance(value, tuple) else value for name, value in values if value not in (None, ())
+            name: list(value) if isinstance(value, tuple) else value
+            for name, value in values
+            if value not in (None, ())
         }
 
 
-def _boolean(value: Any) -> bool:
-    if isinstance(value, str):
-        if value.lower() in ("true", "1", "yes"):
-            return True
-        if value.lower() in ("false", "0", "no"):
-            return False
-        raise SettingsError(f"sampling parameter do_sample must be true or false; got {value!r}.")
-    return bool(value)
+def _read(name: str, value: Any, *, called: str | None = None) -> Any:
+    """The value of a parameter; raise SettingsError where it cannot be that, under the name that the user called it."""
+    reader, allowed = _RULES[name]
+    try:
+        return reader(value)
+    except (TypeError, ValueError, OverflowError) as exc:
+        raise SettingsError(f"sampling parameter {called or name} must be {allowed}; got {value!r}.") from exc
 
 
-def _integer(value: Any) -> int:
-    if isinstance(value, bool) or (isinstance(value, float) and not value.is_integer()):
-        raise ValueError("a whole number is needed")
-    return int(value)
+# Readers take a value or text that holds one, and raise TypeError or ValueError where it does not fit. What is allowed
+# stands in words in the table below.
+
+
+def _whole(least: float) -> Callable[[Any], int]:
+    def read(value: Any) -> int:
+        if isinstance(value, bool) or (isinstance(value, float) and not value.is_integer()) or int(value) < least:
+            raise ValueError
+        return int(value)
+
+    return read
+
+
+def _number(fits: Callable[[float], bool]) -> Callable[[Any], float]:
+    def read(value: Any) -> float:
+        number = float(value)
+        if isinstance(value, bool) or not math.isfinite(number) or not fits(number):
+            raise ValueError
+        return number
+
+    return read
+
+
+def _top_k(value: Any) -> int:
+    return max(_whole(-1)(value), 0)
+
+
+def _truth(value: Any) -> bool:
+    word = str(value).lower()
+    if word not in ("true", "yes", "1", "false", "no", "0"):
+        raise ValueError
+    return word in ("true", "yes", "1")
 
 
 def _strings(value: Any) -> tuple[str, ...]:
     strings = (value,) if isinstance(value, str) else tuple(value)
     if not all(isinstance(item, str) and item for item in strings):
-        raise ValueError("strings are needed, none of them empty")
+        raise ValueError
     return strings
 
 
 def _token_ids(value: Any) -> tuple[int, ...]:
     if isinstance(value, str):
-        value = [part for part in value.replace(",", " ").split() if part]
-    return tuple(_integer(item) for item in ([value] if isinstance(value, int) else value))
+        value = value.replace(",", " ").split()
+    return tuple(map(_whole(0), [value] if isinstance(value, int) else value))
 
 
-_READERS = {
-    "max_tokens": _integer,
-    "temperature": float,
-    "top_p": float,
-    "top_k": lambda value: max(_integer(value), 0),
-    "min_p": float,
-    "repetition_penalty": float,
-    "stop": _strings,
-    "stop_token_ids": _token_ids,
-    "seed": _integer,
+_RULES: Final[dict[str, tuple[Callable[[Any], Any], str]]] = {
+    "max_tokens": (_whole(1), "a whole number of at least 1"),
+    "temperature": (_number(lambda number: number >= 0), "a number of at least 0"),
+    "top_p": (_number(lambda number: 0 < number <= 1), "a number above 0 and at most 1"),
+    "top_k": (_top_k, "a whole number of at least 1, or 0 or -1 for off"),
+    "min_p": (_number(lambda number: 0 <= number <= 1), "a number from 0 to 1"),
+    "repetition_penalty": (_number(lambda number: number > 0), "a number above 0"),
+    "stop": (_strings, "a string or a list of strings, none of them empty"),
+    "stop_token_ids": (_token_ids, "a whole number of at least 0 or a list of such"),
+    "do_sample": (_truth, "true or false"),
+    "seed": (_whole(-math.inf), "a whole number"),
 }
-_ALIASES = {"max_new_tokens": "max_tokens", "stop_strings": "stop", "eos_token_id": "stop_token_ids"}
+_ALIASES: Final = {"max_new_tokens": "max_tokens", "stop_strings": "stop", "eos_token_id": "stop_token_ids"}
 
 
 def _unknown(name: str) -> str:
-    names = [*_READERS, *_ALIASES, "do_sample"]
+    names = [*_RULES, *_ALIASES]
     near = difflib.get_close_matches(name, names, n=1)
-    hint = f" Did you mean {near[0]}?" if near else f" Known are: {', '.join(names)}."
-    return f"unknown sampling parameter {name!r}.{hint}"
+    hint = f"did you mean {near[0]}?" if near else f"known are {', '.join(names)}."
+    return f"unknown sampling parameter {name!r}; {hint}"

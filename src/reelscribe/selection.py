@@ -1,6 +1,7 @@
 """Which candidates to keep, and why. One function a mode, in a table."""
 
 import hashlib
+import itertools
 import random
 import re
 from collections.abc import Callable, Sequence
@@ -19,18 +20,21 @@ _UNSPACED = re.compile("[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3
 def simhash(text: str) -> int:
     """A 64-bit fingerprint of which near texts differ in few bits.
 
-    The text is lower-cased and split at single spaces; shingles are pairs of words, hashed by the first 8 bytes of their
-    MD5, big-endian; a bit is set where more shingles have it than not; fewer than two words hash to 0. Data-Juicer's
-    parameters, after Charikar (2002), "Similarity estimation techniques from rounding algorithms". Where the text has
-    letters of a script that is written without spaces (Chinese, Japanese, Thai), shingles are pairs of characters.
+    The text is lower-cased and split at single spaces; shingles are pairs of words, hashed by the first 8 bytes of
+    their MD5, big-endian; a bit is set where more shingles have it than not; fewer than two words hash to 0. These are
+    Data-Juicer's parameters, after Charikar (2002), "Similarity estimation techniques from rounding algorithms". Where
+    the text has letters of a script that is written without spaces (Chinese, Japanese, Thai), shingles are pairs of
+    characters.
     """
     text = text.lower()
     unspaced = _UNSPACED.search(text) is not None
     units = list("".join(text.split())) if unspaced else text.split(" ")
     joiner = "" if unspaced else " "
     counts = [0] * _BITS
-    for first, second in zip(units, units[1:], strict=False):
-        value = int.from_bytes(hashlib.md5(f"{first}{joiner}{second}".encode(), usedforsecurity=False).digest()[:8], "big")
+    for first, second in itertools.pairwise(units):
+        # Half a surrogate pair, which JSON may hold, has no UTF-8 unless it is let pass.
+        shingle = f"{first}{joiner}{second}".encode("utf-8", "surrogatepass")
+        value = int.from_bytes(hashlib.md5(shingle, usedforsecurity=False).digest()[:8], "big")
         for bit in range(_BITS):
             counts[bit] += 1 if value >> bit & 1 else -1
     return sum(1 << bit for bit, count in enumerate(counts) if count > 0)

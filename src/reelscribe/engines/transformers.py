@@ -35,7 +35,7 @@ class TransformersEngine:
     Args:
         model: hub name, folder, or the name of a built-in model.
         revision: branch, tag or commit of a hub model.
-        device: "auto", "cpu", "cuda", "cuda:1", ...
+        device: "auto", "cpu", "cuda", "cuda:1", ...; "auto:N" deals the GPUs out to workers, N being a worker's number.
         dtype: "auto" is the checkpoint's own on a GPU, and float32 on a CPU, where that is faster and exact.
         batch_size: clips to take at once.
         model_params: passed on to `AutoModelForImageTextToText.from_pretrained`.
@@ -54,7 +54,7 @@ class TransformersEngine:
         batch_size: int = 8,
         model_params: dict[str, Any] | None = None,
     ) -> None:
-        self._device = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device)
+        self._device = _choose_device(device)
         if dtype == "auto" and self._device.type == "cpu":
             dtype = "float32"
         name = str(model_path(model))
@@ -184,6 +184,15 @@ def load(settings: Settings) -> TransformersEngine:
         batch_size=settings.batch_size,
         model_params=dict(settings.model_params),
     )
+
+
+def _choose_device(name: str) -> torch.device:
+    kind, _, worker = name.partition(":")
+    if kind != "auto":
+        return torch.device(name)
+    if not torch.cuda.is_available():
+        return torch.device("cpu")
+    return torch.device("cuda", int(worker or 0) % torch.cuda.device_count())
 
 
 def _vision_limits(video_processor: Any) -> VisionLimits:

@@ -148,10 +148,6 @@ class VideoCaptioningFromVLMMapper:
 
     def _load(self, rank: int | None) -> Engine:
         if self._engine is None:
-            device = self._settings.device
-            if rank is not None and self.accelerator == "cuda":
-                import torch
-
-                device = f"cuda:{rank % torch.cuda.device_count()}" if torch.cuda.is_available() else "cpu"
+            device = "cpu" if self.accelerator == "cpu" else f"auto:{rank or 0}"
             self._engine = load_engine(replace(self._settings, device=device))
         return self._engine

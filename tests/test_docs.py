@@ -1,0 +1,11 @@
+"""Documents that a program writes are what it writes."""
+
+import runpy
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+
+
+def test_cli_reference_is_up_to_date() -> None:
+    tool = runpy.run_path(str(ROOT / "tools" / "render_cli_docs.py"))
+    assert tool["PAGE"].read_text("utf-8") == tool["render"](), "run: python tools/render_cli_docs.py"
