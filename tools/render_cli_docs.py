@@ -14,7 +14,9 @@ def render() -> str:
     parts = ["# Commands", "", "Rendered from the command by `python tools/render_cli_docs.py`.", ""]
     for command in (main, *(main.commands[name] for name in sorted(main.commands))):
         name = "reelscribe" if command is main else f"reelscribe {command.name}"
-        context = click.Context(command, info_name=name, terminal_width=100, max_content_width=100)
+        context = click.Context(
+            command, info_name=name, terminal_width=100, max_content_width=100, help_option_names=["-h", "--help"]
+        )
         parts += [f"## {name}", "", "```text", command.get_help(context), "```", ""]
     return "\n".join(parts)
 

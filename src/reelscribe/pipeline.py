@@ -8,6 +8,7 @@ runs further ahead than the engine pulls.
 
 import hashlib
 import itertools
+import logging
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -16,11 +17,14 @@ from typing import Any
 
 from reelscribe.config import Settings
 from reelscribe.engines.base import Engine
+from reelscribe.errors import EngineError, SettingsError
 from reelscribe.prompts import Layout, Outcome, RowPlan, choose_layout
 from reelscribe.schema import Caption, CaptionRequest, Failure, Generation, PreparedRequest, Row
 from reelscribe.selection import SELECTORS
 from reelscribe.video.prefetch import decode_ahead
 from reelscribe.video.sampling import FrameBudget
+
+logger = logging.getLogger(__name__)
 
 _PEEK_ROWS = 64
 """Rows that the choice of a layout looks at."""
@@ -58,6 +62,9 @@ def caption_rows(rows: Iterable[InputRow], settings: Settings, engine: Engine) -
     source = iter(rows)
     peeked = list(itertools.islice(source, _PEEK_ROWS))
     layout = choose_layout((item.row for item in peeked), settings)
+    replaced = [name for name in layout.adds if any(name in item.row for item in peeked)]
+    if replaced:
+        logger.warning("The rows have %s already: this run's results take their place.", " and ".join(replaced))
     pending: deque[RowPlan] = deque()
 
     def requests() -> Iterator[CaptionRequest]:
@@ -95,7 +102,12 @@ def _finish(plan: RowPlan, outcomes: Sequence[Outcome], layout: Layout, settings
 
 
 def caption(requests: Iterable[CaptionRequest], settings: Settings, engine: Engine) -> Iterator[Outcome]:
-    """Caption requests; one Caption or Failure for each, in their order."""
+    """Caption requests; one Caption or Failure for each, in their order.
+
+    Raises:
+        SettingsError: two requests that are on their way at one time have the same key.
+        EngineError: the engine broke, or does not keep to its contract.
+    """
     budget = FrameBudget.of(settings, engine.info.limits)
     order: deque[CaptionRequest] = deque()
     in_flight: dict[str, PreparedRequest] = {}
@@ -103,6 +115,8 @@ def caption(requests: Iterable[CaptionRequest], settings: Settings, engine: Engi
 
     def prepared() -> Iterator[PreparedRequest]:
         for request, decoded in decode_ahead(requests, budget, max_bytes=settings.prefetch_bytes):
+            if request.key in in_flight or request.key in done:
+                raise SettingsError(f"two requests have the key {request.key!r}; each needs one of its own.")
             order.append(request)
             if isinstance(decoded, Failure):
                 done[request.key] = decoded
@@ -110,11 +124,16 @@ def caption(requests: Iterable[CaptionRequest], settings: Settings, engine: Engi
                 in_flight[request.key] = PreparedRequest(request=request, frames=decoded)
                 yield in_flight[request.key]
 
-    for answer in engine.generate(prepared()):
+    stream = prepared()
+    for answer in engine.generate(stream):
+        if answer.key not in in_flight:
+            raise EngineError(f"the engine answered {answer.key!r}, which it was not asked, or had answered before.")
         asked = in_flight.pop(answer.key)
         done[answer.key] = _select(asked, answer, settings, engine) if isinstance(answer, Generation) else answer
         while order and order[0].key in done:
             yield done.pop(order.popleft().key)
+    if next(stream, None) is not None:
+        raise EngineError("the engine stopped although there were requests left.")
     for request in order:
         yield done.get(request.key) or _failure(request, "the engine gave no answer to this request.")
 
@@ -126,12 +145,19 @@ def _failure(request: CaptionRequest, message: str) -> Failure:
 def _select(asked: PreparedRequest, generation: Generation, settings: Settings, engine: Engine) -> Outcome:
     """Keep candidates. One without a word is never kept, one that was cut off only where there is no whole one."""
     request, frames, candidates = asked.request, asked.frames, generation.candidates
-    spoken = [number for number, candidate in enumerate(candidates) if candidate.text]
+    if len(candidates) != request.num_captions:
+        return _failure(
+            request, f"the engine gave {len(candidates)} candidates; asked for were {request.num_captions}."
+        )
+    spoken = [number for number, candidate in enumerate(candidates) if candidate.text.strip()]
     if not spoken or (settings.keep == "all" and len(spoken) < len(candidates)):
-        return _failure(request, f"the model gave no text for {len(candidates) - len(spoken)} of {len(candidates)} candidates.")
+        silent = len(candidates) - len(spoken)
+        return _failure(request, f"the model gave no text for {silent} of {len(candidates)} candidates.")
     whole = [number for number in spoken if candidates[number].stop_reason == "stop"]
     usable = whole if whole and settings.keep != "all" else spoken
     picked, reason = SELECTORS[settings.keep]([candidates[number].text for number in usable], request)
+    if len(usable) < len(candidates):
+        reason += f"; left out before: {len(candidates) - len(usable)} cut off or empty"
     kept = tuple(usable[number] for number in picked)
     cut_off = any(candidates[number].stop_reason == "length" for number in kept)
     meta: dict[str, Any] = {
@@ -139,7 +165,7 @@ def _select(asked: PreparedRequest, generation: Generation, settings: Settings, 
         "model": engine.info.model,
         "revision": engine.info.revision,
         "prompt": request.prompt,
-        "prompt_sha256": hashlib.sha256(f"{request.system_prompt or ''}\0{request.prompt}".encode()).hexdigest(),
+        "prompt_sha256": _prompt_sha256(request),
         "sampling": request.sampling.told(),
         "seed": request.seed,
         "frame_timestamps": [round(seconds, 3) for seconds in frames.timestamps],
@@ -153,3 +179,8 @@ def _select(asked: PreparedRequest, generation: Generation, settings: Settings, 
         "flags": ["cut_off"] if cut_off else [],
     }
     return Caption(key=request.key, kept=kept, reason=reason, candidates=candidates, meta=meta)
+
+
+def _prompt_sha256(request: CaptionRequest) -> str:
+    text = f"{request.system_prompt or ''}\0{request.prompt}"
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()

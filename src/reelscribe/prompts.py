@@ -11,7 +11,7 @@ import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from reelscribe.config import Settings
 from reelscribe.errors import ClipError
@@ -24,18 +24,18 @@ DEFAULT_PROMPT: Final = "Describe the input video in 1-2 sentences."
 
 def video_token() -> str:
     """The token that stands for a video in interleaved text; Data-Juicer's environment variable overrides it."""
-    return os.environ.get("_DJ_SPECIAL_TOKEN_VIDEO", "<__dj__video>")
+    return os.environ.get("_DJ_SPECIAL_TOKEN_VIDEO") or "<__dj__video>"
 
 
 def eoc_token() -> str:
     """The token that ends a chunk of interleaved text; Data-Juicer's environment variable overrides it."""
-    return os.environ.get("_DJ_SPECIAL_TOKEN_EOC", "<|__dj__eoc|>")
+    return os.environ.get("_DJ_SPECIAL_TOKEN_EOC") or "<|__dj__eoc|>"
 
 
 def special_tokens() -> tuple[str, ...]:
     """All tokens that stay when the words of a chunk are taken out."""
     kinds = {"IMAGE": "<__dj__image>", "AUDIO": "<__dj__audio>"}
-    others = (os.environ.get(f"_DJ_SPECIAL_TOKEN_{kind}", default) for kind, default in kinds.items())
+    others = (os.environ.get(f"_DJ_SPECIAL_TOKEN_{kind}") or default for kind, default in kinds.items())
     return (video_token(), eoc_token(), *others)
 
 
@@ -62,13 +62,16 @@ class Layout:
     """(row, its index, settings, folder of relative paths) -> one request a video. Raises ClipError."""
     fill: FillRow
     """(plan, one outcome a request, settings) -> the rows to write."""
+    adds: tuple[str, ...] = ()
+    """Columns that `fill` sets, whatever they held before."""
 
     def plan(self, row: Row, index: int, settings: Settings, root: Path | None) -> RowPlan:
         """Plan a row; what is wrong with the row becomes its `problem`."""
         try:
             return RowPlan(index=index, row=row, requests=tuple(self.requests(row, index, settings, root)))
         except ClipError as exc:
-            return RowPlan(index=index, row=row, problem=Failure(key=str(index), video=None, kind=exc.kind, message=str(exc)))
+            problem = Failure(key=str(index), video=None, kind=exc.kind, message=str(exc))
+            return RowPlan(index=index, row=row, problem=problem)
 
 
 def videos_of(row: Row, settings: Settings) -> tuple[list[str | bytes], bool]:
@@ -85,7 +88,9 @@ def videos_of(row: Row, settings: Settings) -> tuple[list[str | bytes], bool]:
     videos = list(value) if listed else [value]
     for video in videos:
         if not isinstance(video, (str, bytes)) or not video:
-            raise ClipError("row", f"column {key!r} must hold paths or bytes of videos; got {type(video).__name__}.")
+            empty = "empty " if isinstance(video, (str, bytes)) else ""
+            got = f"{empty}{type(video).__name__}"
+            raise ClipError("row", f"column {key!r} must hold paths or bytes of videos; got {got}.")
     return videos, listed
 
 
@@ -129,12 +134,14 @@ def _interleaved_requests(row: Row, index: int, settings: Settings, root: Path |
         return []
     text = row.get(settings.text_key)
     if not isinstance(text, str):
-        raise ClipError("prompt", f"column {settings.text_key!r} must hold text with {video_token()}; got {text!r}.")
+        got = "nothing" if text is None else type(text).__name__
+        raise ClipError("prompt", f"column {settings.text_key!r} must hold text with {video_token()}; got {got}.")
     owners = [chunk for chunk in _chunks(text) for _ in range(chunk.count(video_token()))]
     if not owners:
         raise ClipError("prompt", f"the text has no {video_token()}, but the row has {len(videos)} video(s).")
     if len(owners) > len(videos):
-        raise ClipError("prompt", f"the text has {len(owners)} {video_token()}, but the row only {len(videos)} video(s).")
+        message = f"the text has {len(owners)} {video_token()}, but the row only {len(videos)} video(s)."
+        raise ClipError("prompt", message)
     pairs = enumerate(zip(videos, owners, strict=False))
     return [
         _request(row, video, _words(chunk), index=index, slot=slot, settings=settings, root=root)
@@ -164,7 +171,8 @@ def _interleaved_fill(plan: RowPlan, outcomes: Sequence[Outcome], settings: Sett
         chunks = []
         for chunk in _chunks(plan.row[settings.text_key]):
             if video_token() in chunk:
-                pieces = [f"{token} {next(texts)} " if token == video_token() else token for token in _tokens_only(chunk)]
+                tokens = _tokens_only(chunk)
+                pieces = [f"{token} {next(texts)} " if token == video_token() else token for token in tokens]
                 chunks.append("".join(pieces) + eoc_token())
         rows.append({**plan.row, settings.text_key: "".join(chunks)})
     return rows
@@ -182,31 +190,38 @@ def _columns_requests(row: Row, index: int, settings: Settings, root: Path | Non
 
 
 def _columns_fill(plan: RowPlan, outcomes: Sequence[Outcome], settings: Settings) -> list[Row]:
-    cells = [_cells(outcome) for outcome in ([plan.problem] if plan.problem else outcomes)]
-    if not plan.problem and videos_of(plan.row, settings)[1]:
-        return [{**plan.row, **{name: [cell[name] for cell in cells] for name in _EMPTY_CELLS}}]
-    return [{**plan.row, **(cells[0] if cells else _EMPTY_CELLS)}]
+    if plan.problem:
+        return [{**plan.row, **_cells(plan.problem)}]
+    listed = videos_of(plan.row, settings)[1]
+    if not outcomes:  # nothing was captioned: what the row says of itself stands
+        return [{**({name: [] for name in _ADDED} if listed else _no_cells()), **plan.row}]
+    cells = [_cells(outcome) for outcome in outcomes]
+    return [{**plan.row, **({name: [cell[name] for cell in cells] for name in _ADDED} if listed else cells[0])}]
 
 
-_EMPTY_CELLS: Final[Row] = {"caption": None, "captions": [], "caption_meta": None}
+_ADDED: Final = ("caption", "captions", "caption_meta")
+
+
+def _no_cells() -> Row:
+    return {"caption": None, "captions": [], "caption_meta": None}
 
 
 def _cells(outcome: Outcome) -> Row:
-    """The columns that are added for one video."""
+    """The columns that are added for one video. A caption there is always this run's: a failure leaves no older one."""
     if isinstance(outcome, Failure):
-        return {**_EMPTY_CELLS, "caption_meta": {"failure": outcome.kind, "message": outcome.message}}
+        return {**_no_cells(), "caption_meta": {"failure": outcome.kind, "message": outcome.message}}
     texts = [candidate.text for candidate in outcome.candidates]
     return {"caption": outcome.texts[0], "captions": texts, "caption_meta": outcome.meta}
 
 
 LAYOUTS: Final[dict[str, Layout]] = {
     "interleaved": Layout(requests=_interleaved_requests, fill=_interleaved_fill),
-    "columns": Layout(requests=_columns_requests, fill=_columns_fill),
+    "columns": Layout(requests=_columns_requests, fill=_columns_fill, adds=_ADDED),
 }
 
 
 def choose_layout(rows: Iterable[Row], settings: Settings) -> Layout:
-    """The layout that the settings name; for "auto", interleaved if any of the given rows has a video token in its text."""
+    """The layout that the settings name; for "auto", interleaved if any of these rows has a video token in its text."""
     if settings.layout != "auto":
         return LAYOUTS[settings.layout]
     texts = (row.get(settings.text_key) for row in rows)

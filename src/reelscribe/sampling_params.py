@@ -31,8 +31,8 @@ class SamplingParams:
     stop_token_ids: tuple[int, ...] = ()
     """A candidate ends at any of these tokens, besides the checkpoint's own end tokens."""
     do_sample: bool | None = None
-    """True draws tokens at the checkpoint's own temperature, also where it would take the likeliest; beside a temperature
-    it says nothing more, and becomes None. False becomes temperature 0."""
+    """True draws tokens at the checkpoint's own temperature, also where the checkpoint would take the likeliest; beside
+    a temperature it says nothing more, and becomes None. False becomes temperature 0."""
     seed: int | None = None
     """Overrides the run's seed."""
 
@@ -161,6 +161,6 @@ _ALIASES: Final = {"max_new_tokens": "max_tokens", "stop_strings": "stop", "eos_
 
 def _unknown(name: str) -> str:
     names = [*_RULES, *_ALIASES]
-    near = difflib.get_close_matches(name, names, n=1)
+    near = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
     hint = f"did you mean {near[0]}?" if near else f"known are {', '.join(names)}."
     return f"unknown sampling parameter {name!r}; {hint}"

@@ -7,7 +7,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from reelscribe.errors import FailureKind
+from reelscribe.errors import FailureKind, SettingsError
 from reelscribe.sampling_params import SamplingParams
 
 Row = dict[str, Any]
@@ -55,6 +55,10 @@ class CaptionRequest:
     sampling: SamplingParams = field(default_factory=SamplingParams)
     seed: int = 0
     """Root of all randomness of this request, 64 bits. A function of the row's content, not of its place in a batch."""
+
+    def __post_init__(self) -> None:
+        if self.num_captions < 1:
+            raise SettingsError(f"num_captions must be a whole number of at least 1; got {self.num_captions!r}.")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,7 +1,9 @@
 """Builds the untrained parts of the `shapes` checkpoint: tokenizer, processor, configuration."""
 
+import math
 from collections.abc import Iterator
 
+import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import (
     GenerationConfig,
@@ -157,5 +159,20 @@ def build_model(processor: Qwen3VLProcessor) -> Qwen3VLForConditionalGeneration:
         tie_word_embeddings=True,
     )
     model = Qwen3VLForConditionalGeneration(config)
+    _place_positions(model.model.visual.pos_embed.weight)
     model.generation_config = GenerationConfig(max_new_tokens=64, do_sample=False, **special)
     return model
+
+
+def _place_positions(table: torch.Tensor) -> None:
+    """Start the vision encoder's position table from sines and cosines of row and column, as large as patches come to be.
+
+    From the usual small random numbers a position stays too faint beside the patch's content to be learnt from.
+    """
+    side, width = math.isqrt(len(table)), table.shape[1] // 4
+    steps = torch.arange(side) / (side - 1) - 0.5
+    angles = steps[:, None] * torch.logspace(0, math.log10(12), width) * math.pi / 2
+    waves = torch.cat([angles.sin(), angles.cos()], 1)
+    rows, columns = waves[:, None].expand(side, side, -1), waves[None].expand(side, side, -1)
+    with torch.no_grad():
+        table.copy_(5 * torch.cat([rows, columns], 2).flatten(0, 1))

@@ -1,7 +1,7 @@
 """Trains the built-in `shapes` model from scratch. See README.md beside this file.
 
 Every step draws its clips from (seed, step), so a run that was stopped goes on from its last checkpoint as if it had
-not been. First the vision encoder alone learns from single instants to tell shapes, colours and grounds apart, large
+not been. First the vision encoder alone learns from single instants to tell shapes, colours, grounds and places, large
 shapes on black before all others; then the whole model learns captions from clips.
 """
 
@@ -21,7 +21,7 @@ from transformers.models.qwen3_vl import modeling_qwen3_vl as modeling
 from reelscribe.models.shapes.scenes import COLORS, GROUNDS, SHAPES, random_scene, render
 
 SEED = 2026
-STILL_STEPS, CLIP_STEPS = 2400, 2400
+STILL_STEPS, CLIP_STEPS = 2400, 2200
 STILL_BATCH, CLIP_BATCH = 64, 48
 EASY_STEPS, RAMP_STEPS = 300, 900
 """Instants are easy ones for EASY_STEPS, then a growing share is drawn from everything."""
@@ -66,13 +66,14 @@ def make_batch(
     grid = GRIDS[rng.integers(len(GRIDS))]
     height, width = (n * PATCH * MERGE for n in grid)
     count = int(rng.choice([4, 8, 8, 8, 8, 10, 10, 12, 12, 12, 12, 16]))
-    texts, videos, metadata = [], [], []
+    texts, videos, metadata, centers = [], [], [], []
     for _ in range(size):
         scene = random_scene(rng, held_out=held_out)
         seconds = count / 2 if count > 8 and rng.random() < 0.7 else rng.uniform(1.5, 14.0)
         at = np.arange(count) / count + rng.uniform(0, 1 / count)
         aspect = width / height * rng.uniform(0.88, 1.14)
         frames = render(scene, width=width, height=height, at=at.tolist(), aspect=aspect)
+        centers.append([scene.center(instant) for instant in at[::TEMPORAL]])
         videos.append(roughen(frames, rng).transpose(0, 3, 1, 2))
         indices = np.rint(at * seconds * 1000).astype(int).tolist()
         if len(indices) % 2:
@@ -100,16 +101,17 @@ def make_batch(
     positions = torch.arange(batch["input_ids"].shape[1])
     last = torch.where(batch["input_ids"] == start, positions, 0).amax(1, keepdim=True)
     batch["labels"] = torch.where(positions > last + 2, batch["input_ids"], -100)  # "<|im_start|>", "assistant", "\n"
+    batch["centers"] = torch.tensor(centers)
     return batch
 
 
 def instants_loss(
-    model: Qwen3VLForConditionalGeneration, heads: nn.Linear, rng: np.random.Generator, step: int
+    model: Qwen3VLForConditionalGeneration, heads: nn.Linear, spots: nn.Linear, rng: np.random.Generator, step: int
 ) -> tuple[torch.Tensor, list[float]]:
-    """Loss of telling shape, colour and ground from single instants, and the share of each that is right."""
+    """Loss of telling shape, colour, ground and place from single instants, and the shares of the first three right."""
     grid = GRIDS[rng.integers(len(GRIDS))]
     height, width = (n * PATCH * MERGE for n in grid)
-    frames, targets = [], []
+    frames, targets, circles = [], [], []
     while len(frames) < STILL_BATCH:
         scene = random_scene(rng, held_out=False)
         easy = rng.random() * RAMP_STEPS >= step - EASY_STEPS
@@ -120,17 +122,39 @@ def instants_loss(
         frames.append(roughen(render(scene, width=width, height=height, at=[at], aspect=aspect), rng))
         color = scene.turns if scene.turns and at >= scene.event_at else scene.color
         targets.append((SHAPES.index(scene.shape), COLORS.index(color), GROUNDS.index(scene.ground)))
+        radius = scene.radius * (1 + (scene.growth - 1) * at) * min(width / height, 1.0)
+        circles.append((*scene.center(at), radius))
     pixels = torch.from_numpy(np.stack(frames)).permute(0, 1, 4, 2, 3).float() / 127.5 - 1
-    processed = Qwen3VLVideoProcessor.patchify(None, pixels, PATCH, MERGE, TEMPORAL)  # type: ignore[arg-type]
-    patches, (time_grid, *space) = processed[0], processed[1:]
+    patches, *thw = Qwen3VLVideoProcessor.patchify(None, pixels, PATCH, MERGE, TEMPORAL)
     with torch.autocast("cpu", torch.bfloat16):
-        tokens = model.model.visual(
-            patches.flatten(0, 1), grid_thw=torch.tensor([[time_grid, *space]] * STILL_BATCH), return_dict=True
+        output = model.model.visual(
+            patches.flatten(0, 1), grid_thw=torch.tensor([thw] * STILL_BATCH), return_dict=True
         ).pooler_output
-    logits = heads(tokens.reshape(STILL_BATCH, -1, tokens.shape[-1]).float().mean(1)).split(HEAD_SIZES, 1)
-    loss = sum((nn.functional.cross_entropy(x, y) for x, y in zip(logits, torch.tensor(targets).T, strict=True)), torch.zeros(()))
-    right = [(x.argmax(1) == y).float().mean().item() for x, y in zip(logits, torch.tensor(targets).T, strict=True)]
+    tokens = output.float().unflatten(0, (STILL_BATCH, -1))
+    loss = place_loss(spots(tokens), torch.tensor(circles), grid, width / height)
+    right = []
+    for logits, target in zip(heads(tokens.mean(1)).split(HEAD_SIZES, 1), torch.tensor(targets).T, strict=True):
+        loss = loss + nn.functional.cross_entropy(logits, target)
+        right.append((logits.argmax(1) == target).float().mean().item())
     return loss, right
+
+
+def place_loss(found: torch.Tensor, circles: torch.Tensor, grid: tuple[int, int], aspect: float) -> torch.Tensor:
+    """Loss of telling for each token whether the shape is in it and, where it is, where its centre lies.
+
+    Args:
+        found: shape (clips, tokens, 3): centre's x and y, both -2 to 2, and a logit.
+        circles: shape (clips, 3): centre as fractions of width and height, radius as a fraction of height.
+        grid: rows and columns of tokens.
+        aspect: width over height.
+    """
+    rows, columns = ((torch.arange(n) + 0.5) / n for n in grid)
+    y, x = torch.meshgrid(rows, columns, indexing="ij")
+    centers, radius = circles[:, None, :2], circles[:, 2:]
+    away = torch.hypot((x.flatten() - centers[..., 0]) * aspect, y.flatten() - centers[..., 1])
+    inside = (away < torch.maximum(radius, away.amin(1, keepdim=True) + 1e-6)).float()
+    wrong = ((found[..., :2] - 4 * (centers - 0.5)) ** 2).mean(-1)
+    return nn.functional.binary_cross_entropy_with_logits(found[..., 2], inside) + (wrong * inside).sum() / inside.sum()
 
 
 def batched_vision_attention(
@@ -140,33 +164,48 @@ def batched_vision_attention(
     position_embeddings: tuple[torch.Tensor, torch.Tensor],
     **_: object,
 ) -> torch.Tensor:
-    """Attention within each frame, all frames at once: here they are all of one size."""
+    """Attention within each frame, all frames at once: here they are all of one size.
+
+    Written out, because on a CPU the backward pass of the fused kernel is slower for so few tokens.
+    """
     total, frames = hidden_states.shape[0], len(cu_seqlens) - 1
     query, key, value = self.qkv(hidden_states).reshape(total, 3, self.num_heads, -1).unbind(1)
     query, key = modeling.apply_rotary_pos_emb_vision(query, key, *position_embeddings)
     query, key, value = (x.reshape(frames, total // frames, self.num_heads, -1).transpose(1, 2) for x in (query, key, value))
-    mixed = nn.functional.scaled_dot_product_attention(query, key, value)
+    weights = ((query * self.scaling) @ key.transpose(2, 3)).softmax(-1).to(value.dtype)
+    mixed = weights @ value
     return self.proj(mixed.transpose(1, 2).reshape(total, -1))
 
 
-def captions_loss(model: Qwen3VLForConditionalGeneration, batch: BatchFeature) -> tuple[torch.Tensor, torch.Tensor]:
-    """Mean loss over caption tokens, and for each clip whether every token is right (what greedy decoding would say)."""
-    labels = batch["labels"]
+def captions_loss(
+    model: Qwen3VLForConditionalGeneration, places: nn.Linear, batch: BatchFeature
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Mean loss over caption tokens, and for each clip whether every token is right (what greedy decoding would say).
+
+    To it comes the loss of telling, halfway up the language model and at the end of each pair of frames, where the shape
+    is. Without that, the direction of a motion stays at chance long after all else is learnt.
+    """
+    labels, centers = batch["labels"], batch["centers"]
     keep = int((labels != -100).sum(1).max()) + 1
-    inputs = {name: value for name, value in batch.items() if name != "labels"}
+    inputs = {name: value for name, value in batch.items() if name not in ("labels", "centers")}
     with torch.autocast("cpu", torch.bfloat16):
-        logits = model(**inputs, use_cache=False, logits_to_keep=keep).logits
-    logits, targets = logits[:, :-1].float(), labels[:, -keep + 1 :]
+        output = model(**inputs, use_cache=False, logits_to_keep=keep, output_hidden_states=True)
+    logits, targets = output.logits[:, :-1].float(), labels[:, -keep + 1 :]
     loss = nn.functional.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=-100)
     right = (logits.argmax(-1) == targets) | (targets == -100)
-    return loss, right.all(1)
+    halfway = output.hidden_states[model.config.text_config.num_hidden_layers // 2]
+    ends = batch["input_ids"] == model.config.vision_end_token_id
+    found = places(halfway[ends].float()).reshape(centers.shape)
+    return loss + nn.functional.mse_loss(found, 4 * (centers - 0.5)), right.all(1)
 
 
 def learning_rate(step: int, total: int) -> float:
     return PEAK_LR * min((step + 1) / WARMUP, 1.0, max((total - step) / (DECAY * total), 0.01))
 
 
-def evaluate(model: Qwen3VLForConditionalGeneration, processor: Qwen3VLProcessor) -> dict[str, float]:
+def evaluate(
+    model: Qwen3VLForConditionalGeneration, places: nn.Linear, processor: Qwen3VLProcessor
+) -> dict[str, float]:
     """Share of captions right, on scenes with the pairs of training and on those held out of it."""
     scores = {}
     with torch.no_grad():
@@ -174,7 +213,7 @@ def evaluate(model: Qwen3VLForConditionalGeneration, processor: Qwen3VLProcessor
             hits = []
             for index in range(4):
                 rng = np.random.default_rng([SEED, 1, held_out, index])
-                hits.append(captions_loss(model, make_batch(processor, rng, 32, held_out=held_out))[1])
+                hits.append(captions_loss(model, places, make_batch(processor, rng, 32, held_out=held_out))[1])
             scores[name] = round(torch.cat(hits).float().mean().item(), 3)
     return scores
 
@@ -201,8 +240,11 @@ def main() -> None:
 
     processor = build_processor()
     model = build_model(processor)
+    model.set_attn_implementation("eager")
     heads = nn.Linear(model.config.text_config.hidden_size, sum(HEAD_SIZES))
-    parts = nn.ModuleDict({"model": model, "heads": heads})
+    places = nn.Linear(model.config.text_config.hidden_size, 2)
+    spots = nn.Linear(model.config.text_config.hidden_size, 3)
+    parts = nn.ModuleDict({"model": model, "heads": heads, "places": places, "spots": spots})
     optimizer = torch.optim.AdamW(
         [
             {"params": [p for p in parts.parameters() if p.ndim > 1], "weight_decay": 0.05},
@@ -221,10 +263,10 @@ def main() -> None:
         rng = np.random.default_rng([SEED, 0, step])
         still = step < args.still_steps
         if still:
-            loss, right = instants_loss(model, heads, rng, step)
+            loss, right = instants_loss(model, heads, spots, rng, step)
             rate = learning_rate(step, args.still_steps)
         else:
-            loss, hits = captions_loss(model, make_batch(processor, rng, CLIP_BATCH))
+            loss, hits = captions_loss(model, places, make_batch(processor, rng, CLIP_BATCH))
             right, rate = [hits.float().mean().item()], learning_rate(step - args.still_steps, args.clip_steps)
         optimizer.zero_grad()
         loss.backward()
@@ -236,7 +278,7 @@ def main() -> None:
         if (step + 1) % 100 == 0 or step + 1 == total:
             torch.save({"parts": parts.state_dict(), "optimizer": optimizer.state_dict(), "step": step + 1}, state_path)
             if not still:
-                record |= evaluate(model, processor)
+                record |= evaluate(model, places, processor)
                 save(model, processor, args.folder / "shapes")
         if step % 10 == 9 or step == first:
             print(json.dumps(record | {"seconds": round(time.monotonic() - began, 1)}), flush=True)

@@ -27,9 +27,10 @@ def load_engine(settings: Settings) -> Engine:
     try:
         engine: Engine = getattr(importlib.import_module(module), function)(settings)
     except ModuleNotFoundError as exc:
-        if exc.name and exc.name.partition(".")[0] in _EXTRA_MODULES:
-            raise MissingExtraError(
-                f"the engine {settings.engine} needs {exc.name}: pip install 'reelscribe[{settings.engine}]'"
-            ) from exc
-        raise
+        package = (exc.name or "").partition(".")[0]
+        if package not in _EXTRA_MODULES:
+            raise
+        raise MissingExtraError(
+            f"the engine {settings.engine} needs {package}: pip install 'reelscribe[{settings.engine}]'"
+        ) from exc
     return engine

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 
 from reelscribe.config import Settings
 from reelscribe.engines.base import ModelInfo
-from reelscribe.errors import EngineError
+from reelscribe.errors import EngineError, SettingsError
 from reelscribe.schema import Candidate, Failure, Generation, PreparedRequest
 from reelscribe.video.sampling import VisionLimits
 
@@ -26,6 +26,7 @@ class FakeEngine:
         clips_per_second: rate to keep to; as fast as possible by default.
         refuse: a request whose prompt holds this text fails.
         break_after: the engine breaks once it has answered so many requests.
+        limits: what the model that it stands for takes.
     """
 
     def __init__(
@@ -37,6 +38,8 @@ class FakeEngine:
         break_after: int | None = None,
         limits: VisionLimits | None = None,
     ) -> None:
+        if clips_per_second is not None and not clips_per_second > 0:
+            raise SettingsError(f"clips_per_second must be a number above 0; got {clips_per_second!r}.")
         self.info = ModelInfo(engine="fake", model="fake", revision=None, limits=limits or VisionLimits())
         self._reply = reply
         self._seconds = 1 / clips_per_second if clips_per_second else 0.0

@@ -1,29 +1,30 @@
 """Drawing tokens for many candidates at once, each with randomness of its own.
 
 The numbers that a candidate is drawn with depend on its request's seed and its own number alone, so that it comes out
-the same in whichever batch it is. Filters (temperature, top-k, ...) are those of Transformers.
+the same in whichever batch it is. Penalty, temperature, top-k, top-p and min-p mean what they mean in Transformers and
+are applied in the same order; here each row has its own, and all rows are drawn together.
 """
 
 import hashlib
 from collections.abc import Sequence
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, Final
 
 import numpy as np
 import torch
-from transformers import (
-    LogitsProcessorList,
-    MinPLogitsWarper,
-    RepetitionPenaltyLogitsProcessor,
-    TemperatureLogitsWarper,
-    TopKLogitsWarper,
-    TopPLogitsWarper,
-)
+from numpy.typing import NDArray
 
 from reelscribe.sampling_params import SamplingParams
 from reelscribe.schema import Candidate, CaptionRequest, StopReason
 
-DEFAULT_MAX_TOKENS = 512
+DEFAULT_MAX_TOKENS: Final = 512
 """Where neither the user nor the checkpoint says how long a candidate may be."""
+
+_DEAD_SHARE: Final = 1 / 4
+"""Finished rows are dropped once they are so large a part of the batch: to drop some copies the cache of the others."""
+
+_ALL: Final = 1 << 24
+"""More tokens than any vocabulary has."""
 
 
 class TokenRules:
@@ -36,9 +37,13 @@ class TokenRules:
         self.end_ids = frozenset(ends if isinstance(ends, list) else [ends])
 
     def resolve(self, told: SamplingParams, num_captions: int) -> SamplingParams:
-        """Fill in what was not told: from the checkpoint, or such that several candidates differ."""
+        """Fill in what was not told: from the checkpoint, or such that several candidates differ.
+
+        One candidate is drawn at random where the checkpoint or the user says so, or where the user names a filter,
+        which would do nothing otherwise.
+        """
         config = self._config
-        samples = bool(config.do_sample) or num_captions > 1
+        samples = bool(config.do_sample or told.do_sample) or num_captions > 1 or _filters(told)
         temperature = told.temperature
         if temperature is None:
             own = config.temperature if config.temperature is not None else 1.0
@@ -60,118 +65,185 @@ class TokenRules:
         )
 
 
-def _filters(params: SamplingParams) -> LogitsProcessorList:
-    """Transformers' own filters, in its own order."""
-    filters = LogitsProcessorList()
-    if params.repetition_penalty not in (None, 1.0):
-        filters.append(RepetitionPenaltyLogitsProcessor(params.repetition_penalty))
-    if params.temperature:
-        if params.temperature != 1.0:
-            filters.append(TemperatureLogitsWarper(params.temperature))
-        if params.top_k:
-            filters.append(TopKLogitsWarper(params.top_k))
-        if params.top_p is not None and 0 < params.top_p < 1:
-            filters.append(TopPLogitsWarper(params.top_p))
-        if params.min_p:
-            filters.append(MinPLogitsWarper(params.min_p))
-    return filters
+def _filters(params: SamplingParams) -> bool:
+    """Whether some tokens are kept from being drawn."""
+    return bool(params.top_k or params.min_p) or params.top_p not in (None, 1)
 
 
-def _uniforms(seed: int, number: int, count: int) -> np.ndarray[Any, np.dtype[np.float32]]:
-    """The numbers between 0 and 1 that a candidate is drawn with, one a token."""
+def _uniforms(seed: int, number: int, count: int) -> NDArray[np.float32]:
+    """The numbers from 0 up to 1 that a candidate is drawn with, one a token. More of them begin with the same."""
     digest = hashlib.sha256(f"{seed}:{number}".encode()).digest()
     return np.random.Generator(np.random.Philox(int.from_bytes(digest[:16], "big"))).random(count, np.float32)
 
 
+@dataclass(kw_only=True)
+class _Draft:
+    """A candidate in the making."""
+
+    rules: TokenRules
+    params: SamplingParams
+    """Resolved: nothing is left to the checkpoint."""
+    tokens: list[int] = field(default_factory=list)
+    """Without the end token."""
+    stop_reason: StopReason | None = None
+
+    def accept(self, token: int) -> None:
+        """Take the next token, and see whether it is the last."""
+        if token in self.rules.end_ids or token in self.params.stop_token_ids:
+            self.stop_reason = "stop"
+            return
+        self.tokens.append(token)
+        if self.params.stop and self._reaches_stop():
+            self.stop_reason = "stop"
+        elif len(self.tokens) == self.params.max_tokens:
+            self.stop_reason = "length"
+
+    def _reaches_stop(self) -> bool:
+        # A token is a byte at least, so that a stop string which the last token completes begins at most so far back.
+        reach = max(len(stop.encode()) for stop in self.params.stop)
+        tail = self._decode(self.tokens[-reach:])
+        return any(stop in tail for stop in self.params.stop)
+
+    def _decode(self, tokens: list[int]) -> str:
+        text: str = self.rules.tokenizer.decode(tokens, skip_special_tokens=True)
+        return text
+
+    def candidate(self) -> Candidate:
+        """The finished text, cut before the first stop string."""
+        text = self._decode(self.tokens)
+        ends = [text.find(stop) for stop in self.params.stop if stop in text]
+        return Candidate(
+            text=text[: min(ends, default=len(text))].strip(),
+            stop_reason=self.stop_reason or "length",
+            num_tokens=len(self.tokens),
+        )
+
+
 class Sampler:
-    """Candidates of a batch in the making: one row each, those of a request one after the other.
+    """The candidates of a batch in the making. Each is a row for the model, those of a request one after the other.
 
     Args:
         requests: the batch.
         prompt_ids: int64, shape (requests, tokens), for the repetition penalty.
+        prompt_mask: of the same shape; 0 where an id is padding.
         rules: of the checkpoint.
     """
 
-    def __init__(self, requests: Sequence[CaptionRequest], prompt_ids: torch.Tensor, rules: TokenRules) -> None:
-        self._rules = rules
-        self._params: list[SamplingParams] = []
-        self._tokens: list[list[int]] = []
-        self._reasons: dict[int, StopReason] = {}
-        draws = []
-        for request in requests:
-            params = rules.resolve(request.sampling, request.num_captions)
-            for number in range(request.num_captions):
-                self._params.append(params)
-                self._tokens.append([])
-                draws.append(_uniforms(request.seed, number, params.max_tokens or DEFAULT_MAX_TOKENS))
-        self._draws = draws
-        self._filters = {params: _filters(params) for params in set(self._params)}
-        counts = torch.tensor([request.num_captions for request in requests], device=prompt_ids.device)
-        self._ids = prompt_ids.repeat_interleave(counts, 0)
-        self._alive = list(range(len(self._params)))
+    def __init__(
+        self, requests: Sequence[CaptionRequest], prompt_ids: torch.Tensor, prompt_mask: torch.Tensor, rules: TokenRules
+    ) -> None:
+        candidates = [(row, number) for row, item in enumerate(requests) for number in range(item.num_captions)]
+        resolved = [rules.resolve(item.sampling, item.num_captions) for item in requests]
+        every = [resolved[row] for row, _ in candidates]
+        self._drafts = [_Draft(rules=rules, params=params) for params in every]
+        self._rows = self._drafts
+        self._steps = 0
 
-    def step(self, logits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Draw each living row's next token.
+        device = prompt_ids.device
+        self.owners = torch.tensor([row for row, _ in candidates], device=device)
+        """The prompt that each candidate goes on from, int64, shape (candidates,)."""
+        self._knobs = torch.tensor([_knobs(params) for params in every], device=device)
+        self._penalises = any(params.repetition_penalty not in (None, 1) for params in every)
+        self._prompts = prompt_ids, prompt_mask
+        self._seen: torch.Tensor | None = None
+
+        sampled = [params for params in every if params.temperature]
+        self._samples = bool(sampled)
+        # The likeliest tokens, so many of them, are enough to tell which are cut; 0 where no row cuts any.
+        self._width = max(params.top_k or _ALL for params in sampled) if any(map(_filters, sampled)) else 0
+        longest = max(params.max_tokens or 0 for params in every) if sampled else 0
+        draws = [_uniforms(requests[row].seed, number, longest) for row, number in candidates]
+        self._draws = torch.from_numpy(np.stack(draws)).to(device)
+
+    @property
+    def done(self) -> bool:
+        """Whether all candidates are finished."""
+        return all(draft.stop_reason for draft in self._rows)
+
+    def step(self, logits: torch.Tensor) -> torch.Tensor:
+        """Draw the next token of each row.
 
         Args:
-            logits: shape (living rows, vocabulary).
+            logits: shape (rows, vocabulary).
 
         Returns:
-            The tokens drawn, int64, shape (living rows,), and the indices of the rows that live on, int64.
+            int64, shape (rows,). Those of finished rows mean nothing.
         """
         scores = logits.float()
-        tokens = torch.empty(len(scores), dtype=torch.long, device=scores.device)
-        for params, filters in self._filters.items():
-            rows = [row for row, number in enumerate(self._alive) if self._params[number] == params]
-            if rows:
-                tokens[rows] = self._draw(filters(self._ids[rows], scores[rows]), rows, greedy=not params.temperature)
-        stays = [row for row, token in enumerate(tokens.tolist()) if self._accept(self._alive[row], token)]
-        alive = torch.tensor(stays, dtype=torch.long, device=scores.device)
-        self._ids = torch.cat([self._ids, tokens[:, None]], 1)[alive]
-        self._alive = [self._alive[row] for row in stays]
-        return tokens, alive
+        *knobs, penalty, greedy = self._knobs[:, :, None].unbind(1)
+        if self._penalises:
+            seen = self._seen = self._seen_tokens(scores) if self._seen is None else self._seen
+            scores = torch.where(seen, torch.where(scores < 0, scores * penalty, scores / penalty), scores)
+        tokens = scores.argmax(-1)
+        if self._samples:
+            tokens = torch.where(greedy[:, 0] > 0, tokens, self._draw(scores, *knobs))
+        if self._seen is not None:
+            self._seen.scatter_(1, tokens[:, None], True)
+        for draft, token in zip(self._rows, tokens.tolist(), strict=True):
+            if not draft.stop_reason:
+                draft.accept(token)
+        self._steps += 1
+        return tokens
 
-    def _draw(self, scores: torch.Tensor, rows: list[int], *, greedy: bool) -> torch.Tensor:
-        if greedy:
-            return scores.argmax(-1)
-        numbers = [self._alive[row] for row in rows]
-        draws = torch.tensor(
-            [[self._draws[number][len(self._tokens[number])]] for number in numbers],
-            dtype=torch.float32,
-            device=scores.device,
+    def _seen_tokens(self, scores: torch.Tensor) -> torch.Tensor:
+        """The tokens of each row's prompt, padding left out, lest it matter beside which others a request stands."""
+        ids, mask = self._prompts
+        vocabulary = scores.shape[1]
+        seen = torch.zeros(len(ids), vocabulary + 1, dtype=torch.bool, device=scores.device)
+        return seen.scatter_(1, ids.masked_fill(mask == 0, vocabulary), True)[self.owners, :vocabulary]
+
+    def _draw(
+        self,
+        scores: torch.Tensor,
+        temperature: torch.Tensor,
+        top_k: torch.Tensor,
+        top_p: torch.Tensor,
+        min_p: torch.Tensor,
+    ) -> torch.Tensor:
+        chances = (scores / temperature).softmax(-1)
+        if self._width:
+            likeliest, ids = chances.topk(min(self._width, chances.shape[1]))
+            ranks = torch.arange(likeliest.shape[1], device=scores.device)
+            likeliest = likeliest.masked_fill(ranks >= top_k, 0)
+            sums = likeliest.cumsum(-1)
+            stays = (sums - likeliest < top_p * sums[:, -1:]) & (likeliest >= min_p * likeliest[:, :1])
+            chances = torch.zeros_like(chances).scatter_(1, ids, likeliest * stays)
+        # Summed up in the order of ids: likely tokens may change places by a rounding error, which must not show.
+        sums = chances.cumsum(-1)
+        total = sums[:, -1:].contiguous()
+        reached = torch.minimum(
+            self._draws[:, self._steps, None] * total, torch.nextafter(total, torch.zeros_like(total))
         )
-        reached = scores.softmax(-1).cumsum(-1)
-        drawn = torch.searchsorted(reached, draws * reached[:, -1:], right=True)[:, 0]
-        return drawn.clamp(max=scores.shape[-1] - 1)
+        return torch.searchsorted(sums, reached, right=True)[:, 0]
 
-    def _accept(self, number: int, token: int) -> bool:
-        """Add a token to a candidate; return whether it goes on."""
-        params, tokens = self._params[number], self._tokens[number]
-        if token in self._rules.end_ids or token in params.stop_token_ids:
-            self._reasons[number] = "stop"
-            return False
-        tokens.append(token)
-        if params.stop and any(stop in self._text(number) for stop in params.stop):
-            self._reasons[number] = "stop"
-        elif len(tokens) == params.max_tokens:
-            self._reasons[number] = "length"
-        return number not in self._reasons
+    def drop_finished(self) -> torch.Tensor | None:
+        """Drop finished rows, if they are so many that it pays.
 
-    def _text(self, number: int) -> str:
-        text: str = self._rules.tokenizer.decode(self._tokens[number], skip_special_tokens=True)
-        return text
+        Returns:
+            The rows that stay, int64, or None where all do.
+        """
+        staying = [row for row, draft in enumerate(self._rows) if not draft.stop_reason]
+        if len(self._rows) - len(staying) < max(len(self._rows) * _DEAD_SHARE, 1):
+            return None
+        self._rows = [self._rows[row] for row in staying]
+        rows = torch.tensor(staying, device=self._knobs.device)
+        self._knobs, self._draws = self._knobs[rows], self._draws[rows]
+        if self._seen is not None:
+            self._seen = self._seen[rows]
+        return rows
 
     def candidates(self) -> list[Candidate]:
-        """All candidates, in the order of their rows."""
-        made = []
-        for number, tokens in enumerate(self._tokens):
-            text = self._text(number)
-            ends = [text.find(stop) for stop in self._params[number].stop if stop in text]
-            made.append(
-                Candidate(
-                    text=(text[: min(ends)] if ends else text).strip(),
-                    stop_reason=self._reasons[number],
-                    num_tokens=len(tokens),
-                )
-            )
-        return made
+        """All candidates, those of a request one after the other."""
+        return [draft.candidate() for draft in self._drafts]
+
+
+def _knobs(params: SamplingParams) -> tuple[float, ...]:
+    """Temperature, top-k, top-p, min-p, penalty, and whether to be greedy; each where it does nothing if it is off."""
+    return (
+        params.temperature or 1.0,
+        float(params.top_k or _ALL),
+        2.0 if params.top_p in (None, 1) else params.top_p,
+        params.min_p or 0.0,
+        params.repetition_penalty or 1.0,
+        float(not params.temperature),
+    )

@@ -8,25 +8,33 @@ candidates branch off from copies of the key-value cache. Sampling is ours (see 
 import itertools
 import logging
 from collections.abc import Iterator
-from typing import Any
+from pathlib import Path
+from typing import Any, Final
 
 import numpy as np
 import torch
-from transformers import AutoModelForImageTextToText, AutoProcessor, DynamicCache
+from torch.nn import functional
+from transformers import AttentionInterface, AutoConfig, AutoModelForImageTextToText, AutoProcessor, DynamicCache
+from transformers.cache_utils import DynamicLayer
 
 from reelscribe.config import Settings
 from reelscribe.engines.base import ModelInfo
 from reelscribe.engines.sampling import Sampler, TokenRules
 from reelscribe.errors import EngineError, ModelError
-from reelscribe.models import model_path
-from reelscribe.schema import Candidate, Failure, Generation, PreparedRequest
+from reelscribe.models import BUILT_IN, model_path
+from reelscribe.schema import Failure, Generation, PreparedRequest
 from reelscribe.video.sampling import VisionLimits
 
 logger = logging.getLogger(__name__)
 
-_CLOCK = 1000
-"""Frame times go to the processor as frame numbers of a video with so many frames a second, which keeps them true to a
-millisecond whatever the source's frame rate does."""
+_FAMILY: Final = "qwen3_vl"
+"""What the family's model types begin with."""
+_HUB_PARAMS: Final = ("cache_dir", "force_download", "local_files_only", "token", "trust_remote_code")
+"""Of `model_params`, what configuration and processor need, too."""
+_WINDOW_BATCHES: Final = 4
+"""Batches of requests to choose the next batch from."""
+_WINDOW_BYTES: Final = 512 << 20
+"""Frames that the window may hold beyond those of one batch."""
 
 
 class TransformersEngine:
@@ -35,7 +43,7 @@ class TransformersEngine:
     Args:
         model: hub name, folder, or the name of a built-in model.
         revision: branch, tag or commit of a hub model.
-        device: "auto", "cpu", "cuda", "cuda:1", ...; "auto:N" deals the GPUs out to workers, N being a worker's number.
+        device: "auto", "cpu", "cuda", "cuda:1", ...
         dtype: "auto" is the checkpoint's own on a GPU, and float32 on a CPU, where that is faster and exact.
         batch_size: clips to take at once.
         model_params: passed on to `AutoModelForImageTextToText.from_pretrained`.
@@ -54,20 +62,30 @@ class TransformersEngine:
         batch_size: int = 8,
         model_params: dict[str, Any] | None = None,
     ) -> None:
-        self._device = _choose_device(device)
+        self._device = _device(device)
         if dtype == "auto" and self._device.type == "cpu":
             dtype = "float32"
         name = str(model_path(model))
         given: dict[str, Any] = {"dtype": dtype, "device_map": str(self._device), **(model_params or {})}
+        hub: dict[str, Any] = {"revision": revision, **{key: given[key] for key in _HUB_PARAMS if key in given}}
         try:
-            self._processor = AutoProcessor.from_pretrained(name, revision=revision)
-            self._model = AutoModelForImageTextToText.from_pretrained(name, revision=revision, **given).eval()
-        except (OSError, ValueError, KeyError, TypeError, RuntimeError) as exc:
-            first_line = str(exc).strip().partition("\n")[0]
-            raise ModelError(f"the model {model!r} cannot be loaded: {first_line}") from exc
-        inner = getattr(self._model, "model", None)
-        if not hasattr(inner, "get_rope_index") or not hasattr(self._processor, "video_processor"):
-            raise ModelError(f"the model {model!r} is a {self._model.config.model_type}; a Qwen3-VL checkpoint is needed.")
+            model_type = AutoConfig.from_pretrained(name, **hub).model_type
+            if not model_type.startswith(_FAMILY):
+                raise ModelError(f"the model {model!r} is a {model_type}; a Qwen3-VL checkpoint ({_FAMILY}) is needed.")
+            self._processor = AutoProcessor.from_pretrained(name, **hub)
+            self._model, report = AutoModelForImageTextToText.from_pretrained(
+                name, revision=revision, output_loading_info=True, **given
+            )
+            if report["missing_keys"]:
+                raise ModelError(f"the model {model!r} lacks weights, such as {min(report['missing_keys'])}.")
+        except ModelError:
+            raise
+        except Exception as exc:  # damaged files and odd parameters raise all kinds of errors in there
+            reason = str(exc).strip().partition("\n")[0]
+            hint = "" if Path(name).is_dir() else f" No folder has that name, either; built in: {', '.join(BUILT_IN)}."
+            raise ModelError(f"the model {model!r} cannot be loaded: {reason}{hint}") from exc
+        self._model.eval()
+        _speed_up_vision(self._model)
         self._batch_size = batch_size
         self._rules = TokenRules(self._processor.tokenizer, self._model.generation_config)
         self.info = ModelInfo(
@@ -78,37 +96,66 @@ class TransformersEngine:
         )
 
     def generate(self, requests: Iterator[PreparedRequest]) -> Iterator[Generation | Failure]:
-        """Answer requests batch by batch. A batch that fails is split, so that one bad request costs only itself."""
-        while batch := list(itertools.islice(requests, self._batch_size)):
-            yield from self._answer(batch)
+        """Answer requests batch by batch, each of the oldest request that waits and of those most like it in length."""
+        window: list[PreparedRequest] = []
+        room = self._batch_size  # grows, lest the first answer wait for a full window
+        while True:
+            self._fill(window, requests, room)
+            if not window:
+                return
+            apart = [abs(_length(item) - _length(window[0])) for item in window]
+            taken = sorted(range(len(window)), key=apart.__getitem__)[: self._batch_size]
+            batch = [window[index] for index in taken]
+            window = [item for index, item in enumerate(window) if index not in taken]
+            before = self._batch_size
+            answers = self._answer(batch)
+            if self._batch_size < before:
+                logger.warning("Out of memory with %d clips at once; going on with %d.", before, self._batch_size)
+            yield from answers
+            room = min(2 * room, _WINDOW_BATCHES * self._batch_size)
 
-    def _answer(self, batch: list[PreparedRequest]) -> Iterator[Generation | Failure]:
+    def _fill(self, window: list[PreparedRequest], requests: Iterator[PreparedRequest], room: int) -> None:
+        held = sum(item.frames.pixels.nbytes for item in window)
+        while len(window) < self._batch_size or (len(window) < room and held < _WINDOW_BYTES):
+            item = next(requests, None)
+            if item is None:
+                return
+            window.append(item)
+            held += item.frames.pixels.nbytes
+
+    def _answer(self, batch: list[PreparedRequest]) -> list[Generation | Failure]:
+        """Run a batch. One that fails is halved, so that a bad request costs only itself."""
         try:
-            answers: list[Generation | Failure] = list(self._run(batch))
+            return self._run(batch)
         except torch.AcceleratorError as exc:
             raise EngineError(f"the device {self._device} failed: {exc}") from exc
-        except (RuntimeError, ValueError, IndexError) as exc:
-            out_of_memory = isinstance(exc, torch.OutOfMemoryError)
-            if len(batch) == 1:
-                request = batch[0].request
-                hint = "; lower max_video_tokens or num_captions" if out_of_memory else ""
-                message = f"{type(exc).__name__}: {exc}{hint}"
-                answers = [Failure(key=request.key, video=request.clip.name, kind="engine", message=message)]
-            else:
-                half = len(batch) // 2
-                if out_of_memory:
-                    logger.warning("Out of memory with %d clips at once: going on with %d.", len(batch), half)
-                    self._batch_size = min(self._batch_size, half)
-                answers = [*self._answer(batch[:half]), *self._answer(batch[half:])]
-        yield from answers
+        except (RuntimeError, ValueError, LookupError, TypeError, MemoryError) as exc:
+            message = f"{type(exc).__name__}: {exc}"
+            out_of_memory = isinstance(exc, (torch.OutOfMemoryError, MemoryError))
+        # Here, outside of the handler, what the failed attempt held in memory is free again.
+        if len(batch) == 1:
+            request = batch[0].request
+            message += "; lower max_video_tokens or num_captions" if out_of_memory else ""
+            return [Failure(key=request.key, video=request.clip.name, kind="engine", message=message)]
+        half = len(batch) // 2
+        if out_of_memory:
+            self._batch_size = half
+        answers: list[Generation | Failure] = []
+        while batch:
+            size = min(half, self._batch_size)
+            answers += self._answer(batch[:size])
+            batch = batch[size:]
+        return answers
 
     def inputs(self, batch: list[PreparedRequest]) -> Any:
         """What the model is fed: left-padded token ids, pixels, grids; a `BatchFeature` of tensors on the CPU."""
-        videos = [np.ascontiguousarray(item.frames.pixels.transpose(0, 3, 1, 2)) for item in batch]
+        pixels = [np.ascontiguousarray(item.frames.pixels.transpose(0, 3, 1, 2)) for item in batch]
+        # Times go in as numbers of frames at one frame a second. They need not be whole, so that nothing is rounded.
+        times = [list(item.frames.timestamps) for item in batch]
         inputs = self._processor(
             text=[self._prompt(item) for item in batch],
-            videos=videos,
-            video_metadata=[_metadata(item, self.info.limits.temporal_patch) for item in batch],
+            videos=pixels,
+            video_metadata=[{"fps": 1.0, "frames_indices": each, "total_num_frames": len(each)} for each in times],
             do_sample_frames=False,
             do_resize=False,
             padding=True,
@@ -132,31 +179,37 @@ class TransformersEngine:
         return text.replace(wrapped, processor.video_token)
 
     @torch.inference_mode()
-    def _run(self, batch: list[PreparedRequest]) -> Iterator[Generation]:
-        inputs = self.inputs(batch).to(self._device)
-        ids, mask = inputs["input_ids"], inputs["attention_mask"]
+    def _run(self, batch: list[PreparedRequest]) -> list[Generation | Failure]:
+        inputs = self.inputs(batch)
+        # Found on the CPU, because it reads single numbers again and again.
         positions, deltas = self._model.model.get_rope_index(
-            ids, inputs["mm_token_type_ids"], video_grid_thw=inputs["video_grid_thw"], attention_mask=mask
+            inputs["input_ids"],
+            inputs["mm_token_type_ids"],
+            video_grid_thw=inputs["video_grid_thw"],
+            attention_mask=inputs["attention_mask"],
         )
+        prompt_tokens = inputs["attention_mask"].sum(1)
+        next_position = (prompt_tokens[:, None] + deltas).to(self._device)
+        inputs = inputs.to(self._device)
         cache = DynamicCache(config=self._model.config.get_text_config())
+        cache.layers = [_RoomyLayer() if type(layer) is DynamicLayer else layer for layer in cache.layers]
         logits = self._model(
-            **inputs, position_ids=positions, past_key_values=cache, use_cache=True, logits_to_keep=1
+            **inputs, position_ids=positions.to(self._device), past_key_values=cache, use_cache=True, logits_to_keep=1
         ).logits[:, -1]
 
-        owners = torch.tensor(
-            [row for row, item in enumerate(batch) for _ in range(item.request.num_captions)], device=self._device
-        )
-        sampler = Sampler([item.request for item in batch], ids, self._rules)
-        cache.batch_select_indices(owners)
-        mask, logits = mask[owners], logits[owners]
-        next_position = mask.sum(1, keepdim=True) + deltas[owners]
+        mask = inputs["attention_mask"]
+        sampler = Sampler([item.request for item in batch], inputs["input_ids"], mask, self._rules)
+        if len(sampler.owners) > len(batch):
+            cache.batch_select_indices(sampler.owners)
+            mask, next_position, logits = (part[sampler.owners] for part in (mask, next_position, logits))
         while True:
-            tokens, alive = sampler.step(logits)
-            if not len(alive):
+            tokens = sampler.step(logits)
+            if sampler.done:
                 break
-            if len(alive) < len(mask):
-                cache.batch_select_indices(alive)
-                mask, next_position, tokens = mask[alive], next_position[alive], tokens[alive]
+            rows = sampler.drop_finished()
+            if rows is not None:
+                cache.batch_select_indices(rows)
+                mask, next_position, tokens = mask[rows], next_position[rows], tokens[rows]
             mask = torch.cat([mask, mask.new_ones(len(mask), 1)], 1)
             logits = self._model(
                 input_ids=tokens[:, None],
@@ -168,10 +221,14 @@ class TransformersEngine:
             next_position = next_position + 1
 
         candidates = iter(sampler.candidates())
-        prompt_tokens = inputs["attention_mask"].sum(1).tolist()
-        for item, length in zip(batch, prompt_tokens, strict=True):
-            own: tuple[Candidate, ...] = tuple(itertools.islice(candidates, item.request.num_captions))
-            yield Generation(key=item.request.key, candidates=own, prompt_tokens=length)
+        return [
+            Generation(
+                key=item.request.key,
+                candidates=tuple(itertools.islice(candidates, item.request.num_captions)),
+                prompt_tokens=length,
+            )
+            for item, length in zip(batch, prompt_tokens.tolist(), strict=True)
+        ]
 
 
 def load(settings: Settings) -> TransformersEngine:
@@ -186,13 +243,14 @@ def load(settings: Settings) -> TransformersEngine:
     )
 
 
-def _choose_device(name: str) -> torch.device:
-    kind, _, worker = name.partition(":")
-    if kind != "auto":
-        return torch.device(name)
-    if not torch.cuda.is_available():
-        return torch.device("cpu")
-    return torch.device("cuda", int(worker or 0) % torch.cuda.device_count())
+def _device(name: str) -> torch.device:
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        return torch.empty(0, device=name).device
+    except (RuntimeError, AssertionError) as exc:
+        reason = str(exc).strip().partition("\n")[0]
+        raise ModelError(f"device must be auto, cpu, cuda, cuda:1, ...; {name!r} does not work here: {reason}") from exc
 
 
 def _vision_limits(video_processor: Any) -> VisionLimits:
@@ -206,14 +264,73 @@ def _vision_limits(video_processor: Any) -> VisionLimits:
     )
 
 
-def _metadata(item: PreparedRequest, temporal_patch: int) -> dict[str, Any]:
-    numbers = [round(seconds * _CLOCK) for seconds in item.frames.timestamps]
-    numbers += [numbers[-1]] * (-len(numbers) % temporal_patch)
-    total = max(round(item.frames.duration_seconds * _CLOCK), numbers[-1] + 1)
-    return {
-        "fps": float(_CLOCK),
-        "frames_indices": numbers,
-        "total_num_frames": total,
-        "duration": item.frames.duration_seconds,
-    }
+def _length(item: PreparedRequest) -> int:
+    """About how many tokens a prompt has: those of the video, its timestamps, and the words."""
+    return item.frames.video_tokens + 5 * len(item.frames.timestamps) + len(item.request.prompt) // 4
 
+
+# Three parts of Transformers, made faster without changing what they compute.
+
+
+class _RoomyLayer(DynamicLayer):  # type: ignore[misc]  # Transformers is not typed
+    """A layer of the key-value cache with room to grow: a step writes what is new, where `DynamicLayer` copies all."""
+
+    _ROOM: Final = 64
+    keys: torch.Tensor
+    values: torch.Tensor
+    _buffers: tuple[torch.Tensor, ...] = ()
+
+    def update(self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
+        start = self.get_seq_length()
+        end = start + key_states.shape[2]
+        if not start:
+            return super().update(key_states, value_states, *args, **kwargs)
+        if not self._buffers or self._buffers[0].shape[2] < end:
+            room = (0, 0, 0, end - start + self._ROOM)
+            self._buffers = (functional.pad(self.keys, room), functional.pad(self.values, room))
+        for buffer, new in zip(self._buffers, (key_states, value_states), strict=True):
+            buffer[:, :, start:end] = new
+        self.keys, self.values = (buffer[:, :, :end] for buffer in self._buffers)
+        return self.keys, self.values
+
+    def batch_select_indices(self, indices: torch.Tensor) -> None:
+        super().batch_select_indices(indices)
+        self._buffers = ()
+
+
+def _speed_up_vision(model: Any) -> None:
+    vision = model.model.visual
+    projection = vision.patch_embed.proj
+    if isinstance(projection, torch.nn.Conv3d) and projection.stride == projection.kernel_size:
+        weight, bias = projection.weight.flatten(1), projection.bias  # patches do not overlap: a matrix product does it
+        vision.patch_embed.forward = lambda patches: functional.linear(patches.to(weight.dtype), weight, bias)
+    if vision.config._attn_implementation == "sdpa":
+        AttentionInterface.register(_FRAMES_ATTENTION, _frames_attention)
+        model.set_attn_implementation({"vision_config": _FRAMES_ATTENTION})
+
+
+_FRAMES_ATTENTION: Final = "reelscribe_flash_frames"
+"""Transformers hands over all frames at once where an attention function has "flash" in its name, else one by one."""
+
+
+def _frames_attention(
+    _module: torch.nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    *_: Any,
+    scaling: float | None = None,
+    cu_seq_lens_q: torch.Tensor | None = None,
+    **__: Any,
+) -> tuple[torch.Tensor, None]:
+    """Attention within each frame, by one call for all frames of one size that stand together."""
+    lengths = [query.shape[2]] if cu_seq_lens_q is None else cu_seq_lens_q.diff().tolist()
+    packed = [part[0].transpose(0, 1) for part in (query, key, value)]  # tokens, heads, size of a head
+    mixed, start = [], 0
+    for length, frames in itertools.groupby(lengths):
+        count = len(list(frames))
+        end = start + count * length
+        q, k, v = (part[start:end].reshape(count, length, *part.shape[1:]).transpose(1, 2) for part in packed)
+        mixed.append(functional.scaled_dot_product_attention(q, k, v, scale=scaling).transpose(1, 2).flatten(0, 1))
+        start = end
+    return torch.cat(mixed)[None], None

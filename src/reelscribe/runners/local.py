@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from reelscribe.config import Settings
-from reelscribe.dataset.read import count_rows, read_rows
+from reelscribe.dataset.read import VIDEO_SUFFIXES, count_rows, read_rows
 from reelscribe.dataset.write import JsonlWriter
 from reelscribe.engines import load_engine
 from reelscribe.engines.base import Engine
@@ -56,14 +56,18 @@ def run(
         MissingExtraError, ModelError: the engine cannot be loaded.
         EngineError: the engine broke; what was done stays in `OUTPUT.partial`.
     """
-    if any(source.resolve() == output.resolve() for source in inputs):
-        raise DatasetError(f"{output} is an input, too; write to another file.")
+    if output.suffix.lower() in VIDEO_SUFFIXES:
+        raise DatasetError(f"cannot write to {output}: it is named as a video; name a data set, as captions.jsonl.")
+    writer = JsonlWriter(output)
+    for written in (writer.output, writer.failures):
+        if any(source.resolve() == written.resolve() for source in inputs):
+            raise DatasetError(f"cannot write to {written}: it is an input, too; choose another output.")
     total = count_rows(inputs)
-    engine = engine or load_engine(settings)
-    on_start(total, engine)
     rows = captions = without_video = cut_off = 0
     kinds: Counter[FailureKind] = Counter()
-    with JsonlWriter(output) as writer:
+    with writer:
+        engine = engine or load_engine(settings)
+        on_start(total, engine)
         for result in caption_rows(read_rows(inputs, output=output), settings, engine):
             writer.write(result)
             rows += 1

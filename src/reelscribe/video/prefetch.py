@@ -25,7 +25,9 @@ def decode_ahead(
     Yields:
         Each request, in order, with its frames, or with the failure that it became.
     """
-    workers = os.cpu_count() or 1
+    cpus = _usable_cpus()
+    workers = max(min(cpus, max_bytes // budget.max_bytes), 1)
+    threads = -(-cpus // workers)  # clips side by side come first: threads within one cost more than they gain
     source = iter(requests)
     window: deque[tuple[CaptionRequest, Future[Frames | Failure]]] = deque()
     with ThreadPoolExecutor(workers, thread_name_prefix="decode") as pool:
@@ -38,7 +40,7 @@ def decode_ahead(
                     request = next(source, None)
                     if request is None:
                         break
-                    window.append((request, pool.submit(_decode_one, request, budget)))
+                    window.append((request, pool.submit(_decode_one, request, budget, threads)))
                 if not window:
                     return
                 request, future = window.popleft()
@@ -48,9 +50,14 @@ def decode_ahead(
                 future.cancel()
 
 
-def _decode_one(request: CaptionRequest, budget: FrameBudget) -> Frames | Failure:
+def _usable_cpus() -> int:
+    """Those that this process may run on, where the system tells: fewer than there are, in a container or a job."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _decode_one(request: CaptionRequest, budget: FrameBudget, threads: int) -> Frames | Failure:
     try:
-        return decode(request.clip, budget)
+        return decode(request.clip, budget, threads=threads)
     except ClipError as exc:
         return Failure(key=request.key, video=request.clip.name, kind=exc.kind, message=str(exc))
 
@@ -58,5 +65,7 @@ def _decode_one(request: CaptionRequest, budget: FrameBudget) -> Frames | Failur
 def _bytes(future: "Future[Frames | Failure]", budget: FrameBudget) -> int:
     if not future.done():
         return budget.max_bytes
+    if future.exception():  # raised when its turn comes
+        return 0
     result = future.result()
     return result.pixels.nbytes if isinstance(result, Frames) else 0

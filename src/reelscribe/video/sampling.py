@@ -91,8 +91,8 @@ def pick_frames(timestamps: Sequence[float], duration_seconds: float, budget: Fr
 def fit_resolution(width: int, height: int, num_frames: int, budget: FrameBudget) -> tuple[int, int]:
     """Choose the size at which the model sees the frames.
 
-    Both sides are multiples of `token_pixels`. Of the sizes within the budget, the one that keeps most pixels is taken,
-    less what it distorts the picture. A small picture is not blown up: it costs what it has.
+    Both sides are multiples of `token_pixels`. Of the sizes within the budget, the one is taken that keeps most pixels
+    and distorts the picture least; distortion weighs double. A small picture is not blown up: it costs what it has.
 
     Args:
         width: of the upright picture, in square pixels.
@@ -110,13 +110,13 @@ def fit_resolution(width: int, height: int, num_frames: int, budget: FrameBudget
     ideal_columns, ideal_rows = (max(length * shrink / side, 1e-9) for length in (width, height))
     columns = {max(math.floor(ideal_columns), 1), math.ceil(ideal_columns)}
     rows = {max(math.floor(ideal_rows), 1), math.ceil(ideal_rows)}
-    sizes = [(c, r) for c in columns for r in rows if c * r <= most]
-    if not sizes:  # a very long picture: one row, or one column
-        sizes = [(min(c, most), 1) if c > r else (1, min(r, most)) for c in columns for r in rows]
+    # Where both sides cannot be rounded up, one of them gives way to the other.
+    sizes = {(min(c, most // r), r) for c in columns for r in rows if r <= most}
+    sizes |= {(c, min(r, most // c)) for c in columns for r in rows if c <= most}
 
     def loss(size: tuple[int, int]) -> float:
         distortion = abs(math.log(size[0] / size[1] * ideal_rows / ideal_columns))
-        return distortion + abs(math.log(size[0] * size[1] / (ideal_columns * ideal_rows)))
+        return 2 * distortion + abs(math.log(size[0] * size[1] / (ideal_columns * ideal_rows)))
 
     best = min(sorted(sizes), key=loss)
     return best[0] * side, best[1] * side

@@ -76,6 +76,12 @@ class Scene:
         event = f", then turns {self.turns}" if self.turns else ", then stops" if self.stops else ""
         return f"A {self.size} {self.color} {self.shape} {self.motion} on a {self.ground} background{event}."
 
+    def center(self, instant: float) -> tuple[float, float]:
+        """Where the shape is, as fractions of width and height, at a fraction of the clip."""
+        gone = self.travel * (min(instant / self.event_at, 1.0) if self.stops else instant)
+        dx, dy = _DIRECTIONS.get(self.motion, (0, 0))
+        return self.start[0] + dx * gone, self.start[1] + dy * gone
+
     @property
     def is_held_out(self) -> bool:
         return (self.color, self.shape) in HELD_OUT or (self.turns, self.shape) in HELD_OUT
@@ -145,11 +151,9 @@ def render(
     frames = np.empty((len(at), height, width, 3), np.uint8)
     frames[:] = RGB[scene.ground]
     pixel = 0.5 * (aspect / width + 1.0 / height)
-    dx, dy = _DIRECTIONS.get(scene.motion, (0, 0))
     for frame, instant in zip(frames, at, strict=True):
-        gone = scene.travel * (min(instant / scene.event_at, 1.0) if scene.stops else instant)
-        center_x = (scene.start[0] + dx * gone) * aspect
-        center_y = scene.start[1] + dy * gone
+        center_x, center_y = scene.center(instant)
+        center_x *= aspect
         radius = scene.radius * short * (1 + (scene.growth - 1) * instant)
         color = scene.turns if scene.turns and instant >= scene.event_at else scene.color
         reach = 1.15 * radius + pixel

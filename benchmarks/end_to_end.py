@@ -1,0 +1,70 @@
+"""Files to captions: reelscribe against the published method, same model, same clips, same machine, in one run."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from baseline_serial import SerialBaseline
+from common import arguments, build_model, interleaved, peak_memory_bytes, render_clips, save_result, workspace
+
+from reelscribe.config import Settings
+from reelscribe.engines import load_engine
+from reelscribe.engines.transformers import TransformersEngine
+from reelscribe.pipeline import caption
+from reelscribe.schema import CaptionRequest, Clip
+
+
+def main() -> None:
+    args = arguments(
+        __doc__, model="tiny", clips=16, candidates=4, tokens=64, rounds=3, width=320, height=240, seconds=4.0, batch_size=16
+    )
+    with workspace() as folder:
+        dtype = torch.bfloat16 if torch.cuda.is_available() else torch.float32
+        files = render_clips(folder, args.clips, width=args.width, height=args.height, seconds=args.seconds)
+        sampling = {"max_tokens": args.tokens, "temperature": 1.0}
+        settings = Settings(
+            model=str(build_model(args.model, folder, dtype=dtype)),
+            num_captions=args.candidates,
+            sampling=sampling,
+            batch_size=args.batch_size,
+        )
+        engine = load_engine(settings)
+        assert isinstance(engine, TransformersEngine)
+        baseline = SerialBaseline(engine, settings)
+
+        def ours() -> None:
+            made = list(caption(_requests(files, settings), settings, engine))
+            assert all(len(item.candidates) == args.candidates for item in made)  # type: ignore[union-attr]
+
+        timed = interleaved(
+            {
+                "reelscribe": ours,
+                "baseline_serial": lambda: baseline.caption_files(
+                    files, num_captions=args.candidates, max_tokens=args.tokens
+                ),
+            },
+            rounds=args.rounds,
+        )
+    for item in timed.values():
+        item["captions_per_second"] = round(args.clips * args.candidates / item["median_seconds"], 2)
+    ratio = timed["baseline_serial"]["median_seconds"] / timed["reelscribe"]["median_seconds"]
+    result: dict[str, Any] = {"settings": vars(args), **timed, "speedup": round(ratio, 2)}
+    save_result(f"end-to-end-{args.model}-{args.candidates}", result | {"peak_memory_bytes": peak_memory_bytes()})
+
+
+def _requests(files: list[Path], settings: Settings) -> list[CaptionRequest]:
+    return [
+        CaptionRequest(
+            key=file.name,
+            clip=Clip(source=str(file)),
+            prompt="Describe the input video in 1-2 sentences.",
+            num_captions=settings.num_captions,
+            sampling=settings.sampling_params(),
+            seed=number,
+        )
+        for number, file in enumerate(files)
+    ]
+
+
+if __name__ == "__main__":
+    main()

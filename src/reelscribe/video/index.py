@@ -1,0 +1,190 @@
+"""Which frames a clip has, and when each is shown: read from its packets, without decoding them.
+
+That is right for variable frame rates, for files without a stated duration and for streams that do not start at 0. What
+a container says about itself is only held against it, to tell a file that was cut short.
+"""
+
+import contextlib
+import io
+from collections.abc import Iterator
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+
+import av
+from av.container import InputContainer
+from av.packet import Packet
+from av.video.stream import VideoStream
+
+from reelscribe.errors import ClipError
+from reelscribe.schema import Clip
+
+_EMPTY_MPEG4 = 10
+"""An MPEG-4 packet of at most so many bytes holds no picture of its own: the one before stays on screen."""
+_LOST_SHARE = 0.02
+"""A file may lack so much of the bytes that it states: there the tables are that players do without."""
+_REPEATED_SHARE = 0.1
+"""Where so many times come twice, the file is made of parts, each with times of its own."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class FrameIndex:
+    """What the packets say about the frames that are shown."""
+
+    pts: list[int]
+    """When each is shown, ascending, in units of the time base."""
+    packets: dict[int, int]
+    """The same times, and those of frames that are not shown, each with the number of its packet in the file."""
+    keyframes: list[int]
+    """Times of the frames that decoding can start at, ascending; all are in `packets`."""
+    end: int
+    """When the last frame leaves the screen."""
+    time_base: Fraction
+    """Seconds."""
+    timed: bool
+    """Whether decoded frames carry these times. Where they do not, the frames are to be counted."""
+
+    @property
+    def seconds(self) -> list[float]:
+        """When each frame is shown, in seconds from the first."""
+        ticks, unit = self.time_base.denominator, self.time_base.numerator
+        return [(pts - self.pts[0]) * unit / ticks for pts in self.pts]
+
+    @property
+    def duration_seconds(self) -> float:
+        """From the first frame's appearance to the last one's end."""
+        return float((self.end - self.pts[0]) * self.time_base)
+
+
+def open_clip(clip: Clip) -> InputContainer:
+    """Open a clip's file.
+
+    Raises:
+        ClipError: kind "missing" or "unreadable".
+    """
+    source: str | io.BytesIO
+    if isinstance(clip.source, bytes):
+        size, source = len(clip.source), io.BytesIO(clip.source)
+    else:
+        try:
+            size, source = clip.path.stat().st_size, f"file:{clip.path}"  # else "10:30.mp4" reads as a protocol
+        except (FileNotFoundError, NotADirectoryError, ValueError) as exc:
+            start = clip.root or Path.cwd()
+            raise ClipError("missing", f"{clip.name}: there is no such file; paths start from {start}.") from exc
+        except OSError as exc:
+            raise ClipError("unreadable", f"{clip.name} cannot be read: {reason(exc)}.") from exc
+        if not clip.path.is_file():
+            raise ClipError("unreadable", f"{clip.name} is not a file.")
+    if size == 0:
+        raise ClipError("unreadable", f"{clip.name} is empty (0 bytes).")
+    try:
+        return av.open(source, "r", metadata_errors="replace")
+    except (av.FFmpegError, OSError, ValueError) as exc:
+        raise ClipError("unreadable", f"{clip.name} cannot be opened as a video: {reason(exc)}.") from exc
+
+
+def reason(exc: Exception) -> str:
+    """What an error of the system or of FFmpeg says, without the path and number around it."""
+    return str(getattr(exc, "strerror", None) or exc)
+
+
+def video_stream(container: InputContainer, clip: Clip) -> VideoStream:
+    """The first video stream that is more than a cover picture.
+
+    Raises:
+        ClipError: kind "no_video" or "unreadable".
+    """
+    streams = [s for s in container.streams.video if not s.disposition & s.disposition.attached_pic]
+    if not streams:
+        kinds = ", ".join(sorted({stream.type for stream in container.streams})) or "nothing"
+        raise ClipError("no_video", f"{clip.name} has no video stream, only {kinds}.")
+    if streams[0].codec_context is None:
+        raise ClipError("unreadable", f"{clip.name}: there is no decoder for its video codec.")
+    return streams[0]
+
+
+def packets_of(container: InputContainer, stream: VideoStream) -> "Iterator[Packet[VideoStream]]":
+    """All packets of a stream, in order of the file, and an empty one that tells the decoder to finish."""
+    # PyAV may break off, behind the empty packet, where another stream turns up late in the file.
+    with contextlib.suppress(IndexError):
+        yield from container.demux(stream)
+
+
+def read_index(container: InputContainer, stream: VideoStream, clip: Clip) -> FrameIndex:
+    """Read all packets of a stream.
+
+    Raises:
+        ClipError: kind "too_short", or "decode" where packets are missing or broken.
+        av.FFmpegError: the file cannot be read to its end.
+    """
+    decoder = stream.codec_context
+    # AVI has times of decoding only. They are those of presentation where no frame refers to a later one.
+    timed = container.format.name != "avi" or not (decoder.has_b_frames or decoder.name in ("h264", "hevc"))
+    least = _EMPTY_MPEG4 if decoder.name == "mpeg4" and timed else 0
+    entries: list[tuple[int | None, int, bool, bool]] = []  # time, duration, whether a keyframe, whether shown
+    broken = 0
+    for packet in packets_of(container, stream):
+        broken += packet.is_corrupt
+        visible = packet.size > least and not packet.is_discard
+        entries.append((packet.pts, packet.duration or 0, packet.is_keyframe, visible))
+    entries.pop()
+    _check_complete(container, stream, len(entries) - broken, clip)
+    if broken:
+        message = f"{clip.name}: {broken} of its {len(entries)} packets are not whole; the file is damaged."
+        raise ClipError("decode", message)
+
+    times = [pts for pts, _, _, visible in entries if pts is not None and visible]
+    if len(set(times)) <= len(times) * (1 - _REPEATED_SHARE):  # parts joined end to end, or no times at all
+        timed = False
+        entries = [(number * (entry[1] or 1), *entry[1:]) for number, entry in enumerate(entries)]
+    # Beside packets with a time, one without continues the frame before it: the second field of an interlaced one.
+    packets = {pts: number for number, (pts, *_) in enumerate(entries) if pts is not None}
+    keyframes = sorted({pts for pts, _, key, _ in entries if pts is not None and key}) or list(packets)[:1]
+    shown = {pts: length for pts, length, _, visible in entries if pts is not None and visible and pts >= keyframes[0]}
+    if len(shown) < 2:
+        count = "1 frame" if shown else "no frames"
+        raise ClipError("too_short", f"{clip.name} has {count}; at least 2 are needed.")
+    pts = sorted(shown)
+    return FrameIndex(
+        pts=pts,
+        packets=packets,
+        keyframes=keyframes,
+        end=pts[-1] + (shown[pts[-1]] or (pts[-1] - pts[0]) // (len(pts) - 1)),
+        time_base=stream.time_base or Fraction(1, 1000),
+        timed=timed,
+    )
+
+
+def _check_complete(container: InputContainer, stream: VideoStream, count: int, clip: Clip) -> None:
+    """Raise where the file ends before what it states.
+
+    Lengths in seconds are no measure: they are rounded, or another stream's, or tell how long the last frame stays.
+    """
+    unit, present, stated, spare = "bytes", container.size, _stated_bytes(clip), _LOST_SHARE
+    if "mp4" in container.format.name:
+        unit, present, stated, spare = "frames", count, len(stream.index_entries), 0.0
+    if present < stated * (1 - spare):
+        message = f"{clip.name} is cut short: {present:,} of the {stated:,} {unit} that it states are there."
+        raise ClipError("decode", message)
+
+
+def _stated_bytes(clip: Clip) -> int:
+    """Size of an AVI, Matroska or WebM file as it states it; 0 where it does not, as in a live recording."""
+    if isinstance(clip.source, bytes):
+        head = clip.source[:4096]
+    else:
+        with clip.path.open("rb") as file:
+            head = file.read(4096)
+    if head[:4] == b"RIFF":
+        return int.from_bytes(head[4:8], "little") % 0xFFFFFFFF  # which stands for an unknown size, as 0 does
+    at = 0
+    for element in ("1a45dfa3", "18538067"):  # EBML, Segment
+        if head[at : at + 4].hex() != element or len(head) < at + 12:
+            return 0
+        width = 9 - head[at + 4].bit_length()  # bytes of the size field: its leading zero bits tell
+        unknown = (1 << 7 * width) - 1
+        size = int.from_bytes(head[at + 4 : at + 4 + width]) & unknown
+        if size == unknown:
+            return 0
+        at += 4 + width + size
+    return at

@@ -1,0 +1,65 @@
+"""What several test files need: the built-in model, loaded once, and requests for it without any file."""
+
+import os
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+
+from reelscribe.models.shapes.scenes import random_scene, render
+from reelscribe.schema import CaptionRequest, Clip, Frames, PreparedRequest
+from reelscribe.video.sampling import VisionLimits, count_video_tokens
+
+if TYPE_CHECKING:
+    from reelscribe.engines.transformers import TransformersEngine
+
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["TOKENIZERS_PARALLELISM"] = "false"
+
+Prepare = Callable[..., PreparedRequest]
+
+
+@pytest.fixture(scope="session")
+def shapes_engine() -> "TransformersEngine":
+    """The built-in model on the CPU, in float32. Tests copy it before they change its attributes."""
+    import torch
+
+    from reelscribe.engines.transformers import TransformersEngine
+
+    torch.set_num_threads(min(os.cpu_count() or 1, 2))
+    return TransformersEngine("shapes", device="cpu", dtype="float32")
+
+
+@pytest.fixture(scope="session")
+def prepare() -> Prepare:
+    """Makes requests whose frames are rendered, not decoded: `prepare("key", frames=5, size=(96, 64), num_captions=4)`.
+
+    `frames`, `size` (width, height) and `timestamps` shape the clip; what is shown depends on the key alone. All other
+    keywords go into the `CaptionRequest`.
+    """
+
+    def make(
+        key: str,
+        *,
+        frames: int = 4,
+        size: tuple[int, int] = (96, 64),
+        timestamps: Sequence[float] | None = None,
+        prompt: str = "Describe the video in one sentence.",
+        **request: Any,
+    ) -> PreparedRequest:
+        times = tuple(timestamps or (0.5 * number for number in range(frames)))
+        width, height = size
+        scene = random_scene(np.random.default_rng(list(key.encode())))
+        pixels = render(scene, width=width, height=height, at=np.linspace(0, 1, len(times)).tolist())
+        return PreparedRequest(
+            request=CaptionRequest(key=key, clip=Clip(source=f"{key}.mp4"), prompt=prompt, **request),
+            frames=Frames(
+                pixels=pixels,
+                timestamps=times,
+                duration_seconds=times[-1] + 0.5,
+                video_tokens=count_video_tokens(width, height, len(times), VisionLimits()),
+            ),
+        )
+
+    return make

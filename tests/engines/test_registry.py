@@ -1,0 +1,56 @@
+"""Engines by name, and what happens where the extra of one is not installed."""
+
+import sys
+from typing import get_args
+
+import pytest
+
+from reelscribe.config import EngineName, Settings
+from reelscribe.engines import ENGINES, fake, load_engine
+from reelscribe.engines.fake import FakeEngine
+from reelscribe.errors import MissingExtraError
+
+
+def test_every_engine_of_the_settings_has_a_home() -> None:
+    assert set(ENGINES) == set(get_args(EngineName))
+
+
+def test_engine_is_loaded_by_name() -> None:
+    assert isinstance(load_engine(Settings(engine="fake")), FakeEngine)
+
+
+def _raise_on_load(monkeypatch: pytest.MonkeyPatch, error: ModuleNotFoundError) -> None:
+    def load(_: Settings) -> FakeEngine:
+        raise error
+
+    monkeypatch.setattr(fake, "load", load)
+
+
+def test_engine_without_its_extra_names_the_pip_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("reelscribe.engines.transformers", "reelscribe.engines.sampling"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    monkeypatch.setitem(sys.modules, "torch", None)
+    with pytest.raises(MissingExtraError) as caught:
+        load_engine(Settings(model="shapes"))
+    assert str(caught.value) == "the engine transformers needs torch: pip install 'reelscribe[transformers]'"
+    assert isinstance(caught.value.__cause__, ModuleNotFoundError)
+
+
+@pytest.mark.parametrize("name", ["torch.nn", "torchvision", "transformers.models.qwen3_vl", "accelerate"])
+def test_every_package_of_the_extra_is_known(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    _raise_on_load(monkeypatch, ModuleNotFoundError(f"No module named {name!r}", name=name))
+    with pytest.raises(MissingExtraError, match=f"the engine fake needs {name.partition('.')[0]}: pip install "):
+        load_engine(Settings(engine="fake"))
+
+
+def test_another_missing_module_is_no_missing_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(ENGINES, "fake", "reelscribe_no_such_module:load")
+    with pytest.raises(ModuleNotFoundError, match="reelscribe_no_such_module") as caught:
+        load_engine(Settings(engine="fake"))
+    assert not isinstance(caught.value, MissingExtraError)
+
+
+def test_missing_module_without_a_name_is_no_missing_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    _raise_on_load(monkeypatch, ModuleNotFoundError("something"))
+    with pytest.raises(ModuleNotFoundError, match=r"^something$"):
+        load_engine(Settings(engine="fake"))

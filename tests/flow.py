@@ -1,0 +1,101 @@
+"""What tests of the flow share: one plain clip, rows, and an engine that answers as a test tells it to."""
+
+import functools
+import itertools
+import json
+import tempfile
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from reelscribe.demo import write_clip
+from reelscribe.engines.base import ModelInfo
+from reelscribe.models.shapes.scenes import random_scene
+from reelscribe.pipeline import InputRow
+from reelscribe.schema import Candidate, CaptionRequest, Clip, Failure, Frames, Generation, PreparedRequest, Row
+from reelscribe.video.sampling import VisionLimits
+
+VIDEO, EOC = "<__dj__video>", "<|__dj__eoc|>"
+Answer = tuple[Candidate, ...] | Failure | None
+
+
+@functools.cache
+def clip_bytes() -> bytes:
+    """A whole video file: 64x48, 8 frames in one second."""
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "clip.mp4"
+        write_clip(file, random_scene(np.random.default_rng(1)), width=64, height=48, fps=8, seconds=1)
+        return file.read_bytes()
+
+
+def put_clip(file: Path) -> Path:
+    """Write the plain clip to a file."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_bytes(clip_bytes())
+    return file
+
+
+def put_rows(file: Path, rows: Iterable[Row]) -> Path:
+    """Write rows as JSON Lines."""
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows), "utf-8")
+    return file
+
+
+def read_rows_of(file: Path) -> list[Row]:
+    """Read rows from JSON Lines."""
+    return [json.loads(line) for line in file.read_text("utf-8").splitlines()]
+
+
+def as_input(rows: Iterable[Row], root: Path | None = None) -> list[InputRow]:
+    """Rows as a reader gives them."""
+    return [InputRow(index=number, row=row, root=root) for number, row in enumerate(rows)]
+
+
+def request(**changes: Any) -> CaptionRequest:
+    """A request with a good clip."""
+    told: dict[str, Any] = {"key": "0", "clip": Clip(source=clip_bytes()), "prompt": "What happens?"}
+    return CaptionRequest(**told | changes)
+
+
+def prepared(**changes: Any) -> PreparedRequest:
+    """A request with four black frames of 64x32."""
+    frames = Frames(
+        pixels=np.zeros((4, 32, 64, 3), np.uint8),
+        timestamps=(0.0, 0.5, 1.0, 1.5),
+        duration_seconds=2.0,
+        video_tokens=4,
+    )
+    return PreparedRequest(request=request(**changes), frames=frames)
+
+
+def said(*texts: str) -> tuple[Candidate, ...]:
+    """Candidates with these texts; a text that ends in "..." was cut off."""
+    return tuple(
+        Candidate(text=text, stop_reason="length" if text.endswith("...") else "stop", num_tokens=len(text.split()))
+        for text in texts
+    )
+
+
+class ScriptedEngine:
+    """Takes requests in batches, and answers each batch from its end.
+
+    Args:
+        answer: makes the candidates of a request, or a failure; None leaves the request without an answer.
+        batch_size: requests that it takes at once.
+    """
+
+    def __init__(self, answer: Callable[[PreparedRequest], Answer], *, batch_size: int = 1) -> None:
+        self.info = ModelInfo(engine="scripted", model="a script", revision="1", limits=VisionLimits())
+        self._answer = answer
+        self._batch_size = batch_size
+
+    def generate(self, requests: Iterator[PreparedRequest]) -> Iterator[Generation | Failure]:
+        while batch := list(itertools.islice(requests, self._batch_size)):
+            for item in reversed(batch):
+                made = self._answer(item)
+                if isinstance(made, Failure):
+                    yield made
+                elif made is not None:
+                    yield Generation(key=item.request.key, candidates=made, prompt_tokens=10)

@@ -1,0 +1,324 @@
+"""The command, typed as a user types it."""
+
+import logging
+import os
+import pty
+import re
+import subprocess
+import sys
+import termios
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner, Result
+from flow import EOC, VIDEO, ScriptedEngine, put_clip, put_rows, read_rows_of, said
+
+from reelscribe import demo
+from reelscribe.cli import main
+from reelscribe.config import Settings
+from reelscribe.engines.base import Engine
+from reelscribe.engines.fake import FakeEngine
+from reelscribe.errors import MissingExtraError, ModelError
+from reelscribe.models.shapes.scenes import Scene
+from reelscribe.runners import local
+from reelscribe.schema import Row
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty working directory."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def _type(*words: str, code: int = 0) -> Result:
+    """Run the command; without a traceback, and with this exit code."""
+    result = CliRunner().invoke(main, words)
+    assert result.exception is None or isinstance(result.exception, SystemExit), result.exc_info
+    assert result.exit_code == code, result.output
+    return result
+
+
+def _caption(*words: str, code: int = 0) -> Result:
+    return _type("caption", *words, "-o", "out.jsonl", "--engine", "fake", code=code)
+
+
+def _refused(*words: str, code: int = 2) -> str:
+    """The one line that a command is refused with."""
+    result = _type(*words, code=code)
+    assert result.stdout == ""
+    (line,) = result.stderr.splitlines()
+    assert line.startswith("reelscribe: ")
+    return line.removeprefix("reelscribe: ")
+
+
+@pytest.fixture
+def used(monkeypatch: pytest.MonkeyPatch) -> list[Settings]:
+    """The settings with which engines are loaded."""
+    seen: list[Settings] = []
+
+    def load(settings: Settings) -> Engine:
+        seen.append(settings)
+        return FakeEngine()
+
+    monkeypatch.setattr(local, "load_engine", load)
+    return seen
+
+
+# Help
+
+
+@pytest.mark.parametrize("words", [(), ("--help",), ("-h",)])
+def test_help_shows_the_commands(words: tuple[str, ...]) -> None:
+    text = _type(*words).stdout
+    assert "reelscribe caption clips/ -o captions.jsonl            every video in a folder\n" in text
+    assert re.findall(r"^  (\w+)  ", text.partition("Commands:")[2], re.MULTILINE) == ["caption", "demo"]
+
+
+def test_options_are_the_settings() -> None:
+    text = _type("caption", "--help").stdout
+    options = set(re.findall(r"^ +(?:-\w, )?--([\w-]+)", text, re.MULTILINE)) - {"output", "config", "help"}
+    assert options == {item.name.replace("_", "-") for item in fields(Settings)} - {"model-params"}
+    words = " ".join(text.split())
+    assert all(item.metadata["help"] in words for item in fields(Settings) if item.name != "model_params")
+    assert "[default: 2.0]" in words
+    assert "--original / --no-original" in words
+
+
+def test_version_is_told() -> None:
+    assert _type("--version").stdout.startswith("reelscribe, version ")
+
+
+# Options
+
+
+@pytest.mark.parametrize(
+    ("words", "settings"),
+    [
+        ((), {}),
+        (("--model", "shapes", "--revision", "main", "--device", "cpu", "--dtype", "float32"),
+         {"model": "shapes", "revision": "main", "device": "cpu", "dtype": "float32"}),
+        (("--num-captions", "3", "--keep", "all"), {"num_captions": 3, "keep": "all"}),
+        (("--prompt", "What?", "--prompt-key", "ask", "--system-prompt", "Be brief."),
+         {"prompt": "What?", "prompt_key": "ask", "system_prompt": "Be brief."}),
+        (("--no-original", "--layout", "columns"), {"original": False, "layout": "columns"}),
+        (("--text-key", "title", "--video-key", "clip"), {"text_key": "title", "video_key": "clip"}),
+        (("--fps", "1", "--min-frames", "2", "--max-frames", "8", "--max-video-tokens", "64"),
+         {"fps": 1.0, "min_frames": 2, "max_frames": 8, "max_video_tokens": 64}),
+        (("--seed", "-3", "--batch-size", "2", "--prefetch-bytes", "1"),
+         {"seed": -3, "batch_size": 2, "prefetch_bytes": 1}),
+        (("--sampling", "temperature=0.7", "--sampling", "stop=a=b", "--sampling", "top_k = 5"),
+         {"sampling": {"temperature": "0.7", "stop": "a=b", "top_k": " 5"}}),
+        (("--sampling", "stop=a", "--sampling", "stop=b"), {"sampling": {"stop": ["a", "b"]}}),
+    ],
+)  # fmt: skip
+def test_options_set_the_settings(
+    here: Path, used: list[Settings], words: tuple[str, ...], settings: dict[str, Any]
+) -> None:
+    put_rows(here / "data.jsonl", [])
+    _caption("data.jsonl", *words)
+    assert used == [Settings(**{"engine": "fake"} | settings)]
+
+
+def test_options_win_over_the_config_file(here: Path, used: list[Settings]) -> None:
+    put_rows(here / "data.jsonl", [])
+    (here / "run.toml").write_text("fps = 4\nseed = 7\n[sampling]\ntop_k = 5\n[model_params]\nx = 1\n")
+    _caption("data.jsonl", "--config", "run.toml", "--fps", "1", "--sampling", "top_p=0.5")
+    sampling = {"top_k": 5, "top_p": "0.5"}
+    assert used == [Settings(engine="fake", fps=1.0, seed=7, sampling=sampling, model_params={"x": 1})]
+
+
+@pytest.mark.parametrize(
+    ("toml", "told"),
+    [
+        ("max-frames = 4", "unknown setting 'max-frames'; did you mean max_frames"),
+        ('fps = "fast"', "fps must be a number; got 'fast'."),
+        ("model = 3", "model must be a string; got 3."),
+        ("sampling = 3", "sampling must be a table of names and values; got 3."),
+        ("[sampling]\ntemp = 1", "unknown sampling parameter 'temp'; did you mean temperature?"),
+        ("fps =", "run.toml is not valid TOML: "),
+    ],
+)
+def test_wrong_config_file_is_told_in_one_line(here: Path, toml: str, told: str) -> None:
+    put_rows(here / "data.jsonl", [])
+    (here / "run.toml").write_text(toml)
+    assert told in _refused("caption", "data.jsonl", "-o", "out.jsonl", "--config", "run.toml")
+
+
+HELP = "Try 'reelscribe caption --help'."
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        ("cation", "No such command 'cation'. Did you mean 'caption'? Try 'reelscribe --help'."),
+        ("--nope", "No such option '--nope'. Try 'reelscribe --help'."),
+        ("caption", f"Missing argument 'INPUT...'. {HELP}"),
+        ("caption in.jsonl", f"Missing option '-o' / '--output'. {HELP}"),
+        ("caption in.jsonl -o out.jsonl --fpss 3", f"No such option '--fpss'. Did you mean '--fps'? {HELP}"),
+        ("caption in.jsonl -o out.jsonl --fps fast", "Invalid value for '--fps': 'fast' is not a valid float."),
+        ("caption in.jsonl -o out.jsonl --fps 0", "fps must be a number above 0; got 0.0."),
+        ("caption in.jsonl -o out.jsonl --keep best", "'best' is not one of 'random_any', 'similar_one_simhash', "),
+        ("caption in.jsonl -o out.jsonl --num-captions 0", "num_captions must be a whole number of at least 1; got 0."),
+        ("caption in.jsonl -o out.jsonl --sampling hot", "--sampling takes KEY=VALUE, as temperature=0.7; got 'hot'."),
+        ("caption in.jsonl -o out.jsonl --sampling top_p=2",
+         "sampling parameter top_p must be a number above 0 and at most 1; got '2'."),
+        ("caption in.jsonl -o out.jsonl --sampling top_p=0.1 --sampling top_p=0.2",
+         "sampling parameter top_p must be a number above 0 and at most 1; got ['0.1', '0.2']."),
+        ("caption in.jsonl -o out.jsonl --config no.toml",
+         "cannot read the settings in no.toml: No such file or directory."),
+        ("caption in.jsonl -o in.jsonl", "cannot write to in.jsonl: it is an input, too; choose another output."),
+        ("caption in.jsonl -o .", "cannot write to .: it is a folder; name a file, as captions.jsonl."),
+        ("caption in.jsonl gone.mp4 -o out.jsonl",
+         "there is no gone.mp4; give a .jsonl file, a video or a folder of videos."),
+        ("caption empty -o out.jsonl", "the folder empty holds no video (.3gp, "),
+        ("demo in.jsonl", "cannot write to in.jsonl: File exists."),
+    ],
+)  # fmt: skip
+def test_wrong_usage_is_told_in_one_line_and_leaves_no_file(here: Path, words: str, told: str) -> None:
+    put_rows(here / "in.jsonl", [])
+    (here / "empty").mkdir()
+    line = _refused(*words.split()) if not words.startswith("demo") else _type(*words.split(), code=2).stderr
+    assert told in line
+    assert sorted(file.name for file in here.iterdir()) == ["empty", "in.jsonl"]
+
+
+@pytest.mark.parametrize("error", [ModelError("the model 'x' cannot be loaded:\nno such file"), MissingExtraError("x")])
+def test_engine_that_cannot_be_loaded_is_told_in_one_line(
+    here: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    def fail(_: Settings) -> Engine:
+        raise error
+
+    monkeypatch.setattr(local, "load_engine", fail)
+    put_rows(here / "in.jsonl", [])
+    line = _refused("caption", "in.jsonl", "-o", "out.jsonl", code=1)
+    assert line == " ".join(str(error).split("\n"))
+
+
+def test_engine_that_breaks_is_told_and_leaves_what_was_done(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(local, "load_engine", lambda _: FakeEngine(break_after=1))
+    put_clip(here / "a.mp4")
+    line = _refused("caption", "a.mp4", "a.mp4", "-o", "out.jsonl", code=1)
+    assert line == "the fake engine breaks after 1 requests, as it was told to."
+    assert len(read_rows_of(here / "out.jsonl.partial")) == 1
+    assert not (here / "out.jsonl").exists()
+
+
+# Runs
+
+
+def test_columns_row_by_row(here: Path) -> None:
+    put_clip(here / "data" / "clips" / "a.mp4")
+    rows: list[Row] = [{"video": "clips/a.mp4", "id": 0}, {"id": 1}, {"videos": ["clips/a.mp4"], "id": 2}]
+    put_rows(here / "data" / "in.jsonl", rows)
+    result = _caption("data/in.jsonl", "--num-captions", "2", "--keep", "all")
+    texts = [f"Candidate {number}: 4 frames of 64x64 over 1.0 s." for number in range(2)]
+    written = read_rows_of(here / "out.jsonl")
+    assert [{name: row[name] for name in ("id", "caption", "captions")} for row in written] == [
+        {"id": 0, "caption": texts[0], "captions": texts},
+        {"id": 1, "caption": None, "captions": []},
+        {"id": 2, "caption": [texts[0]], "captions": [texts]},
+    ]
+    assert written[0]["video"] == "clips/a.mp4"
+    assert written[0]["caption_meta"]["kept"] == [0, 1]
+    assert result.stdout == ""
+    assert result.stderr.splitlines() == [
+        "2 captions for 3 rows in out.jsonl",
+        "1 row without a video; if theirs is in another column, name it with --video-key",
+    ]
+
+
+@pytest.mark.parametrize("original", [True, False])
+def test_interleaved_row_by_row(here: Path, original: bool) -> None:
+    put_clip(here / "a.mp4")
+    rows: list[Row] = [
+        {"text": f"{VIDEO}old{EOC}", "videos": ["a.mp4"], "id": 0},
+        {"text": f"{VIDEO}lost{EOC}", "videos": ["gone.mp4"], "id": 1},
+        {"text": "words", "videos": [], "id": 2},
+    ]
+    put_rows(here / "in.jsonl", rows)
+    _caption("in.jsonl", *([] if original else ["--no-original"]), code=3)
+    new = {**rows[0], "text": f"{VIDEO} Candidate 0: 4 frames of 64x64 over 1.0 s. {EOC}"}
+    assert read_rows_of(here / "out.jsonl") == [*(rows[:1] if original else []), new, rows[1], rows[2]]
+
+
+def test_failures_end_with_3_and_are_counted_and_listed(here: Path) -> None:
+    put_clip(here / "clips" / "a.mp4")
+    (here / "clips" / "text.mp4").write_text("this is no video")
+    (here / "in.jsonl").write_text('{"video": "gone.mp4"}\nbroken\n{"video": "clips/a.mp4"}\n')
+    result = _caption("clips", "in.jsonl", code=3)
+    assert result.stderr.splitlines() == [
+        "2 captions for 5 rows in out.jsonl",
+        "3 failures (1 missing, 1 row, 1 unreadable), listed in out.failures.jsonl",
+    ]
+    listed = read_rows_of(here / "out.failures.jsonl")
+    assert [(item["row"], item["kind"]) for item in listed] == [(1, "unreadable"), (2, "missing"), (3, "row")]
+    (here / "clips" / "text.mp4").unlink()
+    assert _caption("clips").stderr == "1 caption for 1 row in out.jsonl\n"
+    assert not (here / "out.failures.jsonl").exists()
+
+
+def test_cut_off_captions_are_told(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(local, "load_engine", lambda _: ScriptedEngine(lambda _: said("cut ...")))
+    put_clip(here / "a.mp4")
+    assert _caption("a.mp4").stderr.splitlines()[1] == "1 caption cut off; allow more with --sampling max_tokens=N"
+
+
+def test_verbose_names_the_model(here: Path, caplog: pytest.LogCaptureFixture) -> None:
+    put_rows(here / "in.jsonl", [])
+    with caplog.at_level(logging.INFO):
+        _type("-v", "caption", "in.jsonl", "-o", "out.jsonl", "--engine", "fake")
+    assert "fake with fake" in caplog.messages
+
+
+def _in_a_process(here: Path, stderr: int) -> int:
+    command = [sys.executable, "-m", "reelscribe.cli", "caption", "a.mp4", "a.mp4", "-o", "out.jsonl"]
+    return subprocess.run([*command, "--engine", "fake"], cwd=here, stderr=stderr, check=False).returncode
+
+
+def test_terminal_shows_a_bar_with_rate_and_remaining_time(here: Path) -> None:
+    put_clip(here / "a.mp4")
+    reader, terminal = pty.openpty()
+    termios.tcsetwinsize(terminal, (24, 100))
+    assert _in_a_process(here, terminal) == 0
+    os.close(terminal)
+    shown = os.read(reader, 100_000).decode()
+    os.close(reader)
+    assert re.search(r"100%\|.*\| 2/2 \[\d\d:\d\d<\d\d:\d\d, .*\d+\.\d\d clips/s\]", shown), shown
+    assert "2 captions for 2 rows in out.jsonl" in shown
+
+
+def test_nothing_but_the_result_is_said_where_there_is_no_terminal(here: Path) -> None:
+    put_clip(here / "a.mp4")
+    with (here / "said.txt").open("wb") as file:
+        assert _in_a_process(here, file.fileno()) == 0
+    assert (here / "said.txt").read_text() == "2 captions for 2 rows in out.jsonl\n"
+
+
+# The demo
+
+
+def test_demo_compares_captions_with_the_truth_and_leaves_the_data_set(
+    here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def put(file: Path, scene: Scene, **_: Any) -> None:
+        truths[file.name] = scene.caption
+        put_clip(file)
+
+    def know_all_but_one(_: Settings) -> Engine:
+        return FakeEngine(lambda item, _: truths[item.request.clip.name] if "07" not in item.request.clip.name else "?")
+
+    truths: dict[str, str] = {}
+    monkeypatch.setattr(demo, "write_clip", put)
+    monkeypatch.setattr(local, "load_engine", know_all_but_one)
+    lines = _type("demo", "shown").stdout.splitlines()
+    assert lines[:2] == [
+        f"clip-00.mp4   truth  {truths['clip-00.mp4']}",
+        f"              =  model  {truths['clip-00.mp4']}",
+    ]
+    assert lines[14:16] == [f"clip-07.mp4   truth  {truths['clip-07.mp4']}", "            !=  model  ?"]
+    assert "11 of 12 captions exactly right. The data set stays in shown:" in lines
+    assert [row["video"] for row in read_rows_of(here / "shown" / "captioned.jsonl")] == sorted(truths)

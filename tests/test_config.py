@@ -1,0 +1,153 @@
+"""Settings: checked as soon as they exist, from wherever they come."""
+
+from dataclasses import FrozenInstanceError, fields
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from reelscribe.config import Settings, kind_of
+from reelscribe.errors import SettingsError
+
+
+def test_defaults_are_valid_and_every_setting_is_explained() -> None:
+    settings = Settings()
+    assert (settings.model, settings.fps, settings.num_captions) == ("Qwen/Qwen3-VL-8B-Instruct", 2.0, 1)
+    assert all(item.metadata["help"] for item in fields(settings))
+
+
+def test_settings_cannot_be_changed() -> None:
+    with pytest.raises(FrozenInstanceError):
+        Settings().fps = 1.0  # type: ignore[misc]
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("engine", "vlm", "engine must be one of transformers, fake; got 'vlm'"),
+        ("engine", 3, "engine must be one of transformers, fake; got 3"),
+        ("keep", "best", "keep must be one of random_any, similar_one_simhash, all; got 'best'"),
+        ("keep", ["all"], r"keep must be one of random_any, similar_one_simhash, all; got \['all'\]"),
+        ("layout", "rows", "layout must be one of auto, interleaved, columns; got 'rows'"),
+        ("dtype", "int8", "dtype must be one of auto, bfloat16, float16, float32; got 'int8'"),
+        ("num_captions", 0, "num_captions must be a whole number of at least 1; got 0"),
+        ("num_captions", 1.5, "num_captions must be a whole number of at least 1; got 1.5"),
+        ("num_captions", True, "num_captions must be a whole number of at least 1; got True"),
+        ("num_captions", None, "num_captions must be a whole number of at least 1; got None"),
+        ("min_frames", 0, "min_frames must be a whole number of at least 1; got 0"),
+        ("max_frames", "many", "max_frames must be a whole number of at least 1; got 'many'"),
+        ("max_video_tokens", -1, "max_video_tokens must be a whole number of at least 1; got -1"),
+        ("batch_size", 0, "batch_size must be a whole number of at least 1; got 0"),
+        ("prefetch_bytes", 0, "prefetch_bytes must be a whole number of at least 1; got 0"),
+        ("seed", "x", "seed must be a whole number; got 'x'"),
+        ("seed", False, "seed must be a whole number; got False"),
+        ("fps", "fast", "fps must be a number; got 'fast'"),
+        ("fps", True, "fps must be a number; got True"),
+        ("fps", 0, "fps must be a number above 0; got 0"),
+        ("fps", -2.0, "fps must be a number above 0; got -2.0"),
+        ("fps", float("nan"), "fps must be a number above 0; got nan"),
+        ("fps", float("inf"), "fps must be a number above 0; got inf"),
+        ("model", 3, "model must be a string; got 3"),
+        ("model", None, "model must be a string; got None"),
+        ("revision", 1, "revision must be a string; got 1"),
+        ("prompt", ["Describe."], "prompt must be a string; got"),
+        ("text_key", None, "text_key must be a string; got None"),
+        ("device", 0, "device must be a string; got 0"),
+        ("original", "no", "original must be true or false; got 'no'"),
+        ("original", 1, "original must be true or false; got 1"),
+        ("sampling", "temperature=0.7", "sampling must be a table of names and values; got 'temperature=0.7'"),
+        ("sampling", None, "sampling must be a table of names and values; got None"),
+        ("model_params", [1], r"model_params must be a table of names and values; got \[1\]"),
+    ],
+)
+def test_wrong_value_is_told_with_what_is_allowed(name: str, value: Any, message: str) -> None:
+    with pytest.raises(SettingsError, match=f"^{message}"):
+        Settings(**{name: value})
+
+
+def test_whole_numbers_do_for_fps_and_none_for_what_has_a_default_elsewhere() -> None:
+    settings = Settings(fps=1, min_frames=None, prompt=None, video_key=None, revision=None)
+    assert settings.fps == 1
+
+
+def test_fewest_frames_cannot_exceed_most() -> None:
+    with pytest.raises(SettingsError, match=r"min_frames \(9\) must not exceed max_frames \(8\)"):
+        Settings(min_frames=9, max_frames=8)
+    assert Settings(min_frames=8, max_frames=8).min_frames == 8
+
+
+def test_sampling_is_checked_with_the_settings() -> None:
+    with pytest.raises(SettingsError, match="unknown sampling parameter 'temprature'; did you mean temperature"):
+        Settings(sampling={"temprature": 0.7})
+    assert Settings(sampling={"max_new_tokens": 64}).sampling_params().max_tokens == 64
+
+
+def test_kind_of_a_setting() -> None:
+    kinds = {item.name: kind_of(item) for item in fields(Settings)}
+    assert kinds["prompt"] == (str, True)
+    assert kinds["max_frames"] == (int, True)
+    assert kinds["fps"] == (float, False)
+    assert kinds["original"] == (bool, False)
+    assert kinds["sampling"][0] is kinds["model_params"][0]
+
+
+def _toml(folder: Path, text: str) -> Path:
+    file = folder / "settings.toml"
+    file.write_text(text, "utf-8")
+    return file
+
+
+def test_toml_file_holds_settings_and_keywords_win(tmp_path: Path) -> None:
+    file = _toml(tmp_path, 'model = "shapes"\nfps = 4\noriginal = false\n[sampling]\ntemperature = 0.5\ntop_k = 20\n')
+    settings = Settings.load(file, fps=1.0)
+    assert settings == Settings(model="shapes", fps=1.0, original=False, sampling={"temperature": 0.5, "top_k": 20})
+
+
+def test_tables_of_file_and_keywords_are_merged(tmp_path: Path) -> None:
+    file = _toml(tmp_path, "[sampling]\ntemperature = 0.5\ntop_k = 20\n")
+    assert Settings.load(file, sampling={"top_k": "5"}).sampling == {"temperature": 0.5, "top_k": "5"}
+
+
+def test_a_table_does_not_hide_a_wrong_value_in_the_file(tmp_path: Path) -> None:
+    assert Settings.load(_toml(tmp_path, "sampling = 3"), sampling={"top_k": 5}).sampling == {"top_k": 5}
+    with pytest.raises(SettingsError, match="sampling must be a table of names and values; got 3"):
+        Settings.load(_toml(tmp_path, "sampling = 3"))
+
+
+def test_without_a_file_keywords_are_all() -> None:
+    assert Settings.load(seed=3) == Settings(seed=3)
+
+
+@pytest.mark.parametrize(
+    ("key", "hint"),
+    [
+        ("max-frames", "did you mean max_frames"),
+        ("num_caption", "did you mean num_captions"),
+        ("qqqqqq", "known are model, revision, engine"),
+    ],
+)
+def test_unknown_key_names_the_near_misses(tmp_path: Path, key: str, hint: str) -> None:
+    with pytest.raises(SettingsError, match=f"unknown setting '{key}'; {hint}"):
+        Settings.load(_toml(tmp_path, f"{key} = 1"))
+    with pytest.raises(SettingsError, match=f"unknown setting '{key}'; {hint}"):
+        Settings.load(None, **{key: 1})
+
+
+def test_wrong_type_in_a_file_is_told(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match=r"^fps must be a number; got 'fast'"):
+        Settings.load(_toml(tmp_path, 'fps = "fast"'))
+
+
+def test_file_that_is_not_there_or_a_folder_is_told(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match=r"cannot read the settings in .*no\.toml: No such file"):
+        Settings.load(tmp_path / "no.toml")
+    with pytest.raises(SettingsError, match=r"cannot read the settings in .*: Is a directory"):
+        Settings.load(tmp_path)
+
+
+@pytest.mark.parametrize("content", [b"fps = = 2", b"\xff\xfe", b"fps = 1\nfps = 2"])
+def test_file_that_is_no_toml_is_told(tmp_path: Path, content: bytes) -> None:
+    file = tmp_path / "settings.toml"
+    file.write_bytes(content)
+    with pytest.raises(SettingsError, match=r"settings\.toml is not valid TOML: "):
+        Settings.load(file)

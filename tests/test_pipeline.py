@@ -1,0 +1,341 @@
+"""The flow: one outcome a request, in order, whatever the engine does."""
+
+import copy
+import itertools
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import pytest
+from flow import EOC, VIDEO, ScriptedEngine, as_input, clip_bytes, request, said
+
+from reelscribe.config import Settings
+from reelscribe.engines.base import Engine
+from reelscribe.engines.fake import FakeEngine
+from reelscribe.errors import EngineError, SettingsError
+from reelscribe.pipeline import InputRow, RowResult, caption, caption_rows
+from reelscribe.prompts import Outcome
+from reelscribe.schema import Caption, CaptionRequest, Clip, Failure, Generation, PreparedRequest, Row
+
+NO_CLIP = Clip(source=b"this is no video")
+
+
+def _echo(batch_size: int = 1) -> ScriptedEngine:
+    """An engine that says each request's prompt."""
+    return ScriptedEngine(lambda item: said(item.request.prompt), batch_size=batch_size)
+
+
+def _caption(requests: Iterable[CaptionRequest], engine: Engine, **settings: Any) -> list[Outcome]:
+    return list(caption(requests, Settings(**settings), engine))
+
+
+def _only(answer: Any, num_captions: int = 1, **settings: Any) -> Outcome:
+    """The outcome of one request that an engine answers so."""
+    engine = ScriptedEngine(lambda _: answer)
+    (outcome,) = _caption([request(num_captions=num_captions)], engine, **settings)
+    return outcome
+
+
+def _rows(rows: Iterable[Row], engine: Engine, **settings: Any) -> list[RowResult]:
+    return list(caption_rows(as_input(rows), Settings(**settings), engine))
+
+
+def _clip_row(**columns: Any) -> Row:
+    return {"video": clip_bytes(), **columns}
+
+
+# Requests
+
+
+@pytest.mark.parametrize("batch_size", [1, 3, 5, 100])
+def test_outcomes_come_in_the_order_of_the_requests_whatever_the_engine_does(batch_size: int) -> None:
+    asked = [request(key=str(number), prompt=f"prompt {number}") for number in range(11)]
+    outcomes = _caption(asked, _echo(batch_size))
+    assert [outcome.key for outcome in outcomes] == [item.key for item in asked]
+    assert [outcome.texts for outcome in outcomes if isinstance(outcome, Caption)] == [(item.prompt,) for item in asked]
+
+
+@pytest.mark.parametrize("batch_size", [1, 4, 100])
+@pytest.mark.parametrize("bad", [{0}, {9}, {3, 4, 5}, {0, 2, 4, 6, 8}, set(range(10))])
+def test_failing_clip_costs_itself_alone(bad: set[int], batch_size: int) -> None:
+    asked = [request(key=str(n), **({"clip": NO_CLIP} if n in bad else {})) for n in range(10)]
+    outcomes = _caption(asked, _echo(batch_size))
+    assert [outcome.key for outcome in outcomes] == [str(n) for n in range(10)]
+    assert {int(item.key) for item in outcomes if isinstance(item, Failure)} == bad
+    for failure in (item for item in outcomes if isinstance(item, Failure)):
+        assert failure.kind == "unreadable"
+        assert failure.video == "<16 bytes>"
+        assert "cannot be opened as a video" in failure.message
+
+
+def test_no_requests_give_no_outcomes() -> None:
+    assert _caption([], _echo()) == []
+
+
+def test_request_without_an_answer_becomes_a_failure() -> None:
+    engine = ScriptedEngine(lambda item: None if item.request.key == "1" else said("text"), batch_size=2)
+    outcomes = _caption([request(key=str(n)) for n in range(4)], engine)
+    assert [type(item) for item in outcomes] == [Caption, Failure, Caption, Caption]
+    assert isinstance(outcomes[1], Failure)
+    assert (outcomes[1].key, outcomes[1].kind) == ("1", "engine")
+    assert outcomes[1].message == "the engine gave no answer to this request."
+
+
+def test_failure_that_the_engine_answers_is_the_outcome() -> None:
+    failure = Failure(key="0", video="a.mp4", kind="engine", message="out of memory")
+    assert _only(failure) is failure
+
+
+def test_engine_that_breaks_stops_the_run_after_what_it_answered() -> None:
+    outcomes = caption((request(key=str(n)) for n in itertools.count()), Settings(), FakeEngine(break_after=3))
+    assert [next(outcomes).key for _ in range(3)] == ["0", "1", "2"]
+    with pytest.raises(EngineError, match="breaks after 3 requests"):
+        next(outcomes)
+
+
+class _Disobedient(ScriptedEngine):
+    """Answers one request, then as it was told."""
+
+    def __init__(self, *keys: str) -> None:
+        super().__init__(lambda _: said("text"))
+        self._keys = keys
+
+    def generate(self, requests: Iterator[PreparedRequest]) -> Iterator[Generation | Failure]:
+        next(requests)
+        for key in self._keys:
+            yield Generation(key=key, candidates=said("text"), prompt_tokens=1)
+
+
+@pytest.mark.parametrize("keys", [("other",), ("0", "0")])
+def test_answer_that_was_not_asked_for_breaks_the_run(keys: tuple[str, ...]) -> None:
+    with pytest.raises(EngineError, match=f"the engine answered '{keys[-1]}', which it was not asked, or had answered"):
+        _caption([request(key="0"), request(key="1")], _Disobedient(*keys))
+
+
+def test_engine_that_stops_early_breaks_the_run_rather_than_losing_requests() -> None:
+    with pytest.raises(EngineError, match="the engine stopped although there were requests left"):
+        _caption([request(key="0"), request(key="1")], _Disobedient("0"))
+    assert len(_caption([request(key="0"), request(key="1", clip=NO_CLIP)], _Disobedient("0"))) == 2
+
+
+def test_requests_of_one_key_are_refused() -> None:
+    for clip in (Clip(source=clip_bytes()), NO_CLIP):
+        with pytest.raises(SettingsError, match="two requests have the key '0'; each needs one of its own"):
+            _caption([request(key="0", clip=clip), request(key="0")], _echo(2))
+
+
+def test_engine_pulls_and_nothing_runs_far_ahead() -> None:
+    pulled = []
+
+    def requests() -> Iterator[CaptionRequest]:
+        for number in itertools.count():
+            pulled.append(number)
+            yield request(key=str(number))
+
+    outcomes = caption(requests(), Settings(prefetch_bytes=1), _echo())
+    assert [next(outcomes).key for _ in range(5)] == ["0", "1", "2", "3", "4"]
+    assert len(pulled) <= 7
+
+
+# Candidates
+
+
+def test_caption_carries_where_it_comes_from() -> None:
+    engine = ScriptedEngine(lambda _: said("one two", "three"))
+    asked = request(num_captions=2, seed=5, system_prompt="Be brief.")
+    (outcome,) = _caption([asked], engine, keep="all")
+    assert isinstance(outcome, Caption)
+    digest = outcome.meta.pop("prompt_sha256")
+    assert len(digest) == 64
+    assert outcome.meta == {
+        "engine": "scripted",
+        "model": "a script",
+        "revision": "1",
+        "prompt": "What happens?",
+        "sampling": {},
+        "seed": 5,
+        "frame_timestamps": [0.0, 0.25, 0.5, 0.875],
+        "frame_size": [64, 64],
+        "video_tokens": 8,
+        "prompt_tokens": 10,
+        "completion_tokens": [2, 1],
+        "stop_reasons": ["stop", "stop"],
+        "kept": [0, 1],
+        "reason": "all candidates are kept",
+        "flags": [],
+    }
+    for other in ({"prompt": "Who?"}, {"system_prompt": None}):
+        (changed,) = _caption([request(num_captions=2, **{"system_prompt": "Be brief."} | other)], engine)
+        assert isinstance(changed, Caption)
+        assert changed.meta["prompt_sha256"] != digest
+
+
+@pytest.mark.parametrize("text", ["", " \n"])
+def test_empty_text_is_a_failure_and_no_caption(text: str) -> None:
+    outcome = _only(said(text))
+    assert isinstance(outcome, Failure)
+    assert (outcome.kind, outcome.message) == ("engine", "the model gave no text for 1 of 1 candidates.")
+
+
+def test_empty_candidate_is_never_kept_where_another_has_text() -> None:
+    for keep in ("random_any", "similar_one_simhash"):
+        outcome = _only(said("", "text", ""), 3, keep=keep)
+        assert isinstance(outcome, Caption)
+        assert outcome.texts == ("text",)
+        assert outcome.reason.endswith("; left out before: 2 cut off or empty")
+
+
+def test_empty_candidate_is_a_failure_where_all_are_to_be_kept() -> None:
+    outcome = _only(said("text", ""), 2, keep="all")
+    assert isinstance(outcome, Failure)
+    assert outcome.message == "the model gave no text for 1 of 2 candidates."
+
+
+@pytest.mark.parametrize("count", [0, 1, 3])
+@pytest.mark.parametrize("keep", ["random_any", "all"])
+def test_wrong_number_of_candidates_is_a_failure(count: int, keep: str) -> None:
+    outcome = _only(said(*["text"] * count), 2, keep=keep)
+    assert isinstance(outcome, Failure)
+    assert (outcome.kind, outcome.message) == ("engine", f"the engine gave {count} candidates; asked for were 2.")
+
+
+def test_cut_off_candidate_is_avoided_where_a_whole_one_exists() -> None:
+    for keep in ("random_any", "similar_one_simhash"):
+        outcome = _only(said("a sheep ...", "a whole one", "a dog ..."), 3, keep=keep)
+        assert isinstance(outcome, Caption)
+        assert outcome.kept == (1,)
+        assert outcome.meta["flags"] == []
+
+
+def test_cut_off_candidate_is_flagged_where_there_is_no_other() -> None:
+    outcome = _only(said("a sheep ...", "a dog ..."), 2)
+    assert isinstance(outcome, Caption)
+    assert outcome.meta["flags"] == ["cut_off"]
+    assert outcome.reason == "drawn from 2 candidates"
+
+
+def test_cut_off_candidate_is_kept_and_flagged_among_all() -> None:
+    outcome = _only(said("whole", "a sheep ..."), 2, keep="all")
+    assert isinstance(outcome, Caption)
+    assert outcome.kept == (0, 1)
+    assert outcome.meta["flags"] == ["cut_off"]
+
+
+def test_half_a_surrogate_pair_in_a_prompt_is_no_hindrance() -> None:
+    (result,) = _rows([_clip_row(ask="\ud83d", text="\udc00 \udc00")], FakeEngine(), prompt_key="ask")
+    assert result.captions == 1
+    (result,) = _rows([_clip_row(text="\udc00 \udc00")], FakeEngine(), keep="similar_one_simhash")
+    assert result.captions == 1
+
+
+# Rows
+
+
+@pytest.mark.parametrize("batch_size", [1, 3, 100])
+def test_rows_come_in_order_and_none_is_lost(batch_size: int) -> None:
+    rows: list[Row] = [
+        {"id": 0},
+        _clip_row(id=1),
+        {"id": 2, "video": b"no video"},
+        {"id": 3, "video": 3},
+        {"id": 4, "videos": []},
+        {"id": 5, "videos": [clip_bytes(), b"no video", clip_bytes()]},
+        _clip_row(id=6),
+        {"id": 7},
+    ]
+    results = _rows(rows, _echo(batch_size))
+    assert [result.index for result in results] == list(range(8))
+    assert [result.rows[0]["id"] for result in results] == list(range(8))
+    assert [result.captions for result in results] == [0, 1, 0, 0, 0, 2, 1, 0]
+    assert [[failure.kind for failure in result.failures] for result in results] == [
+        [], [], ["unreadable"], ["row"], [], ["unreadable"], [], [],
+    ]  # fmt: skip
+    text = "Describe the input video in 1-2 sentences."
+    assert [result.rows[0]["caption"] for result in results] == [
+        None, text, None, None, [], [text, None, text], text, None,
+    ]  # fmt: skip
+
+
+def test_rows_without_a_video_need_no_answer_of_the_engine() -> None:
+    rows = [{"id": number} for number in range(3)]
+    results = _rows(rows, FakeEngine(break_after=0))
+    assert [result.rows[0]["id"] for result in results] == [0, 1, 2]
+    assert _rows([], FakeEngine()) == []
+
+
+def test_duplicates_of_a_row_are_rows_of_their_own_with_one_result() -> None:
+    results = _rows([_clip_row(), _clip_row(), _clip_row()], _echo(2), num_captions=1)
+    assert [result.index for result in results] == [0, 1, 2]
+    assert results[0].rows == results[1].rows == results[2].rows
+
+
+def test_row_that_the_reader_could_not_read_stays_with_its_problem() -> None:
+    problem = Failure(key="0", video=None, kind="row", message="line 1 is not a row.")
+    rows = [InputRow(index=0, row={"unreadable_line": "{"}, problem=problem), *as_input([{}, _clip_row()])[1:]]
+    results = list(caption_rows(rows, Settings(), _echo()))
+    assert results[0].failures == (problem,)
+    assert results[0].rows[0]["unreadable_line"] == "{"
+    assert [result.captions for result in results] == [0, 1]
+
+
+def test_interleaved_rows_are_seen_by_their_tokens() -> None:
+    rows: list[Row] = [{"text": "words", "videos": []}, {"text": f"{VIDEO}old", "videos": [clip_bytes()]}]
+    results = _rows(rows, ScriptedEngine(lambda _: said("new")))
+    assert [[row["text"] for row in result.rows] for result in results] == [
+        ["words"],
+        [f"{VIDEO}old", f"{VIDEO} new {EOC}"],
+    ]
+
+
+def test_cut_off_captions_are_counted() -> None:
+    results = _rows([{"videos": [clip_bytes()] * 2}, _clip_row()], ScriptedEngine(lambda _: said("cut ...")))
+    assert [(result.captions, result.cut_off) for result in results] == [(2, 2), (1, 1)]
+
+
+def _picks(rows: list[Row], batch_size: int = 1, **settings: Any) -> list[str]:
+    engine = ScriptedEngine(lambda item: said("zero", "one", "two", "three"), batch_size=batch_size)
+    return [result.rows[0]["caption"] for result in _rows(rows, engine, num_captions=4, **settings)]
+
+
+def test_what_a_row_gets_depends_on_neither_batch_nor_neighbours_nor_place() -> None:
+    rows = [_clip_row(text=f"row {number}") for number in range(12)]
+    picks = _picks(rows)
+    assert len(set(picks)) > 1
+    assert _picks(rows, batch_size=5) == picks
+    assert [_picks([row])[0] for row in rows] == picks
+    assert _picks(rows[::-1])[::-1] == picks
+    assert _picks([{}, {"video": b"no video"}, *rows])[2:] == picks
+
+
+def test_another_seed_draws_other_candidates() -> None:
+    rows = [_clip_row(text=f"row {number}") for number in range(12)]
+    assert _picks(rows, seed=1) != _picks(rows) == _picks(rows, seed=0)
+    assert _picks(rows, sampling={"seed": 1}) == _picks(rows, seed=1)
+
+
+@pytest.mark.parametrize("layout", ["interleaved", "columns"])
+def test_rows_of_the_caller_are_never_changed(layout: str) -> None:
+    rows: list[Row] = [{"text": f"{VIDEO}old", "videos": [clip_bytes()], "nested": {"a": [1]}}, {"text": None}]
+    before = copy.deepcopy(rows)
+    _rows(rows, FakeEngine(), layout=layout)
+    assert rows == before
+
+
+def test_endless_rows_are_read_as_far_as_they_are_needed() -> None:
+    read = []
+
+    def rows() -> Iterator[InputRow]:
+        for number in itertools.count():
+            read.append(number)
+            yield InputRow(index=number, row=_clip_row())
+
+    results = caption_rows(rows(), Settings(prefetch_bytes=1), FakeEngine())
+    assert [next(results).index for _ in range(3)] == [0, 1, 2]
+    assert len(read) <= 70
+
+
+def test_columns_that_will_be_replaced_are_warned_of_once(caplog: pytest.LogCaptureFixture) -> None:
+    _rows([_clip_row(), _clip_row(caption="old"), _clip_row(caption="old", caption_meta={})], FakeEngine())
+    assert caplog.messages == ["The rows have caption and caption_meta already: this run's results take their place."]
+    caplog.clear()
+    _rows([{"text": VIDEO, "videos": [clip_bytes()], "caption": "old"}], FakeEngine())
+    assert caplog.messages == []

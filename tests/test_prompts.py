@@ -1,0 +1,294 @@
+"""Rows to requests, and captions back into rows."""
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import pytest
+from flow import EOC, VIDEO, said
+
+from reelscribe.config import Settings
+from reelscribe.errors import ClipError
+from reelscribe.prompts import DEFAULT_PROMPT, LAYOUTS, Outcome, RowPlan, choose_layout, choose_prompt, videos_of
+from reelscribe.schema import Caption, Failure, Row
+
+
+def _plan(row: Row, layout: str = "interleaved", index: int = 0, **settings: Any) -> RowPlan:
+    return LAYOUTS[layout].plan(row, index, Settings(**settings), None)
+
+
+def _caption(*texts: str, kept: tuple[int, ...] = (0,)) -> Caption:
+    return Caption(key="", kept=kept, reason="", candidates=said(*texts), meta={"model": "m"})
+
+
+def _filled(row: Row, *outcomes: Outcome, layout: str = "interleaved", **settings: Any) -> list[Row]:
+    """The rows that come out, having made sure that the row that went in is as it was."""
+    before = copy.deepcopy(row)
+    plan = _plan(row, layout, **settings)
+    assert len(plan.requests) == len(outcomes)
+    made = LAYOUTS[layout].fill(plan, outcomes, Settings(**settings))
+    assert row == before
+    return made
+
+
+FAILURE = Failure(key="", video="b.mp4", kind="missing", message="there is no such file.")
+
+
+# Interleaved
+
+
+def test_caption_takes_the_place_of_the_words_behind_its_token() -> None:
+    row = {"videos": ["a.mp4"], "text": f"{VIDEO}a sheep talks{EOC}", "id": 7}
+    assert _filled(row, _caption("A sheep.")) == [row, {**row, "text": f"{VIDEO} A sheep. {EOC}"}]
+
+
+def test_original_is_left_out_on_request() -> None:
+    row = {"videos": ["a.mp4"], "text": VIDEO}
+    assert _filled(row, _caption("A."), original=False) == [{**row, "text": f"{VIDEO} A. {EOC}"}]
+
+
+def test_each_video_of_a_chunk_gets_its_own_caption_behind_its_own_token() -> None:
+    row = {"videos": ["a.mp4", "b.mp4"], "text": f"{VIDEO}{VIDEO}two clips"}
+    made = _filled(row, _caption("first"), _caption("second"))
+    assert made[1]["text"] == f"{VIDEO} first {VIDEO} second {EOC}"
+
+
+def test_chunks_without_a_video_are_left_out_and_other_tokens_stay() -> None:
+    text = f"intro{EOC}<__dj__image>see {VIDEO}one<__dj__audio>{EOC}between{EOC} {EOC}{VIDEO} two{EOC}"
+    made = _filled({"videos": ["a.mp4", "b.mp4"], "text": text}, _caption("A."), _caption("B."))
+    assert made[1]["text"] == f"<__dj__image>{VIDEO} A. <__dj__audio>{EOC}{VIDEO} B. {EOC}"
+
+
+def test_mode_all_gives_a_row_for_each_candidate() -> None:
+    row = {"videos": ["a.mp4", "b.mp4"], "text": f"{VIDEO}{EOC}{VIDEO}"}
+    outcomes = [_caption("a0", "a1", kept=(0, 1)), _caption("b0", "b1", kept=(0, 1))]
+    made = _filled(row, *outcomes, keep="all", num_captions=2, original=False)
+    assert [item["text"] for item in made] == [f"{VIDEO} a{n} {EOC}{VIDEO} b{n} {EOC}" for n in (0, 1)]
+
+
+def test_only_kept_candidates_are_written() -> None:
+    made = _filled({"videos": ["a.mp4"], "text": VIDEO}, _caption("zero", "one", kept=(1,)), original=False)
+    assert [item["text"] for item in made] == [f"{VIDEO} one {EOC}"]
+
+
+@pytest.mark.parametrize("original", [True, False])
+def test_row_of_which_a_video_failed_stays_as_it_is(original: bool) -> None:
+    row = {"videos": ["a.mp4", "b.mp4"], "text": f"{VIDEO}{VIDEO}"}
+    assert _filled(row, _caption("A."), FAILURE, original=original) == [row]
+
+
+@pytest.mark.parametrize("original", [True, False])
+@pytest.mark.parametrize("videos", [{}, {"videos": None}, {"videos": []}])
+@pytest.mark.parametrize("text", ["words alone", VIDEO, None])
+def test_row_without_videos_stays_as_it_is(videos: Row, text: str | None, original: bool) -> None:
+    row = {"text": text, **videos}
+    assert _plan(row).problem is None
+    assert _filled(row, original=original) == [row]
+
+
+def test_surplus_videos_are_not_asked_for() -> None:
+    plan = _plan({"videos": ["a.mp4", "b.mp4", "c.mp4"], "text": f"{VIDEO}{VIDEO}"})
+    assert [item.clip.source for item in plan.requests] == ["a.mp4", "b.mp4"]
+
+
+@pytest.mark.parametrize(
+    ("row", "kind", "message"),
+    [
+        ({"text": "no token", "videos": ["a.mp4"]}, "prompt", f"the text has no {VIDEO}, but the row has 1 video"),
+        ({"text": VIDEO * 3, "videos": ["a.mp4"] * 2}, "prompt", f"has 3 {VIDEO}, but the row only 2 video"),
+        ({"text": None, "videos": ["a.mp4"]}, "prompt", f"column 'text' must hold text with {VIDEO}; got nothing"),
+        ({"text": [VIDEO], "videos": ["a.mp4"]}, "prompt", f"column 'text' must hold text with {VIDEO}; got list"),
+        ({"text": VIDEO, "videos": [3]}, "row", "column 'videos' must hold paths or bytes of videos; got int"),
+        ({"text": VIDEO, "videos": {"path": "a"}}, "row", "must hold paths or bytes of videos; got dict"),
+        ({"text": VIDEO, "videos": ["a.mp4", None]}, "row", "must hold paths or bytes of videos; got NoneType"),
+        ({"text": VIDEO, "videos": [""]}, "row", "must hold paths or bytes of videos; got empty str"),
+        ({"text": VIDEO, "videos": b""}, "row", "must hold paths or bytes of videos; got empty bytes"),
+    ],
+)
+def test_row_that_cannot_be_captioned_is_a_problem_and_stays(row: Row, kind: str, message: str) -> None:
+    plan = _plan(row, index=5)
+    assert plan.requests == ()
+    assert plan.problem is not None
+    assert (plan.problem.key, plan.problem.kind, plan.problem.video) == ("5", kind, None)
+    assert message in plan.problem.message
+    assert LAYOUTS["interleaved"].fill(plan, (), Settings(original=False)) == [row]
+
+
+def test_reference_is_the_text_of_the_chunk_without_tokens() -> None:
+    plan = _plan({"videos": ["a.mp4"] * 3, "text": f"{VIDEO}{VIDEO} a sheep<__dj__image> {EOC}{VIDEO}a dog"})
+    assert [item.reference for item in plan.requests] == ["a sheep", "a sheep", "a dog"]
+
+
+def test_tokens_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("_DJ_SPECIAL_TOKEN_VIDEO", "[V]")
+    monkeypatch.setenv("_DJ_SPECIAL_TOKEN_EOC", "[E]")
+    monkeypatch.setenv("_DJ_SPECIAL_TOKEN_IMAGE", "[I]")
+    row = {"videos": ["a.mp4"], "text": f"words[E][I][V]{VIDEO}old"}
+    assert _filled(row, _caption("new"))[1]["text"] == "[I][V] new [E]"
+
+
+def test_empty_token_in_the_environment_is_no_token(monkeypatch: pytest.MonkeyPatch) -> None:
+    for kind in ("VIDEO", "EOC", "IMAGE"):
+        monkeypatch.setenv(f"_DJ_SPECIAL_TOKEN_{kind}", "")
+    row = {"videos": ["a.mp4"], "text": f"{VIDEO}old"}
+    assert _filled(row, _caption("new"))[1]["text"] == f"{VIDEO} new {EOC}"
+
+
+# Columns
+
+
+def test_single_video_gets_plain_cells() -> None:
+    made = _filled({"video": "a.mp4", "id": 7}, _caption("zero", "one", kept=(1,)), layout="columns")
+    cells = {"caption": "one", "captions": ["zero", "one"], "caption_meta": {"model": "m"}}
+    assert made == [{"video": "a.mp4", "id": 7, **cells}]
+
+
+def test_list_of_videos_gets_lists_also_if_there_is_one() -> None:
+    made = _filled({"videos": ["a.mp4"]}, _caption("A."), layout="columns")
+    assert (made[0]["caption"], made[0]["captions"]) == (["A."], [["A."]])
+    made = _filled({"videos": ["a.mp4", "b.mp4"]}, _caption("A."), FAILURE, layout="columns")
+    assert made[0]["caption"] == ["A.", None]
+    assert made[0]["captions"] == [["A."], []]
+    assert made[0]["caption_meta"][1] == {"failure": "missing", "message": "there is no such file."}
+
+
+def test_failed_video_has_no_caption_and_says_why() -> None:
+    made = _filled({"video": "b.mp4"}, FAILURE, layout="columns")
+    meta = {"failure": "missing", "message": "there is no such file."}
+    assert made == [{"video": "b.mp4", "caption": None, "captions": [], "caption_meta": meta}]
+
+
+def test_row_with_a_problem_stays_and_says_why() -> None:
+    row = {"video": 3}
+    made = LAYOUTS["columns"].fill(_plan(row, "columns"), (), Settings())
+    assert made[0]["video"] == 3
+    assert made[0]["caption"] is None
+    assert made[0]["caption_meta"]["failure"] == "row"
+
+
+@pytest.mark.parametrize(
+    ("row", "empty"),
+    [({}, (None, [], None)), ({"video": None}, (None, [], None)), ({"videos": []}, ([], [], []))],
+)
+def test_row_without_videos_gets_empty_cells(row: Row, empty: tuple[Any, ...]) -> None:
+    made = _filled(row, layout="columns")
+    assert made == [{**row, **dict(zip(("caption", "captions", "caption_meta"), empty, strict=True))}]
+
+
+def test_older_caption_gives_way_to_a_new_one_and_to_a_failure() -> None:
+    row = {"video": "a.mp4", "caption": "old", "captions": ["old"], "caption_meta": {"model": "other"}}
+    assert _filled(row, _caption("new"), layout="columns")[0]["caption"] == "new"
+    failed = _filled(row, FAILURE, layout="columns")[0]
+    assert (failed["caption"], failed["captions"], failed["caption_meta"]["failure"]) == (None, [], "missing")
+
+
+def test_older_caption_of_a_row_without_videos_stays() -> None:
+    row = {"image": "a.png", "caption": "a picture of a sheep"}
+    assert _filled(row, layout="columns")[0] == {**row, "captions": [], "caption_meta": None}
+
+
+def test_rows_do_not_share_their_empty_cells() -> None:
+    first, second = (_filled({"video": None}, layout="columns")[0] for _ in range(2))
+    first["captions"].append("changed")
+    assert second["captions"] == []
+
+
+def test_reference_is_the_text_column() -> None:
+    plan = _plan({"video": "a.mp4", "title": "a sheep"}, "columns", text_key="title")
+    assert plan.requests[0].reference == "a sheep"
+    assert _plan({"video": "a.mp4", "text": 3}, "columns").requests[0].reference == ""
+
+
+# Both
+
+
+@pytest.mark.parametrize(
+    ("row", "settings", "found"),
+    [
+        ({"video": "a.mp4"}, {}, (["a.mp4"], False)),
+        ({"videos": ["a.mp4", b"raw"]}, {}, (["a.mp4", b"raw"], True)),
+        ({"videos": ("a.mp4",)}, {}, (["a.mp4"], True)),
+        ({"videos": ["a.mp4"], "video": "b.mp4"}, {}, (["a.mp4"], True)),
+        ({"clip": "a.mp4", "video": "b.mp4"}, {"video_key": "clip"}, (["a.mp4"], False)),
+        ({"video": "b.mp4"}, {"video_key": "clip"}, ([], False)),
+        ({"videos": None}, {}, ([], False)),
+    ],
+)
+def test_videos_are_found_in_their_column(row: Row, settings: Row, found: tuple[list[Any], bool]) -> None:
+    assert videos_of(row, Settings(**settings)) == found
+
+
+def test_what_is_no_video_is_told() -> None:
+    with pytest.raises(ClipError, match="column 'clip' must hold paths or bytes of videos; got float"):
+        videos_of({"clip": 1.5}, Settings(video_key="clip"))
+
+
+@pytest.mark.parametrize(
+    ("row", "settings", "prompt"),
+    [
+        ({}, {}, DEFAULT_PROMPT),
+        ({}, {"prompt": "What?"}, "What?"),
+        ({"ask": "Who?"}, {"prompt": "What?", "prompt_key": "ask"}, "Who?"),
+        ({}, {"prompt": "What?", "prompt_key": "ask"}, "What?"),
+        ({"ask": None}, {"prompt": "What?", "prompt_key": "ask"}, "What?"),
+        ({"ask": 3}, {"prompt_key": "ask"}, DEFAULT_PROMPT),
+    ],
+)
+def test_prompt_of_the_row_comes_before_that_of_the_settings(row: Row, settings: Row, prompt: str) -> None:
+    assert choose_prompt(row, Settings(**settings)) == prompt
+    assert DEFAULT_PROMPT == "Describe the input video in 1-2 sentences."
+
+
+def test_request_carries_what_the_settings_say() -> None:
+    root = Path("/data")
+    settings = Settings(num_captions=3, system_prompt="Be brief.", sampling={"temperature": 0.5})
+    (made,) = LAYOUTS["columns"].plan({"video": "a.mp4"}, 7, settings, root).requests
+    assert made.key == "7:0"
+    assert made.clip.path == root / "a.mp4"
+    assert (made.num_captions, made.system_prompt, made.sampling.temperature) == (3, "Be brief.", 0.5)
+
+
+def _seed(row: Row, *, index: int = 0, slot: int = 0, **settings: Any) -> int:
+    return _plan(row, "columns", index=index, **settings).requests[slot].seed
+
+
+def test_seed_depends_on_the_content_of_the_row_alone() -> None:
+    row = {"videos": ["a.mp4", "a.mp4"], "text": "old"}
+    seed = _seed(row)
+    assert 0 <= seed < 1 << 64
+    assert seed == _seed({**row, "id": 3}, index=99)
+    assert seed == _seed(row, num_captions=4, batch_size=1)
+    others = {
+        _seed(row, slot=1),
+        _seed({**row, "text": "new"}),
+        _seed({**row, "videos": ["b.mp4"]}),
+        _seed(row, seed=1),
+        _seed(row, prompt="What?"),
+        _seed(row, system_prompt="Be brief."),
+    }
+    assert len(others - {seed}) == 6
+
+
+def test_seed_among_the_sampling_parameters_overrides_that_of_the_run() -> None:
+    row = {"video": "a.mp4"}
+    assert _seed(row, seed=1, sampling={"seed": 5}) == _seed(row, seed=5) != _seed(row, seed=1)
+
+
+def test_half_a_surrogate_pair_in_a_row_is_no_hindrance() -> None:
+    assert _seed({"video": "a\ud83d.mp4", "text": "\udc00"}) != _seed({"video": "a.mp4", "text": "\udc00"})
+
+
+@pytest.mark.parametrize(
+    ("texts", "settings", "layout"),
+    [
+        (["plain", f"{VIDEO}x"], {}, "interleaved"),
+        (["plain", None, 3], {}, "columns"),
+        ([], {}, "columns"),
+        ([f"{VIDEO}x"], {"layout": "columns"}, "columns"),
+        (["plain"], {"layout": "interleaved"}, "interleaved"),
+        ([f"{VIDEO}x"], {"text_key": "title"}, "columns"),
+    ],
+)
+def test_layout_is_seen_by_the_tokens_unless_told(texts: list[Any], settings: Row, layout: str) -> None:
+    rows = [{"text": text, "videos": ["a.mp4"]} for text in texts]
+    assert choose_layout(rows, Settings(**settings)) is LAYOUTS[layout]

@@ -1,0 +1,229 @@
+"""Decoding ahead: in order, failures in place, within the bound of bytes, and no further than it is asked for."""
+
+import os
+import threading
+from collections.abc import Callable, Generator, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import pytest
+from clips import read_numbers, write_clip
+
+from reelscribe.errors import ClipError
+from reelscribe.schema import CaptionRequest, Clip, Failure, Frames
+from reelscribe.video import prefetch
+from reelscribe.video.prefetch import decode_ahead
+from reelscribe.video.sampling import FrameBudget, VisionLimits
+
+BUDGET = FrameBudget(fps=5, min_frames=4, max_frames=8, max_video_tokens=100, limits=VisionLimits())
+CPUS = 4
+
+Decode = Callable[[str], Frames]
+
+
+class Source:
+    """Requests without end, unless told otherwise; counts those that were pulled."""
+
+    def __init__(self, count: int = 1000) -> None:
+        self.pulled = 0
+        self._count = count
+
+    def __iter__(self) -> Iterator[CaptionRequest]:
+        while self.pulled < self._count:
+            self.pulled += 1
+            yield request(str(self.pulled - 1))
+
+
+def request(key: str, clip: Clip | None = None) -> CaptionRequest:
+    return CaptionRequest(key=key, clip=clip or Clip(source=key), prompt="What is it?")
+
+
+def frames(size: int = BUDGET.max_bytes) -> Frames:
+    return Frames(
+        pixels=np.empty((1, 1, size // 3, 3), np.uint8), timestamps=(0.0,), duration_seconds=1, video_tokens=1
+    )
+
+
+def close(answers: Iterator[object]) -> None:
+    cast(Generator[object, None, None], answers).close()
+
+
+@pytest.fixture
+def decoder(monkeypatch: pytest.MonkeyPatch) -> Callable[[Decode], list[int]]:
+    """Put a function of the clip's name in the decoder's place; gives the number of threads that each call may use."""
+
+    def put(function: Decode) -> list[int]:
+        threads_of_calls = []
+
+        def decode(clip: Clip, _: FrameBudget, *, threads: int) -> Frames:
+            threads_of_calls.append(threads)
+            return function(clip.name)
+
+        monkeypatch.setattr(prefetch, "decode", decode)
+        monkeypatch.setattr(prefetch, "_usable_cpus", lambda: CPUS)
+        return threads_of_calls
+
+    return put
+
+
+Put = Callable[[Decode], list[int]]
+
+
+def test_clips_come_decoded_with_failures_in_their_places(tmp_path: Path) -> None:
+    good = [write_clip(tmp_path / f"{first}.mp4", range(first, first + 10)) for first in (0, 100)]
+    broken = tmp_path / "broken.mp4"
+    broken.write_text("no video")
+    sources = [good[0], tmp_path / "gone.mp4", good[1], broken, good[0]]
+    asked = [request(str(number), Clip(source=str(source))) for number, source in enumerate(sources)]
+    answers = list(decode_ahead(asked, BUDGET, max_bytes=1 << 30))
+    assert [each for each, _ in answers] == asked
+    first, missing, second, unreadable, third = (outcome for _, outcome in answers)
+    for outcome, number in ((first, 0), (second, 100), (third, 0)):
+        assert isinstance(outcome, Frames)
+        assert read_numbers(outcome.pixels)[0] == number
+    assert isinstance(missing, Failure)
+    assert (missing.key, missing.video, missing.kind) == ("1", str(tmp_path / "gone.mp4"), "missing")
+    assert "there is no such file" in missing.message
+    assert isinstance(unreadable, Failure)
+    assert (unreadable.key, unreadable.kind) == ("3", "unreadable")
+
+
+def test_the_order_is_kept_though_a_later_clip_is_ready_first(decoder: Put) -> None:
+    last_is_ready = threading.Event()
+
+    def decode(name: str) -> Frames:
+        if name == "3":
+            last_is_ready.set()
+        else:
+            assert last_is_ready.wait(timeout=60)
+        return frames()
+
+    decoder(decode)
+    answers = decode_ahead(Source(4), BUDGET, max_bytes=1 << 30)
+    assert [each.key for each, _ in answers] == ["0", "1", "2", "3"]
+
+
+def test_nothing_is_pulled_before_it_is_asked_for(decoder: Put) -> None:
+    decoder(lambda _: frames())
+    source = Source()
+    decode_ahead(source, BUDGET, max_bytes=1 << 30)
+    assert source.pulled == 0
+
+
+@pytest.mark.parametrize("clips", [1, 2, 5])
+def test_no_more_is_pulled_than_the_bound_of_bytes_allows(clips: int, decoder: Put) -> None:
+    decoder(lambda _: frames())
+    source = Source()
+    answers = decode_ahead(source, BUDGET, max_bytes=clips * BUDGET.max_bytes)
+    for taken in range(20):
+        next(answers)
+        assert source.pulled == taken + clips
+
+
+def test_a_clip_that_is_not_decoded_yet_counts_as_the_largest(decoder: Put) -> None:
+    all_pulled = threading.Event()
+
+    def decode(name: str) -> Frames:
+        if name != "0":
+            assert all_pulled.wait(timeout=60)
+        return frames(3)
+
+    decoder(decode)
+    source = Source()
+    answers = decode_ahead(source, BUDGET, max_bytes=3 * BUDGET.max_bytes)
+    next(answers)
+    # Only the first was ready, and is small: in its room there was a place for one more.
+    assert source.pulled in (3, 4)
+    all_pulled.set()
+    close(answers)
+
+
+def test_small_clips_run_ahead_of_the_decoders_and_no_further(decoder: Put) -> None:
+    decoder(lambda _: frames(3))
+    source = Source()
+    answers = decode_ahead(source, BUDGET, max_bytes=1 << 30)
+    for taken in range(20):
+        next(answers)
+        assert source.pulled == taken + 2 * CPUS
+
+
+def test_failures_take_no_room(decoder: Put) -> None:
+    def decode(_: str) -> Frames:
+        raise ClipError("decode", "broken")
+
+    decoder(decode)
+    source = Source(100)
+    answers = list(decode_ahead(source, BUDGET, max_bytes=BUDGET.max_bytes))
+    assert [each.key for each, _ in answers] == [str(number) for number in range(100)]
+    assert all(isinstance(outcome, Failure) for _, outcome in answers)
+
+
+def test_a_bound_that_is_too_small_for_any_clip_lets_one_through_at_a_time(decoder: Put) -> None:
+    decoder(lambda _: frames())
+    source = Source(10)
+    for taken, _ in enumerate(decode_ahead(source, BUDGET, max_bytes=1), start=1):
+        assert source.pulled == taken
+    assert source.pulled == 10
+
+
+def test_a_consumer_that_stops_stops_the_pulling_and_the_decoding(
+    decoder: Put, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stopped = threading.Event()
+
+    class Pool(ThreadPoolExecutor):
+        def shutdown(self, *args: Any, **options: Any) -> None:
+            stopped.set()
+            super().shutdown(*args, **options)
+
+    def decode(name: str) -> Frames:
+        if name != "0":
+            assert stopped.wait(timeout=60)
+        return frames(3)
+
+    monkeypatch.setattr(prefetch, "ThreadPoolExecutor", Pool)
+    calls = decoder(decode)
+    source = Source()
+    answers = decode_ahead(source, BUDGET, max_bytes=1 << 30)
+    next(answers)
+    close(answers)
+    assert source.pulled == 2 * CPUS
+    assert len(calls) <= 1 + CPUS  # those that had begun
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("decode")]
+
+
+def test_an_error_that_is_no_clip_s_own_is_raised_in_its_turn(decoder: Put) -> None:
+    def decode(name: str) -> Frames:
+        if name == "2":
+            raise RuntimeError("a bug")
+        return frames(3)
+
+    decoder(decode)
+    answers = decode_ahead(Source(), BUDGET, max_bytes=1 << 30)
+    assert [next(answers)[0].key, next(answers)[0].key] == ["0", "1"]
+    with pytest.raises(RuntimeError, match=r"^a bug$"):
+        next(answers)
+
+
+@pytest.mark.parametrize(("room", "threads"), [(100, 1), (4, 1), (3, 2), (2, 2), (1, 4), (0.5, 4)])
+def test_cpus_that_have_no_clip_of_their_own_help_with_another(room: float, threads: int, decoder: Put) -> None:
+    calls = decoder(lambda _: frames())
+    list(decode_ahead(Source(10), BUDGET, max_bytes=int(room * BUDGET.max_bytes)))
+    assert set(calls) == {threads}
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="this system does not tell")
+def test_only_cpus_that_the_process_may_run_on_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 3, 5})
+    assert prefetch._usable_cpus() == 3
+
+
+def test_the_bound_counts_what_the_largest_clip_really_takes(tmp_path: Path) -> None:
+    budget = replace(BUDGET, max_video_tokens=20)
+    clip = Clip(source=str(write_clip(tmp_path / "clip.mp4", size=(320, 240))))
+    ((_, outcome),) = decode_ahead([request("0", clip)], budget, max_bytes=1)
+    assert isinstance(outcome, Frames)
+    assert 0.7 * budget.max_bytes < outcome.pixels.nbytes <= budget.max_bytes
