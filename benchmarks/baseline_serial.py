@@ -26,7 +26,9 @@ class SerialBaseline:
 
     def caption_files(self, files: list[Path], *, num_captions: int, max_tokens: int) -> list[list[str]]:
         return [
-            self.caption_frames(decode(Clip(source=str(file)), self._budget), num_captions=num_captions, max_tokens=max_tokens)
+            self.caption_frames(
+                decode(Clip(source=str(file)), self._budget), num_captions=num_captions, max_tokens=max_tokens
+            )
             for file in files
         ]
 
@@ -39,4 +41,3 @@ class SerialBaseline:
             ids = self._model.generate(**inputs, max_new_tokens=max_tokens, do_sample=True, temperature=1.0)
             texts.append(self._engine._processor.tokenizer.decode(ids[0, inputs["input_ids"].shape[1] :]))
         return texts
-

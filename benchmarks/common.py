@@ -1,4 +1,4 @@
-"""What the benchmarks share: models from configurations, clips, interleaved timing, results with their circumstances."""
+"""What the benchmarks share: models from configurations, clips, interleaved timing, results."""
 
 import argparse
 import json
@@ -42,12 +42,15 @@ _SHAPES: Final[dict[str, dict[str, Any]]] = {
         "mrope": [24, 20, 20],
     },
 }
-"""text: hidden, intermediate, layers, heads, key-value heads, head size, vocabulary; vision: hidden, intermediate, depth,
-heads, layers of deepstack. The last is Qwen/Qwen3-VL-8B-Instruct's config.json."""
+"""text: hidden, intermediate, layers, heads, key-value heads, head size, vocabulary; vision: hidden, intermediate,
+depth, heads, layers of deepstack. The last is Qwen/Qwen3-VL-8B-Instruct's config.json."""
 
 
 def build_model(name: str, folder: Path, *, dtype: torch.dtype = torch.float32) -> Path:
-    """Write a checkpoint of a named shape with random weights, which never says its end token: every candidate is full."""
+    """Write a checkpoint of a named shape with random weights.
+
+    It never says its end token, so that every candidate is as long as is allowed.
+    """
     shape = _SHAPES[name]
     processor = AutoProcessor.from_pretrained(model_path("shapes"))
     processor.video_processor.max_video_tokens = 768
@@ -135,10 +138,8 @@ def peak_memory_bytes() -> int:
 
 def hardware() -> dict[str, Any]:
     """The machine, in words that do not name it."""
-    cpu = next(
-        (line.partition(":")[2].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line),
-        platform.processor(),
-    )
+    lines = Path("/proc/cpuinfo").read_text().splitlines()
+    cpu = next((line.partition(":")[2].strip() for line in lines if "model name" in line), platform.processor())
     gpus = [torch.cuda.get_device_name(number) for number in range(torch.cuda.device_count())]
     return {"cpu": cpu, "cores": len(os.sched_getaffinity(0)), "gpus": gpus}
 

@@ -16,7 +16,16 @@ from reelscribe.schema import CaptionRequest, Clip
 
 def main() -> None:
     args = arguments(
-        __doc__, model="tiny", clips=16, candidates=4, tokens=64, rounds=3, width=320, height=240, seconds=4.0, batch_size=16
+        __doc__,
+        model="tiny",
+        clips=16,
+        candidates=4,
+        tokens=64,
+        rounds=3,
+        width=320,
+        height=240,
+        seconds=4.0,
+        batch_size=16,
     )
     with workspace() as folder:
         dtype = torch.bfloat16 if torch.cuda.is_available() else torch.float32

@@ -33,7 +33,7 @@ _HOMES = {
     "run": "runners.local",
 }
 
-__all__ = [  # noqa: PLE0604 - the names are those of the table
+__all__ = [
     "Caption",
     "CaptionRequest",
     "Clip",

@@ -203,7 +203,7 @@ class _Progress:
         self._bar = tqdm(total=total, unit="row", disable=None, dynamic_ncols=True)
 
     def advance(self, result: Any) -> None:
-        self._clips += result.captions + len(result.failures)
+        self._clips += len(result.outcomes)
         self._bar.update()
         if not self._bar.disable:
             rate = self._clips / max(self._bar.format_dict["elapsed"], 1e-9)

@@ -3,10 +3,11 @@
 import json
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Final
+from typing import Final, cast
 
 import av
 import numpy as np
+from av.video.stream import VideoStream
 from numpy.typing import NDArray
 
 from reelscribe.models.shapes.scenes import Scene, random_scene, render
@@ -26,7 +27,8 @@ def write_video(file: Path, frames: Iterable[NDArray[np.uint8]], *, fps: int, co
         codec: FFmpeg's name of the encoder.
     """
     with av.open(str(file), "w") as container:
-        stream = container.add_stream(codec, rate=fps, options={"preset": "ultrafast"} if codec == "libx264" else {})
+        stream = cast(VideoStream, container.add_stream(codec, rate=fps))
+        stream.options = {"preset": "ultrafast"} if codec == "libx264" else {}
         stream.pix_fmt = "yuv420p"
         for number, pixels in enumerate(frames):
             if number == 0:

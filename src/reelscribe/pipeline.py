@@ -50,11 +50,18 @@ class RowResult:
     index: int
     rows: tuple[Row, ...]
     """The rows to write in its place."""
-    captions: int
-    """Videos captioned."""
-    cut_off: int
-    """Those of them whose text ends at the limit of tokens."""
-    failures: tuple[Failure, ...]
+    outcomes: tuple[Outcome, ...]
+    """One for each of its videos, in order; or the one Failure that the row is as a whole."""
+
+    @property
+    def captions(self) -> tuple[Caption, ...]:
+        """Its videos that have a caption."""
+        return tuple(outcome for outcome in self.outcomes if isinstance(outcome, Caption))
+
+    @property
+    def failures(self) -> tuple[Failure, ...]:
+        """Why the others have none."""
+        return tuple(outcome for outcome in self.outcomes if isinstance(outcome, Failure))
 
 
 def caption_rows(rows: Iterable[InputRow], settings: Settings, engine: Engine) -> Iterator[RowResult]:
@@ -90,15 +97,8 @@ def caption_rows(rows: Iterable[InputRow], settings: Settings, engine: Engine) -
 
 
 def _finish(plan: RowPlan, outcomes: Sequence[Outcome], layout: Layout, settings: Settings) -> RowResult:
-    captions = [outcome for outcome in outcomes if isinstance(outcome, Caption)]
-    failures = [outcome for outcome in outcomes if isinstance(outcome, Failure)]
-    return RowResult(
-        index=plan.index,
-        rows=tuple(layout.fill(plan, outcomes, settings)),
-        captions=len(captions),
-        cut_off=sum("cut_off" in item.meta["flags"] for item in captions),
-        failures=(plan.problem, *failures) if plan.problem else tuple(failures),
-    )
+    rows = tuple(layout.fill(plan, outcomes, settings))
+    return RowResult(index=plan.index, rows=rows, outcomes=(plan.problem,) if plan.problem else tuple(outcomes))
 
 
 def caption(requests: Iterable[CaptionRequest], settings: Settings, engine: Engine) -> Iterator[Outcome]:

@@ -124,10 +124,6 @@ def _request(
 # Interleaved: tokens in the text.
 
 
-def _chunks(text: str) -> list[str]:
-    return [chunk for chunk in text.split(eoc_token()) if chunk.strip()]
-
-
 def _interleaved_requests(row: Row, index: int, settings: Settings, root: Path | None) -> list[CaptionRequest]:
     videos, _ = videos_of(row, settings)
     if not videos:
@@ -136,7 +132,7 @@ def _interleaved_requests(row: Row, index: int, settings: Settings, root: Path |
     if not isinstance(text, str):
         got = "nothing" if text is None else type(text).__name__
         raise ClipError("prompt", f"column {settings.text_key!r} must hold text with {video_token()}; got {got}.")
-    owners = [chunk for chunk in _chunks(text) for _ in range(chunk.count(video_token()))]
+    owners = [chunk for chunk in text.split(eoc_token()) for _ in range(chunk.count(video_token()))]
     if not owners:
         raise ClipError("prompt", f"the text has no {video_token()}, but the row has {len(videos)} video(s).")
     if len(owners) > len(videos):
@@ -169,7 +165,7 @@ def _interleaved_fill(plan: RowPlan, outcomes: Sequence[Outcome], settings: Sett
     for number in range(len(captions[0].kept)):
         texts = iter([caption.texts[number] for caption in captions])
         chunks = []
-        for chunk in _chunks(plan.row[settings.text_key]):
+        for chunk in plan.row[settings.text_key].split(eoc_token()):
             if video_token() in chunk:
                 tokens = _tokens_only(chunk)
                 pieces = [f"{token} {next(texts)} " if token == video_token() else token for token in tokens]

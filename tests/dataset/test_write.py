@@ -16,7 +16,7 @@ LISTED = {"row": 3, "video": "clips/a.mp4", "kind": "missing", "message": "there
 
 
 def _result(*rows: Row, failures: tuple[Failure, ...] = ()) -> RowResult:
-    return RowResult(index=3, rows=rows, captions=0, cut_off=0, failures=failures)
+    return RowResult(index=3, rows=rows, outcomes=failures)
 
 
 def _files(folder: Path) -> set[str]:

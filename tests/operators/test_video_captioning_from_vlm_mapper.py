@@ -1,5 +1,7 @@
-"""The operator against its contract. Where the text of captions matters, the built-in model says it; where it is the
-handling of rows, a scripted engine does."""
+"""The operator against its contract.
+
+Where the text of captions matters, the built-in model says it; where it is the handling of rows, a scripted engine.
+"""
 
 import inspect
 import logging
@@ -13,7 +15,7 @@ import pytest
 
 from reelscribe import VideoCaptioningFromVLMMapper
 from reelscribe.demo import write_clip
-from reelscribe.engines.fake import FakeEngine
+from reelscribe.engines.fake import FakeEngine, Reply
 from reelscribe.models.shapes.scenes import Scene, random_scene
 from reelscribe.operators import video_captioning_from_vlm_mapper as module
 from reelscribe.schema import PreparedRequest
@@ -48,7 +50,7 @@ def broken(tmp_path: Path) -> str:
 def scripted(monkeypatch: pytest.MonkeyPatch) -> Operator:
     """Make operators whose engine answers "<clip> <candidate> <prompt>", or by a given function."""
 
-    def make(reply: Callable[[PreparedRequest, int], str] | None = None, **arguments: Any) -> VideoCaptioningFromVLMMapper:
+    def make(reply: Reply | None = None, **arguments: Any) -> VideoCaptioningFromVLMMapper:
         def say(prepared: PreparedRequest, number: int) -> str:
             return f"{Path(prepared.request.clip.name).stem} {number} {prepared.request.prompt}"
 
@@ -80,7 +82,7 @@ def test_signature_is_the_published_one() -> None:
     }
     assert {name: parameters[name].default for name in list(parameters)[1:10]} == published
     assert list(parameters)[1:10] == list(published)
-    assert [p.kind for p in list(parameters.values())[10:]][0] is inspect.Parameter.VAR_POSITIONAL
+    assert list(parameters.values())[10].kind is inspect.Parameter.VAR_POSITIONAL
 
 
 def test_schedulers_find_what_the_operator_declares() -> None:
@@ -210,6 +212,8 @@ def test_captions_go_to_a_field_without_tokens(scripted: Operator, clips: dict[s
     out = op.process_batched(batch(("words stay", [a, b]), ("", [broken]), (None, [])))
     assert out["text"] == ["words stay", "", None]
     assert out["captions"] == [["a 0 p", "b 0 p"], [None], []]
+    own = op.process_batched(batch(("", [a]), ("", []), caption=["mine", "mine, too"]))
+    assert (own["caption"], own["captions"]) == (["mine", "mine, too"], [["a 0 p"], []])
     every = scripted(prompt="p", caption_field="captions", caption_num=2, keep_candidate_mode="all")
     assert every.process_batched(batch(("", [a])))["captions"] == [[["a 0 p", "a 1 p"]]]
 

@@ -12,12 +12,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from build import DEFAULT_PROMPT, MERGE, PATCH, PROMPTS, SYSTEM_PROMPTS, TEMPORAL, build_model, build_processor
 from numpy.typing import NDArray
 from torch import nn
 from transformers import BatchFeature, Qwen3VLForConditionalGeneration, Qwen3VLProcessor, Qwen3VLVideoProcessor
 from transformers.models.qwen3_vl import modeling_qwen3_vl as modeling
 
+from build import DEFAULT_PROMPT, MERGE, PATCH, PROMPTS, SYSTEM_PROMPTS, TEMPORAL, build_model, build_processor
 from reelscribe.models.shapes.scenes import COLORS, GROUNDS, SHAPES, random_scene, render
 
 SEED = 2026
@@ -30,7 +30,23 @@ PEAK_LR, WARMUP, DECAY = 1e-3, 100, 0.3
 GRIDS = [(3, 5), (3, 5), (3, 4), (3, 4), (3, 3), (4, 3), (5, 3), (2, 4)]
 """Heights and widths of a frame in merged patches, as common aspect ratios give them."""
 HEAD_SIZES = [len(SHAPES), len(COLORS), len(GROUNDS)]
-WORDS = "tell me about this short clip shape color motion scene please write list every event in order be brief".split()
+WORDS = [
+    "tell",
+    "me",
+    "about",
+    "this",
+    "short",
+    "clip",
+    "please",
+    "write",
+    "list",
+    "every",
+    "event",
+    "in",
+    "order",
+    "be",
+    "brief",
+]
 
 
 def draw_prompt(rng: np.random.Generator) -> tuple[str | None, str]:
@@ -171,19 +187,22 @@ def batched_vision_attention(
     total, frames = hidden_states.shape[0], len(cu_seqlens) - 1
     query, key, value = self.qkv(hidden_states).reshape(total, 3, self.num_heads, -1).unbind(1)
     query, key = modeling.apply_rotary_pos_emb_vision(query, key, *position_embeddings)
-    query, key, value = (x.reshape(frames, total // frames, self.num_heads, -1).transpose(1, 2) for x in (query, key, value))
+    query, key, value = (
+        x.reshape(frames, total // frames, self.num_heads, -1).transpose(1, 2) for x in (query, key, value)
+    )
     weights = ((query * self.scaling) @ key.transpose(2, 3)).softmax(-1).to(value.dtype)
     mixed = weights @ value
     return self.proj(mixed.transpose(1, 2).reshape(total, -1))
 
 
 def captions_loss(
-    model: Qwen3VLForConditionalGeneration, places: nn.Linear, batch: BatchFeature
+    model: Qwen3VLForConditionalGeneration, places: nn.Linear, travels: nn.Linear, batch: BatchFeature
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Mean loss over caption tokens, and for each clip whether every token is right (what greedy decoding would say).
 
-    To it comes the loss of telling, halfway up the language model and at the end of each pair of frames, where the shape
-    is. Without that, the direction of a motion stays at chance long after all else is learnt.
+    To it come the losses of telling, at the end of each pair of frames, where the shape is (halfway up the language
+    model) and how far it has come (one layer on). Without them, the direction of a motion stays at chance long after all
+    else is learnt.
     """
     labels, centers = batch["labels"], batch["centers"]
     keep = int((labels != -100).sum(1).max()) + 1
@@ -193,10 +212,13 @@ def captions_loss(
     logits, targets = output.logits[:, :-1].float(), labels[:, -keep + 1 :]
     loss = nn.functional.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=-100)
     right = (logits.argmax(-1) == targets) | (targets == -100)
-    halfway = output.hidden_states[model.config.text_config.num_hidden_layers // 2]
+    halfway = model.config.text_config.num_hidden_layers // 2
     ends = batch["input_ids"] == model.config.vision_end_token_id
-    found = places(halfway[ends].float()).reshape(centers.shape)
-    return loss + nn.functional.mse_loss(found, 4 * (centers - 0.5)), right.all(1)
+    targets = (4 * (centers - 0.5), 4 * (centers - centers[:, :1]))
+    for layer, target, head in zip((halfway, halfway + 1), targets, (places, travels), strict=True):
+        found = head(output.hidden_states[layer][ends].float()).reshape(target.shape)
+        loss = loss + nn.functional.mse_loss(found, target)
+    return loss, right.all(1)
 
 
 def learning_rate(step: int, total: int) -> float:
@@ -204,7 +226,7 @@ def learning_rate(step: int, total: int) -> float:
 
 
 def evaluate(
-    model: Qwen3VLForConditionalGeneration, places: nn.Linear, processor: Qwen3VLProcessor
+    model: Qwen3VLForConditionalGeneration, places: nn.Linear, travels: nn.Linear, processor: Qwen3VLProcessor
 ) -> dict[str, float]:
     """Share of captions right, on scenes with the pairs of training and on those held out of it."""
     scores = {}
@@ -213,7 +235,7 @@ def evaluate(
             hits = []
             for index in range(4):
                 rng = np.random.default_rng([SEED, 1, held_out, index])
-                hits.append(captions_loss(model, places, make_batch(processor, rng, 32, held_out=held_out))[1])
+                hits.append(captions_loss(model, places, travels, make_batch(processor, rng, 32, held_out=held_out))[1])
             scores[name] = round(torch.cat(hits).float().mean().item(), 3)
     return scores
 
@@ -242,9 +264,9 @@ def main() -> None:
     model = build_model(processor)
     model.set_attn_implementation("eager")
     heads = nn.Linear(model.config.text_config.hidden_size, sum(HEAD_SIZES))
-    places = nn.Linear(model.config.text_config.hidden_size, 2)
+    places, travels = (nn.Linear(model.config.text_config.hidden_size, 2) for _ in range(2))
     spots = nn.Linear(model.config.text_config.hidden_size, 3)
-    parts = nn.ModuleDict({"model": model, "heads": heads, "places": places, "spots": spots})
+    parts = nn.ModuleDict({"model": model, "heads": heads, "places": places, "travels": travels, "spots": spots})
     optimizer = torch.optim.AdamW(
         [
             {"params": [p for p in parts.parameters() if p.ndim > 1], "weight_decay": 0.05},
@@ -266,7 +288,7 @@ def main() -> None:
             loss, right = instants_loss(model, heads, spots, rng, step)
             rate = learning_rate(step, args.still_steps)
         else:
-            loss, hits = captions_loss(model, places, make_batch(processor, rng, CLIP_BATCH))
+            loss, hits = captions_loss(model, places, travels, make_batch(processor, rng, CLIP_BATCH))
             right, rate = [hits.float().mean().item()], learning_rate(step - args.still_steps, args.clip_steps)
         optimizer.zero_grad()
         loss.backward()
@@ -278,7 +300,7 @@ def main() -> None:
         if (step + 1) % 100 == 0 or step + 1 == total:
             torch.save({"parts": parts.state_dict(), "optimizer": optimizer.state_dict(), "step": step + 1}, state_path)
             if not still:
-                record |= evaluate(model, places, processor)
+                record |= evaluate(model, places, travels, processor)
                 save(model, processor, args.folder / "shapes")
         if step % 10 == 9 or step == first:
             print(json.dumps(record | {"seconds": round(time.monotonic() - began, 1)}), flush=True)

@@ -12,16 +12,19 @@ from reelscribe.config import DEFAULT_MODEL, Keep, Settings
 from reelscribe.engines import load_engine
 from reelscribe.engines.base import Engine
 from reelscribe.errors import SettingsError
-from reelscribe.pipeline import InputRow, caption_rows
-from reelscribe.schema import Failure, Row
+from reelscribe.pipeline import InputRow, RowResult, caption_rows
+from reelscribe.schema import Caption, Failure, Row
 
 logger = logging.getLogger(__name__)
 
 _BASE_OPTIONS: Final = frozenset(
-    """text_key image_key audio_key video_key image_bytes_key system_key instruction_key query_key response_key
-    history_key index_key work_dir input_columns output_columns skip_op_error adaptive_batching auto_op_parallelism
-    batch_mode accelerator batch_size num_proc turbo cpu_required gpu_required mem_required num_cpus num_gpus memory
-    runtime_env ray_execution_mode""".split()
+    {
+        *("text_key", "image_key", "audio_key", "video_key", "image_bytes_key", "system_key", "instruction_key"),
+        *("query_key", "response_key", "history_key", "index_key", "work_dir", "input_columns", "output_columns"),
+        *("skip_op_error", "adaptive_batching", "auto_op_parallelism", "batch_mode", "accelerator", "batch_size"),
+        *("num_proc", "turbo", "cpu_required", "gpu_required", "mem_required", "num_cpus", "num_gpus", "memory"),
+        *("runtime_env", "ray_execution_mode"),
+    }
 )
 """Options of Data-Juicer's base class. Here they become attributes; a scheduler may read them."""
 
@@ -137,14 +140,17 @@ class VideoCaptioningFromVLMMapper:
             for failure in result.failures:
                 logger.warning("No caption: %s [%s]", failure.message, failure.kind)
             self.failures += result.failures
-            made += [self._in_field(row) for row in result.rows] if self.caption_field else result.rows
+            if self.caption_field:
+                made.append({**rows[result.index].row, self.caption_field: self._texts(result)})
+            else:
+                made += result.rows
         if self.caption_field and self.caption_field not in columns:
             columns.append(self.caption_field)
         return {name: [row[name] for row in made] for name in columns}
 
-    def _in_field(self, row: Row) -> Row:
-        texts = row["captions" if self._settings.keep == "all" else "caption"]
-        return {**row, str(self.caption_field): texts}
+    def _texts(self, result: RowResult) -> list[Any]:
+        kept = [outcome.texts if isinstance(outcome, Caption) else None for outcome in result.outcomes]
+        return [texts and (list(texts) if self._settings.keep == "all" else texts[0]) for texts in kept]
 
     def _load(self, rank: int | None) -> Engine:
         if self._engine is None:

@@ -71,9 +71,9 @@ def run(
         for result in caption_rows(read_rows(inputs, output=output), settings, engine):
             writer.write(result)
             rows += 1
-            captions += result.captions
-            without_video += not result.captions and not result.failures
-            cut_off += result.cut_off
+            captions += len(result.captions)
+            without_video += not result.outcomes
+            cut_off += sum("cut_off" in caption.meta["flags"] for caption in result.captions)
             kinds.update(failure.kind for failure in result.failures)
             on_row(result)
     return RunSummary(

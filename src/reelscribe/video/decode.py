@@ -162,8 +162,6 @@ def _on_screen(
             yield shown[1]
         if not waiting or frame is None:
             return
-        if pts < index.pts[0]:  # it refers to frames from before the file's start
-            continue
         if frame.is_corrupt:
             raise damaged(pts)
         shown = pts, frame

@@ -130,7 +130,7 @@ def read_index(container: InputContainer, stream: VideoStream, clip: Clip) -> Fr
     entries.pop()
     _check_complete(container, stream, len(entries) - broken, clip)
     if broken:
-        message = f"{clip.name}: {broken} of its {len(entries)} packets are not whole; the file is damaged."
+        message = f"{clip.name} is damaged: of its {len(entries)} packets, {broken} cannot be read whole."
         raise ClipError("decode", message)
 
     times = [pts for pts, _, _, visible in entries if pts is not None and visible]

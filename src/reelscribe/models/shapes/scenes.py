@@ -50,7 +50,10 @@ _DIRECTIONS: Final[dict[str, tuple[int, int]]] = {
 
 @dataclass(frozen=True, kw_only=True)
 class Scene:
-    """One clip's content. Lengths are fractions of the frame's shorter side, positions fractions of width and height."""
+    """One clip's content.
+
+    Lengths are fractions of the frame's shorter side, positions fractions of width and height.
+    """
 
     shape: Shape
     color: Color
@@ -159,8 +162,8 @@ def render(
         reach = 1.15 * radius + pixel
         left, right = (int(np.clip((center_x + s * reach) / aspect * width, 0, width)) for s in (-1, 1))
         top, bottom = (int(np.clip((center_y + s * reach) * height, 0, height)) for s in (-1, 1))
-        x = (np.arange(left, right + 1)[:width - left] + 0.5) / width * aspect - center_x
-        y = (np.arange(top, bottom + 1)[:height - top] + 0.5) / height - center_y
+        x = (np.arange(left, right + 1)[: width - left] + 0.5) / width * aspect - center_x
+        y = (np.arange(top, bottom + 1)[: height - top] + 0.5) / height - center_y
         outside = _signed_distance(scene.shape, x[None, :], y[:, None], radius)
         alpha = np.clip(0.5 - outside / pixel, 0.0, 1.0)[..., None]
         patch = frame[top : top + len(y), left : left + len(x)]
@@ -172,14 +175,16 @@ def _signed_distance(
     shape: Shape, x: NDArray[np.float64], y: NDArray[np.float64], radius: float
 ) -> NDArray[np.float64]:
     """Distance to the outline of a shape around the origin, negative inside. y points down."""
+    across, up = np.abs(x), np.abs(y)
     if shape == "ring":
-        return np.abs(np.hypot(x, y) - 0.72 * radius) - 0.28 * radius
-    if shape == "square":
-        return np.maximum(np.abs(x), np.abs(y)) - 0.88 * radius
-    if shape == "cross":
+        distance = np.abs(np.hypot(x, y) - 0.72 * radius) - 0.28 * radius
+    elif shape == "square":
+        distance = np.maximum(across, up) - 0.88 * radius
+    elif shape == "cross":
         arm = 0.33 * radius
-        upright = np.maximum(np.abs(x) - arm, np.abs(y) - radius)
-        return np.minimum(upright, np.maximum(np.abs(y) - arm, np.abs(x) - radius))
-    run, rise = 1.05, 1.75  # the triangle's half base and height, in radii; its tip points up
-    slope = (np.abs(x) * rise - (y + radius) * run) / np.hypot(run, rise)
-    return np.maximum(slope, y - (rise - 1) * radius)
+        distance = np.minimum(np.maximum(across - arm, up - radius), np.maximum(up - arm, across - radius))
+    else:
+        run, rise = 1.05, 1.75  # the triangle's half base and height, in radii; its tip points up
+        slope = (across * rise - (y + radius) * run) / np.hypot(run, rise)
+        distance = np.maximum(slope, y - (rise - 1) * radius)
+    return np.asarray(distance, np.float64)
