@@ -25,12 +25,8 @@ class SerialBaseline:
         self._budget = FrameBudget.of(settings, engine.info.limits)
 
     def caption_files(self, files: list[Path], *, num_captions: int, max_tokens: int) -> list[list[str]]:
-        return [
-            self.caption_frames(
-                decode(Clip(source=str(file)), self._budget), num_captions=num_captions, max_tokens=max_tokens
-            )
-            for file in files
-        ]
+        decoded = (decode(Clip(source=str(file)), self._budget) for file in files)
+        return [self.caption_frames(frames, num_captions=num_captions, max_tokens=max_tokens) for frames in decoded]
 
     @torch.inference_mode()
     def caption_frames(self, frames: Frames, *, num_captions: int, max_tokens: int) -> list[str]:

@@ -15,18 +15,8 @@ from reelscribe.schema import CaptionRequest, Clip
 
 
 def main() -> None:
-    args = arguments(
-        __doc__,
-        model="tiny",
-        clips=16,
-        candidates=4,
-        tokens=64,
-        rounds=3,
-        width=320,
-        height=240,
-        seconds=4.0,
-        batch_size=16,
-    )
+    size = {"width": 320, "height": 240, "seconds": 4.0}
+    args = arguments(__doc__, model="tiny", clips=16, candidates=4, tokens=64, rounds=3, batch_size=16, **size)
     with workspace() as folder:
         dtype = torch.bfloat16 if torch.cuda.is_available() else torch.float32
         files = render_clips(folder, args.clips, width=args.width, height=args.height, seconds=args.seconds)

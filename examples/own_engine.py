@@ -16,9 +16,7 @@ from reelscribe.video.sampling import VisionLimits
 class BrightnessEngine:
     """Says how bright a clip is, which takes no model."""
 
-    info = ModelInfo(
-        engine="brightness", model="mean of pixels", revision=None, limits=VisionLimits(max_frame_tokens=16)
-    )
+    info = ModelInfo(engine="mean", model="brightness", revision=None, limits=VisionLimits(max_frame_tokens=16))
 
     def generate(self, requests: Iterator[PreparedRequest]) -> Iterator[Generation]:
         for prepared in requests:

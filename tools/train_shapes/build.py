@@ -165,7 +165,7 @@ def build_model(processor: Qwen3VLProcessor) -> Qwen3VLForConditionalGeneration:
 
 
 def _place_positions(table: torch.Tensor) -> None:
-    """Start the vision encoder's position table from sines and cosines of row and column, as large as patches come to be.
+    """Start the vision encoder's position table from sines and cosines of row and column, as large as patches are.
 
     From the usual small random numbers a position stays too faint beside the patch's content to be learnt from.
     """

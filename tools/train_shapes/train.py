@@ -30,23 +30,7 @@ PEAK_LR, WARMUP, DECAY = 1e-3, 100, 0.3
 GRIDS = [(3, 5), (3, 5), (3, 4), (3, 4), (3, 3), (4, 3), (5, 3), (2, 4)]
 """Heights and widths of a frame in merged patches, as common aspect ratios give them."""
 HEAD_SIZES = [len(SHAPES), len(COLORS), len(GROUNDS)]
-WORDS = [
-    "tell",
-    "me",
-    "about",
-    "this",
-    "short",
-    "clip",
-    "please",
-    "write",
-    "list",
-    "every",
-    "event",
-    "in",
-    "order",
-    "be",
-    "brief",
-]
+WORDS = ["tell", "me", "about", "this", "short", "clip", "please", "write", "list", "every", "event", "in", "order"]
 
 
 def draw_prompt(rng: np.random.Generator) -> tuple[str | None, str]:
@@ -187,9 +171,8 @@ def batched_vision_attention(
     total, frames = hidden_states.shape[0], len(cu_seqlens) - 1
     query, key, value = self.qkv(hidden_states).reshape(total, 3, self.num_heads, -1).unbind(1)
     query, key = modeling.apply_rotary_pos_emb_vision(query, key, *position_embeddings)
-    query, key, value = (
-        x.reshape(frames, total // frames, self.num_heads, -1).transpose(1, 2) for x in (query, key, value)
-    )
+    shape = (frames, total // frames, self.num_heads, -1)
+    query, key, value = (x.reshape(shape).transpose(1, 2) for x in (query, key, value))
     weights = ((query * self.scaling) @ key.transpose(2, 3)).softmax(-1).to(value.dtype)
     mixed = weights @ value
     return self.proj(mixed.transpose(1, 2).reshape(total, -1))
@@ -201,8 +184,8 @@ def captions_loss(
     """Mean loss over caption tokens, and for each clip whether every token is right (what greedy decoding would say).
 
     To it come the losses of telling, at the end of each pair of frames, where the shape is (halfway up the language
-    model) and how far it has come (one layer on). Without them, the direction of a motion stays at chance long after all
-    else is learnt.
+    model) and how far it has come (one layer on). Without them the direction of a motion stays at chance long after
+    all else is learnt.
     """
     labels, centers = batch["labels"], batch["centers"]
     keep = int((labels != -100).sum(1).max()) + 1

@@ -45,7 +45,7 @@ class VideoCaptioningFromVLMMapper:
         *args: taken for compatibility, and not used.
         system_prompt: for all rows.
         caption_field: write the captions to this column, one for each video (mode "all": a list for each video), and
-            leave the text and the number of rows alone; tokens are not needed then. None stands where captioning failed.
+            leave the text and the number of rows alone; tokens are not needed then. None stands for a failure.
         **kwargs: options of Data-Juicer's base class, as `text_key` or `memory`.
 
     Raises:
