@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 import termios
+from collections.abc import Iterator
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -304,15 +305,16 @@ def test_nothing_but_the_result_is_said_where_there_is_no_terminal(here: Path) -
 def test_demo_compares_captions_with_the_truth_and_leaves_the_data_set(
     here: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def put(file: Path, scene: Scene, **_: Any) -> None:
-        truths[file.name] = scene.caption
+    def put(file: Path, frames: Iterator[Scene], **_: Any) -> None:
+        truths[file.name] = next(frames).caption
         put_clip(file)
 
     def know_all_but_one(_: Settings) -> Engine:
         return FakeEngine(lambda item, _: truths[item.request.clip.name] if "07" not in item.request.clip.name else "?")
 
     truths: dict[str, str] = {}
-    monkeypatch.setattr(demo, "write_clip", put)
+    monkeypatch.setattr(demo, "film", lambda scene, **_: iter([scene]))
+    monkeypatch.setattr(demo, "write_video", put)
     monkeypatch.setattr(local, "load_engine", know_all_but_one)
     lines = _type("demo", "shown").stdout.splitlines()
     assert lines[:2] == [

@@ -24,8 +24,8 @@ def test_settings_cannot_be_changed() -> None:
 @pytest.mark.parametrize(
     ("name", "value", "message"),
     [
-        ("engine", "vlm", "engine must be one of transformers, fake; got 'vlm'"),
-        ("engine", 3, "engine must be one of transformers, fake; got 3"),
+        ("engine", "vlm", "engine must be one of transformers, vllm, openai, fake; got 'vlm'"),
+        ("engine", 3, "engine must be one of transformers, vllm, openai, fake; got 3"),
         ("keep", "best", "keep must be one of random_any, similar_one_simhash, all; got 'best'"),
         ("keep", ["all"], r"keep must be one of random_any, similar_one_simhash, all; got \['all'\]"),
         ("layout", "rows", "layout must be one of auto, interleaved, columns; got 'rows'"),

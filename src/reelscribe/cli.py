@@ -162,9 +162,10 @@ def demo(folder: Path) -> None:
 
     click.echo(f"Rendering {CLIPS} clips into {folder} ...", err=True)
     try:
-        data, truths = prepare(folder)
+        data, scenes = prepare(folder)
     except OSError as exc:
         raise DatasetError(f"cannot write to {folder}: {exc.strerror}.") from exc
+    truths = {name: scene.caption for name, scene in scenes.items()}
     captions: list[str] = []
     output = folder / "captioned.jsonl"
     with _Progress() as progress:

@@ -12,7 +12,7 @@ from typing import Any, Final, Literal, get_args, get_origin
 from reelscribe.errors import SettingsError
 from reelscribe.sampling_params import SamplingParams
 
-EngineName = Literal["transformers", "fake"]
+EngineName = Literal["transformers", "vllm", "openai", "fake"]
 Keep = Literal["random_any", "similar_one_simhash", "all"]
 LayoutName = Literal["auto", "interleaved", "columns"]
 Dtype = Literal["auto", "bfloat16", "float16", "float32"]
@@ -65,7 +65,7 @@ class Settings:
 
     model: str = _setting(DEFAULT_MODEL, "Hub name or folder of a Qwen3-VL checkpoint; 'shapes' is the built-in one.")
     revision: str | None = _setting(None, "Branch, tag or commit of a hub model.")
-    engine: str = _setting("transformers", "What runs the model.", *get_args(EngineName))
+    engine: str = _setting("transformers", "What runs the model; vllm and openai are to come.", *get_args(EngineName))
     num_captions: int = _setting(1, "Candidates to generate for each video.", at_least=1)
     keep: str = _setting("random_any", "Which candidates to keep.", *get_args(Keep))
     prompt: str | None = _setting(None, "Prompt for every row; a general one by default.")

@@ -1,7 +1,7 @@
 """A small data set of rendered clips, with the truth beside each: for `reelscribe demo`, tests and benchmarks."""
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Final, cast
 
@@ -50,23 +50,35 @@ def write_clip(file: Path, scene: Scene, *, width: int, height: int, fps: int, s
 
 
 def prepare(
-    folder: Path, *, clips: int = CLIPS, seed: int = 7, seconds: tuple[float, float] = (2, 4)
-) -> tuple[Path, dict[str, str]]:
-    """Render clips and a data set that lists them.
+    folder: Path,
+    *,
+    clips: int = CLIPS,
+    seed: int | Sequence[int] = 7,
+    seconds: tuple[float, float] = (2, 4),
+    change: Callable[[Iterator[NDArray[np.uint8]]], Iterable[NDArray[np.uint8]]] = iter,
+) -> tuple[Path, dict[str, Scene]]:
+    """Render clips in mixed sizes and frame rates, and a data set that lists them.
+
+    Args:
+        folder: for all files.
+        clips: how many.
+        seed: what they show.
+        seconds: shortest and longest.
+        change: what to do to the frames of each clip before they are written.
 
     Returns:
-        The data set (`clips.jsonl`, with a column `video`), and the true caption of each file name.
+        The data set (`clips.jsonl`, with a column `video`), and what each file shows, by name.
     """
     folder.mkdir(parents=True, exist_ok=True)
     rng = np.random.default_rng(seed)
-    truths = {}
+    scenes = {}
     for number in range(clips):
         scene = random_scene(rng)
         width, height = SIZES[number % len(SIZES)]
-        name = f"clip-{number:02d}.mp4"
-        fps = int(rng.choice(RATES))
-        write_clip(folder / name, scene, width=width, height=height, fps=fps, seconds=float(rng.uniform(*seconds)))
-        truths[name] = scene.caption
+        name, fps = f"clip-{number:02d}.mp4", int(rng.choice(RATES))
+        frames = film(scene, width=width, height=height, fps=fps, seconds=float(rng.uniform(*seconds)))
+        write_video(folder / name, change(frames), fps=fps)
+        scenes[name] = scene
     data = folder / "clips.jsonl"
-    data.write_text("".join(json.dumps({"video": name}) + "\n" for name in truths), "utf-8")
-    return data, truths
+    data.write_text("".join(json.dumps({"video": name}) + "\n" for name in scenes), "utf-8")
+    return data, scenes

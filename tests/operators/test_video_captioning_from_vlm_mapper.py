@@ -306,6 +306,7 @@ def test_operator_travels_to_workers_without_its_model(scripted: Operator, clips
 # With the built-in model: the whole way, through Transformers.
 
 
+@pytest.mark.transformers
 def test_real_model_captions_each_clip_rightly(clips: dict[str, Scene], broken: str) -> None:
     op = VideoCaptioningFromVLMMapper(hf_model="shapes", keep_original_sample=False)
     rows = [(f"{VIDEO}?", [video]) for video in [*clips, broken]]
@@ -313,6 +314,7 @@ def test_real_model_captions_each_clip_rightly(clips: dict[str, Scene], broken: 
     assert out["text"] == [*(f"{VIDEO} {scene.caption} {EOC}" for scene in clips.values()), f"{VIDEO}?"]
 
 
+@pytest.mark.transformers
 @pytest.mark.parametrize(
     "sampling",
     [
@@ -335,6 +337,7 @@ def test_several_candidates_at_temperature_0_are_warned_of(caplog: pytest.LogCap
     assert "at temperature 0 all candidates are the same" in caplog.text
 
 
+@pytest.mark.transformers
 def test_real_candidates_differ_and_repeat(clips: dict[str, Scene]) -> None:
     arguments: dict[str, Any] = {
         "hf_model": "shapes",

@@ -5,7 +5,7 @@ from typing import Final
 
 from reelscribe.config import Settings
 from reelscribe.engines.base import Engine
-from reelscribe.errors import MissingExtraError
+from reelscribe.errors import MissingExtraError, SettingsError
 
 ENGINES: Final[dict[str, str]] = {
     "transformers": "reelscribe.engines.transformers:load",
@@ -20,9 +20,13 @@ def load_engine(settings: Settings) -> Engine:
     """Load the engine that the settings name, and its model.
 
     Raises:
+        SettingsError: the engine is one that is to come.
         MissingExtraError: what the engine needs is not installed.
         ModelError: the model cannot be loaded.
     """
+    if settings.engine not in ENGINES:
+        there = ", ".join(ENGINES)
+        raise SettingsError(f"the engine {settings.engine} is not in this release; there are {there}.")
     module, function = ENGINES[settings.engine].split(":")
     try:
         engine: Engine = getattr(importlib.import_module(module), function)(settings)

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import av
 from av.container import InputContainer
@@ -19,6 +20,8 @@ from av.video.stream import VideoStream
 from reelscribe.errors import ClipError
 from reelscribe.schema import Clip
 
+_OPEN: Any = {} if int(av.__version__.split(".")[0]) >= 19 else {"metadata_errors": "replace"}
+"""Before PyAV 19, which does so by itself, a title that is not UTF-8 made a file unreadable."""
 _EMPTY_MPEG4 = 10
 """An MPEG-4 packet of at most so many bytes holds no picture of its own: the one before stays on screen."""
 _LOST_SHARE = 0.02
@@ -78,9 +81,10 @@ def open_clip(clip: Clip) -> InputContainer:
     if size == 0:
         raise ClipError("unreadable", f"{clip.name} is empty (0 bytes).")
     try:
-        return av.open(source, "r", metadata_errors="replace")
+        container: InputContainer = av.open(source, "r", **_OPEN)
     except (av.FFmpegError, OSError, ValueError) as exc:
         raise ClipError("unreadable", f"{clip.name} cannot be opened as a video: {reason(exc)}.") from exc
+    return container
 
 
 def reason(exc: Exception) -> str:
