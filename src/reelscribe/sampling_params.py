@@ -32,7 +32,8 @@ class SamplingParams:
     """A candidate ends at any of these tokens, besides the checkpoint's own end tokens."""
     do_sample: bool | None = None
     """True draws tokens at the checkpoint's own temperature, also where the checkpoint would take the likeliest; beside
-    a temperature it says nothing more, and becomes None. False becomes temperature 0."""
+    a temperature, also of 0 as in Data-Juicer's own parameters, it says nothing more and becomes None. False becomes
+    temperature 0."""
     seed: int | None = None
     """Overrides the run's seed."""
 
@@ -43,10 +44,8 @@ class SamplingParams:
                 object.__setattr__(self, item.name, _read(item.name, value))
         if self.do_sample is None:
             return
-        if self.temperature is not None and self.do_sample != (self.temperature > 0):
-            raise SettingsError(
-                f"do_sample={self.do_sample} contradicts temperature={self.temperature:g}; leave one of them out."
-            )
+        if self.temperature and not self.do_sample:
+            raise SettingsError(f"do_sample=False contradicts temperature={self.temperature:g}; leave one of them out.")
         if not self.do_sample:
             object.__setattr__(self, "temperature", 0.0)
         if self.temperature is not None:

@@ -43,7 +43,7 @@ class TransformersEngine:
     Args:
         model: hub name, folder, or the name of a built-in model.
         revision: branch, tag or commit of a hub model.
-        device: "auto", "cpu", "cuda", "cuda:1", ...
+        device: "auto", "cpu", "cuda", "cuda:1", ...; "auto:N" deals the GPUs out to workers by their numbers N.
         dtype: "auto" is the checkpoint's own on a GPU, and float32 on a CPU, where that is faster and exact.
         batch_size: clips to take at once.
         model_params: passed on to `AutoModelForImageTextToText.from_pretrained`.
@@ -244,13 +244,17 @@ def load(settings: Settings) -> TransformersEngine:
 
 
 def _device(name: str) -> torch.device:
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
+    kind, _, worker = name.partition(":")
     try:
-        return torch.empty(0, device=name).device
-    except (RuntimeError, AssertionError) as exc:
-        reason = str(exc).strip().partition("\n")[0]
-        raise ModelError(f"device must be auto, cpu, cuda, cuda:1, ...; {name!r} does not work here: {reason}") from exc
+        if kind == "auto":
+            count = torch.cuda.device_count()
+            return torch.device("cuda", int(worker or 0) % count) if count else torch.device("cpu")
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError, ValueError) as exc:
+        allowed, said = "auto, cpu, cuda, cuda:1, ...", str(exc).partition("\n")[0]
+        raise ModelError(f"device must be {allowed}; {name!r} does not work here: {said}") from exc
+    return device
 
 
 def _vision_limits(video_processor: Any) -> VisionLimits:
