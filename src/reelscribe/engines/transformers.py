@@ -13,13 +13,13 @@ from typing import Any, Final
 
 import numpy as np
 import torch
-from torch.nn import functional
-from transformers import AttentionInterface, AutoConfig, AutoModelForImageTextToText, AutoProcessor, DynamicCache
+from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor, DynamicCache
 from transformers.cache_utils import DynamicLayer
 
 from reelscribe.config import Settings
 from reelscribe.engines.base import ModelInfo
 from reelscribe.engines.sampling import Sampler, TokenRules
+from reelscribe.engines.speedups import RoomyLayer, speed_up_vision
 from reelscribe.errors import EngineError, ModelError
 from reelscribe.models import BUILT_IN, model_path
 from reelscribe.schema import Failure, Generation, PreparedRequest
@@ -85,7 +85,7 @@ class TransformersEngine:
             hint = "" if Path(name).is_dir() else f" No folder has that name, either; built in: {', '.join(BUILT_IN)}."
             raise ModelError(f"the model {model!r} cannot be loaded: {reason}{hint}") from exc
         self._model.eval()
-        _speed_up_vision(self._model)
+        speed_up_vision(self._model)
         self._batch_size = batch_size
         self._rules = TokenRules(self._processor.tokenizer, self._model.generation_config)
         self.info = ModelInfo(
@@ -192,7 +192,7 @@ class TransformersEngine:
         next_position = (prompt_tokens[:, None] + deltas).to(self._device)
         inputs = inputs.to(self._device)
         cache = DynamicCache(config=self._model.config.get_text_config())
-        cache.layers = [_RoomyLayer() if type(layer) is DynamicLayer else layer for layer in cache.layers]
+        cache.layers = [RoomyLayer() if type(layer) is DynamicLayer else layer for layer in cache.layers]
         logits = self._model(
             **inputs, position_ids=positions.to(self._device), past_key_values=cache, use_cache=True, logits_to_keep=1
         ).logits[:, -1]
@@ -271,70 +271,3 @@ def _vision_limits(video_processor: Any) -> VisionLimits:
 def _length(item: PreparedRequest) -> int:
     """About how many tokens a prompt has: those of the video, its timestamps, and the words."""
     return item.frames.video_tokens + 5 * len(item.frames.timestamps) + len(item.request.prompt) // 4
-
-
-# Three parts of Transformers, made faster without changing what they compute.
-
-
-class _RoomyLayer(DynamicLayer):  # type: ignore[misc]  # Transformers is not typed
-    """A layer of the key-value cache with room to grow: a step writes what is new, where `DynamicLayer` copies all."""
-
-    _ROOM: Final = 64
-    keys: torch.Tensor
-    values: torch.Tensor
-    _buffers: tuple[torch.Tensor, ...] = ()
-
-    def update(self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
-        start = self.get_seq_length()
-        end = start + key_states.shape[2]
-        if not start:
-            return super().update(key_states, value_states, *args, **kwargs)
-        if not self._buffers or self._buffers[0].shape[2] < end:
-            room = (0, 0, 0, end - start + self._ROOM)
-            self._buffers = (functional.pad(self.keys, room), functional.pad(self.values, room))
-        for buffer, new in zip(self._buffers, (key_states, value_states), strict=True):
-            buffer[:, :, start:end] = new
-        self.keys, self.values = (buffer[:, :, :end] for buffer in self._buffers)
-        return self.keys, self.values
-
-    def batch_select_indices(self, indices: torch.Tensor) -> None:
-        super().batch_select_indices(indices)
-        self._buffers = ()
-
-
-def _speed_up_vision(model: Any) -> None:
-    vision = model.model.visual
-    projection = vision.patch_embed.proj
-    if isinstance(projection, torch.nn.Conv3d) and projection.stride == projection.kernel_size:
-        weight, bias = projection.weight.flatten(1), projection.bias  # patches do not overlap: a matrix product does it
-        vision.patch_embed.forward = lambda patches: functional.linear(patches.to(weight.dtype), weight, bias)
-    if vision.config._attn_implementation == "sdpa":
-        AttentionInterface.register(_FRAMES_ATTENTION, _frames_attention)
-        model.set_attn_implementation({"vision_config": _FRAMES_ATTENTION})
-
-
-_FRAMES_ATTENTION: Final = "reelscribe_flash_frames"
-"""Transformers hands over all frames at once where an attention function has "flash" in its name, else one by one."""
-
-
-def _frames_attention(
-    _module: torch.nn.Module,
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
-    *_: Any,
-    scaling: float | None = None,
-    cu_seq_lens_q: torch.Tensor | None = None,
-    **__: Any,
-) -> tuple[torch.Tensor, None]:
-    """Attention within each frame, by one call for all frames of one size that stand together."""
-    lengths = [query.shape[2]] if cu_seq_lens_q is None else cu_seq_lens_q.diff().tolist()
-    packed = [part[0].transpose(0, 1) for part in (query, key, value)]  # tokens, heads, size of a head
-    mixed, start = [], 0
-    for length, frames in itertools.groupby(lengths):
-        count = len(list(frames))
-        end = start + count * length
-        q, k, v = (part[start:end].reshape(count, length, *part.shape[1:]).transpose(1, 2) for part in packed)
-        mixed.append(functional.scaled_dot_product_attention(q, k, v, scale=scaling).transpose(1, 2).flatten(0, 1))
-        start = end
-    return torch.cat(mixed)[None], None
