@@ -32,7 +32,7 @@ def main() -> None:
         baseline = SerialBaseline(engine, settings)
 
         def ours() -> None:
-            made = list(caption(_requests(files, settings), settings, engine))
+            made = list(caption(requests_for(files, settings), settings, engine))
             assert all(len(item.candidates) == args.candidates for item in made)  # type: ignore[union-attr]
 
         timed = interleaved(
@@ -51,7 +51,8 @@ def main() -> None:
     save_result(f"end-to-end-{args.model}-{args.candidates}", result | {"peak_memory_bytes": peak_memory_bytes()})
 
 
-def _requests(files: list[Path], settings: Settings) -> list[CaptionRequest]:
+def requests_for(files: list[Path], settings: Settings) -> list[CaptionRequest]:
+    """One request a file, as the settings say."""
     return [
         CaptionRequest(
             key=file.name,

@@ -61,9 +61,9 @@ class CaptionRequest:
             raise SettingsError(f"num_captions must be a whole number of at least 1; got {self.num_captions!r}.")
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class Frames:
-    """The frames of a clip that the model sees, at the size that it sees."""
+    """The frames of a clip that the model sees, at the size that it sees. Equal only to itself."""
 
     pixels: NDArray[np.uint8]
     """uint8, shape (frames, height, width, 3), RGB, upright."""

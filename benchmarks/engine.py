@@ -1,0 +1,97 @@
+"""Frames in memory to captions: what the engine alone takes, and where its time goes."""
+
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from baseline_serial import SerialBaseline
+from common import arguments, build_model, interleaved, peak_memory_bytes, render_clips, save_result, workspace
+from end_to_end import requests_for
+
+from reelscribe.config import Settings
+from reelscribe.engines import load_engine
+from reelscribe.engines.transformers import TransformersEngine
+from reelscribe.schema import Clip, Frames, PreparedRequest
+from reelscribe.video.decode import decode
+from reelscribe.video.sampling import FrameBudget
+
+
+class Stopwatch:
+    """Adds up the seconds spent inside functions."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+
+    def wrap(self, name: str, function: Callable[..., Any]) -> Callable[..., Any]:
+        def timed(*args: Any, **kwargs: Any) -> Any:
+            began = time.perf_counter()
+            result = function(*args, **kwargs)
+            if torch.cuda.is_available():
+                torch.cuda.synchronize()
+            self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - began
+            return result
+
+        return timed
+
+
+def time_parts(engine: TransformersEngine, prepared: list[PreparedRequest]) -> dict[str, float]:
+    """Seconds of one run by part. The vision encoder's are inside those of the prefill, and are taken out of them."""
+    watch, model = Stopwatch(), engine._model
+    originals = engine.inputs, model.forward, model.model.visual.forward
+
+    def forward(*args: Any, **kwargs: Any) -> Any:
+        part = "prefill" if "pixel_values_videos" in kwargs else "decode_steps"
+        return watch.wrap(part, originals[1])(*args, **kwargs)
+
+    engine.inputs = watch.wrap("preprocess", originals[0])  # type: ignore[method-assign]
+    model.forward, model.model.visual.forward = forward, watch.wrap("vision", originals[2])
+    began = time.perf_counter()
+    list(engine.generate(iter(prepared)))
+    total = time.perf_counter() - began
+    engine.inputs, model.forward, model.model.visual.forward = originals  # type: ignore[method-assign]
+    watch.seconds["prefill"] -= watch.seconds["vision"]
+    watch.seconds["other"] = total - sum(watch.seconds.values())
+    return {name: round(seconds, 4) for name, seconds in watch.seconds.items()}
+
+
+def main() -> None:
+    size = {"width": 320, "height": 240, "seconds": 4.0}
+    args = arguments(__doc__, model="tiny", clips=16, candidates=4, tokens=64, rounds=3, batch_size=16, **size)
+    with workspace() as folder:
+        dtype = torch.bfloat16 if torch.cuda.is_available() else torch.float32
+        settings = Settings(
+            model=str(build_model(args.model, folder, dtype=dtype)),
+            num_captions=args.candidates,
+            sampling={"max_tokens": args.tokens, "temperature": 1.0},
+            batch_size=args.batch_size,
+        )
+        engine = load_engine(settings)
+        assert isinstance(engine, TransformersEngine)
+        budget = FrameBudget.of(settings, engine.info.limits)
+        files = render_clips(folder, args.clips, width=args.width, height=args.height, seconds=args.seconds)
+        frames: list[Frames] = [decode(Clip(source=str(file)), budget) for file in files]
+        asked = requests_for(files, settings)
+        prepared = [PreparedRequest(request=r, frames=f) for r, f in zip(asked, frames, strict=True)]
+        baseline = SerialBaseline(engine, settings)
+
+        def serial() -> Iterator[list[str]]:
+            for item in frames:
+                yield baseline.caption_frames(item, num_captions=args.candidates, max_tokens=args.tokens)
+
+        timed = interleaved(
+            {
+                "reelscribe": lambda: list(engine.generate(iter(prepared))),
+                "baseline_serial": lambda: list(serial()),
+            },
+            rounds=args.rounds,
+        )
+        parts = time_parts(engine, prepared)
+    ratio = timed["baseline_serial"]["median_seconds"] / timed["reelscribe"]["median_seconds"]
+    result = {"settings": vars(args), "video_tokens": frames[0].video_tokens, **timed, "speedup": round(ratio, 2)}
+    result |= {"seconds_by_part": parts, "peak_memory_bytes": peak_memory_bytes()}
+    save_result(f"engine-{args.model}-{args.candidates}", result)
+
+
+if __name__ == "__main__":
+    main()
