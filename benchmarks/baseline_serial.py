@@ -11,7 +11,7 @@ import torch
 from reelscribe.config import Settings
 from reelscribe.engines.transformers import TransformersEngine
 from reelscribe.prompts import DEFAULT_PROMPT
-from reelscribe.schema import CaptionRequest, Clip, Frames, PreparedRequest
+from reelscribe.schema import Clip, Frames
 from reelscribe.video.decode import decode
 from reelscribe.video.sampling import FrameBudget
 
@@ -20,8 +20,8 @@ class SerialBaseline:
     """Wraps a loaded engine's model and processor; calls `generate` once a candidate."""
 
     def __init__(self, engine: TransformersEngine, settings: Settings) -> None:
-        self._engine = engine
         self._model: Any = engine._model
+        self._processor: Any = engine._processor
         self._budget = FrameBudget.of(settings, engine.info.limits)
 
     def caption_files(self, files: list[Path], *, num_captions: int, max_tokens: int) -> list[list[str]]:
@@ -30,10 +30,22 @@ class SerialBaseline:
 
     @torch.inference_mode()
     def caption_frames(self, frames: Frames, *, num_captions: int, max_tokens: int) -> list[str]:
-        request = CaptionRequest(key="", clip=Clip(source="x"), prompt=DEFAULT_PROMPT)
+        content = [{"type": "video"}, {"type": "text", "text": DEFAULT_PROMPT}]
+        text = self._processor.apply_chat_template(
+            [{"role": "user", "content": content}], tokenize=False, add_generation_prompt=True
+        )
+        times = list(frames.timestamps)
+        inputs = self._processor(
+            text=[text],
+            videos=[frames.pixels.transpose(0, 3, 1, 2)],
+            video_metadata=[{"fps": 1.0, "frames_indices": times, "total_num_frames": len(times)}],
+            do_sample_frames=False,
+            do_resize=False,
+            return_tensors="pt",
+        ).to(self._model.device)
+        inputs.pop("video_metadata", None)
         texts = []
         for _ in range(num_captions):
-            inputs = self._engine.inputs([PreparedRequest(request=request, frames=frames)]).to(self._model.device)
             ids = self._model.generate(**inputs, max_new_tokens=max_tokens, do_sample=True, temperature=1.0)
-            texts.append(self._engine._processor.tokenizer.decode(ids[0, inputs["input_ids"].shape[1] :]))
+            texts.append(self._processor.tokenizer.decode(ids[0, inputs["input_ids"].shape[1] :]))
         return texts

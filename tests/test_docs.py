@@ -9,3 +9,10 @@ ROOT = Path(__file__).parent.parent
 def test_cli_reference_is_up_to_date() -> None:
     tool = runpy.run_path(str(ROOT / "tools" / "render_cli_docs.py"))
     assert tool["PAGE"].read_text("utf-8") == tool["render"](), "run: python tools/render_cli_docs.py"
+
+
+def test_speeds_in_the_readme_are_those_of_the_results() -> None:
+    tool = runpy.run_path(str(ROOT / "benchmarks" / "render.py"))
+    page = tool["README"].read_text("utf-8")
+    assert tool["BEGIN"] in page
+    assert page == tool["render"](page), "run: python benchmarks/render.py"

@@ -11,13 +11,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
 
-import numpy as np
 import torch
 from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor, DynamicCache
 from transformers.cache_utils import DynamicLayer
 
 from reelscribe.config import Settings
 from reelscribe.engines.base import ModelInfo
+from reelscribe.engines.inputs import InputBuilder
 from reelscribe.engines.sampling import Sampler, TokenRules
 from reelscribe.engines.speedups import RoomyLayer, speed_up_vision
 from reelscribe.errors import EngineError, ModelError
@@ -87,6 +87,7 @@ class TransformersEngine:
         self._model.eval()
         speed_up_vision(self._model)
         self._batch_size = batch_size
+        self._inputs = InputBuilder(self._processor, self._device)
         self._rules = TokenRules(self._processor.tokenizer, self._model.generation_config)
         self.info = ModelInfo(
             engine="transformers",
@@ -147,36 +148,9 @@ class TransformersEngine:
             batch = batch[size:]
         return answers
 
-    def inputs(self, batch: list[PreparedRequest]) -> Any:
-        """What the model is fed: left-padded token ids, pixels, grids; a `BatchFeature` of tensors on the CPU."""
-        pixels = [np.ascontiguousarray(item.frames.pixels.transpose(0, 3, 1, 2)) for item in batch]
-        # Times go in as numbers of frames at one frame a second. They need not be whole, so that nothing is rounded.
-        times = [list(item.frames.timestamps) for item in batch]
-        inputs = self._processor(
-            text=[self._prompt(item) for item in batch],
-            videos=pixels,
-            video_metadata=[{"fps": 1.0, "frames_indices": each, "total_num_frames": len(each)} for each in times],
-            do_sample_frames=False,
-            do_resize=False,
-            padding=True,
-            padding_side="left",
-            return_tensors="pt",
-        )
-        inputs.pop("video_metadata", None)
-        return inputs
-
-    def _prompt(self, item: PreparedRequest) -> str:
-        """The chat template's text, the video before the question, so that a second question can reuse its prefix."""
-        video_first = [{"type": "video"}, {"type": "text", "text": item.request.prompt}]
-        messages = [{"role": "user", "content": video_first}]
-        if item.request.system_prompt:
-            messages.insert(0, {"role": "system", "content": [{"type": "text", "text": item.request.system_prompt}]})
-        text: str = self._processor.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-        # The processor replaces the placeholder alone, so that the template's own pair around it would enclose each
-        # frame's pair. The models were released knowing the layout without it.
-        processor = self._processor
-        wrapped = f"{processor.vision_start_token}{processor.video_token}{processor.vision_end_token}"
-        return text.replace(wrapped, processor.video_token)
+    def inputs(self, batch: list[PreparedRequest]) -> dict[str, torch.Tensor]:
+        """What the model is fed; see `InputBuilder.build`."""
+        return self._inputs.build(batch)
 
     @torch.inference_mode()
     def _run(self, batch: list[PreparedRequest]) -> list[Generation | Failure]:
@@ -190,7 +164,7 @@ class TransformersEngine:
         )
         prompt_tokens = inputs["attention_mask"].sum(1)
         next_position = (prompt_tokens[:, None] + deltas).to(self._device)
-        inputs = inputs.to(self._device)
+        inputs = {name: tensor.to(self._device) for name, tensor in inputs.items()}
         cache = DynamicCache(config=self._model.config.get_text_config())
         cache.layers = [RoomyLayer() if type(layer) is DynamicLayer else layer for layer in cache.layers]
         logits = self._model(
