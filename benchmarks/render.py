@@ -20,8 +20,11 @@ def _line(result: dict[str, Any]) -> str:
 def table() -> str:
     """The table, one line for each result that compares two methods."""
     results = [json.loads(file.read_text("utf-8")) for file in sorted(RESULTS.glob("*.json"))]
-    head = "| benchmark | work | machine | one at a time | reelscribe | speed-up |\n| --- | --- | --- | --- | --- | --- |\n"
-    return head + "".join(_line(result) + "\n" for result in results if "speedup" in result)
+    head = [
+        "| benchmark | work | machine | one at a time | reelscribe | speed-up |",
+        "| --- | --- | --- | --- | --- | --- |",
+    ]
+    return "\n".join([*head, *(_line(result) for result in results if "speedup" in result)]) + "\n"
 
 
 def render(page: str) -> str:
