@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from transformers import (
@@ -17,6 +18,7 @@ from transformers import (
     TopPLogitsWarper,
 )
 
+from reelscribe.engines import sampling
 from reelscribe.engines.sampling import DEFAULT_MAX_TOKENS, Sampler, TokenRules
 from reelscribe.sampling_params import SamplingParams
 from reelscribe.schema import Candidate, CaptionRequest, Clip
@@ -140,6 +142,16 @@ class TestDraw:
         logits[0, [3, 5]] = torch.tensor([0.0, 0.7])
         assert set(first_tokens(request(4000, temperature=1.0), logits=logits)) == {3, 5}
         assert set(first_tokens(request(4000, temperature=1.0, top_k=1), logits=logits)) == {5}
+
+    @pytest.mark.parametrize(("drawn", "token"), [(0.0, 3), (float(np.nextafter(np.float32(1), np.float32(0))), 5)])
+    def test_the_ends_of_the_scale_stay_within_what_has_a_chance(
+        self, monkeypatch: pytest.MonkeyPatch, drawn: float, token: int
+    ) -> None:
+        monkeypatch.setattr(sampling, "_uniforms", lambda seed, number, count: np.full(count, drawn, np.float32))
+        logits = torch.full((1, len(PIECES)), float("-inf"))
+        logits[0, 3:6] = torch.tensor([0.3, 0.7, 0.5])
+        assert first_tokens(request(temperature=1.0), logits=logits) == [token]
+        assert first_tokens(request(temperature=1.0, top_p=0.99), logits=logits) == [token]
 
     def test_nearly_equal_chances_do_not_change_the_draw(self) -> None:
         nudged = LOGITS.clone()

@@ -17,6 +17,7 @@ from transformers import AutoModelForImageTextToText, LlamaConfig
 
 from reelscribe.config import Settings
 from reelscribe.engines import load_engine, transformers
+from reelscribe.engines.inputs import InputBuilder
 from reelscribe.engines.sampling import TokenRules
 from reelscribe.engines.transformers import TransformersEngine
 from reelscribe.errors import EngineError, ModelError
@@ -191,6 +192,33 @@ class TestPixels:
             for column in (left, left + 1)
         ]
         np.testing.assert_allclose(inputs["pixel_values_videos"].numpy(), np.stack(expected) / 127.5 - 1, atol=1e-5)
+
+    def test_tokens_and_pixels_are_those_of_the_checkpoint_s_own_processor(
+        self, shapes_engine: TransformersEngine, varied: list[PreparedRequest]
+    ) -> None:
+        processor = copy.deepcopy(shapes_engine._processor)
+        processor.video_processor.image_mean = [0.48, 0.46, 0.41]
+        processor.video_processor.image_std = [0.27, 0.26, 0.28]
+        ours = InputBuilder(processor, torch.device("cpu")).build(varied)
+        messages = [
+            [{"role": "user", "content": [{"type": "video"}, {"type": "text", "text": item.request.prompt}]}]
+            for item in varied
+        ]
+        prompts = processor.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+        times = [list(item.frames.timestamps) for item in varied]
+        theirs = processor(
+            # It replaces the placeholder alone; the template's own pair around it has to go.
+            text=[text.replace("<|vision_start|><|video_pad|><|vision_end|>", "<|video_pad|>") for text in prompts],
+            videos=[item.frames.pixels.transpose(0, 3, 1, 2).copy() for item in varied],
+            video_metadata=[{"fps": 1.0, "frames_indices": each, "total_num_frames": len(each)} for each in times],
+            do_sample_frames=False,
+            do_resize=False,
+            padding=True,
+            padding_side="left",
+            return_tensors="pt",
+        )
+        for name, tensor in ours.items():
+            torch.testing.assert_close(tensor, torch.as_tensor(theirs[name]), rtol=0, atol=1e-5, check_dtype=False)
 
     def test_videos_of_a_batch_do_not_mix(
         self, shapes_engine: TransformersEngine, varied: list[PreparedRequest]
@@ -434,17 +462,6 @@ class TestStop:
 
 
 class TestBatches:
-    def sizes(self, engine: TransformersEngine, monkeypatch: pytest.MonkeyPatch) -> list[int]:
-        seen: list[int] = []
-        run = engine._run
-
-        def watched(batch: list[PreparedRequest]) -> list[Generation | Failure]:
-            seen.append(len(batch))
-            return run(batch)
-
-        monkeypatch.setattr(engine, "_run", watched)
-        return seen
-
     def test_the_first_answer_needs_one_batch_and_the_window_stays_bounded(
         self, shapes_engine: TransformersEngine, prepare: Prepare, monkeypatch: pytest.MonkeyPatch
     ) -> None:
@@ -660,6 +677,15 @@ class TestLoading:
         with pytest.raises(ModelError):
             TransformersEngine("shapes")
         assert loader["model"]["device_map"] == ("cuda:0" if torch.cuda.is_available() else "cpu")
+
+    @pytest.mark.parametrize(("device", "given"), [("auto", "cuda:0"), ("auto:1", "cuda:1"), ("auto:5", "cuda:1")])
+    def test_gpus_are_dealt_out_by_the_number_of_the_worker(
+        self, loader: dict[str, dict[str, Any]], monkeypatch: pytest.MonkeyPatch, device: str, given: str
+    ) -> None:
+        monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+        with pytest.raises(ModelError):
+            TransformersEngine("shapes", device=device)
+        assert loader["model"]["device_map"] == given
 
     def test_bfloat16_runs_if_asked_for(self, prepare: Prepare) -> None:
         engine = TransformersEngine("shapes", device="cpu", dtype="bfloat16")

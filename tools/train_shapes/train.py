@@ -21,7 +21,7 @@ from build import DEFAULT_PROMPT, MERGE, PATCH, PROMPTS, SYSTEM_PROMPTS, TEMPORA
 from reelscribe.models.shapes.scenes import COLORS, GROUNDS, SHAPES, random_scene, render
 
 SEED = 2026
-STILL_STEPS, CLIP_STEPS = 2400, 2200
+STILL_STEPS, CLIP_STEPS = 2400, 2600
 STILL_BATCH, CLIP_BATCH = 64, 48
 EASY_STEPS, RAMP_STEPS = 300, 900
 """Instants are easy ones for EASY_STEPS, then a growing share is drawn from everything."""

@@ -209,12 +209,9 @@ class Sampler:
             stays = (sums - likeliest < top_p * sums[:, -1:]) & (likeliest >= min_p * likeliest[:, :1])
             chances = torch.zeros_like(chances).scatter_(1, ids, likeliest * stays)
         # Summed up in the order of ids: likely tokens may change places by a rounding error, which must not show.
+        # A number below 1 times the sum stays below the sum in floats, too, so that there is always a token.
         sums = chances.cumsum(-1)
-        total = sums[:, -1:].contiguous()
-        reached = torch.minimum(
-            self._draws[:, self._steps, None] * total, torch.nextafter(total, torch.zeros_like(total))
-        )
-        return torch.searchsorted(sums, reached, right=True)[:, 0]
+        return torch.searchsorted(sums, self._draws[:, self._steps, None] * sums[:, -1:], right=True)[:, 0]
 
     def drop_finished(self) -> torch.Tensor | None:
         """Drop finished rows, if they are so many that it pays.

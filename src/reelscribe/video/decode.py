@@ -113,7 +113,7 @@ def _decode_runs(
 ) -> Iterator[tuple[int, VideoFrame]]:
     """The wanted frames, and those that they refer to, each with its time, in order of presentation."""
     decoder = stream.codec_context
-    needed = {None, *wanted}  # None: see _scan
+    needed = {None, *wanted}  # None: a packet without a time continues the frame before it
     packets = enumerate(packets_of(container, stream))
     for run in _runs(index, wanted):
         for number, packet in packets:
