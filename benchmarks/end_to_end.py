@@ -11,6 +11,7 @@ from reelscribe.config import Settings
 from reelscribe.engines import load_engine
 from reelscribe.engines.transformers import TransformersEngine
 from reelscribe.pipeline import caption
+from reelscribe.prompts import DEFAULT_PROMPT
 from reelscribe.schema import CaptionRequest, Clip
 
 
@@ -57,7 +58,7 @@ def requests_for(files: list[Path], settings: Settings) -> list[CaptionRequest]:
         CaptionRequest(
             key=file.name,
             clip=Clip(source=str(file)),
-            prompt="Describe the input video in 1-2 sentences.",
+            prompt=DEFAULT_PROMPT,
             num_captions=settings.num_captions,
             sampling=settings.sampling_params(),
             seed=number,

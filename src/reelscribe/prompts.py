@@ -5,7 +5,6 @@ chunks. `columns` is what most data sets have: a column of videos, to which colu
 """
 
 import hashlib
-import logging
 import os
 import re
 from collections.abc import Callable, Iterable, Sequence
@@ -16,8 +15,6 @@ from typing import Final
 from reelscribe.config import Settings
 from reelscribe.errors import ClipError
 from reelscribe.schema import Caption, CaptionRequest, Clip, Failure, Row
-
-logger = logging.getLogger(__name__)
 
 DEFAULT_PROMPT: Final = "Describe the input video in 1-2 sentences."
 

@@ -16,8 +16,8 @@ from transformers import (
 from transformers.models.qwen2_vl import Qwen2VLImageProcessor
 
 from reelscribe.models.shapes import scenes
+from reelscribe.prompts import DEFAULT_PROMPT
 
-DEFAULT_PROMPT = "Describe the input video in 1-2 sentences."
 PROMPTS = [
     "Describe this video.",
     "Describe the video in one sentence.",

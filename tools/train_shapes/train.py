@@ -17,8 +17,9 @@ from torch import nn
 from transformers import BatchFeature, Qwen3VLForConditionalGeneration, Qwen3VLProcessor, Qwen3VLVideoProcessor
 from transformers.models.qwen3_vl import modeling_qwen3_vl as modeling
 
-from build import DEFAULT_PROMPT, MERGE, PATCH, PROMPTS, SYSTEM_PROMPTS, TEMPORAL, build_model, build_processor
+from build import MERGE, PATCH, PROMPTS, SYSTEM_PROMPTS, TEMPORAL, build_model, build_processor
 from reelscribe.models.shapes.scenes import COLORS, GROUNDS, SHAPES, random_scene, render
+from reelscribe.prompts import DEFAULT_PROMPT
 
 SEED = 2026
 STILL_STEPS, CLIP_STEPS = 2400, 2600
