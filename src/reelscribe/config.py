@@ -82,7 +82,10 @@ class Settings:
     )
     sampling: Mapping[str, Any] = _setting(dict, "Sampling parameter, as temperature=0.7; repeatable.")
     seed: int = _setting(0, "Root of all randomness; a row's result depends on it and on the row alone.")
-    batch_size: int = _setting(8, "Clips that the Transformers engine takes at once.", at_least=1)
+    batch_size: int = _setting(32, "Most clips that the Transformers engine has under way at once.", at_least=1)
+    batch_tokens: int | None = _setting(
+        None, "Most tokens that its key-value cache may hold; what memory has room for by default.", at_least=1
+    )
     device: str = _setting("auto", "auto, cpu, cuda, cuda:1, ...; auto takes a GPU where there is one.")
     dtype: str = _setting(
         "auto", "Number format of the weights; auto: the checkpoint's on a GPU, else float32.", *get_args(Dtype)
