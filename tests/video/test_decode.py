@@ -69,7 +69,7 @@ def failure(file: Path | bytes, budget: FrameBudget = BUDGET) -> ClipError:
 def index_of(file: Path) -> FrameIndex:
     clip = Clip(source=str(file))
     with open_clip(clip) as container:
-        return read_index(container, video_stream(container, clip), clip)
+        return read_index(container, video_stream(container, clip), clip, [], 0)
 
 
 @pytest.fixture(scope="module")
