@@ -82,7 +82,7 @@ def decode(clip: Clip, budget: FrameBudget, *, threads: int = 0) -> Frames:
     except ClipError:
         raise
     except MemoryError as exc:
-        raise ClipError("too_large", f"{clip.name}: decoding it takes more memory than there may be.") from exc
+        raise ClipError("too_large", f"{clip.name}: decoding it takes more memory than there is.") from exc
     except (av.FFmpegError, OSError) as exc:
         raise ClipError("decode", f"{clip.name}: decoding broke off: {reason(exc)}; the file is damaged.") from exc
     except Exception as exc:  # nobody knows all that a file can do to libraries, and it is not to end the run

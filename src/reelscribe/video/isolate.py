@@ -24,7 +24,7 @@ import numpy as np
 from reelscribe.errors import ClipError, EngineError
 from reelscribe.schema import Clip, Frames
 from reelscribe.video.sampling import FrameBudget
-from reelscribe.video.worker import READY, Decoded, read_memory, write_memory
+from reelscribe.video.worker import READY, TOO_LARGE, Decoded, read_memory, write_memory
 
 AVAILABLE: Final = os.name == "posix"
 """Whether this system can hand open files to a new process."""
@@ -135,6 +135,9 @@ class _Decoder:
         code = self.process.returncode
         if code == 0:
             return _LeftError()
+        if code == TOO_LARGE:
+            message = f"{clip.name} takes more than {self.max_memory:,} bytes to decode; decoder_bytes allows more."
+            return ClipError("too_large", message)
         how = f"exit code {code}"
         if code is not None and code < 0:
             how = signal.Signals(-code).name
@@ -200,9 +203,11 @@ def _nameless_file() -> IO[bytes]:
 
 
 @atexit.register
-def _end_idle() -> None:
-    for decoder in _idle:
-        decoder.end()
+def end_idle() -> None:
+    """End the processes that wait for work."""
+    with contextlib.suppress(IndexError):
+        while True:
+            _idle.pop().end()
 
 
 def _forget_all() -> None:

@@ -51,7 +51,7 @@ def decode_ahead(
         decoders: processes that decode; by default one for each CPU. With 0, threads of this process do (FFmpeg works
             outside the interpreter's lock); then a crash ends it, and the two limits below do not hold.
         decode_seconds: that a clip may take.
-        decoder_bytes: memory that a decoder may take.
+        decoder_bytes: memory that a decoder may take, on systems that tell how much it takes (Linux).
 
     Yields:
         Each request, in order, with its frames, or with the failure that it became.

@@ -24,8 +24,13 @@ READY: Final = "ready"
 """The first message, once everything is imported."""
 IDLE_SECONDS: Final = 60.0
 """A decoder without work for so long leaves, with exit code 0."""
+TOO_LARGE: Final = 3
+"""Exit code of a decoder that took more memory than it may."""
 _LOOK_SECONDS: Final = 1.0
 """How often it looks whether its owner lives: a socket that the owner's forked children hold, too, is not hung up."""
+_WATCH_SECONDS: Final = 0.05
+"""How often it looks at its memory in the middle of a clip. (A limit of the system's would not do: where an allocation
+fails, FFmpeg may call the file damaged.)"""
 
 Job = tuple[Clip, int | None, FrameBudget, int]
 """Clip; how many bytes in the file in memory it has, where it has no path; budget; threads."""
@@ -40,13 +45,13 @@ def main(channel: int, memory: int, owner: int, max_bytes: int) -> None:
         channel: file descriptor of the socket.
         memory: file descriptor of the file in memory.
         owner: process that this one ends with.
-        max_bytes: memory that decoding may take.
+        max_bytes: memory that decoding may take, beside what the process has to begin with.
     """
     connection = Connection(channel)
     jobs: SimpleQueue[Job] = SimpleQueue()
     busy = threading.Event()
-    threading.Thread(target=_listen, args=(connection, jobs, busy, owner), daemon=True).start()
-    _limit_memory(max_bytes)
+    most = _resident_bytes() + max_bytes
+    threading.Thread(target=_listen, args=(connection, jobs, busy, owner, most), daemon=True).start()
     connection.send(READY)
     while True:
         try:
@@ -57,31 +62,28 @@ def main(channel: int, memory: int, owner: int, max_bytes: int) -> None:
         connection.send(answer)
 
 
-def _listen(connection: Connection, jobs: "SimpleQueue[Job]", busy: threading.Event, owner: int) -> None:
-    """Pass jobs on, and end this process, in the middle of a clip if need be, when nobody waits for it."""
-    needed = time.monotonic()
+def _listen(connection: Connection, jobs: "SimpleQueue[Job]", busy: threading.Event, owner: int, most: int) -> None:
+    """Pass jobs on, and end this process, in the middle of a clip if need be, when there is no reason to go on."""
+    needed, code = time.monotonic(), 0
     with contextlib.suppress(EOFError, OSError):
         while os.getppid() == owner and time.monotonic() < needed + IDLE_SECONDS:
-            if connection.poll(_LOOK_SECONDS):
+            if connection.poll(_WATCH_SECONDS if busy.is_set() else _LOOK_SECONDS):
                 busy.set()
                 jobs.put(connection.recv())
             if busy.is_set():
                 needed = time.monotonic()
-    os._exit(0)
+                if _resident_bytes() > most:
+                    code = TOO_LARGE
+                    break
+    os._exit(code)
 
 
-def _limit_memory(max_bytes: int) -> None:
-    """Let allocations fail from there on, and a crash leave no image of the memory behind."""
-    import resource  # not on every system on which this module is imported
-
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    used = 0
-    with contextlib.suppress(OSError):
-        used = int(Path("/proc/self/statm").read_text().split()[5]) * resource.getpagesize()
-    _, hard = resource.getrlimit(resource.RLIMIT_DATA)
-    limit = used + max_bytes
-    with contextlib.suppress(ValueError):  # beyond what may be asked for: then there is a tighter one
-        resource.setrlimit(resource.RLIMIT_DATA, (limit, hard))
+def _resident_bytes() -> int:
+    """Memory that this process takes; 0 where the system does not tell."""
+    try:
+        return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    except OSError:
+        return 0
 
 
 def _decode(job: Job, memory: int) -> Decoded:
