@@ -94,13 +94,19 @@ class Settings:
         "auto", "How rows hold text and videos: tokens in the text, or plain columns.", *get_args(LayoutName)
     )
     prefetch_bytes: int = _setting(1 << 30, "Bytes of decoded frames that may wait for the engine.", at_least=1)
+    decoders: int | None = _setting(
+        None, "Processes that decode; one for each CPU by default. 0: none, decode in this process.", at_least=0
+    )
+    decode_seconds: float = _setting(120.0, "Most time that decoding a clip may take.")
+    decoder_bytes: int = _setting(4 << 30, "Most memory that a decoder may take.", at_least=1)
     model_params: Mapping[str, Any] = _setting(dict, "Passed on to the engine's model loader.")
 
     def __post_init__(self) -> None:
         for item in fields(self):
             _check(item, getattr(self, item.name))
-        if not 0 < self.fps < math.inf:
-            raise SettingsError(f"fps must be a number above 0; got {self.fps!r}.")
+        for name in ("fps", "decode_seconds"):
+            if not 0 < getattr(self, name) < math.inf:
+                raise SettingsError(f"{name} must be a number above 0; got {getattr(self, name)!r}.")
         if self.min_frames and self.max_frames and self.min_frames > self.max_frames:
             raise SettingsError(f"min_frames ({self.min_frames}) must not exceed max_frames ({self.max_frames}).")
         self.sampling_params()

@@ -13,7 +13,19 @@ Errors of other libraries are translated once, where they come in.
 
 from typing import Literal, get_args
 
-FailureKind = Literal["row", "missing", "unreadable", "no_video", "too_short", "decode", "prompt", "engine"]
+FailureKind = Literal[
+    "row",
+    "missing",
+    "unreadable",
+    "no_video",
+    "too_short",
+    "too_large",
+    "decode",
+    "crashed",
+    "timeout",
+    "prompt",
+    "engine",
+]
 """Why a row has no caption.
 
 row: the row is no JSON object, or its video column holds no video.
@@ -21,7 +33,10 @@ missing: the file is not there.
 unreadable: the file cannot be opened as a video.
 no_video: the file has no video stream (audio only, say).
 too_short: the file has fewer than two frames.
+too_large: the pictures, or the memory that decoding takes, are beyond the limits.
 decode: some of the frames cannot be decoded, or the file ends before the length it states.
+crashed: the decoder crashed on the clip.
+timeout: the clip took longer to decode than it may.
 prompt: the row's text and its videos do not fit together.
 engine: the engine could not caption this clip.
 """
@@ -59,3 +74,6 @@ class ClipError(ReelscribeError):
     def __init__(self, kind: FailureKind, message: str) -> None:
         super().__init__(message)
         self.kind: FailureKind = kind
+
+    def __reduce__(self) -> tuple[type["ClipError"], tuple[FailureKind, str]]:
+        return ClipError, (self.kind, str(self))

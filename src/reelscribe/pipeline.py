@@ -114,7 +114,15 @@ def caption(requests: Iterable[CaptionRequest], settings: Settings, engine: Engi
     done: dict[str, Outcome] = {}
 
     def prepared() -> Iterator[PreparedRequest]:
-        for request, decoded in decode_ahead(requests, budget, max_bytes=settings.prefetch_bytes):
+        ahead = decode_ahead(
+            requests,
+            budget,
+            max_bytes=settings.prefetch_bytes,
+            decoders=settings.decoders,
+            decode_seconds=settings.decode_seconds,
+            decoder_bytes=settings.decoder_bytes,
+        )
+        for request, decoded in ahead:
             if request.key in in_flight or request.key in done:
                 raise SettingsError(f"two requests have the key {request.key!r}; each needs one of its own.")
             order.append(request)
