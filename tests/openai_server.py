@@ -58,6 +58,7 @@ class OpenAIServer:
         models: what it says it has; None: it has no such list; a Reply: that.
         owner: whose it says they are.
         version: what /version says.
+        trusts: whether requests may say how videos are to be read.
     """
 
     def __init__(
@@ -67,11 +68,13 @@ class OpenAIServer:
         models: tuple[str, ...] | Reply | None = ("some-model",),
         owner: str = "somebody",
         version: str | None = None,
+        trusts: bool = True,
     ) -> None:
         self.answer = answer
         self.models = models
         self.owner = owner
         self.version = version
+        self.trusts = trusts
         self.bodies: list[Body] = []
         """Of the completions that were asked for, in the order of their coming."""
         self.headers: list[dict[str, str]] = []
@@ -145,6 +148,12 @@ def _handler(server: OpenAIServer) -> type[BaseHTTPRequestHandler]:
 
         def do_POST(self) -> None:
             body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+            if "media_io_kwargs" in body and not server.trusts:
+                self._send(refuse(400, "media_io_kwargs are disabled"))
+                return
+            if isinstance(body["messages"][0]["content"], str) and len(body["messages"]) == 1:
+                self._send(say("Hello"))
+                return
             with server.changed:
                 server.headers.append(dict(self.headers))
                 server.bodies.append(body)

@@ -8,7 +8,7 @@ from typing import Any
 import av
 import numpy as np
 import pytest
-from clips import write_clip
+from clips import cut, write_audio, write_clip
 from conftest import Prepare
 from flow import clip_bytes, prepared, put_clip
 from numpy.typing import NDArray
@@ -106,11 +106,22 @@ def test_bytes_are_sent_as_they_are() -> None:
         ("gone.mp4", None, "missing", "gone.mp4: there is no such file"),
         ("a.mp4", b"", "unreadable", r"a.mp4 is empty \(0 bytes\)"),
         ("a.mp4", b"words", "unreadable", "a.mp4 cannot be opened as a video"),
+        ("a.avi", "cut", "decode", "a.avi is cut short: "),
+        ("a.mp4", "still", "too_short", "a.mp4 has 1 frame; at least 2 are needed"),
+        ("a.m4a", "sound", "no_video", "a.m4a has no video stream, only audio"),
     ],
 )
-def test_what_is_no_video_is_not_sent(tmp_path: Path, name: str, content: bytes | None, kind: str, told: str) -> None:
-    if content is not None:
+def test_what_is_no_whole_video_is_not_sent(
+    tmp_path: Path, name: str, content: bytes | str | None, kind: str, told: str
+) -> None:
+    if isinstance(content, bytes):
         (tmp_path / name).write_bytes(content)
+    elif content == "cut":
+        cut(write_clip(tmp_path / "whole.avi", codec="mpeg4"), tmp_path / name, keep=0.5)
+    elif content == "still":
+        write_clip(tmp_path / name, [1])
+    elif content == "sound":
+        write_audio(tmp_path / name)
     with pytest.raises(ClipError, match=told) as caught:
         show(_file(Clip(source=name, root=tmp_path)), "video", 1 << 20)
     assert caught.value.kind == kind
@@ -130,7 +141,7 @@ def test_file_that_vanishes_is_a_failure_of_its_row(tmp_path: Path, monkeypatch:
 
     put_clip(tmp_path / "a.mp4")
     monkeypatch.setattr(Path, "read_bytes", fail)
-    with pytest.raises(ClipError, match=r"^a.mp4 cannot be read: Input/output error\.$"):
+    with pytest.raises(ClipError, match=r"^a.mp4 cannot be read to its end: Input/output error\.$"):
         show(_file(Clip(source="a.mp4", root=tmp_path)), "video", 1 << 20)
 
 

@@ -143,7 +143,7 @@ def test_patience_ends_where_there_is_no_answer_at_all() -> None:
         with pytest.raises(EngineError) as caught:
             await _gate(patience_seconds=0.02).attempt(busy)
         assert re.fullmatch(
-            r"the server gave no answer for 0 s, and is not to be asked again for 0 s \(retry_seconds is 0\.02\)\. "
+            r"the server has given no answer for 0 s, and is to be left alone for 0 s more; retry_seconds is 0\.02\. "
             r"it is closed\.",
             str(caught.value),
         )

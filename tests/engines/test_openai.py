@@ -1,7 +1,9 @@
 """The engine for servers, against a real one on a loopback port."""
 
+import gc
 import logging
 import threading
+import weakref
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -135,6 +137,7 @@ def test_server_needs_an_address() -> None:
         ({"owner": "vllm", "version": "0.32.0"}, "frames", "frames"),
         ({"owner": "vllm", "version": "0.19.1"}, "frames", "images"),
         ({"owner": "vllm", "version": None}, "frames", "images"),
+        ({"owner": "vllm", "version": "0.32.0", "trusts": False}, "frames", "images"),
         ({"owner": "openai", "version": "9.9"}, "frames", "images"),
         ({"owner": "vllm", "version": "0.32.0"}, "images", "images"),
         ({"owner": "openai"}, "video", "video"),
@@ -151,6 +154,22 @@ def test_frames_go_as_one_video_where_the_server_takes_that(
             _answers(engine, prepare("a"))
             kinds = {part["type"] for part in there.bodies[0]["messages"][0]["content"]}
             assert kinds == {"text", "video_url" if sent == "frames" else "image_url"}
+
+
+@pytest.mark.parametrize(
+    ("server", "told"),
+    [
+        ({"version": "0.19.1"}, "The server's vLLM takes no frames with their times; at least 0.20 does."),
+        ({"version": "0.32.0", "trusts": False}, "start vLLM with --trust-request-mm-kwargs."),
+    ],
+)
+def test_vllm_that_takes_no_frames_is_told_of(
+    server: dict[str, Any], told: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    with OpenAIServer(owner="vllm", **server) as there:
+        _load(there)
+    assert told in " ".join(caplog.messages)
+    assert "So frames go as images" in caplog.messages[-1]
 
 
 def test_fields_of_the_body_can_be_added_and_replaced(prepare: Prepare) -> None:
@@ -440,6 +459,28 @@ def test_answers_come_as_they_are_finished(prepare: Prepare) -> None:
         assert [made.key for made in answers] == ["a"]
 
 
+def test_pixels_are_let_go_while_a_request_is_in_flight(prepare: Prepare) -> None:
+    pixels: list[weakref.ref[object]] = []
+
+    def requests() -> Iterator[PreparedRequest]:
+        for key in "abc":
+            item = prepare(key)
+            pixels.append(weakref.ref(item.frames))
+            yield item
+            del item
+
+    def answer(body: Body) -> Reply:
+        server.wait_for(lambda: len(server.bodies) == 3)
+        gc.collect()
+        alive.append(sum(frames() is not None for frames in pixels))
+        return describe(body)
+
+    alive: list[int] = []
+    with OpenAIServer(answer) as server:
+        assert len(list(_load(server).generate(requests()))) == 3
+    assert alive == [0, 0, 0]
+
+
 def test_requests_in_flight_are_dropped_when_nobody_wants_answers_any_more(prepare: Prepare) -> None:
     with OpenAIServer(_only("bad", Reply(hang=True))) as server:
         answers = _load(server).generate(iter([prepare("a", prompt="bad"), prepare("b")]))
@@ -466,8 +507,8 @@ def test_longer_pause_than_there_is_patience_for_stops_the_run(prepare: Prepare,
     with OpenAIServer(lambda _: reply) as server, pytest.raises(EngineError) as caught:
         _answers(_load(server), *(prepare(f"{n}") for n in range(20)))
     told = str(caught.value)
-    assert "and is not to be asked again for " in told
-    assert told.endswith("(retry_seconds is 300). the server says 429: quota used up.")
+    assert told.startswith("the server has given no answer for 0 s, and is to be left alone for ")
+    assert told.endswith(" s more; retry_seconds is 300. the server says 429: quota used up.")
 
 
 def test_server_that_comes_back_is_waited_for(prepare: Prepare, caplog: pytest.LogCaptureFixture) -> None:
@@ -478,7 +519,7 @@ def test_server_that_comes_back_is_waited_for(prepare: Prepare, caplog: pytest.L
 
     class StartAgain(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:
-            if "Waiting for it" in record.getMessage():
+            if "All requests wait" in record.getMessage():
                 server.start()
 
     log, start_again = logging.getLogger("reelscribe.engines.gate"), StartAgain()
@@ -489,7 +530,9 @@ def test_server_that_comes_back_is_waited_for(prepare: Prepare, caplog: pytest.L
     finally:
         log.removeHandler(start_again)
     assert len([_texts(made) for made in answers.values()]) == 40
-    assert any("cannot be reached" in text and "Waiting for it, for at most 300 s." in text for text in caplog.messages)
+    assert any(
+        "cannot be reached" in text and "All requests wait, for at most 300 s." in text for text in caplog.messages
+    )
     assert "The server answers again." in caplog.messages
 
 
@@ -600,8 +643,10 @@ def test_server_that_is_killed_in_mid_run_stops_it_cleanly(tmp_path: Path) -> No
         assert result.exit_code == 1
         assert isinstance(result.exception, SystemExit)
         last = result.stderr.splitlines()[-1]
-        assert last.startswith("reelscribe: the server gave no answer for 0 s, and is not to be asked again for 0 s ")
-        assert "(retry_seconds is 0.05)" in last
+        assert last.startswith(
+            "reelscribe: the server has given no answer for 0 s, and is to be left alone for 0 s more"
+        )
+        assert "retry_seconds is 0.05. " in last
         assert last.endswith(f"{server.url} cannot be reached: All connection attempts failed.")
         done = read_rows_of(tmp_path / "out.jsonl.partial")
         assert 0 < len(done) < 30

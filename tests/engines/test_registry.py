@@ -44,6 +44,14 @@ def test_engine_without_its_extra_names_the_pip_line(monkeypatch: pytest.MonkeyP
     assert isinstance(caught.value.__cause__, ModuleNotFoundError)
 
 
+def test_server_engine_without_its_extra_names_the_pip_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("openai", "server"):
+        monkeypatch.delitem(sys.modules, f"reelscribe.engines.{name}", raising=False)
+    monkeypatch.setitem(sys.modules, "httpx2", None)
+    with pytest.raises(MissingExtraError, match=r"the engine openai needs \w+: pip install 'reelscribe\[openai\]'"):
+        load_engine(Settings(engine="openai", base_url="http://127.0.0.1:1/v1"))
+
+
 @pytest.mark.parametrize(
     "name", ["torch.nn", "torchvision", "transformers.models.qwen3_vl", "accelerate", "httpx2", "anyio"]
 )

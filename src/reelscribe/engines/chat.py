@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from reelscribe.engines.gate import FailedError, RefusedError
 from reelscribe.errors import ClipError
 from reelscribe.schema import Candidate, CaptionRequest, Clip, Frames, PreparedRequest
-from reelscribe.video.index import open_clip, reason, video_stream
+from reelscribe.video.index import open_clip, read_index, reason, video_stream
 
 _TICKS: Final = 1_000_000
 _JPEG_QUANTISER: Final = 2
@@ -63,7 +63,8 @@ def show(prepared: PreparedRequest, send: str, max_upload_bytes: int) -> Shown:
         max_upload_bytes: largest file to send.
 
     Raises:
-        ClipError: kind "missing", "unreadable", "no_video", or "engine" for a file that is too large.
+        ClipError: kind "missing", "unreadable", "no_video", "too_short" or "decode" where a file is to be sent and is
+            not whole, or "engine" where it is too large.
     """
     if send == "video":
         url = _video_url(prepared.request.clip, max_upload_bytes)
@@ -84,18 +85,16 @@ def is_web_address(clip: Clip) -> bool:
 def _video_url(clip: Clip, max_bytes: int) -> str:
     if is_web_address(clip):
         return str(clip.source)
-    with open_clip(clip) as container:
-        video_stream(container, clip)
     try:
-        size = len(clip.source) if isinstance(clip.source, bytes) else clip.path.stat().st_size
-        if size > max_bytes:
-            raise ClipError(
-                "engine",
-                f"{clip.name} has {size:,} bytes; max_upload_bytes is {max_bytes:,}. Raise it, or send frames.",
-            )
+        with open_clip(clip) as container:
+            stream, size = video_stream(container, clip), container.size
+            if size > max_bytes:
+                told = f"{clip.name} has {size:,} bytes; max_upload_bytes is {max_bytes:,}. Raise it, or send frames."
+                raise ClipError("engine", told)
+            read_index(container, stream, clip)  # a server may not notice that a file was cut short
         content = clip.source if isinstance(clip.source, bytes) else clip.path.read_bytes()
-    except OSError as exc:
-        raise ClipError("unreadable", f"{clip.name} cannot be read: {reason(exc)}.") from exc
+    except (av.FFmpegError, OSError) as exc:
+        raise ClipError("decode", f"{clip.name} cannot be read to its end: {reason(exc)}.") from exc
     kind = mimetypes.guess_type(clip.source)[0] if isinstance(clip.source, str) else None
     kind = kind if kind and kind.startswith("video/") else "video/mp4"
     return f"data:{kind};base64,{base64.b64encode(content).decode()}"

@@ -138,15 +138,16 @@ class Gate:
         since = now if self._troubled_since is None else self._troubled_since
         if not self._active and self._resume_at - since > self._patience:
             raise EngineError(
-                f"the server gave no answer for {now - since:.0f} s, and is not to be asked again for "
-                f"{self._resume_at - now:.0f} s (retry_seconds is {self._patience:g}). {self._last_trouble}"
+                f"the server has given no answer for {now - since:.0f} s, and is to be left alone for "
+                f"{self._resume_at - now:.0f} s more; retry_seconds is {self._patience:g}. {self._last_trouble}"
             )
 
     def _wait_together(self, exc: BusyError, began_in: int) -> None:
         now = time.monotonic()
         if self._troubled_since is None:
             self._troubled_since = now
-            logger.warning("%s Waiting for it, for at most %g s.", exc, self._patience)
+            level = logging.WARNING if exc.away else logging.INFO
+            logger.log(level, "%s All requests wait, for at most %g s.", exc, self._patience)
         self._resume_at = max(self._resume_at, now + max(exc.retry_after or 0.0, self.pause(self._misses)))
         self._last_trouble = str(exc)
         self._misses += began_in == self._round
@@ -162,7 +163,7 @@ class Gate:
             logger.info("Going on with %d requests at once.", self.limit)
 
     def _grow(self) -> None:
-        if self._troubled_since is not None:
+        if self._away:
             logger.warning("The server answers again.")
         self._troubled_since, self._misses, self._away = None, 0, False
         if self._active >= self.limit:  # else the limit is not what holds us back

@@ -152,7 +152,7 @@ class OpenAIEngine:
             return show(flight.waiting.pop(), self._send, self._settings.max_upload_bytes)
 
         shown = await anyio.to_thread.run_sync(convert)
-        flight.held_bytes = shown.held_bytes
+        flight.held_bytes = 2 * shown.held_bytes  # once more in the body
         return shown
 
     async def _ask(
@@ -228,10 +228,23 @@ def load(settings: Settings) -> OpenAIEngine:
     server = Server(settings.base_url, settings.api_key_env, settings.request_timeout)
     model = _choose_model(settings.model, server.models(), server)
     vllm, send = model.owner == "vllm", settings.send
-    if send == "frames" and not (vllm and server.vllm_version() >= _TAKES_FRAMES):
+    if send == "frames" and not (vllm and _takes_frames(server, model.name)):
         send = "images"
     logger.info("%s at %s is sent %s.", model.name, server.url, send)
     return OpenAIEngine(server, model.name, settings, vllm=vllm, send=send, back_off_seconds=BACK_OFF_SECONDS)
+
+
+def _takes_frames(server: Server, model: str) -> bool:
+    """Whether a vLLM server takes frames as one video, with their times."""
+    asked = {"messages": [{"role": "user", "content": "Hello"}], "max_tokens": 1}
+    if server.vllm_version() < _TAKES_FRAMES:
+        logger.warning("The server's vLLM takes no frames with their times; at least %d.%d does.", *_TAKES_FRAMES)
+    elif not server.takes({"model": model, **asked, "media_io_kwargs": {"video": {"num_frames": -1}}}):
+        logger.warning("The server takes no frames with their times; start vLLM with --trust-request-mm-kwargs.")
+    else:
+        return True
+    logger.warning("So frames go as images, which models of the Qwen3-VL family see less well; or use --send video.")
+    return False
 
 
 def _choose_model(name: str, served: list[ServedModel] | None, server: Server) -> ServedModel:

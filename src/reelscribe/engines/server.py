@@ -10,6 +10,7 @@ import logging
 import os
 import re
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -71,7 +72,7 @@ class Server:
         Raises:
             EngineError: it cannot be reached, or refuses the key.
         """
-        response = self._look_up(f"{self.url}/models")
+        response = self._call("GET", f"{self.url}/models")
         if response.status_code in (404, 405, 501):
             return None
         if response.status_code != 200:
@@ -85,9 +86,20 @@ class Server:
 
     def vllm_version(self) -> tuple[int, int]:
         """Version of a vLLM server, as (0, 32); (0, 0) where it does not tell."""
-        response = self._look_up(f"{self.url.removesuffix('/v1')}/version")
+        response = self._call("GET", f"{self.url.removesuffix('/v1')}/version")
         found = re.search(r'"version":\s*"(\d+)\.(\d+)', response.text) if response.status_code == 200 else None
         return (int(found[1]), int(found[2])) if found else (0, 0)
+
+    def takes(self, body: Mapping[str, Any]) -> bool:
+        """Whether the server takes a request for a completion; it is asked, so let it be a small one.
+
+        Raises:
+            EngineError: it cannot be reached, or refuses more than this request.
+        """
+        response = self._call("POST", f"{self.url}/chat/completions", json.dumps(body).encode())
+        if response.status_code not in (200, 400, 422):
+            raise self._fatal(response)
+        return response.status_code == 200
 
     async def ask(self, client: httpx2.AsyncClient, body: bytes) -> Any:
         """Send a request for a completion, once.
@@ -126,10 +138,10 @@ class Server:
     def _timeout(self, seconds: float | None) -> httpx2.Timeout:
         return httpx2.Timeout(seconds, connect=_CONNECT_SECONDS)
 
-    def _look_up(self, url: str) -> httpx2.Response:
+    def _call(self, method: str, url: str, content: bytes | None = None) -> httpx2.Response:
         try:
             with httpx2.Client(headers=self._headers(), timeout=self._timeout(_START_SECONDS)) as client:
-                return client.get(url)
+                return client.request(method, url, content=content)
         except (httpx2.TransportError, httpx2.DecodingError) as exc:
             message = f"cannot reach {url}: {self.tell(exc)}. Is the server up, and base_url ({self.url}) right?"
             raise EngineError(message) from exc
