@@ -75,7 +75,7 @@ def test_limit_does_not_grow_where_it_holds_nothing_back() -> None:
     anyio.run(play)
 
 
-def test_too_much_in_one_round_halves_the_limit_once_and_growth_is_slow_from_then_on() -> None:
+def test_too_much_in_one_round_halves_the_limit_once() -> None:
     async def play() -> None:
         gate = _gate(most=64)
         refused = set(range(8))
@@ -87,8 +87,20 @@ def test_too_much_in_one_round_halves_the_limit_once_and_growth_is_slow_from_the
 
         await _together(gate, 8, end)
         assert gate.limit in (4, 5)
-        await _together(gate, 8)
-        assert gate.limit <= 7, "not one for each answer, but one for each round"
+
+    anyio.run(play)
+
+
+def test_growth_is_one_a_round_once_there_was_too_much() -> None:
+    async def play() -> None:
+        gate = _gate()
+        with pytest.raises(FailedError):
+            await gate.attempt(_once(FailedError("x", slow=True)))
+        limits = []
+        for _ in range(6):
+            await _together(gate, gate.limit)  # of which only the first to end finds the gate full
+            limits.append(gate.limit)
+        assert limits == [4, 4, 4, 4, 5, 5]
 
     anyio.run(play)
 
@@ -122,6 +134,29 @@ def test_limit_never_falls_below_one_and_is_not_lowered_further_while_the_server
         await gate.attempt(work)
         assert not errors
         assert gate.limit == 4
+
+    anyio.run(play)
+
+
+def test_server_that_is_away_is_tried_by_one_at_a_time() -> None:
+    async def play() -> None:
+        gate, fate, back = _gate(), iter([BusyError("away", away=True)]), anyio.Event()
+        tried: list[int] = []
+
+        async def work(number: int) -> None:
+            for error in fate:
+                raise error
+            tried.append(number)
+            await back.wait()
+
+        async with anyio.create_task_group() as group:
+            for number in range(6):
+                group.start_soon(gate.attempt, lambda number=number: work(number))
+            while not tried:
+                await anyio.wait_all_tasks_blocked()
+            assert len(tried) == 1
+            back.set()
+        assert sorted(tried) == list(range(6))
 
     anyio.run(play)
 

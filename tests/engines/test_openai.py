@@ -5,7 +5,9 @@ import logging
 import threading
 import weakref
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future, wait
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -438,10 +440,46 @@ def test_no_more_is_pulled_than_can_be_kept_in_flight(prepare: Prepare) -> None:
 
 
 def test_bytes_in_flight_are_bounded(prepare: Prepare, monkeypatch: pytest.MonkeyPatch) -> None:
+    def requests() -> Iterator[PreparedRequest]:
+        for number in range(6):
+            assert number == len(answers), "one is always let through, and no more"
+            yield prepare(f"{number}")
+
+    answers: list[Generation | Failure] = []
     monkeypatch.setattr(openai, "_WINDOW_BYTES", 1)
     with OpenAIServer() as server:
-        assert len(_answers(_load(server), *(prepare(f"{n}") for n in range(4)))) == 4
-    assert server.most == 1
+        for answer in _load(server).generate(requests()):
+            answers.append(answer)
+    assert len(answers) == 6
+
+
+def test_pulling_stops_where_something_is_finished(prepare: Prepare) -> None:
+    class Portal:
+        def start_task_soon(self, *_: Any) -> Future[None]:
+            future: Future[None] = Future()
+            future.set_result(None)
+            return future
+
+    flying: dict[Any, Any] = {}
+    with OpenAIServer() as server:
+        gate: Any = SimpleNamespace(limit=8)
+        portal: Any = Portal()
+        client: Any = None
+        _load(server)._launch((prepare(f"{n}") for n in range(9)), flying, portal, client, gate)
+    assert len(flying) == 1
+
+
+def test_what_is_finished_is_handed_out_before_the_run_stops(prepare: Prepare, monkeypatch: pytest.MonkeyPatch) -> None:
+    def answer(body: Body) -> Reply:
+        server.wait_for(lambda: len(server.bodies) == 8)
+        return refuse(401) if _prompt(body) == "bad" else describe(body)
+
+    monkeypatch.setattr(openai, "wait", lambda futures, return_when: wait(futures))  # so that all come at once
+    with OpenAIServer(answer) as server:
+        answers = _load(server).generate(prepare(f"{n}", prompt="bad" if n == 3 else "good") for n in range(8))
+        assert sorted(next(answers).key for _ in range(7)) == list("0124567")
+        with pytest.raises(EngineError, match="says 401"):
+            next(answers)
 
 
 def test_answers_come_as_they_are_finished(prepare: Prepare) -> None:
