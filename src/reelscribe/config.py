@@ -16,6 +16,7 @@ EngineName = Literal["transformers", "vllm", "openai", "fake"]
 Keep = Literal["random_any", "similar_one_simhash", "all"]
 LayoutName = Literal["auto", "interleaved", "columns"]
 Dtype = Literal["auto", "bfloat16", "float16", "float32"]
+Send = Literal["frames", "images", "video"]
 
 DEFAULT_MODEL = "Qwen/Qwen3-VL-8B-Instruct"
 
@@ -65,7 +66,9 @@ class Settings:
 
     model: str = _setting(DEFAULT_MODEL, "Hub name or folder of a Qwen3-VL checkpoint; 'shapes' is the built-in one.")
     revision: str | None = _setting(None, "Branch, tag or commit of a hub model.")
-    engine: str = _setting("transformers", "What runs the model; vllm and openai are to come.", *get_args(EngineName))
+    engine: str = _setting(
+        "transformers", "What runs the model: here, or (openai) on a server; vllm is to come.", *get_args(EngineName)
+    )
     num_captions: int = _setting(1, "Candidates to generate for each video.", at_least=1)
     keep: str = _setting("random_any", "Which candidates to keep.", *get_args(Keep))
     prompt: str | None = _setting(None, "Prompt for every row; a general one by default.")
@@ -99,12 +102,33 @@ class Settings:
     )
     decode_seconds: float = _setting(120.0, "Most time that decoding a clip may take.")
     decoder_bytes: int = _setting(4 << 30, "Most memory that a decoder may take.", at_least=1)
-    model_params: Mapping[str, Any] = _setting(dict, "Passed on to the engine's model loader.")
+    base_url: str | None = _setting(None, "Server of --engine openai, as http://localhost:8000/v1.")
+    api_key_env: str = _setting("OPENAI_API_KEY", "Environment variable that holds the server's key.")
+    send: str = _setting(
+        "frames",
+        "What a server is sent: frames, as one video where it takes that (vLLM) and else as images; images; or the "
+        "whole video file.",
+        *get_args(Send),
+    )
+    max_concurrency: int = _setting(
+        64, "Most requests that a server works on at once; how many, up to that, adapts to it.", at_least=1
+    )
+    request_timeout: float = _setting(600.0, "Seconds that a server may take to answer one request.")
+    retry_seconds: float = _setting(
+        300.0, "Seconds to wait for a server that is away or busy before the run stops.", at_least=0
+    )
+    error_budget: int = _setting(
+        20, "Requests in a row that a server may fail to answer before the run stops.", at_least=1
+    )
+    max_upload_bytes: int = _setting(256 << 20, "Largest file that --send video uploads.", at_least=1)
+    model_params: Mapping[str, Any] = _setting(
+        dict, "Passed on to the engine's model loader; to a server, in the body of each request."
+    )
 
     def __post_init__(self) -> None:
         for item in fields(self):
             _check(item, getattr(self, item.name))
-        for name in ("fps", "decode_seconds"):
+        for name in ("fps", "decode_seconds", "request_timeout"):
             if not 0 < getattr(self, name) < math.inf:
                 raise SettingsError(f"{name} must be a number above 0; got {getattr(self, name)!r}.")
         if self.min_frames and self.max_frames and self.min_frames > self.max_frames:
