@@ -8,11 +8,14 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from reelscribe.errors import ClipError
 from reelscribe.schema import CaptionRequest, Failure, Frames
 from reelscribe.video.decode import decode
+from reelscribe.video.fetch import FetchLimits, fetched
 from reelscribe.video.sampling import FrameBudget
+
+_ANYWHERE = FetchLimits()
 
 
 def decode_ahead(
-    requests: Iterable[CaptionRequest], budget: FrameBudget, *, max_bytes: int
+    requests: Iterable[CaptionRequest], budget: FrameBudget, *, max_bytes: int, limits: FetchLimits = _ANYWHERE
 ) -> Iterator[tuple[CaptionRequest, Frames | Failure]]:
     """Decode the clips of requests in threads (FFmpeg works outside the interpreter's lock).
 
@@ -21,6 +24,7 @@ def decode_ahead(
         budget: what to decode of each.
         max_bytes: decoded frames that may wait; a clip in the making counts as the largest that the budget allows. One
             clip is always let through.
+        limits: what may be fetched.
 
     Yields:
         Each request, in order, with its frames, or with the failure that it became.
@@ -40,7 +44,7 @@ def decode_ahead(
                     request = next(source, None)
                     if request is None:
                         break
-                    window.append((request, pool.submit(_decode_one, request, budget, threads)))
+                    window.append((request, pool.submit(_decode_one, request, budget, threads, limits)))
                 if not window:
                     return
                 request, future = window.popleft()
@@ -55,9 +59,10 @@ def _usable_cpus() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _decode_one(request: CaptionRequest, budget: FrameBudget, threads: int) -> Frames | Failure:
+def _decode_one(request: CaptionRequest, budget: FrameBudget, threads: int, limits: FetchLimits) -> Frames | Failure:
     try:
-        return decode(request.clip, budget, threads=threads)
+        with fetched(request.clip, limits) as clip:
+            return decode(clip, budget, threads=threads)
     except ClipError as exc:
         return Failure(key=request.key, video=request.clip.name, kind=exc.kind, message=str(exc))
 
