@@ -66,7 +66,7 @@ def test_videos_of_one_name_have_files_of_their_own(tmp_path: Path) -> None:
 def test_rows_that_name_videos_get_theirs_beside_them(tmp_path: Path) -> None:
     put_clip(tmp_path / "clips" / "a.mp4")
     put_clip(tmp_path / "clips" / "odd.txt")
-    rows = [
+    rows: list[dict[str, Any]] = [
         {"videos": ["clips/a.mp4", "gone.mp4"]},
         {"video": f"file://{tmp_path}/clips/odd.txt"},
         {"video": 5},

@@ -156,7 +156,8 @@ def test_rows_of_other_formats_take_their_videos_along(tmp_path: Path) -> None:
     assert json.loads(made["000000001.caption.json"]) == [TEXT, None]
     assert json.loads(made["000000003.json"]) == {"video": 5, "caption": None}
     assert not any("000000002.mp4" in name for name in made)
-    assert {info.mtime for info in tarfile.open(tmp_path / "out.tar")} == {0}
+    with tarfile.open(tmp_path / "out.tar") as tar:
+        assert {info.mtime for info in tar} == {0}
 
 
 def test_bytes_of_other_formats_are_videos_inside(tmp_path: Path) -> None:
