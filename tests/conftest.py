@@ -18,8 +18,11 @@ if TYPE_CHECKING:
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 
+collect_ignore = []
 if importlib.util.find_spec("torch") is None:  # only the extra brings it
-    collect_ignore = ["engines/test_sampling.py", "engines/test_transformers.py"]
+    collect_ignore += ["engines/test_sampling.py", "engines/test_transformers.py"]
+if importlib.util.find_spec("pyarrow") is None:
+    collect_ignore += ["dataset/formats/test_arrow.py"]
 
 Prepare = Callable[..., PreparedRequest]
 

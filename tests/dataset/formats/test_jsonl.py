@@ -3,6 +3,7 @@
 import gzip
 import json
 import time
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -98,6 +99,18 @@ def test_line_beyond_the_limit_is_a_problem_that_keeps_its_beginning(tmp_path: P
     assert long.row == {"unreadable_line": '{"text": "' + "y" * 990 + "..."}
     assert last.row == {"unreadable_line": "z" * 1000 + "..."}
     assert long.problem == "line 2 of data.jsonl is not a row: it is longer than 5,000 bytes (max_line_bytes)."
+
+
+def test_gigantic_line_takes_no_memory(tmp_path: Path) -> None:
+    file = tmp_path / "data.jsonl"
+    with file.open("wb") as opened:
+        opened.truncate(300 << 20)  # one line of as many NULs, which take no place on the disk
+    tracemalloc.start()
+    (long,) = _read(file, max_line_bytes=1 << 20)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert long.row == {"unreadable_line": "\0" * 1000 + "..."}
+    assert peak < 8 << 20
 
 
 def test_empty_file_has_no_rows(tmp_path: Path) -> None:

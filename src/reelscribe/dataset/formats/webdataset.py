@@ -28,7 +28,7 @@ from reelscribe.video.fetch import FetchLimits, local, scheme_of
 
 _NAME: Final = re.compile(r"((?:.*/)?[^./][^./]*)\.([^/]+)", re.DOTALL)
 _MOST_MEMBERS: Final = 1000
-_BUFFER = 1 << 20
+_BUFFER = 1 << 16
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -239,6 +239,7 @@ class Writer:
         info = tarfile.TarInfo(name)
         info.size = size
         self._tar.addfile(info, content)
+        self._tar.members.clear()  # type: ignore[attr-defined] # or the list of all that was written would grow
 
     def close(self) -> None:
         """Write the end of the archive."""
