@@ -2,8 +2,8 @@
 
 Every run is a process of its own, and goes through reading, planning, captioning with the fake engine, selection and
 writing. Decoding is left out, or it would be all that there is to see: each request gets the same four black frames.
-`--decode 1` decodes a tiny clip for each row instead (not for webdataset, whose rows hold no real video here). Memory is
-VmHWM of the process; start is the time from the start of the process until its first row is written.
+`--decode 1` decodes a tiny clip for each row instead (not for webdataset, whose rows hold no real video here). Memory
+is VmHWM of the process; start is the time from its start until its first row is written.
 """
 
 import io
