@@ -17,6 +17,8 @@ Keep = Literal["random_any", "similar_one_simhash", "all"]
 LayoutName = Literal["auto", "interleaved", "columns"]
 Dtype = Literal["auto", "bfloat16", "float16", "float32"]
 Send = Literal["frames", "images", "video"]
+OutputFormat = Literal["auto", "jsonl", "parquet", "hf", "webdataset"]
+Sidecar = Literal["txt", "json"]
 
 DEFAULT_MODEL = "Qwen/Qwen3-VL-8B-Instruct"
 
@@ -46,12 +48,12 @@ def kind_of(item: Field[Any]) -> tuple[type, bool]:
 def _check(item: Field[Any], value: Any) -> None:
     """Raise SettingsError where a setting cannot hold this value."""
     choices, at_least = item.metadata["choices"], item.metadata["at_least"]
+    kind, optional = kind_of(item)
+    if value is None and optional:
+        return
     if choices:
         if value not in choices:
             raise SettingsError(f"{item.name} must be one of {', '.join(choices)}; got {value!r}.")
-        return
-    kind, optional = kind_of(item)
-    if value is None and optional:
         return
     types, words = _KINDS[kind]
     fits = isinstance(value, types) and not (isinstance(value, bool) and kind is not bool)
@@ -121,6 +123,24 @@ class Settings:
         20, "Requests in a row that a server may fail to answer before the run stops.", at_least=1
     )
     max_upload_bytes: int = _setting(256 << 20, "Largest file that --send video uploads.", at_least=1)
+    root: str | None = _setting(None, "Folder that relative paths of videos start from, and that no path may leave.")
+    allow_private_urls: bool = _setting(
+        False, "Let the URLs of videos lead to private and loopback addresses, and use any scheme that fsspec knows."
+    )
+    max_video_bytes: int = _setting(
+        1 << 30, "Largest video to download, or to read out of a tar, in bytes.", at_least=1
+    )
+    download_seconds: float = _setting(300.0, "Longest time that a download may take, in seconds.", at_least=1)
+    max_line_bytes: int = _setting(
+        1 << 24, "Longest line of JSON, in bytes; a longer one is a row that failed.", at_least=1
+    )
+    output_format: str = _setting("auto", "How to write OUTPUT; auto goes by its name.", *get_args(OutputFormat))
+    shard_rows: int | None = _setting(
+        None, "Rows in each file, where OUTPUT is a folder or holds {shard}; 10000 by default.", at_least=1
+    )
+    sidecar: str | None = _setting(
+        None, "Also write each local video's caption beside it, in a file of its name.", *get_args(Sidecar)
+    )
     model_params: Mapping[str, Any] = _setting(
         dict, "Passed on to the engine's model loader; to a server, in the body of each request."
     )

@@ -18,16 +18,19 @@ from typing import Any
 from reelscribe.config import Settings
 from reelscribe.engines.base import Engine
 from reelscribe.errors import EngineError, SettingsError
-from reelscribe.prompts import Layout, Outcome, RowPlan, choose_layout
+from reelscribe.prompts import Outcome, RowPlan, choose_layout
 from reelscribe.schema import NO_FRAMES, Caption, CaptionRequest, Failure, Frames, Generation, PreparedRequest, Row
 from reelscribe.selection import SELECTORS
+from reelscribe.video.fetch import FetchLimits
 from reelscribe.video.prefetch import decode_ahead
 from reelscribe.video.sampling import FrameBudget
 
 logger = logging.getLogger(__name__)
 
-_PEEK_ROWS = 64
-"""Rows that the choice of a layout looks at."""
+_PEEK_ROWS, _PEEK_BYTES = 64, 1 << 26
+"""Rows that the choice of a layout looks at; fewer where they are large."""
+_WAITING_ROWS, _WAITING_BYTES = 4096, 1 << 28
+"""Rows that may wait to be written, beside the last."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,6 +44,11 @@ class InputRow:
     """Folder that its relative paths start from."""
     problem: Failure | None = None
     """Set by a reader that found no row here."""
+    source: Any = None
+    """The record as its reader had it, where that is more than `row` holds: then `row` has the columns that the flow
+    looks at, and a writer takes the others from here, unchanged."""
+    num_bytes: int = 0
+    """About how much memory it takes; bounds how many are read ahead."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,6 +60,8 @@ class RowResult:
     """The rows to write in its place."""
     outcomes: tuple[Outcome, ...]
     """One for each of its videos, in order; or the one Failure that the row is as a whole."""
+    origin: InputRow | None = None
+    """The row that was read."""
 
     @property
     def captions(self) -> tuple[Caption, ...]:
@@ -65,40 +75,66 @@ class RowResult:
 
 
 def caption_rows(rows: Iterable[InputRow], settings: Settings, engine: Engine) -> Iterator[RowResult]:
-    """Caption the videos of rows; one result a row, in the order of the rows."""
+    """Caption the videos of rows; one result a row, in the order of the rows.
+
+    Rows that no engine sees, since nothing is to be captioned or nothing can be, come when the next caption does. So
+    that a long run of them does not pile up, the engine is drained where too many wait, and then goes on.
+    """
     source = iter(rows)
-    peeked = list(itertools.islice(source, _PEEK_ROWS))
+    peeked = _peek(source)
     layout = choose_layout((item.row for item in peeked), settings)
     replaced = [name for name in layout.adds if any(name in item.row for item in peeked)]
     if replaced:
         logger.warning("The rows have %s already: this run's results take their place.", " and ".join(replaced))
-    pending: deque[RowPlan] = deque()
+    pending: deque[tuple[InputRow, RowPlan]] = deque()
+    chained = itertools.chain(peeked, source)
+    waiting_bytes, exhausted = 0, False
 
     def requests() -> Iterator[CaptionRequest]:
-        for item in itertools.chain(peeked, source):
+        nonlocal waiting_bytes, exhausted
+        for item in chained:
             plan = (
                 RowPlan(index=item.index, row=item.row, problem=item.problem)
                 if item.problem
                 else layout.plan(item.row, item.index, settings, item.root)
             )
-            pending.append(plan)
+            pending.append((item, plan))
+            waiting_bytes += item.num_bytes
             yield from plan.requests
+            if len(pending) >= _WAITING_ROWS or waiting_bytes >= _WAITING_BYTES:
+                return
+        exhausted = True
 
-    outcomes: list[Outcome] = []
-    for outcome in caption(requests(), settings, engine):
-        while not pending[0].requests:
-            yield _finish(pending.popleft(), (), layout, settings)
-        outcomes.append(outcome)
-        if len(outcomes) == len(pending[0].requests):
-            yield _finish(pending.popleft(), outcomes, layout, settings)
-            outcomes = []
-    for plan in pending:
-        yield _finish(plan, (), layout, settings)
+    def finish(outcomes: Sequence[Outcome]) -> RowResult:
+        nonlocal waiting_bytes
+        item, plan = pending.popleft()
+        waiting_bytes -= item.num_bytes
+        told = (plan.problem,) if plan.problem else tuple(outcomes)
+        return RowResult(
+            index=plan.index, rows=tuple(layout.fill(plan, outcomes, settings)), outcomes=told, origin=item
+        )
+
+    while not exhausted:
+        outcomes: list[Outcome] = []
+        for outcome in caption(requests(), settings, engine):
+            while not pending[0][1].requests:
+                yield finish(())
+            outcomes.append(outcome)
+            if len(outcomes) == len(pending[0][1].requests):
+                yield finish(outcomes)
+                outcomes = []
+        while pending:
+            yield finish(())
 
 
-def _finish(plan: RowPlan, outcomes: Sequence[Outcome], layout: Layout, settings: Settings) -> RowResult:
-    rows = tuple(layout.fill(plan, outcomes, settings))
-    return RowResult(index=plan.index, rows=rows, outcomes=(plan.problem,) if plan.problem else tuple(outcomes))
+def _peek(rows: Iterator[InputRow]) -> list[InputRow]:
+    peeked: list[InputRow] = []
+    while len(peeked) < _PEEK_ROWS and sum(item.num_bytes for item in peeked) < _PEEK_BYTES:
+        item = next(rows, None)
+        if item is None:
+            break
+        peeked.append(item)
+    return peeked
 
 
 def caption(requests: Iterable[CaptionRequest], settings: Settings, engine: Engine) -> Iterator[Outcome]:
@@ -120,6 +156,7 @@ def caption(requests: Iterable[CaptionRequest], settings: Settings, engine: Engi
             decoders=settings.decoders,
             decode_seconds=settings.decode_seconds,
             decoder_bytes=settings.decoder_bytes,
+            limits=FetchLimits.of(settings),
         )
         if engine.info.wants_frames
         else ((request, NO_FRAMES) for request in requests)

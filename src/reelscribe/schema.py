@@ -25,10 +25,14 @@ class Clip:
     """A path, or the bytes of a whole video file."""
     root: Path | None = None
     """Folder that a relative path starts from; None for the working directory."""
+    called: str | None = None
+    """What to call it in messages, where that is not its source: a downloaded clip goes by its URL."""
 
     @property
     def name(self) -> str:
         """What to call the clip in messages: its path as given, or the size of its bytes."""
+        if self.called is not None:
+            return self.called
         return self.source if isinstance(self.source, str) else f"<{len(self.source):,} bytes>"
 
     @property
