@@ -1,9 +1,12 @@
 """The command line: parse, call, print."""
 
+import json
 import logging
+import signal
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import Field, fields
+from dataclasses import Field, asdict, fields
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +14,9 @@ import click
 
 from reelscribe import __version__
 from reelscribe.config import Settings, kind_of
-from reelscribe.errors import DatasetError, ReelscribeError, SettingsError
+from reelscribe.errors import DatasetError, ReelscribeError, SettingsError, StoppedError
 
-EXIT_ENGINE, EXIT_USAGE, EXIT_FAILURES = 1, 2, 3
+EXIT_ENGINE, EXIT_USAGE, EXIT_FAILURES, EXIT_SIGNAL = 1, 2, 3, 128
 
 _HIDDEN = {"model_params"}
 """Settings that need a TOML file or Python."""
@@ -22,14 +25,12 @@ _HIDDEN = {"model_params"}
 class _OneLine(click.ClickException):
     """An error as the user sees it."""
 
-    exit_code = EXIT_ENGINE
+    def __init__(self, message: str, exit_code: int = EXIT_ENGINE) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code  # type: ignore[misc] # which Click reads from the instance
 
     def show(self, file: Any = None) -> None:
         click.echo(f"reelscribe: {' '.join(self.message.splitlines())}", file=file, err=True)
-
-
-class _WrongUsage(_OneLine):
-    exit_code = EXIT_USAGE
 
 
 @contextmanager
@@ -38,11 +39,15 @@ def _in_one_line() -> Iterator[None]:
         yield
     except click.UsageError as exc:
         hint = f" Try '{exc.ctx.command_path} --help'." if exc.ctx else ""
-        raise _WrongUsage(exc.format_message() + hint) from exc
+        raise _OneLine(exc.format_message() + hint, EXIT_USAGE) from exc
     except (SettingsError, DatasetError) as exc:
-        raise _WrongUsage(str(exc)) from exc
+        raise _OneLine(str(exc), EXIT_USAGE) from exc
+    except StoppedError as exc:
+        raise _OneLine(str(exc), EXIT_SIGNAL + exc.signal) from exc
     except ReelscribeError as exc:
         raise _OneLine(str(exc)) from exc
+    except KeyboardInterrupt as exc:
+        raise _OneLine("stopped; what was made is kept.", EXIT_SIGNAL + signal.SIGINT) from exc
 
 
 class _Group(click.Group):
@@ -73,6 +78,8 @@ def main(context: click.Context, verbose: bool) -> None:
     reelscribe demo                                        try it, with the built-in model
     reelscribe caption clips/ -o captions.jsonl            every video in a folder
     reelscribe caption data.jsonl -o captioned.jsonl       every row of a data set
+    reelscribe status captioned.jsonl                      what is done, failed and left
+    reelscribe retry captioned.jsonl                       what failed, once more
     """  # noqa: D301 - Click takes the backspace for "leave these lines as they are"
     logging.basicConfig(level=logging.INFO if verbose else logging.WARNING, format="reelscribe: %(message)s")
     if context.invoked_subcommand is None:
@@ -140,15 +147,22 @@ def caption(inputs: tuple[str, ...], output: Path, config: Path | None, **given:
     Data sets are .jsonl (also .gz, .zst), .parquet, WebDataset's .tar, and folders that Hugging Face's datasets saved.
 
     Writes one row for each input row (interleaved layout: also the original), in order. Rows without a caption are
-    kept, and listed in OUTPUT's .failures.jsonl. Exit code: 0 all captioned, 1 the engine broke or cannot be loaded,
-    2 wrong usage, 3 finished with failures.
+    kept, and listed in OUTPUT's .failures.jsonl. A run that breaks off, however it does, goes on where it was when the
+    same command is given again. Exit code: 0 all captioned, 1 the engine broke or cannot be loaded, or too much failed,
+    2 wrong usage, 3 finished with failures, 130 or 143 stopped by Ctrl-C or SIGTERM.
     """
     from reelscribe.runners.local import run
 
     settings = _settings(given, config)
     with _Progress() as progress:
-        summary = run(inputs, output, settings, on_start=progress.start, on_row=progress.advance)
-    click.echo(f"{_some(summary.captions, 'caption')} for {_some(summary.rows, 'row')} in {output}", err=True)
+        summary = run(inputs, output, settings, on_start=progress.start, on_row=progress.advance, handle_signals=True)
+    _report(summary, output)
+
+
+def _report(summary: Any, output: Path) -> None:
+    """Tell what a run did, and leave with the exit code for that."""
+    known = f" ({summary.known} known from before)" if summary.known else ""
+    click.echo(f"{_some(summary.captions, 'caption')} for {_some(summary.rows, 'row')} in {output}{known}", err=True)
     if summary.without_video:
         where = "if theirs is in another column, name it with --video-key"
         click.echo(f"{_some(summary.without_video, 'row')} without a video; {where}", err=True)
@@ -156,10 +170,85 @@ def caption(inputs: tuple[str, ...], output: Path, config: Path | None, **given:
         where = "allow more with --sampling max_tokens=N"
         click.echo(f"{_some(summary.cut_off, 'caption')} cut off; {where}", err=True)
     if summary.failures:
-        kinds = ", ".join(f"{count} {kind}" for kind, count in sorted(summary.failures.items()))
         count = _some(sum(summary.failures.values()), "failure")
-        click.echo(f"{count} ({kinds}), listed in {summary.failures_file}", err=True)
+        click.echo(f"{count} ({_kinds(summary.failures)}), listed in {summary.failures_file}", err=True)
+        for line in _examples(summary.failures, summary.examples):
+            click.echo(f"  {line}", err=True)
         click.get_current_context().exit(EXIT_FAILURES)
+
+
+def _kinds(failures: Mapping[Any, int]) -> str:
+    return ", ".join(f"{count} {kind}" for kind, count in sorted(failures.items()))
+
+
+def _examples(failures: Mapping[Any, int], examples: Mapping[Any, list[str]]) -> Iterator[str]:
+    """A few failures of each kind, the commonest kind first."""
+    for kind in sorted(failures, key=lambda kind: (-failures[kind], kind)):
+        yield from (f"{kind}: {' '.join(text.split())}" for text in examples.get(kind, []))
+
+
+@main.command()
+@click.argument("output", type=click.Path(path_type=Path))
+@click.option("--kind", "kinds", multiple=True, metavar="KIND,...", help="Kinds of failures; all by default.")
+@click.option(
+    "--sampling", multiple=True, metavar="KEY=VALUE", help="Sampling parameter for what is tried again; repeatable."
+)
+def retry(output: Path, kinds: tuple[str, ...], sampling: tuple[str, ...]) -> None:
+    """Try again what failed in the last run on OUTPUT, with its inputs and settings.
+
+    All captions that are there stay. What is made with other sampling counts as made by the run: giving its command
+    again does not make it again. Exit code as that of caption.
+    """
+    from reelscribe.runners import local
+
+    named = [kind.strip() for group in kinds for kind in group.split(",") if kind.strip()]
+    told: dict[str, Any] = {"kinds": named} if named else {}
+    with _Progress() as progress:
+        summary = local.retry(
+            output,
+            sampling=_pairs(sampling),
+            on_start=progress.start,
+            on_row=progress.advance,
+            handle_signals=True,
+            **told,
+        )
+    _report(summary, output)
+
+
+@main.command()
+@click.argument("output", type=click.Path(path_type=Path))
+@click.option("--json", "as_json", is_flag=True, help="As JSON.")
+def status(output: Path, as_json: bool) -> None:
+    """Say what is done, failed and left of the run on OUTPUT, also while it is going on."""
+    from reelscribe.runners.status import read_status
+
+    told = read_status(output)
+    if as_json:
+        click.echo(json.dumps({**asdict(told), "left": told.left}, indent=1))
+        return
+    total = "" if told.total is None else f" of {told.total:,}"
+    lines = {
+        told.state: told.detail,
+        "done": f"{told.rows:,}{total} rows, {_some(told.captions, 'caption')}",
+        "failed": f"{sum(told.failures.values())} ({_kinds(told.failures)})" if told.failures else "0",
+        "left": "unknown" if told.left is None else _some(told.left, "row"),
+        "rate": "unknown" if told.made_per_second is None else f"{told.made_per_second:.2f} videos/s",
+        "begun": time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(told.started)),
+        "model": f"{told.model} with {told.engine}",
+        "inputs": " ".join(told.inputs),
+        "settings": _changed_settings(told.settings) or "defaults",
+    }
+    for name, text in lines.items():
+        click.echo(f"{name:<10}  {text}".rstrip())
+        if name == "failed":
+            for line in _examples(told.failures, told.examples):
+                click.echo(f"{'':<10}  {line}")
+
+
+def _changed_settings(settings: Mapping[str, Any]) -> str:
+    """Those that are not the defaults."""
+    usual = asdict(Settings())
+    return ", ".join(f"{name}={value!r}" for name, value in settings.items() if usual.get(name) != value)
 
 
 @main.command()
@@ -213,7 +302,7 @@ class _Progress:
         self._bar = tqdm(total=total, unit="row", disable=None, dynamic_ncols=True)
 
     def advance(self, result: Any) -> None:
-        self._clips += len(result.outcomes)
+        self._clips += sum(outcome.key not in result.known for outcome in result.outcomes)
         self._bar.update()
         if not self._bar.disable:
             rate = self._clips / max(self._bar.format_dict["elapsed"], 1e-9)

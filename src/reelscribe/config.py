@@ -19,6 +19,7 @@ Dtype = Literal["auto", "bfloat16", "float16", "float32"]
 Send = Literal["frames", "images", "video"]
 OutputFormat = Literal["auto", "jsonl", "parquet", "hf", "webdataset"]
 Sidecar = Literal["txt", "json"]
+Effect = Literal["rows", "captions", "failures", "nothing"]
 
 DEFAULT_MODEL = "Qwen/Qwen3-VL-8B-Instruct"
 
@@ -141,6 +142,12 @@ class Settings:
     sidecar: str | None = _setting(
         None, "Also write each local video's caption beside it, in a file of its name.", *get_args(Sidecar)
     )
+    resume: bool = _setting(
+        True, "Go on where the last run on OUTPUT ended; without, what it made is set aside and all is made anew."
+    )
+    max_failures: str | None = _setting(
+        None, "Stop when more videos than this fail: a number, or a share, as 5%, once 100 videos are done."
+    )
     model_params: Mapping[str, Any] = _setting(
         dict, "Passed on to the engine's model loader; to a server, in the body of each request."
     )
@@ -154,6 +161,11 @@ class Settings:
         if self.min_frames and self.max_frames and self.min_frames > self.max_frames:
             raise SettingsError(f"min_frames ({self.min_frames}) must not exceed max_frames ({self.max_frames}).")
         self.sampling_params()
+        self.failure_limit()
+
+    def failure_limit(self) -> "FailureLimit | None":
+        """The most failures, checked."""
+        return None if self.max_failures is None else FailureLimit.parse(self.max_failures)
 
     def sampling_params(self) -> SamplingParams:
         """The sampling parameters, checked."""
@@ -177,6 +189,80 @@ class Settings:
                 hint = f"did you mean {' or '.join(near)}?" if near else f"known are {', '.join(known)}."
                 raise SettingsError(f"unknown setting {name!r}; {hint}")
         return cls(**values)
+
+
+AFFECTS: Final[Mapping[Effect, tuple[str, ...]]] = {
+    "rows": (
+        *("num_captions", "prompt", "prompt_key", "system_prompt", "text_key", "video_key", "sampling", "seed"),
+        "layout",
+    ),
+    "captions": (
+        *("model", "revision", "engine", "keep", "fps", "min_frames", "max_frames", "max_video_tokens", "dtype"),
+        *("send", "model_params"),
+    ),
+    "failures": (
+        *("root", "allow_private_urls", "max_video_bytes", "download_seconds", "decode_seconds", "decoder_bytes"),
+        *("max_upload_bytes", "request_timeout"),
+    ),
+    "nothing": (
+        *("original", "batch_size", "batch_tokens", "device", "prefetch_bytes", "decoders", "base_url", "api_key_env"),
+        *("max_concurrency", "retry_seconds", "error_budget", "max_line_bytes", "output_format", "shard_rows"),
+        *("sidecar", "resume", "max_failures"),
+    ),
+}
+"""What each setting has a part in, and so what of an earlier run holds when it changes.
+
+rows: what is asked about each row's videos. A request that stays the same keeps its caption.
+captions: what comes out for one and the same request. No caption made before holds.
+failures: whether a video can be had at all. Captions hold; what failed is tried again.
+nothing: neither; how fast, how it is written, when the run stops.
+"""
+
+PARAMS_WITHOUT_EFFECT: Final = frozenset(
+    {
+        *("cache_dir", "device_map", "force_download", "local_files_only", "token", "trust_remote_code"),
+        *("data_parallel_size", "gpu_memory_utilization", "max_num_batched_tokens", "max_num_seqs"),
+        *("pipeline_parallel_size", "tensor_parallel_size"),
+    }
+)
+"""Of `model_params`, what changes no caption: where the model comes from and how it is spread."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class FailureLimit:
+    """How many failures are too many."""
+
+    count: int | None = None
+    share: float | None = None
+    """Of all videos; from 0 to 1."""
+
+    @classmethod
+    def parse(cls, text: str) -> "FailureLimit":
+        """Read "10" or "5%".
+
+        Raises:
+            SettingsError: it is neither.
+        """
+        number, percent, rest = text.strip().partition("%")
+        try:
+            limit = cls(share=float(number) / 100) if percent else cls(count=int(number))
+        except ValueError:
+            limit = cls(share=-1)
+        if rest or (limit.count or 0) < 0 or not 0 <= (limit.share or 0) < 1:
+            raise SettingsError(f"max_failures must be a whole number, or a share below 100%, as 5%; got {text!r}.")
+        return limit
+
+    def __str__(self) -> str:
+        return str(self.count) if self.share is None else f"{100 * self.share:g}%"
+
+    def exceeded_by(self, failures: int, videos: int) -> bool:
+        """Whether so many failures of so many videos are too many; a share says little of the first few."""
+        if self.count is not None:
+            return failures > self.count
+        return videos >= _SHARE_FROM and failures > (self.share or 0) * videos
+
+
+_SHARE_FROM: Final = 100
 
 
 def _read_toml(file: Path) -> dict[str, Any]:

@@ -6,6 +6,8 @@
     ├── MissingExtraError   an optional dependency is not installed (also an ImportError)
     ├── ModelError          the model cannot be loaded
     ├── EngineError         the engine itself broke: the run stops
+    ├── FailuresError       more clips failed than may: the run stops
+    ├── StoppedError        the run was told to stop
     └── ClipError           one clip cannot be captioned: costs its row, never the run
 
 Errors of other libraries are translated once, where they come in.
@@ -47,6 +49,9 @@ engine: the engine could not caption this clip.
 
 FAILURE_KINDS: tuple[FailureKind, ...] = get_args(FailureKind)
 
+TRANSIENT_KINDS: frozenset[FailureKind] = frozenset({"download", "crashed", "timeout", "engine"})
+"""Kinds that may say more about the moment than about the clip: a later run tries those again."""
+
 
 class ReelscribeError(Exception):
     """Base of all errors of this package; its text says what to do."""
@@ -70,6 +75,18 @@ class ModelError(ReelscribeError):
 
 class EngineError(ReelscribeError):
     """The engine itself broke, so that no further clip can be captioned."""
+
+
+class FailuresError(ReelscribeError):
+    """More clips failed than may."""
+
+
+class StoppedError(ReelscribeError):
+    """A signal told the run to stop, and it did, in good order."""
+
+    def __init__(self, message: str, signal: int) -> None:
+        super().__init__(message)
+        self.signal = signal
 
 
 class ClipError(ReelscribeError):

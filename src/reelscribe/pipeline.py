@@ -10,15 +10,15 @@ import hashlib
 import itertools
 import logging
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Generator, Iterable, Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from reelscribe.config import Settings
 from reelscribe.engines.base import Engine
 from reelscribe.errors import EngineError, SettingsError
-from reelscribe.prompts import Outcome, RowPlan, choose_layout
+from reelscribe.prompts import Layout, Outcome, RowPlan, choose_layout
 from reelscribe.schema import NO_FRAMES, Caption, CaptionRequest, Failure, Frames, Generation, PreparedRequest, Row
 from reelscribe.selection import SELECTORS
 from reelscribe.video.fetch import FetchLimits
@@ -62,6 +62,8 @@ class RowResult:
     """One for each of its videos, in order; or the one Failure that the row is as a whole."""
     origin: InputRow | None = None
     """The row that was read."""
+    known: frozenset[str] = frozenset()
+    """Keys of those outcomes that were known before."""
 
     @property
     def captions(self) -> tuple[Caption, ...]:
@@ -74,11 +76,65 @@ class RowResult:
         return tuple(outcome for outcome in self.outcomes if isinstance(outcome, Failure))
 
 
-def caption_rows(rows: Iterable[InputRow], settings: Settings, engine: Engine) -> Iterator[RowResult]:
+class Memory(Protocol):
+    """What is known of requests before they are made, and who is told of what comes out. Called from any thread."""
+
+    def look_up(self, request: CaptionRequest) -> Outcome | CaptionRequest:
+        """The outcome of a request, where it is known; else the request to make in its place, under the same key."""
+
+    def record(self, outcome: Outcome) -> None:
+        """Take the outcome of a request that was made, as soon as there is one."""
+
+
+@dataclass(kw_only=True)
+class _Waiting:
+    """A row that was read and is not finished."""
+
+    item: InputRow
+    plan: RowPlan
+    outcomes: list[Outcome | None]
+    """One for each request; None until there is one."""
+    known: frozenset[str] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.known = frozenset(outcome.key for outcome in self.outcomes if outcome)
+
+    def fill(self, outcome: Outcome) -> None:
+        """Take the next outcome; those of a row come in order."""
+        self.outcomes[self.outcomes.index(None)] = outcome
+
+    def finish(self, layout: Layout, settings: Settings) -> RowResult:
+        """The result of a row whose outcomes are all there."""
+        outcomes = [outcome for outcome in self.outcomes if outcome]
+        return RowResult(
+            index=self.plan.index,
+            rows=tuple(layout.fill(self.plan, outcomes, settings)),
+            outcomes=(self.plan.problem,) if self.plan.problem else tuple(outcomes),
+            origin=self.item,
+            known=self.known,
+        )
+
+
+def caption_rows(
+    rows: Iterable[InputRow],
+    settings: Settings,
+    engine: Engine,
+    *,
+    memory: Memory | None = None,
+    stop: Callable[[], bool] = lambda: False,
+) -> Generator[RowResult, None, None]:
     """Caption the videos of rows; one result a row, in the order of the rows.
 
-    Rows that no engine sees, since nothing is to be captioned or nothing can be, come when the next caption does. So
-    that a long run of them does not pile up, the engine is drained where too many wait, and then goes on.
+    Rows that no engine sees, since nothing is to be captioned, nothing can be, or all is known, come when the next
+    caption does. So that a long run of them does not pile up, the engine is drained where too many wait, and then goes
+    on.
+
+    Args:
+        rows: as a reader gives them.
+        settings: what to do with them.
+        engine: that captions.
+        memory: knows outcomes, and takes new ones.
+        stop: asked before each row; once it says True, rows that are on their way are finished, and no other is begun.
     """
     source = iter(rows)
     peeked = _peek(source)
@@ -86,45 +142,41 @@ def caption_rows(rows: Iterable[InputRow], settings: Settings, engine: Engine) -
     replaced = [name for name in layout.adds if any(name in item.row for item in peeked)]
     if replaced:
         logger.warning("The rows have %s already: this run's results take their place.", " and ".join(replaced))
-    pending: deque[tuple[InputRow, RowPlan]] = deque()
+    pending: deque[_Waiting] = deque()
     chained = itertools.chain(peeked, source)
     waiting_bytes, exhausted = 0, False
 
     def requests() -> Iterator[CaptionRequest]:
         nonlocal waiting_bytes, exhausted
-        for item in chained:
+        while (item := None if stop() else next(chained, None)) is not None:
             plan = (
                 RowPlan(index=item.index, row=item.row, problem=item.problem)
                 if item.problem
                 else layout.plan(item.row, item.index, settings, item.root)
             )
-            pending.append((item, plan))
+            found = [memory.look_up(request) if memory else request for request in plan.requests]
+            outcomes = [None if isinstance(each, CaptionRequest) else each for each in found]
+            pending.append(_Waiting(item=item, plan=plan, outcomes=outcomes))
             waiting_bytes += item.num_bytes
-            yield from plan.requests
+            yield from (each for each in found if isinstance(each, CaptionRequest))
             if len(pending) >= _WAITING_ROWS or waiting_bytes >= _WAITING_BYTES:
                 return
         exhausted = True
 
-    def finish(outcomes: Sequence[Outcome]) -> RowResult:
+    def finished() -> Iterator[RowResult]:
         nonlocal waiting_bytes
-        item, plan = pending.popleft()
-        waiting_bytes -= item.num_bytes
-        told = (plan.problem,) if plan.problem else tuple(outcomes)
-        return RowResult(
-            index=plan.index, rows=tuple(layout.fill(plan, outcomes, settings)), outcomes=told, origin=item
-        )
+        while pending and None not in pending[0].outcomes:
+            row = pending.popleft()
+            waiting_bytes -= row.item.num_bytes
+            yield row.finish(layout, settings)
 
     while not exhausted:
-        outcomes: list[Outcome] = []
-        for outcome in caption(requests(), settings, engine):
-            while not pending[0][1].requests:
-                yield finish(())
-            outcomes.append(outcome)
-            if len(outcomes) == len(pending[0][1].requests):
-                yield finish(outcomes)
-                outcomes = []
-        while pending:
-            yield finish(())
+        for outcome in caption(requests(), settings, engine, record=memory.record if memory else None):
+            yield from finished()
+            pending[0].fill(outcome)
+            if None not in pending[0].outcomes:
+                yield next(finished())
+        yield from finished()
 
 
 def _peek(rows: Iterator[InputRow]) -> list[InputRow]:
@@ -137,8 +189,20 @@ def _peek(rows: Iterator[InputRow]) -> list[InputRow]:
     return peeked
 
 
-def caption(requests: Iterable[CaptionRequest], settings: Settings, engine: Engine) -> Iterator[Outcome]:
+def caption(
+    requests: Iterable[CaptionRequest],
+    settings: Settings,
+    engine: Engine,
+    *,
+    record: Callable[[Outcome], None] | None = None,
+) -> Iterator[Outcome]:
     """Caption requests; one Caption or Failure for each, in their order.
+
+    Args:
+        requests: to caption.
+        settings: which frames, and which candidates to keep.
+        engine: that captions.
+        record: called with each outcome as soon as there is one, in any order, from any thread.
 
     Raises:
         SettingsError: two requests that are on their way at one time have the same key.
@@ -162,13 +226,19 @@ def caption(requests: Iterable[CaptionRequest], settings: Settings, engine: Engi
         else ((request, NO_FRAMES) for request in requests)
     )
 
+    def have(outcome: Outcome) -> Outcome:
+        if record:
+            record(outcome)
+        done[outcome.key] = outcome
+        return outcome
+
     def prepared() -> Iterator[PreparedRequest]:
         for request, decoded in ahead:
             if request.key in in_flight or request.key in done:
                 raise SettingsError(f"two requests have the key {request.key!r}; each needs one of its own.")
             order.append(request)
             if isinstance(decoded, Failure):
-                done[request.key] = decoded
+                have(decoded)
             else:
                 in_flight[request.key] = request, _told(decoded)
                 yield PreparedRequest(request=request, frames=decoded)
@@ -178,13 +248,13 @@ def caption(requests: Iterable[CaptionRequest], settings: Settings, engine: Engi
         if answer.key not in in_flight:
             raise EngineError(f"the engine answered {answer.key!r}, which it was not asked, or had answered before.")
         asked, told = in_flight.pop(answer.key)
-        done[answer.key] = _select(asked, told, answer, settings, engine) if isinstance(answer, Generation) else answer
+        have(_select(asked, told, answer, settings, engine) if isinstance(answer, Generation) else answer)
         while order and order[0].key in done:
             yield done.pop(order.popleft().key)
     if next(stream, None) is not None:
         raise EngineError("the engine stopped although there were requests left.")
     for request in order:
-        yield done.get(request.key) or _failure(request, "the engine gave no answer to this request.")
+        yield done.get(request.key) or have(_failure(request, "the engine gave no answer to this request."))
 
 
 def _failure(request: CaptionRequest, message: str) -> Failure:

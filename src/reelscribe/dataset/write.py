@@ -47,7 +47,7 @@ class DatasetWriter(AbstractContextManager["DatasetWriter"]):
             _check_replaceable(output)
         elif self._limit is None:
             _check_no_folder(output)
-        self.failures = _failures_of(output)
+        self.failures = beside(output, "failures.jsonl")
         self._make = load_writer(self._format)
         self._schema = arrow_schema(sources) if self._format in ("parquet", "hf") else None
         self._writer: RowWriter | None = None
@@ -198,13 +198,13 @@ def _number_of(name: str, pattern: str) -> int | None:
     return found and int(found[1] if found.groups() else 0)
 
 
-def _failures_of(output: Path) -> Path:
-    """`a.failures.jsonl` for `a.jsonl`, `a.jsonl.gz`, `a-{shard}.parquet` and a folder `a`."""
+def beside(output: Path, kind: str) -> Path:
+    """A file of another kind: `a.KIND` for `a.jsonl`, `a.jsonl.gz`, `a-{shard}.parquet` and a folder `a`."""
     name = output.name.replace(SHARD, "")
     suffixes = sorted((suffix for item in FORMATS.values() for suffix in item.suffixes), key=len, reverse=True)
     suffix = next((suffix for suffix in suffixes if name.lower().endswith(suffix)), "")
     stem = name[: len(name) - len(suffix)].strip("-_.") or "shards"
-    return output.with_name(f"{stem}.failures.jsonl")
+    return output.with_name(f"{stem}.{kind}")
 
 
 def _partial(file: Path) -> Path:

@@ -1,20 +1,33 @@
 """A run in this process: read, caption, write."""
 
-from collections import Counter
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+import contextlib
+import logging
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
+from signal import Signals
+from typing import Any, Final
 
 from reelscribe.config import Settings
 from reelscribe.dataset.files import VIDEO_SUFFIXES, is_url
+from reelscribe.dataset.ledger import Ledger, Run, set_aside
+from reelscribe.dataset.lock import locked
 from reelscribe.dataset.read import count_rows, read_rows
 from reelscribe.dataset.sidecars import SidecarWriter
 from reelscribe.dataset.sources import find_sources
 from reelscribe.dataset.write import DatasetWriter
 from reelscribe.engines import load_engine
 from reelscribe.engines.base import Engine
-from reelscribe.errors import DatasetError, FailureKind
-from reelscribe.pipeline import RowResult, caption_rows
+from reelscribe.errors import FAILURE_KINDS, DatasetError, FailureKind, SettingsError, StoppedError
+from reelscribe.pipeline import InputRow, RowResult, caption_rows
+from reelscribe.runners.status import ledger_of, lock_of, runs_on
+from reelscribe.runners.stop import Stop, stop_at_signals
+from reelscribe.runners.tally import Tally
+
+logger = logging.getLogger(__name__)
+
+OnStart = Callable[[int | None, Engine], None]
+OnRow = Callable[[RowResult], None]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,12 +38,16 @@ class RunSummary:
     """Rows read."""
     captions: int
     """Videos captioned."""
+    known: int = 0
+    """Videos, of those captioned and those that failed, that an earlier run had done."""
     without_video: int
     """Rows that hold no video."""
     cut_off: int
     """Captions that end at the limit of tokens."""
     failures: dict[FailureKind, int]
     """Videos, or rows, without a caption, by kind."""
+    examples: dict[FailureKind, list[str]] = field(default_factory=dict)
+    """What is told of some of each kind."""
     failures_file: Path
     """Where they are listed, if there are any."""
 
@@ -41,10 +58,13 @@ def run(
     settings: Settings,
     *,
     engine: Engine | None = None,
-    on_start: Callable[[int | None, Engine], None] = lambda total, engine: None,
-    on_row: Callable[[RowResult], None] = lambda result: None,
+    on_start: OnStart = lambda total, engine: None,
+    on_row: OnRow = lambda result: None,
+    handle_signals: bool = False,
+    again: frozenset[FailureKind] = frozenset(),
+    resampled: Mapping[str, Any] | None = None,
 ) -> RunSummary:
-    """Caption data sets.
+    """Caption data sets, or go on where an earlier run on this output ended.
 
     Args:
         inputs: data sets, videos, and folders of them; see `find_sources`.
@@ -54,12 +74,19 @@ def run(
         on_start: called once with the number of rows and the engine, before the first row; with None in place of a
             number that takes long to find out.
         on_row: called with each result once it is written.
+        handle_signals: at Ctrl-C or SIGTERM finish what is in flight, and raise StoppedError; at once at a second one.
+            Only in the main thread.
+        again: failures of these kinds, of earlier runs, are tried again.
+        resampled: sampling parameters for those.
 
     Raises:
-        DatasetError: an input cannot be read, or the output not written.
+        DatasetError: an input cannot be read, the output or the ledger not written, or another run writes to it.
         MissingExtraError: a format or the engine needs what is not installed.
         ModelError: the engine cannot be loaded.
-        EngineError: the engine broke; what was done stays in `OUTPUT.partial`.
+        EngineError: the engine broke.
+        FailuresError: more videos failed than may.
+        StoppedError: a signal came. As with all of these, the output is left as it was before, with what was written in
+            `OUTPUT.partial`; the ledger has what was made, and the same run goes on from there.
     """
     if output.suffix.lower() in VIDEO_SUFFIXES:
         raise DatasetError(f"cannot write to {output}: it is named as a video; name a data set, as captions.jsonl.")
@@ -68,26 +95,138 @@ def run(
     for source in sources:
         if not is_url(source.location) and writer.owns(Path(source.location)):
             raise DatasetError(f"cannot write to {source.location}: it is an input, too; choose another output.")
-    total, sidecars = count_rows(sources), SidecarWriter(settings)
-    rows = captions = without_video = cut_off = 0
-    kinds: Counter[FailureKind] = Counter()
-    with writer:
+    total, sidecars, tally = count_rows(sources), SidecarWriter(settings), Tally(settings.failure_limit())
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(locked(lock_of(output), output))
+        if not settings.resume:
+            set_aside(ledger_of(output))
+        ledger = stack.enter_context(Ledger(ledger_of(output), again=again, resampled=resampled))
+        stack.enter_context(writer)
         engine = engine or load_engine(settings)
+        last = ledger.last
+        begun = ledger.begin(
+            settings, engine.info, output=str(output), inputs=[str(item) for item in inputs], total=total
+        )
+        _tell_changes(last, begun, ledger)
         on_start(total, engine)
-        for result in caption_rows(read_rows(sources, settings, output=output), settings, engine):
+        rows = _Rows(read_rows(sources, settings, output=output))
+        stop = stack.enter_context(stop_at_signals(handle_signals))
+        results = caption_rows(rows, settings, engine, memory=ledger, stop=stop)
+        for result in stack.enter_context(contextlib.closing(results)):
             sidecars.write(result)
             writer.write(result)
-            rows += 1
-            captions += len(result.captions)
-            without_video += not result.outcomes
-            cut_off += sum("cut_off" in caption.meta["flags"] for caption in result.captions)
-            kinds.update(failure.kind for failure in result.failures)
+            tally.add(result)
+            ledger.advance(tally.told())
             on_row(result)
+            tally.check()
+        if stop() and not rows.all_are(tally.rows):
+            raise _stopped(stop, tally)
+        ledger.flush()  # so that whatever is in a whole output is in the ledger
+    return _summary(tally, writer.failures)
+
+
+def retry(
+    output: Path, *, kinds: Collection[str] = FAILURE_KINDS, sampling: Mapping[str, Any] | None = None, **options: Any
+) -> RunSummary:
+    """Try failures of the last run on an output again, with its inputs and settings, in its working directory.
+
+    Args:
+        output: of that run.
+        kinds: which of them.
+        sampling: parameters for them, in place of the run's own. What comes out counts as made by the run, so that it
+            is not made again later.
+        **options: as `run` takes them: engine, on_start, on_row, handle_signals.
+
+    Raises:
+        DatasetError: there is no such run, or its working directory is gone.
+        SettingsError: a kind or sampling parameter is unknown.
+        ReelscribeError: as `run` does.
+    """
+    for kind in kinds:
+        if kind not in FAILURE_KINDS:
+            raise SettingsError(f"there is no failure of kind {kind!r}; kinds are {', '.join(FAILURE_KINDS)}.")
+    again = frozenset(kind for kind in FAILURE_KINDS if kind in kinds)
+    last = runs_on(output)[0]
+    names = {item.name for item in fields(Settings)}
+    settings = Settings.load(None, **{name: value for name, value in last.settings.items() if name in names})
+    if not Path(last.folder).is_dir():
+        raise DatasetError(f"the folder {last.folder}, where the run on {output} was started, is gone.")
+    with contextlib.chdir(last.folder):
+        return run(
+            last.inputs,
+            Path(last.output),
+            replace(settings, resume=True),
+            again=again,
+            resampled=sampling,
+            **options,
+        )
+
+
+class _Rows:
+    """Counts rows as they are read."""
+
+    def __init__(self, rows: Iterator[InputRow]) -> None:
+        self._rows = rows
+        self._count = 0
+        self._ended = False
+
+    def __iter__(self) -> Iterator[InputRow]:
+        for row in self._rows:
+            self._count += 1
+            yield row
+        self._ended = True
+
+    def all_are(self, count: int) -> bool:
+        """Whether so many rows are all that there are."""
+        return self._ended and self._count == count
+
+
+def _stopped(stop: Stop, tally: Tally) -> StoppedError:
+    number = stop.signal or 0
+    message = (
+        f"stopped by {Signals(number).name} after {tally.rows:,} rows; what was made is kept, and the same command "
+        "goes on from there."
+    )
+    return StoppedError(message, number)
+
+
+def _tell_changes(last: Run | None, begun: Run, ledger: Ledger) -> None:
+    """Warn of settings with which captions that are there are made again."""
+    kept = ledger.count_captions()
+    if last is None or last.work == begun.work or not kept:
+        return
+    names = [name for name in begun.work if begun.work[name] != last.work.get(name)]
+    told = ", ".join(
+        f"{_CALLED.get(name, name)} ({_told(last.work.get(name))} → {_told(begun.work[name])})" for name in names
+    )
+    message = "Since the last run on %s this changed: %s. "
+    if ledger.knows_work_of(begun):
+        logger.warning(message + "An earlier run had it so, too: its captions are taken up.", begun.output, told)
+        return
+    logger.warning(
+        message + "Captions that depend on it are made again; the %d that there are stay in the ledger, for when it "
+        "changes back.",
+        *(begun.output, told, kept),
+    )
+
+
+_CALLED: Final = {"weights": "files of the model"}
+_LONGEST_TOLD: Final = 60
+
+
+def _told(value: Any) -> str:
+    text = "not set" if value in (None, {}) else str(value)
+    return text if len(text) <= _LONGEST_TOLD else text[:_LONGEST_TOLD] + "..."
+
+
+def _summary(tally: Tally, failures_file: Path) -> RunSummary:
     return RunSummary(
-        rows=rows,
-        captions=captions,
-        without_video=without_video,
-        cut_off=cut_off,
-        failures=dict(kinds),
-        failures_file=writer.failures,
+        rows=tally.rows,
+        captions=tally.captions,
+        known=tally.captions + tally.failures.total() - tally.made,
+        without_video=tally.without_video,
+        cut_off=tally.cut_off,
+        failures=dict(tally.failures),
+        examples=dict(tally.examples),
+        failures_file=failures_file,
     )

@@ -1,0 +1,108 @@
+"""What makes a caption the one that it is: the content keys under which outcomes are kept."""
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final
+
+from reelscribe.config import AFFECTS, PARAMS_WITHOUT_EFFECT, Effect, Settings
+from reelscribe.engines.base import ModelInfo
+from reelscribe.errors import ClipError
+from reelscribe.models import model_path
+from reelscribe.schema import CaptionRequest, Clip
+from reelscribe.video.fetch import FetchLimits, local, scheme_of
+
+_VERSION: Final = 1
+"""Part of every key. To be raised when the same request comes to give another caption."""
+_SAMPLE_BYTES: Final = 1 << 16
+
+
+class Keys:
+    """Makes content keys.
+
+    Args:
+        settings: of the run.
+        info: what is running.
+    """
+
+    def __init__(self, settings: Settings, info: ModelInfo) -> None:
+        self._limits = FetchLimits.of(settings)
+        self.weights = _weights(info.model)
+        """What tells the files of a model in a folder from others."""
+        running = (info.engine, info.model, info.revision, self.weights)
+        self._captions = _digest(_VERSION, running, told(settings, "captions"))
+        self.failures = _digest(told(settings, "failures")).hex()
+        """Names the settings on which it depends whether a video can be had at all."""
+
+    def key(self, request: CaptionRequest, video: tuple[Any, ...]) -> bytes:
+        """The content key of a request for a video: 16 bytes."""
+        return _digest(
+            self._captions,
+            video,
+            request.prompt,
+            request.system_prompt,
+            request.reference,
+            request.num_captions,
+            request.sampling.told(),
+            request.seed,
+        )
+
+    def video(self, clip: Clip) -> tuple[Any, ...]:
+        """What a video is known by: path, size and time of change; its URL; or the hash of its bytes.
+
+        A file that is not there has an identity of its own, so that one that comes later is another video.
+        """
+        if isinstance(clip.source, bytes):
+            return ("bytes", len(clip.source), hashlib.sha256(clip.source).hexdigest())
+        if scheme_of(clip.source) not in (None, "file"):
+            return ("url", clip.source)
+        try:
+            path = os.path.abspath(local(clip, self._limits).path)  # noqa: PTH100 - pathlib's leaves ".." where it is
+            stat = Path(path).stat()
+        except ClipError as exc:
+            return (exc.kind, clip.source)
+        except OSError as exc:  # also of a disk that has gone
+            return ("missing", clip.source, str(clip.root), exc.errno)
+        except ValueError:  # a NUL, or half a surrogate pair: no such file can be there
+            return ("missing", clip.source)
+        return ("file", path, stat.st_size, stat.st_mtime_ns)
+
+
+def told(settings: Settings, *effects: Effect) -> dict[str, Any]:
+    """The settings that have such effects, ready for JSON."""
+    names = [name for effect in effects for name in AFFECTS[effect]]
+    values = {name: getattr(settings, name) for name in names}
+    if "sampling" in values:
+        values["sampling"] = settings.sampling_params().told()
+    if "model_params" in values:
+        params: Mapping[str, Any] = values["model_params"]
+        values["model_params"] = {name: params[name] for name in params if name not in PARAMS_WITHOUT_EFFECT}
+    loaded: dict[str, Any] = json.loads(_to_json(values))
+    return loaded
+
+
+def _weights(model: str) -> str | None:
+    """What tells a model in a folder from another one that takes its place: samples of its files; else None."""
+    folder = Path(model_path(model))
+    if not (folder / "config.json").is_file():
+        return None
+    digest = hashlib.sha256()
+    for file in sorted(folder.iterdir()):
+        if file.suffix in (".safetensors", ".json", ".jinja") and file.is_file():
+            size = file.stat().st_size
+            digest.update(f"{file.name}\0{size}\0".encode())
+            with file.open("rb") as opened:
+                for start in (0, size // 3, 2 * size // 3, size - _SAMPLE_BYTES):
+                    opened.seek(max(start, 0))
+                    digest.update(opened.read(_SAMPLE_BYTES))
+    return digest.hexdigest()
+
+
+def _digest(*parts: Any) -> bytes:
+    return hashlib.sha256(_to_json(parts).encode()).digest()[:16]
+
+
+def _to_json(value: Any) -> str:
+    return json.dumps(value, sort_keys=True, default=lambda odd: odd.hex() if isinstance(odd, bytes) else str(odd))

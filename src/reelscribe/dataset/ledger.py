@@ -1,0 +1,385 @@
+"""The ledger: the outcome of every request of every run on an output, in a file beside it.
+
+It is all that a run needs to go on where another one ended. The output itself is written anew each time, from its first
+row: what is in it is a function of rows and outcomes.
+"""
+
+import contextlib
+import json
+import sqlite3
+import threading
+import time
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Final, Self
+from urllib.parse import quote
+
+from reelscribe.config import Settings
+from reelscribe.dataset.identity import Keys, told
+from reelscribe.engines.base import ModelInfo
+from reelscribe.errors import TRANSIENT_KINDS, DatasetError, FailureKind
+from reelscribe.prompts import Outcome
+from reelscribe.sampling_params import SamplingParams
+from reelscribe.schema import Candidate, Caption, CaptionRequest, Failure
+
+MOST_TRIES: Final = 3
+"""How many runs, one after the other, try a clip that fails for reasons of the moment."""
+_COMMIT_SECONDS: Final = 1.0
+_WAIT_SECONDS: Final = 60.0
+"""For another process that reads or writes the ledger at the same moment."""
+_CACHE_KIB: Final = 32 << 10
+_VERSION: Final = 1
+_SCHEMA: Final = (
+    "CREATE TABLE outcomes (key BLOB PRIMARY KEY, kind TEXT, outcome BLOB, run INTEGER, tries INTEGER, limits TEXT)",
+    "CREATE TABLE runs (number INTEGER PRIMARY KEY, output TEXT, folder TEXT, inputs TEXT, settings TEXT, work TEXT, "
+    "engine TEXT, model TEXT, total INTEGER, started REAL, updated REAL, ended REAL, ending TEXT, progress TEXT)",
+    f"PRAGMA user_version = {_VERSION}",
+)
+"""outcomes.kind: of a failure, NULL for a caption. limits: the settings under which it failed. The columns of runs are the
+fields of `Run`."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """A run, as the ledger has it."""
+
+    number: int
+    output: str
+    """As it was typed, like the inputs."""
+    folder: str
+    """Working directory."""
+    inputs: tuple[str, ...]
+    settings: dict[str, Any]
+    work: dict[str, Any]
+    """Those of them on which captions depend, and what tells the model's files from others."""
+    engine: str
+    model: str
+    total: int | None
+    """Rows, where their number was known."""
+    started: float
+    """Seconds since 1970, like the times below."""
+    updated: float | None
+    """When it last said how far it is."""
+    ended: float | None
+    """None for a run that is going on, or was killed."""
+    ending: str | None
+    """"finished", or why it ended."""
+    progress: dict[str, Any]
+    """What it did so far, as the runner tells it."""
+
+
+class Ledger:
+    """Opens a ledger, or begins one. One that never saw a run is removed again when it is closed.
+
+    What is recorded is on disk a second later, or when the ledger is closed. May be used from several threads.
+
+    The journal is SQLite's plain one, in place of a write-ahead log: that needs memory which all processes share, so
+    that to look at a run from another machine of a cluster would ruin it.
+
+    Args:
+        file: the ledger's.
+        again: failures of these kinds, of earlier runs, are not known.
+        resampled: sampling parameters for requests that are made again because of that. Their outcomes take the place
+            of those that there were.
+
+    Raises:
+        DatasetError: the file cannot be used.
+    """
+
+    def __init__(
+        self, file: Path, *, again: frozenset[FailureKind] = frozenset(), resampled: Mapping[str, Any] | None = None
+    ) -> None:
+        self.file = file
+        self._again, self._resampled = again, SamplingParams.parse(resampled or {}).told()
+        self._asked: dict[str, tuple[bytes, CaptionRequest, tuple[Any, ...]]] = {}
+        self._lock = threading.RLock()
+        self._trouble: DatasetError | None = None
+        self._done = threading.Event()
+        self._committer = threading.Thread(target=self._keep_committing, name="reelscribe-ledger", daemon=True)
+        self._keys: Keys | None = None
+        self._run = 0
+        self._progress: dict[str, Any] = {}
+        with _troubles(file):
+            self._base = _connect(file)
+            try:
+                _prepare(self._base, file)
+                self._last = next(_runs(self._base), None)
+            except BaseException:
+                self._base.close()
+                raise
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        """Close, with what was recorded; a run that was begun is noted to have ended."""
+        self._done.set()
+        if self._committer.is_alive():
+            self._committer.join()
+        try:
+            if self._run:
+                self._end("finished" if error is None else str(error) or type(error).__name__)
+        except DatasetError:
+            if error is None:
+                raise
+        finally:
+            self._base.close()
+            if not self._run and self._last is None:
+                self.file.unlink(missing_ok=True)
+
+    # Runs
+
+    @property
+    def last(self) -> Run | None:
+        """The last run before this one."""
+        return self._last
+
+    def begin(
+        self, settings: Settings, info: ModelInfo, *, output: str, inputs: Sequence[str], total: int | None
+    ) -> Run:
+        """Note that a run begins; only then can outcomes be looked up.
+
+        Args:
+            settings: of the run.
+            info: what is running.
+            output: as it was typed.
+            inputs: likewise.
+            total: rows, where their number is known.
+        """
+        self._keys = Keys(settings, info)
+        values = {
+            "output": output,
+            "folder": str(Path.cwd()),
+            "inputs": json.dumps(inputs),
+            "settings": json.dumps(asdict(settings), default=str),
+            "work": json.dumps({**told(settings, "rows", "captions"), "weights": self._keys.weights}),
+            "engine": info.engine,
+            "model": info.model,
+            "total": total,
+            "started": time.time(),
+            "progress": "{}",
+        }
+        with self._lock, _troubles(self.file):
+            marks = ", ".join("?" * len(values))
+            self._write(f"INSERT INTO runs ({', '.join(values)}) VALUES ({marks})", tuple(values.values()))
+            self._commit()
+            run = next(_runs(self._base))
+        self._run = run.number
+        self._committer.start()
+        return run
+
+    def count_captions(self) -> int:
+        """How many captions there are, of whatever settings."""
+        with self._lock, _troubles(self.file):
+            (count,) = self._base.execute("SELECT count(*) FROM outcomes WHERE kind IS NULL").fetchone()
+        return int(count)
+
+    def knows_work_of(self, run: Run) -> bool:
+        """Whether an earlier run had the same settings, as far as captions depend on them."""
+        with self._lock, _troubles(self.file):
+            return any(other.work == run.work for other in _runs(self._base) if other.number != run.number)
+
+    def advance(self, progress: dict[str, Any]) -> None:
+        """Note what the run did so far.
+
+        Raises:
+            DatasetError: what was recorded cannot be written.
+        """
+        self._progress = progress
+        self._check()
+
+    def flush(self) -> None:
+        """Bring what was recorded to disk now.
+
+        Raises:
+            DatasetError: it cannot be written.
+        """
+        with self._lock, _troubles(self.file):
+            self._write(
+                "UPDATE runs SET updated = ?, progress = ? WHERE number = ?",
+                (time.time(), json.dumps(self._progress), self._run),
+            )
+            self._commit()
+
+    def _end(self, ending: str) -> None:
+        with self._lock, _troubles(self.file):
+            self._write("UPDATE runs SET ended = ?, ending = ? WHERE number = ?", (time.time(), ending, self._run))
+            self.flush()
+
+    # Outcomes
+
+    def look_up(self, request: CaptionRequest) -> Outcome | CaptionRequest:
+        """The outcome of a request; where there is none that holds, the request to make."""
+        keys = self._begun()
+        video = keys.video(request.clip)
+        key = keys.key(request, video)
+        with self._lock, _troubles(self.file):
+            row = self._base.execute(
+                "SELECT kind, outcome, run, tries, limits FROM outcomes WHERE key = ?", (key,)
+            ).fetchone()
+            if row is not None and self._holds(*row):
+                return _unpack(row[1], request)
+            self._asked[request.key] = key, request, video
+        again = row is not None and row[0] in self._again and row[2] != self._run
+        return self._resample(request) if again and self._resampled else request
+
+    def _holds(self, kind: FailureKind | None, _: bytes, run: int, tries: int, limits: str) -> bool:
+        """Whether what is known is not to be tried again."""
+        if kind is None or run == self._run:
+            return True
+        if kind in self._again or limits != self._begun().failures:
+            return False
+        return kind not in TRANSIENT_KINDS or tries >= MOST_TRIES
+
+    def _resample(self, request: CaptionRequest) -> CaptionRequest:
+        sampling = SamplingParams.parse({**request.sampling.told(), **self._resampled})
+        seed = request.seed
+        if sampling.seed != request.sampling.seed:
+            seed = (seed ^ zlib.crc32(str(sampling.seed).encode())) & (1 << 64) - 1
+        return replace(request, sampling=sampling, seed=seed)
+
+    def record(self, outcome: Outcome) -> None:
+        """Take the outcome of a request that was looked up and not known.
+
+        A failure of a file that is no longer what it was is not kept: it says nothing about what is there now.
+        """
+        self._check()
+        keys = self._begun()
+        key, request, video = self._asked.pop(outcome.key)
+        kind = outcome.kind if isinstance(outcome, Failure) else None
+        if kind and keys.video(request.clip) != video:
+            return
+        with self._lock, _troubles(self.file):
+            self._write(
+                "INSERT INTO outcomes VALUES (?, ?, ?, ?, 1, ?) ON CONFLICT (key) DO UPDATE SET kind = excluded.kind, "
+                "outcome = excluded.outcome, run = excluded.run, tries = tries + 1, limits = excluded.limits",
+                (key, kind, _pack(outcome), self._run, keys.failures),
+            )
+
+    def _check(self) -> None:
+        if self._trouble:
+            raise self._trouble
+
+    def _begun(self) -> Keys:
+        if self._keys is None:
+            raise RuntimeError("no run has begun")
+        return self._keys
+
+    # The connection, for who holds the lock
+
+    def _write(self, statement: str, values: Sequence[Any]) -> None:
+        if not self._base.in_transaction:
+            self._base.execute("BEGIN IMMEDIATE")
+        self._base.execute(statement, values)
+
+    def _commit(self) -> None:
+        if self._base.in_transaction:
+            self._base.execute("COMMIT")
+
+    def _keep_committing(self) -> None:
+        while not self._done.wait(_COMMIT_SECONDS):
+            try:
+                self.flush()
+            except DatasetError as exc:  # told to the run at its next row
+                self._trouble = exc
+                return
+
+
+def read_runs(file: Path) -> list[Run]:
+    """All runs that a ledger knows, the last one first; also while one of them is going on.
+
+    Raises:
+        DatasetError: there is no ledger, or it cannot be read.
+    """
+    if not file.is_file():
+        raise DatasetError(f"there is no {file.name} in {file.parent}: no run has begun to write there.")
+    with _troubles(file), contextlib.closing(_connect(file, "rw")) as base:
+        return list(_runs(base)) if _is_ledger(base, file) else []
+
+
+def set_aside(file: Path) -> None:
+    """Give a ledger another name, so that the next run begins a new one."""
+    with contextlib.suppress(sqlite3.Error), contextlib.closing(_connect(file, "rw")) as base:
+        base.execute("SELECT count(*) FROM runs").fetchone()  # has what a killed run left in the journal undone
+    try:
+        if file.exists():
+            file.replace(file.with_name(f"{file.name}.older"))
+        file.with_name(f"{file.name}-journal").unlink(missing_ok=True)
+    except OSError as exc:
+        raise DatasetError(f"cannot set {file} aside: {exc.strerror}.") from exc
+
+
+def _connect(file: Path, mode: str = "rwc") -> sqlite3.Connection:
+    name = f"file:{quote(str(file.absolute()))}?mode={mode}"
+    base = sqlite3.connect(name, uri=True, timeout=_WAIT_SECONDS, isolation_level=None, check_same_thread=False)
+    base.execute(f"PRAGMA cache_size = -{_CACHE_KIB}")
+    return base
+
+
+def _is_ledger(base: sqlite3.Connection, file: Path) -> bool:
+    """Whether a database is a ledger; False for an empty one.
+
+    Raises:
+        DatasetError: it is something else.
+    """
+    (version,) = base.execute("PRAGMA user_version").fetchone()
+    (tables,) = base.execute("SELECT count(*) FROM sqlite_master").fetchone()
+    if version != _VERSION and (version or tables):
+        raise DatasetError(f"{file} is no ledger that this release knows; --no-resume sets it aside and begins anew.")
+    return bool(version)
+
+
+def _prepare(base: sqlite3.Connection, file: Path) -> None:
+    if not _is_ledger(base, file):
+        base.execute("BEGIN IMMEDIATE")
+        for statement in _SCHEMA:
+            base.execute(statement)
+        base.execute("COMMIT")
+    base.execute("PRAGMA journal_mode = TRUNCATE")
+    base.execute("PRAGMA synchronous = FULL")
+
+
+def _runs(base: sqlite3.Connection) -> Iterator[Run]:
+    names = [item.name for item in fields(Run)]
+    for row in base.execute(f"SELECT {', '.join(names)} FROM runs ORDER BY number DESC"):
+        values = dict(zip(names, row, strict=True))
+        for name in ("inputs", "settings", "work", "progress"):
+            values[name] = json.loads(values[name])
+        yield Run(**values)
+
+
+@contextlib.contextmanager
+def _troubles(file: Path) -> Iterator[None]:
+    """Say what to do about what SQLite says."""
+    try:
+        yield
+    except sqlite3.Error as exc:
+        code = getattr(exc, "sqlite_errorcode", 0) & 0xFF
+        hint = _HINTS.get(code, "once that is put right, the same command goes on.")
+        raise DatasetError(f"the ledger {file} cannot be used: {exc}; {hint}") from exc
+
+
+_HINTS: Final = {
+    sqlite3.SQLITE_FULL: "make room, and the same command goes on.",
+    sqlite3.SQLITE_NOTADB: "--no-resume sets it aside and begins anew.",
+    sqlite3.SQLITE_CORRUPT: "--no-resume sets it aside and begins anew.",
+}
+
+
+def _pack(outcome: Outcome) -> bytes:
+    values = asdict(outcome)
+    del values["key"]  # it names a place in one run
+    return zlib.compress(json.dumps(values).encode())
+
+
+def _unpack(packed: bytes, request: CaptionRequest) -> Outcome:
+    values = json.loads(zlib.decompress(packed))
+    if "kind" in values:
+        return Failure(key=request.key, **{**values, "video": request.clip.name})
+    candidates = tuple(Candidate(**candidate) for candidate in values.pop("candidates"))
+    return Caption(key=request.key, **{**values, "kept": tuple(values["kept"])}, candidates=candidates)

@@ -1,0 +1,99 @@
+"""One run at a time on one output."""
+
+import contextlib
+import logging
+import os
+import socket
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO, Final
+
+from reelscribe.errors import DatasetError
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
+
+logger = logging.getLogger(__name__)
+
+_PAUSES: Final = (0.02, 0.05, 0.1)
+
+
+@contextlib.contextmanager
+def locked(file: Path, output: Path) -> Iterator[None]:
+    """Hold a lock, which the system takes away from a process that ends, however it ends.
+
+    The file is there while the lock is held, and says who holds it. It is not the ledger: closing a file that SQLite
+    has open, too, takes SQLite's own locks away.
+
+    Raises:
+        DatasetError: another run holds the lock, or the file cannot be made.
+    """
+    opened = _acquire(file, output)
+    try:
+        yield
+    finally:
+        if opened is not None:
+            with contextlib.suppress(OSError):  # its disk may have gone
+                file.unlink(missing_ok=True)
+            opened.close()
+
+
+def holder(file: Path) -> str | None:
+    """Who holds the lock, in words; None where nobody does."""
+    try:
+        with file.open("rb") as opened:
+            return None if _try(opened) else _read(opened)
+    except OSError:
+        return None
+
+
+def _acquire(file: Path, output: Path) -> IO[bytes] | None:
+    while True:
+        try:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            opened = file.open("a+b", buffering=0)
+        except OSError as exc:
+            raise DatasetError(f"cannot write to {output}: {file} cannot be made: {exc.strerror}.") from exc
+        try:
+            if not _try(opened, patiently=True):
+                told = f"another run is writing to {output} ({_read(opened)}); "
+                opened.close()
+                raise DatasetError(told + "wait for it, stop it, or choose another output.")
+        except OSError as exc:
+            opened.close()
+            logger.warning("%s cannot be locked (%s): see that no other run writes to it.", output, exc.strerror)
+            return None
+        if _is(file, opened):
+            with contextlib.suppress(OSError):  # it is for people to read
+                opened.truncate(0)
+                opened.write(f"process {os.getpid()} on {socket.gethostname()}".encode())
+            return opened
+        opened.close()  # whoever held it before has removed it
+
+
+def _try(opened: IO[bytes], *, patiently: bool = False) -> bool:
+    """Whether the lock could be had. To ask who holds it takes it for an instant, which the patient wait for."""
+    if fcntl is None:
+        raise OSError(0, "this system has no such locks")
+    for pause in (*_PAUSES, None) if patiently else (None,):
+        try:
+            fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return True
+        except BlockingIOError:
+            if pause is not None:
+                time.sleep(pause)
+    return False
+
+
+def _is(file: Path, opened: IO[bytes]) -> bool:
+    with contextlib.suppress(OSError):
+        return os.path.samestat(file.stat(), os.fstat(opened.fileno()))
+    return False
+
+
+def _read(opened: IO[bytes]) -> str:
+    opened.seek(0)
+    return opened.read(200).decode("utf-8", "replace") or "an unknown process"

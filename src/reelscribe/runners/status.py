@@ -1,0 +1,114 @@
+"""What is done, failed and left of a run, from its ledger."""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from reelscribe.dataset.ledger import Run, read_runs
+from reelscribe.dataset.lock import holder
+from reelscribe.dataset.write import beside
+from reelscribe.errors import DatasetError
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunStatus:
+    """How far a run is. A run that goes on where another one ended counts as one with it."""
+
+    output: str
+    state: str
+    """"running", "finished", "broken off"."""
+    detail: str
+    """Who runs it, or why it ended."""
+    rows: int
+    """Rows done."""
+    total: int | None
+    """All rows, where their number is known."""
+    captions: int
+    without_video: int
+    failures: dict[str, int]
+    """By kind."""
+    examples: dict[str, list[str]]
+    """Of each kind, some."""
+    made_per_second: float | None
+    """Videos that the last run captioned, or failed to."""
+    started: float
+    """When the last run began, in seconds since 1970."""
+    updated: float | None
+    """When it last said how far it is."""
+    engine: str
+    model: str
+    inputs: tuple[str, ...]
+    settings: dict[str, Any]
+
+    @property
+    def left(self) -> int | None:
+        """Rows that are not done."""
+        return None if self.total is None else max(self.total - self.rows, 0)
+
+
+def read_status(output: Path) -> RunStatus:
+    """Look at the runs on an output, also while one is going on.
+
+    Raises:
+        DatasetError: there is none, or its ledger cannot be read.
+    """
+    runs = runs_on(output)
+    last = runs[0]
+    running = holder(lock_of(output))
+    # A run that goes on is behind the one before it for as long as it passes what that one did.
+    same = [run for run in runs if (run.work, run.inputs) == (last.work, last.inputs) and run.progress]
+    best = max(same, key=lambda run: (run.progress["rows"], run.number), default=last)
+    told: dict[str, Any] = {
+        "rows": 0,
+        "captions": 0,
+        "without_video": 0,
+        "failures": {},
+        "examples": {},
+    } | best.progress
+    finished = last.ending == "finished"
+    seconds = (last.updated or last.started) - last.started
+    return RunStatus(
+        output=last.output,
+        state="running" if running else "finished" if finished else "broken off",
+        detail=running or ("" if finished else last.ending or "it was killed"),
+        rows=told["rows"],
+        total=told["rows"] if finished else last.total,
+        captions=told["captions"],
+        without_video=told["without_video"],
+        failures=told["failures"],
+        examples=told["examples"],
+        made_per_second=last.progress.get("made", 0) / seconds if seconds > 0 else None,
+        started=last.started,
+        updated=last.updated,
+        engine=last.engine,
+        model=last.model,
+        inputs=last.inputs,
+        settings=last.settings,
+    )
+
+
+def runs_on(output: Path) -> list[Run]:
+    """The runs on an output, the last one first.
+
+    Raises:
+        DatasetError: there is none, or its ledger cannot be read.
+    """
+    file = ledger_of(output)
+    runs = read_runs(file)
+    wanted = os.path.abspath(output)  # noqa: PTH100 - resolves ".." as users mean it
+    ours = [run for run in runs if os.path.abspath(Path(run.folder, run.output)) == wanted]  # noqa: PTH100
+    if not ours:
+        others = ", ".join(sorted({run.output for run in runs})) or "nothing yet"
+        raise DatasetError(f"no run has begun to write {output}; {file.name} is the ledger of {others}.")
+    return ours
+
+
+def ledger_of(output: Path) -> Path:
+    """Where the ledger of an output is. Outputs that differ in their format alone share one, and its captions."""
+    return beside(output, "ledger.sqlite")
+
+
+def lock_of(output: Path) -> Path:
+    """The file that a run on an output holds locked."""
+    return beside(output, "ledger.lock")
