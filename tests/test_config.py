@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from reelscribe.config import Settings, kind_of
+from reelscribe.config import AFFECTS, FailureLimit, Settings, kind_of
 from reelscribe.errors import SettingsError
 
 
@@ -86,6 +86,43 @@ def test_sampling_is_checked_with_the_settings() -> None:
     with pytest.raises(SettingsError, match="unknown sampling parameter 'temprature'; did you mean temperature"):
         Settings(sampling={"temprature": 0.7})
     assert Settings(sampling={"max_new_tokens": 64}).sampling_params().max_tokens == 64
+
+
+def test_each_setting_says_what_it_affects() -> None:
+    """A new setting belongs into `AFFECTS`: whether captions that are there hold when it changes."""
+    named = [name for names in AFFECTS.values() for name in names]
+    assert sorted(named) == sorted(item.name for item in fields(Settings))
+
+
+@pytest.mark.parametrize("text", ["", "x", "-1", "1.5", "100%", "-1%", "nan%", "5%%", "5 percent", "%", "5% "])
+def test_most_failures_are_a_number_or_a_share(text: str) -> None:
+    if text.strip() == "5%":
+        assert Settings(max_failures=text).failure_limit() == FailureLimit(share=0.05)
+        return
+    with pytest.raises(SettingsError, match="max_failures must be a whole number, or a share below 100%, as 5%; got"):
+        Settings(max_failures=text)
+
+
+@pytest.mark.parametrize(
+    ("text", "within", "beyond"),
+    [
+        ("0", (0, 9), (1, 1)),
+        ("10", (10, 10), (11, 1000)),
+        ("5%", (99, 99), (6, 100)),
+        ("5%", (50, 1000), (51, 1000)),
+        ("0%", (0, 100), (1, 100)),
+    ],
+)
+def test_too_many_failures(text: str, within: tuple[int, int], beyond: tuple[int, int]) -> None:
+    limit = Settings(max_failures=text).failure_limit()
+    assert limit is not None
+    assert str(limit) == text
+    assert not limit.exceeded_by(*within)
+    assert limit.exceeded_by(*beyond)
+
+
+def test_any_number_may_fail_by_default() -> None:
+    assert Settings().failure_limit() is None
 
 
 def test_kind_of_a_setting() -> None:

@@ -6,13 +6,22 @@ from typing import get_args
 import pytest
 
 from reelscribe import errors
-from reelscribe.errors import FAILURE_KINDS, ClipError, FailureKind, MissingExtraError, ReelscribeError, SettingsError
+from reelscribe.errors import (
+    FAILURE_KINDS,
+    TRANSIENT_KINDS,
+    ClipError,
+    FailureKind,
+    MissingExtraError,
+    ReelscribeError,
+    SettingsError,
+    StoppedError,
+)
 
 
 def test_tree_at_the_top_of_the_module_names_every_error() -> None:
     drawn = set(re.findall(r"[├└]── (\w+)", errors.__doc__ or ""))
     assert drawn == {error.__name__ for error in ReelscribeError.__subclasses__()}
-    assert len(drawn) == 6
+    assert len(drawn) == 8
 
 
 def test_every_error_has_a_docstring() -> None:
@@ -37,3 +46,9 @@ def test_failure_kinds_are_a_closed_set() -> None:
         "row", "missing", "refused", "download", "unreadable", "no_video", "too_short", "too_large", "decode",
         "crashed", "timeout", "prompt", "engine",
     }  # fmt: skip
+    assert set(FAILURE_KINDS) > TRANSIENT_KINDS
+
+
+def test_stopped_error_carries_its_signal() -> None:
+    error = StoppedError("stopped", 15)
+    assert (error.signal, str(error)) == (15, "stopped")

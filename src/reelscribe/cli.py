@@ -161,7 +161,7 @@ def caption(inputs: tuple[str, ...], output: Path, config: Path | None, **given:
 
 def _report(summary: Any, output: Path) -> None:
     """Tell what a run did, and leave with the exit code for that."""
-    known = f" ({summary.known} known from before)" if summary.known else ""
+    known = f" ({summary.known} taken from the ledger)" if summary.known else ""
     click.echo(f"{_some(summary.captions, 'caption')} for {_some(summary.rows, 'row')} in {output}{known}", err=True)
     if summary.without_video:
         where = "if theirs is in another column, name it with --video-key"

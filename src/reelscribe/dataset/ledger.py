@@ -38,8 +38,8 @@ _SCHEMA: Final = (
     "engine TEXT, model TEXT, total INTEGER, started REAL, updated REAL, ended REAL, ending TEXT, progress TEXT)",
     f"PRAGMA user_version = {_VERSION}",
 )
-"""outcomes.kind: of a failure, NULL for a caption. limits: the settings under which it failed. The columns of runs are the
-fields of `Run`."""
+"""outcomes.kind: of a failure, NULL for a caption. limits: the settings under which it failed. The columns of runs are
+the fields of `Run`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,6 +124,8 @@ class Ledger:
         try:
             if self._run:
                 self._end("finished" if error is None else str(error) or type(error).__name__)
+                with contextlib.suppress(sqlite3.Error):  # who looks at the ledger just now may be in the way
+                    self._base.execute("PRAGMA journal_mode = DELETE")
         except DatasetError:
             if error is None:
                 raise

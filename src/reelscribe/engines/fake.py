@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterator
+from typing import Final
 
 from reelscribe.config import Settings
 from reelscribe.engines.base import ModelInfo
@@ -64,6 +65,16 @@ class FakeEngine:
             yield Generation(key=request.key, candidates=candidates, prompt_tokens=prompt_tokens)
 
 
-def load(_: Settings) -> FakeEngine:
-    """The engine that `--engine fake` gives."""
-    return FakeEngine()
+_PARAMS: Final = ("clips_per_second", "refuse", "break_after")
+
+
+def load(settings: Settings) -> FakeEngine:
+    """The engine that `--engine fake` gives; `model_params` may say how fast it is, what it refuses and when it breaks.
+
+    Raises:
+        SettingsError: they say something else.
+    """
+    for name in settings.model_params:
+        if name not in _PARAMS:
+            raise SettingsError(f"model_params of the fake engine are {', '.join(_PARAMS)}; got {name!r}.")
+    return FakeEngine(**settings.model_params)

@@ -39,7 +39,7 @@ class RunSummary:
     captions: int
     """Videos captioned."""
     known: int = 0
-    """Videos, of those captioned and those that failed, that an earlier run had done."""
+    """Videos, of those captioned and those that failed, whose outcome was in the ledger."""
     without_video: int
     """Rows that hold no video."""
     cut_off: int
@@ -192,8 +192,7 @@ def _stopped(stop: Stop, tally: Tally) -> StoppedError:
 
 def _tell_changes(last: Run | None, begun: Run, ledger: Ledger) -> None:
     """Warn of settings with which captions that are there are made again."""
-    kept = ledger.count_captions()
-    if last is None or last.work == begun.work or not kept:
+    if last is None or last.work == begun.work:
         return
     names = [name for name in begun.work if begun.work[name] != last.work.get(name)]
     told = ", ".join(
@@ -203,6 +202,7 @@ def _tell_changes(last: Run | None, begun: Run, ledger: Ledger) -> None:
     if ledger.knows_work_of(begun):
         logger.warning(message + "An earlier run had it so, too: its captions are taken up.", begun.output, told)
         return
+    kept = ledger.count_captions()
     logger.warning(
         message + "Captions that depend on it are made again; the %d that there are stay in the ledger, for when it "
         "changes back.",
