@@ -415,3 +415,107 @@ def test_result_carries_the_row_that_was_read() -> None:
     (item,) = as_input([_clip_row()])
     (result,) = caption_rows([item], Settings(), FakeEngine())
     assert result.origin is item
+
+
+# What is known, and when to stop
+
+
+class _Notes:
+    """A memory that knows requests of some prompts, and asks others in its own words."""
+
+    def __init__(self, known: Iterable[str] = ()) -> None:
+        self.known = set(known)
+        self.recorded: list[Outcome] = []
+
+    def look_up(self, request: CaptionRequest) -> Outcome | CaptionRequest:
+        if request.prompt in self.known:
+            return Failure(key=request.key, video=None, kind="engine", message=f"known {request.prompt}")
+        return replace(request, prompt=f"{request.prompt}!")
+
+    def record(self, outcome: Outcome) -> None:
+        self.recorded.append(outcome)
+
+
+def _asking(*prompts: str) -> list[Row]:
+    return [_clip_row(ask=prompt) for prompt in prompts]
+
+
+@pytest.mark.parametrize("batch_size", [1, 3, 100])
+@pytest.mark.parametrize("waiting", [1, 2, 100])
+@pytest.mark.parametrize("known", ["", "a", "f", "abc", "def", "bd", "abcdef"])
+def test_what_is_known_is_not_made_and_comes_in_its_place(
+    known: str, waiting: int, batch_size: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pipeline, "_WAITING_ROWS", waiting)
+    notes = _Notes(known)
+    settings = Settings(prompt_key="ask")
+    results = list(caption_rows(as_input(_asking(*"abcdef")), settings, _echo(batch_size), memory=notes))
+    told = [result.rows[0]["caption_meta"].get("message") or result.rows[0]["caption"] for result in results]
+    assert told == [f"known {prompt}" if prompt in known else f"{prompt}!" for prompt in "abcdef"]
+    assert [bool(result.known) for result in results] == [prompt in known for prompt in "abcdef"]
+    assert sorted(item.key for item in notes.recorded) == [
+        f"{number}:0" for number, prompt in enumerate("abcdef") if prompt not in known
+    ]
+
+
+def test_row_of_which_a_part_is_known_is_filled_in_order() -> None:
+    rows: list[Row] = [{"videos": [clip_bytes()] * 3, "ask": "a"}, {"videos": [clip_bytes()] * 2, "ask": "b"}]
+
+    class Odd(_Notes):
+        def look_up(self, request: CaptionRequest) -> Outcome | CaptionRequest:
+            self.known = {request.prompt} if request.key in ("0:1", "1:0") else set()
+            return super().look_up(request)
+
+    results = list(caption_rows(as_input(rows), Settings(prompt_key="ask"), _echo(2), memory=Odd()))
+    assert [result.rows[0]["caption"] for result in results] == [["a!", None, "a!"], [None, "b!"]]
+    assert [result.known for result in results] == [{"0:1"}, {"1:0"}]
+    assert [outcome.key for result in results for outcome in result.outcomes] == ["0:0", "0:1", "0:2", "1:0", "1:1"]
+
+
+def test_all_outcomes_are_recorded_as_soon_as_they_are_there_whatever_they_are() -> None:
+    notes = _Notes()
+    rows = [*_asking("never", "a"), {"video": b"no video", "ask": "x"}, *_asking("b"), {}]
+
+    def answer(item: PreparedRequest) -> Any:
+        if item.request.prompt == "b!":
+            assert [outcome.key for outcome in notes.recorded] == ["2:0"], "the first row is not finished"
+        return None if item.request.prompt == "never!" else said(item.request.prompt)
+
+    results = caption_rows(
+        as_input(rows), Settings(prompt_key="ask"), ScriptedEngine(answer, batch_size=4), memory=notes
+    )
+    assert len(list(results)) == 5
+    assert [(outcome.key, type(outcome)) for outcome in notes.recorded] == [
+        ("2:0", Failure), ("3:0", Caption), ("1:0", Caption), ("0:0", Failure),
+    ]  # fmt: skip
+
+
+def test_long_run_of_known_rows_does_not_pile_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pipeline, "_WAITING_ROWS", 10)
+    read = []
+
+    def rows() -> Iterator[InputRow]:
+        for number in itertools.count():
+            read.append(number)
+            yield InputRow(index=number, row=_clip_row(ask="a"))
+
+    results = caption_rows(rows(), Settings(prompt_key="ask"), FakeEngine(break_after=0), memory=_Notes("a"))
+    for number in range(200):
+        assert next(results).index == number
+        assert len(read) <= max(64, number + 11)
+
+
+@pytest.mark.parametrize("batch_size", [1, 3])
+def test_once_told_to_stop_rows_on_their_way_are_finished_and_no_other_is_begun(batch_size: int) -> None:
+    notes = _Notes()
+    results = caption_rows(
+        as_input(_asking(*"abcdefghij") * 10),
+        Settings(prompt_key="ask", prefetch_bytes=1),
+        _echo(batch_size),
+        memory=notes,
+        stop=lambda: bool(notes.recorded),
+    )
+    done = [result.index for result in results]
+    assert done == list(range(len(done)))
+    assert len(done) == len(notes.recorded) <= batch_size + 2
+    assert list(caption_rows(as_input(_asking("a")), Settings(), _echo(), stop=lambda: True)) == []

@@ -86,3 +86,11 @@ def test_stands_for_a_model_of_given_limits() -> None:
     assert FakeEngine(limits=limits).info.limits is limits
     assert FakeEngine().info.limits == VisionLimits()
     assert fake.load(Settings()).info.model == "fake"
+
+
+def test_model_params_of_the_settings_are_its_script() -> None:
+    engine = fake.load(Settings(engine="fake", model_params={"break_after": 0}))
+    with pytest.raises(EngineError, match="breaks after 0 requests"):
+        list(engine.generate(iter([prepared()])))
+    with pytest.raises(SettingsError, match="model_params of the fake engine are clips_per_second, .*; got 'speed'"):
+        fake.load(Settings(engine="fake", model_params={"speed": 1}))

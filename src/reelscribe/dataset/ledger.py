@@ -352,7 +352,7 @@ def _runs(base: sqlite3.Connection) -> Iterator[Run]:
         values = dict(zip(names, row, strict=True))
         for name in ("inputs", "settings", "work", "progress"):
             values[name] = json.loads(values[name])
-        yield Run(**values)
+        yield Run(**{**values, "inputs": tuple(values["inputs"])})
 
 
 @contextlib.contextmanager
