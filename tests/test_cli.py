@@ -76,7 +76,7 @@ def used(monkeypatch: pytest.MonkeyPatch) -> list[Settings]:
 def test_help_shows_the_commands(words: tuple[str, ...]) -> None:
     text = _type(*words).stdout
     assert "reelscribe caption clips/ -o captions.jsonl            every video in a folder\n" in text
-    assert re.findall(r"^  (\w+)  ", text.partition("Commands:")[2], re.MULTILINE) == ["caption", "demo"]
+    assert re.findall(r"^  (\w+)  ", text.partition("Commands:")[2], re.MULTILINE) == ["caption", "demo", "retry", "status"]
 
 
 def test_options_are_the_settings() -> None:
@@ -280,11 +280,14 @@ def test_failures_end_with_3_and_are_counted_and_listed(here: Path) -> None:
     assert result.stderr.splitlines() == [
         "2 captions for 5 rows in out.jsonl",
         "3 failures (1 missing, 1 row, 1 unreadable), listed in out.failures.jsonl",
+        f"  missing: row 2: gone.mp4: there is no such file; paths start from {here}.",
+        "  row: row 3: line 2 of in.jsonl is not a row: Expecting value at column 1.",
+        "  unreadable: row 1: clips/text.mp4 cannot be opened as a video: Invalid data found when processing input.",
     ]
     listed = read_rows_of(here / "out.failures.jsonl")
     assert [(item["row"], item["kind"]) for item in listed] == [(1, "unreadable"), (2, "missing"), (3, "row")]
     (here / "clips" / "text.mp4").unlink()
-    assert _caption("clips").stderr == "1 caption for 1 row in out.jsonl\n"
+    assert _caption("clips").stderr == "1 caption for 1 row in out.jsonl (1 taken from the ledger)\n"
     assert not (here / "out.failures.jsonl").exists()
 
 

@@ -46,7 +46,16 @@ def test_run_writes_every_row_and_says_what_it_did(tmp_path: Path) -> None:
         captions=3,
         without_video=1,
         cut_off=1,
+        known=0,
         failures={"missing": 1, "unreadable": 1, "row": 2},
+        examples={
+            "missing": [f"row 1: gone.mp4: there is no such file; paths start from {tmp_path}."],
+            "unreadable": ["row 3: text.mp4 cannot be opened as a video: Invalid data found when processing input."],
+            "row": [
+                "row 4: column 'video' must hold paths or bytes of videos; got int.",
+                "row 6: line 7 of data.jsonl is not a row: Expecting value at column 1.",
+            ],
+        },
         failures_file=tmp_path / "results" / "out.failures.jsonl",
     )
     written = read_rows_of(output)
@@ -123,10 +132,10 @@ def test_rerun_over_its_own_output_is_the_same_byte_for_byte(tmp_path: Path) -> 
 def test_list_of_failures_goes_once_there_are_none(tmp_path: Path) -> None:
     data = put_rows(tmp_path / "data.jsonl", [{"video": "a.mp4"}])
     assert _run(tmp_path / "out.jsonl", data).failures == {"missing": 1}
-    assert _files(tmp_path) == {"data.jsonl", "out.jsonl", "out.failures.jsonl"}
+    assert _files(tmp_path) == {"data.jsonl", "out.jsonl", "out.failures.jsonl", "out.ledger.sqlite"}
     put_clip(tmp_path / "a.mp4")
     assert _run(tmp_path / "out.jsonl", data).failures == {}
-    assert _files(tmp_path) == {"data.jsonl", "a.mp4", "out.jsonl"}
+    assert _files(tmp_path) == {"data.jsonl", "a.mp4", "out.jsonl", "out.ledger.sqlite"}
 
 
 def test_engine_that_breaks_leaves_what_was_done(tmp_path: Path) -> None:
@@ -134,7 +143,7 @@ def test_engine_that_breaks_leaves_what_was_done(tmp_path: Path) -> None:
     data = put_rows(tmp_path / "data.jsonl", [{"video": "a.mp4", "id": number} for number in range(5)])
     with pytest.raises(EngineError, match="breaks after 3 requests"):
         _run(tmp_path / "out.jsonl", data, engine=FakeEngine(break_after=3))
-    assert _files(tmp_path) == {"a.mp4", "data.jsonl", "out.jsonl.partial"}
+    assert _files(tmp_path) == {"a.mp4", "data.jsonl", "out.jsonl.partial", "out.ledger.sqlite"}
     assert [row["id"] for row in read_rows_of(tmp_path / "out.jsonl.partial")] == [0, 1, 2]
 
 
