@@ -1,5 +1,6 @@
 """The command, typed as a user types it."""
 
+import json
 import logging
 import os
 import pty
@@ -76,7 +77,12 @@ def used(monkeypatch: pytest.MonkeyPatch) -> list[Settings]:
 def test_help_shows_the_commands(words: tuple[str, ...]) -> None:
     text = _type(*words).stdout
     assert "reelscribe caption clips/ -o captions.jsonl            every video in a folder\n" in text
-    assert re.findall(r"^  (\w+)  ", text.partition("Commands:")[2], re.MULTILINE) == ["caption", "demo", "retry", "status"]
+    assert re.findall(r"^  (\w+)  ", text.partition("Commands:")[2], re.MULTILINE) == [
+        "caption",
+        "demo",
+        "retry",
+        "status",
+    ]
 
 
 def test_options_are_the_settings() -> None:
@@ -186,6 +192,10 @@ HELP = "Try 'reelscribe caption --help'."
         ("caption in.jsonl -o out.jsonl --shard-rows 0", "shard_rows must be a whole number of at least 1; got 0."),
         ("caption in.jsonl -o out.jsonl --sidecar srt", "'srt' is not one of 'txt', 'json'"),
         ("caption empty -o out.jsonl", "the folder empty holds no video (.3gp, "),
+        ("caption in.jsonl -o out.jsonl --max-failures few", "max_failures must be a whole number, or a share "),
+        ("status out.jsonl", "there is no out.ledger.sqlite in .: no run has begun to write there."),
+        ("retry out.jsonl", "there is no out.ledger.sqlite in .: no run has begun to write there."),
+        ("retry out.jsonl --sampling hot", "--sampling takes KEY=VALUE, as temperature=0.7; got 'hot'."),
         ("demo in.jsonl", "cannot write to in.jsonl: File exists."),
     ],
 )  # fmt: skip
@@ -289,6 +299,58 @@ def test_failures_end_with_3_and_are_counted_and_listed(here: Path) -> None:
     (here / "clips" / "text.mp4").unlink()
     assert _caption("clips").stderr == "1 caption for 1 row in out.jsonl (1 taken from the ledger)\n"
     assert not (here / "out.failures.jsonl").exists()
+
+
+def test_ledger_status_and_retry(here: Path) -> None:
+    put_clip(here / "a.mp4")
+    put_rows(here / "in.jsonl", [{"video": "a.mp4", "text": str(number)} for number in range(3)])
+    (here / "run.toml").write_text("[model_params]\nbreak_after = 2\n")
+    line = _refused("caption", "in.jsonl", "-o", "out.jsonl", "--engine", "fake", "--config", "run.toml", code=1)
+    assert line == "the fake engine breaks after 2 requests, as it was told to."
+    lines = _type("status", "out.jsonl").stdout.splitlines()
+    assert lines[:4] == [
+        f"broken off  {line}",
+        "done        2 of 3 rows, 2 captions",
+        "failed      0",
+        "left        1 row",
+    ]
+    assert re.fullmatch(r"rate        \d+\.\d\d videos/s", lines[4])
+    assert re.fullmatch(r"begun       \d{4}-\d\d-\d\d \d\d:\d\d:\d\d", lines[5])
+    assert lines[6:] == [
+        "model       fake with fake",
+        "inputs      in.jsonl",
+        "settings    engine='fake', model_params={'break_after': 2}",
+    ]
+    told = _caption("in.jsonl", "--config", "run.toml").stderr
+    assert told == "3 captions for 3 rows in out.jsonl (2 taken from the ledger)\n"
+    assert _type("status", "out.jsonl").stdout.startswith("finished\ndone        3 of 3 rows, 3 captions\n")
+    assert _type("retry", "out.jsonl").stderr == "3 captions for 3 rows in out.jsonl (3 taken from the ledger)\n"
+
+
+def test_retry_takes_kinds_and_sampling(here: Path) -> None:
+    put_clip(here / "a.mp4")
+    (here / "text.mp4").write_text("this is no video")
+    put_rows(here / "in.jsonl", [{"video": f"{name}.mp4"} for name in ("a", "gone", "text")])
+    _caption("in.jsonl", code=3)
+    os.utime(put_clip(here / "text.mp4"), ns=(1, (here / "in.jsonl").stat().st_mtime_ns))
+    result = _type("retry", "out.jsonl", "--kind", "missing,unreadable", "--sampling", "max_tokens=9", code=3)
+    assert result.stderr.splitlines()[:2] == [
+        "2 captions for 3 rows in out.jsonl (1 taken from the ledger)",
+        "1 failure (1 missing), listed in out.failures.jsonl",
+    ]
+    told = json.loads(_type("status", "out.jsonl", "--json").stdout)
+    assert (told["state"], told["rows"], told["left"], told["failures"]) == ("finished", 3, 0, {"missing": 1})
+    shown = _type("status", "out.jsonl").stdout
+    assert f"\n            missing: row 1: gone.mp4: there is no such file; paths start from {here}.\n" in shown
+    assert "no failure of kind 'decoding'; kinds are row, missing" in _refused(
+        "retry", "out.jsonl", "--kind", "decoding"
+    )
+
+
+def test_too_many_failures_end_with_1(here: Path) -> None:
+    put_rows(here / "in.jsonl", [{"video": "gone.mp4", "text": str(number)} for number in range(9)])
+    line = _refused("caption", "in.jsonl", "-o", "out.jsonl", "--engine", "fake", "--max-failures", "3", code=1)
+    assert line.startswith("stopped: 4 of 4 videos failed, more than max_failures allows (3). The commonest reason is ")
 
 
 def test_cut_off_captions_are_told(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:

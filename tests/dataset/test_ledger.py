@@ -174,9 +174,13 @@ def test_what_is_recorded_is_on_disk_soon_and_others_see_it_while_the_run_goes_o
 
 
 def test_what_is_recorded_is_kept_where_the_run_breaks(file: Path) -> None:
-    with pytest.raises(KeyError), Ledger(file) as ledger:
-        _make(_begin(ledger), _caption())
-        raise KeyError("broken")
+    def work() -> None:
+        with Ledger(file) as ledger:
+            _make(_begin(ledger), _caption())
+            raise KeyError("broken")
+
+    with pytest.raises(KeyError):
+        work()
     assert _look_up(file) == _caption()
     assert [run.ending for run in read_runs(file)] == ["finished", "'broken'"]
 
@@ -200,7 +204,8 @@ def test_several_threads_may_look_up_and_record(file: Path) -> None:
 
 def test_ledger_that_cannot_be_written_any_more_breaks_the_run(file: Path) -> None:
     """A trigger stands in for a full disk: it fails the commit that the ledger makes by itself."""
-    with pytest.raises(DatasetError, match=r"the ledger .* cannot be used: no room; once that is put right"):
+
+    def work() -> None:
         with Ledger(file) as ledger:
             _begin(ledger)
             with sqlite3.connect(file) as base:
@@ -211,14 +216,17 @@ def test_ledger_that_cannot_be_written_any_more_breaks_the_run(file: Path) -> No
                 ledger.record(_caption())
             ledger.advance({})
 
+    with pytest.raises(DatasetError, match=r"the ledger .* cannot be used: no room; once that is put right"):
+        work()
+
 
 def test_codes_of_sqlite_come_with_advice(file: Path) -> None:
-    limit = "PRAGMA max_page_count = 1"
-    with pytest.raises(DatasetError, match=r"disk is full; make room, and the same command goes on"):
-        with Ledger(file) as ledger:
-            _begin(ledger)
-            ledger._base.execute(limit)
-            _make(ledger, _caption(text="".join(map(chr, range(32, 50_000)))))
+    with Ledger(file) as ledger:
+        _begin(ledger)
+        ledger._base.execute("PRAGMA max_page_count = 1")
+        large = _caption(text="".join(map(chr, range(32, 50_000))))
+        with pytest.raises(DatasetError, match=r"disk is full; make room, and the same command goes on"):
+            _make(ledger, large)
     assert _look_up(file) == request()
 
 

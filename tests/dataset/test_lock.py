@@ -62,7 +62,8 @@ def test_lock_that_its_holder_removed_in_the_meantime_is_made_anew(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     file = tmp_path / "out.lock"
-    same, asked = lock._is, []
+    same = lock._is
+    asked: list[Path] = []
 
     def gone_once(path: Path, opened: object) -> bool:
         if not asked:

@@ -92,5 +92,5 @@ def test_model_params_of_the_settings_are_its_script() -> None:
     engine = fake.load(Settings(engine="fake", model_params={"break_after": 0}))
     with pytest.raises(EngineError, match="breaks after 0 requests"):
         list(engine.generate(iter([prepared()])))
-    with pytest.raises(SettingsError, match="model_params of the fake engine are clips_per_second, .*; got 'speed'"):
+    with pytest.raises(SettingsError, match=r"model_params of the fake engine are clips_per_second, .*; got 'speed'"):
         fake.load(Settings(engine="fake", model_params={"speed": 1}))

@@ -239,7 +239,7 @@ def test_second_run_on_an_output_is_refused_and_changes_nothing(tmp_path: Path, 
     _run(output, data)
     (tmp_path / "out.jsonl.partial").write_text("of the run that goes on")
     before = _files(tmp_path)
-    with locked(lock_of(output), output), pytest.raises(DatasetError, match="another run is writing to .*out.jsonl"):
+    with locked(lock_of(output), output), pytest.raises(DatasetError, match=r"another run is writing to .*out\.jsonl"):
         _run(output, data, resume=False)
     assert _files(tmp_path) == before
     assert len(read_runs(ledger_of(output))) == 1
@@ -275,7 +275,7 @@ def test_retry_tries_named_kinds_with_other_sampling_and_later_runs_keep_what_ca
     data.write_bytes(data.read_bytes() + b'{"video": "a.mp4", "text": "bad"}\n')
     monkeypatch.chdir(tmp_path)
     output = Path("out.jsonl")
-    first, whole = _run(output, Path("in.jsonl"), prompt="Well?")
+    first, _ = _run(output, Path("in.jsonl"), prompt="Well?")
     assert first.failures == {"missing": 3, "unreadable": 3, "row": 3, "engine": 1}
     put_clip(tmp_path / "text.mp4")
     (tmp_path / "elsewhere").mkdir()
