@@ -30,6 +30,7 @@ def test_first_signal_asks_to_stop_and_the_second_stops(
     for thread in threading.enumerate():
         if isinstance(thread, threading.Timer):
             thread.cancel()
+            thread.join()
 
 
 def test_no_signal_is_taken_where_that_is_not_wanted_or_not_possible() -> None:

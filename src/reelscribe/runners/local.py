@@ -85,8 +85,8 @@ def run(
         ModelError: the engine cannot be loaded.
         EngineError: the engine broke.
         FailuresError: more videos failed than may.
-        StoppedError: a signal came. As with all of these, the output is left as it was before, with what was written in
-            `OUTPUT.partial`; the ledger has what was made, and the same run goes on from there.
+        StoppedError: a signal came. As with all of these, no file of the output is half written: its rows are in
+            `OUTPUT.partial`, the ledger has what was made, and the same run goes on from there.
     """
     if output.suffix.lower() in VIDEO_SUFFIXES:
         raise DatasetError(f"cannot write to {output}: it is named as a video; name a data set, as captions.jsonl.")
