@@ -1,5 +1,6 @@
 """The ledger: outcomes and runs, on disk soon, and told again as they were."""
 
+import os
 import sqlite3
 import threading
 from collections.abc import Callable
@@ -125,12 +126,15 @@ def test_other_sampling_is_for_what_is_tried_again_alone_and_kept_under_the_old_
 
 def test_failure_of_a_file_that_changed_in_the_meantime_is_not_kept(file: Path, tmp_path: Path) -> None:
     clip = Clip(source=str(put_clip(tmp_path / "a.mp4")))
+    os.utime(tmp_path / "a.mp4", (1, 1))
     with Ledger(file) as ledger:
         assert _begin(ledger).look_up(request(clip=clip)) == request(clip=clip)
         (tmp_path / "a.mp4").unlink()  # as where the disk goes
         ledger.record(_failure("unreadable"))
-        put_clip(tmp_path / "a.mp4")
+        os.utime(put_clip(tmp_path / "a.mp4"), (1, 1))
         assert ledger.look_up(request(clip=clip)) == request(clip=clip)
+        ledger.record(_failure("unreadable"))
+        assert isinstance(ledger.look_up(request(clip=clip)), Failure)
 
 
 def test_two_requests_of_one_content_may_be_on_their_way_at_once(file: Path) -> None:

@@ -275,7 +275,7 @@ def test_retry_tries_named_kinds_with_other_sampling_and_later_runs_keep_what_ca
     data.write_bytes(data.read_bytes() + b'{"video": "a.mp4", "text": "bad"}\n')
     monkeypatch.chdir(tmp_path)
     output = Path("out.jsonl")
-    first, _ = _run(output, Path("in.jsonl"), prompt="Well?")
+    first, _ = _run(output, Path("in.jsonl"), prompt="Well?", resume=False)
     assert first.failures == {"missing": 3, "unreadable": 3, "row": 3, "engine": 1}
     put_clip(tmp_path / "text.mp4")
     (tmp_path / "elsewhere").mkdir()

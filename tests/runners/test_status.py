@@ -3,6 +3,7 @@
 import gzip
 import json
 import sqlite3
+import threading
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import pytest
 from flow import put_clip, put_rows
 
 from reelscribe.config import Settings
+from reelscribe.dataset.ledger import read_runs
 from reelscribe.engines.fake import FakeEngine
 from reelscribe.errors import DatasetError, EngineError
 from reelscribe.pipeline import RowResult
@@ -61,6 +63,8 @@ def test_run_that_broke_off_and_goes_on_counts_as_one(tmp_path: Path, data: Path
 
     def look(result: RowResult) -> None:
         if result.index == 1:
+            while not read_runs(ledger_of(output))[0].progress:
+                threading.Event().wait(0.01)
             seen.append(read_status(output))
 
     run([data], output, Settings(), engine=FakeEngine(), on_row=look)
