@@ -647,7 +647,7 @@ def test_too_large_a_file_costs_its_row(tmp_path: Path) -> None:
     with OpenAIServer() as server:
         told: dict[str, Any] = {"engine": "openai", "base_url": server.url, "model": "some-model", "send": "video"}
         assert run([data], tmp_path / "o.jsonl", Settings(**told, max_upload_bytes=size)).captions == 1
-        summary = run([data], tmp_path / "o.jsonl", Settings(**told, max_upload_bytes=size - 1))
+        summary = run([data], tmp_path / "o.jsonl", Settings(**told, max_upload_bytes=size - 1, resume=False))
     (failure,) = read_rows_of(summary.failures_file)
     assert failure["kind"] == "engine"
     assert failure["message"] == (
@@ -660,7 +660,7 @@ def test_rerun_asks_the_same(tmp_path: Path) -> None:
     for _ in range(2):
         with OpenAIServer() as server:
             settings = Settings(engine="openai", base_url=server.url, model="some-model", num_captions=2)
-            run([data], tmp_path / "out.jsonl", settings)
+            run([data], tmp_path / f"{len(runs)}.jsonl", settings)
         runs.append(sorted(server.bodies, key=str))
     assert runs[0] == runs[1]
     assert len({body["seed"] for body in runs[0]}) == 4
@@ -730,7 +730,7 @@ def test_key_is_nowhere_to_be_found(
             assert any(KEY in headers.get("Authorization", "") for headers in server.headers), "it was used"
         assert isinstance(result.exception, SystemExit | None), reply
         codes.add(result.exit_code)
-        files = "".join(file.read_text() for file in output.parent.iterdir())
+        files = "".join(file.read_text(errors="replace") for file in output.parent.iterdir())
         for text in (result.output, files):
             assert KEY[:-4] not in text, reply
     assert codes == {0, 1, 3}
