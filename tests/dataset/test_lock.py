@@ -1,6 +1,7 @@
 """One run at a time on one output."""
 
 import errno
+import fcntl
 import os
 import subprocess
 import sys
@@ -98,3 +99,13 @@ def test_disk_that_has_no_locks_is_warned_of(
     assert caplog.messages == [
         "out.jsonl cannot be locked (No locks available): see that no other run writes to it.",
     ]
+
+
+def test_looking_at_a_lock_is_no_reason_to_refuse_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "out.lock"
+    file.touch()
+    with file.open("rb") as looking:
+        fcntl.flock(looking, fcntl.LOCK_SH)
+        monkeypatch.setattr("time.sleep", lambda _: fcntl.flock(looking, fcntl.LOCK_UN))
+        with locked(file, Path("out.jsonl")):
+            assert holder(file)

@@ -656,7 +656,8 @@ def test_too_large_a_file_costs_its_row(tmp_path: Path) -> None:
 
 
 def test_rerun_asks_the_same(tmp_path: Path) -> None:
-    data, runs = _rows(tmp_path, 4), []
+    data = _rows(tmp_path, 4)
+    runs: list[list[Body]] = []
     for _ in range(2):
         with OpenAIServer() as server:
             settings = Settings(engine="openai", base_url=server.url, model="some-model", num_captions=2)

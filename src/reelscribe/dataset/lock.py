@@ -45,7 +45,7 @@ def holder(file: Path) -> str | None:
     """Who holds the lock, in words; None where nobody does."""
     try:
         with file.open("rb") as opened:
-            return None if _try(opened) else _read(opened)
+            return None if _try(opened, shared=True) else _read(opened)
     except OSError:
         return None
 
@@ -74,13 +74,13 @@ def _acquire(file: Path, output: Path) -> IO[bytes] | None:
         opened.close()  # whoever held it before has removed it
 
 
-def _try(opened: IO[bytes], *, patiently: bool = False) -> bool:
-    """Whether the lock could be had. To ask who holds it takes it for an instant, which the patient wait for."""
+def _try(opened: IO[bytes], *, shared: bool = False, patiently: bool = False) -> bool:
+    """Whether the lock could be had. Who looks whether it is held has a share of it for an instant: worth a wait."""
     if fcntl is None:
         raise OSError(0, "this system has no such locks")
     for pause in (*_PAUSES, None) if patiently else (None,):
         try:
-            fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(opened, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
             return True
         except BlockingIOError:
             if pause is not None:
