@@ -292,6 +292,22 @@ def test_a_consumer_that_stops_does_not_wait_for_a_hang(plain: Path, tmp_path: P
         ("/nowhere/python", r"cannot be started: No such file or directory\. With decoders=0"),
     ],
 )
+def test_a_decoder_that_is_done_as_its_run_ends_is_not_given_to_the_next(
+    plain: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pool = DecoderPool(seconds=60, max_memory=1 << 32)
+    whole = isolate._Decoder.decode
+
+    def done_too_late(self: Any, *args: Any) -> Frames:
+        frames = whole(self, *args)
+        pool.close()
+        return frames
+
+    monkeypatch.setattr(isolate._Decoder, "decode", done_too_late)
+    assert len(pool.decode(Clip(source=str(plain)), BUDGET, threads=1).pixels)
+    assert not isolate._idle
+
+
 def test_decoders_that_cannot_be_started_stop_the_run(
     executable: str, message: str, plain: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

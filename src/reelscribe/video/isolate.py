@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 from collections import deque
 from dataclasses import replace
 from multiprocessing.connection import Pipe
@@ -47,6 +48,7 @@ class DecoderPool:
         self._seconds = min(seconds, _LONGEST_SECONDS)
         self._max_memory = max_memory
         self._busy: set[_Decoder] = set()
+        self._lock = threading.Lock()
 
     def decode(self, clip: Clip, budget: FrameBudget, *, threads: int) -> Frames:
         """Decode a clip as `decode.decode` does. Several threads may do so at once, with a process each.
@@ -57,20 +59,26 @@ class DecoderPool:
         """
         while True:
             decoder = _take(self._max_memory)
-            self._busy.add(decoder)
+            with self._lock:
+                self._busy.add(decoder)
             try:
                 return decoder.decode(clip, budget, threads, self._seconds)
             except _LeftError:
                 continue
             finally:
-                self._busy.discard(decoder)
-                if decoder.usable:
-                    _idle.append(decoder)
+                with self._lock:
+                    self._busy.discard(decoder)
+                    if decoder.usable:
+                        _idle.append(decoder)
+                if not decoder.usable:
+                    decoder.end()
 
     def close(self) -> None:
         """End the decoders that are in the middle of a clip."""
-        for decoder in tuple(self._busy):
-            decoder.process.kill()
+        with self._lock:
+            for decoder in self._busy:
+                decoder.usable = False  # one that comes to its end just now is not for the next run
+                decoder.process.kill()
 
 
 class _LeftError(Exception):
