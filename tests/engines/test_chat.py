@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from openai_server import say
 
 from reelscribe.engines.chat import Answer, body, read_answer, show
-from reelscribe.engines.gate import FailedError, RefusedError
+from reelscribe.engines.gate import FailedError
 from reelscribe.errors import ClipError
 from reelscribe.sampling_params import SamplingParams
 from reelscribe.schema import NO_FRAMES, Candidate, CaptionRequest, Clip, PreparedRequest
@@ -240,5 +240,5 @@ def test_no_choice_is_a_failure_of_the_server() -> None:
 
 @pytest.mark.parametrize("reason", ["content_filter", None, 3, ["stop"]])
 def test_another_end_is_no_caption(reason: Any) -> None:
-    with pytest.raises(RefusedError, match="which is neither stop nor length"):
+    with pytest.raises(ClipError, match=r"the server ended the answer for the reason .*, not stop or length\.$"):
         read_answer(say("half of", finish=reason).content)

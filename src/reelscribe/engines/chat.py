@@ -17,7 +17,7 @@ import av
 import numpy as np
 from numpy.typing import NDArray
 
-from reelscribe.engines.gate import FailedError, RefusedError
+from reelscribe.engines.gate import FailedError
 from reelscribe.errors import ClipError
 from reelscribe.schema import Candidate, CaptionRequest, Clip, Frames, PreparedRequest
 from reelscribe.video.index import open_clip, read_index, reason, video_stream
@@ -103,8 +103,6 @@ def _video_url(clip: Clip, max_bytes: int) -> str:
 def _jpegs(pixels: NDArray[np.uint8]) -> Iterator[bytes]:
     """Encode frames: uint8, shape (frames, height, width, 3)."""
     encoder = av.CodecContext.create("mjpeg", "w")
-    if not isinstance(encoder, av.VideoCodecContext):
-        raise TypeError("FFmpeg's mjpeg is a codec for video")
     encoder.height, encoder.width = pixels.shape[1:3]
     encoder.pix_fmt, encoder.time_base, encoder.thread_count = "yuvj444p", Fraction(1, _TICKS), 1
     encoder.qmin = encoder.qmax = _JPEG_QUANTISER
@@ -173,7 +171,7 @@ def read_answer(answer: Any) -> Answer:
 
     Raises:
         FailedError: it is not of the form that it should have.
-        RefusedError: it ended for another reason than an end or a limit.
+        ClipError: kind "engine", it ended for another reason than an end or a limit.
     """
     try:
         choices = sorted(answer["choices"], key=lambda choice: choice.get("index") or 0)
@@ -193,7 +191,7 @@ def _candidate(choice: Mapping[str, Any], total_tokens: int | None) -> Candidate
     if text is not None and not isinstance(text, str):
         raise TypeError(f"content is a {type(text).__name__}")
     if why not in ("stop", "length"):
-        raise RefusedError(f"the server ended the answer for the reason {why!r}, which is neither stop nor length.")
+        raise ClipError("engine", f"the server ended the answer for the reason {why!r}, not stop or length.")
     return Candidate(
         text=text or "",
         stop_reason=why,
