@@ -24,7 +24,8 @@ from reelscribe.video.index import open_clip, read_index, reason, video_stream
 
 _TICKS: Final = 1_000_000
 _JPEG_QUANTISER: Final = 2
-"""FFmpeg's scale, from 1; with full colour resolution. Pixels come back with a mean error of well below 1 in 255."""
+"""FFmpeg's scale, from 1; with full colour resolution. Pixels of real films come back with a mean error of about 1 in
+255."""
 _SEED_BITS: Final = 31
 """Servers keep seeds in 32 bits with sign, or more."""
 
