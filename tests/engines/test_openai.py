@@ -1,5 +1,6 @@
 """The engine for servers, against a real one on a loopback port."""
 
+import base64
 import gc
 import logging
 import threading
@@ -107,7 +108,10 @@ def test_server_without_a_list_of_models_is_asked_for_the_one_that_is_named(prep
     [
         (refuse(401, "bad key"), "says 401: bad key. It wants a key: put it in an environment variable"),
         (refuse(503, "loading"), "says 503: loading. No request can be answered before that is mended."),
-        (Reply(content={"models": []}), "/v1/models gives no list of models; does base_url end as it should, in /v1?"),
+        (Reply(content={"models": []}),
+         "/v1/models gives no list of models: the server's answer has another form than it should. Does base_url end "),
+        (Reply(content={"data": ["x"]}), "/v1/models gives no list of models: the server's answer has another form "),
+        (Reply(content="<html>"), "/v1/models gives no list of models: the server's answer is no JSON: '<html>'. "),
         (Reply(status=307, headers={"Location": "https://else.where/v1?token=1"}, content="moved"),
          "says 307: moved. It sends us to https://else.where/v1; give base_url as it is there."),
     ],
@@ -139,7 +143,7 @@ def test_server_needs_an_address() -> None:
         ({"owner": "vllm", "version": "0.32.0"}, "frames", "frames"),
         ({"owner": "vllm", "version": "0.19.1"}, "frames", "images"),
         ({"owner": "vllm", "version": None}, "frames", "images"),
-        ({"owner": "vllm", "version": "0.32.0", "trusts": False}, "frames", "images"),
+        ({"owner": "vllm", "version": "0.32.0", "hello": refuse(400)}, "frames", "images"),
         ({"owner": "openai", "version": "9.9"}, "frames", "images"),
         ({"owner": "vllm", "version": "0.32.0"}, "images", "images"),
         ({"owner": "openai"}, "video", "video"),
@@ -162,7 +166,7 @@ def test_frames_go_as_one_video_where_the_server_takes_that(
     ("server", "told"),
     [
         ({"version": "0.19.1"}, "The server's vLLM takes no frames with their times; at least 0.20 does."),
-        ({"version": "0.32.0", "trusts": False}, "start vLLM with --trust-request-mm-kwargs."),
+        ({"version": "0.32.0", "hello": refuse(400)}, "start vLLM with --trust-request-mm-kwargs."),
     ],
 )
 def test_vllm_that_takes_no_frames_is_told_of(
@@ -330,9 +334,9 @@ def test_what_the_server_fails_at_again_and_again_costs_one_row(prepare: Prepare
 
 def test_server_that_hangs_is_given_up_on_request_by_request(prepare: Prepare) -> None:
     with OpenAIServer(_only("bad", Reply(hang=True))) as server:
-        engine = _load(server, request_timeout=0.1)
+        engine = _load(server, request_timeout=0.2)
         answers = _answers(engine, prepare("a"), prepare("b", prompt="bad"), prepare("c"))
-    assert _problem(answers["b"]) == "the server gave no answer within 0.1 s."
+    assert _problem(answers["b"]) == "the server gave no answer within 0.2 s."
     assert len([body for body in server.bodies if _prompt(body) == "bad"]) == 4
     assert [len(_texts(answers[key])) for key in "ac"] == [1, 1]
 
@@ -340,7 +344,7 @@ def test_server_that_hangs_is_given_up_on_request_by_request(prepare: Prepare) -
 def test_answer_that_ends_for_another_reason_is_a_failure(prepare: Prepare) -> None:
     with OpenAIServer(lambda _: say("half of", finish="content_filter")) as server:
         message = _problem(_answers(_load(server), prepare("a"))["a"])
-    assert message == "the server ended the answer for the reason 'content_filter', which is neither stop nor length."
+    assert message == "the server ended the answer for the reason 'content_filter', not stop or length."
     assert len(server.bodies) == 1
 
 
@@ -745,24 +749,40 @@ def test_key_is_in_no_representation(monkeypatch: pytest.MonkeyPatch) -> None:
     assert KEY not in repr((engine, engine.info, vars(engine)))
 
 
-@pytest.mark.parametrize("models", [refuse(401, f"bad key {KEY}"), refuse(500, KEY), Reply(content=f'"{KEY}"'), None])
-def test_key_is_not_told_when_the_start_fails(monkeypatch: pytest.MonkeyPatch, models: Reply | None) -> None:
+@pytest.mark.parametrize(
+    "start",
+    [
+        {"models": refuse(401, f"bad key {KEY}")},
+        {"models": refuse(500, KEY)},
+        {"models": Reply(content=f"{'x' * 98}{KEY}")},
+        {"models": (KEY,)},
+        {"models": Reply(content=f'{{"data": [{{"id": "{"".join(f"{chr(92)}u{ord(c):04x}" for c in KEY)}"}}]}}')},
+        {"owner": "vllm", "version": "0.32.0", "hello": refuse(403, KEY)},
+    ],
+)
+def test_key_is_not_told_when_the_start_fails(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, start: dict[str, Any]
+) -> None:
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
-    with OpenAIServer(models=models or (KEY,)) as server:
-        result = CliRunner().invoke(
-            cli.main, ["caption", __file__, "-o", "out.jsonl", "--engine", "openai", "--base-url", server.url]
-        )
-    assert result.exit_code in (1, 2)
-    assert KEY not in result.output
+    data = _rows(tmp_path, 1)
+    with OpenAIServer(**start) as server:
+        words = ["caption", str(data), "-o", str(tmp_path / "out.jsonl"), "--engine", "openai", "--model", "some-model"]
+        result = CliRunner().invoke(cli.main, [*words, "--base-url", server.url])
+    assert result.exit_code == 1
+    assert isinstance(result.exception, SystemExit)
+    (line,) = result.stderr.splitlines()
+    assert line.startswith("reelscribe: ")
+    assert KEY[:4] not in line
 
 
-def test_web_addresses_are_sent_as_they_are() -> None:
-    clip = Clip(source="https://example.org/clip.mp4?signature=1")
-    item = PreparedRequest(request=CaptionRequest(key="a", clip=clip, prompt="x"), frames=NO_FRAMES)
+@pytest.mark.parametrize("source", ["https://example.org/clip.mp4?signature=1", clip_bytes()])
+def test_addresses_and_bytes_are_sent_as_they_are(source: str | bytes) -> None:
+    item = PreparedRequest(request=CaptionRequest(key="a", clip=Clip(source=source), prompt="x"), frames=NO_FRAMES)
     with OpenAIServer() as server:
         _answers(_load(server, send="video"), item)
     video = server.bodies[0]["messages"][0]["content"][0]
-    assert video == {"type": "video_url", "video_url": {"url": "https://example.org/clip.mp4?signature=1"}}
+    url = source if isinstance(source, str) else f"data:video/mp4;base64,{base64.b64encode(source).decode()}"
+    assert video == {"type": "video_url", "video_url": {"url": url}}
 
 
 def test_engine_can_be_used_again(prepare: Prepare) -> None:

@@ -23,6 +23,7 @@ from reelscribe.engines.gate import FailedError, Gate, RefusedError
 from reelscribe.engines.server import ServedModel, Server
 from reelscribe.errors import ClipError, EngineError
 from reelscribe.schema import Candidate, CaptionRequest, Failure, Generation, PreparedRequest
+from reelscribe.video.fetch import FetchLimits
 from reelscribe.video.sampling import VisionLimits
 
 logger = logging.getLogger(__name__)
@@ -149,7 +150,9 @@ class OpenAIEngine:
 
     async def _show(self, flight: _Flight) -> Shown:
         def convert() -> Shown:
-            return show(flight.waiting.pop(), self._send, self._settings.max_upload_bytes)
+            return show(
+                flight.waiting.pop(), self._send, self._settings.max_upload_bytes, FetchLimits.of(self._settings)
+            )
 
         shown = await anyio.to_thread.run_sync(convert)
         flight.held_bytes = 2 * shown.held_bytes  # once more in the body
