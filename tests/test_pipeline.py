@@ -387,6 +387,20 @@ def test_large_rows_are_not_read_far_ahead(monkeypatch: pytest.MonkeyPatch) -> N
     assert list(results) == []
 
 
+def test_engine_is_drained_only_where_rows_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pipeline, "_WAITING_BYTES", 1000)
+    runs = []
+
+    class Counted(ScriptedEngine):
+        def generate(self, requests: Iterator[PreparedRequest]) -> Iterator[Generation | Failure]:
+            runs.append(0)
+            return super().generate(requests)
+
+    rows = (InputRow(index=number, row=_clip_row(), num_bytes=10) for number in range(200))
+    assert len(list(caption_rows(rows, Settings(), Counted(lambda _: said("text"))))) == 200
+    assert len(runs) == 1
+
+
 def test_result_carries_the_row_that_was_read() -> None:
     (item,) = as_input([_clip_row()])
     (result,) = caption_rows([item], Settings(), FakeEngine())

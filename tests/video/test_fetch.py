@@ -128,7 +128,8 @@ def test_web_download_is_a_file_for_as_long_as_it_is_needed(monkeypatch: pytest.
 @pytest.mark.parametrize(
     "url",
     ["memory://a.mp4", "ftp://127.0.0.1/a", "sftp://x/a", "local:///etc/passwd", "simplecache::http://127.0.0.1/a",
-     "zip://a::s3://b/c.zip", "filecache::file:///etc/passwd", "http://x::file:///etc/passwd", "nope://x"],
+     "zip://a::s3://b/c.zip", "filecache::file:///etc/passwd", "http://x::file:///etc/passwd", "nope://x",
+     "s3://b/a::http://127.0.0.1/"],
 )  # fmt: skip
 def test_schemes_that_reach_anything_are_refused(url: str) -> None:
     kind, message = _refused(url)

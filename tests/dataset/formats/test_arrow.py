@@ -4,6 +4,7 @@ import datetime
 import decimal
 import json
 import shutil
+import struct
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -331,9 +332,9 @@ def test_row_groups_are_read_one_after_the_other(tmp_path: Path, monkeypatch: py
 
 @pytest.mark.parametrize("repeated", [True, False])
 def test_large_rows_are_read_few_at_a_time(tmp_path: Path, repeated: bool) -> None:
-    blob = bytes(1 << 20)
-    blobs = [blob] * 100 if repeated else [blob + bytes([number]) for number in range(100)]
-    _save_parquet(pa.table({"video": [None] * 100, "blob": blobs}), tmp_path / "in.parquet")
+    blob = bytes(1 << 19)  # a repeated one of up to a megabyte is stored once
+    blobs = [blob] * 200 if repeated else [blob + bytes([number]) for number in range(200)]
+    _save_parquet(pa.table({"video": [None] * 200, "blob": blobs}), tmp_path / "in.parquet")
     rows = read_rows(find_sources([tmp_path / "in.parquet"]), Settings(), output=tmp_path / "out.jsonl")
     before = pa.total_allocated_bytes()
     held = max(pa.total_allocated_bytes() - before for _ in rows)
@@ -424,6 +425,17 @@ def test_damaged_stream_costs_what_follows(tmp_path: Path) -> None:
     (bad,) = read_rows(find_sources([source]), Settings(), output=tmp_path / "out.jsonl")
     assert bad.problem is not None
     assert ".arrow: " in bad.problem.message
+
+
+def test_stream_that_points_outside_of_itself_is_told_and_not_followed(tmp_path: Path) -> None:
+    source = _put_stream(tmp_path / "in", [pa.table({"video": ["aaaa", "bbbb"]})])
+    (file,) = source.glob("*.arrow")
+    data, offsets = file.read_bytes(), struct.pack("<3i", 0, 4, 8)
+    assert data.count(offsets) == 1
+    file.write_bytes(data.replace(offsets, struct.pack("<3i", 0, 4, 1 << 30)))
+    (bad,) = read_rows(find_sources([source]), Settings(), output=tmp_path / "out.jsonl")
+    assert bad.problem is not None
+    assert "out of bounds" in bad.problem.message
 
 
 def test_folder_of_something_else_is_not_replaced(tmp_path: Path) -> None:

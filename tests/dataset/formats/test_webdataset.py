@@ -253,7 +253,7 @@ def test_memory_does_not_grow_with_the_number_of_samples(tmp_path: Path) -> None
     tracemalloc.stop()
     writer.close()
     assert len(_members(tmp_path / "out.tar")) == 10_000
-    assert peak < 4 << 20
+    assert peak < 1 << 20
 
 
 def test_output_of_json_lines_is_a_tar_that_can_go_in_again(tmp_path: Path) -> None:

@@ -63,7 +63,7 @@ def _opened(location: str) -> Iterator[pq.ParquetFile]:
             file = open_raw(location, stack)
             yield pq.ParquetFile(file, buffer_size=_PAGE_BUFFER, pre_buffer=False)
         except pa.ArrowException as exc:
-            raise DatasetError(f"cannot read {location}: {' '.join(str(exc).split())}") from exc
+            raise DatasetError(f"cannot read {location}: {' '.join(str(exc).split())}.") from exc
 
 
 class Writer:
