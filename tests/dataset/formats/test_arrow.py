@@ -217,18 +217,37 @@ def test_value_that_python_cannot_hold_costs_its_row_and_stays(tmp_path: Path) -
     assert "this row cannot be read: 'utf-8' codec" in made.column("caption_meta").to_pylist()[1]
 
 
-def test_data_sets_of_several_types_become_one_if_they_go_together(tmp_path: Path) -> None:
-    _save_parquet(pa.table({"video": ["x"], "n": pa.array([1], pa.int32())}), tmp_path / "1.parquet")
-    _save_parquet(pa.table({"n": pa.array([2**40]), "video": ["y"], "more": ["z"]}), tmp_path / "2.parquet")
+def test_data_sets_that_lack_a_column_go_together(tmp_path: Path) -> None:
+    _save_parquet(pa.table({"video": ["x"], "n": pa.nulls(1)}), tmp_path / "1.parquet")
+    _save_parquet(pa.table({"n": pa.array([2**60]), "video": ["y"], "more": ["z"]}), tmp_path / "2.parquet")
     _run(tmp_path / "out.parquet", tmp_path)
     made = pq.read_table(tmp_path / "out.parquet")
     assert made.select(["video", "n", "more"]).to_pylist() == [
-        {"video": "x", "n": 1, "more": None},
-        {"video": "y", "n": 2**40, "more": "z"},
+        {"video": "x", "n": None, "more": None},
+        {"video": "y", "n": 2**60, "more": "z"},
     ]
-    _save_parquet(pa.table({"video": [["list"]]}), tmp_path / "3.parquet")
-    with pytest.raises(DatasetError, match=r"3\.parquet has other types than the data sets before it \(.*video.*\); "):
-        _run(tmp_path / "other.parquet", tmp_path / "1.parquet", tmp_path / "3.parquet")
+
+
+def test_columns_of_several_types_are_refused(tmp_path: Path) -> None:
+    _save_parquet(pa.table({"n": pa.array([1])}), tmp_path / "1.parquet")
+    _save_parquet(pa.table({"n": pa.array([0.5])}), tmp_path / "2.parquet")
+    with pytest.raises(DatasetError, match=r"2\.parquet has other types than the data sets before it \(.*n .*\); "):
+        _run(tmp_path / "out.parquet", tmp_path / "1.parquet", tmp_path / "2.parquet")
+    _run(tmp_path / "out.jsonl", tmp_path / "1.parquet", tmp_path / "2.parquet")
+    assert [row["n"] for row in read_rows_of(tmp_path / "out.jsonl")] == [1, 0.5]
+
+
+def test_type_that_parquet_lacks_is_told_before_a_model_is_loaded(tmp_path: Path) -> None:
+    spans = pa.array([(1, 2, 3)], pa.month_day_nano_interval())
+    source = _put_stream(tmp_path / "in", [pa.table({"span": spans})])
+    with pytest.raises(DatasetError, match=r"cannot write out\.parquet: .*interval.*; write \.jsonl or a Hugging Face"):
+        _run(tmp_path / "out.parquet", source, engine="vllm")
+    assert not list(tmp_path.glob("out*"))
+    _run(tmp_path / "out", source)
+    assert (
+        pa.ipc.open_stream((tmp_path / "out" / "data-00000.arrow").read_bytes()).read_all().column("span")[0]
+        == spans[0]
+    )
 
 
 def test_columns_of_one_name_are_refused(tmp_path: Path) -> None:

@@ -93,15 +93,17 @@ def _row(batch: pa.RecordBatch, number: int) -> tuple[Row, str | None]:
 def unify(schemas: Sequence[tuple[str, pa.Schema]]) -> pa.Schema:
     """One schema that all rows of several data sets fit into, given with their names.
 
+    A column may be missing in some of them, or hold nothing but nulls there; else it must have one type.
+
     Raises:
-        DatasetError: a column has types in them that do not go together.
+        DatasetError: a column has several types.
     """
     first = schemas[0][1]
     for location, schema in schemas:
         if schema.equals(first):
             continue
         try:
-            first = pa.unify_schemas([first, schema], promote_options="permissive")
+            first = pa.unify_schemas([first, schema], promote_options="default")
         except pa.ArrowException as exc:
             hint = "caption it on its own, or write .jsonl."
             raise DatasetError(f"{location} has other types than the data sets before it ({exc}); {hint}") from exc
