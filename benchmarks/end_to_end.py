@@ -30,7 +30,7 @@ def main() -> None:
         )
         engine = load_engine(settings)
         assert isinstance(engine, TransformersEngine)
-        baseline = SerialBaseline(engine, settings)
+        baseline = SerialBaseline(settings, engine.info)
 
         def ours() -> None:
             made = list(caption(requests_for(files, settings), settings, engine))

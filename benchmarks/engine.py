@@ -11,6 +11,9 @@ from end_to_end import requests_for
 
 from reelscribe.config import Settings
 from reelscribe.engines import load_engine
+from reelscribe.engines.inputs import InputBuilder
+from reelscribe.engines.running import RunningBatch
+from reelscribe.engines.sampling import Sampler
 from reelscribe.engines.transformers import TransformersEngine
 from reelscribe.schema import Clip, Frames, PreparedRequest
 from reelscribe.video.decode import decode
@@ -38,20 +41,25 @@ class Stopwatch:
 def time_parts(engine: TransformersEngine, prepared: list[PreparedRequest]) -> dict[str, float]:
     """Seconds of one run by part. The vision encoder's are inside those of the prefill, and are taken out of them."""
     watch, model = Stopwatch(), engine._model
-    originals = engine.inputs, model.forward, model.model.visual.forward
-
-    def forward(*args: Any, **kwargs: Any) -> Any:
-        part = "prefill" if "pixel_values_videos" in kwargs else "decode_steps"
-        return watch.wrap(part, originals[1])(*args, **kwargs)
-
-    engine.inputs = watch.wrap("preprocess", originals[0])  # type: ignore[method-assign]
-    model.forward, model.model.visual.forward = forward, watch.wrap("vision", originals[2])
+    parts = {
+        "preprocess": (InputBuilder, "prepare"),
+        "collate": (InputBuilder, "collate"),
+        "vision": (model.model.visual, "forward"),
+        "prefill": (model, "forward"),
+        "decode_steps": (RunningBatch, "step"),
+        "sampling": (Sampler, "step"),
+    }
+    originals = {name: getattr(owner, attribute) for name, (owner, attribute) in parts.items()}
+    for name, (owner, attribute) in parts.items():
+        setattr(owner, attribute, watch.wrap(name, originals[name]))
     began = time.perf_counter()
     list(engine.generate(iter(prepared)))
     total = time.perf_counter() - began
-    engine.inputs, model.forward, model.model.visual.forward = originals  # type: ignore[method-assign]
+    for name, (owner, attribute) in parts.items():
+        setattr(owner, attribute, originals[name])
+    watch.seconds["decode_steps"] -= watch.seconds["sampling"]
     watch.seconds["prefill"] -= watch.seconds["vision"]
-    watch.seconds["other"] = total - sum(watch.seconds.values())
+    watch.seconds["other"] = total - sum(watch.seconds.values()) + watch.seconds["preprocess"]
     return {name: round(seconds, 4) for name, seconds in watch.seconds.items()}
 
 
@@ -73,7 +81,7 @@ def main() -> None:
         frames: list[Frames] = [decode(Clip(source=str(file)), budget) for file in files]
         asked = requests_for(files, settings)
         prepared = [PreparedRequest(request=r, frames=f) for r, f in zip(asked, frames, strict=True)]
-        baseline = SerialBaseline(engine, settings)
+        baseline = SerialBaseline(settings, engine.info)
 
         def serial() -> Iterator[list[str]]:
             for item in frames:

@@ -3,6 +3,7 @@
 import copy
 import itertools
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -15,7 +16,7 @@ from reelscribe.engines.fake import FakeEngine
 from reelscribe.errors import EngineError, SettingsError
 from reelscribe.pipeline import InputRow, RowResult, caption, caption_rows
 from reelscribe.prompts import Outcome
-from reelscribe.schema import Caption, CaptionRequest, Clip, Failure, Generation, PreparedRequest, Row
+from reelscribe.schema import NO_FRAMES, Caption, CaptionRequest, Clip, Failure, Generation, PreparedRequest, Row
 
 NO_CLIP = Clip(source=b"this is no video")
 
@@ -45,6 +46,29 @@ def _clip_row(**columns: Any) -> Row:
 
 
 # Requests
+
+
+def test_engine_that_takes_files_gets_no_frames_and_tells_its_own_details(monkeypatch: pytest.MonkeyPatch) -> None:
+    def echo(item: PreparedRequest) -> Any:
+        assert item.frames is NO_FRAMES
+        return said("text")
+
+    monkeypatch.setattr("reelscribe.pipeline.decode_ahead", lambda *_, **__: pytest.fail("decoded"))
+    engine = ScriptedEngine(echo)
+    engine.info = replace(engine.info, wants_frames=False, details={"sent": "video"})
+    (outcome,) = _caption([request(clip=NO_CLIP)], engine)
+    assert isinstance(outcome, Caption)
+    assert outcome.meta["sent"] == "video"
+    assert not {"frame_timestamps", "frame_size", "video_tokens"} & set(outcome.meta)
+
+
+def test_details_of_an_engine_win_over_what_the_flow_says() -> None:
+    engine = _echo()
+    engine.info = replace(engine.info, details={"video_tokens": None})
+    (outcome,) = _caption([request()], engine)
+    assert isinstance(outcome, Caption)
+    assert outcome.meta["video_tokens"] is None
+    assert outcome.meta["frame_timestamps"]
 
 
 @pytest.mark.parametrize("batch_size", [1, 3, 5, 100])

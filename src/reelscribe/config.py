@@ -16,6 +16,7 @@ EngineName = Literal["transformers", "vllm", "openai", "fake"]
 Keep = Literal["random_any", "similar_one_simhash", "all"]
 LayoutName = Literal["auto", "interleaved", "columns"]
 Dtype = Literal["auto", "bfloat16", "float16", "float32"]
+Send = Literal["frames", "images", "video"]
 OutputFormat = Literal["auto", "jsonl", "parquet", "hf", "webdataset"]
 Sidecar = Literal["txt", "json"]
 
@@ -67,7 +68,9 @@ class Settings:
 
     model: str = _setting(DEFAULT_MODEL, "Hub name or folder of a Qwen3-VL checkpoint; 'shapes' is the built-in one.")
     revision: str | None = _setting(None, "Branch, tag or commit of a hub model.")
-    engine: str = _setting("transformers", "What runs the model; vllm and openai are to come.", *get_args(EngineName))
+    engine: str = _setting(
+        "transformers", "What runs the model: here, or (openai) on a server; vllm is to come.", *get_args(EngineName)
+    )
     num_captions: int = _setting(1, "Candidates to generate for each video.", at_least=1)
     keep: str = _setting("random_any", "Which candidates to keep.", *get_args(Keep))
     prompt: str | None = _setting(None, "Prompt for every row; a general one by default.")
@@ -84,7 +87,10 @@ class Settings:
     )
     sampling: Mapping[str, Any] = _setting(dict, "Sampling parameter, as temperature=0.7; repeatable.")
     seed: int = _setting(0, "Root of all randomness; a row's result depends on it and on the row alone.")
-    batch_size: int = _setting(8, "Clips that the Transformers engine takes at once.", at_least=1)
+    batch_size: int = _setting(32, "Most clips that the Transformers engine has under way at once.", at_least=1)
+    batch_tokens: int | None = _setting(
+        None, "Most tokens that its key-value cache may hold; what memory has room for by default.", at_least=1
+    )
     device: str = _setting("auto", "auto, cpu, cuda, cuda:1, ...; auto takes a GPU where there is one.")
     dtype: str = _setting(
         "auto", "Number format of the weights; auto: the checkpoint's on a GPU, else float32.", *get_args(Dtype)
@@ -93,6 +99,30 @@ class Settings:
         "auto", "How rows hold text and videos: tokens in the text, or plain columns.", *get_args(LayoutName)
     )
     prefetch_bytes: int = _setting(1 << 30, "Bytes of decoded frames that may wait for the engine.", at_least=1)
+    decoders: int | None = _setting(
+        None, "Processes that decode; one for each CPU by default. 0: none, decode in this process.", at_least=0
+    )
+    decode_seconds: float = _setting(120.0, "Most time that decoding a clip may take.")
+    decoder_bytes: int = _setting(4 << 30, "Most memory that a decoder may take.", at_least=1)
+    base_url: str | None = _setting(None, "Server of --engine openai, as http://localhost:8000/v1.")
+    api_key_env: str = _setting("OPENAI_API_KEY", "Environment variable that holds the server's key.")
+    send: str = _setting(
+        "frames",
+        "What a server is sent: frames, as one video where it takes that (vLLM) and else as images; images; or the "
+        "whole video file.",
+        *get_args(Send),
+    )
+    max_concurrency: int = _setting(
+        64, "Most requests that a server works on at once; how many, up to that, adapts to it.", at_least=1
+    )
+    request_timeout: float = _setting(600.0, "Seconds that a server may take to answer one request.")
+    retry_seconds: float = _setting(
+        300.0, "Seconds to wait for a server that is away or busy before the run stops.", at_least=0
+    )
+    error_budget: int = _setting(
+        20, "Requests in a row that a server may fail to answer before the run stops.", at_least=1
+    )
+    max_upload_bytes: int = _setting(256 << 20, "Largest file that --send video uploads.", at_least=1)
     root: str | None = _setting(None, "Folder that relative paths of videos start from, and that no path may leave.")
     allow_private_urls: bool = _setting(
         False, "Let the URLs of videos lead to private and loopback addresses, and use any scheme that fsspec knows."
@@ -111,13 +141,16 @@ class Settings:
     sidecar: str | None = _setting(
         None, "Also write each local video's caption beside it, in a file of its name.", *get_args(Sidecar)
     )
-    model_params: Mapping[str, Any] = _setting(dict, "Passed on to the engine's model loader.")
+    model_params: Mapping[str, Any] = _setting(
+        dict, "Passed on to the engine's model loader; to a server, in the body of each request."
+    )
 
     def __post_init__(self) -> None:
         for item in fields(self):
             _check(item, getattr(self, item.name))
-        if not 0 < self.fps < math.inf:
-            raise SettingsError(f"fps must be a number above 0; got {self.fps!r}.")
+        for name in ("fps", "decode_seconds", "request_timeout"):
+            if not 0 < getattr(self, name) < math.inf:
+                raise SettingsError(f"{name} must be a number above 0; got {getattr(self, name)!r}.")
         if self.min_frames and self.max_frames and self.min_frames > self.max_frames:
             raise SettingsError(f"min_frames ({self.min_frames}) must not exceed max_frames ({self.max_frames}).")
         self.sampling_params()

@@ -14,7 +14,19 @@ Errors of other libraries are translated once, where they come in.
 from typing import Literal, get_args
 
 FailureKind = Literal[
-    "row", "missing", "refused", "download", "unreadable", "no_video", "too_short", "decode", "prompt", "engine"
+    "row",
+    "missing",
+    "refused",
+    "download",
+    "unreadable",
+    "no_video",
+    "too_short",
+    "too_large",
+    "decode",
+    "crashed",
+    "timeout",
+    "prompt",
+    "engine",
 ]
 """Why a row has no caption.
 
@@ -25,7 +37,10 @@ download: the URL gave no whole file within the limits.
 unreadable: the file cannot be opened as a video.
 no_video: the file has no video stream (audio only, say).
 too_short: the file has fewer than two frames.
+too_large: the pictures, or the memory that decoding takes, are beyond the limits.
 decode: some of the frames cannot be decoded, or the file ends before the length it states.
+crashed: the decoder crashed on the clip.
+timeout: the clip took longer to decode than it may.
 prompt: the row's text and its videos do not fit together.
 engine: the engine could not caption this clip.
 """
@@ -63,3 +78,6 @@ class ClipError(ReelscribeError):
     def __init__(self, kind: FailureKind, message: str) -> None:
         super().__init__(message)
         self.kind: FailureKind = kind
+
+    def __reduce__(self) -> tuple[type["ClipError"], tuple[FailureKind, str]]:
+        return ClipError, (self.kind, str(self))

@@ -19,7 +19,7 @@ from reelscribe.config import Settings
 from reelscribe.engines.base import Engine
 from reelscribe.errors import EngineError, SettingsError
 from reelscribe.prompts import Outcome, RowPlan, choose_layout
-from reelscribe.schema import Caption, CaptionRequest, Failure, Generation, PreparedRequest, Row
+from reelscribe.schema import NO_FRAMES, Caption, CaptionRequest, Failure, Frames, Generation, PreparedRequest, Row
 from reelscribe.selection import SELECTORS
 from reelscribe.video.fetch import FetchLimits
 from reelscribe.video.prefetch import decode_ahead
@@ -146,28 +146,39 @@ def caption(requests: Iterable[CaptionRequest], settings: Settings, engine: Engi
     """
     budget = FrameBudget.of(settings, engine.info.limits)
     order: deque[CaptionRequest] = deque()
-    in_flight: dict[str, PreparedRequest] = {}
+    in_flight: dict[str, tuple[CaptionRequest, dict[str, Any]]] = {}  # without the pixels, which are the engine's now
     done: dict[str, Outcome] = {}
+    ahead: Iterable[tuple[CaptionRequest, Frames | Failure]] = (
+        decode_ahead(
+            requests,
+            budget,
+            max_bytes=settings.prefetch_bytes,
+            decoders=settings.decoders,
+            decode_seconds=settings.decode_seconds,
+            decoder_bytes=settings.decoder_bytes,
+            limits=FetchLimits.of(settings),
+        )
+        if engine.info.wants_frames
+        else ((request, NO_FRAMES) for request in requests)
+    )
 
     def prepared() -> Iterator[PreparedRequest]:
-        for request, decoded in decode_ahead(
-            requests, budget, max_bytes=settings.prefetch_bytes, limits=FetchLimits.of(settings)
-        ):
+        for request, decoded in ahead:
             if request.key in in_flight or request.key in done:
                 raise SettingsError(f"two requests have the key {request.key!r}; each needs one of its own.")
             order.append(request)
             if isinstance(decoded, Failure):
                 done[request.key] = decoded
             else:
-                in_flight[request.key] = PreparedRequest(request=request, frames=decoded)
-                yield in_flight[request.key]
+                in_flight[request.key] = request, _told(decoded)
+                yield PreparedRequest(request=request, frames=decoded)
 
     stream = prepared()
     for answer in engine.generate(stream):
         if answer.key not in in_flight:
             raise EngineError(f"the engine answered {answer.key!r}, which it was not asked, or had answered before.")
-        asked = in_flight.pop(answer.key)
-        done[answer.key] = _select(asked, answer, settings, engine) if isinstance(answer, Generation) else answer
+        asked, told = in_flight.pop(answer.key)
+        done[answer.key] = _select(asked, told, answer, settings, engine) if isinstance(answer, Generation) else answer
         while order and order[0].key in done:
             yield done.pop(order.popleft().key)
     if next(stream, None) is not None:
@@ -180,9 +191,22 @@ def _failure(request: CaptionRequest, message: str) -> Failure:
     return Failure(key=request.key, video=request.clip.name, kind="engine", message=message)
 
 
-def _select(asked: PreparedRequest, generation: Generation, settings: Settings, engine: Engine) -> Outcome:
+def _told(frames: Frames) -> dict[str, Any]:
+    """What the record says of frames."""
+    if frames is NO_FRAMES:
+        return {}
+    return {
+        "frame_timestamps": [round(seconds, 3) for seconds in frames.timestamps],
+        "frame_size": [frames.pixels.shape[2], frames.pixels.shape[1]],
+        "video_tokens": frames.video_tokens,
+    }
+
+
+def _select(
+    request: CaptionRequest, frames_told: dict[str, Any], generation: Generation, settings: Settings, engine: Engine
+) -> Outcome:
     """Keep candidates. One without a word is never kept, one that was cut off only where there is no whole one."""
-    request, frames, candidates = asked.request, asked.frames, generation.candidates
+    candidates = generation.candidates
     if len(candidates) != request.num_captions:
         return _failure(
             request, f"the engine gave {len(candidates)} candidates; asked for were {request.num_captions}."
@@ -206,9 +230,8 @@ def _select(asked: PreparedRequest, generation: Generation, settings: Settings, 
         "prompt_sha256": _prompt_sha256(request),
         "sampling": request.sampling.told(),
         "seed": request.seed,
-        "frame_timestamps": [round(seconds, 3) for seconds in frames.timestamps],
-        "frame_size": [frames.pixels.shape[2], frames.pixels.shape[1]],
-        "video_tokens": frames.video_tokens,
+        **frames_told,
+        **engine.info.details,
         "prompt_tokens": generation.prompt_tokens,
         "completion_tokens": [candidate.num_tokens for candidate in generation.candidates],
         "stop_reasons": [candidate.stop_reason for candidate in generation.candidates],

@@ -14,7 +14,7 @@ from clips import read_numbers, write_clip
 
 from reelscribe.errors import ClipError
 from reelscribe.schema import CaptionRequest, Clip, Failure, Frames
-from reelscribe.video import prefetch
+from reelscribe.video import isolate, prefetch
 from reelscribe.video.prefetch import decode_ahead
 from reelscribe.video.sampling import FrameBudget, VisionLimits
 
@@ -53,7 +53,9 @@ def close(answers: Iterator[object]) -> None:
 
 @pytest.fixture
 def decoder(monkeypatch: pytest.MonkeyPatch) -> Callable[[Decode], list[int]]:
-    """Put a function of the clip's name in the decoder's place; gives the number of threads that each call may use."""
+    """Put a function of the clip's name in the decoder's place, in this process; gives the number of threads that each
+    call may use.
+    """
 
     def put(function: Decode) -> list[int]:
         threads_of_calls = []
@@ -63,6 +65,7 @@ def decoder(monkeypatch: pytest.MonkeyPatch) -> Callable[[Decode], list[int]]:
             return function(clip.name)
 
         monkeypatch.setattr(prefetch, "decode", decode)
+        monkeypatch.setattr(prefetch, "AVAILABLE", False)
         monkeypatch.setattr(prefetch, "_usable_cpus", lambda: CPUS)
         return threads_of_calls
 
@@ -227,3 +230,90 @@ def test_the_bound_counts_what_the_largest_clip_really_takes(tmp_path: Path) -> 
     ((_, outcome),) = decode_ahead([request("0", clip)], budget, max_bytes=1)
     assert isinstance(outcome, Frames)
     assert 0.7 * budget.max_bytes < outcome.pixels.nbytes <= budget.max_bytes
+
+
+def test_a_clip_that_several_requests_name_is_decoded_once(decoder: Put) -> None:
+    calls = decoder(lambda _: frames())
+    asked = [request(f"{clip}:{prompt}", Clip(source=str(clip))) for clip in range(3) for prompt in range(5)]
+    answers = list(decode_ahead(asked, BUDGET, max_bytes=1 << 30))
+    assert [each for each, _ in answers] == asked
+    assert len(calls) == 3
+    shared = [outcome for _, outcome in answers]
+    assert all(outcome is shared[number // 5 * 5] for number, outcome in enumerate(shared))
+    assert len({id(outcome) for outcome in shared}) == 3
+
+
+def test_clips_by_content_are_shared_too_and_names_alone_are_not(decoder: Put) -> None:
+    calls = decoder(lambda _: frames())
+    clips = [Clip(source=bytes([1, 2, 3])), Clip(source=bytes([1, 2, 3])), Clip(source=bytes([1, 2, 4]))]
+    clips += [Clip(source="a.mp4", root=Path("/one")), Clip(source="a.mp4", root=Path("/two"))]
+    list(decode_ahead([request(str(n), clip) for n, clip in enumerate(clips)], BUDGET, max_bytes=1 << 30))
+    assert len(calls) == 4
+
+
+@pytest.mark.parametrize("room", [1, 3])
+def test_shared_frames_count_once(room: int, decoder: Put) -> None:
+    calls = decoder(lambda _: frames())
+    asked = [request(f"{clip}:{prompt}", Clip(source=str(clip))) for clip in range(20) for prompt in range(2)]
+    pulled = 0
+
+    def source() -> Iterator[CaptionRequest]:
+        nonlocal pulled
+        for pulled, each in enumerate(asked, start=1):  # noqa: B007
+            yield each
+
+    for taken, _ in enumerate(decode_ahead(source(), BUDGET, max_bytes=room * BUDGET.max_bytes), start=1):
+        under_way = {each.clip for each in asked[taken - 1 : pulled]}
+        assert len(under_way) <= room
+    assert len(calls) == 20
+
+
+def test_many_requests_for_one_clip_leave_no_decoder_idle(decoder: Put) -> None:
+    decoder(lambda _: frames(3))
+    names = iter(range(1000))
+
+    def source() -> Iterator[CaptionRequest]:
+        for number in range(100):
+            for prompt in range(4):
+                yield request(f"{number}:{prompt}", Clip(source=str(next(names) // 4)))
+
+    answers = decode_ahead(source(), BUDGET, max_bytes=1 << 30)
+    next(answers)
+    assert next(names) == 4 * (2 * CPUS - 1) + 1, "eight clips are under way"
+    close(answers)
+
+
+def test_no_end_of_requests_for_one_clip_is_pulled(decoder: Put) -> None:
+    decoder(lambda _: frames(3))
+    pulled: list[None] = []
+
+    def source() -> Iterator[CaptionRequest]:
+        while True:
+            pulled.append(None)
+            yield request(str(len(pulled)), Clip(source="one.mp4"))
+
+    answers = decode_ahead(source(), BUDGET, max_bytes=1 << 30)
+    next(answers)
+    assert len(pulled) == 8 * 2 * CPUS
+    close(answers)
+
+
+def test_a_failure_is_told_to_each_request_that_named_the_clip(decoder: Put) -> None:
+    def decode(_: str) -> Frames:
+        raise ClipError("decode", "broken")
+
+    calls = decoder(decode)
+    asked = [request(str(number), Clip(source="one.mp4")) for number in range(3)]
+    outcomes = [outcome for _, outcome in decode_ahead(asked, BUDGET, max_bytes=1 << 30)]
+    assert outcomes == [Failure(key=str(n), video="one.mp4", kind="decode", message="broken") for n in range(3)]
+    assert len(calls) == 1
+
+
+@pytest.mark.parametrize("decoders", [0, 1, 2])
+@pytest.mark.usefixtures("no_idle_decoders")
+def test_clips_can_be_decoded_in_this_process_or_in_others(decoders: int, tmp_path: Path) -> None:
+    files = [write_clip(tmp_path / f"{first}.mp4", range(first, first + 10)) for first in (0, 50, 100)]
+    asked = [request(file.name, Clip(source=file.name, root=tmp_path)) for file in files]
+    answers = list(decode_ahead(asked, BUDGET, max_bytes=1 << 30, decoders=decoders))
+    assert [read_numbers(cast(Frames, outcome).pixels)[0] for _, outcome in answers] == [0, 50, 100]
+    assert 0 < len(isolate._idle) <= decoders or decoders == 0

@@ -1,8 +1,10 @@
 """Clip to frames, with PyAV. Never makes a frame up: what cannot be decoded is a ClipError.
 
-The packets are read twice: once for the index of frames, from which the wanted ones are picked, and once more to decode
-those that the wanted frames need, each brought to its final size and colours in one step. There is no seeking: where
-a seek lands is each container's own affair, while to read past packets costs next to nothing.
+All packets are read once, for the index of frames, from which the wanted ones are picked. Then the decoder is given the
+packets that those need, and each wanted frame is brought to its final size and colours in one step. The packets of a
+small file are kept from the first reading. A large file is read again, with seeks over long stretches that are not
+needed if the container has an index to seek by. Where a seek does not land on the very packet that it was for, or the
+decoder does not give what it should, a plainer way through the file is taken.
 """
 
 import itertools
@@ -10,12 +12,16 @@ import logging
 import sys
 from bisect import bisect_left, bisect_right
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from typing import TypeAlias
 
 import av
 import numpy as np
 from av.codec.context import ThreadType
 from av.container import InputContainer
+from av.packet import Packet
 from av.sidedata.sidedata import SideData
 from av.video.frame import VideoFrame
 from av.video.reformatter import Colorspace, Interpolation, VideoReformatter
@@ -24,7 +30,7 @@ from numpy.typing import NDArray
 
 from reelscribe.errors import ClipError
 from reelscribe.schema import Clip, Frames
-from reelscribe.video.index import FrameIndex, open_clip, packets_of, read_index, reason, video_stream
+from reelscribe.video.index import MAX_PIXELS, FrameIndex, open_clip, packets_of, read_index, reason, video_stream
 from reelscribe.video.sampling import FrameBudget, count_video_tokens, fit_resolution, pick_frames
 
 logger = logging.getLogger(__name__)
@@ -36,6 +42,28 @@ _MARKS_UNREFERENCED = frozenset({"h264", "mpeg1video", "mpeg2video", "mpeg4"})
 """Codecs in which a frame that is marked as not referred to is not referred to by any frame. (In HEVC the mark holds
 for one temporal layer only.)"""
 _UNSPECIFIED_COLORSPACE = 2
+_KEPT_BYTES, _KEPT_PACKETS = 16 << 20, 20_000
+"""Of a file up to this size the packets are kept from the first reading."""
+_SEEK_BYTES = 4 << 20
+"""Up to so many bytes are read past: disks read ahead about as far."""
+_SEEKABLE = frozenset({"mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm"})
+"""Containers with an index to seek by."""
+
+_Packet: TypeAlias = "Packet[VideoStream]"
+_Timed = Iterator[tuple[int, VideoFrame]]
+"""Frames, each with its time, in order of presentation."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Task:
+    """What to decode of a clip."""
+
+    clip: Clip
+    index: FrameIndex
+    wanted: list[int]
+    """Times of the frames, ascending."""
+    budget: FrameBudget
+    threads: int
 
 
 def decode(clip: Clip, budget: FrameBudget, *, threads: int = 0) -> Frames:
@@ -47,17 +75,31 @@ def decode(clip: Clip, budget: FrameBudget, *, threads: int = 0) -> Frames:
         threads: of the decoder; 0 for one on each CPU.
 
     Raises:
-        ClipError: kind "missing", "unreadable", "no_video", "too_short" or "decode".
+        ClipError: kind "missing", "unreadable", "no_video", "too_short", "too_large", "decode" or "crashed".
     """
     try:
-        with open_clip(clip) as container:
-            index = read_index(container, video_stream(container, clip), clip)
+        return _decode(clip, budget, threads)
+    except ClipError:
+        raise
+    except MemoryError as exc:
+        raise ClipError("too_large", f"{clip.name}: decoding it takes more memory than there is.") from exc
+    except (av.FFmpegError, OSError) as exc:
+        raise ClipError("decode", f"{clip.name}: decoding broke off: {reason(exc)}; the file is damaged.") from exc
+    except Exception as exc:  # nobody knows all that a file can do to libraries, and it is not to end the run
+        logger.warning("%s: the decoder crashed", clip.name, exc_info=True)
+        raise ClipError("crashed", f"{clip.name}: its decoder crashed ({type(exc).__name__}: {exc}).") from exc
+
+
+def _decode(clip: Clip, budget: FrameBudget, threads: int) -> Frames:
+    with open_clip(clip) as container:
+        stream = video_stream(container, clip)
+        kept: list[_Packet] = []
+        index = read_index(container, stream, clip, kept, _KEPT_PACKETS if container.size <= _KEPT_BYTES else 0)
         seconds = index.seconds
         picked = pick_frames(seconds, index.duration_seconds, budget)
         wanted = [index.pts[number] for number in picked]
-        pixels = _decode_wanted(clip, index, wanted, budget, threads)
-    except (av.FFmpegError, OSError) as exc:
-        raise ClipError("decode", f"{clip.name}: decoding broke off: {reason(exc)}; the file is damaged.") from exc
+        task = _Task(clip=clip, index=index, wanted=wanted, budget=budget, threads=threads)
+        pixels = _decode_wanted(task, stream, kept, may_seek=container.format.name in _SEEKABLE)
     return Frames(
         pixels=pixels,
         timestamps=tuple(seconds[number] for number in picked),
@@ -66,41 +108,58 @@ def decode(clip: Clip, budget: FrameBudget, *, threads: int = 0) -> Frames:
     )
 
 
-def _decode_wanted(
-    clip: Clip, index: FrameIndex, wanted: list[int], budget: FrameBudget, threads: int
-) -> NDArray[np.uint8]:
-    if index.timed:
+def _decode_wanted(task: _Task, stream: VideoStream, kept: list[_Packet], *, may_seek: bool) -> NDArray[np.uint8]:
+    """Take the shortest way that leads to all frames. Returns: uint8, shape (frames, height, width, 3)."""
+    runs = _runs(task.index, task.wanted)
+
+    def from_kept() -> NDArray[np.uint8]:
+        return _collect(task, stream, _decode_runs(task, stream, (kept[run.start : run.stop] for run in runs)))
+
+    def from_file(*, seek: bool) -> NDArray[np.uint8]:
+        with open_clip(task.clip) as container:
+            stream = video_stream(container, task.clip)
+            packets = _read_runs(task, container, stream, runs, seek=seek)
+            return _collect(task, stream, _decode_runs(task, stream, packets))
+
+    def every_frame() -> NDArray[np.uint8]:
+        with open_clip(task.clip) as container:
+            stream = video_stream(container, task.clip)
+            return _collect(task, stream, _decode_all(task, packets_of(container, stream)))
+
+    short_ways: list[Callable[[], NDArray[np.uint8]]] = []
+    if task.index.timed and kept:
+        short_ways = [from_kept]
+    elif task.index.timed:
+        short_ways = [partial(from_file, seek=seek) for seek in ((True, False) if may_seek else (False,))]
+    for way in short_ways:
         try:
-            return _collect(clip, index, wanted, budget, threads, shortcuts=True)
+            return way()
         except (ClipError, av.FFmpegError) as exc:
-            # A keyframe need not be one that decoding can start at, nor need every packet give a frame.
-            logger.debug("%s: once more, decoding every frame: %s", clip.name, exc)
-    return _collect(clip, index, wanted, budget, threads, shortcuts=False)
+            # A seek may miss, a keyframe be one that decoding cannot start at, a packet give no frame of its own.
+            logger.debug("%s: once more, by a plainer way: %s", task.clip.name, exc)
+    return every_frame()
 
 
-def _collect(
-    clip: Clip, index: FrameIndex, wanted: list[int], budget: FrameBudget, threads: int, *, shortcuts: bool
-) -> NDArray[np.uint8]:
-    """Returns: uint8, shape (frames, height, width, 3)."""
-    with open_clip(clip) as container:
-        stream = video_stream(container, clip)
-        stream.codec_context.thread_count = threads
-        # With threads inside a frame, which is PyAV's own choice, H.264 damage would go unreported.
-        stream.codec_context.thread_type = ThreadType.AUTO
-        decoded = _decode_runs(container, stream, index, wanted) if shortcuts else _decode_all(container, stream, index)
-        frames = _on_screen(decoded, index, wanted, clip)
-        first = next(frames)
-        width, height = fit_resolution(*_upright_size(stream, first), len(wanted), budget)
-        pixels = np.empty((len(wanted), height, width, 3), np.uint8)
-        scaler = VideoReformatter()
-        for number, frame in enumerate(itertools.chain([first], frames)):
-            pixels[number] = _to_rgb(frame, width, height, scaler)
-        return pixels
+def _collect(task: _Task, stream: VideoStream, decoded: _Timed) -> NDArray[np.uint8]:
+    """Bring the wanted ones of decoded frames to their final form."""
+    stream.codec_context.thread_count = task.threads
+    # With threads inside a frame, which is PyAV's own choice, H.264 damage would go unreported.
+    stream.codec_context.thread_type = ThreadType.AUTO
+    stream.codec_context.options = {"max_pixels": str(MAX_PIXELS)}  # the size may change on the way
+    frames = _on_screen(task, decoded)
+    first = next(frames)
+    width, height = fit_resolution(*_upright_size(stream, first), len(task.wanted), task.budget)
+    pixels = np.empty((len(task.wanted), height, width, 3), np.uint8)
+    scaler = VideoReformatter()
+    for number, frame in enumerate(itertools.chain([first], frames)):
+        pixels[number] = _to_rgb(frame, width, height, scaler)
+    return pixels
 
 
-def _decode_all(container: InputContainer, stream: VideoStream, index: FrameIndex) -> Iterator[tuple[int, VideoFrame]]:
-    """Every frame, each with its time, in order of presentation."""
-    frames = itertools.chain.from_iterable(packet.decode() for packet in packets_of(container, stream))
+def _decode_all(task: _Task, packets: Iterable[_Packet]) -> _Timed:
+    """Every frame."""
+    index = task.index
+    frames = itertools.chain.from_iterable(packet.decode() for packet in packets)
     for number, frame in enumerate(frames):
         if not index.timed:
             yield index.pts[min(number, len(index.pts) - 1)], frame
@@ -108,23 +167,43 @@ def _decode_all(container: InputContainer, stream: VideoStream, index: FrameInde
             yield frame.pts, frame
 
 
-def _decode_runs(
-    container: InputContainer, stream: VideoStream, index: FrameIndex, wanted: list[int]
-) -> Iterator[tuple[int, VideoFrame]]:
-    """The wanted frames, and those that they refer to, each with its time, in order of presentation."""
+def _decode_runs(task: _Task, stream: VideoStream, runs: Iterable[Iterable[_Packet]]) -> _Timed:
+    """The wanted frames, and those that they refer to."""
     decoder = stream.codec_context
-    needed = {None, *wanted}  # None: a packet without a time continues the frame before it
-    packets = enumerate(packets_of(container, stream))
-    for run in _runs(index, wanted):
-        for number, packet in packets:
-            if number in run:
-                if decoder.name in _MARKS_UNREFERENCED:
-                    decoder.skip_frame = "DEFAULT" if packet.pts in needed else "NONREF"
-                yield from ((frame.pts, frame) for frame in packet.decode() if frame.pts is not None)
-            if number == run.stop - 1:
-                break
+    needed = {None, *task.wanted}  # None: a packet without a time continues the frame before it
+    for run in runs:
+        for packet in run:
+            if decoder.name in _MARKS_UNREFERENCED:
+                decoder.skip_frame = "DEFAULT" if packet.pts in needed else "NONREF"
+            yield from ((frame.pts, frame) for frame in packet.decode() if frame.pts is not None)
         yield from ((frame.pts, frame) for frame in stream.decode(None) if frame.pts is not None)
         decoder.flush_buffers()
+
+
+def _read_runs(
+    task: _Task, container: InputContainer, stream: VideoStream, runs: list[range], *, seek: bool
+) -> Iterator[Iterator[_Packet]]:
+    """The packets of each run, from the file."""
+    keyframes = {task.index.packets[pts]: pts for pts in task.index.keyframes}
+    worth_a_seek = _SEEK_BYTES * len(task.index.packets) // container.size
+    packets, at = packets_of(container, stream), 0
+    for run in runs:
+        if seek and run.start - at > worth_a_seek:
+            packets, at = _packets_from(task, container, stream, keyframes[run.start]), run.start
+        yield itertools.islice(packets, run.start - at, run.stop - at)
+        at = run.stop
+
+
+def _packets_from(task: _Task, container: InputContainer, stream: VideoStream, pts: int) -> Iterator[_Packet]:
+    """Seek to a keyframe, or to one before it and read on; raise if that went astray."""
+    container.seek(pts, stream=stream)
+    packets = packets_of(container, stream)
+    for packet in packets:
+        if packet.is_keyframe and packet.pts == pts:
+            return itertools.chain([packet], packets)
+        if packet.pts is None or packet.pts > pts:
+            break
+    raise ClipError("decode", f"{task.clip.name}: a seek missed its keyframe.")
 
 
 def _runs(index: FrameIndex, wanted: list[int]) -> list[range]:
@@ -140,18 +219,17 @@ def _runs(index: FrameIndex, wanted: list[int]) -> list[range]:
     return runs
 
 
-def _on_screen(
-    decoded: Iterator[tuple[int, VideoFrame]], index: FrameIndex, wanted: list[int], clip: Clip
-) -> Iterator[VideoFrame]:
+def _on_screen(task: _Task, decoded: _Timed) -> Iterator[VideoFrame]:
     """The frame that is on screen at each of the wanted times; raise where it cannot be had."""
+    index = task.index
 
     def damaged(pts: int) -> ClipError:
         number = bisect_left(index.pts, pts)
         return ClipError(
-            "decode", f"{clip.name}: frame {number} of {len(index.pts)} cannot be decoded; the file is damaged."
+            "decode", f"{task.clip.name}: frame {number} of {len(index.pts)} cannot be decoded; the file is damaged."
         )
 
-    waiting = deque(wanted)
+    waiting = deque(task.wanted)
     shown: tuple[int, VideoFrame] | None = None
     for pts, frame in itertools.chain(decoded, [(sys.maxsize, None)]):
         while waiting and waiting[0] < pts:

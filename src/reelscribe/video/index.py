@@ -22,6 +22,8 @@ from reelscribe.schema import Clip
 
 _OPEN: Any = {} if int(av.__version__.split(".")[0]) >= 19 else {"metadata_errors": "replace"}
 """Before PyAV 19, which does so by itself, a title that is not UTF-8 made a file unreadable."""
+MAX_PIXELS = 1 << 26
+"""Of a picture: 8192 x 8192, beyond the highest levels of H.264 and AV1. A few bytes can claim far more."""
 _EMPTY_MPEG4 = 10
 """An MPEG-4 packet of at most so many bytes holds no picture of its own: the one before stays on screen."""
 _LOST_SHARE = 0.02
@@ -96,7 +98,7 @@ def video_stream(container: InputContainer, clip: Clip) -> VideoStream:
     """The first video stream that is more than a cover picture.
 
     Raises:
-        ClipError: kind "no_video" or "unreadable".
+        ClipError: kind "no_video", "unreadable" or "too_large".
     """
     streams = [s for s in container.streams.video if not s.disposition & s.disposition.attached_pic]
     if not streams:
@@ -104,6 +106,10 @@ def video_stream(container: InputContainer, clip: Clip) -> VideoStream:
         raise ClipError("no_video", f"{clip.name} has no video stream, only {kinds}.")
     if streams[0].codec_context is None:
         raise ClipError("unreadable", f"{clip.name}: there is no decoder for its video codec.")
+    width, height = streams[0].width, streams[0].height
+    if width * height > MAX_PIXELS:
+        size = f"{width:,} x {height:,} pixels"
+        raise ClipError("too_large", f"{clip.name}: its pictures are of {size}; at most {MAX_PIXELS:,} are decoded.")
     return streams[0]
 
 
@@ -114,8 +120,17 @@ def packets_of(container: InputContainer, stream: VideoStream) -> "Iterator[Pack
         yield from container.demux(stream)
 
 
-def read_index(container: InputContainer, stream: VideoStream, clip: Clip) -> FrameIndex:
+def read_index(
+    container: InputContainer, stream: VideoStream, clip: Clip, kept: "list[Packet[VideoStream]]", most: int
+) -> FrameIndex:
     """Read all packets of a stream.
+
+    Args:
+        container: just opened.
+        stream: of it.
+        clip: to name in errors.
+        kept: takes the packets; it stays empty where there are more than `most`.
+        most: packets to keep.
 
     Raises:
         ClipError: kind "too_short", or "decode" where packets are missing or broken.
@@ -131,7 +146,11 @@ def read_index(container: InputContainer, stream: VideoStream, clip: Clip) -> Fr
         broken += packet.is_corrupt
         visible = packet.size > least and not packet.is_discard
         entries.append((packet.pts, packet.duration or 0, packet.is_keyframe, visible))
+        if len(entries) <= most:
+            kept.append(packet)
     entries.pop()
+    if len(entries) > most:
+        kept.clear()
     _check_complete(container, stream, len(entries) - broken, clip)
     if broken:
         message = f"{clip.name} is damaged: of its {len(entries)} packets, {broken} cannot be read whole."

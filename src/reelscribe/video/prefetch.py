@@ -4,54 +4,95 @@ import os
 from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import Protocol
+from weakref import WeakValueDictionary
 
 from reelscribe.errors import ClipError
-from reelscribe.schema import CaptionRequest, Failure, Frames
+from reelscribe.schema import CaptionRequest, Clip, Failure, Frames
 from reelscribe.video.decode import decode
 from reelscribe.video.fetch import FetchLimits, fetched
+from reelscribe.video.isolate import AVAILABLE, DecoderPool
 from reelscribe.video.sampling import FrameBudget
+
+_MOST_DECODERS = 32
+"""Unless more are asked for. Each takes some 50 MB."""
+_CLIPS_AHEAD = 2
+"""Clips under way, at most, for each decoder."""
+_SHARERS = 8
+"""Requests under way, at most, for each of those clips."""
+
 
 _ANYWHERE = FetchLimits()
 
 
+class _Decode(Protocol):
+    def __call__(self, clip: Clip, budget: FrameBudget, *, threads: int) -> Frames: ...
+
+
+_Outcome = Future[Frames | ClipError]
+
+
 def decode_ahead(
-    requests: Iterable[CaptionRequest], budget: FrameBudget, *, max_bytes: int, limits: FetchLimits = _ANYWHERE
+    requests: Iterable[CaptionRequest],
+    budget: FrameBudget,
+    *,
+    max_bytes: int,
+    decoders: int | None = None,
+    decode_seconds: float = 120.0,
+    decoder_bytes: int = 4 << 30,
+    limits: FetchLimits = _ANYWHERE,
 ) -> Iterator[tuple[CaptionRequest, Frames | Failure]]:
-    """Decode the clips of requests in threads (FFmpeg works outside the interpreter's lock).
+    """Decode the clips of requests.
+
+    A clip that several requests name is decoded once, and counts once, if they come near each other: while one of them
+    is under way. They share its frames.
 
     Args:
         requests: pulled only as far ahead as the bound allows.
         budget: what to decode of each.
         max_bytes: decoded frames that may wait; a clip in the making counts as the largest that the budget allows. One
             clip is always let through.
+        decoders: processes that decode; by default one for each CPU. With 0, threads of this process do (FFmpeg works
+            outside the interpreter's lock); then a crash ends it, and the two limits below do not hold.
+        decode_seconds: that a clip may take.
+        decoder_bytes: memory that a decoder may take, on systems that tell how much it takes (Linux).
         limits: what may be fetched.
 
     Yields:
         Each request, in order, with its frames, or with the failure that it became.
+
+    Raises:
+        EngineError: a decoder's process cannot be started.
     """
     cpus = _usable_cpus()
-    workers = max(min(cpus, max_bytes // budget.max_bytes), 1)
+    workers = max(min(decoders or min(cpus, _MOST_DECODERS), max_bytes // budget.max_bytes), 1)
     threads = -(-cpus // workers)  # clips side by side come first: threads within one cost more than they gain
     source = iter(requests)
-    window: deque[tuple[CaptionRequest, Future[Frames | Failure]]] = deque()
-    with ThreadPoolExecutor(workers, thread_name_prefix="decode") as pool:
+    window: deque[tuple[CaptionRequest, _Outcome]] = deque()
+    under_way: WeakValueDictionary[Clip, _Outcome] = WeakValueDictionary()
+    with (
+        ThreadPoolExecutor(workers, thread_name_prefix="decode") as executor,
+        _decoding(decoders, decode_seconds, decoder_bytes) as decode_clip,
+    ):
         try:
             while True:
-                while len(window) < 2 * workers or not window:
-                    waiting = sum(_bytes(future, budget) for _, future in window)
-                    if window and waiting + budget.max_bytes > max_bytes:
-                        break
+                while _has_room(window, workers, budget, max_bytes):
                     request = next(source, None)
                     if request is None:
                         break
-                    window.append((request, pool.submit(_decode_one, request, budget, threads, limits)))
+                    outcome = under_way.get(request.clip)
+                    if outcome is None:
+                        outcome = executor.submit(_decode_one, decode_clip, request.clip, budget, threads, limits)
+                        under_way[request.clip] = outcome
+                    window.append((request, outcome))
                 if not window:
                     return
-                request, future = window.popleft()
-                yield request, future.result()
+                request, outcome = window.popleft()
+                yield request, _told_to(request, outcome.result())
         finally:
-            for _, future in window:
-                future.cancel()
+            for _, outcome in window:
+                outcome.cancel()
 
 
 def _usable_cpus() -> int:
@@ -59,18 +100,49 @@ def _usable_cpus() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _decode_one(request: CaptionRequest, budget: FrameBudget, threads: int, limits: FetchLimits) -> Frames | Failure:
+@contextmanager
+def _decoding(decoders: int | None, decode_seconds: float, decoder_bytes: int) -> Iterator[_Decode]:
+    """How to decode. What is under way at the end is given up."""
+    if decoders == 0 or not AVAILABLE:
+        yield decode
+        return
+    pool = DecoderPool(seconds=decode_seconds, max_memory=decoder_bytes)
     try:
-        with fetched(request.clip, limits) as clip:
-            return decode(clip, budget, threads=threads)
-    except ClipError as exc:
-        return Failure(key=request.key, video=request.clip.name, kind=exc.kind, message=str(exc))
+        yield pool.decode
+    finally:
+        pool.close()
 
 
-def _bytes(future: "Future[Frames | Failure]", budget: FrameBudget) -> int:
-    if not future.done():
+def _has_room(
+    window: deque[tuple[CaptionRequest, _Outcome]], workers: int, budget: FrameBudget, max_bytes: int
+) -> bool:
+    clips = {outcome for _, outcome in window}
+    most = _CLIPS_AHEAD * workers
+    if len(clips) >= most or len(window) >= _SHARERS * most:
+        return False
+    return not clips or sum(_bytes(clip, budget) for clip in clips) + budget.max_bytes <= max_bytes
+
+
+def _bytes(outcome: _Outcome, budget: FrameBudget) -> int:
+    if not outcome.done():
         return budget.max_bytes
-    if future.exception():  # raised when its turn comes
+    if outcome.exception():  # raised when its turn comes
         return 0
-    result = future.result()
+    result = outcome.result()
     return result.pixels.nbytes if isinstance(result, Frames) else 0
+
+
+def _decode_one(
+    decode_clip: _Decode, clip: Clip, budget: FrameBudget, threads: int, limits: FetchLimits
+) -> Frames | ClipError:
+    try:
+        with fetched(clip, limits) as fetched_clip:
+            return decode_clip(fetched_clip, budget, threads=threads)
+    except ClipError as exc:
+        return exc
+
+
+def _told_to(request: CaptionRequest, outcome: Frames | ClipError) -> Frames | Failure:
+    if isinstance(outcome, Frames):
+        return outcome
+    return Failure(key=request.key, video=request.clip.name, kind=outcome.kind, message=str(outcome))

@@ -1,0 +1,220 @@
+"""Decoding in processes of its own: a crash or a hang inside FFmpeg costs its clip, and nothing else.
+
+To start a process takes a fifth of a second. So it starts when a clip needs it, and stays for the next one, of this run
+or of a later one, until none has come for a minute.
+"""
+
+import atexit
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+from collections import deque
+from dataclasses import replace
+from multiprocessing.connection import Pipe
+from multiprocessing.spawn import get_executable
+from pathlib import Path
+from typing import IO, Final
+from weakref import WeakSet
+
+import numpy as np
+
+from reelscribe.errors import ClipError, EngineError
+from reelscribe.schema import Clip, Frames
+from reelscribe.video.sampling import FrameBudget
+from reelscribe.video.worker import READY, TOO_LARGE, Decoded, read_memory, write_memory
+
+AVAILABLE: Final = os.name == "posix"
+"""Whether this system can hand open files to a new process."""
+_START_SECONDS = 120.0
+"""Python may have to load from a slow network disk."""
+_END_SECONDS = 10.0
+_LONGEST_SECONDS = 1e6
+"""As long as a wait can be on every system."""
+
+
+class DecoderPool:
+    """The decoders of a run.
+
+    Args:
+        seconds: that a clip may take.
+        max_memory: bytes that a decoder may take.
+    """
+
+    def __init__(self, *, seconds: float, max_memory: int) -> None:
+        self._seconds = min(seconds, _LONGEST_SECONDS)
+        self._max_memory = max_memory
+        self._busy: set[_Decoder] = set()
+
+    def decode(self, clip: Clip, budget: FrameBudget, *, threads: int) -> Frames:
+        """Decode a clip as `decode.decode` does. Several threads may do so at once, with a process each.
+
+        Raises:
+            ClipError: of its kinds, or "crashed", or "timeout".
+            EngineError: a process cannot be started.
+        """
+        while True:
+            decoder = _take(self._max_memory)
+            self._busy.add(decoder)
+            try:
+                return decoder.decode(clip, budget, threads, self._seconds)
+            except _LeftError:
+                continue
+            finally:
+                self._busy.discard(decoder)
+                if decoder.usable:
+                    _idle.append(decoder)
+
+    def close(self) -> None:
+        """End the decoders that are in the middle of a clip."""
+        for decoder in tuple(self._busy):
+            decoder.process.kill()
+
+
+class _LeftError(Exception):
+    """A decoder left, for want of work, just before it was given some."""
+
+
+class _Decoder:
+    """The owner's end of a process."""
+
+    def __init__(self, max_memory: int) -> None:
+        self.max_memory = max_memory
+        self.usable = True
+        self._connection, theirs = Pipe()
+        self._memory = _nameless_file()
+        try:
+            self.process = _start(theirs.fileno(), self._memory.fileno(), max_memory)
+        except OSError as exc:
+            raise _cannot_start(exc.strerror or str(exc)) from exc
+        finally:
+            theirs.close()
+        _all.add(self)
+        try:
+            ready = self._connection.poll(_START_SECONDS) and self._connection.recv() == READY
+        except (EOFError, OSError):
+            ready = False
+        if not ready:
+            self.end()
+            raise _cannot_start("it was not ready to work; see what it printed")
+
+    def decode(self, clip: Clip, budget: FrameBudget, threads: int, seconds: float) -> Frames:
+        """Let the process decode a clip; raise what it raised."""
+        size = None
+        if isinstance(clip.source, bytes):
+            size = len(clip.source)
+            write_memory(self._memory.fileno(), memoryview(clip.source))
+            clip_sent = Clip(source=b"")
+        else:
+            clip_sent = clip if clip.path.is_absolute() else replace(clip, root=Path.cwd() / (clip.root or ""))
+        try:
+            self._connection.send((clip_sent, size, budget, threads))
+            if not self._connection.poll(seconds):
+                self.end()
+                message = f"{clip.name} took longer than {seconds:g} seconds to decode; decode_seconds allows more."
+                raise ClipError("timeout", message)
+            answer: Decoded | ClipError = self._connection.recv()
+        except (EOFError, OSError) as exc:
+            raise self._ended(clip) from exc
+        if isinstance(answer, ClipError):
+            raise answer
+        shape, timestamps, duration_seconds, video_tokens = answer
+        pixels = np.empty(shape, np.uint8)
+        read_memory(self._memory.fileno(), pixels.data)
+        return Frames(
+            pixels=pixels, timestamps=timestamps, duration_seconds=duration_seconds, video_tokens=video_tokens
+        )
+
+    def _ended(self, clip: Clip) -> Exception:
+        """What the end of the process means."""
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self.process.wait(_END_SECONDS)
+        self.end()
+        code = self.process.returncode
+        if code == 0:
+            return _LeftError()
+        if code == TOO_LARGE:
+            message = f"{clip.name} takes more than {self.max_memory:,} bytes to decode; decoder_bytes allows more."
+            return ClipError("too_large", message)
+        how = f"exit code {code}"
+        if code is not None and code < 0:
+            how = signal.Signals(-code).name
+        if code == -signal.SIGKILL:
+            how += ", as a system short of memory does"
+        return ClipError("crashed", f"{clip.name}: its decoder crashed ({how}).")
+
+    def end(self) -> None:
+        """Make sure that the process is gone."""
+        self.usable = False
+        self._connection.close()
+        self.process.kill()
+        with contextlib.suppress(subprocess.TimeoutExpired):  # the system may be unable to end it: a disk that is away
+            self.process.wait(_END_SECONDS)
+        self._memory.close()
+
+    def forget(self) -> None:
+        """Let go of it in a forked process, so that hanging up is left to the owner."""
+        self.usable = False
+        self._connection.close()
+        self._memory.close()
+        self.process.returncode = 0
+
+
+_idle: deque[_Decoder] = deque()
+_all: WeakSet[_Decoder] = WeakSet()
+
+
+def _take(max_memory: int) -> _Decoder:
+    with contextlib.suppress(IndexError):
+        while True:
+            decoder = _idle.pop()
+            if decoder.max_memory == max_memory and decoder.process.poll() is None:
+                return decoder
+            decoder.end()
+    return _Decoder(max_memory)
+
+
+def _start(channel: int, memory: int, max_memory: int) -> "subprocess.Popen[bytes]":
+    told = f"{channel}, {memory}, {os.getpid()}, {max_memory}"
+    path = [str(folder) for folder in sys.path]
+    code = f"import sys; sys.path[:] = {path}; from reelscribe.video.worker import main; main({told})"
+    return subprocess.Popen(
+        [os.fsdecode(get_executable()), "-c", code],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        pass_fds=(channel, memory),
+        env=os.environ | {"OPENBLAS_NUM_THREADS": "1"},  # nobody multiplies matrices there
+        start_new_session=True,  # Ctrl-C is meant for the owner
+    )
+
+
+def _cannot_start(why: str) -> EngineError:
+    return EngineError(
+        f"a decoder's process cannot be started: {why}. With decoders=0 clips are decoded in this process."
+    )
+
+
+def _nameless_file() -> IO[bytes]:
+    if hasattr(os, "memfd_create"):
+        return os.fdopen(os.memfd_create("reelscribe"), "r+b", buffering=0)
+    return tempfile.TemporaryFile(buffering=0)
+
+
+@atexit.register
+def end_idle() -> None:
+    """End the processes that wait for work."""
+    with contextlib.suppress(IndexError):
+        while True:
+            _idle.pop().end()
+
+
+def _forget_all() -> None:
+    for decoder in tuple(_all):
+        decoder.forget()
+    _idle.clear()
+
+
+if AVAILABLE:
+    os.register_at_fork(after_in_child=_forget_all)

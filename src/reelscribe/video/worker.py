@@ -1,0 +1,111 @@
+"""A decoder's process: takes clips from its owner and gives frames back, until the owner hangs up or dies.
+
+`isolate.py` starts it and has the other end. Messages go over a socket; what is large (a clip's bytes on the way in,
+pixels on the way out) goes through a file in memory that both have open. That file has no name: whatever ends the two,
+nothing is left of it.
+"""
+
+import contextlib
+import os
+import threading
+import time
+from dataclasses import replace
+from multiprocessing.connection import Connection
+from pathlib import Path
+from queue import SimpleQueue
+from typing import Final
+
+from reelscribe.errors import ClipError
+from reelscribe.schema import Clip
+from reelscribe.video.decode import decode
+from reelscribe.video.sampling import FrameBudget
+
+READY: Final = "ready"
+"""The first message, once everything is imported."""
+IDLE_SECONDS: Final = 60.0
+"""A decoder without work for so long leaves, with exit code 0."""
+TOO_LARGE: Final = 3
+"""Exit code of a decoder that took more memory than it may."""
+_LOOK_SECONDS: Final = 1.0
+"""How often it looks whether its owner lives: a socket that the owner's forked children hold, too, is not hung up."""
+_WATCH_SECONDS: Final = 0.05
+"""How often it looks at its memory in the middle of a clip. (A limit of the system's would not do: where an allocation
+fails, FFmpeg may call the file damaged.)"""
+
+Job = tuple[Clip, int | None, FrameBudget, int]
+"""Clip; how many bytes in the file in memory it has, where it has no path; budget; threads."""
+Decoded = tuple[tuple[int, ...], tuple[float, ...], float, int]
+"""Shape of the pixels in the file in memory; what else `Frames` holds."""
+
+
+def main(channel: int, memory: int, owner: int, max_bytes: int) -> None:
+    """Serve.
+
+    Args:
+        channel: file descriptor of the socket.
+        memory: file descriptor of the file in memory.
+        owner: process that this one ends with.
+        max_bytes: memory that decoding may take, beside what the process has to begin with.
+    """
+    connection = Connection(channel)
+    jobs: SimpleQueue[Job] = SimpleQueue()
+    busy = threading.Event()
+    most = _resident_bytes() + max_bytes
+    threading.Thread(target=_listen, args=(connection, jobs, busy, owner, most), daemon=True).start()
+    connection.send(READY)
+    while True:
+        try:
+            answer: Decoded | ClipError = _decode(jobs.get(), memory)
+        except ClipError as error:
+            answer = error
+        busy.clear()
+        connection.send(answer)
+
+
+def _listen(connection: Connection, jobs: "SimpleQueue[Job]", busy: threading.Event, owner: int, most: int) -> None:
+    """Pass jobs on, and end this process, in the middle of a clip if need be, when there is no reason to go on."""
+    needed, code = time.monotonic(), 0
+    with contextlib.suppress(EOFError, OSError):
+        while os.getppid() == owner and time.monotonic() < needed + IDLE_SECONDS:
+            if connection.poll(_WATCH_SECONDS if busy.is_set() else _LOOK_SECONDS):
+                busy.set()
+                jobs.put(connection.recv())
+            if busy.is_set():
+                needed = time.monotonic()
+                if _resident_bytes() > most:
+                    code = TOO_LARGE
+                    break
+    os._exit(code)
+
+
+def _resident_bytes() -> int:
+    """Memory that this process takes; 0 where the system does not tell."""
+    try:
+        return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    except OSError:
+        return 0
+
+
+def _decode(job: Job, memory: int) -> Decoded:
+    clip, size, budget, threads = job
+    if size is not None:
+        content = bytearray(size)
+        read_memory(memory, memoryview(content))
+        clip = replace(clip, source=bytes(content))
+    frames = decode(clip, budget, threads=threads)
+    write_memory(memory, frames.pixels.data)
+    return frames.pixels.shape, frames.timestamps, frames.duration_seconds, frames.video_tokens
+
+
+def write_memory(memory: int, data: memoryview) -> None:
+    """Put bytes into the file in memory."""
+    data, at = data.cast("B"), 0
+    while at < len(data):
+        at += os.pwrite(memory, data[at:], at)
+
+
+def read_memory(memory: int, data: memoryview) -> None:
+    """Fill a buffer from the file in memory. A copy is quicker than a mapping of its own for each clip."""
+    data, at = data.cast("B"), 0
+    while at < len(data):
+        at += os.preadv(memory, [data[at:]], at)
