@@ -186,6 +186,34 @@ def test_interleaved_rows_are_repeated_with_all_their_columns(
 
 
 @FORMATS
+@pytest.mark.parametrize("kind", [pa.string(), pa.large_string(), pa.dictionary(pa.int32(), pa.string())], ids=str)
+def test_text_that_cannot_be_read_stays_among_captioned_ones(
+    tmp_path: Path, save: Save, load: Load, suffix: str, kind: pa.DataType
+) -> None:
+    put_clip(tmp_path / "a.mp4")
+    texts = pa.array([f"{VIDEO}x{EOC}", "bad", f"{VIDEO}z{EOC}", None], kind)
+    if kind == pa.string() and suffix == ".parquet":
+        texts = pa.array([f"{VIDEO}x{EOC}".encode(), b"\xff", f"{VIDEO}z{EOC}".encode(), None]).view(kind)
+    table = pa.table({"text": texts, "videos": [["a.mp4"], ["a.mp4"], ["a.mp4"], []], "id": range(4)})
+    if suffix:
+        save(table, tmp_path / f"in{suffix}")
+    else:
+        _put_stream(tmp_path / "in", [table])
+    summary = _run(tmp_path / f"out{suffix}", tmp_path / f"in{suffix}")
+    assert (summary.captions, sum(summary.failures.values())) == (2, 1)
+    if suffix:
+        made = load(tmp_path / f"out{suffix}")
+    else:
+        made = pa.ipc.open_stream((tmp_path / "out" / "data-00000.arrow").read_bytes()).read_all()
+    assert made.schema.field("text").type == kind
+    assert made.column("id").to_pylist() == [0, 0, 1, 2, 2, 3]
+    new = f"{VIDEO} {TEXT} {EOC}".encode()
+    bad = texts.cast(pa.binary() if kind != pa.large_string() else pa.large_binary())[1].as_py()
+    held = [value.cast(pa.large_binary()).as_py() for value in made.column("text").cast(pa.large_string())]
+    assert held == [texts[0].as_py().encode(), new, bad, texts[2].as_py().encode(), new, None]
+
+
+@FORMATS
 def test_captions_of_an_earlier_run_are_replaced_where_they_stand(
     tmp_path: Path, save: Save, load: Load, suffix: str
 ) -> None:
