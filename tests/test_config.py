@@ -49,6 +49,7 @@ def test_settings_cannot_be_changed() -> None:
         ("fps", float("inf"), "fps must be a number above 0; got inf"),
         ("send", "film", "send must be one of frames, images, video; got 'film'"),
         ("max_concurrency", 0, "max_concurrency must be a whole number of at least 1; got 0"),
+        ("download_seconds", float("inf"), "download_seconds must be a number above 0; got inf"),
         ("request_timeout", 0, "request_timeout must be a number above 0; got 0"),
         ("retry_seconds", -1, "retry_seconds must be a number of at least 0; got -1"),
         ("error_budget", 0, "error_budget must be a whole number of at least 1; got 0"),

@@ -130,7 +130,7 @@ class Settings:
     max_video_bytes: int = _setting(
         1 << 30, "Largest video to download, or to read out of a tar, in bytes.", at_least=1
     )
-    download_seconds: float = _setting(300.0, "Longest time that a download may take, in seconds.", at_least=1)
+    download_seconds: float = _setting(300.0, "Longest time that a download may take, in seconds.")
     max_line_bytes: int = _setting(
         1 << 24, "Longest line of JSON, in bytes; a longer one is a row that failed.", at_least=1
     )
@@ -148,7 +148,7 @@ class Settings:
     def __post_init__(self) -> None:
         for item in fields(self):
             _check(item, getattr(self, item.name))
-        for name in ("fps", "decode_seconds", "request_timeout"):
+        for name in ("fps", "decode_seconds", "download_seconds", "request_timeout"):
             if not 0 < getattr(self, name) < math.inf:
                 raise SettingsError(f"{name} must be a number above 0; got {getattr(self, name)!r}.")
         if self.min_frames and self.max_frames and self.min_frames > self.max_frames:

@@ -11,17 +11,17 @@ import itertools
 import logging
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from reelscribe.config import Settings
 from reelscribe.engines.base import Engine
-from reelscribe.errors import EngineError, SettingsError
+from reelscribe.errors import ClipError, EngineError, SettingsError
 from reelscribe.prompts import Outcome, RowPlan, choose_layout
 from reelscribe.schema import NO_FRAMES, Caption, CaptionRequest, Failure, Frames, Generation, PreparedRequest, Row
 from reelscribe.selection import SELECTORS
-from reelscribe.video.fetch import FetchLimits
+from reelscribe.video.fetch import FetchLimits, checked
 from reelscribe.video.prefetch import decode_ahead
 from reelscribe.video.sampling import FrameBudget
 
@@ -148,6 +148,7 @@ def caption(requests: Iterable[CaptionRequest], settings: Settings, engine: Engi
     order: deque[CaptionRequest] = deque()
     in_flight: dict[str, tuple[CaptionRequest, dict[str, Any]]] = {}  # without the pixels, which are the engine's now
     done: dict[str, Outcome] = {}
+    limits = FetchLimits.of(settings)
     ahead: Iterable[tuple[CaptionRequest, Frames | Failure]] = (
         decode_ahead(
             requests,
@@ -156,10 +157,10 @@ def caption(requests: Iterable[CaptionRequest], settings: Settings, engine: Engi
             decoders=settings.decoders,
             decode_seconds=settings.decode_seconds,
             decoder_bytes=settings.decoder_bytes,
-            limits=FetchLimits.of(settings),
+            limits=limits,
         )
         if engine.info.wants_frames
-        else ((request, NO_FRAMES) for request in requests)
+        else (_as_file(request, limits) for request in requests)
     )
 
     def prepared() -> Iterator[PreparedRequest]:
@@ -185,6 +186,14 @@ def caption(requests: Iterable[CaptionRequest], settings: Settings, engine: Engi
         raise EngineError("the engine stopped although there were requests left.")
     for request in order:
         yield done.get(request.key) or _failure(request, "the engine gave no answer to this request.")
+
+
+def _as_file(request: CaptionRequest, limits: FetchLimits) -> tuple[CaptionRequest, Frames | Failure]:
+    """A request for an engine that takes the clip itself, which may be only where the limits let it be."""
+    try:
+        return replace(request, clip=checked(request.clip, limits)), NO_FRAMES
+    except ClipError as exc:
+        return request, Failure(key=request.key, video=request.clip.name, kind=exc.kind, message=str(exc))
 
 
 def _failure(request: CaptionRequest, message: str) -> Failure:
