@@ -7,12 +7,14 @@ key-value cache (see `branching`). The loop over tokens and the sampling are our
 
 import logging
 import os
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
 
 import torch
 from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
+from transformers.utils import logging as hf_logging
 
 from reelscribe.config import Settings
 from reelscribe.engines.base import ModelInfo
@@ -76,6 +78,8 @@ class TransformersEngine:
         if dtype == "auto" and self._device.type == "cpu":
             dtype = "float32"
         name = str(model_path(model))
+        if not sys.stderr.isatty():
+            hf_logging.disable_progress_bar()
         given: dict[str, Any] = {"dtype": dtype, "device_map": str(self._device), **(model_params or {})}
         hub: dict[str, Any] = {"revision": revision, **{key: given[key] for key in _HUB_PARAMS if key in given}}
         try:
