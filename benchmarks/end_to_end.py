@@ -37,7 +37,7 @@ def main() -> None:
         )
         engine = load_engine(settings)
         assert isinstance(engine, TransformersEngine)
-        baseline = SerialBaseline(settings, engine.info)
+        baseline = SerialBaseline(settings)
 
         def ours() -> None:
             made = list(caption(requests_for(files, settings), settings, engine))

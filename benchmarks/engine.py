@@ -96,7 +96,7 @@ def main() -> None:
         frames: list[Frames] = [decode(Clip(source=str(file)), budget) for file in files]
         asked = requests_for(files, settings)
         prepared = [PreparedRequest(request=r, frames=f) for r, f in zip(asked, frames, strict=True)]
-        baseline = SerialBaseline(settings, engine.info)
+        baseline = SerialBaseline(settings)
 
         def serial() -> Iterator[list[str]]:
             for item in frames:
