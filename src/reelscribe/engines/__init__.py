@@ -9,11 +9,12 @@ from reelscribe.errors import MissingExtraError, SettingsError
 
 ENGINES: Final[dict[str, str]] = {
     "transformers": "reelscribe.engines.transformers:load",
+    "vllm": "reelscribe.engines.vllm:load",
     "fake": "reelscribe.engines.fake:load",
 }
 """Name to "module:function"; the function takes Settings and returns an Engine."""
 
-_EXTRA_MODULES: Final = {"accelerate", "torch", "torchvision", "transformers"}
+_EXTRA_MODULES: Final = {"accelerate", "torch", "torchvision", "transformers", "vllm"}
 
 
 def load_engine(settings: Settings) -> Engine:
