@@ -10,7 +10,7 @@ import torch
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from reelscribe.config import Settings
-from reelscribe.engines.transformers import _vision_limits as vision_limits
+from reelscribe.engines.checkpoint import Checkpoint
 from reelscribe.prompts import DEFAULT_PROMPT
 from reelscribe.schema import Clip, Frames
 from reelscribe.video.decode import decode
@@ -24,7 +24,7 @@ class SerialBaseline:
         place = "cuda" if torch.cuda.is_available() else "cpu"
         self._model: Any = AutoModelForImageTextToText.from_pretrained(settings.model, dtype="auto", device_map=place)
         self._processor: Any = AutoProcessor.from_pretrained(settings.model)
-        self._budget = FrameBudget.of(settings, vision_limits(self._processor.video_processor))
+        self._budget = FrameBudget.of(settings, Checkpoint.load(settings.model, revision=None).limits)
 
     def caption_files(self, files: list[Path], *, num_captions: int, max_tokens: int) -> list[list[str]]:
         decoded = (decode(Clip(source=str(file)), self._budget) for file in files)

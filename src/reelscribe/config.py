@@ -68,9 +68,7 @@ class Settings:
 
     model: str = _setting(DEFAULT_MODEL, "Hub name or folder of a Qwen3-VL checkpoint; 'shapes' is the built-in one.")
     revision: str | None = _setting(None, "Branch, tag or commit of a hub model.")
-    engine: str = _setting(
-        "transformers", "What runs the model: here, or (openai) on a server; vllm is to come.", *get_args(EngineName)
-    )
+    engine: str = _setting("transformers", "What runs the model: here, or (openai) a server.", *get_args(EngineName))
     num_captions: int = _setting(1, "Candidates to generate for each video.", at_least=1)
     keep: str = _setting("random_any", "Which candidates to keep.", *get_args(Keep))
     prompt: str | None = _setting(None, "Prompt for every row; a general one by default.")
@@ -95,6 +93,10 @@ class Settings:
     dtype: str = _setting(
         "auto", "Number format of the weights; auto: the checkpoint's on a GPU, else float32.", *get_args(Dtype)
     )
+    tp: int | None = _setting(
+        None, "vLLM: GPUs for each replica of the model; the fewest that it fits by default.", at_least=1
+    )
+    dp: int | None = _setting(None, "vLLM: replicas; as many as the GPUs allow by default.", at_least=1)
     layout: str = _setting(
         "auto", "How rows hold text and videos: tokens in the text, or plain columns.", *get_args(LayoutName)
     )

@@ -14,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch.nn import functional
 
+from reelscribe.engines.checkpoint import prompt_text
 from reelscribe.schema import CaptionRequest, Frames, PreparedRequest
 
 
@@ -104,28 +105,16 @@ class InputBuilder:
         return -(-count // self._temporal), height // self._patch, width // self._patch
 
     def _text(self, item: PreparedRequest, grid: tuple[int, int, int]) -> str:
-        """The chat template's text, with a placeholder for each vision token.
-
-        The video stands before the question, so that a second question can reuse its prefix.
+        """The prompt's text, with a placeholder for each vision token.
 
         Raises:
             ValueError: a prompt holds a placeholder itself.
         """
-        for token in (self._processor.video_token, self._processor.image_token):
-            if token in item.request.prompt or token in (item.request.system_prompt or ""):
-                raise ValueError(f"a prompt must not hold {token}, which stands for what the model sees; take it out.")
-        video_first = [{"type": "video"}, {"type": "text", "text": item.request.prompt}]
-        messages = [{"role": "user", "content": video_first}]
-        if item.request.system_prompt:
-            messages.insert(0, {"role": "system", "content": [{"type": "text", "text": item.request.system_prompt}]})
-        text: str = self._processor.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-        # Each pair of frames is wrapped in vision tokens of its own. The template's pair around all of them has to go:
-        # the models were released knowing the layout without it.
         start, end = self._processor.vision_start_token, self._processor.vision_end_token
         placeholder: str = self._processor.video_token
         tokens = grid[1] * grid[2] // self._merge**2
         layout = "".join(f"<{when:.1f} seconds>{start}{placeholder * tokens}{end}" for when in self._times(item.frames))
-        return text.replace(f"{start}{placeholder}{end}", layout, 1)
+        return prompt_text(self._processor, item.request).replace(placeholder, layout, 1)
 
     def _times(self, frames: Frames) -> list[float]:
         """A time for each merged group of frames: the middle between its first and last."""
