@@ -163,9 +163,9 @@ class TestSampling:
             {"stop": ("A",)},
             {"stop_token_ids": (300, 301)},
             {"repetition_penalty": 1.4},
-            {"temperature": 3.0, "top_k": 1},
-            {"temperature": 3.0, "top_p": 1e-6},
-            {"temperature": 3.0, "min_p": 1.0},
+            {"temperature": 2.0, "top_k": 1},
+            {"temperature": 2.0, "top_p": 1e-6},
+            {"temperature": 2.0, "min_p": 1.0},
         ],
         ids=str,
     )
