@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from reelscribe.config import Settings
-from reelscribe.engines.transformers import TransformersEngine
+from reelscribe.engines.base import ModelInfo
 from reelscribe.prompts import DEFAULT_PROMPT
 from reelscribe.schema import Clip, Frames
 from reelscribe.video.decode import decode
@@ -17,12 +18,13 @@ from reelscribe.video.sampling import FrameBudget
 
 
 class SerialBaseline:
-    """Wraps a loaded engine's model and processor; calls `generate` once a candidate."""
+    """A checkpoint as Transformers loads it; `generate` is called once a candidate."""
 
-    def __init__(self, engine: TransformersEngine, settings: Settings) -> None:
-        self._model: Any = engine._model
-        self._processor: Any = engine._processor
-        self._budget = FrameBudget.of(settings, engine.info.limits)
+    def __init__(self, settings: Settings, info: ModelInfo) -> None:
+        place = "cuda" if torch.cuda.is_available() else "cpu"
+        self._model: Any = AutoModelForImageTextToText.from_pretrained(settings.model, dtype="auto", device_map=place)
+        self._processor: Any = AutoProcessor.from_pretrained(settings.model)
+        self._budget = FrameBudget.of(settings, info.limits)
 
     def caption_files(self, files: list[Path], *, num_captions: int, max_tokens: int) -> list[list[str]]:
         decoded = (decode(Clip(source=str(file)), self._budget) for file in files)

@@ -20,8 +20,11 @@ import torch
 from transformers import AutoProcessor, GenerationConfig, Qwen3VLConfig, Qwen3VLForConditionalGeneration
 
 from reelscribe import model_path
+from reelscribe.config import Settings
 from reelscribe.demo import write_clip
 from reelscribe.models.shapes.scenes import random_scene
+from reelscribe.prompts import DEFAULT_PROMPT
+from reelscribe.schema import CaptionRequest, Clip
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -104,6 +107,21 @@ def render_clips(
     for file in files:
         write_clip(file, random_scene(rng), width=width, height=height, fps=fps, seconds=seconds)
     return files
+
+
+def requests_for(files: list[Path], settings: Settings) -> list[CaptionRequest]:
+    """One request a file, as the settings say."""
+    return [
+        CaptionRequest(
+            key=file.name,
+            clip=Clip(source=str(file)),
+            prompt=DEFAULT_PROMPT,
+            num_captions=settings.num_captions,
+            sampling=settings.sampling_params(),
+            seed=number,
+        )
+        for number, file in enumerate(files)
+    ]
 
 
 def interleaved(methods: dict[str, Callable[[], Any]], *, rounds: int) -> dict[str, dict[str, Any]]:

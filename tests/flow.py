@@ -39,6 +39,7 @@ def put_clip(file: Path) -> Path:
 
 def put_rows(file: Path, rows: Iterable[Row]) -> Path:
     """Write rows as JSON Lines."""
+    file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text("".join(json.dumps(row) + "\n" for row in rows), "utf-8")
     return file
 

@@ -4,6 +4,7 @@ import logging
 import os
 import pty
 import re
+import shlex
 import subprocess
 import sys
 import termios
@@ -86,6 +87,8 @@ def test_options_are_the_settings() -> None:
     assert all(item.metadata["help"] in words for item in fields(Settings) if item.name != "model_params")
     assert "[default: 2.0]" in words
     assert "--original / --no-original" in words
+    assert "[default: original]" in words
+    assert "[default: no-" in words
 
 
 def test_version_is_told() -> None:
@@ -110,6 +113,10 @@ def test_version_is_told() -> None:
          {"fps": 1.0, "min_frames": 2, "max_frames": 8, "max_video_tokens": 64}),
         (("--seed", "-3", "--batch-size", "2", "--prefetch-bytes", "1"),
          {"seed": -3, "batch_size": 2, "prefetch_bytes": 1}),
+        (("--root", "videos", "--allow-private-urls", "--max-video-bytes", "5", "--download-seconds", "6"),
+         {"root": "videos", "allow_private_urls": True, "max_video_bytes": 5, "download_seconds": 6.0}),
+        (("--max-line-bytes", "7", "--output-format", "jsonl", "--sidecar", "txt"),
+         {"max_line_bytes": 7, "output_format": "jsonl", "sidecar": "txt"}),
         (("--sampling", "temperature=0.7", "--sampling", "stop=a=b", "--sampling", "top_k = 5"),
          {"sampling": {"temperature": "0.7", "stop": "a=b", "top_k": " 5"}}),
         (("--sampling", "stop=a", "--sampling", "stop=b"), {"sampling": {"stop": ["a", "b"]}}),
@@ -173,7 +180,11 @@ HELP = "Try 'reelscribe caption --help'."
         ("caption in.jsonl -o in.jsonl", "cannot write to in.jsonl: it is an input, too; choose another output."),
         ("caption in.jsonl -o .", "cannot write to .: it is a folder; name a file, as captions.jsonl."),
         ("caption in.jsonl gone.mp4 -o out.jsonl",
-         "there is no gone.mp4; give a .jsonl file, a video or a folder of videos."),
+         "there is no gone.mp4; give a data set (.jsonl, .parquet, .tar), a video or a folder of them."),
+        ("caption 'no*.jsonl' -o out.jsonl", "nothing is called as 'no*.jsonl'."),
+        ("caption in.jsonl -o out.csv", "cannot write to out.csv: its name says no format; end it in .jsonl, "),
+        ("caption in.jsonl -o out.jsonl --shard-rows 0", "shard_rows must be a whole number of at least 1; got 0."),
+        ("caption in.jsonl -o out.jsonl --sidecar srt", "'srt' is not one of 'txt', 'json'"),
         ("caption empty -o out.jsonl", "the folder empty holds no video (.3gp, "),
         ("demo in.jsonl", "cannot write to in.jsonl: File exists."),
     ],
@@ -181,7 +192,7 @@ HELP = "Try 'reelscribe caption --help'."
 def test_wrong_usage_is_told_in_one_line_and_leaves_no_file(here: Path, words: str, told: str) -> None:
     put_rows(here / "in.jsonl", [])
     (here / "empty").mkdir()
-    line = _refused(*words.split()) if not words.startswith("demo") else _type(*words.split(), code=2).stderr
+    line = _refused(*shlex.split(words)) if not words.startswith("demo") else _type(*words.split(), code=2).stderr
     assert told in line
     assert sorted(file.name for file in here.iterdir()) == ["empty", "in.jsonl"]
 
@@ -244,6 +255,21 @@ def test_interleaved_row_by_row(here: Path, original: bool) -> None:
     _caption("in.jsonl", *([] if original else ["--no-original"]), code=3)
     new = {**rows[0], "text": f"{VIDEO} Candidate 0: 4 frames of 64x64 over 1.0 s. {EOC}"}
     assert read_rows_of(here / "out.jsonl") == [*(rows[:1] if original else []), new, rows[1], rows[2]]
+
+
+def test_globs_and_shards(here: Path) -> None:
+    put_clip(here / "a.mp4")
+    for name in ("1.jsonl", "2.jsonl"):
+        put_rows(here / "data" / name, [{"video": "../a.mp4", "id": number} for number in range(3)])
+    _type("caption", "data/*.jsonl", "-o", "out-{shard}.jsonl", "--shard-rows", "4", "--engine", "fake")
+    shards = [read_rows_of(here / f"out-0000{number}.jsonl") for number in range(2)]
+    assert [[row["id"] for row in shard] for shard in shards] == [[0, 1, 2, 0], [1, 2]]
+
+
+def test_captions_beside_videos(here: Path) -> None:
+    put_clip(here / "clips" / "a.mp4")
+    _caption("clips", "--sidecar", "txt")
+    assert (here / "clips" / "a.txt").read_text() == "Candidate 0: 4 frames of 64x64 over 1.0 s.\n"
 
 
 def test_failures_end_with_3_and_are_counted_and_listed(here: Path) -> None:

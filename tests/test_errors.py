@@ -34,5 +34,6 @@ def test_clip_error_carries_its_kind() -> None:
 def test_failure_kinds_are_a_closed_set() -> None:
     assert get_args(FailureKind) == FAILURE_KINDS
     assert set(FAILURE_KINDS) == {
-        "row", "missing", "unreadable", "no_video", "too_short", "decode", "prompt", "engine",
+        "row", "missing", "refused", "download", "unreadable", "no_video", "too_short", "too_large", "decode",
+        "crashed", "timeout", "prompt", "engine",
     }  # fmt: skip

@@ -3,18 +3,20 @@
 import copy
 import itertools
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
 from flow import EOC, VIDEO, ScriptedEngine, as_input, clip_bytes, request, said
 
+from reelscribe import pipeline
 from reelscribe.config import Settings
 from reelscribe.engines.base import Engine
 from reelscribe.engines.fake import FakeEngine
 from reelscribe.errors import EngineError, SettingsError
 from reelscribe.pipeline import InputRow, RowResult, caption, caption_rows
 from reelscribe.prompts import Outcome
-from reelscribe.schema import Caption, CaptionRequest, Clip, Failure, Generation, PreparedRequest, Row
+from reelscribe.schema import NO_FRAMES, Caption, CaptionRequest, Clip, Failure, Generation, PreparedRequest, Row
 
 NO_CLIP = Clip(source=b"this is no video")
 
@@ -44,6 +46,29 @@ def _clip_row(**columns: Any) -> Row:
 
 
 # Requests
+
+
+def test_engine_that_takes_files_gets_no_frames_and_tells_its_own_details(monkeypatch: pytest.MonkeyPatch) -> None:
+    def echo(item: PreparedRequest) -> Any:
+        assert item.frames is NO_FRAMES
+        return said("text")
+
+    monkeypatch.setattr("reelscribe.pipeline.decode_ahead", lambda *_, **__: pytest.fail("decoded"))
+    engine = ScriptedEngine(echo)
+    engine.info = replace(engine.info, wants_frames=False, details={"sent": "video"})
+    (outcome,) = _caption([request(clip=NO_CLIP)], engine)
+    assert isinstance(outcome, Caption)
+    assert outcome.meta["sent"] == "video"
+    assert not {"frame_timestamps", "frame_size", "video_tokens"} & set(outcome.meta)
+
+
+def test_details_of_an_engine_win_over_what_the_flow_says() -> None:
+    engine = _echo()
+    engine.info = replace(engine.info, details={"video_tokens": None})
+    (outcome,) = _caption([request()], engine)
+    assert isinstance(outcome, Caption)
+    assert outcome.meta["video_tokens"] is None
+    assert outcome.meta["frame_timestamps"]
 
 
 @pytest.mark.parametrize("batch_size", [1, 3, 5, 100])
@@ -334,3 +359,59 @@ def test_columns_that_will_be_replaced_are_warned_of_once(caplog: pytest.LogCapt
     caplog.clear()
     _rows([{"text": VIDEO, "videos": [clip_bytes()], "caption": "old"}], FakeEngine())
     assert caplog.messages == []
+
+
+# Rows that wait
+
+
+@pytest.mark.parametrize("row", [{}, {"video": b"no video"}, {"video": 5}, None])
+def test_long_run_of_rows_that_no_engine_sees_does_not_pile_up(
+    row: Row | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pipeline, "_WAITING_ROWS", 10)
+    read = []
+
+    def rows() -> Iterator[InputRow]:
+        for number in itertools.count():
+            read.append(number)
+            problem = None if row is not None else Failure(key=str(number), video=None, kind="row", message="no row")
+            yield InputRow(index=number, row=row or {}, problem=problem)
+
+    results = caption_rows(rows(), Settings(), FakeEngine())
+    for number in range(200):
+        assert next(results).index == number
+        assert len(read) <= max(64, number + 11)
+
+
+@pytest.mark.parametrize("waiting", [1, 2, 3, 7])
+def test_what_comes_out_does_not_depend_on_how_many_rows_may_wait(
+    waiting: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    good, bad = clip_bytes(), b"no video"
+    rows: list[Row] = [{"videos": videos} for videos in ([good], [], [bad], [good, bad, good], [], [], [bad], [good])]
+    whole = _rows(rows, _echo(3))
+    monkeypatch.setattr(pipeline, "_WAITING_ROWS", waiting)
+    assert _rows(rows, _echo(3)) == whole
+
+
+def test_large_rows_are_not_read_far_ahead(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pipeline, "_PEEK_BYTES", 1000)
+    monkeypatch.setattr(pipeline, "_WAITING_BYTES", 1000)
+    read = []
+
+    def rows() -> Iterator[InputRow]:
+        for number in range(100):
+            read.append(number)
+            yield InputRow(index=number, row={}, num_bytes=400)
+
+    results = caption_rows(rows(), Settings(), FakeEngine())
+    for number in range(100):
+        assert next(results).index == number
+        assert len(read) <= number + 3
+    assert list(results) == []
+
+
+def test_result_carries_the_row_that_was_read() -> None:
+    (item,) = as_input([_clip_row()])
+    (result,) = caption_rows([item], Settings(), FakeEngine())
+    assert result.origin is item

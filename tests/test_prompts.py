@@ -9,7 +9,16 @@ from flow import EOC, VIDEO, said
 
 from reelscribe.config import Settings
 from reelscribe.errors import ClipError
-from reelscribe.prompts import DEFAULT_PROMPT, LAYOUTS, Outcome, RowPlan, choose_layout, choose_prompt, videos_of
+from reelscribe.prompts import (
+    DEFAULT_PROMPT,
+    LAYOUTS,
+    Outcome,
+    RowPlan,
+    choose_layout,
+    choose_prompt,
+    columns_used,
+    videos_of,
+)
 from reelscribe.schema import Caption, Failure, Row
 
 
@@ -99,7 +108,8 @@ def test_surplus_videos_are_not_asked_for() -> None:
         ({"text": None, "videos": ["a.mp4"]}, "prompt", f"column 'text' must hold text with {VIDEO}; got nothing"),
         ({"text": [VIDEO], "videos": ["a.mp4"]}, "prompt", f"column 'text' must hold text with {VIDEO}; got list"),
         ({"text": VIDEO, "videos": [3]}, "row", "column 'videos' must hold paths or bytes of videos; got int"),
-        ({"text": VIDEO, "videos": {"path": "a"}}, "row", "must hold paths or bytes of videos; got dict"),
+        ({"text": VIDEO, "videos": {"name": "a"}}, "row", "must hold paths or bytes of videos; got dict"),
+        ({"text": VIDEO, "videos": [{"bytes": None, "path": 3}]}, "row", "must hold paths or bytes of videos; got int"),
         ({"text": VIDEO, "videos": ["a.mp4", None]}, "row", "must hold paths or bytes of videos; got NoneType"),
         ({"text": VIDEO, "videos": [""]}, "row", "must hold paths or bytes of videos; got empty str"),
         ({"text": VIDEO, "videos": b""}, "row", "must hold paths or bytes of videos; got empty bytes"),
@@ -112,6 +122,27 @@ def test_row_that_cannot_be_captioned_is_a_problem_and_stays(row: Row, kind: str
     assert (plan.problem.key, plan.problem.kind, plan.problem.video) == ("5", kind, None)
     assert message in plan.problem.message
     assert LAYOUTS["interleaved"].fill(plan, (), Settings(original=False)) == [row]
+
+
+@pytest.mark.parametrize(
+    ("value", "videos", "listed"),
+    [
+        ({"bytes": b"x", "path": "a.mp4"}, [b"x"], False),
+        ({"bytes": None, "path": "a.mp4"}, ["a.mp4"], False),
+        ({"path": "a.mp4"}, ["a.mp4"], False),
+        ({"bytes": None, "path": None}, [], False),
+        ([{"bytes": b"x"}, {"path": "b.mp4"}, "c.mp4"], [b"x", "b.mp4", "c.mp4"], True),
+    ],
+)
+def test_videos_may_be_tables_of_bytes_and_path(value: Any, videos: list[Any], listed: bool) -> None:
+    assert videos_of({"video": value}, Settings()) == (videos, listed)
+
+
+def test_columns_that_the_flow_looks_at() -> None:
+    added = {"caption", "captions", "caption_meta"}
+    assert columns_used(Settings()) == {"video", "videos", "text", *added}
+    named = Settings(video_key="clip", text_key="title", prompt_key="ask")
+    assert columns_used(named) == {"clip", "title", "ask", *added}
 
 
 def test_reference_is_the_text_of_the_chunk_without_tokens() -> None:

@@ -93,7 +93,8 @@ def _option(item: Field[Any]) -> Callable[..., Any]:
     if kind is Mapping:
         return click.option(flag, item.name, multiple=True, metavar="KEY=VALUE", help=text)
     if kind is bool:
-        return click.option(f"{flag}/--no-{flag[2:]}", item.name, default=None, help=f"{text}  [default: {flag[2:]}]")
+        shown = f"  [default: {'' if item.default else 'no-'}{flag[2:]}]"
+        return click.option(f"{flag}/--no-{flag[2:]}", item.name, default=None, help=text + shown)
     shown = "" if item.default is None else f"  [default: {item.default}]"
     return click.option(
         flag, item.name, default=None, type=click.Choice(choices) if choices else kind, help=text + shown
@@ -123,12 +124,20 @@ def _some(count: int, noun: str) -> str:
 
 
 @main.command()
-@click.argument("inputs", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="INPUT...")
-@click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="File to write (.jsonl).")
+@click.argument("inputs", nargs=-1, required=True, metavar="INPUT...")
+@click.option(
+    "-o",
+    "--output",
+    required=True,
+    type=click.Path(path_type=Path),
+    help="File to write (.jsonl, .jsonl.gz, .jsonl.zst, .parquet, .tar); with {shard} in its name, several.",
+)
 @click.option("--config", type=click.Path(path_type=Path), help="TOML file of settings; options win over it.")
 @_options
-def caption(inputs: tuple[Path, ...], output: Path, config: Path | None, **given: Any) -> None:
-    """Caption the videos of INPUT: .jsonl files, video files, or folders of videos (recursive).
+def caption(inputs: tuple[str, ...], output: Path, config: Path | None, **given: Any) -> None:
+    """Caption the videos of INPUT: data sets, video files, or folders of either (recursive); globs; URLs.
+
+    Data sets are .jsonl (also .gz, .zst), .parquet, WebDataset's .tar, and folders that Hugging Face's datasets saved.
 
     Writes one row for each input row (interleaved layout: also the original), in order. Rows without a caption are
     kept, and listed in OUTPUT's .failures.jsonl. Exit code: 0 all captioned, 1 the engine broke or cannot be loaded,
@@ -197,7 +206,7 @@ class _Progress:
         if self._bar is not None:
             self._bar.close()
 
-    def start(self, total: int, engine: Any) -> None:
+    def start(self, total: int | None, engine: Any) -> None:
         from tqdm import tqdm
 
         logging.getLogger(__name__).info("%s with %s", engine.info.model, engine.info.engine)

@@ -16,6 +16,9 @@ EngineName = Literal["transformers", "vllm", "openai", "fake"]
 Keep = Literal["random_any", "similar_one_simhash", "all"]
 LayoutName = Literal["auto", "interleaved", "columns"]
 Dtype = Literal["auto", "bfloat16", "float16", "float32"]
+Send = Literal["frames", "images", "video"]
+OutputFormat = Literal["auto", "jsonl", "parquet", "hf", "webdataset"]
+Sidecar = Literal["txt", "json"]
 
 DEFAULT_MODEL = "Qwen/Qwen3-VL-8B-Instruct"
 
@@ -45,12 +48,12 @@ def kind_of(item: Field[Any]) -> tuple[type, bool]:
 def _check(item: Field[Any], value: Any) -> None:
     """Raise SettingsError where a setting cannot hold this value."""
     choices, at_least = item.metadata["choices"], item.metadata["at_least"]
+    kind, optional = kind_of(item)
+    if value is None and optional:
+        return
     if choices:
         if value not in choices:
             raise SettingsError(f"{item.name} must be one of {', '.join(choices)}; got {value!r}.")
-        return
-    kind, optional = kind_of(item)
-    if value is None and optional:
         return
     types, words = _KINDS[kind]
     fits = isinstance(value, types) and not (isinstance(value, bool) and kind is not bool)
@@ -65,7 +68,9 @@ class Settings:
 
     model: str = _setting(DEFAULT_MODEL, "Hub name or folder of a Qwen3-VL checkpoint; 'shapes' is the built-in one.")
     revision: str | None = _setting(None, "Branch, tag or commit of a hub model.")
-    engine: str = _setting("transformers", "What runs the model; vllm and openai are to come.", *get_args(EngineName))
+    engine: str = _setting(
+        "transformers", "What runs the model: here, or (openai) on a server; vllm is to come.", *get_args(EngineName)
+    )
     num_captions: int = _setting(1, "Candidates to generate for each video.", at_least=1)
     keep: str = _setting("random_any", "Which candidates to keep.", *get_args(Keep))
     prompt: str | None = _setting(None, "Prompt for every row; a general one by default.")
@@ -82,7 +87,10 @@ class Settings:
     )
     sampling: Mapping[str, Any] = _setting(dict, "Sampling parameter, as temperature=0.7; repeatable.")
     seed: int = _setting(0, "Root of all randomness; a row's result depends on it and on the row alone.")
-    batch_size: int = _setting(8, "Clips that the Transformers engine takes at once.", at_least=1)
+    batch_size: int = _setting(32, "Most clips that the Transformers engine has under way at once.", at_least=1)
+    batch_tokens: int | None = _setting(
+        None, "Most tokens that its key-value cache may hold; what memory has room for by default.", at_least=1
+    )
     device: str = _setting("auto", "auto, cpu, cuda, cuda:1, ...; auto takes a GPU where there is one.")
     dtype: str = _setting(
         "auto", "Number format of the weights; auto: the checkpoint's on a GPU, else float32.", *get_args(Dtype)
@@ -96,12 +104,51 @@ class Settings:
     )
     decode_seconds: float = _setting(120.0, "Most time that decoding a clip may take.")
     decoder_bytes: int = _setting(4 << 30, "Most memory that a decoder may take.", at_least=1)
-    model_params: Mapping[str, Any] = _setting(dict, "Passed on to the engine's model loader.")
+    base_url: str | None = _setting(None, "Server of --engine openai, as http://localhost:8000/v1.")
+    api_key_env: str = _setting("OPENAI_API_KEY", "Environment variable that holds the server's key.")
+    send: str = _setting(
+        "frames",
+        "What a server is sent: frames, as one video where it takes that (vLLM) and else as images; images; or the "
+        "whole video file.",
+        *get_args(Send),
+    )
+    max_concurrency: int = _setting(
+        64, "Most requests that a server works on at once; how many, up to that, adapts to it.", at_least=1
+    )
+    request_timeout: float = _setting(600.0, "Seconds that a server may take to answer one request.")
+    retry_seconds: float = _setting(
+        300.0, "Seconds to wait for a server that is away or busy before the run stops.", at_least=0
+    )
+    error_budget: int = _setting(
+        20, "Requests in a row that a server may fail to answer before the run stops.", at_least=1
+    )
+    max_upload_bytes: int = _setting(256 << 20, "Largest file that --send video uploads.", at_least=1)
+    root: str | None = _setting(None, "Folder that relative paths of videos start from, and that no path may leave.")
+    allow_private_urls: bool = _setting(
+        False, "Let the URLs of videos lead to private and loopback addresses, and use any scheme that fsspec knows."
+    )
+    max_video_bytes: int = _setting(
+        1 << 30, "Largest video to download, or to read out of a tar, in bytes.", at_least=1
+    )
+    download_seconds: float = _setting(300.0, "Longest time that a download may take, in seconds.", at_least=1)
+    max_line_bytes: int = _setting(
+        1 << 24, "Longest line of JSON, in bytes; a longer one is a row that failed.", at_least=1
+    )
+    output_format: str = _setting("auto", "How to write OUTPUT; auto goes by its name.", *get_args(OutputFormat))
+    shard_rows: int | None = _setting(
+        None, "Rows in each file, where OUTPUT is a folder or holds {shard}; 10000 by default.", at_least=1
+    )
+    sidecar: str | None = _setting(
+        None, "Also write each local video's caption beside it, in a file of its name.", *get_args(Sidecar)
+    )
+    model_params: Mapping[str, Any] = _setting(
+        dict, "Passed on to the engine's model loader; to a server, in the body of each request."
+    )
 
     def __post_init__(self) -> None:
         for item in fields(self):
             _check(item, getattr(self, item.name))
-        for name in ("fps", "decode_seconds"):
+        for name in ("fps", "decode_seconds", "request_timeout"):
             if not 0 < getattr(self, name) < math.inf:
                 raise SettingsError(f"{name} must be a number above 0; got {getattr(self, name)!r}.")
         if self.min_frames and self.max_frames and self.min_frames > self.max_frames:

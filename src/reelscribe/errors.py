@@ -16,6 +16,8 @@ from typing import Literal, get_args
 FailureKind = Literal[
     "row",
     "missing",
+    "refused",
+    "download",
     "unreadable",
     "no_video",
     "too_short",
@@ -28,8 +30,10 @@ FailureKind = Literal[
 ]
 """Why a row has no caption.
 
-row: the row is no JSON object, or its video column holds no video.
+row: there is no row to be read here, or its video column holds no video.
 missing: the file is not there.
+refused: the path leaves the root folder, or the URL leads to where none may lead.
+download: the URL gave no whole file within the limits.
 unreadable: the file cannot be opened as a video.
 no_video: the file has no video stream (audio only, say).
 too_short: the file has fewer than two frames.

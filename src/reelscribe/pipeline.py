@@ -18,16 +18,19 @@ from typing import Any
 from reelscribe.config import Settings
 from reelscribe.engines.base import Engine
 from reelscribe.errors import EngineError, SettingsError
-from reelscribe.prompts import Layout, Outcome, RowPlan, choose_layout
-from reelscribe.schema import Caption, CaptionRequest, Failure, Generation, PreparedRequest, Row
+from reelscribe.prompts import Outcome, RowPlan, choose_layout
+from reelscribe.schema import NO_FRAMES, Caption, CaptionRequest, Failure, Frames, Generation, PreparedRequest, Row
 from reelscribe.selection import SELECTORS
+from reelscribe.video.fetch import FetchLimits
 from reelscribe.video.prefetch import decode_ahead
 from reelscribe.video.sampling import FrameBudget
 
 logger = logging.getLogger(__name__)
 
-_PEEK_ROWS = 64
-"""Rows that the choice of a layout looks at."""
+_PEEK_ROWS, _PEEK_BYTES = 64, 1 << 26
+"""Rows that the choice of a layout looks at; fewer where they are large."""
+_WAITING_ROWS, _WAITING_BYTES = 4096, 1 << 28
+"""Rows that may wait to be written, beside the last."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,6 +44,11 @@ class InputRow:
     """Folder that its relative paths start from."""
     problem: Failure | None = None
     """Set by a reader that found no row here."""
+    source: Any = None
+    """The record as its reader had it, where that is more than `row` holds: then `row` has the columns that the flow
+    looks at, and a writer takes the others from here, unchanged."""
+    num_bytes: int = 0
+    """About how much memory it takes; bounds how many are read ahead."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,6 +60,8 @@ class RowResult:
     """The rows to write in its place."""
     outcomes: tuple[Outcome, ...]
     """One for each of its videos, in order; or the one Failure that the row is as a whole."""
+    origin: InputRow | None = None
+    """The row that was read."""
 
     @property
     def captions(self) -> tuple[Caption, ...]:
@@ -65,40 +75,66 @@ class RowResult:
 
 
 def caption_rows(rows: Iterable[InputRow], settings: Settings, engine: Engine) -> Iterator[RowResult]:
-    """Caption the videos of rows; one result a row, in the order of the rows."""
+    """Caption the videos of rows; one result a row, in the order of the rows.
+
+    Rows that no engine sees, since nothing is to be captioned or nothing can be, come when the next caption does. So
+    that a long run of them does not pile up, the engine is drained where too many wait, and then goes on.
+    """
     source = iter(rows)
-    peeked = list(itertools.islice(source, _PEEK_ROWS))
+    peeked = _peek(source)
     layout = choose_layout((item.row for item in peeked), settings)
     replaced = [name for name in layout.adds if any(name in item.row for item in peeked)]
     if replaced:
         logger.warning("The rows have %s already: this run's results take their place.", " and ".join(replaced))
-    pending: deque[RowPlan] = deque()
+    pending: deque[tuple[InputRow, RowPlan]] = deque()
+    chained = itertools.chain(peeked, source)
+    waiting_bytes, exhausted = 0, False
 
     def requests() -> Iterator[CaptionRequest]:
-        for item in itertools.chain(peeked, source):
+        nonlocal waiting_bytes, exhausted
+        for item in chained:
             plan = (
                 RowPlan(index=item.index, row=item.row, problem=item.problem)
                 if item.problem
                 else layout.plan(item.row, item.index, settings, item.root)
             )
-            pending.append(plan)
+            pending.append((item, plan))
+            waiting_bytes += item.num_bytes
             yield from plan.requests
+            if len(pending) >= _WAITING_ROWS or waiting_bytes >= _WAITING_BYTES:
+                return
+        exhausted = True
 
-    outcomes: list[Outcome] = []
-    for outcome in caption(requests(), settings, engine):
-        while not pending[0].requests:
-            yield _finish(pending.popleft(), (), layout, settings)
-        outcomes.append(outcome)
-        if len(outcomes) == len(pending[0].requests):
-            yield _finish(pending.popleft(), outcomes, layout, settings)
-            outcomes = []
-    for plan in pending:
-        yield _finish(plan, (), layout, settings)
+    def finish(outcomes: Sequence[Outcome]) -> RowResult:
+        nonlocal waiting_bytes
+        item, plan = pending.popleft()
+        waiting_bytes -= item.num_bytes
+        told = (plan.problem,) if plan.problem else tuple(outcomes)
+        return RowResult(
+            index=plan.index, rows=tuple(layout.fill(plan, outcomes, settings)), outcomes=told, origin=item
+        )
+
+    while not exhausted:
+        outcomes: list[Outcome] = []
+        for outcome in caption(requests(), settings, engine):
+            while not pending[0][1].requests:
+                yield finish(())
+            outcomes.append(outcome)
+            if len(outcomes) == len(pending[0][1].requests):
+                yield finish(outcomes)
+                outcomes = []
+        while pending:
+            yield finish(())
 
 
-def _finish(plan: RowPlan, outcomes: Sequence[Outcome], layout: Layout, settings: Settings) -> RowResult:
-    rows = tuple(layout.fill(plan, outcomes, settings))
-    return RowResult(index=plan.index, rows=rows, outcomes=(plan.problem,) if plan.problem else tuple(outcomes))
+def _peek(rows: Iterator[InputRow]) -> list[InputRow]:
+    peeked: list[InputRow] = []
+    while len(peeked) < _PEEK_ROWS and sum(item.num_bytes for item in peeked) < _PEEK_BYTES:
+        item = next(rows, None)
+        if item is None:
+            break
+        peeked.append(item)
+    return peeked
 
 
 def caption(requests: Iterable[CaptionRequest], settings: Settings, engine: Engine) -> Iterator[Outcome]:
@@ -110,18 +146,23 @@ def caption(requests: Iterable[CaptionRequest], settings: Settings, engine: Engi
     """
     budget = FrameBudget.of(settings, engine.info.limits)
     order: deque[CaptionRequest] = deque()
-    in_flight: dict[str, PreparedRequest] = {}
+    in_flight: dict[str, tuple[CaptionRequest, dict[str, Any]]] = {}  # without the pixels, which are the engine's now
     done: dict[str, Outcome] = {}
-
-    def prepared() -> Iterator[PreparedRequest]:
-        ahead = decode_ahead(
+    ahead: Iterable[tuple[CaptionRequest, Frames | Failure]] = (
+        decode_ahead(
             requests,
             budget,
             max_bytes=settings.prefetch_bytes,
             decoders=settings.decoders,
             decode_seconds=settings.decode_seconds,
             decoder_bytes=settings.decoder_bytes,
+            limits=FetchLimits.of(settings),
         )
+        if engine.info.wants_frames
+        else ((request, NO_FRAMES) for request in requests)
+    )
+
+    def prepared() -> Iterator[PreparedRequest]:
         for request, decoded in ahead:
             if request.key in in_flight or request.key in done:
                 raise SettingsError(f"two requests have the key {request.key!r}; each needs one of its own.")
@@ -129,15 +170,15 @@ def caption(requests: Iterable[CaptionRequest], settings: Settings, engine: Engi
             if isinstance(decoded, Failure):
                 done[request.key] = decoded
             else:
-                in_flight[request.key] = PreparedRequest(request=request, frames=decoded)
-                yield in_flight[request.key]
+                in_flight[request.key] = request, _told(decoded)
+                yield PreparedRequest(request=request, frames=decoded)
 
     stream = prepared()
     for answer in engine.generate(stream):
         if answer.key not in in_flight:
             raise EngineError(f"the engine answered {answer.key!r}, which it was not asked, or had answered before.")
-        asked = in_flight.pop(answer.key)
-        done[answer.key] = _select(asked, answer, settings, engine) if isinstance(answer, Generation) else answer
+        asked, told = in_flight.pop(answer.key)
+        done[answer.key] = _select(asked, told, answer, settings, engine) if isinstance(answer, Generation) else answer
         while order and order[0].key in done:
             yield done.pop(order.popleft().key)
     if next(stream, None) is not None:
@@ -150,9 +191,22 @@ def _failure(request: CaptionRequest, message: str) -> Failure:
     return Failure(key=request.key, video=request.clip.name, kind="engine", message=message)
 
 
-def _select(asked: PreparedRequest, generation: Generation, settings: Settings, engine: Engine) -> Outcome:
+def _told(frames: Frames) -> dict[str, Any]:
+    """What the record says of frames."""
+    if frames is NO_FRAMES:
+        return {}
+    return {
+        "frame_timestamps": [round(seconds, 3) for seconds in frames.timestamps],
+        "frame_size": [frames.pixels.shape[2], frames.pixels.shape[1]],
+        "video_tokens": frames.video_tokens,
+    }
+
+
+def _select(
+    request: CaptionRequest, frames_told: dict[str, Any], generation: Generation, settings: Settings, engine: Engine
+) -> Outcome:
     """Keep candidates. One without a word is never kept, one that was cut off only where there is no whole one."""
-    request, frames, candidates = asked.request, asked.frames, generation.candidates
+    candidates = generation.candidates
     if len(candidates) != request.num_captions:
         return _failure(
             request, f"the engine gave {len(candidates)} candidates; asked for were {request.num_captions}."
@@ -176,9 +230,8 @@ def _select(asked: PreparedRequest, generation: Generation, settings: Settings, 
         "prompt_sha256": _prompt_sha256(request),
         "sampling": request.sampling.told(),
         "seed": request.seed,
-        "frame_timestamps": [round(seconds, 3) for seconds in frames.timestamps],
-        "frame_size": [frames.pixels.shape[2], frames.pixels.shape[1]],
-        "video_tokens": frames.video_tokens,
+        **frames_told,
+        **engine.info.details,
         "prompt_tokens": generation.prompt_tokens,
         "completion_tokens": [candidate.num_tokens for candidate in generation.candidates],
         "stop_reasons": [candidate.stop_reason for candidate in generation.candidates],

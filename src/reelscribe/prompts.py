@@ -7,10 +7,10 @@ chunks. `columns` is what most data sets have: a column of videos, to which colu
 import hashlib
 import os
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Container, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from reelscribe.config import Settings
 from reelscribe.errors import ClipError
@@ -71,24 +71,45 @@ class Layout:
             return RowPlan(index=index, row=row, problem=problem)
 
 
+def columns_used(settings: Settings) -> frozenset[str]:
+    """The columns that the flow looks at; all others only pass through."""
+    videos = (settings.video_key,) if settings.video_key else ("video", "videos")
+    prompts = (settings.prompt_key,) if settings.prompt_key else ()
+    return frozenset((*videos, settings.text_key, *prompts, *ADDED_COLUMNS))
+
+
+def video_column(names: Container[str], settings: Settings) -> str:
+    """Which of a row's columns holds its videos."""
+    return settings.video_key or ("videos" if "videos" in names else "video")
+
+
 def videos_of(row: Row, settings: Settings) -> tuple[list[str | bytes], bool]:
     """The videos of a row, and whether the column holds a list of them.
 
+    A video is a path, the bytes of a file, or a table with `bytes` or else `path`, as Hugging Face data sets hold them.
+
     Raises:
-        ClipError: kind "row", where the column holds something else than paths or bytes.
+        ClipError: kind "row", where the column holds something else.
     """
-    key = settings.video_key or ("videos" if "videos" in row else "video")
-    value = row.get(key)
+    key = video_column(row, settings)
+    value = _unpacked(row.get(key))
     if value is None:
         return [], False
     listed = isinstance(value, (list, tuple))
-    videos = list(value) if listed else [value]
+    videos = [_unpacked(video) for video in (value if listed else [value])]
     for video in videos:
         if not isinstance(video, (str, bytes)) or not video:
             empty = "empty " if isinstance(video, (str, bytes)) else ""
             got = f"{empty}{type(video).__name__}"
             raise ClipError("row", f"column {key!r} must hold paths or bytes of videos; got {got}.")
     return videos, listed
+
+
+def _unpacked(video: Any) -> Any:
+    """What a table stands for; anything else as it is."""
+    if not isinstance(video, dict) or not video.keys() & {"bytes", "path"}:
+        return video
+    return video.get("path") if video.get("bytes") is None else video["bytes"]
 
 
 def choose_prompt(row: Row, settings: Settings) -> str:
@@ -187,12 +208,13 @@ def _columns_fill(plan: RowPlan, outcomes: Sequence[Outcome], settings: Settings
         return [{**plan.row, **_cells(plan.problem)}]
     listed = videos_of(plan.row, settings)[1]
     if not outcomes:  # nothing was captioned: what the row says of itself stands
-        return [{**({name: [] for name in _ADDED} if listed else _no_cells()), **plan.row}]
+        return [{**({name: [] for name in ADDED_COLUMNS} if listed else _no_cells()), **plan.row}]
     cells = [_cells(outcome) for outcome in outcomes]
-    return [{**plan.row, **({name: [cell[name] for cell in cells] for name in _ADDED} if listed else cells[0])}]
+    return [{**plan.row, **({name: [cell[name] for cell in cells] for name in ADDED_COLUMNS} if listed else cells[0])}]
 
 
-_ADDED: Final = ("caption", "captions", "caption_meta")
+ADDED_COLUMNS: Final = ("caption", "captions", "caption_meta")
+"""What is added for each video: the kept caption, all candidates, where it comes from."""
 
 
 def _no_cells() -> Row:
@@ -209,7 +231,7 @@ def _cells(outcome: Outcome) -> Row:
 
 LAYOUTS: Final[dict[str, Layout]] = {
     "interleaved": Layout(requests=_interleaved_requests, fill=_interleaved_fill),
-    "columns": Layout(requests=_columns_requests, fill=_columns_fill, adds=_ADDED),
+    "columns": Layout(requests=_columns_requests, fill=_columns_fill, adds=ADDED_COLUMNS),
 }
 
 

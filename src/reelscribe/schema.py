@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,10 +25,14 @@ class Clip:
     """A path, or the bytes of a whole video file."""
     root: Path | None = None
     """Folder that a relative path starts from; None for the working directory."""
+    called: str | None = None
+    """What to call it in messages, where that is not its source: a downloaded clip goes by its URL."""
 
     @property
     def name(self) -> str:
         """What to call the clip in messages: its path as given, or the size of its bytes."""
+        if self.called is not None:
+            return self.called
         return self.source if isinstance(self.source, str) else f"<{len(self.source):,} bytes>"
 
     @property
@@ -74,9 +78,13 @@ class Frames:
     """Vision tokens that the clip costs."""
 
 
+NO_FRAMES: Final = Frames(pixels=np.empty((0, 0, 0, 3), np.uint8), timestamps=(), duration_seconds=0.0, video_tokens=0)
+"""What goes to an engine that takes files, not frames."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class PreparedRequest:
-    """A request with its clip decoded: what an engine takes."""
+    """A request as an engine takes it: with its clip decoded, or `NO_FRAMES` where the engine takes the file."""
 
     request: CaptionRequest
     frames: Frames
@@ -88,7 +96,8 @@ class Candidate:
 
     text: str
     stop_reason: StopReason
-    num_tokens: int
+    num_tokens: int | None
+    """None where a server does not tell."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,8 +106,8 @@ class Generation:
 
     key: str
     candidates: tuple[Candidate, ...]
-    prompt_tokens: int
-    """Tokens of the whole prompt, those of the video included."""
+    prompt_tokens: int | None
+    """Tokens of the whole prompt, those of the video included; None where a server does not tell."""
 
 
 @dataclass(frozen=True, kw_only=True)

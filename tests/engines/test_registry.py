@@ -17,7 +17,9 @@ def test_every_engine_has_a_name_in_the_settings() -> None:
 
 @pytest.mark.parametrize("name", sorted(set(get_args(EngineName)) - set(ENGINES)))
 def test_engine_to_come_says_so(name: str) -> None:
-    with pytest.raises(SettingsError, match=f"the engine {name} is not in this release; there are transformers, fake"):
+    with pytest.raises(
+        SettingsError, match=f"the engine {name} is not in this release; there are transformers, openai, fake"
+    ):
         load_engine(Settings(engine=name))
 
 
@@ -42,7 +44,17 @@ def test_engine_without_its_extra_names_the_pip_line(monkeypatch: pytest.MonkeyP
     assert isinstance(caught.value.__cause__, ModuleNotFoundError)
 
 
-@pytest.mark.parametrize("name", ["torch.nn", "torchvision", "transformers.models.qwen3_vl", "accelerate"])
+def test_server_engine_without_its_extra_names_the_pip_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("openai", "server"):
+        monkeypatch.delitem(sys.modules, f"reelscribe.engines.{name}", raising=False)
+    monkeypatch.setitem(sys.modules, "httpx2", None)
+    with pytest.raises(MissingExtraError, match=r"the engine openai needs \w+: pip install 'reelscribe\[openai\]'"):
+        load_engine(Settings(engine="openai", base_url="http://127.0.0.1:1/v1"))
+
+
+@pytest.mark.parametrize(
+    "name", ["torch.nn", "torchvision", "transformers.models.qwen3_vl", "accelerate", "httpx2", "anyio"]
+)
 def test_every_package_of_the_extra_is_known(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     _raise_on_load(monkeypatch, ModuleNotFoundError(f"No module named {name!r}", name=name))
     with pytest.raises(MissingExtraError, match=f"the engine fake needs {name.partition('.')[0]}: pip install "):

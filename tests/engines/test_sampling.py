@@ -3,6 +3,7 @@
 import itertools
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -49,28 +50,37 @@ def request(num_captions: int = 1, seed: int = 0, **sampling: Any) -> CaptionReq
 
 
 def sampler_for(*requests: CaptionRequest, prompt: Sequence[int] = (1, 1)) -> Sampler:
+    sampler = Sampler(RULES, len(PIECES), torch.device("cpu"))
+    if requests:
+        join(sampler, *requests, prompt=prompt)
+    return sampler
+
+
+def join(sampler: Sampler, *requests: CaptionRequest, prompt: Sequence[int] = (1, 1), padding: int = 0) -> list[int]:
     ids = torch.tensor([list(prompt)] * len(requests))
-    return Sampler(requests, ids, torch.ones_like(ids), RULES)
+    mask = torch.ones_like(ids)
+    mask[:, :padding] = 0
+    return sampler.add(requests, ids, mask)
 
 
 def first_tokens(*requests: CaptionRequest, logits: torch.Tensor = LOGITS) -> list[int]:
     sampler = sampler_for(*requests)
-    tokens: list[int] = sampler.step(logits.expand(len(sampler.owners), -1)).tolist()
+    tokens: list[int] = sampler.step(logits.expand(len(sampler), -1)).tolist()
     return tokens
 
 
 def play(script: Sequence[int], *requests: CaptionRequest) -> list[Candidate]:
     """Make every row want the tokens of a script, one after the other."""
-    sampler = sampler_for(*requests)
-    rows = len(sampler.owners)
+    named = [replace(item, key=f"{number}") for number, item in enumerate(requests)]
+    sampler = sampler_for(*named)
+    made: dict[str, tuple[Candidate, ...]] = {}
     for token in script:
-        sampler.step(100 * torch.nn.functional.one_hot(torch.tensor([token] * rows), len(PIECES)).float())
-        if sampler.done:
+        sampler.step(100 * torch.nn.functional.one_hot(torch.tensor([token] * len(sampler)), len(PIECES)).float())
+        made |= {answer.key: answer.candidates for answer in sampler.finished()}
+        sampler.drop_finished()
+        if not len(sampler):
             break
-        kept = sampler.drop_finished()
-        rows = rows if kept is None else len(kept)
-    assert sampler.done
-    return sampler.candidates()
+    return [candidate for item in named for candidate in made[item.key]]
 
 
 def surprise(tokens: Sequence[int], chances: torch.Tensor) -> float:
@@ -179,18 +189,27 @@ class TestDraw:
         assert tokens(8) == tokens(300)
 
     def test_dropping_finished_rows_does_not_change_the_others(self) -> None:
-        def text(*others: CaptionRequest) -> str:
-            sampler = sampler_for(*others, request(seed=9, temperature=5.0, max_tokens=8))
-            rows = torch.arange(len(sampler.owners))
-            while True:
-                sampler.step(LOGITS.expand(len(rows), -1))
-                if sampler.done:
-                    return sampler.candidates()[-1].text
-                kept = sampler.drop_finished()
-                rows = rows if kept is None else rows[kept]
-
         short = [request(seed=seed, temperature=5.0, max_tokens=seed + 1) for seed in range(4)]
-        assert text(*short) == text()
+        assert self.text_of_the_last(before=short) == self.text_of_the_last()
+
+    @pytest.mark.parametrize("late", [1, 3])
+    def test_a_row_that_joins_later_is_drawn_as_if_it_had_been_there_alone(self, late: int) -> None:
+        others = [request(seed=seed, temperature=5.0, max_tokens=9 * seed + 2) for seed in range(4)]
+        assert self.text_of_the_last(before=others, late=late) == self.text_of_the_last()
+
+    def text_of_the_last(self, before: Sequence[CaptionRequest] = (), late: int = 0) -> str:
+        """The text of a request, drawn beside others that began so many steps before it."""
+        sampler = sampler_for(*before)
+        for _ in range(late):
+            sampler.step(LOGITS.expand(len(sampler), -1))
+        sampler.finished()
+        assert join(sampler, request(seed=9, temperature=5.0, max_tokens=8)) == [1]
+        while True:
+            sampler.step(LOGITS.expand(len(sampler), -1))
+            for answer in sampler.finished():
+                if answer.key == "9":
+                    return answer.candidates[0].text
+            sampler.drop_finished()
 
 
 class TestRepetitionPenalty:
@@ -205,10 +224,17 @@ class TestRepetitionPenalty:
             ids = torch.cat([ids, expected[:, None]], 1)
 
     def test_does_not_count_padding(self) -> None:
-        ids, mask = torch.tensor([[1, 1, 4]]), torch.tensor([[0, 0, 1]])
-        params = request(temperature=0.0, repetition_penalty=5.0)
-        assert Sampler([params], ids, mask, RULES).step(LOGITS).tolist() == [1]
-        assert Sampler([params], ids, torch.ones_like(ids), RULES).step(LOGITS).tolist() == [2]
+        for padding, token in ((2, 1), (0, 2)):
+            sampler = sampler_for()
+            join(sampler, request(temperature=0.0, repetition_penalty=5.0), prompt=(1, 1, 4), padding=padding)
+            assert sampler.step(LOGITS).tolist() == [token]
+
+    @pytest.mark.parametrize("first", [1.0, 5.0])
+    def test_may_join_a_batch_with_and_without_one(self, first: float) -> None:
+        sampler = sampler_for(request(temperature=0.0, repetition_penalty=first), prompt=(7,))
+        assert sampler.step(LOGITS).tolist() == [1]
+        join(sampler, request(temperature=0.0, repetition_penalty=5.0), prompt=(1, 1))
+        assert sampler.step(LOGITS.expand(2, -1)).tolist() == [1 if first == 1 else 2, 2]
 
     def test_is_a_row_s_own(self) -> None:
         plain, strict = request(temperature=0.0), request(2, temperature=0.0, repetition_penalty=5.0)

@@ -172,7 +172,7 @@ def test_inputs_are_left_alone(tmp_path: Path) -> None:
         (tmp_path / "out.jsonl", [failures]),
     ]:
         with pytest.raises(DatasetError, match=r"cannot write to .*: it is an input, too; choose another output"):
-            _run(output, *inputs)
+            _run(output, *inputs, output_format="jsonl")
     with pytest.raises(DatasetError, match=r"cannot write to .*a\.MP4: it is named as a video; name a data set"):
         _run(tmp_path / "a.MP4", data)
     assert {file: file.read_bytes() for file in before} == before

@@ -1,57 +1,120 @@
-"""Data sets out: JSON Lines, complete or not there at all."""
+"""Data sets out: every file complete or not there at all, written from the first row on."""
 
-import json
-from collections.abc import Iterator, Mapping
+import re
+import shutil
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
-from typing import Any, BinaryIO
+from typing import Final
 
+from reelscribe.config import Settings
+from reelscribe.dataset.formats import FORMATS, RowWriter, format_of, load_writer
+from reelscribe.dataset.formats.jsonl import to_json
+from reelscribe.dataset.sources import Source, arrow_schema
 from reelscribe.errors import DatasetError
 from reelscribe.pipeline import RowResult
 
+SHARD: Final = "{shard}"
+_DEFAULT_SHARD_ROWS = 10_000
 
-class JsonlWriter(AbstractContextManager["JsonlWriter"]):
+
+class DatasetWriter(AbstractContextManager["DatasetWriter"]):
     """Writes `OUTPUT` and, where rows failed, `OUTPUT.failures.jsonl` beside it.
 
-    Rows go to `OUTPUT.partial` as they come. At the end both files get their names in one step each, the output last,
-    so that a file of that name is always whole. A run that breaks off leaves what it had in the partial files.
+    Rows go to `OUTPUT.partial` as they come. Each file gets its name in one step when it is whole: a shard when it is
+    full, the last one and the list of failures at the end, when shards of an earlier, longer run go as well. A run that
+    breaks off leaves what it had in the partial files. What is written depends on the rows and their outcomes alone.
 
     Args:
-        output: the file to write; its folder is made if it is not there.
+        output: file to write, with `{shard}` in its name for several; or a folder of shards, where `shard_rows` is set
+            and its name has no suffix; or the folder of a Hugging Face data set. Folders are made.
+        settings: format, shards, columns.
+        sources: where the rows come from; if all of them have Arrow's types, these are kept.
 
     Raises:
-        DatasetError: the files cannot be written.
+        DatasetError: the format is not clear, or the files cannot be written.
+        MissingExtraError: what the format needs is not installed.
     """
 
-    def __init__(self, output: Path) -> None:
-        if output.is_dir():
-            raise DatasetError(f"cannot write to {output}: it is a folder; name a file, as captions.jsonl.")
+    def __init__(self, output: Path, settings: Settings, sources: Sequence[Source] = ()) -> None:
         self.output = output
-        self.failures = output.with_name(f"{output.stem}.failures.jsonl")
-        self.partial = _partial(output)
-        """Where rows are until the run is through."""
-        self._written = self._failed = 0
+        self._settings = settings
+        self._format = _choose_format(output, settings)
+        self._pattern = _shard_pattern(output, self._format, settings)
+        self._limit = None if SHARD not in self._pattern.name else settings.shard_rows or _DEFAULT_SHARD_ROWS
+        if self._format == "hf":
+            _check_replaceable(output)
+        elif self._limit is None:
+            _check_no_folder(output)
+        self.failures = _failures_of(output)
+        self._make = load_writer(self._format)
+        self._schema = arrow_schema(sources) if self._format in ("parquet", "hf") else None
+        self._writer: RowWriter | None = None
+        self._shard = self._rows = self._failed = 0
 
-    def __enter__(self) -> "JsonlWriter":
+    @property
+    def file(self) -> Path:
+        """The file that is written now, by the name that it will have."""
+        return self._pattern.with_name(self._pattern.name.replace(SHARD, f"{self._shard:05d}"))
+
+    @property
+    def partial(self) -> Path:
+        """Where its rows are until it is whole."""
+        return _partial(self.file)
+
+    def owns(self, path: Path) -> bool:
+        """Whether this writes, or may replace, a file."""
+        path = path.resolve()
+        folder = self._pattern.parent.resolve()
+        if self._format == "hf" and path.is_relative_to(self.output.resolve()):
+            return True
+        ours = path.parent == folder and _number_of(path.name, self._pattern.name) is not None
+        return ours or path in (self.output.resolve(), self.failures.resolve())
+
+    def __enter__(self) -> "DatasetWriter":
         with _writing(self.output):
-            self.output.parent.mkdir(parents=True, exist_ok=True)
-            self._rows = self.partial.open("wb")
+            self._pattern.parent.mkdir(parents=True, exist_ok=True)
+            self._writer = self._open()
         with _writing(self.failures):
             self._failures = _partial(self.failures).open("wb")
         return self
 
+    def _open(self) -> RowWriter:
+        if self.partial.is_dir():
+            _remove(self.partial)
+        self._rows = 0
+        writer: RowWriter = self._make(self.partial, self.file.name, self._settings, self._schema)
+        return writer
+
     def write(self, result: RowResult) -> None:
         """Write the rows and the failures of one input row."""
-        with _writing(self.output):
-            for row in result.rows:
-                _write_line(self._rows, row)
+        with _writing(self.file):
+            if self._writer is not None and self._limit is not None and self._rows >= self._limit:
+                self._close_file()
+                self._shard += 1
+            if self._writer is None:
+                self._writer = self._open()
+            self._writer.write(result)
+        self._rows += len(result.rows)
         with _writing(self.failures):
             for failure in result.failures:
                 told = {"row": result.index, "video": failure.video, "kind": failure.kind, "message": failure.message}
-                _write_line(self._failures, told)
-        self._written += len(result.rows)
+                self._failures.write(to_json(told).encode() + b"\n")
+                self._failures.flush()
         self._failed += len(result.failures)
+
+    def _close_file(self) -> None:
+        """Give the file its name."""
+        if self._writer is not None:
+            writer, self._writer = self._writer, None
+            writer.close()
+            older = self.file.with_name(f"{self.file.name}.older")
+            if self.file.is_dir():  # which nothing can replace in one step
+                _remove(older)
+                self.file.replace(older)
+            self.partial.replace(self.file)
+            _remove(older)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
@@ -63,29 +126,96 @@ class JsonlWriter(AbstractContextManager["JsonlWriter"]):
             self._break_off()
 
     def _finish(self) -> None:
-        self._rows.close()
         self._failures.close()
         if self._failed:
             _partial(self.failures).replace(self.failures)
         else:
             _partial(self.failures).unlink()
             self.failures.unlink(missing_ok=True)
-        self.partial.replace(self.output)
+        self._close_file()
+        if self._limit is not None:
+            for path in self._pattern.parent.iterdir():
+                number = _number_of(path.name, self._pattern.name)
+                if number is not None and number > self._shard:
+                    path.unlink()
 
     def _break_off(self) -> None:
         """Leave what was written. The error that is on its way says more than one about files would."""
-        for opened, file, count in (
-            (self._rows, self.partial, self._written),
-            (self._failures, _partial(self.failures), self._failed),
-        ):
-            with suppress(OSError):
-                opened.close()
-            if not count:
-                file.unlink(missing_ok=True)
+        if self._writer is not None:
+            with suppress(Exception):
+                self._writer.close()
+            if not self._rows:
+                with suppress(OSError):
+                    _remove(self.partial)
+        with suppress(OSError):
+            self._failures.close()
+        if not self._failed:
+            _partial(self.failures).unlink(missing_ok=True)
+
+
+def _check_replaceable(folder: Path) -> None:
+    """Raise where there is something that a data set's folder must not take the place of."""
+    if (
+        folder.exists()
+        and not (folder / "state.json").is_file()
+        and not (folder.is_dir() and not any(folder.iterdir()))
+    ):
+        raise DatasetError(f"cannot write to {folder}: something else is there already; name a new folder.")
+
+
+def _check_no_folder(output: Path) -> None:
+    if output.is_dir():
+        raise DatasetError(f"cannot write to {output}: it is a folder; name a file, as captions.jsonl.")
+
+
+def _choose_format(output: Path, settings: Settings) -> str:
+    named, told = format_of(output.name), settings.output_format
+    if told == "auto" and named is None:
+        _check_no_folder(output)
+        names = ", ".join(item.suffixes[0] for item in FORMATS.values() if item.suffixes)
+        raise DatasetError(
+            f"cannot write to {output}: its name says no format; end it in {names}, or set output_format."
+        )
+    if told not in ("auto", named) and named is not None:
+        raise DatasetError(f"cannot write to {output}: its name says {named}, but output_format is {told}.")
+    return named or told
+
+
+def _shard_pattern(output: Path, name: str, settings: Settings) -> Path:
+    """The file to write, with `{shard}` in its name where there are several."""
+    if SHARD in str(output.parent):
+        raise DatasetError(f"cannot write to {output}: {SHARD} must be in the name of the file, not in a folder's.")
+    if name == "hf" or SHARD in output.name or format_of(output.name):
+        if settings.shard_rows and name != "hf" and SHARD not in output.name:
+            raise DatasetError(f"cannot write shards to {output}: put {SHARD} into its name, or name a folder.")
+        return output
+    return output / f"{SHARD}{FORMATS[name].suffixes[0]}" if settings.shard_rows else output
+
+
+def _number_of(name: str, pattern: str) -> int | None:
+    """Which shard a file is; None for another file."""
+    found = re.fullmatch(re.escape(pattern).replace(re.escape(SHARD), r"(\d{5,})"), name)
+    return found and int(found[1] if found.groups() else 0)
+
+
+def _failures_of(output: Path) -> Path:
+    """`a.failures.jsonl` for `a.jsonl`, `a.jsonl.gz`, `a-{shard}.parquet` and a folder `a`."""
+    name = output.name.replace(SHARD, "")
+    suffixes = sorted((suffix for item in FORMATS.values() for suffix in item.suffixes), key=len, reverse=True)
+    suffix = next((suffix for suffix in suffixes if name.lower().endswith(suffix)), "")
+    stem = name[: len(name) - len(suffix)].strip("-_.") or "shards"
+    return output.with_name(f"{stem}.failures.jsonl")
 
 
 def _partial(file: Path) -> Path:
     return file.with_name(f"{file.name}.partial")
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
 
 
 @contextmanager
@@ -93,13 +223,4 @@ def _writing(file: Path) -> Iterator[None]:
     try:
         yield
     except OSError as exc:
-        raise DatasetError(f"cannot write to {file}: {exc.strerror}.") from exc
-
-
-def _write_line(file: BinaryIO, row: Mapping[str, Any]) -> None:
-    try:
-        line = json.dumps(row, ensure_ascii=False).encode()
-    except UnicodeEncodeError:  # half a surrogate pair, which JSON may hold, has no UTF-8: such a row is put in escapes
-        line = json.dumps(row).encode()
-    file.write(line + b"\n")
-    file.flush()
+        raise DatasetError(f"cannot write to {file}: {exc.strerror or exc}.") from exc

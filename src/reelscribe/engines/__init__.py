@@ -9,11 +9,12 @@ from reelscribe.errors import MissingExtraError, SettingsError
 
 ENGINES: Final[dict[str, str]] = {
     "transformers": "reelscribe.engines.transformers:load",
+    "openai": "reelscribe.engines.openai:load",
     "fake": "reelscribe.engines.fake:load",
 }
 """Name to "module:function"; the function takes Settings and returns an Engine."""
 
-_EXTRA_MODULES: Final = {"accelerate", "torch", "torchvision", "transformers"}
+_EXTRA_MODULES: Final = {"accelerate", "anyio", "httpx2", "torch", "torchvision", "transformers"}
 
 
 def load_engine(settings: Settings) -> Engine:
@@ -23,6 +24,7 @@ def load_engine(settings: Settings) -> Engine:
         SettingsError: the engine is one that is to come.
         MissingExtraError: what the engine needs is not installed.
         ModelError: the model cannot be loaded.
+        EngineError: the server cannot be reached, or does not have the model.
     """
     if settings.engine not in ENGINES:
         there = ", ".join(ENGINES)

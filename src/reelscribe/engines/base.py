@@ -1,8 +1,8 @@
 """The seam between the flow and what runs a model: one verb, a stream on both sides."""
 
-from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Protocol
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol
 
 from reelscribe.schema import Failure, Generation, PreparedRequest
 from reelscribe.video.sampling import VisionLimits
@@ -18,6 +18,10 @@ class ModelInfo:
     revision: str | None
     """Commit of a hub model, where it is known."""
     limits: VisionLimits
+    wants_frames: bool = True
+    """Whether clips are to be decoded; False for an engine that takes the files, and gets `NO_FRAMES`."""
+    details: Mapping[str, Any] = field(default_factory=dict)
+    """More for the record; what stands here wins over what the flow says itself."""
 
 
 class Engine(Protocol):
@@ -29,7 +33,8 @@ class Engine(Protocol):
         """Answer each request once, in any order.
 
         The engine pulls as many requests as it can keep busy and no more: that is what holds the decoders back.
-        Batching is its own affair. A request that it cannot answer becomes a Failure of kind "engine".
+        Batching is its own affair. A request that it cannot answer becomes a Failure of kind "engine", or, where the
+        engine reads the file itself, of the kind that is wrong with that.
 
         Raises:
             EngineError: the engine broke, and no further request can be answered.

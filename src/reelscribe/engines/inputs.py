@@ -5,14 +5,33 @@ call is not used, because it turns whole batches of pixels to floats over and ov
 moved to the device as they are, and turned to floats once, there.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch.nn import functional
 
-from reelscribe.schema import Frames, PreparedRequest
+from reelscribe.schema import CaptionRequest, Frames, PreparedRequest
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class ModelInputs:
+    """One request, ready to go into a batch."""
+
+    request: CaptionRequest
+    ids: torch.Tensor
+    """Tokens of the prompt, int64, shape (tokens,)."""
+    positions: torch.Tensor
+    """Theirs in time, height and width, int64, shape (3, tokens)."""
+    next_position: int
+    """Of the first token of an answer, the same in all three."""
+    patches: torch.Tensor
+    """uint8, shape (patches, colours x temporal x patch x patch)."""
+    grid: tuple[int, int, int]
+    """Patches in time, height and width."""
 
 
 class InputBuilder:
@@ -20,11 +39,13 @@ class InputBuilder:
 
     Args:
         processor: the checkpoint's.
+        rope_index: the model's `get_rope_index`, which says where each token stands.
         device: where the model is.
     """
 
-    def __init__(self, processor: Any, device: torch.device) -> None:
+    def __init__(self, processor: Any, rope_index: Callable[..., Any], device: torch.device) -> None:
         self._processor = processor
+        self._rope_index = rope_index
         self._device = device
         video = processor.video_processor
         self._patch, self._merge, self._temporal = video.patch_size, video.merge_size, video.temporal_patch_size
@@ -35,29 +56,54 @@ class InputBuilder:
             for each in (video.image_mean, video.image_std)
         )
 
-    def build(self, batch: Sequence[PreparedRequest]) -> dict[str, torch.Tensor]:
-        """Left-padded token ids and mask, their kinds (2 for vision), patches and grids.
+    def prepare(self, item: PreparedRequest) -> ModelInputs:
+        """One request as the model is fed it. Nothing is on the device yet.
 
-        Pixels are on the model's device, all else on the CPU.
+        Raises:
+            ValueError: a prompt holds a placeholder itself, or frames are not of a size that the model takes.
         """
-        grids = torch.tensor([self._grid(item.frames) for item in batch])
-        texts = [self._text(item, grid) for item, grid in zip(batch, grids, strict=True)]
-        tokens = self._processor.tokenizer(texts, padding=True, padding_side="left", return_tensors="pt")
-        ids = tokens["input_ids"]
-        return {
+        grid = self._grid(item.frames)
+        ids = self._processor.tokenizer(self._text(item, grid), return_tensors="pt")["input_ids"]
+        kinds = 2 * (ids == self._processor.video_token_id)
+        positions, delta = self._rope_index(ids, kinds, video_grid_thw=torch.tensor([grid]))
+        return ModelInputs(
+            request=item.request,
+            ids=ids[0],
+            positions=positions[:, 0],
+            next_position=ids.shape[1] + int(delta),
+            patches=torch.from_numpy(self._patches(item.frames.pixels)),
+            grid=grid,
+        )
+
+    def collate(self, batch: Sequence[ModelInputs]) -> dict[str, torch.Tensor]:
+        """Token ids, mask, kinds (2 for vision), patches, grids and positions of a batch, on the device.
+
+        What is shorter is padded on the left.
+        """
+        length = max(len(item.ids) for item in batch)
+
+        def padded(rows: Sequence[torch.Tensor], filler: int) -> torch.Tensor:
+            return torch.stack([functional.pad(row, (length - row.shape[-1], 0), value=filler) for row in rows])
+
+        ids = padded([item.ids for item in batch], self._processor.tokenizer.pad_token_id)
+        on_cpu = {
             "input_ids": ids,
-            "attention_mask": tokens["attention_mask"],
+            "attention_mask": padded([torch.ones_like(item.ids) for item in batch], 0),
             "mm_token_type_ids": 2 * (ids == self._processor.video_token_id),
-            "pixel_values_videos": self._pixels([item.frames for item in batch]),
-            "video_grid_thw": grids,
+            "video_grid_thw": torch.tensor([item.grid for item in batch]),
+            "position_ids": padded([item.positions for item in batch], 1).transpose(0, 1),
+            "pixel_values_videos": torch.cat([item.patches for item in batch]),
         }
+        inputs = {name: tensor.to(self._device, non_blocking=True) for name, tensor in on_cpu.items()}
+        inputs["pixel_values_videos"] = torch.sub(inputs["pixel_values_videos"], self._mean).div_(self._deviation)
+        return inputs
 
     def _grid(self, frames: Frames) -> tuple[int, int, int]:
         """Patches in time, height and width."""
         count, height, width, _ = frames.pixels.shape
         return -(-count // self._temporal), height // self._patch, width // self._patch
 
-    def _text(self, item: PreparedRequest, grid: torch.Tensor) -> str:
+    def _text(self, item: PreparedRequest, grid: tuple[int, int, int]) -> str:
         """The chat template's text, with a placeholder for each vision token.
 
         The video stands before the question, so that a second question can reuse its prefix.
@@ -77,7 +123,7 @@ class InputBuilder:
         # the models were released knowing the layout without it.
         start, end = self._processor.vision_start_token, self._processor.vision_end_token
         placeholder: str = self._processor.video_token
-        tokens = int(grid[1:].prod()) // self._merge**2
+        tokens = grid[1] * grid[2] // self._merge**2
         layout = "".join(f"<{when:.1f} seconds>{start}{placeholder * tokens}{end}" for when in self._times(item.frames))
         return text.replace(f"{start}{placeholder}{end}", layout, 1)
 
@@ -86,11 +132,6 @@ class InputBuilder:
         step = self._temporal
         times = [*frames.timestamps, *[frames.timestamps[-1]] * (-len(frames.timestamps) % step)]
         return [(first + last) / 2 for first, last in zip(times[::step], times[step - 1 :: step], strict=True)]
-
-    def _pixels(self, videos: Sequence[Frames]) -> torch.Tensor:
-        """float32, shape (patches, colours x temporal x patch x patch), on the device."""
-        patches = torch.from_numpy(np.concatenate([self._patches(frames.pixels) for frames in videos]))
-        return patches.to(self._device).float().sub_(self._mean).div_(self._deviation)
 
     def _patches(self, pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """Frames cut into patches, those that are merged next to each other; an odd frame out is repeated."""

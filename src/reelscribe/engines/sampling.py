@@ -13,9 +13,10 @@ from typing import Any, Final
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch.nn import functional
 
 from reelscribe.sampling_params import SamplingParams
-from reelscribe.schema import Candidate, CaptionRequest, StopReason
+from reelscribe.schema import Candidate, CaptionRequest, Generation, StopReason
 
 DEFAULT_MAX_TOKENS: Final = 512
 """Where neither the user nor the checkpoint says how long a candidate may be."""
@@ -119,46 +120,91 @@ class _Draft:
         )
 
 
-class Sampler:
-    """The candidates of a batch in the making. Each is a row for the model, those of a request one after the other.
+@dataclass(frozen=True, kw_only=True)
+class _Job:
+    """A request under way."""
 
-    Args:
-        requests: the batch.
-        prompt_ids: int64, shape (requests, tokens), for the repetition penalty.
-        prompt_mask: of the same shape; 0 where an id is padding.
-        rules: of the checkpoint.
-    """
-
-    def __init__(
-        self, requests: Sequence[CaptionRequest], prompt_ids: torch.Tensor, prompt_mask: torch.Tensor, rules: TokenRules
-    ) -> None:
-        candidates = [(row, number) for row, item in enumerate(requests) for number in range(item.num_captions)]
-        resolved = [rules.resolve(item.sampling, item.num_captions) for item in requests]
-        every = [resolved[row] for row, _ in candidates]
-        self._drafts = [_Draft(rules=rules, params=params) for params in every]
-        self._rows = self._drafts
-        self._steps = 0
-
-        device = prompt_ids.device
-        self.owners = torch.tensor([row for row, _ in candidates], device=device)
-        """The prompt that each candidate goes on from, int64, shape (candidates,)."""
-        self._knobs = torch.tensor([_knobs(params) for params in every], device=device)
-        self._penalises = any(params.repetition_penalty not in (None, 1) for params in every)
-        self._prompts = prompt_ids, prompt_mask
-        self._seen: torch.Tensor | None = None
-
-        sampled = [params for params in every if params.temperature]
-        self._samples = bool(sampled)
-        # The likeliest tokens, so many of them, are enough to tell which are cut; 0 where no row cuts any.
-        self._width = max(params.top_k or _ALL for params in sampled) if any(map(_filters, sampled)) else 0
-        longest = max(params.max_tokens or 0 for params in every) if sampled else 0
-        draws = [_uniforms(requests[row].seed, number, longest) for row, number in candidates]
-        self._draws = torch.from_numpy(np.stack(draws)).to(device)
+    request: CaptionRequest
+    prompt_tokens: int
+    drafts: tuple[_Draft, ...]
 
     @property
     def done(self) -> bool:
-        """Whether all candidates are finished."""
-        return all(draft.stop_reason for draft in self._rows)
+        return all(draft.stop_reason for draft in self.drafts)
+
+
+class Sampler:
+    """The candidates of a running batch. Each is a row for the model, those of a request one after the other.
+
+    Args:
+        rules: of the checkpoint.
+        vocabulary: how many tokens the model scores.
+        device: where it does.
+    """
+
+    def __init__(self, rules: TokenRules, vocabulary: int, device: torch.device) -> None:
+        self._rules = rules
+        self._vocabulary = vocabulary
+        self._jobs: list[_Job] = []
+        self._rows: list[_Draft] = []
+        self._knobs = torch.zeros(0, len(_knobs(SamplingParams())), device=device)
+        self._draws = torch.zeros(0, 0, device=device)
+        self._steps = torch.zeros(0, 1, dtype=torch.int64, device=device)
+        """How many tokens each row has."""
+        self._seen = torch.zeros(0, vocabulary, dtype=torch.bool, device=device)
+        """The tokens of each row so far, prompt and answer, where any row has a repetition penalty."""
+        self._look()
+
+    def add(self, requests: Sequence[CaptionRequest], prompt_ids: torch.Tensor, prompt_mask: torch.Tensor) -> list[int]:
+        """Let requests join; their candidates become the last rows.
+
+        Args:
+            requests: to join.
+            prompt_ids: int64, shape (requests, tokens), for the repetition penalty.
+            prompt_mask: of the same shape; 0 where an id is padding.
+
+        Returns:
+            Candidates of each request.
+        """
+        jobs = []
+        for request, length in zip(requests, prompt_mask.sum(1).tolist(), strict=True):
+            params = self._rules.resolve(request.sampling, request.num_captions)
+            made = tuple(_Draft(rules=self._rules, params=params) for _ in range(request.num_captions))
+            jobs.append(_Job(request=request, prompt_tokens=length, drafts=made))
+        drafts = [draft for job in jobs for draft in job.drafts]
+        numbered = [(job, number) for job in jobs for number in range(len(job.drafts))]
+        penalised = any(draft.params.repetition_penalty not in (None, 1) for draft in (*self._rows, *drafts))
+        if penalised or len(self._seen):
+            counts = torch.tensor([len(job.drafts) for job in jobs], device=prompt_ids.device)
+            seen = self._tokens_of(prompt_ids, prompt_mask).repeat_interleave(counts, 0)
+            # Rows that came without a penalty have none that what they said before could matter to.
+            held = self._seen if len(self._seen) else self._seen.new_zeros(len(self._rows), self._vocabulary)
+            self._seen = torch.cat([held, seen])
+        longest = max((draft.params.max_tokens or 0 for draft in drafts if draft.params.temperature), default=0)
+        draws = [_uniforms(job.request.seed, number, longest) for job, number in numbered]
+        self._draws = _stack(self._draws, torch.from_numpy(np.stack(draws)))
+        self._knobs = _stack(self._knobs, torch.tensor([_knobs(draft.params) for draft in drafts]))
+        self._steps = _stack(self._steps, torch.zeros(len(drafts), 1, dtype=torch.int64))
+        self._jobs += jobs
+        self._rows += drafts
+        self._look()
+        return [len(job.drafts) for job in jobs]
+
+    def _tokens_of(self, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        """The tokens of each prompt, padding left out, lest it matter beside which others a request stands."""
+        seen = torch.zeros(len(ids), self._vocabulary + 1, dtype=torch.bool, device=ids.device)
+        return seen.scatter_(1, ids.masked_fill(mask == 0, self._vocabulary), True)[:, : self._vocabulary]
+
+    def _look(self) -> None:
+        """See what the rows ask for."""
+        sampled = [draft.params for draft in self._rows if draft.params.temperature]
+        self._samples = bool(sampled)
+        # The likeliest tokens, so many of them, are enough to tell which are cut; 0 where no row cuts any.
+        self._width = max(params.top_k or _ALL for params in sampled) if any(map(_filters, sampled)) else 0
+
+    def __len__(self) -> int:
+        """How many rows there are."""
+        return len(self._rows)
 
     def step(self, logits: torch.Tensor) -> torch.Tensor:
         """Draw the next token of each row.
@@ -171,26 +217,18 @@ class Sampler:
         """
         scores = logits.float()
         *knobs, penalty, greedy = self._knobs[:, :, None].unbind(1)
-        if self._penalises:
-            seen = self._seen = self._seen_tokens(scores) if self._seen is None else self._seen
-            scores = torch.where(seen, torch.where(scores < 0, scores * penalty, scores / penalty), scores)
+        if len(self._seen):
+            scores = torch.where(self._seen, torch.where(scores < 0, scores * penalty, scores / penalty), scores)
         tokens = scores.argmax(-1)
         if self._samples:
             tokens = torch.where(greedy[:, 0] > 0, tokens, self._draw(scores, *knobs))
-        if self._seen is not None:
+        if len(self._seen):
             self._seen.scatter_(1, tokens[:, None], True)
         for draft, token in zip(self._rows, tokens.tolist(), strict=True):
             if not draft.stop_reason:
                 draft.accept(token)
         self._steps += 1
         return tokens
-
-    def _seen_tokens(self, scores: torch.Tensor) -> torch.Tensor:
-        """The tokens of each row's prompt, padding left out, lest it matter beside which others a request stands."""
-        ids, mask = self._prompts
-        vocabulary = scores.shape[1]
-        seen = torch.zeros(len(ids), vocabulary + 1, dtype=torch.bool, device=scores.device)
-        return seen.scatter_(1, ids.masked_fill(mask == 0, vocabulary), True)[self.owners, :vocabulary]
 
     def _draw(
         self,
@@ -211,27 +249,45 @@ class Sampler:
         # Summed up in the order of ids: likely tokens may change places by a rounding error, which must not show.
         # A number below 1 times the sum stays below the sum in floats, too, so that there is always a token.
         sums = chances.cumsum(-1)
-        return torch.searchsorted(sums, self._draws[:, self._steps, None] * sums[:, -1:], right=True)[:, 0]
+        draws = self._draws.gather(1, self._steps.clamp(max=self._draws.shape[1] - 1))
+        return torch.searchsorted(sums, draws * sums[:, -1:], right=True)[:, 0]
 
-    def drop_finished(self) -> torch.Tensor | None:
-        """Drop finished rows, if they are so many that it pays.
+    def finished(self) -> list[Generation]:
+        """The requests that came to their end since the last call, whole."""
+        done = [job for job in self._jobs if job.done]
+        self._jobs = [job for job in self._jobs if not job.done]
+        return [
+            Generation(
+                key=job.request.key,
+                candidates=tuple(draft.candidate() for draft in job.drafts),
+                prompt_tokens=job.prompt_tokens,
+            )
+            for job in done
+        ]
+
+    def drop_finished(self, *, at_least: float = _DEAD_SHARE) -> torch.Tensor | None:
+        """Drop finished rows, if they are so large a share that it pays.
 
         Returns:
-            The rows that stay, int64, or None where all do.
+            The rows that stay, ascending, int64, or None where all do.
         """
         staying = [row for row, draft in enumerate(self._rows) if not draft.stop_reason]
-        if len(self._rows) - len(staying) < max(len(self._rows) * _DEAD_SHARE, 1):
+        if len(self._rows) - len(staying) < max(len(self._rows) * at_least, 1):
             return None
         self._rows = [self._rows[row] for row in staying]
-        rows = torch.tensor(staying, device=self._knobs.device)
-        self._knobs, self._draws = self._knobs[rows], self._draws[rows]
-        if self._seen is not None:
+        rows = torch.tensor(staying, dtype=torch.int64, device=self._knobs.device)
+        self._knobs, self._draws, self._steps = self._knobs[rows], self._draws[rows], self._steps[rows]
+        if len(self._seen):
             self._seen = self._seen[rows]
+        self._look()
         return rows
 
-    def candidates(self) -> list[Candidate]:
-        """All candidates, those of a request one after the other."""
-        return [draft.candidate() for draft in self._drafts]
+
+def _stack(held: torch.Tensor, new: torch.Tensor) -> torch.Tensor:
+    """One below the other, the narrower filled up with zeros."""
+    width = max(held.shape[1], new.shape[1])
+    parts = [held, new.to(held.device)]
+    return torch.cat([functional.pad(part, (0, width - part.shape[1])) for part in parts])
 
 
 def _knobs(params: SamplingParams) -> tuple[float, ...]:

@@ -5,33 +5,7 @@ from typing import Any, Final
 
 import torch
 from torch.nn import functional
-from transformers import AttentionInterface, DynamicLayer
-
-
-class RoomyLayer(DynamicLayer):  # type: ignore[misc]  # Transformers is not typed
-    """A layer of the key-value cache with room to grow: a step writes what is new, where `DynamicLayer` copies all."""
-
-    _ROOM: Final = 64
-    keys: torch.Tensor
-    values: torch.Tensor
-    _buffers: tuple[torch.Tensor, ...] = ()
-
-    def update(self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
-        start = self.get_seq_length()
-        end = start + key_states.shape[2]
-        if not start:
-            return super().update(key_states, value_states, *args, **kwargs)
-        if not self._buffers or self._buffers[0].shape[2] < end:
-            room = (0, 0, 0, end - start + self._ROOM)
-            self._buffers = (functional.pad(self.keys, room), functional.pad(self.values, room))
-        for buffer, new in zip(self._buffers, (key_states, value_states), strict=True):
-            buffer[:, :, start:end] = new
-        self.keys, self.values = (buffer[:, :, :end] for buffer in self._buffers)
-        return self.keys, self.values
-
-    def batch_select_indices(self, indices: torch.Tensor) -> None:
-        super().batch_select_indices(indices)
-        self._buffers = ()
+from transformers import AttentionInterface
 
 
 def speed_up_vision(model: Any) -> None:

@@ -1,28 +1,30 @@
 """Qwen3-VL checkpoints through Hugging Face Transformers.
 
-Each batch is one pass of the vision encoder and one prefill a clip, however many candidates are asked for: the
-candidates branch off from copies of the key-value cache. Sampling is ours (see `reelscribe.engines.sampling`), because
-`generate` can neither share a prefill nor give each row its own randomness.
+One pass of the vision encoder and one prefill a clip, however many candidates are asked for: they branch off from one
+key-value cache (see `branching`). The loop over tokens and the sampling are ours (`running`, `sampling`), because
+`generate` can neither share a prompt, nor let clips join a running batch, nor give each row its own randomness.
 """
 
-import itertools
 import logging
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
 
 import torch
-from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor, DynamicCache
-from transformers.cache_utils import DynamicLayer
+from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
 
 from reelscribe.config import Settings
 from reelscribe.engines.base import ModelInfo
-from reelscribe.engines.inputs import InputBuilder
-from reelscribe.engines.sampling import Sampler, TokenRules
-from reelscribe.engines.speedups import RoomyLayer, speed_up_vision
+from reelscribe.engines.branching import enable_branching
+from reelscribe.engines.feed import Feed
+from reelscribe.engines.inputs import InputBuilder, ModelInputs
+from reelscribe.engines.running import RunningBatch
+from reelscribe.engines.sampling import TokenRules
+from reelscribe.engines.speedups import speed_up_vision
 from reelscribe.errors import EngineError, ModelError
 from reelscribe.models import BUILT_IN, model_path
-from reelscribe.schema import Failure, Generation, PreparedRequest
+from reelscribe.schema import CaptionRequest, Failure, Generation, PreparedRequest
 from reelscribe.video.sampling import VisionLimits
 
 logger = logging.getLogger(__name__)
@@ -31,10 +33,16 @@ _FAMILY: Final = "qwen3_vl"
 """What the family's model types begin with."""
 _HUB_PARAMS: Final = ("cache_dir", "force_download", "local_files_only", "token", "trust_remote_code")
 """Of `model_params`, what configuration and processor need, too."""
-_WINDOW_BATCHES: Final = 4
-"""Batches of requests to choose the next batch from."""
+_WINDOW_BATCHES: Final = 2
+"""Batches of clips that may wait, to choose from."""
 _WINDOW_BYTES: Final = 512 << 20
-"""Frames that the window may hold beyond those of one batch."""
+"""Pixels that may wait."""
+_GPU_SHARE: Final = 0.6
+"""Of the memory that is free once the model is loaded, for keys and values; the rest is for what passes through."""
+_CPU_SHARE: Final = 0.25
+"""Of all memory, likewise."""
+_CPU_TOKENS: Final = 65536
+"""A CPU gains nothing from more."""
 
 
 class TransformersEngine:
@@ -45,7 +53,8 @@ class TransformersEngine:
         revision: branch, tag or commit of a hub model.
         device: "auto", "cpu", "cuda", "cuda:1", ...; "auto:N" deals the GPUs out to workers by their numbers N.
         dtype: "auto" is the checkpoint's own on a GPU, and float32 on a CPU, where that is faster and exact.
-        batch_size: clips to take at once.
+        batch_size: most clips under way at once.
+        batch_tokens: most tokens that the key-value cache may come to hold; by default what memory has room for.
         model_params: passed on to `AutoModelForImageTextToText.from_pretrained`.
 
     Raises:
@@ -59,7 +68,8 @@ class TransformersEngine:
         revision: str | None = None,
         device: str = "auto",
         dtype: str = "auto",
-        batch_size: int = 8,
+        batch_size: int = 32,
+        batch_tokens: int | None = None,
         model_params: dict[str, Any] | None = None,
     ) -> None:
         self._device = _device(device)
@@ -86,8 +96,10 @@ class TransformersEngine:
             raise ModelError(f"the model {model!r} cannot be loaded: {reason}{hint}") from exc
         self._model.eval()
         speed_up_vision(self._model)
-        self._batch_size = batch_size
-        self._inputs = InputBuilder(self._processor, self._device)
+        enable_branching(self._model)
+        self._batch_size, self._was_full = batch_size, False
+        self._batch_tokens = batch_tokens or _batch_tokens(self._model, self._device)
+        self._inputs = InputBuilder(self._processor, self._model.model.get_rope_index, self._device)
         self._rules = TokenRules(self._processor.tokenizer, self._model.generation_config)
         self.info = ModelInfo(
             engine="transformers",
@@ -97,112 +109,121 @@ class TransformersEngine:
         )
 
     def generate(self, requests: Iterator[PreparedRequest]) -> Iterator[Generation | Failure]:
-        """Answer requests batch by batch, each of the oldest request that waits and of those most like it in length."""
-        window: list[PreparedRequest] = []
-        room = self._batch_size  # grows, lest the first answer wait for a full window
-        while True:
-            self._fill(window, requests, room)
-            if not window:
-                return
-            apart = [abs(_length(item) - _length(window[0])) for item in window]
-            taken = sorted(range(len(window)), key=apart.__getitem__)[: self._batch_size]
-            batch = [window[index] for index in taken]
-            window = [item for index, item in enumerate(window) if index not in taken]
-            before = self._batch_size
-            answers = self._answer(batch)
-            if self._batch_size < before:
-                logger.warning("Out of memory with %d clips at once; going on with %d.", before, self._batch_size)
-            yield from answers
-            room = min(2 * room, _WINDOW_BATCHES * self._batch_size)
+        """Answer requests as they come to their end. Clips join the running batch when there is room for several."""
+        batch = self._new_batch()
+        with Feed(
+            requests, self._prepare, size=_size, max_waiting=_WINDOW_BATCHES * self._batch_size, max_bytes=_WINDOW_BYTES
+        ) as feed:
+            while True:
+                waiting = feed.wait(0 if batch.clips else self._quorum)
+                refused = [item for item in waiting if isinstance(item, Failure)]
+                group = self._choose([item for item in waiting if isinstance(item, ModelInputs)], batch, feed.ended)
+                if refused or group:
+                    feed.take([*refused, *group])
+                elif not batch.clips and not waiting:
+                    return
+                yield from refused
+                answers, fault = self._advance(batch, group)
+                if fault:
+                    stopped = [*batch.clips.values(), *group]
+                    batch = self._new_batch()
+                    yield from self._apart(stopped, fault)
+                yield from answers
 
-    def _fill(self, window: list[PreparedRequest], requests: Iterator[PreparedRequest], room: int) -> None:
-        held = sum(item.frames.pixels.nbytes for item in window)
-        while len(window) < self._batch_size or (len(window) < room and held < _WINDOW_BYTES):
-            item = next(requests, None)
-            if item is None:
-                return
-            window.append(item)
-            held += item.frames.pixels.nbytes
+    def _new_batch(self) -> RunningBatch:
+        return RunningBatch(self._model, self._inputs, self._rules, self._device)
 
-    def _answer(self, batch: list[PreparedRequest]) -> list[Generation | Failure]:
-        """Run a batch. One that fails is halved, so that a bad request costs only itself."""
+    def _prepare(self, item: PreparedRequest) -> ModelInputs | Failure:
         try:
-            return self._run(batch)
+            return self._inputs.prepare(item)
+        except _FAULTS as exc:
+            return _failure(item.request, _Fault(exc))
+
+    @property
+    def _quorum(self) -> int:
+        """So many clips join together, where there are so many: each time, the whole cache is copied."""
+        return -(-self._batch_size // 4)
+
+    def _choose(self, waiting: list[ModelInputs], batch: RunningBatch, ended: bool) -> list[ModelInputs]:
+        """Those of the waiting clips that are to join now: the oldest, and those most like it in length."""
+        room = self._batch_size - len(batch.clips)
+        tokens = self._batch_tokens - sum(map(self._cost, batch.clips.values()))
+        if not waiting or room <= 0:
+            return []
+        if not batch.clips:
+            tokens = max(tokens, self._cost(waiting[0]))
+        group = []
+        for item in sorted(waiting, key=lambda item: abs(len(item.ids) - len(waiting[0].ids)))[:room]:
+            tokens -= self._cost(item)
+            if tokens < 0:
+                break
+            group.append(item)
+        many = len(group) >= self._quorum or sum(map(self._cost, group)) >= self._batch_tokens / 4
+        return group if many or not batch.clips or (ended and len(group) == len(waiting)) else []
+
+    def _cost(self, item: ModelInputs) -> int:
+        """Tokens that the cache may come to hold for a clip."""
+        request = item.request
+        longest = self._rules.resolve(request.sampling, request.num_captions).max_tokens or 0
+        return len(item.ids) + request.num_captions * longest
+
+    def _advance(
+        self, batch: RunningBatch, group: list[ModelInputs], *, to_end: bool = False
+    ) -> tuple[list[Generation], "_Fault | None"]:
+        """Let clips join a batch and take it a token further, or to its end. Returns also what went wrong."""
+        answers: list[Generation] = []
+        try:
+            if group:
+                batch.join(group)
+            answers += batch.step() if batch.clips else []
+            while to_end and batch.clips:
+                answers += batch.step()
         except torch.AcceleratorError as exc:
             raise EngineError(f"the device {self._device} failed: {exc}") from exc
-        except (RuntimeError, ValueError, LookupError, TypeError, MemoryError) as exc:
-            message = f"{type(exc).__name__}: {exc}"
-            out_of_memory = isinstance(exc, (torch.OutOfMemoryError, MemoryError))
-        # Here, outside of the handler, what the failed attempt held in memory is free again.
-        if len(batch) == 1:
-            request = batch[0].request
-            message += "; lower max_video_tokens or num_captions" if out_of_memory else ""
-            return [Failure(key=request.key, video=request.clip.name, kind="engine", message=message)]
-        half = len(batch) // 2
-        if out_of_memory:
-            self._batch_size = half
-        answers: list[Generation | Failure] = []
-        while batch:
-            size = min(half, self._batch_size)
-            answers += self._answer(batch[:size])
-            batch = batch[size:]
-        return answers
+        except _FAULTS as exc:
+            return answers, _Fault(exc)
+        return answers, None
+
+    def _apart(self, clips: list[ModelInputs], fault: "_Fault") -> Iterator[Generation | Failure]:
+        """Go on with clips whose batch failed in ever smaller batches, so that a bad one costs only itself."""
+        if len(clips) == 1:
+            yield _failure(clips[0].request, fault)
+            return
+        half = len(clips) // 2
+        if fault.out_of_memory and half < self._batch_size:
+            level = logging.INFO if self._was_full else logging.WARNING
+            logger.log(level, "Out of memory with %d clips at once; going on with at most %d.", len(clips), half)
+            self._batch_size, self._was_full = half, True
+        while clips:
+            part, clips = clips[: min(half, self._batch_size)], clips[min(half, self._batch_size) :]
+            batch = self._new_batch()
+            answers, again = self._advance(batch, part, to_end=True)
+            yield from answers
+            if again:
+                answered = {answer.key for answer in answers}
+                del batch
+                yield from self._apart([item for item in part if item.request.key not in answered], again)
 
     def inputs(self, batch: list[PreparedRequest]) -> dict[str, torch.Tensor]:
-        """What the model is fed; see `InputBuilder.build`."""
-        return self._inputs.build(batch)
+        """What the model is fed; see `InputBuilder.collate`."""
+        return self._inputs.collate([self._inputs.prepare(item) for item in batch])
 
-    @torch.inference_mode()
-    def _run(self, batch: list[PreparedRequest]) -> list[Generation | Failure]:
-        inputs = self.inputs(batch)
-        # Found on the CPU, because it reads single numbers again and again.
-        positions, deltas = self._model.model.get_rope_index(
-            inputs["input_ids"],
-            inputs["mm_token_type_ids"],
-            video_grid_thw=inputs["video_grid_thw"],
-            attention_mask=inputs["attention_mask"],
-        )
-        prompt_tokens = inputs["attention_mask"].sum(1)
-        next_position = (prompt_tokens[:, None] + deltas).to(self._device)
-        inputs = {name: tensor.to(self._device) for name, tensor in inputs.items()}
-        cache = DynamicCache(config=self._model.config.get_text_config())
-        cache.layers = [RoomyLayer() if type(layer) is DynamicLayer else layer for layer in cache.layers]
-        logits = self._model(
-            **inputs, position_ids=positions.to(self._device), past_key_values=cache, use_cache=True, logits_to_keep=1
-        ).logits[:, -1]
 
-        mask = inputs["attention_mask"]
-        sampler = Sampler([item.request for item in batch], inputs["input_ids"], mask, self._rules)
-        if len(sampler.owners) > len(batch):
-            cache.batch_select_indices(sampler.owners)
-            mask, next_position, logits = (part[sampler.owners] for part in (mask, next_position, logits))
-        while True:
-            tokens = sampler.step(logits)
-            if sampler.done:
-                break
-            rows = sampler.drop_finished()
-            if rows is not None:
-                cache.batch_select_indices(rows)
-                mask, next_position, tokens = mask[rows], next_position[rows], tokens[rows]
-            mask = torch.cat([mask, mask.new_ones(len(mask), 1)], 1)
-            logits = self._model(
-                input_ids=tokens[:, None],
-                attention_mask=mask,
-                position_ids=next_position.expand(3, -1, -1),
-                past_key_values=cache,
-                use_cache=True,
-            ).logits[:, -1]
-            next_position = next_position + 1
+_FAULTS: Final = (RuntimeError, ValueError, LookupError, TypeError, MemoryError)
+"""What running a batch may raise, because of one request in it or for want of memory."""
 
-        candidates = iter(sampler.candidates())
-        return [
-            Generation(
-                key=item.request.key,
-                candidates=tuple(itertools.islice(candidates, item.request.num_captions)),
-                prompt_tokens=length,
-            )
-            for item, length in zip(batch, prompt_tokens.tolist(), strict=True)
-        ]
+
+class _Fault:
+    """What is told of an error. The error itself would keep alive what was in memory."""
+
+    def __init__(self, exc: Exception) -> None:
+        self.message = f"{type(exc).__name__}: {exc}"
+        self.out_of_memory = isinstance(exc, (torch.OutOfMemoryError, MemoryError))
+
+
+def _failure(request: CaptionRequest, fault: _Fault) -> Failure:
+    advice = "; lower max_video_tokens or num_captions" if fault.out_of_memory else ""
+    return Failure(key=request.key, video=request.clip.name, kind="engine", message=fault.message + advice)
 
 
 def load(settings: Settings) -> TransformersEngine:
@@ -213,6 +234,7 @@ def load(settings: Settings) -> TransformersEngine:
         device=settings.device,
         dtype=settings.dtype,
         batch_size=settings.batch_size,
+        batch_tokens=settings.batch_tokens,
         model_params=dict(settings.model_params),
     )
 
@@ -242,6 +264,17 @@ def _vision_limits(video_processor: Any) -> VisionLimits:
     )
 
 
-def _length(item: PreparedRequest) -> int:
-    """About how many tokens a prompt has: those of the video, its timestamps, and the words."""
-    return item.frames.video_tokens + 5 * len(item.frames.timestamps) + len(item.request.prompt) // 4
+def _size(item: ModelInputs | Failure) -> int:
+    return item.patches.nbytes if isinstance(item, ModelInputs) else 0
+
+
+def _batch_tokens(model: Any, device: torch.device) -> int:
+    """Tokens whose keys and values memory has room for, beside what a pass through the model takes."""
+    config = model.config.get_text_config()
+    values = 2 * config.num_hidden_layers * config.num_key_value_heads * config.head_dim
+    if device.type == "cuda":
+        room = _GPU_SHARE * torch.cuda.mem_get_info(device)[0]
+    else:
+        room = _CPU_SHARE * os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    tokens = int(room / (values * model.dtype.itemsize))
+    return tokens if device.type == "cuda" else min(tokens, _CPU_TOKENS)

@@ -6,8 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from reelscribe.config import Settings
-from reelscribe.dataset.read import VIDEO_SUFFIXES, count_rows, read_rows
-from reelscribe.dataset.write import JsonlWriter
+from reelscribe.dataset.files import VIDEO_SUFFIXES, is_url
+from reelscribe.dataset.read import count_rows, read_rows
+from reelscribe.dataset.sidecars import SidecarWriter
+from reelscribe.dataset.sources import find_sources
+from reelscribe.dataset.write import DatasetWriter
 from reelscribe.engines import load_engine
 from reelscribe.engines.base import Engine
 from reelscribe.errors import DatasetError, FailureKind
@@ -33,42 +36,46 @@ class RunSummary:
 
 
 def run(
-    inputs: Sequence[Path],
+    inputs: Sequence[str | Path],
     output: Path,
     settings: Settings,
     *,
     engine: Engine | None = None,
-    on_start: Callable[[int, Engine], None] = lambda total, engine: None,
+    on_start: Callable[[int | None, Engine], None] = lambda total, engine: None,
     on_row: Callable[[RowResult], None] = lambda result: None,
 ) -> RunSummary:
-    """Caption data sets into a JSON Lines file.
+    """Caption data sets.
 
     Args:
-        inputs: `.jsonl` files, videos, folders.
-        output: the file to write.
+        inputs: data sets, videos, and folders of them; see `find_sources`.
+        output: what to write; see `DatasetWriter`.
         settings: what to do.
         engine: loaded as the settings say, by default.
-        on_start: called once with the number of rows and the engine, before the first row.
+        on_start: called once with the number of rows and the engine, before the first row; with None in place of a
+            number that takes long to find out.
         on_row: called with each result once it is written.
 
     Raises:
         DatasetError: an input cannot be read, or the output not written.
-        MissingExtraError, ModelError: the engine cannot be loaded.
+        MissingExtraError: a format or the engine needs what is not installed.
+        ModelError: the engine cannot be loaded.
         EngineError: the engine broke; what was done stays in `OUTPUT.partial`.
     """
     if output.suffix.lower() in VIDEO_SUFFIXES:
         raise DatasetError(f"cannot write to {output}: it is named as a video; name a data set, as captions.jsonl.")
-    writer = JsonlWriter(output)
-    for written in (writer.output, writer.failures):
-        if any(source.resolve() == written.resolve() for source in inputs):
-            raise DatasetError(f"cannot write to {written}: it is an input, too; choose another output.")
-    total = count_rows(inputs)
+    sources = find_sources(inputs)
+    writer = DatasetWriter(output, settings, sources)
+    for source in sources:
+        if not is_url(source.location) and writer.owns(Path(source.location)):
+            raise DatasetError(f"cannot write to {source.location}: it is an input, too; choose another output.")
+    total, sidecars = count_rows(sources), SidecarWriter(settings)
     rows = captions = without_video = cut_off = 0
     kinds: Counter[FailureKind] = Counter()
     with writer:
         engine = engine or load_engine(settings)
         on_start(total, engine)
-        for result in caption_rows(read_rows(inputs, output=output), settings, engine):
+        for result in caption_rows(read_rows(sources, settings, output=output), settings, engine):
+            sidecars.write(result)
             writer.write(result)
             rows += 1
             captions += len(result.captions)

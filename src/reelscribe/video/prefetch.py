@@ -11,6 +11,7 @@ from weakref import WeakValueDictionary
 from reelscribe.errors import ClipError
 from reelscribe.schema import CaptionRequest, Clip, Failure, Frames
 from reelscribe.video.decode import decode
+from reelscribe.video.fetch import FetchLimits, fetched
 from reelscribe.video.isolate import AVAILABLE, DecoderPool
 from reelscribe.video.sampling import FrameBudget
 
@@ -20,6 +21,9 @@ _CLIPS_AHEAD = 2
 """Clips under way, at most, for each decoder."""
 _SHARERS = 8
 """Requests under way, at most, for each of those clips."""
+
+
+_ANYWHERE = FetchLimits()
 
 
 class _Decode(Protocol):
@@ -37,6 +41,7 @@ def decode_ahead(
     decoders: int | None = None,
     decode_seconds: float = 120.0,
     decoder_bytes: int = 4 << 30,
+    limits: FetchLimits = _ANYWHERE,
 ) -> Iterator[tuple[CaptionRequest, Frames | Failure]]:
     """Decode the clips of requests.
 
@@ -52,6 +57,7 @@ def decode_ahead(
             outside the interpreter's lock); then a crash ends it, and the two limits below do not hold.
         decode_seconds: that a clip may take.
         decoder_bytes: memory that a decoder may take, on systems that tell how much it takes (Linux).
+        limits: what may be fetched.
 
     Yields:
         Each request, in order, with its frames, or with the failure that it became.
@@ -77,7 +83,7 @@ def decode_ahead(
                         break
                     outcome = under_way.get(request.clip)
                     if outcome is None:
-                        outcome = executor.submit(_decode_one, decode_clip, request.clip, budget, threads)
+                        outcome = executor.submit(_decode_one, decode_clip, request.clip, budget, threads, limits)
                         under_way[request.clip] = outcome
                     window.append((request, outcome))
                 if not window:
@@ -126,9 +132,12 @@ def _bytes(outcome: _Outcome, budget: FrameBudget) -> int:
     return result.pixels.nbytes if isinstance(result, Frames) else 0
 
 
-def _decode_one(decode_clip: _Decode, clip: Clip, budget: FrameBudget, threads: int) -> Frames | ClipError:
+def _decode_one(
+    decode_clip: _Decode, clip: Clip, budget: FrameBudget, threads: int, limits: FetchLimits
+) -> Frames | ClipError:
     try:
-        return decode_clip(clip, budget, threads=threads)
+        with fetched(clip, limits) as fetched_clip:
+            return decode_clip(fetched_clip, budget, threads=threads)
     except ClipError as exc:
         return exc
 

@@ -1,0 +1,136 @@
+"""Opening files of data sets: local or by URL, compressed or not."""
+
+import gzip
+import io
+import stat
+import time
+import zlib
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any, BinaryIO, Final, cast
+
+from reelscribe.config import Settings
+from reelscribe.errors import DatasetError, MissingExtraError
+from reelscribe.video.fetch import scheme_of
+
+_BUFFER = 1 << 20
+_SUFFIXES = "3gp asf avi flv gif m2ts m4v mkv mov mp4 mpeg mpg mts mxf ogv ts vob webm wmv"
+VIDEO_SUFFIXES: Final = frozenset(f".{name}" for name in _SUFFIXES.split())
+"""What counts as a video in a folder. A file that is named itself may be called anything."""
+
+
+def is_url(location: str) -> bool:
+    """Whether a location is a URL, not a path."""
+    return scheme_of(location) is not None
+
+
+def root_of(location: str, settings: Settings) -> Path | None:
+    """Folder that a data set's relative paths start from: where it lies, unless the settings name one."""
+    if settings.root:
+        return Path(settings.root)
+    return None if is_url(location) else Path(location).parent
+
+
+@contextmanager
+def needs_extra(what: str) -> Iterator[None]:
+    """Say which extra to install where `what` cannot be had without it."""
+    try:
+        yield
+    except ModuleNotFoundError as exc:
+        package = (exc.name or "").partition(".")[0]
+        if package not in ("pyarrow", "fsspec"):
+            raise
+        raise MissingExtraError(f"{what} needs {package}: pip install 'reelscribe[data]'") from exc
+
+
+def check_regular(location: str) -> None:
+    """Raise DatasetError where a path cannot be read as a file; a pipe or device could keep us waiting for ever."""
+    if is_url(location):
+        return
+    try:
+        mode = Path(location).stat().st_mode
+    except FileNotFoundError as exc:
+        raise missing(location) from exc
+    except OSError as exc:
+        raise DatasetError(f"cannot read {location}: {exc.strerror}.") from exc
+    if not stat.S_ISREG(mode):
+        raise DatasetError(f"cannot read {location}: it is not a regular file; give a data set, a video or a folder.")
+
+
+def missing(location: str) -> DatasetError:
+    """The error of an input that is not there."""
+    return DatasetError(
+        f"there is no {location}; give a data set (.jsonl, .parquet, .tar), a video or a folder of them."
+    )
+
+
+@contextmanager
+def open_binary(location: str) -> Iterator[BinaryIO]:
+    """Open a file to read its bytes; `.gz` and `.zst` are decompressed.
+
+    Raises:
+        DatasetError: it cannot be opened, or breaks off within the context.
+        MissingExtraError: a URL or `.zst` needs what is not installed.
+    """
+    check_regular(location)
+    with ExitStack() as stack, readable(location):
+        yield _decompressed(open_raw(location, stack), location, stack)
+
+
+def open_raw(location: str, stack: ExitStack) -> BinaryIO:
+    """Open a file as it is, to be closed with the stack."""
+    if not is_url(location):
+        return stack.enter_context(Path(location).open("rb"))
+    with needs_extra(f"reading {location}"):
+        import fsspec
+
+        return cast(BinaryIO, stack.enter_context(fsspec.open(location, "rb")))
+
+
+def _decompressed(file: BinaryIO, location: str, stack: ExitStack) -> BinaryIO:
+    if location.lower().endswith((".gz", ".tgz")):
+        return cast(BinaryIO, stack.enter_context(gzip.open(file, "rb")))
+    if location.lower().endswith(".zst"):
+        with needs_extra(f"reading {location}"):
+            import pyarrow as pa
+        # Of the libraries at hand this one reads all frames of a file, and tells one that is cut short.
+        stream: Any = stack.enter_context(pa.CompressedInputStream(pa.PythonFile(file, "r"), "zstd"))
+        return cast(BinaryIO, io.BufferedReader(stream, _BUFFER))
+    return file
+
+
+def create(file: Path, name: str, stack: ExitStack) -> BinaryIO:
+    """Create a file, to be closed with the stack; compressed if the name that it will have says so.
+
+    Nothing that changes from run to run, such as the time, goes into it.
+    """
+    plain = stack.enter_context(file.open("wb"))
+    if name.lower().endswith((".gz", ".tgz")):
+        return cast(BinaryIO, stack.enter_context(gzip.GzipFile("", "wb", fileobj=plain, mtime=0)))
+    if name.lower().endswith(".zst"):
+        with needs_extra(f"writing {name}"):
+            import pyarrow as pa
+        sink = stack.enter_context(pa.PythonFile(plain, "w"))
+        return cast(BinaryIO, stack.enter_context(pa.CompressedOutputStream(sink, "zstd")))
+    return plain
+
+
+@contextmanager
+def readable(location: str) -> Iterator[None]:
+    """Translate what can go wrong while a file is read."""
+    try:
+        yield
+    except FileNotFoundError as exc:
+        raise missing(location) from exc
+    except (OSError, EOFError, zlib.error) as exc:
+        raise DatasetError(f"cannot read {location}: {getattr(exc, 'strerror', None) or exc}.") from exc
+
+
+def count_until(items: Iterable[Any], deadline: float) -> int | None:
+    """How many items there are; None where counting is not done by then (in seconds of the monotonic clock)."""
+    count = 0
+    for count, _ in enumerate(items, 1):
+        if count % 1024 == 0 and time.monotonic() > deadline:
+            return None
+    return count

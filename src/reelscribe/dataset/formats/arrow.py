@@ -1,0 +1,295 @@
+"""What Parquet and Hugging Face data sets share: Arrow's record batches to rows, and rows to tables of one schema.
+
+Columns that were read as Arrow arrays are written as they are, without a way through Python. Rows of another format
+get a schema from the first of them; a value that does not fit into it is kept as JSON in a column of its own.
+"""
+
+import json
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import pyarrow as pa
+
+from reelscribe.config import Settings
+from reelscribe.dataset.formats import Record
+from reelscribe.dataset.formats.jsonl import as_json, to_json
+from reelscribe.dataset.records import changed, full_row
+from reelscribe.errors import DatasetError
+from reelscribe.pipeline import RowResult
+from reelscribe.prompts import ADDED_COLUMNS, columns_used, video_column
+from reelscribe.schema import Row
+
+TABLE_ROWS, TABLE_BYTES = 1000, 1 << 24
+"""Rows that are made into a table at once; fewer where they are large."""
+UNFIT: Final = "reelscribe_unfit"
+"""Column of what does not fit its own column's type, as a JSON object; where rows come from another format."""
+
+_UNREADABLE: Final = (ValueError, OverflowError, TypeError)  # of Arrow's own errors, those that a value can cause
+_AS_JSON: Final = {b"reelscribe": b"json"}
+"""Metadata of a column that holds its values as JSON."""
+_TYPES: Final = dict(zip(ADDED_COLUMNS, (pa.string(), pa.list_(pa.string()), pa.string()), strict=True))
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class ArrowRow:
+    """One row of a record batch."""
+
+    batch: pa.RecordBatch
+    number: int
+
+    def as_row(self) -> Row:
+        """All columns, as Python values; points in time as text, since Python's own do not hold all of them."""
+        row = self.batch.slice(self.number, 1)
+        columns = zip(row.schema, row.columns, strict=True)
+        return {field.name: column.cast(_plain(field.type))[0].as_py() for field, column in columns}
+
+
+def _plain(kind: pa.DataType) -> pa.DataType:
+    """A type without points in time, which become text, and spans, which become counts of their unit."""
+    if pa.types.is_timestamp(kind) or pa.types.is_date(kind) or pa.types.is_time(kind):
+        return pa.string()
+    if pa.types.is_duration(kind):
+        return pa.int64()
+    if pa.types.is_list(kind):
+        return pa.list_(kind.value_field.with_type(_plain(kind.value_type)))
+    if pa.types.is_struct(kind):
+        return pa.struct([field.with_type(_plain(field.type)) for field in kind])
+    return kind
+
+
+def check_schema(schema: pa.Schema, location: str) -> None:
+    """Raise DatasetError where columns cannot be told apart."""
+    doubles = {name for name in schema.names if schema.names.count(name) > 1}
+    if doubles:
+        raise DatasetError(f"{location} has several columns called {', '.join(sorted(doubles))}; rename them.")
+
+
+def rows_of(batches: Iterable[pa.RecordBatch], settings: Settings, root: Path | None) -> Iterator[Record]:
+    """Rows of record batches. They hold the columns that the flow looks at; the others stay in Arrow."""
+    used = columns_used(settings)
+    for batch in batches:
+        looked_at = batch.select([name for name in batch.schema.names if name in used])
+        rows: Iterable[tuple[Row, str | None]]
+        try:
+            rows = [(row, None) for row in looked_at.to_pylist()]
+        except _UNREADABLE:
+            rows = (_row(looked_at, number) for number in range(len(batch)))
+        size = batch.nbytes // max(len(batch), 1)
+        for number, (row, problem) in enumerate(rows):
+            source = ArrowRow(batch=batch, number=number)
+            yield Record(row=row, root=root, source=source, num_bytes=size, problem=problem)
+
+
+def _row(batch: pa.RecordBatch, number: int) -> tuple[Row, str | None]:
+    try:
+        return batch.slice(number, 1).to_pylist()[0], None
+    except _UNREADABLE as exc:
+        return {}, f"this row cannot be read: {exc}."
+
+
+def unify(schemas: Sequence[tuple[str, pa.Schema]]) -> pa.Schema:
+    """One schema that all rows of several data sets fit into, given with their names.
+
+    Raises:
+        DatasetError: a column has types in them that do not go together.
+    """
+    first = schemas[0][1]
+    for location, schema in schemas:
+        if schema.equals(first):
+            continue
+        try:
+            first = pa.unify_schemas([first, schema], promote_options="permissive")
+        except pa.ArrowException as exc:
+            hint = "caption it on its own, or write .jsonl."
+            raise DatasetError(f"{location} has other types than the data sets before it ({exc}); {hint}") from exc
+    return first
+
+
+class TableMaker:
+    """Makes results into tables, all of one schema, which the first settles.
+
+    Args:
+        schema: of the rows that were read, where all of them come from Arrow.
+        settings: which column holds the videos.
+    """
+
+    def __init__(self, schema: pa.Schema | None, settings: Settings) -> None:
+        self._before = schema
+        self._settings = settings
+        self._results: list[RowResult] = []
+        self._bytes = 0
+        self._listed = False
+        self.schema: pa.Schema | None = None
+        self._fitted: tuple[pa.RecordBatch, pa.RecordBatch] | None = None
+
+    def add(self, result: RowResult) -> bool:
+        """Take a result; return whether it is time to make a table."""
+        self._results.append(result)
+        self._bytes += (result.origin.num_bytes if result.origin else 0) * max(len(result.rows), 1)
+        return len(self._results) >= TABLE_ROWS or self._bytes >= TABLE_BYTES
+
+    def make(self) -> pa.Table:
+        """A table of what was taken since the last one; may be empty."""
+        pairs = [(result, row) for result in self._results for row in result.rows]
+        self._results, self._bytes = [], 0
+        if self._before is None:
+            return self._convert([full_row(result, row) for result, row in pairs])
+        return self._pass_through(pairs, self._before)
+
+    # Rows that come from Arrow.
+
+    def _pass_through(self, pairs: list[tuple[RowResult, Row]], before: pa.Schema) -> pa.Table:
+        # What has no record behind it, such as the place where a file broke off, is no row; it is listed as a failure.
+        pairs = [(result, row) for result, row in pairs if result.origin and isinstance(result.origin.source, ArrowRow)]
+        if self.schema is None:
+            column = video_column(before.names, self._settings)
+            self._listed = column in before.names and _is_list(before.field(column).type)
+            self.schema = _with_captions(before, (row for _, row in pairs), listed=self._listed)
+        table = self._gather([result.origin.source for result, _ in pairs if result.origin], before)
+        touched = {name for result, row in pairs for name in changed(result, row)}
+        arrays = []
+        for field in self.schema:
+            if field.name in ADDED_COLUMNS and (field.name in touched or field.name not in before.names):
+                cells = [_cell(field.name, row.get(field.name), listed=self._listed) for _, row in pairs]
+                arrays.append(pa.array(cells, field.type))
+            elif field.name in touched:
+                arrays.append(pa.array([row[field.name] for _, row in pairs], field.type))
+            else:
+                arrays.append(table.column(field.name).cast(field.type))
+        return pa.Table.from_arrays(arrays, schema=self.schema)
+
+    def _gather(self, rows: Sequence[ArrowRow], schema: pa.Schema) -> pa.Table:
+        """The rows as a table, in slices: nothing is copied."""
+        runs: list[tuple[pa.RecordBatch, int, int]] = []
+        for row in rows:
+            if runs and runs[-1][0] is row.batch and runs[-1][2] == row.number:
+                runs[-1] = (row.batch, runs[-1][1], row.number + 1)
+            else:
+                runs.append((row.batch, row.number, row.number + 1))
+        slices = [self._fit(batch, schema).slice(start, stop - start) for batch, start, stop in runs]
+        return pa.Table.from_batches(slices, schema)
+
+    def _fit(self, batch: pa.RecordBatch, schema: pa.Schema) -> pa.RecordBatch:
+        """A batch with the columns and types of a schema that it goes into."""
+        if self._fitted is None or self._fitted[0] is not batch:
+            columns = [
+                batch.column(field.name).cast(field.type)
+                if field.name in batch.schema.names
+                else pa.nulls(len(batch), field.type)
+                for field in schema
+            ]
+            self._fitted = (batch, pa.RecordBatch.from_arrays(columns, schema=schema))
+        return self._fitted[1]
+
+    # Rows that come from elsewhere.
+
+    def _convert(self, rows: list[Row]) -> pa.Table:
+        if self.schema is None:
+            self._listed = any(isinstance(row.get("caption"), list) for row in rows)
+            names = dict.fromkeys(name for row in rows for name in row)
+            fields = [_infer(name, [row[name] for row in rows if name in row]) for name in names]
+            self.schema = _with_captions(pa.schema(fields), rows, listed=self._listed)
+            if rows:
+                self.schema = self.schema.append(pa.field(UNFIT, pa.string()))
+        unfit: list[Row] = [{name: row[name] for name in row if name not in self.schema.names} for row in rows]
+        arrays = []
+        for field in self.schema:
+            if field.name == UNFIT:
+                continue
+            cells = [row.get(field.name) for row in rows]
+            if field.name in ADDED_COLUMNS:
+                cells = [_cell(field.name, value, listed=self._listed) for value in cells]
+            elif field.metadata == _AS_JSON:
+                cells = [None if value is None else to_json(value) for value in cells]
+            array = _column(cells, field.type)
+            if array is None:
+                fits = [_column([cell], field.type) is not None for cell in cells]
+                array = pa.array([cell if fit else None for cell, fit in zip(cells, fits, strict=True)], field.type)
+                for number in (number for number, fit in enumerate(fits) if not fit):
+                    unfit[number][field.name] = rows[number][field.name]
+            arrays.append(array)
+        # What does not fit comes last, when all of it is known.
+        if UNFIT in self.schema.names:
+            arrays.append(
+                pa.array([json.dumps(cells, default=as_json) if cells else None for cells in unfit], pa.string())
+            )
+        return pa.Table.from_arrays(arrays, schema=self.schema)
+
+
+def _is_list(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind))
+
+
+def _with_captions(schema: pa.Schema, rows: Iterable[Row], *, listed: bool) -> pa.Schema:
+    """A schema with the columns that are added, where rows have them; they have the same types in every data set."""
+    held = {name for row in rows for name in row if name in ADDED_COLUMNS}
+    for name in ADDED_COLUMNS:
+        if name in held:
+            field = pa.field(name, pa.list_(_TYPES[name]) if listed else _TYPES[name])
+            place = schema.get_field_index(name)
+            schema = schema.append(field) if place < 0 else schema.set(place, field)
+    return schema
+
+
+def _cell(name: str, value: Any, *, listed: bool) -> Any:
+    """What an added column holds in Arrow: provenance as JSON, whose keys may differ from row to row."""
+    if name == "captions":
+        flat = bool(value) and not any(item is None or isinstance(item, list) for item in value)
+        return [value] if listed and flat else value
+    if listed and value is not None and not isinstance(value, list):
+        value = [value]
+    if isinstance(value, list):
+        return [_text(item) for item in value]
+    return _text(value)
+
+
+def _text(value: Any) -> str | None:
+    return value if value is None or isinstance(value, str) else to_json(value)
+
+
+def _infer(name: str, values: Sequence[Any]) -> pa.Field:
+    """The field of a column that came from elsewhere; where its values have no type in common, of their JSON."""
+    try:
+        kind = _settled(pa.array(values).type)
+    except _UNREADABLE:
+        try:  # without what no column can hold, as integers of more than 64 bits
+            kind = _settled(pa.array([value for value in values if _column([value], None)]).type)
+        except _UNREADABLE:
+            kind = None
+    return pa.field(name, pa.string(), metadata=_AS_JSON) if kind is None else pa.field(name, kind)
+
+
+def _settled(kind: pa.DataType) -> pa.DataType | None:
+    """A type with text in the place of what only nulls were seen of; None where nothing can hold it."""
+    if pa.types.is_null(kind):
+        return pa.string()
+    if pa.types.is_list(kind):
+        inner = _settled(kind.value_type)
+        return inner and pa.list_(inner)
+    if pa.types.is_struct(kind):
+        fields = [(field.name, _settled(field.type)) for field in kind]
+        return pa.struct(fields) if fields and all(inner for _, inner in fields) else None
+    return kind
+
+
+def _column(values: Sequence[Any], kind: pa.DataType | None) -> pa.Array | None:
+    """Values as an array of a type; None where they cannot be or where anything of them would be lost."""
+    try:
+        array = pa.array(values, kind)
+    except _UNREADABLE:
+        return None
+    return array if all(map(_same, values, array.to_pylist())) else None
+
+
+def _same(value: Any, held: Any) -> bool:
+    """Whether what Arrow holds is the value; a key that a table lacks may be null there."""
+    if isinstance(value, dict) and isinstance(held, dict):
+        return value.keys() <= held.keys() and all(_same(item, held[name]) for name, item in value.items())
+    if isinstance(value, list | tuple) and isinstance(held, list):
+        return len(value) == len(held) and all(map(_same, value, held))
+    if isinstance(value, float) and isinstance(held, float) and math.isnan(value):
+        return math.isnan(held)
+    return bool(value == held) and isinstance(value, bool) == isinstance(held, bool)

@@ -1,0 +1,106 @@
+"""Parquet: read in batches within its row groups, written in row groups of bounded size."""
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any, Final
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from reelscribe.config import Settings
+from reelscribe.dataset.files import open_raw, readable, root_of
+from reelscribe.dataset.formats import Record
+from reelscribe.dataset.formats.arrow import TableMaker, check_schema, rows_of
+from reelscribe.errors import DatasetError
+from reelscribe.pipeline import RowResult
+
+_GROUP_BYTES, _GROUP_ROWS = 1 << 25, 100_000
+_BATCH_BYTES, _BATCH_ROWS = 1 << 24, 256
+"""How much is read at once: so many rows at most, fewer where they are large."""
+_PAGE_BUFFER: Final = 1 << 20
+"""Read ahead of each column, so that no column of a row group is in memory as a whole."""
+
+
+def check(location: str) -> None:
+    """Raise DatasetError where this is no Parquet file."""
+    check_schema(schema(location), location)
+
+
+def schema(location: str) -> pa.Schema:
+    """The types of its columns."""
+    with _opened(location) as file:
+        return file.schema_arrow
+
+
+def count(location: str, _: float) -> int | None:
+    """Number of rows, as the file states it."""
+    with _opened(location) as file:
+        return int(file.metadata.num_rows)
+
+
+def read(location: str, settings: Settings, _: Path) -> Iterator[Record]:
+    """Rows, in batches of so few that they take little memory."""
+    with _opened(location) as file:
+        yield from rows_of(_batches(file), settings, root_of(location, settings))
+
+
+def _batches(file: pq.ParquetFile) -> Iterator[pa.RecordBatch]:
+    """Row group by row group, so that one that is damaged costs no rows of those before it."""
+    for number in range(file.num_row_groups):
+        group = file.metadata.row_group(number)
+        first = next(file.iter_batches(1, row_groups=[number]), None)
+        # What is stated says little where values are repeated: they are stored once.
+        row_bytes = max(group.total_byte_size // max(group.num_rows, 1), first.nbytes if first else 0, 1)
+        size = min(max(_BATCH_BYTES // row_bytes, 1), _BATCH_ROWS)
+        yield from file.iter_batches(size, row_groups=[number])
+
+
+@contextmanager
+def _opened(location: str) -> Iterator[pq.ParquetFile]:
+    with ExitStack() as stack, readable(location):
+        try:
+            file = open_raw(location, stack)
+            yield pq.ParquetFile(file, buffer_size=_PAGE_BUFFER, pre_buffer=False)
+        except pa.ArrowException as exc:
+            raise DatasetError(f"cannot read {location}: {' '.join(str(exc).split())}") from exc
+
+
+class Writer:
+    """Writes one file.
+
+    Args:
+        file: to write.
+        name: of the file in the end.
+        settings: which column holds the videos.
+        before: schema of the rows, where all of them come from Arrow.
+    """
+
+    def __init__(self, file: Path, name: str, settings: Settings, before: pa.Schema | None) -> None:
+        self._file = file
+        self._maker = TableMaker(before, settings)
+        self._tables: list[pa.Table] = []
+        self._writer: Any = None
+
+    def write(self, result: RowResult) -> None:
+        """Take the rows of one input row."""
+        if self._maker.add(result):
+            self._tables.append(self._maker.make())
+            held = sum(table.nbytes for table in self._tables)
+            if held >= _GROUP_BYTES or sum(map(len, self._tables)) >= _GROUP_ROWS:
+                self._write_group()
+
+    def _write_group(self) -> None:
+        """What was taken becomes one row group."""
+        if self._writer is None:
+            self._writer = pq.ParquetWriter(self._file, self._maker.schema, compression="zstd")
+        if any(map(len, self._tables)):
+            group = pa.concat_tables(self._tables)
+            self._writer.write_table(group, row_group_size=len(group))
+        self._tables = []
+
+    def close(self) -> None:
+        """Write what is left, and the footer that makes it a whole file."""
+        self._tables.append(self._maker.make())
+        self._write_group()
+        self._writer.close()

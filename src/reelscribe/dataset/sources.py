@@ -1,0 +1,121 @@
+"""What the user names to what can be read: globs, folders and formats."""
+
+import glob
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from reelscribe.dataset.files import VIDEO_SUFFIXES, check_regular, is_url, missing, needs_extra
+from reelscribe.dataset.formats import FORMATS, format_of, load_reader
+from reelscribe.dataset.formats.videos import has_videos, walk
+from reelscribe.errors import DatasetError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    """One thing to read rows from."""
+
+    location: str
+    """Path or URL."""
+    format: str
+    """A name in `FORMATS`."""
+
+
+def find_sources(inputs: Sequence[str | Path]) -> list[Source]:
+    """Everything that inputs name, in their order, each seen to be there and of its format.
+
+    Args:
+        inputs: data sets (`.jsonl`, `.jsonl.gz`, `.jsonl.zst`, `.parquet`, `.tar`, a Hugging Face data set's folder),
+            folders of such files, videos, folders of videos; paths, globs or URLs.
+
+    Raises:
+        DatasetError: an input does not exist, cannot be read, or holds nothing of the kind.
+        MissingExtraError: what its format needs is not installed.
+    """
+    return [source for named in inputs for source in _expand(str(named))]
+
+
+def _expand(named: str) -> Iterator[Source]:
+    if is_url(named):
+        yield from (_source(url) for url in (_glob_urls(named) if "*" in named else [named]))
+    elif glob.has_magic(named) and not Path(named).exists():
+        names = sorted(glob.glob(named, recursive=True))  # noqa: PTH207 - pathlib's takes no absolute pattern
+        if not names:
+            raise DatasetError(f"nothing is called as {named!r}.")
+        for name in names:
+            yield from _of_path(Path(name))
+    else:
+        yield from _of_path(Path(named))
+
+
+def _glob_urls(named: str) -> list[str]:
+    with needs_extra(f"reading {named}"):
+        import fsspec
+    try:
+        urls = [file.full_name for file in fsspec.open_files(named)]
+    except Exception as exc:  # each of the stores' clients has errors of its own
+        raise DatasetError(f"cannot search {named}: {type(exc).__name__}: {exc}") from exc
+    if not urls:
+        raise DatasetError(f"nothing is called as {named!r}.")
+    return sorted(urls)
+
+
+def _of_path(path: Path) -> Iterator[Source]:
+    if not path.is_dir():
+        yield _source(str(path))
+    elif (path / "dataset_dict.json").is_file():
+        raise DatasetError(f"{path} holds several splits ({_splits(path)}); name one of them, as {path}/train.")
+    elif (path / "state.json").is_file() and (path / "dataset_info.json").is_file():
+        yield _source(str(path), "hf")
+    elif has_videos(path):
+        yield _source(str(path), "videos")
+    else:
+        yield from _shards(path)
+
+
+def _splits(folder: Path) -> str:
+    try:
+        return ", ".join(json.loads((folder / "dataset_dict.json").read_bytes())["splits"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return "see dataset_dict.json"
+
+
+def _shards(folder: Path) -> Iterator[Source]:
+    """The files of a data set in a folder, in the order of their names; not what an earlier run wrote beside them."""
+    found = (path for path, problem in walk(folder) if problem is None and ".failures." not in path.name)
+    shards = [(path, name) for path in found if (name := format_of(path.name))]
+    formats = sorted({name for _, name in shards})
+    suffixes = ", ".join(item.suffixes[0] for item in FORMATS.values() if item.suffixes)
+    if not shards:
+        videos = ", ".join(sorted(VIDEO_SUFFIXES))
+        raise DatasetError(f"the folder {folder} holds no video ({videos}) and no data set ({suffixes}).")
+    if len(formats) > 1:
+        raise DatasetError(f"the folder {folder} holds data sets of several formats ({', '.join(formats)}); name one.")
+    yield from (_source(str(path), name) for path, name in shards)
+
+
+def _source(location: str, name: str | None = None) -> Source:
+    """What is at a location; anything that is not named as a data set is taken for a video."""
+    name = name or format_of(location.partition("?")[0] if is_url(location) else location) or "videos"
+    if name == "videos":
+        if not is_url(location) and not Path(location).exists():
+            raise missing(location)
+    elif name != "hf":
+        check_regular(location)
+    load_reader(name).check(location)
+    return Source(location=location, format=name)
+
+
+def arrow_schema(sources: Sequence[Source]) -> Any:
+    """The Arrow types of the rows of all sources; None where some of them have no such types.
+
+    Raises:
+        DatasetError: the types do not go together.
+    """
+    if not sources or any(source.format not in ("parquet", "hf") for source in sources):
+        return None
+    from reelscribe.dataset.formats.arrow import unify
+
+    return unify([(source.location, load_reader(source.format).schema(source.location)) for source in sources])  # type: ignore[attr-defined]

@@ -1,0 +1,205 @@
+"""Requests to bodies of chat completions, and answers to candidates.
+
+There are three ways to show a clip. `video` sends the file, or its address where it is on the web. `images` sends our
+frames as pictures, each after its time, which any server with vision takes. `frames` sends our frames as one video with
+their true times, as vLLM takes it: a data URL of JPEGs in a row, and beside it which frames of the video they are. We
+call a millionth of a second a frame there, so that the times come out as they are.
+"""
+
+import base64
+import mimetypes
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Any, Final
+
+import av
+import numpy as np
+from numpy.typing import NDArray
+
+from reelscribe.engines.gate import FailedError, RefusedError
+from reelscribe.errors import ClipError
+from reelscribe.schema import Candidate, CaptionRequest, Clip, Frames, PreparedRequest
+from reelscribe.video.index import open_clip, read_index, reason, video_stream
+
+_TICKS: Final = 1_000_000
+_JPEG_QUANTISER: Final = 2
+"""FFmpeg's scale, from 1; with full colour resolution. Pixels come back with a mean error of well below 1 in 255."""
+_SEED_BITS: Final = 31
+"""Servers keep seeds in 32 bits with sign, or more."""
+
+Part = dict[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shown:
+    """A clip in the form in which a server is shown it."""
+
+    parts: list[Part]
+    """Of the user's message."""
+    fields: dict[str, Any]
+    """Of the request's body."""
+
+    @property
+    def held_bytes(self) -> int:
+        """Bytes that it takes."""
+        return sum(len(value["url"]) for part in self.parts for value in part.values() if isinstance(value, dict))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Answer:
+    """What a server answered to one request."""
+
+    candidates: list[Candidate]
+    prompt_tokens: int | None
+
+
+def show(prepared: PreparedRequest, send: str, max_upload_bytes: int) -> Shown:
+    """Bring a clip into the form that a server takes.
+
+    Args:
+        prepared: with frames, unless `send` is "video".
+        send: "frames", "images" or "video".
+        max_upload_bytes: largest file to send.
+
+    Raises:
+        ClipError: kind "missing", "unreadable", "no_video", "too_short" or "decode" where a file is to be sent and is
+            not whole, or "engine" where it is too large.
+    """
+    if send == "video":
+        url = _video_url(prepared.request.clip, max_upload_bytes)
+        return Shown(parts=[{"type": "video_url", "video_url": {"url": url}}], fields={})
+    jpegs = [base64.b64encode(jpeg).decode() for jpeg in _jpegs(prepared.frames.pixels)]
+    if send == "images":
+        return Shown(parts=list(_images(jpegs, prepared.frames)), fields={})
+    url = "data:video/jpeg;base64," + ",".join(jpegs)
+    kwargs = {"media_io_kwargs": {"video": _true_times(prepared.frames)}}
+    return Shown(parts=[{"type": "video_url", "video_url": {"url": url}}], fields=kwargs)
+
+
+def is_web_address(clip: Clip) -> bool:
+    """Whether a server can fetch the clip itself."""
+    return isinstance(clip.source, str) and clip.source.lower().startswith(("http://", "https://"))
+
+
+def _video_url(clip: Clip, max_bytes: int) -> str:
+    if is_web_address(clip):
+        return str(clip.source)
+    try:
+        with open_clip(clip) as container:
+            stream, size = video_stream(container, clip), container.size
+            if size > max_bytes:
+                told = f"{clip.name} has {size:,} bytes; max_upload_bytes is {max_bytes:,}. Raise it, or send frames."
+                raise ClipError("engine", told)
+            read_index(container, stream, clip, [], 0)  # a server may not notice that a file was cut short
+        content = clip.source if isinstance(clip.source, bytes) else clip.path.read_bytes()
+    except (av.FFmpegError, OSError) as exc:
+        raise ClipError("decode", f"{clip.name} cannot be read to its end: {reason(exc)}.") from exc
+    kind = mimetypes.guess_type(clip.source)[0] if isinstance(clip.source, str) else None
+    kind = kind if kind and kind.startswith("video/") else "video/mp4"
+    return f"data:{kind};base64,{base64.b64encode(content).decode()}"
+
+
+def _jpegs(pixels: NDArray[np.uint8]) -> Iterator[bytes]:
+    """Encode frames: uint8, shape (frames, height, width, 3)."""
+    encoder = av.CodecContext.create("mjpeg", "w")
+    if not isinstance(encoder, av.VideoCodecContext):
+        raise TypeError("FFmpeg's mjpeg is a codec for video")
+    encoder.height, encoder.width = pixels.shape[1:3]
+    encoder.pix_fmt, encoder.time_base, encoder.thread_count = "yuvj444p", Fraction(1, _TICKS), 1
+    encoder.qmin = encoder.qmax = _JPEG_QUANTISER
+    for picture in pixels:
+        frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(picture), format="rgb24")
+        yield from map(bytes, encoder.encode(frame.reformat(format="yuvj444p")))
+    yield from map(bytes, encoder.encode(None))
+
+
+def _images(jpegs: list[str], frames: Frames) -> Iterator[Part]:
+    yield {"type": "text", "text": "A video, as frames, each after its time:"}
+    for jpeg, seconds in zip(jpegs, frames.timestamps, strict=True):
+        yield {"type": "text", "text": f"{seconds:.2f} s"}
+        yield {"type": "image_url", "image_url": {"url": f"data:image/jpeg;base64,{jpeg}"}}
+
+
+def _true_times(frames: Frames) -> dict[str, Any]:
+    ticks = [round(seconds * _TICKS) for seconds in frames.timestamps]
+    return {
+        "num_frames": -1,  # all; by itself the server would look at the first 32
+        "fps": _TICKS,
+        "frames_indices": ticks,
+        "total_num_frames": max(round(frames.duration_seconds * _TICKS), ticks[-1] + 1, len(ticks)),
+        "duration": frames.duration_seconds,
+        "do_sample_frames": False,
+    }
+
+
+def body(
+    request: CaptionRequest, shown: Shown, *, model: str, first: int, count: int, default_temperature: float | None
+) -> dict[str, Any]:
+    """A request's body.
+
+    Args:
+        request: what to ask.
+        shown: its clip.
+        model: as the server calls it.
+        first: number of the first candidate that is asked for; each has a seed of its own.
+        count: how many candidates are asked for at once.
+        default_temperature: where candidates are to differ, and nobody said at which temperature.
+    """
+    sampling = request.sampling
+    messages: list[Part] = [{"role": "system", "content": request.system_prompt}] if request.system_prompt else []
+    # The video comes first, so that prompts about one clip share a prefix.
+    messages.append({"role": "user", "content": [*shown.parts, {"type": "text", "text": request.prompt}]})
+    differ = request.num_captions > 1 or sampling.do_sample
+    given = {
+        "n": count if count > 1 else None,
+        "seed": (request.seed + first) % 2**_SEED_BITS,
+        "temperature": default_temperature if sampling.temperature is None and differ else sampling.temperature,
+        "top_p": sampling.top_p,
+        "max_tokens": sampling.max_tokens,
+        "stop": list(sampling.stop) or None,
+        # From here on names of vLLM and SGLang, which OpenAI's own server refuses.
+        "top_k": -1 if sampling.top_k == 0 else sampling.top_k,
+        "min_p": sampling.min_p,
+        "repetition_penalty": sampling.repetition_penalty,
+        "stop_token_ids": list(sampling.stop_token_ids) or None,
+    }
+    told = {name: value for name, value in given.items() if value is not None}
+    return {"model": model, "messages": messages, **told, **shown.fields}
+
+
+def read_answer(answer: Any) -> Answer:
+    """Candidates from an answer's JSON, in order.
+
+    Raises:
+        FailedError: it is not of the form that it should have.
+        RefusedError: it ended for another reason than an end or a limit.
+    """
+    try:
+        choices = sorted(answer["choices"], key=lambda choice: choice.get("index") or 0)
+        usage = answer.get("usage") or {}
+        total = _count(usage.get("completion_tokens")) if len(choices) == 1 else None
+        candidates = [_candidate(choice, total) for choice in choices]
+        prompt_tokens = _count(usage.get("prompt_tokens"))
+    except (KeyError, TypeError, AttributeError) as exc:
+        raise FailedError(f"the server's answer has another form than it should: {type(exc).__name__} {exc}.") from exc
+    if not candidates:
+        raise FailedError("the server's answer has no choices.")
+    return Answer(candidates=candidates, prompt_tokens=prompt_tokens)
+
+
+def _candidate(choice: Mapping[str, Any], total_tokens: int | None) -> Candidate:
+    text, why, ids = choice["message"].get("content"), choice.get("finish_reason"), choice.get("token_ids")
+    if text is not None and not isinstance(text, str):
+        raise TypeError(f"content is a {type(text).__name__}")
+    if why not in ("stop", "length"):
+        raise RefusedError(f"the server ended the answer for the reason {why!r}, which is neither stop nor length.")
+    return Candidate(
+        text=text or "",
+        stop_reason=why,
+        num_tokens=len(ids) if isinstance(ids, list) else total_tokens,
+    )
+
+
+def _count(value: object) -> int | None:
+    return value if isinstance(value, int) and not isinstance(value, bool) else None

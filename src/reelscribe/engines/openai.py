@@ -1,0 +1,278 @@
+"""Models on a server that speaks OpenAI's protocol: vLLM, SGLang, OpenAI itself and many more.
+
+A window of requests is in flight on an event loop of its own, in a thread. Requests are pulled until the window is
+full, and answers handed out as they come. How large the window is, and when all of it waits, is the gate's affair (see
+`reelscribe.engines.gate`); what errors mean is the server's (`server`), and how clips are shown is `chat`'s.
+"""
+
+import json
+import logging
+from collections.abc import Iterator, Mapping
+from concurrent.futures import FIRST_COMPLETED, Future, wait
+from dataclasses import dataclass
+from typing import Any, Final
+
+import anyio
+import httpx2
+from anyio.from_thread import BlockingPortal, start_blocking_portal
+
+from reelscribe.config import DEFAULT_MODEL, Settings
+from reelscribe.engines.base import ModelInfo
+from reelscribe.engines.chat import Answer, Shown, body, is_web_address, read_answer, show
+from reelscribe.engines.gate import FailedError, Gate, RefusedError
+from reelscribe.engines.server import ServedModel, Server
+from reelscribe.errors import ClipError, EngineError
+from reelscribe.schema import Candidate, CaptionRequest, Failure, Generation, PreparedRequest
+from reelscribe.video.sampling import VisionLimits
+
+logger = logging.getLogger(__name__)
+
+BACK_OFF_SECONDS = 0.5
+"""First pause after a failure; each further one is twice as long."""
+_ATTEMPTS: Final = 4
+"""How often a request is tried at which the server itself fails."""
+_WINDOW_BYTES: Final = 1 << 30
+"""Frames, pictures and files that requests in flight may hold. One request is always let through."""
+_TAKES_FRAMES: Final = (0, 20)
+"""The first version of vLLM that takes frames with their true times."""
+
+Reply = Generation | Failure
+
+
+@dataclass(kw_only=True)
+class _Flight:
+    """A request on its way."""
+
+    request: CaptionRequest
+    waiting: list[PreparedRequest]
+    """The one, until it is brought into the form that is sent: pixels take much more room."""
+    held_bytes: int
+
+
+class OpenAIEngine:
+    """A model on a server.
+
+    Args:
+        server: where it is.
+        model: as the server calls it.
+        settings: what to send, and how patiently.
+        vllm: whether the server is vLLM, which knows the checkpoint's own sampling and tells more.
+        send: "frames", "images" or "video"; see `reelscribe.engines.chat`.
+        back_off_seconds: first pause after a failure.
+    """
+
+    def __init__(
+        self, server: Server, model: str, settings: Settings, *, vllm: bool, send: str, back_off_seconds: float
+    ) -> None:
+        self._server = server
+        self._settings = settings
+        self._vllm = vllm
+        self._send = send
+        self._back_off = back_off_seconds
+        self._takes_n: bool | None = None  # not known yet
+        self._failed_in_a_row = 0
+        self._refused_before = False
+        # What a frame costs on a server is its own affair, unless it takes ours for the video.
+        unknown = {} if send == "frames" else {"video_tokens": None}
+        self.info = ModelInfo(
+            engine="openai",
+            model=model,
+            revision=None,
+            limits=VisionLimits(),
+            wants_frames=send != "video",
+            details={"sent": send, **unknown},
+        )
+
+    def generate(self, requests: Iterator[PreparedRequest]) -> Iterator[Reply]:
+        """Keep a window of requests in flight, and answer them as the server does."""
+        gate = Gate(
+            most=self._settings.max_concurrency,
+            patience_seconds=self._settings.retry_seconds,
+            back_off_seconds=self._back_off,
+        )
+        self._failed_in_a_row = 0
+        with start_blocking_portal() as portal, portal.wrap_async_context_manager(self._server.connect()) as client:
+            flying: dict[Future[Reply], _Flight] = {}
+            try:
+                while True:
+                    self._launch(requests, flying, portal, client, gate)
+                    if not flying:
+                        return
+                    done = wait(flying, return_when=FIRST_COMPLETED).done
+                    for future in done:
+                        del flying[future]
+                    # What is finished is handed out, also where another request found that the server is broken.
+                    yield from (future.result() for future in done if not future.exception())
+                    for future in done:
+                        future.result()
+            finally:
+                for future in flying:
+                    future.cancel()
+
+    def _launch(
+        self,
+        requests: Iterator[PreparedRequest],
+        flying: dict["Future[Reply]", _Flight],
+        portal: BlockingPortal,
+        client: httpx2.AsyncClient,
+        gate: Gate,
+    ) -> None:
+        """Pull requests and send them on their way until the window is full, or something is finished."""
+        while not flying or (
+            len(flying) < gate.limit
+            and sum(flight.held_bytes for flight in flying.values()) < _WINDOW_BYTES
+            and not any(future.done() for future in flying)
+        ):
+            prepared = next(requests, None)
+            if prepared is None:
+                return
+            flight = _Flight(request=prepared.request, waiting=[prepared], held_bytes=_size(prepared))
+            flying[portal.start_task_soon(self._answer, flight, client, gate)] = flight
+
+    async def _answer(self, flight: _Flight, client: httpx2.AsyncClient, gate: Gate) -> Reply:
+        request = flight.request
+        candidates: list[Candidate] = []
+        prompt_tokens: int | None = None
+        try:
+            shown = await self._show(flight)
+            while len(candidates) < request.num_captions:
+                answer = await self._ask(request, shown, len(candidates), client, gate)
+                candidates += answer.candidates
+                prompt_tokens = answer.prompt_tokens
+        except (ClipError, RefusedError, FailedError) as exc:
+            kind = exc.kind if isinstance(exc, ClipError) else "engine"
+            self._count(exc)
+            return Failure(key=request.key, video=request.clip.name, kind=kind, message=str(exc))
+        self._failed_in_a_row = 0
+        made = tuple(candidates[: request.num_captions])
+        return Generation(key=request.key, candidates=made, prompt_tokens=prompt_tokens)
+
+    async def _show(self, flight: _Flight) -> Shown:
+        def convert() -> Shown:
+            return show(flight.waiting.pop(), self._send, self._settings.max_upload_bytes)
+
+        shown = await anyio.to_thread.run_sync(convert)
+        flight.held_bytes = 2 * shown.held_bytes  # once more in the body
+        return shown
+
+    async def _ask(
+        self, request: CaptionRequest, shown: Shown, first: int, client: httpx2.AsyncClient, gate: Gate
+    ) -> Answer:
+        """Ask for the candidates from this number on: all at once, where the server takes that, or the next one."""
+        missing = request.num_captions - first
+        if missing > 1 and self._takes_n is not False:
+            try:
+                answer = await self._try(request, shown, first, missing, client, gate)
+                self._takes_n = len(answer.candidates) > 1
+                return answer
+            except RefusedError:
+                if self._takes_n:
+                    raise
+        answer = await self._try(request, shown, first, 1, client, gate)
+        if missing > 1:
+            self._takes_n = False
+        return answer
+
+    async def _try(
+        self, request: CaptionRequest, shown: Shown, first: int, count: int, client: httpx2.AsyncClient, gate: Gate
+    ) -> Answer:
+        """Ask, and ask again where the server fails at it."""
+        fields = body(
+            request,
+            shown,
+            model=self.info.model,
+            first=first,
+            count=count,
+            default_temperature=None if self._vllm else 1.0,
+        )
+        if self._vllm and count > 1:
+            fields["return_token_ids"] = True  # else only the sum of tokens is told
+        content = await anyio.to_thread.run_sync(_dumps, {**fields, **self._settings.model_params})
+
+        async def once() -> Answer:
+            return read_answer(await self._server.ask(client, content))
+
+        for attempt in range(_ATTEMPTS - 1):
+            try:
+                return await gate.attempt(once)
+            except FailedError as exc:
+                logger.info("%s: %s", request.clip.name, exc)
+                await anyio.sleep(gate.pause(attempt))
+        return await gate.attempt(once)
+
+    def _count(self, exc: Exception) -> None:
+        """Keep account of what failed.
+
+        Raises:
+            EngineError: the server failed at too many requests in a row.
+        """
+        if isinstance(exc, RefusedError) and not self._refused_before:
+            self._refused_before = True
+            logger.warning("The server refused a request, the first of this run: %s", exc)
+        if isinstance(exc, FailedError):
+            self._failed_in_a_row += 1
+            if self._failed_in_a_row >= self._settings.error_budget:
+                raise EngineError(
+                    f"the server failed at {self._failed_in_a_row} requests in a row, each tried {_ATTEMPTS} times "
+                    f"(error_budget is {self._settings.error_budget}). The last one: {exc}"
+                ) from exc
+
+
+def load(settings: Settings) -> OpenAIEngine:
+    """The engine that the settings describe; asks the server what it has.
+
+    Raises:
+        SettingsError: the address or the key cannot be used.
+        EngineError: the server cannot be reached, refuses the key, or does not have the model.
+    """
+    server = Server(settings.base_url, settings.api_key_env, settings.request_timeout)
+    model = _choose_model(settings.model, server.models(), server)
+    vllm, send = model.owner == "vllm", settings.send
+    if send == "frames" and not (vllm and _takes_frames(server, model.name)):
+        send = "images"
+    logger.info("%s at %s is sent %s.", model.name, server.url, send)
+    return OpenAIEngine(server, model.name, settings, vllm=vllm, send=send, back_off_seconds=BACK_OFF_SECONDS)
+
+
+def _takes_frames(server: Server, model: str) -> bool:
+    """Whether a vLLM server takes frames as one video, with their times."""
+    asked = {"messages": [{"role": "user", "content": "Hello"}], "max_tokens": 1}
+    if server.vllm_version() < _TAKES_FRAMES:
+        logger.warning("The server's vLLM takes no frames with their times; at least %d.%d does.", *_TAKES_FRAMES)
+    elif not server.takes({"model": model, **asked, "media_io_kwargs": {"video": {"num_frames": -1}}}):
+        logger.warning("The server takes no frames with their times; start vLLM with --trust-request-mm-kwargs.")
+    else:
+        return True
+    logger.warning("So frames go as images, which models of the Qwen3-VL family see less well; or use --send video.")
+    return False
+
+
+def _choose_model(name: str, served: list[ServedModel] | None, server: Server) -> ServedModel:
+    """The model of this name; or the only one, where nobody chose."""
+    if served is None:
+        return ServedModel(name=name, owner="")
+    for model in served:
+        if model.name == name:
+            return model
+    if name == DEFAULT_MODEL and len(served) == 1:
+        return served[0]
+    names = ", ".join(model.name for model in served[:10]) or "none"
+    more = f" and {len(served) - 10} more" if len(served) > 10 else ""
+    raise EngineError(f"the server at {server.url} has no model {name!r}; it has {server.tell(names)}{more}.")
+
+
+def _size(prepared: PreparedRequest) -> int:
+    """About how many bytes a request holds until its clip is encoded."""
+    clip = prepared.request.clip
+    if prepared.frames.pixels.size:
+        return prepared.frames.pixels.nbytes
+    if isinstance(clip.source, bytes):
+        return len(clip.source)
+    try:
+        return 0 if is_web_address(clip) else clip.path.stat().st_size
+    except (OSError, ValueError):  # its row's failure, once it is to be read
+        return 0
+
+
+def _dumps(fields: Mapping[str, Any]) -> bytes:
+    return json.dumps(fields).encode()

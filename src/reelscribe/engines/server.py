@@ -1,0 +1,257 @@
+"""An OpenAI-compatible server: its address and key, what it says of itself, and what its errors mean.
+
+The key is in the headers and nowhere else: it is taken out of whatever a server's error says, and an answer that holds
+it is thrown away.
+"""
+
+import email.utils
+import json
+import logging
+import os
+import re
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import anyio
+import httpx2
+
+from reelscribe.engines.gate import BusyError, FailedError, RefusedError
+from reelscribe.errors import EngineError, SettingsError
+
+_LONGEST_MESSAGE: Final = 300
+_SHORTEST_SECRET: Final = 8
+"""A key of fewer characters is a placeholder: to take it out of messages would only garble them."""
+_CONNECT_SECONDS: Final = 20.0
+_START_SECONDS: Final = 30.0
+_AWAY: Final = frozenset({502, 503, 529})
+"""Statuses that say: nobody is here to answer."""
+_FATAL: Final = frozenset({401, 402, 403, 404})
+_LOGS: Final = ("httpx2", *(f"httpcore2.{part}" for part in ("connection", "http11", "http2", "proxy", "socks")))
+"""Where headers of answers are logged at DEBUG."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServedModel:
+    """A model as a server lists it."""
+
+    name: str
+    owner: str
+    """vLLM puts its own name here."""
+
+
+class Server:
+    """Where to send requests, and with which key.
+
+    Args:
+        base_url: up to and with the version, as http://localhost:8000/v1.
+        api_key_env: name of the environment variable that holds the key. It need not be set where it is the default
+            one: a server of one's own wants no key.
+        request_timeout: seconds for one request in all.
+
+    Raises:
+        SettingsError: the address or the key cannot be used. Neither is ever told in full.
+    """
+
+    def __init__(self, base_url: str | None, api_key_env: str, request_timeout: float) -> None:
+        self.url = _checked_url(base_url)
+        self._env = api_key_env
+        self._key = _read_key(api_key_env)
+        self._seconds = request_timeout
+        for name in _LOGS if self._key else ():  # a filter that is there already is not added again
+            logging.getLogger(name).addFilter(_KeyFilter(key=self._key))
+
+    def connect(self) -> httpx2.AsyncClient:
+        """A client for one event loop; the caller closes it. How many connections it opens is the caller's affair."""
+        return httpx2.AsyncClient(headers=self._headers(), timeout=self._timeout(None), limits=httpx2.Limits())
+
+    def models(self) -> list[ServedModel] | None:
+        """What the server has; None where it has no such list.
+
+        Raises:
+            EngineError: it cannot be reached, or refuses the key.
+        """
+        response = self._call("GET", f"{self.url}/models")
+        if response.status_code in (404, 405, 501):
+            return None
+        if response.status_code != 200:
+            raise self._fatal(response)
+        listed = self._read(response)
+        entries = listed.get("data") if isinstance(listed, dict) else None
+        if not isinstance(entries, list):
+            raise EngineError(f"{self.url}/models gives no list of models; does base_url end as it should, in /v1?")
+        named = [entry for entry in entries if isinstance(entry, dict) and isinstance(entry.get("id"), str)]
+        return [ServedModel(name=entry["id"], owner=str(entry.get("owned_by"))) for entry in named]
+
+    def vllm_version(self) -> tuple[int, int]:
+        """Version of a vLLM server, as (0, 32); (0, 0) where it does not tell."""
+        response = self._call("GET", f"{self.url.removesuffix('/v1')}/version")
+        found = re.search(r'"version":\s*"(\d+)\.(\d+)', response.text) if response.status_code == 200 else None
+        return (int(found[1]), int(found[2])) if found else (0, 0)
+
+    def takes(self, body: Mapping[str, Any]) -> bool:
+        """Whether the server takes a request for a completion; it is asked, so let it be a small one.
+
+        Raises:
+            EngineError: it cannot be reached, or refuses more than this request.
+        """
+        response = self._call("POST", f"{self.url}/chat/completions", json.dumps(body).encode())
+        if response.status_code not in (200, 400, 422):
+            raise self._fatal(response)
+        return response.status_code == 200
+
+    async def ask(self, client: httpx2.AsyncClient, body: bytes) -> Any:
+        """Send a request for a completion, once.
+
+        Returns:
+            What the answer's JSON holds.
+
+        Raises:
+            BusyError, FailedError, RefusedError: see there.
+            EngineError: no request can be answered: the key or the model is wrong.
+        """
+        try:
+            with anyio.fail_after(self._seconds):
+                response = await client.post(f"{self.url}/chat/completions", content=body)
+        except TimeoutError as exc:
+            raise FailedError(f"the server gave no answer within {self._seconds:g} s.", slow=True) from exc
+        except (httpx2.ConnectError, httpx2.ConnectTimeout) as exc:
+            raise BusyError(f"{self.url} cannot be reached: {self.tell(exc)}.", away=True) from exc
+        except (httpx2.TransportError, httpx2.DecodingError) as exc:
+            raise FailedError(f"the connection broke off: {self.tell(exc)}.") from exc
+        self._judge(response)
+        return self._read(response)
+
+    def tell(self, said: object) -> str:
+        """What somebody else says, for our messages: in one line, not too long, without the key."""
+        text = _without(self._key, " ".join(str(said).split()) or type(said).__name__).rstrip(".")
+        return text if len(text) <= _LONGEST_MESSAGE else f"{text[:_LONGEST_MESSAGE]} ..."
+
+    def __repr__(self) -> str:
+        return f"Server({self.url!r})"
+
+    def _headers(self) -> dict[str, str]:
+        content = {"Content-Type": "application/json"}
+        return content | {"Authorization": f"Bearer {self._key}"} if self._key else content
+
+    def _timeout(self, seconds: float | None) -> httpx2.Timeout:
+        return httpx2.Timeout(seconds, connect=_CONNECT_SECONDS)
+
+    def _call(self, method: str, url: str, content: bytes | None = None) -> httpx2.Response:
+        try:
+            with httpx2.Client(headers=self._headers(), timeout=self._timeout(_START_SECONDS)) as client:
+                return client.request(method, url, content=content)
+        except (httpx2.TransportError, httpx2.DecodingError) as exc:
+            message = f"cannot reach {url}: {self.tell(exc)}. Is the server up, and base_url ({self.url}) right?"
+            raise EngineError(message) from exc
+
+    def _judge(self, response: httpx2.Response) -> None:
+        """Raise what a status other than 200 means."""
+        status = response.status_code
+        if status < 300:
+            return
+        if status < 400 or status in _FATAL:
+            raise self._fatal(response)
+        said = f"the server says {self._said(response)}."
+        if status == 429 or status in _AWAY:
+            raise BusyError(said, retry_after=_retry_after(response), away=status in _AWAY)
+        if status >= 500 or status == 408:
+            raise FailedError(said, slow=status in (408, 504))
+        raise RefusedError(said)
+
+    def _fatal(self, response: httpx2.Response) -> EngineError:
+        status, said = response.status_code, self._said(response)
+        if status in (401, 403):
+            hint = (
+                f"It does not take the key in {self._env}."
+                if self._key
+                else "It wants a key: put it in an environment variable, and name that with api_key_env."
+            )
+        elif status == 404:
+            hint = "Is base_url right (it mostly ends in /v1), and does the server have this model?"
+        elif status < 400:
+            target = self.tell(response.headers.get("location", "another address"))
+            hint = f"It sends us to {target.partition('?')[0]}; give base_url as it is there."
+        else:
+            hint = "No request can be answered before that is mended."
+        return EngineError(f"the server at {self.url} says {said}. {hint}")
+
+    def _said(self, response: httpx2.Response) -> str:
+        """Status and message of an error; servers put it into different places."""
+        try:
+            told = json.loads(response.text)
+        except (ValueError, RecursionError):
+            told = None
+        for name in ("error", "message", "detail"):
+            if isinstance(told, dict) and name in told:
+                told = told[name]
+        text = told if isinstance(told, str) else response.text
+        return f"{response.status_code}: {self.tell(text or response.reason_phrase)}"
+
+    def _read(self, response: httpx2.Response) -> Any:
+        if _without(self._key, response.text) != response.text:
+            raise FailedError("the server's answer holds the API key; it was thrown away.")
+        try:
+            return json.loads(response.text)
+        except (ValueError, RecursionError) as exc:
+            raise FailedError(f"the server's answer is no JSON: {self.tell(response.text[:100])!r}.") from exc
+
+
+@dataclass(frozen=True, kw_only=True)
+class _KeyFilter:
+    """Takes a key out of log records."""
+
+    key: str = field(repr=False)
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Always true: the record is changed, not dropped."""
+        record.msg, record.args = _without(self.key, record.getMessage()), ()
+        return True
+
+
+def _without(key: str, text: str) -> str:
+    return text.replace(key, "***") if len(key) >= _SHORTEST_SECRET else text
+
+
+def _checked_url(base_url: str | None) -> str:
+    if not base_url:
+        raise SettingsError("the engine openai needs base_url, the server's address, as http://localhost:8000/v1.")
+    try:
+        url = httpx2.URL(base_url)
+    except httpx2.InvalidURL:
+        url = httpx2.URL("")
+    if url.scheme not in ("http", "https") or not url.host:
+        raise SettingsError("base_url must be an address as http://localhost:8000/v1; this one is none.")
+    if url.userinfo or url.query or url.fragment:
+        raise SettingsError(
+            f"base_url must hold nothing but host, port and path, as http://{url.host}/v1; got more, which is not "
+            "repeated here, lest it be a password. Keys come from the environment (api_key_env)."
+        )
+    return str(url).rstrip("/")
+
+
+def _read_key(env: str) -> str:
+    """The key, or nothing. What `env` holds is not repeated: it may be the key itself."""
+    if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", env):
+        raise SettingsError(
+            "api_key_env must be the name of an environment variable; what it holds is none, and is not repeated here, "
+            "lest it be the key."
+        )
+    key = os.environ.get(env, "").strip()
+    if not key and env != "OPENAI_API_KEY":
+        raise SettingsError("api_key_env names an environment variable that is not set; export the key there.")
+    if not (key.isascii() and key.isprintable() and " " not in key):
+        raise SettingsError("the API key in the environment holds characters that no key has; copy it again.")
+    return key
+
+
+def _retry_after(response: httpx2.Response) -> float | None:
+    """Seconds that the server asks to wait; it may give a date instead."""
+    value = response.headers.get("retry-after", "")
+    if re.fullmatch(r"\d+(\.\d+)?", value):
+        return float(value)
+    try:
+        return max(email.utils.parsedate_to_datetime(value).timestamp() - time.time(), 0.0)
+    except (ValueError, TypeError):
+        return None
