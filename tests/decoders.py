@@ -79,13 +79,18 @@ def requests(*sources: Path) -> list[CaptionRequest]:
     return [CaptionRequest(key=str(n), clip=Clip(source=str(s)), prompt="What?") for n, s in enumerate(sources)]
 
 
+def held(folder: Path) -> tuple[int, isolate._Decoder]:
+    """The decoder that `hanging` holds, as soon as it does, and the file by which it does: close it in the end."""
+    writer = os.open(folder / "pipe", os.O_WRONLY)  # returns when FFmpeg has opened the other end
+    return writer, next(one for one in isolate._all if str(folder / "pipe") in files_of(one.process.pid))
+
+
 @contextmanager
 def when_busy(folder: Path, act: Callable[[isolate._Decoder], object]) -> Iterator[None]:
     """Do something to the decoder that `hanging` holds, as soon as it does."""
 
     def wait() -> None:
-        writer = os.open(folder / "pipe", os.O_WRONLY)  # returns when FFmpeg has opened the other end
-        busy = next(decoder for decoder in isolate._all if str(folder / "pipe") in files_of(decoder.process.pid))
+        writer, busy = held(folder)
         act(busy)
         gone(busy.process.pid)
         os.close(writer)

@@ -148,6 +148,26 @@ def test_what_is_no_file_is_not_opened(
         raise error
 
 
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("list.mp4", "ffconcat version 1.0\nfile plain.mp4\n"),
+        ("list.m3u8", "#EXTM3U\n#EXT-X-TARGETDURATION:2\n#EXTINF:1.2,\nplain.mp4\n#EXT-X-ENDLIST\n"),
+    ],
+)
+def test_lists_of_other_files_are_refused(
+    name: str, text: str, plain: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("plain.mp4").write_bytes(plain.read_bytes())
+    Path(name).write_text(text)
+    for source in (Path(name), text.encode()) if name == "list.mp4" else (Path(name),):
+        error = failure(source)
+        assert error.kind == "unreadable"
+        with pytest.raises(ClipError, match=r" is a list of other files, not a video\.$"):
+            raise error
+
+
 @pytest.mark.parametrize("file", ["/proc/kmsg", "/proc/self/mem"])
 def test_files_of_the_kernel_s_own_are_not_read(file: str) -> None:
     if not Path(file).exists():

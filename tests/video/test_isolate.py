@@ -12,7 +12,7 @@ from typing import cast
 import numpy as np
 import pytest
 from clips import read_numbers, write_clip
-from decoders import MEMORY, SECONDS, decoded, failure, gone, hanging, pool, requests, waiting, when_busy
+from decoders import MEMORY, SECONDS, decoded, failure, gone, hanging, held, pool, requests, waiting, when_busy
 from decoding import BUDGET
 
 from reelscribe.errors import ClipError, EngineError
@@ -186,14 +186,12 @@ def test_a_clip_that_takes_too_much_memory_fails_alone(plain: Path, tmp_path: Pa
 
 def test_a_consumer_that_stops_does_not_wait_for_a_hang(plain: Path, tmp_path: Path) -> None:
     file = hanging(tmp_path)
-    ended: list[int] = []
-    with when_busy(tmp_path, lambda decoder: ended.append(decoder.process.pid)):
-        answers = decode_ahead(requests(plain, file), BUDGET, max_bytes=1 << 30, decode_seconds=SECONDS * 10)
-        next(answers)
-        writer = os.open(tmp_path / "pipe", os.O_WRONLY)  # by now the second clip is hanging, too
-        cast(Generator[object, None, None], answers).close()
-        os.close(writer)
-    assert gone(ended[0])
+    answers = decode_ahead(requests(plain, file), BUDGET, max_bytes=1 << 30, decode_seconds=SECONDS * 10)
+    next(answers)
+    writer, decoder = held(tmp_path)
+    cast(Generator[object, None, None], answers).close()
+    assert gone(decoder.process.pid)
+    os.close(writer)
 
 
 @pytest.mark.parametrize(
