@@ -113,6 +113,8 @@ def test_version_is_told() -> None:
          {"fps": 1.0, "min_frames": 2, "max_frames": 8, "max_video_tokens": 64}),
         (("--seed", "-3", "--batch-size", "2", "--prefetch-bytes", "1"),
          {"seed": -3, "batch_size": 2, "prefetch_bytes": 1}),
+        (("--decoders", "0", "--decode-seconds", "2.5", "--decoder-bytes", "9"),
+         {"decoders": 0, "decode_seconds": 2.5, "decoder_bytes": 9}),
         (("--root", "videos", "--allow-private-urls", "--max-video-bytes", "5", "--download-seconds", "6"),
          {"root": "videos", "allow_private_urls": True, "max_video_bytes": 5, "download_seconds": 6.0}),
         (("--max-line-bytes", "7", "--output-format", "jsonl", "--sidecar", "txt"),

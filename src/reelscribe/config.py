@@ -102,10 +102,10 @@ class Settings:
     )
     prefetch_bytes: int = _setting(1 << 30, "Bytes of decoded frames that may wait for the engine.", at_least=1)
     decoders: int | None = _setting(
-        None, "Processes that decode; one for each CPU by default. 0: none, decode in this process.", at_least=0
+        None, "Processes that decode; one for each CPU by default, up to 32. 0: decode in this process.", at_least=0
     )
-    decode_seconds: float = _setting(120.0, "Most time that decoding a clip may take.")
-    decoder_bytes: int = _setting(4 << 30, "Most memory that a decoder may take.", at_least=1)
+    decode_seconds: float = _setting(120.0, "Seconds that decoding a clip may take.")
+    decoder_bytes: int = _setting(4 << 30, "Bytes of memory that a decoder may take for a clip.", at_least=1)
     base_url: str | None = _setting(None, "Server of --engine openai, as http://localhost:8000/v1.")
     api_key_env: str = _setting("OPENAI_API_KEY", "Environment variable that holds the server's key.")
     send: str = _setting(
