@@ -122,6 +122,8 @@ def test_a_decoder_dies_with_its_owner_though_a_forked_child_of_that_lives(plain
 
 def test_ctrl_c_is_left_to_the_owner(plain: Path) -> None:
     then = (
+        # Started from a job in the background, the tests may have been told to leave Ctrl-C alone.
+        "import signal\nsignal.signal(signal.SIGINT, signal.default_int_handler)\n"
         "try:\n print('here', flush=True)\n sys.stdin.read()\n"
         "except KeyboardInterrupt:\n print(isolate._idle[-1].process.poll(), flush=True)"
     )
