@@ -2,6 +2,7 @@
 
 import os
 import select
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
@@ -81,8 +82,13 @@ def requests(*sources: Path) -> list[CaptionRequest]:
 
 def held(folder: Path) -> tuple[int, isolate._Decoder]:
     """The decoder that `hanging` holds, as soon as it does, and the file by which it does: close it in the end."""
-    writer = os.open(folder / "pipe", os.O_WRONLY)  # returns when FFmpeg has opened the other end
-    return writer, next(one for one in isolate._all if str(folder / "pipe") in files_of(one.process.pid))
+    writer = os.open(folder / "pipe", os.O_WRONLY)  # returns when FFmpeg opens the other end; it is listed just after
+    deadline = time.monotonic() + SECONDS
+    while time.monotonic() < deadline:
+        for decoder in list(isolate._all):
+            if str(folder / "pipe") in files_of(decoder.process.pid):
+                return writer, decoder
+    raise TimeoutError("no decoder has the pipe open")
 
 
 @contextmanager
