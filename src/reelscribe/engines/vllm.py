@@ -131,7 +131,7 @@ class VllmEngine:
         more = True
         try:
             while more or flights:
-                while more and landed.empty() and self._has_room(flights):
+                while more and self._has_room(flights):
                     item = next(requests, None)
                     if item is None:
                         more = False
