@@ -23,7 +23,7 @@ from reelscribe import model_path
 from reelscribe.demo import write_clip
 from reelscribe.models.shapes.scenes import random_scene
 
-RESULTS = Path(os.environ.get("XRES") or Path(__file__).parent / "results")
+RESULTS = Path(__file__).parent / "results"
 
 _SHAPES: Final[dict[str, dict[str, Any]]] = {
     "tiny": {

@@ -17,7 +17,9 @@ def test_every_engine_has_a_name_in_the_settings() -> None:
 
 @pytest.mark.parametrize("name", sorted(set(get_args(EngineName)) - set(ENGINES)))
 def test_engine_to_come_says_so(name: str) -> None:
-    with pytest.raises(SettingsError, match=f"the engine {name} is not in this release; there are transformers, vllm, fake"):
+    with pytest.raises(
+        SettingsError, match=f"the engine {name} is not in this release; there are transformers, vllm, fake"
+    ):
         load_engine(Settings(engine=name))
 
 

@@ -106,7 +106,7 @@ def plan(
         gpu_bytes: memory of each visible GPU; empty on a CPU.
         longest_tokens: of the longest request: video, prompt and answer.
         tp: GPUs for each replica, where the user says so; then it is not asked whether the model fits.
-        dp: replicas, where the user says so.
+        dp: replicas, where the user says so; all GPUs are dealt out to them.
         memory_share: of each GPU's memory, what may be used.
 
     Raises:
@@ -123,16 +123,21 @@ def plan(
             some = ", ".join(map(str, allowed))
             raise SettingsError(f"tp must divide the model's {size.heads} attention heads: one of {some}; got {tp}.")
         return _spread(tp, dp, count, "as asked for", size)
+    allowed = [degree for degree in allowed if degree * (dp or 1) <= count]
+    if dp is not None:
+        allowed = allowed[-1:]  # to leave GPUs idle would help nobody
     usable = int(min(gpu_bytes) * memory_share)
-    need = {degree: size.gpu_bytes(degree, _CLIPS * longest_tokens) for degree in allowed if degree * (dp or 1) <= count}
+    need = {
+        degree: size.gpu_bytes(degree, _CLIPS * longest_tokens) for degree in allowed if degree * (dp or 1) <= count
+    }
     fits = next((degree for degree in need if need[degree] <= usable), None)
     if fits is None:
         most = max(need)
         raise SettingsError(
             f"the model does not fit: with its weights split over {_gpus(most)} each must hold {_gb(need[most])} "
             f"({_gb(size.text_bytes + size.vision_bytes)} of weights in all, the cache of {_CLIPS} clips of "
-            f"{longest_tokens:,} tokens, and room to work), and {_gb(usable)} of {_gb(min(gpu_bytes))} can be used. Take "
-            f"a smaller or quantised checkpoint (-FP8), lower max_video_tokens, or force it with tp={most}."
+            f"{longest_tokens:,} tokens, and room to work), and {_gb(usable)} of {_gb(min(gpu_bytes))} can be used. "
+            f"Take a smaller or quantised checkpoint (-FP8), lower max_video_tokens, or force it with tp={most}."
         )
     words = f"weights, cache and room to work take {_gb(need[fits])} of the {_gb(usable)} that can be used on each"
     before = max((degree for degree in need if degree < fits), default=None)
