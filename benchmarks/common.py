@@ -26,7 +26,7 @@ from reelscribe.models.shapes.scenes import random_scene
 from reelscribe.prompts import DEFAULT_PROMPT
 from reelscribe.schema import CaptionRequest, Clip
 
-RESULTS = Path(os.environ.get("XRES") or Path(__file__).parent / "results")
+RESULTS = Path(__file__).parent / "results"
 
 _SHAPES: Final[dict[str, dict[str, Any]]] = {
     "tiny": {

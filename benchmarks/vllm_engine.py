@@ -4,6 +4,7 @@ The published method, with vLLM: one request at a time, a call of `generate` for
 frames, arguments and sampling parameters, in one run, in turns; both engines are loaded beforehand.
 """
 
+import asyncio
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,8 @@ from vllm import LLM
 
 from reelscribe.config import Settings
 from reelscribe.engines.checkpoint import prompt_text
-from reelscribe.engines.vllm import VllmEngine, load, to_vllm
+from reelscribe.engines.guard import Guard
+from reelscribe.engines.vllm import CORE_ENVIRONMENT, VllmEngine, load
 from reelscribe.schema import Clip, PreparedRequest
 from reelscribe.video.decode import decode
 from reelscribe.video.sampling import FrameBudget
@@ -26,28 +28,37 @@ class Raw:
     """vLLM's own offline engine, loaded with the same arguments."""
 
     def __init__(self, engine: VllmEngine) -> None:
-        self._llm = LLM(**engine.engine_args)
-        self._processor, self._rules = engine._processor, engine._rules
+        self._guard = Guard()
+        with self._guard.starting(CORE_ENVIRONMENT):
+            self._llm = LLM(**engine.engine_args)
+        self._engine = engine
+
+    def forget(self) -> None:
+        """Forget the prefixes of earlier runs: clips of a data set differ."""
+        assert self._llm.reset_prefix_cache()
 
     def prompt(self, item: PreparedRequest) -> dict[str, Any]:
         times = list(item.frames.timestamps)
         metadata = {"fps": 1.0, "frames_indices": times, "total_num_frames": len(times), "do_sample_frames": False}
         return {
-            "prompt": prompt_text(self._processor, item.request),
+            "prompt": prompt_text(self._engine._processor, item.request),
             "multi_modal_data": {"video": [(item.frames.pixels, metadata)]},
             "mm_processor_kwargs": {"do_resize": False, "do_sample_frames": False},
         }
 
     def params(self, item: PreparedRequest) -> Any:
-        return to_vllm(self._rules.resolve(item.request.sampling, item.request.num_captions), item.request)
+        request = item.request
+        return self._engine.to_vllm(request.sampling, request.num_captions, request.seed)
 
     def all_at_once(self, prepared: list[PreparedRequest]) -> None:
         """Every request in one call."""
+        self.forget()
         prompts, params = [self.prompt(item) for item in prepared], [self.params(item) for item in prepared]
         self._llm.generate(prompts, params, use_tqdm=False)
 
     def serial(self, prepared: list[PreparedRequest]) -> None:
         """One request, one candidate at a time."""
+        self.forget()
         for item in prepared:
             params = self.params(item)
             params.n = 1
@@ -64,6 +75,7 @@ class Gauge:
         self.most_bytes = 0
 
     def run(self, prepared: list[PreparedRequest]) -> None:
+        asyncio.run_coroutine_threadsafe(self._engine._llm.reset_prefix_cache(), self._engine._loop).result()
         sizes = {item.request.key: item.frames.pixels.nbytes for item in prepared}
         held = 0
 
@@ -92,7 +104,7 @@ def peaks() -> dict[str, int]:
 
 def main() -> None:
     size = {"width": 320, "height": 240, "seconds": 4.0}
-    args = arguments(__doc__, model="tiny", clips=64, candidates=4, tokens=64, rounds=3, prefetch_mib=1024, **size)
+    args = arguments(__doc__, model="tiny", clips=64, candidates=4, tokens=64, rounds=3, prefetch_mib=96, **size)
     with workspace() as folder:
         dtype = torch.bfloat16 if torch.cuda.is_available() else torch.float32
         settings = Settings(

@@ -96,7 +96,9 @@ class Settings:
     tp: int | None = _setting(
         None, "vLLM: GPUs for each replica of the model; the fewest that it fits by default.", at_least=1
     )
-    dp: int | None = _setting(None, "vLLM: replicas; as many as the GPUs allow by default.", at_least=1)
+    dp: int | None = _setting(
+        None, "vLLM: replicas, which share all GPUs; as many as the GPUs allow by default.", at_least=1
+    )
     layout: str = _setting(
         "auto", "How rows hold text and videos: tokens in the text, or plain columns.", *get_args(LayoutName)
     )

@@ -161,10 +161,16 @@ class TestOverrides:
         assert planned("8B", 8, 80, tp=8) == Plan(tp=8, dp=1, reason="as asked for.")
         assert planned("32B", 8, 24, tp=4) == Plan(tp=4, dp=2, reason="as asked for.")
 
-    def test_dp_leaves_the_rest_to_the_plan(self) -> None:
+    def test_dp_deals_all_gpus_out(self) -> None:
+        assert [(made.tp, made.dp) for made in (planned("8B", 8, 80, dp=dp) for dp in (1, 2, 4, 8))] == [
+            (8, 1),
+            (4, 2),
+            (2, 4),
+            (1, 8),
+        ]
         made = planned("8B", 8, 24, dp=3)
         assert (made.tp, made.dp) == (2, 3)
-        assert "; 2 GPUs of 8 stay idle." in made.reason
+        assert made.reason.endswith("; 2 GPUs of 8 stay idle.")
         with pytest.raises(SettingsError, match="split over 1 GPU each must hold"):
             planned("8B", 8, 24, dp=8)
 

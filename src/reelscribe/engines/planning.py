@@ -106,7 +106,7 @@ def plan(
         gpu_bytes: memory of each visible GPU; empty on a CPU.
         longest_tokens: of the longest request: video, prompt and answer.
         tp: GPUs for each replica, where the user says so; then it is not asked whether the model fits.
-        dp: replicas, where the user says so.
+        dp: replicas, where the user says so; all GPUs are dealt out to them.
         memory_share: of each GPU's memory, what may be used.
 
     Raises:
@@ -123,6 +123,9 @@ def plan(
             some = ", ".join(map(str, allowed))
             raise SettingsError(f"tp must divide the model's {size.heads} attention heads: one of {some}; got {tp}.")
         return _spread(tp, dp, count, "as asked for", size)
+    allowed = [degree for degree in allowed if degree * (dp or 1) <= count]
+    if dp is not None:
+        allowed = allowed[-1:]  # to leave GPUs idle would help nobody
     usable = int(min(gpu_bytes) * memory_share)
     need = {
         degree: size.gpu_bytes(degree, _CLIPS * longest_tokens) for degree in allowed if degree * (dp or 1) <= count

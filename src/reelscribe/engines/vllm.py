@@ -20,6 +20,7 @@ import weakref
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
+from multiprocessing import resource_tracker
 from pathlib import Path
 from typing import Any, Final, get_args
 
@@ -27,18 +28,28 @@ from reelscribe.config import Settings
 from reelscribe.engines import planning
 from reelscribe.engines.base import ModelInfo
 from reelscribe.engines.checkpoint import HUB_PARAMS, Checkpoint, cannot_load, prompt_text
+from reelscribe.engines.guard import Guard
 from reelscribe.engines.planning import MEMORY_SHARE, ModelSize, Plan, plan
 from reelscribe.errors import EngineError, SettingsError
 from reelscribe.sampling_params import SamplingParams
-from reelscribe.schema import Candidate, CaptionRequest, Failure, Generation, PreparedRequest, StopReason
+from reelscribe.schema import Candidate, Failure, Generation, PreparedRequest, StopReason
 from reelscribe.video.sampling import FrameBudget
 
-_ENVIRONMENT: Final = {"VLLM_LOGGING_LEVEL": "ERROR", "VLLM_NO_USAGE_STATS": "1"}
+_ENVIRONMENT: Final = {
+    "VLLM_LOGGING_LEVEL": "ERROR",
+    "VLLM_LOGGING_STREAM": "ext://sys.stderr",
+    "VLLM_NO_USAGE_STATS": "1",
+}
 """For vLLM, where the user has not set it: say what breaks, and send nothing anywhere."""
+CORE_ENVIRONMENT: Final = {"VLLM_WORKER_MULTIPROC_METHOD": "spawn", "OMP_WAIT_POLICY": "PASSIVE"}
+"""For vLLM's processes, likewise: begin afresh, not as copies of this one with its threads; and on a CPU that others
+use, too, wait without burning it."""
+_CPU_EXECUTOR: Final = "vllm.v1.executor.uniproc_executor.UniProcExecutor"
+"""Model and scheduler in one process, as on one GPU. vLLM parts them on a CPU, and keeps a core to wait with."""
 _CPU_CACHE_BYTES: Final = 2 << 30
 """Key-value cache on a CPU, where the user does not say how large; vLLM would take most of the memory."""
-_CPU_BATCH_TOKENS: Final = 4096
-"""Tokens of a step on a CPU, vLLM's own default, unless a clip has more."""
+_CPU_BATCH_TOKENS: Final = 1024
+"""Tokens of a step on a CPU, unless a request may have more."""
 _WORDS_TOKENS: Final = 2048
 """Prompt, times of the frames and answer, for the plan."""
 _AHEAD: Final = 1.25
@@ -80,6 +91,7 @@ class VllmEngine:
         for name, value in _ENVIRONMENT.items():
             os.environ.setdefault(name, value)
         from vllm import AsyncEngineArgs
+        from vllm.exceptions import VLLMValidationError
         from vllm.platforms import current_platform
         from vllm.usage.usage_lib import UsageContext
         from vllm.v1.engine.async_llm import AsyncLLM
@@ -91,22 +103,30 @@ class VllmEngine:
         _check_device(settings.device, current_platform.device_type)
         hub = {key: params[key] for key in HUB_PARAMS if key in params}
         checkpoint = Checkpoint.load(settings.model, revision=settings.revision, **hub)
+        self._processor = checkpoint.processor
+        self._rules = TokenRules(self._processor.tokenizer, checkpoint.generation_config())
+        try:
+            self.to_vllm(settings.sampling_params(), settings.num_captions, settings.seed)
+        except VLLMValidationError as exc:
+            raise SettingsError(f"vLLM does not take these sampling parameters: {exc}") from exc
         budget = FrameBudget.of(settings, checkpoint.limits)
         spread = _plan(settings, params, checkpoint, budget)
         planning.logger.info("vLLM runs %s", spread)
         self.engine_args = _defaults(settings, checkpoint, budget, spread, on_cpu=current_platform.is_cpu()) | params
         """What vLLM is told."""
+        resource_tracker.ensure_running()  # serves this whole program, so that it must not end with vLLM
+        guard = Guard()
         try:
-            args = AsyncEngineArgs(**self.engine_args)
-            self._llm = AsyncLLM.from_engine_args(args, usage_context=UsageContext.LLM_CLASS)
+            with guard.starting(CORE_ENVIRONMENT):
+                args = AsyncEngineArgs(**self.engine_args)
+                self._llm = AsyncLLM.from_engine_args(args, usage_context=UsageContext.LLM_CLASS)
         except Exception as exc:  # configuration, weights and GPUs raise all kinds of errors in there
+            guard.close()
             raise cannot_load(settings.model, " ".join(str(exc).split())) from exc
         self._loop = asyncio.new_event_loop()
         thread = threading.Thread(target=self._loop.run_forever, daemon=True, name="vllm")
         thread.start()
-        self._finalizer = weakref.finalize(self, _stop, self._llm, self._loop, thread)
-        self._processor = checkpoint.processor
-        self._rules = TokenRules(self._processor.tokenizer, checkpoint.generation_config())
+        self._finalizer = weakref.finalize(self, _stop, self._llm, self._loop, thread, guard)
         self._replicas = self._llm.vllm_config.parallel_config.data_parallel_size
         self._clip_bytes = budget.max_bytes
         self._window_bytes = settings.prefetch_bytes * self._replicas
@@ -131,13 +151,14 @@ class VllmEngine:
         more = True
         try:
             while more or flights:
-                while more and self._has_room(flights):
+                room = more and self._has_room(flights)
+                if room:
                     item = next(requests, None)
                     if item is None:
                         more = False
                     else:
                         flights.add(self._send(item, flights, landed))
-                if flights:
+                if flights and not (room and landed.empty()):  # an answer for each request, once there are answers
                     flight = self._wait(landed, flights)
                     flights.remove(flight)
                     yield self._answer(flight, flights)
@@ -175,11 +196,31 @@ class VllmEngine:
             "mm_processor_kwargs": {"do_resize": False, "do_sample_frames": False},
         }
         [rendered] = await self._llm.renderer.render_cmpl_async([prompt])
-        params = to_vllm(self._rules.resolve(request.sampling, request.num_captions), request)
+        params = self.to_vllm(request.sampling, request.num_captions, request.seed)
         chosen = replica if self._replicas > 1 else None
         name = str(next(self._numbers))
         outputs = [made async for made in self._llm.generate(rendered, params, name, data_parallel_rank=chosen)]
         return outputs[-1]
+
+    def to_vllm(self, told: SamplingParams, num_captions: int, seed: int) -> Any:
+        """Sampling parameters as vLLM takes them, with what was not told filled in."""
+        from vllm import SamplingParams as VllmSamplingParams
+        from vllm.sampling_params import RequestOutputKind
+
+        params = self._rules.resolve(told, num_captions)
+        return VllmSamplingParams(
+            n=num_captions if params.temperature else 1,
+            max_tokens=params.max_tokens,
+            temperature=params.temperature,
+            top_p=params.top_p or 1.0,
+            top_k=params.top_k or 0,
+            min_p=params.min_p or 0.0,
+            repetition_penalty=params.repetition_penalty or 1.0,
+            stop=list(params.stop),
+            stop_token_ids=list(params.stop_token_ids),
+            seed=seed % _SEEDS,
+            output_kind=RequestOutputKind.FINAL_ONLY,
+        )
 
     def _wait(self, landed: "queue.SimpleQueue[_Flight]", flights: Collection[_Flight]) -> _Flight:
         """The next request that is done. An engine that is killed does not always tell those who wait."""
@@ -213,26 +254,6 @@ class VllmEngine:
 def load(settings: Settings) -> VllmEngine:
     """The engine that the settings describe."""
     return VllmEngine(settings)
-
-
-def to_vllm(params: SamplingParams, request: CaptionRequest) -> Any:
-    """Resolved sampling parameters as vLLM takes them."""
-    from vllm import SamplingParams as VllmSamplingParams
-    from vllm.sampling_params import RequestOutputKind
-
-    return VllmSamplingParams(
-        n=request.num_captions if params.temperature else 1,
-        max_tokens=params.max_tokens,
-        temperature=params.temperature,
-        top_p=params.top_p or 1.0,
-        top_k=params.top_k or 0,
-        min_p=params.min_p or 0.0,
-        repetition_penalty=params.repetition_penalty or 1.0,
-        stop=list(params.stop),
-        stop_token_ids=list(params.stop_token_ids),
-        seed=request.seed % _SEEDS,
-        output_kind=RequestOutputKind.FINAL_ONLY,
-    )
 
 
 def _candidate(made: Any, ends: Collection[int]) -> Candidate:
@@ -275,10 +296,8 @@ def _check_device(device: str, there: str) -> None:
 
 def visible_gpus() -> int:
     """How many GPUs vLLM would see."""
-    try:
-        import torch
-    except ModuleNotFoundError:  # nor is vLLM there, as loading it will tell
-        return 0
+    import torch
+
     return torch.cuda.device_count()
 
 
@@ -324,18 +343,24 @@ def _defaults(
         "use_tqdm_on_load": False,
     }
     if on_cpu:
-        args["enforce_eager"] = True  # compiling takes minutes there
-        # vLLM 0.32 breaks on a CPU where a request with a seed is prefilled in parts, so that none may be.
-        own_limit = checkpoint.config.get_text_config().max_position_embeddings
-        args["max_model_len"] = min(budget.most_tokens + _WORDS_TOKENS, own_limit)
-        args["max_num_batched_tokens"] = max(args["max_model_len"], _CPU_BATCH_TOKENS)
-        args["enable_chunked_prefill"] = False
+        length = min(budget.most_tokens + _WORDS_TOKENS, checkpoint.config.get_text_config().max_position_embeddings)
+        args |= {
+            "enforce_eager": True,  # compiling takes minutes there
+            # vLLM 0.32 breaks on a CPU where a request with a seed is prefilled in parts, so that none may be. Longer
+            # steps would not be faster: the encoder works best on a few clips at a time.
+            "enable_chunked_prefill": False,
+            "max_model_len": length,
+            "max_num_batched_tokens": max(length, _CPU_BATCH_TOKENS),
+            "block_size": 32,  # of the sizes that are fast there, the one that shares most of a prompt
+        }
+        if spread.tp == spread.dp == 1:
+            args["distributed_executor_backend"] = _CPU_EXECUTOR
         if "VLLM_CPU_KVCACHE_SPACE" not in os.environ:
             args["kv_cache_memory_bytes"] = _CPU_CACHE_BYTES
     return args
 
 
-def _stop(llm: Any, loop: asyncio.AbstractEventLoop, thread: threading.Thread) -> None:
+def _stop(llm: Any, loop: asyncio.AbstractEventLoop, thread: threading.Thread, guard: Guard) -> None:
     async def settle() -> None:
         tasks = asyncio.all_tasks() - {asyncio.current_task()}
         for task in tasks:
@@ -347,3 +372,4 @@ def _stop(llm: Any, loop: asyncio.AbstractEventLoop, thread: threading.Thread) -
     loop.call_soon_threadsafe(loop.stop)
     thread.join()
     loop.close()
+    guard.close()

@@ -11,7 +11,6 @@ from typing import Any, Final, get_args
 from reelscribe.config import DEFAULT_MODEL, Keep, Settings
 from reelscribe.engines import load_engine
 from reelscribe.engines.base import Engine
-from reelscribe.engines.vllm import visible_gpus
 from reelscribe.errors import SettingsError
 from reelscribe.pipeline import InputRow, RowResult, caption_rows
 from reelscribe.schema import Caption, Failure, Row
@@ -93,6 +92,7 @@ class VideoCaptioningFromVLMMapper:
         self._settings = Settings(
             model=hf_model,
             engine="vllm" if enable_vllm else "transformers",
+            dp=1 if enable_vllm else None,  # one replica, on all GPUs
             num_captions=caption_num,
             keep=keep_candidate_mode,
             prompt=prompt,
@@ -120,8 +120,8 @@ class VideoCaptioningFromVLMMapper:
     ) -> dict[str, list[Any]]:
         """Caption a batch.
 
-        The model is loaded at the first batch, on the GPU that belongs to `rank` where there are several; vLLM takes
-        all of them.
+        The model is loaded at the first batch, by Transformers on the GPU that belongs to `rank` where there are
+        several, by vLLM on all of them.
 
         Args:
             samples: column to list of values, all of one length. Never changed.
@@ -156,8 +156,8 @@ class VideoCaptioningFromVLMMapper:
 
     def _load(self, rank: int | None) -> Engine:
         if self._engine is None:
-            told: dict[str, Any] = {"device": "cpu" if self.accelerator == "cpu" else f"auto:{rank or 0}"}
-            if self._settings.engine == "vllm" and self.accelerator != "cpu":
-                told = {"tp": visible_gpus() or None}
-            self._engine = load_engine(replace(self._settings, **told))
+            device = "cpu" if self.accelerator == "cpu" else "auto"
+            if self._settings.engine == "transformers" and device == "auto":
+                device = f"auto:{rank or 0}"
+            self._engine = load_engine(replace(self._settings, device=device))
         return self._engine
