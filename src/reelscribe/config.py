@@ -1,6 +1,5 @@
 """The settings of a run: the CLI's options, the keys of a TOML file and the keywords in Python are all these fields."""
 
-import difflib
 import math
 import tomllib
 from collections.abc import Mapping
@@ -9,7 +8,7 @@ from pathlib import Path
 from types import NoneType
 from typing import Any, Final, Literal, get_args, get_origin
 
-from reelscribe.errors import SettingsError
+from reelscribe.errors import SettingsError, did_you_mean
 from reelscribe.sampling_params import SamplingParams
 
 EngineName = Literal["transformers", "vllm", "openai", "fake"]
@@ -177,9 +176,7 @@ class Settings:
         known = [item.name for item in fields(cls)]
         for name in values:
             if name not in known:
-                near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
-                hint = f"did you mean {' or '.join(near)}?" if near else f"known are {', '.join(known)}."
-                raise SettingsError(f"unknown setting {name!r}; {hint}")
+                raise SettingsError(f"unknown setting {name!r}; {did_you_mean(name, known)}")
         return cls(**values)
 
 

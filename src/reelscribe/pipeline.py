@@ -88,10 +88,11 @@ def caption_rows(rows: Iterable[InputRow], settings: Settings, engine: Engine) -
         logger.warning("The rows have %s already: this run's results take their place.", " and ".join(replaced))
     pending: deque[tuple[InputRow, RowPlan]] = deque()
     chained = itertools.chain(peeked, source)
-    waiting_bytes, exhausted = 0, False
+    # What waits is the difference: an engine may pull in a thread of its own, and each number has one who writes it.
+    pulled_bytes, finished_bytes, exhausted = 0, 0, False
 
     def requests() -> Iterator[CaptionRequest]:
-        nonlocal waiting_bytes, exhausted
+        nonlocal pulled_bytes, exhausted
         for item in chained:
             plan = (
                 RowPlan(index=item.index, row=item.row, problem=item.problem)
@@ -99,16 +100,16 @@ def caption_rows(rows: Iterable[InputRow], settings: Settings, engine: Engine) -
                 else layout.plan(item.row, item.index, settings, item.root)
             )
             pending.append((item, plan))
-            waiting_bytes += item.num_bytes
+            pulled_bytes += item.num_bytes
             yield from plan.requests
-            if len(pending) >= _WAITING_ROWS or waiting_bytes >= _WAITING_BYTES:
+            if len(pending) >= _WAITING_ROWS or pulled_bytes - finished_bytes >= _WAITING_BYTES:
                 return
         exhausted = True
 
     def finish(outcomes: Sequence[Outcome]) -> RowResult:
-        nonlocal waiting_bytes
+        nonlocal finished_bytes
         item, plan = pending.popleft()
-        waiting_bytes -= item.num_bytes
+        finished_bytes += item.num_bytes
         told = (plan.problem,) if plan.problem else tuple(outcomes)
         return RowResult(
             index=plan.index, rows=tuple(layout.fill(plan, outcomes, settings)), outcomes=told, origin=item
@@ -185,7 +186,7 @@ def caption(requests: Iterable[CaptionRequest], settings: Settings, engine: Engi
     if next(stream, None) is not None:
         raise EngineError("the engine stopped although there were requests left.")
     for request in order:
-        yield done.get(request.key) or _failure(request, "the engine gave no answer to this request.")
+        yield done.get(request.key) or Failure.of(request, "the engine gave no answer to this request.")
 
 
 def _as_file(request: CaptionRequest, limits: FetchLimits) -> tuple[CaptionRequest, Frames | Failure]:
@@ -193,11 +194,7 @@ def _as_file(request: CaptionRequest, limits: FetchLimits) -> tuple[CaptionReque
     try:
         return replace(request, clip=checked(request.clip, limits)), NO_FRAMES
     except ClipError as exc:
-        return request, Failure(key=request.key, video=request.clip.name, kind=exc.kind, message=str(exc))
-
-
-def _failure(request: CaptionRequest, message: str) -> Failure:
-    return Failure(key=request.key, video=request.clip.name, kind="engine", message=message)
+        return request, Failure.of(request, str(exc), exc.kind)
 
 
 def _told(frames: Frames) -> dict[str, Any]:
@@ -217,13 +214,13 @@ def _select(
     """Keep candidates. One without a word is never kept, one that was cut off only where there is no whole one."""
     candidates = generation.candidates
     if len(candidates) != request.num_captions:
-        return _failure(
+        return Failure.of(
             request, f"the engine gave {len(candidates)} candidates; asked for were {request.num_captions}."
         )
     spoken = [number for number, candidate in enumerate(candidates) if candidate.text.strip()]
     if not spoken or (settings.keep == "all" and len(spoken) < len(candidates)):
         silent = len(candidates) - len(spoken)
-        return _failure(request, f"the model gave no text for {silent} of {len(candidates)} candidates.")
+        return Failure.of(request, f"the model gave no text for {silent} of {len(candidates)} candidates.")
     whole = [number for number in spoken if candidates[number].stop_reason == "stop"]
     usable = whole if whole and settings.keep != "all" else spoken
     picked, reason = SELECTORS[settings.keep]([candidates[number].text for number in usable], request)

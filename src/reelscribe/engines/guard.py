@@ -54,6 +54,4 @@ class Guard:
 
     def close(self) -> None:
         """End what is left of them."""
-        assert self._watch.stdin is not None
-        self._watch.stdin.close()
-        self._watch.wait()
+        self._watch.communicate()

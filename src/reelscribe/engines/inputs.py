@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from torch.nn import functional
 
 from reelscribe.engines.checkpoint import prompt_text
+from reelscribe.engines.sampling import TokenRules
 from reelscribe.schema import CaptionRequest, Frames, PreparedRequest
 
 
@@ -33,6 +34,8 @@ class ModelInputs:
     """uint8, shape (patches, colours x temporal x patch x patch)."""
     grid: tuple[int, int, int]
     """Patches in time, height and width."""
+    most_tokens: int
+    """Tokens that the cache may come to hold for it: those of the prompt, and of all candidates."""
 
 
 class InputBuilder:
@@ -40,12 +43,14 @@ class InputBuilder:
 
     Args:
         processor: the checkpoint's.
+        rules: the checkpoint's, by which answers are as long as they may be.
         rope_index: the model's `get_rope_index`, which says where each token stands.
         device: where the model is.
     """
 
-    def __init__(self, processor: Any, rope_index: Callable[..., Any], device: torch.device) -> None:
+    def __init__(self, processor: Any, rules: TokenRules, rope_index: Callable[..., Any], device: torch.device) -> None:
         self._processor = processor
+        self._rules = rules
         self._rope_index = rope_index
         self._device = device
         video = processor.video_processor
@@ -66,14 +71,17 @@ class InputBuilder:
         grid = self._grid(item.frames)
         ids = self._processor.tokenizer(self._text(item, grid), return_tensors="pt")["input_ids"]
         kinds = 2 * (ids == self._processor.video_token_id)
+        request = item.request
+        longest = self._rules.resolve(request.sampling, request.num_captions).max_tokens or 0
         positions, delta = self._rope_index(ids, kinds, video_grid_thw=torch.tensor([grid]))
         return ModelInputs(
-            request=item.request,
+            request=request,
             ids=ids[0],
             positions=positions[:, 0],
             next_position=ids.shape[1] + int(delta),
             patches=torch.from_numpy(self._patches(item.frames.pixels)),
             grid=grid,
+            most_tokens=ids.shape[1] + request.num_captions * longest,
         )
 
     def collate(self, batch: Sequence[ModelInputs]) -> dict[str, torch.Tensor]:

@@ -143,7 +143,7 @@ class OpenAIEngine:
         except (ClipError, RefusedError, FailedError) as exc:
             kind = exc.kind if isinstance(exc, ClipError) else "engine"
             self._count(exc)
-            return Failure(key=request.key, video=request.clip.name, kind=kind, message=str(exc))
+            return Failure.of(request, str(exc), kind)
         self._failed_in_a_row = 0
         made = tuple(candidates[: request.num_captions])
         return Generation(key=request.key, candidates=made, prompt_tokens=prompt_tokens)

@@ -127,9 +127,7 @@ def plan(
     if dp is not None:
         allowed = allowed[-1:]  # to leave GPUs idle would help nobody
     usable = int(min(gpu_bytes) * memory_share)
-    need = {
-        degree: size.gpu_bytes(degree, _CLIPS * longest_tokens) for degree in allowed if degree * (dp or 1) <= count
-    }
+    need = {degree: size.gpu_bytes(degree, _CLIPS * longest_tokens) for degree in allowed}
     fits = next((degree for degree in need if need[degree] <= usable), None)
     if fits is None:
         most = max(need)

@@ -90,8 +90,8 @@ class TransformersEngine:
         enable_branching(self._model)
         self._batch_size, self._was_full = batch_size, False
         self._batch_tokens = batch_tokens or _batch_tokens(self._model, self._device)
-        self._inputs = InputBuilder(self._processor, self._model.model.get_rope_index, self._device)
         self._rules = TokenRules(self._processor.tokenizer, self._model.generation_config)
+        self._inputs = InputBuilder(self._processor, self._rules, self._model.model.get_rope_index, self._device)
         self.info = ModelInfo(
             engine="transformers",
             model=model,
@@ -138,25 +138,19 @@ class TransformersEngine:
     def _choose(self, waiting: list[ModelInputs], batch: RunningBatch, ended: bool) -> list[ModelInputs]:
         """Those of the waiting clips that are to join now: the oldest, and those most like it in length."""
         room = self._batch_size - len(batch.clips)
-        tokens = self._batch_tokens - sum(map(self._cost, batch.clips.values()))
         if not waiting or room <= 0:
             return []
+        tokens = self._batch_tokens - sum(item.most_tokens for item in batch.clips.values())
         if not batch.clips:
-            tokens = max(tokens, self._cost(waiting[0]))
+            tokens = max(tokens, waiting[0].most_tokens)
         group = []
         for item in sorted(waiting, key=lambda item: abs(len(item.ids) - len(waiting[0].ids)))[:room]:
-            tokens -= self._cost(item)
+            tokens -= item.most_tokens
             if tokens < 0:
                 break
             group.append(item)
-        many = len(group) >= self._quorum or sum(map(self._cost, group)) >= self._batch_tokens / 4
+        many = len(group) >= self._quorum or sum(item.most_tokens for item in group) >= self._batch_tokens / 4
         return group if many or not batch.clips or (ended and len(group) == len(waiting)) else []
-
-    def _cost(self, item: ModelInputs) -> int:
-        """Tokens that the cache may come to hold for a clip."""
-        request = item.request
-        longest = self._rules.resolve(request.sampling, request.num_captions).max_tokens or 0
-        return len(item.ids) + request.num_captions * longest
 
     def _advance(
         self, batch: RunningBatch, group: list[ModelInputs], *, to_end: bool = False
@@ -214,7 +208,7 @@ class _Fault:
 
 def _failure(request: CaptionRequest, fault: _Fault) -> Failure:
     advice = "; lower max_video_tokens or num_captions" if fault.out_of_memory else ""
-    return Failure(key=request.key, video=request.clip.name, kind="engine", message=fault.message + advice)
+    return Failure.of(request, fault.message + advice)
 
 
 def load(settings: Settings) -> TransformersEngine:

@@ -11,7 +11,6 @@ another make-up, equal only as far as the arithmetic is.
 
 import asyncio
 import dataclasses
-import difflib
 import itertools
 import os
 import queue
@@ -30,7 +29,7 @@ from reelscribe.engines.base import ModelInfo
 from reelscribe.engines.checkpoint import HUB_PARAMS, Checkpoint, cannot_load, prompt_text
 from reelscribe.engines.guard import Guard
 from reelscribe.engines.planning import MEMORY_SHARE, ModelSize, Plan, plan
-from reelscribe.errors import EngineError, SettingsError
+from reelscribe.errors import EngineError, SettingsError, did_you_mean
 from reelscribe.sampling_params import SamplingParams
 from reelscribe.schema import Candidate, Failure, Generation, PreparedRequest, StopReason
 from reelscribe.video.sampling import FrameBudget
@@ -239,12 +238,11 @@ class VllmEngine:
             if self._llm.errored:
                 raise _dead(1 + len(others)) from exc.with_traceback(None)  # all share it, and it grows with each
             cause = exc.__cause__ or exc
-            return _failure(flight, f"{type(cause).__name__}: {cause}")
-        params = self._rules.resolve(request.sampling, request.num_captions)
-        ends = self._rules.end_ids | set(params.stop_token_ids)
+            return Failure.of(request, f"{type(cause).__name__}: {cause}")
+        ends = self._rules.end_ids | set(request.sampling.stop_token_ids)
         reasons = {made.finish_reason for made in output.outputs}
         if not reasons <= set(get_args(StopReason)):
-            return _failure(flight, f"vLLM broke off with the reason {', '.join(map(str, reasons))}.")
+            return Failure.of(request, f"vLLM broke off with the reason {', '.join(map(str, reasons))}.")
         candidates = [_candidate(made, ends) for made in output.outputs]
         if len(candidates) == 1:  # at temperature 0 vLLM makes one; they are all the same
             candidates *= request.num_captions
@@ -263,11 +261,6 @@ def _candidate(made: Any, ends: Collection[int]) -> Candidate:
     )
 
 
-def _failure(flight: _Flight, message: str) -> Failure:
-    request = flight.item.request
-    return Failure(key=request.key, video=request.clip.name, kind="engine", message=message)
-
-
 def _dead(in_flight: int) -> EngineError:
     return EngineError(
         f"vLLM's engine process died with {in_flight} requests in flight. Most often memory ran out: lower "
@@ -281,8 +274,7 @@ def _check_params(params: Mapping[str, Any], known: Sequence[str]) -> None:
         if name == "model":
             raise SettingsError("model_params must not hold 'model'; the setting of that name says which.")
         if name not in known:
-            near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
-            hint = f"did you mean {' or '.join(near)}?" if near else "see the fields of vllm.AsyncEngineArgs."
+            hint = did_you_mean(name, known, otherwise="see the fields of vllm.AsyncEngineArgs.")
             raise SettingsError(f"unknown name {name!r} in model_params for vLLM; {hint}")
 
 
