@@ -17,6 +17,7 @@ from typing import Any
 
 import av
 import numpy as np
+from memory import peak_memory_bytes
 
 from reelscribe.schema import CaptionRequest, Clip, Frames
 from reelscribe.video.decode import decode
@@ -121,9 +122,7 @@ def measure(method: str, path: str) -> int:
     from reelscribe.video import isolate
 
     (MANY_FILES if Path(path).is_dir() else ONE_FILE)[method](Path(path))
-    processes = ["self", *(str(decoder.process.pid) for decoder in isolate._idle)]
-    tables = [Path(f"/proc/{process}/status").read_text() for process in processes]
-    return sum(int(table.partition("VmHWM:")[2].split()[0]) for table in tables) * 1024
+    return sum(map(peak_memory_bytes, ["self", *(decoder.process.pid for decoder in isolate._idle)]))
 
 
 def main() -> None:

@@ -8,13 +8,13 @@ from common import (
     arguments,
     build_model,
     interleaved,
-    peak_memory_bytes,
     render_clips,
     requests_for,
     save_result,
     workspace,
 )
 from engine import time_parts
+from memory import peak_memory_bytes
 
 from reelscribe.config import Settings
 from reelscribe.engines import load_engine

@@ -10,12 +10,12 @@ from common import (
     arguments,
     build_model,
     interleaved,
-    peak_memory_bytes,
+    prepared_for,
     render_clips,
-    requests_for,
     save_result,
     workspace,
 )
+from memory import peak_memory_bytes
 
 from reelscribe.config import Settings
 from reelscribe.engines import load_engine
@@ -24,9 +24,6 @@ from reelscribe.engines.inputs import InputBuilder
 from reelscribe.engines.running import RunningBatch
 from reelscribe.engines.sampling import Sampler
 from reelscribe.engines.transformers import TransformersEngine
-from reelscribe.schema import Clip, Frames, PreparedRequest
-from reelscribe.video.decode import decode
-from reelscribe.video.sampling import FrameBudget
 
 
 class Stopwatch:
@@ -91,16 +88,13 @@ def main() -> None:
         )
         engine = load_engine(settings)
         assert isinstance(engine, TransformersEngine)
-        budget = FrameBudget.of(settings, engine.info.limits)
         files = render_clips(folder, args.clips, width=args.width, height=args.height, seconds=args.seconds)
-        frames: list[Frames] = [decode(Clip(source=str(file)), budget) for file in files]
-        asked = requests_for(files, settings)
-        prepared = [PreparedRequest(request=r, frames=f) for r, f in zip(asked, frames, strict=True)]
+        prepared = prepared_for(files, settings, engine.info.limits)
         baseline = SerialBaseline(settings)
 
         def serial() -> Iterator[list[str]]:
-            for item in frames:
-                yield baseline.caption_frames(item, num_captions=args.candidates, max_tokens=args.tokens)
+            for item in prepared:
+                yield baseline.caption_frames(item.frames, num_captions=args.candidates, max_tokens=args.tokens)
 
         timed = interleaved(
             {
@@ -111,7 +105,12 @@ def main() -> None:
         )
         parts = time_parts(engine, lambda: list(engine.generate(iter(prepared))))
     ratio = timed["baseline_serial"]["median_seconds"] / timed["reelscribe"]["median_seconds"]
-    result = {"settings": vars(args), "video_tokens": frames[0].video_tokens, **timed, "speedup": round(ratio, 2)}
+    result = {
+        "settings": vars(args),
+        "video_tokens": prepared[0].frames.video_tokens,
+        **timed,
+        "speedup": round(ratio, 2),
+    }
     result |= {"seconds_by_part": parts, "peak_memory_bytes": peak_memory_bytes()}
     save_result(f"engine-{args.model}-{args.candidates}", result)
 

@@ -13,8 +13,9 @@ from typing import Any, Final
 
 import torch
 from baseline_serial import SerialBaseline
-from common import arguments, build_model, peak_memory_bytes, render_clips, requests_for, save_result, workspace
+from common import arguments, build_model, render_clips, requests_for, save_result, workspace
 from engine import time_parts
+from memory import peak_memory_bytes
 
 from reelscribe.config import Settings
 from reelscribe.engines.transformers import TransformersEngine, load

@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from common import arguments, peak_memory_bytes, render_clips, save_result, workspace
+from common import arguments, render_clips, save_result, workspace
+from memory import peak_memory_bytes
 
 import reelscribe.pipeline
 from reelscribe.config import Settings

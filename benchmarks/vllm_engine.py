@@ -6,22 +6,19 @@ frames, arguments and sampling parameters, in one run, in turns; both engines ar
 
 import asyncio
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import psutil
 import torch
-from common import arguments, build_model, interleaved, peak_memory_bytes, render_clips, save_result, workspace
-from end_to_end import requests_for
+from common import arguments, build_model, interleaved, prepared_for, render_clips, save_result, workspace
+from memory import peak_memory_bytes
 from vllm import LLM
 
 from reelscribe.config import Settings
 from reelscribe.engines.checkpoint import prompt_text
 from reelscribe.engines.guard import Guard
 from reelscribe.engines.vllm import CORE_ENVIRONMENT, VllmEngine, load
-from reelscribe.schema import Clip, PreparedRequest
-from reelscribe.video.decode import decode
-from reelscribe.video.sampling import FrameBudget
+from reelscribe.schema import PreparedRequest
 
 
 class Raw:
@@ -95,10 +92,8 @@ def peaks() -> dict[str, int]:
     """Most memory that each process below this one has had, in bytes."""
     found = {}
     for child in psutil.Process().children(recursive=True):
-        status = Path(f"/proc/{child.pid}/status").read_text()
-        lines = [line.split() for line in status.splitlines() if line.startswith("VmHWM")]
-        if lines and "VLLM" in (name := child.cmdline()[0]):
-            found[f"{name} {child.pid}"] = int(lines[0][1]) * 1024
+        if "VLLM" in (name := child.cmdline()[0]):
+            found[f"{name} {child.pid}"] = peak_memory_bytes(child.pid)
     return found
 
 
@@ -116,11 +111,8 @@ def main() -> None:
             max_video_tokens=512,
         )
         engine = load(settings)
-        budget = FrameBudget.of(settings, engine.info.limits)
         files = render_clips(folder, args.clips, width=args.width, height=args.height, seconds=args.seconds)
-        frames = [decode(Clip(source=str(file)), budget) for file in files]
-        asked = requests_for(files, settings)
-        prepared = [PreparedRequest(request=r, frames=f) for r, f in zip(asked, frames, strict=True)]
+        prepared = prepared_for(files, settings, engine.info.limits)
         gauge = Gauge(engine)
         gauge.run(prepared)
         memory = {"peak_memory_bytes": peak_memory_bytes(), "peak_memory_bytes_of_vllm": peaks()}
@@ -143,7 +135,7 @@ def main() -> None:
         "bound_bytes": settings.prefetch_bytes,
     }
     assert gauge.most_bytes <= settings.prefetch_bytes
-    result = {"settings": vars(args), "video_tokens": frames[0].video_tokens, **timed, **bound, **memory}
+    result = {"settings": vars(args), "video_tokens": prepared[0].frames.video_tokens, **timed, **bound, **memory}
     result |= {
         "speedup": round(timed["baseline_serial"]["median_seconds"] / ours, 2),
         "share_of_raw": round(timed["raw_generate"]["median_seconds"] / ours, 3),
