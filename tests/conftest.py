@@ -24,7 +24,9 @@ HAS_VLLM = importlib.util.find_spec("vllm") is not None
 if importlib.util.find_spec("torch") is None:  # only the extra brings it
     collect_ignore += [f"engines/test_{name}.py" for name in ("inputs", "running", "sampling", "transformers")]
 if importlib.util.find_spec("httpx2") is None:
-    collect_ignore += [f"engines/test_{name}.py" for name in ("chat", "gate", "openai", "server")]
+    collect_ignore += [
+        f"engines/test_{name}.py" for name in ("chat", "gate", "openai", "openai_load", "openai_runs", "server")
+    ]
 if importlib.util.find_spec("pyarrow") is None:
     collect_ignore += ["dataset/formats/test_arrow.py"]
 

@@ -436,18 +436,16 @@ class TestPlan:
 class TestCommand:
     """In processes of its own, as users run it."""
 
+    def start(self, file: Path, output: Path, **options: Any) -> "subprocess.Popen[str]":
+        words = ["caption", str(file), "-o", str(output), "--model", "shapes", "--engine", "vllm"]
+        command = [sys.executable, "-m", "reelscribe.cli", *words]
+        return subprocess.Popen(command, stderr=subprocess.PIPE, text=True, **options)
+
     def test_it_captions_tells_its_plan_and_leaves_no_process(self, tmp_path: Path) -> None:
         import psutil
 
         file, scenes = prepare_clips(tmp_path, clips=6, seed=3)
-        command = [sys.executable, "-m", "reelscribe.cli", "caption", str(file), "-o", str(tmp_path / "out.jsonl")]
-        done = subprocess.Popen(
-            [*command, "--model", "shapes", "--engine", "vllm"],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            start_new_session=True,
-        )
+        done = self.start(file, tmp_path / "out.jsonl", stdout=subprocess.PIPE, start_new_session=True)
         _, said = done.communicate(timeout=240)
         assert done.returncode == 0, said
         assert "reelscribe: vLLM runs one replica of the model on 1 GPU (tp=1, dp=1): there is no GPU." in said
@@ -464,14 +462,8 @@ class TestCommand:
         import psutil
 
         file, _ = prepare_clips(tmp_path, clips=1)
-        command = [sys.executable, "-m", "reelscribe.cli", "caption", str(file), "-o", str(tmp_path / "out.jsonl")]
-        program = subprocess.Popen(
-            [*command, "--model", "shapes", "--engine", "vllm"],
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            text=True,
-            env={**os.environ, "VLLM_LOGGING_LEVEL": "INFO"},
-        )
+        told = {**os.environ, "VLLM_LOGGING_LEVEL": "INFO"}
+        program = self.start(file, tmp_path / "out.jsonl", stdout=subprocess.DEVNULL, env=told)
         assert program.stderr is not None
         assert any("(EngineCore pid=" in line for line in program.stderr)  # reads until vLLM's process speaks
         children = psutil.Process(program.pid).children(recursive=True)
