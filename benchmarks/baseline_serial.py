@@ -10,7 +10,7 @@ import torch
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from reelscribe.config import Settings
-from reelscribe.engines.base import ModelInfo
+from reelscribe.engines.checkpoint import Checkpoint
 from reelscribe.prompts import DEFAULT_PROMPT
 from reelscribe.schema import Clip, Frames
 from reelscribe.video.decode import decode
@@ -20,11 +20,11 @@ from reelscribe.video.sampling import FrameBudget
 class SerialBaseline:
     """A checkpoint as Transformers loads it; `generate` is called once a candidate."""
 
-    def __init__(self, settings: Settings, info: ModelInfo) -> None:
+    def __init__(self, settings: Settings) -> None:
         place = "cuda" if torch.cuda.is_available() else "cpu"
         self._model: Any = AutoModelForImageTextToText.from_pretrained(settings.model, dtype="auto", device_map=place)
         self._processor: Any = AutoProcessor.from_pretrained(settings.model)
-        self._budget = FrameBudget.of(settings, info.limits)
+        self._budget = FrameBudget.of(settings, Checkpoint.load(settings.model, revision=None).limits)
 
     def caption_files(self, files: list[Path], *, num_captions: int, max_tokens: int) -> list[list[str]]:
         decoded = (decode(Clip(source=str(file)), self._budget) for file in files)

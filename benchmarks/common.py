@@ -4,7 +4,6 @@ import argparse
 import json
 import os
 import platform
-import resource
 import statistics
 import tempfile
 import time
@@ -20,8 +19,13 @@ import torch
 from transformers import AutoProcessor, GenerationConfig, Qwen3VLConfig, Qwen3VLForConditionalGeneration
 
 from reelscribe import model_path
+from reelscribe.config import Settings
 from reelscribe.demo import write_clip
 from reelscribe.models.shapes.scenes import random_scene
+from reelscribe.prompts import DEFAULT_PROMPT
+from reelscribe.schema import CaptionRequest, Clip, PreparedRequest
+from reelscribe.video.decode import decode
+from reelscribe.video.sampling import FrameBudget, VisionLimits
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -106,6 +110,27 @@ def render_clips(
     return files
 
 
+def requests_for(files: list[Path], settings: Settings) -> list[CaptionRequest]:
+    """One request a file, as the settings say."""
+    return [
+        CaptionRequest(
+            key=file.name,
+            clip=Clip(source=str(file)),
+            prompt=DEFAULT_PROMPT,
+            num_captions=settings.num_captions,
+            sampling=settings.sampling_params(),
+            seed=number,
+        )
+        for number, file in enumerate(files)
+    ]
+
+
+def prepared_for(files: list[Path], settings: Settings, limits: VisionLimits) -> list[PreparedRequest]:
+    """The same, with their clips decoded."""
+    budget = FrameBudget.of(settings, limits)
+    return [PreparedRequest(request=item, frames=decode(item.clip, budget)) for item in requests_for(files, settings)]
+
+
 def interleaved(methods: dict[str, Callable[[], Any]], *, rounds: int) -> dict[str, dict[str, Any]]:
     """Time methods in turn (A, B, A, B, ...) after one untimed call of each, so that what drifts hits all alike."""
     seconds: dict[str, list[float]] = {name: [] for name in methods}
@@ -129,11 +154,6 @@ def workspace() -> Iterator[Path]:
     """A folder that goes away."""
     with tempfile.TemporaryDirectory() as name:
         yield Path(name)
-
-
-def peak_memory_bytes() -> int:
-    """Most memory that this process has had, in bytes."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 def hardware() -> dict[str, Any]:

@@ -1,18 +1,25 @@
 """Files to captions: reelscribe against the published method, same model, same clips, same machine, in one run."""
 
-from pathlib import Path
 from typing import Any
 
 import torch
 from baseline_serial import SerialBaseline
-from common import arguments, build_model, interleaved, peak_memory_bytes, render_clips, save_result, workspace
+from common import (
+    arguments,
+    build_model,
+    interleaved,
+    render_clips,
+    requests_for,
+    save_result,
+    workspace,
+)
+from engine import time_parts
+from memory import peak_memory_bytes
 
 from reelscribe.config import Settings
 from reelscribe.engines import load_engine
 from reelscribe.engines.transformers import TransformersEngine
 from reelscribe.pipeline import caption
-from reelscribe.prompts import DEFAULT_PROMPT
-from reelscribe.schema import CaptionRequest, Clip
 
 
 def main() -> None:
@@ -30,7 +37,7 @@ def main() -> None:
         )
         engine = load_engine(settings)
         assert isinstance(engine, TransformersEngine)
-        baseline = SerialBaseline(settings, engine.info)
+        baseline = SerialBaseline(settings)
 
         def ours() -> None:
             made = list(caption(requests_for(files, settings), settings, engine))
@@ -45,26 +52,13 @@ def main() -> None:
             },
             rounds=args.rounds,
         )
+        parts = time_parts(engine, ours)
     for item in timed.values():
         item["captions_per_second"] = round(args.clips * args.candidates / item["median_seconds"], 2)
     ratio = timed["baseline_serial"]["median_seconds"] / timed["reelscribe"]["median_seconds"]
     result: dict[str, Any] = {"settings": vars(args), **timed, "speedup": round(ratio, 2)}
-    save_result(f"end-to-end-{args.model}-{args.candidates}", result | {"peak_memory_bytes": peak_memory_bytes()})
-
-
-def requests_for(files: list[Path], settings: Settings) -> list[CaptionRequest]:
-    """One request a file, as the settings say."""
-    return [
-        CaptionRequest(
-            key=file.name,
-            clip=Clip(source=str(file)),
-            prompt=DEFAULT_PROMPT,
-            num_captions=settings.num_captions,
-            sampling=settings.sampling_params(),
-            seed=number,
-        )
-        for number, file in enumerate(files)
-    ]
+    result |= {"seconds_by_part": parts, "peak_memory_bytes": peak_memory_bytes()}
+    save_result(f"end-to-end-{args.model}-{args.candidates}", result)
 
 
 if __name__ == "__main__":

@@ -6,25 +6,32 @@ from typing import Any
 
 import torch
 from baseline_serial import SerialBaseline
-from common import arguments, build_model, interleaved, peak_memory_bytes, render_clips, save_result, workspace
-from end_to_end import requests_for
+from common import (
+    arguments,
+    build_model,
+    interleaved,
+    prepared_for,
+    render_clips,
+    save_result,
+    workspace,
+)
+from memory import peak_memory_bytes
 
 from reelscribe.config import Settings
 from reelscribe.engines import load_engine
+from reelscribe.engines.feed import Feed
 from reelscribe.engines.inputs import InputBuilder
 from reelscribe.engines.running import RunningBatch
 from reelscribe.engines.sampling import Sampler
 from reelscribe.engines.transformers import TransformersEngine
-from reelscribe.schema import Clip, Frames, PreparedRequest
-from reelscribe.video.decode import decode
-from reelscribe.video.sampling import FrameBudget
 
 
 class Stopwatch:
-    """Adds up the seconds spent inside functions."""
+    """Adds up the seconds spent inside functions, and keeps those of the first call."""
 
     def __init__(self) -> None:
         self.seconds: dict[str, float] = {}
+        self.first: dict[str, float] = {}
 
     def wrap(self, name: str, function: Callable[..., Any]) -> Callable[..., Any]:
         def timed(*args: Any, **kwargs: Any) -> Any:
@@ -32,35 +39,40 @@ class Stopwatch:
             result = function(*args, **kwargs)
             if torch.cuda.is_available():
                 torch.cuda.synchronize()
-            self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - began
+            taken = time.perf_counter() - began
+            self.seconds[name] = self.seconds.get(name, 0.0) + taken
+            self.first.setdefault(name, taken)
             return result
 
         return timed
 
 
-def time_parts(engine: TransformersEngine, prepared: list[PreparedRequest]) -> dict[str, float]:
-    """Seconds of one run by part. The vision encoder's are inside those of the prefill, and are taken out of them."""
+def time_parts(engine: TransformersEngine, run: Callable[[], Any]) -> dict[str, float]:
+    """Seconds of one run by part. `waiting` is when the engine had nothing to do."""
     watch, model = Stopwatch(), engine._model
-    parts = {
-        "preprocess": (InputBuilder, "prepare"),
+    parts: dict[str, tuple[Any, str]] = {
         "collate": (InputBuilder, "collate"),
         "vision": (model.model.visual, "forward"),
         "prefill": (model, "forward"),
         "decode_steps": (RunningBatch, "step"),
         "sampling": (Sampler, "step"),
+        "waiting": (Feed, "wait"),
     }
     originals = {name: getattr(owner, attribute) for name, (owner, attribute) in parts.items()}
     for name, (owner, attribute) in parts.items():
         setattr(owner, attribute, watch.wrap(name, originals[name]))
     began = time.perf_counter()
-    list(engine.generate(iter(prepared)))
+    run()
     total = time.perf_counter() - began
     for name, (owner, attribute) in parts.items():
         setattr(owner, attribute, originals[name])
-    watch.seconds["decode_steps"] -= watch.seconds["sampling"]
-    watch.seconds["prefill"] -= watch.seconds["vision"]
-    watch.seconds["other"] = total - sum(watch.seconds.values()) + watch.seconds["preprocess"]
-    return {name: round(seconds, 4) for name, seconds in watch.seconds.items()}
+    seconds = watch.seconds
+    seconds["decode_steps"] -= seconds["sampling"]
+    seconds["prefill"] -= seconds["vision"]
+    seconds["other"] = total - sum(seconds.values())
+    started = watch.first["waiting"]
+    seconds |= {"total": total, "busy_share_after_start": 1 - (seconds["waiting"] - started) / (total - started)}
+    return {name: round(value, 4) for name, value in seconds.items()}
 
 
 def main() -> None:
@@ -76,16 +88,13 @@ def main() -> None:
         )
         engine = load_engine(settings)
         assert isinstance(engine, TransformersEngine)
-        budget = FrameBudget.of(settings, engine.info.limits)
         files = render_clips(folder, args.clips, width=args.width, height=args.height, seconds=args.seconds)
-        frames: list[Frames] = [decode(Clip(source=str(file)), budget) for file in files]
-        asked = requests_for(files, settings)
-        prepared = [PreparedRequest(request=r, frames=f) for r, f in zip(asked, frames, strict=True)]
-        baseline = SerialBaseline(settings, engine.info)
+        prepared = prepared_for(files, settings, engine.info.limits)
+        baseline = SerialBaseline(settings)
 
         def serial() -> Iterator[list[str]]:
-            for item in frames:
-                yield baseline.caption_frames(item, num_captions=args.candidates, max_tokens=args.tokens)
+            for item in prepared:
+                yield baseline.caption_frames(item.frames, num_captions=args.candidates, max_tokens=args.tokens)
 
         timed = interleaved(
             {
@@ -94,9 +103,14 @@ def main() -> None:
             },
             rounds=args.rounds,
         )
-        parts = time_parts(engine, prepared)
+        parts = time_parts(engine, lambda: list(engine.generate(iter(prepared))))
     ratio = timed["baseline_serial"]["median_seconds"] / timed["reelscribe"]["median_seconds"]
-    result = {"settings": vars(args), "video_tokens": frames[0].video_tokens, **timed, "speedup": round(ratio, 2)}
+    result = {
+        "settings": vars(args),
+        "video_tokens": prepared[0].frames.video_tokens,
+        **timed,
+        "speedup": round(ratio, 2),
+    }
     result |= {"seconds_by_part": parts, "peak_memory_bytes": peak_memory_bytes()}
     save_result(f"engine-{args.model}-{args.candidates}", result)
 

@@ -75,6 +75,7 @@ def put_arrow(name: str, path: Path, count: int) -> None:
 def run_one(source: str, output: str, decode: str, began: str) -> None:
     """In a process of its own: one run; prints what it took."""
     import numpy as np
+    from memory import peak_memory_bytes
 
     from reelscribe import Settings, pipeline, run
     from reelscribe.schema import Frames
@@ -92,10 +93,13 @@ def run_one(source: str, output: str, decode: str, began: str) -> None:
 
     format_ = "auto" if Path(output).suffix else "hf"
     summary = run([source], Path(output), Settings(engine="fake", output_format=format_), on_row=on_row)
-    status = Path("/proc/self/status").read_text()
-    peak = next(int(line.split()[1]) * 1024 for line in status.splitlines() if line.startswith("VmHWM"))
     took = time.time() - float(began)
-    told = {"rows": summary.rows, "captions": summary.captions, "peak_bytes": peak, "seconds": round(took, 2)}
+    told = {
+        "rows": summary.rows,
+        "captions": summary.captions,
+        "peak_bytes": peak_memory_bytes(),
+        "seconds": round(took, 2),
+    }
     print(json.dumps(told | {"start_seconds": round(first[0] - float(began), 2)}))
 
 

@@ -19,12 +19,34 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 
 collect_ignore: list[str] = []
+HAS_VLLM = importlib.util.find_spec("vllm") is not None
+
 if importlib.util.find_spec("torch") is None:  # only the extra brings it
     collect_ignore += [f"engines/test_{name}.py" for name in ("inputs", "running", "sampling", "transformers")]
 if importlib.util.find_spec("httpx2") is None:
-    collect_ignore += [f"engines/test_{name}.py" for name in ("chat", "gate", "openai", "server")]
+    collect_ignore += [
+        f"engines/test_{name}.py" for name in ("chat", "gate", "openai", "openai_load", "openai_runs", "server")
+    ]
 if importlib.util.find_spec("pyarrow") is None:
     collect_ignore += ["dataset/formats/test_arrow.py"]
+
+
+@pytest.hookimpl(trylast=True)  # when those that -m leaves out are gone
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Without vLLM its tests are skipped, and loudly; where the variable CI is set, that is an error."""
+    without = [item for item in items if item.get_closest_marker("vllm") and not HAS_VLLM]
+    if without and os.environ.get("CI"):
+        raise pytest.UsageError(f"CI is set, so the {len(without)} tests that need vLLM must run; it is not installed.")
+    for item in without:
+        item.add_marker(pytest.mark.skip(reason="vLLM is not installed"))
+
+
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    """Say what was skipped for want of vLLM."""
+    skipped = [report for report in terminalreporter.getreports("skipped") if "vLLM is not installed" in str(report)]
+    if skipped:
+        terminalreporter.section(f"{len(skipped)} TESTS SKIPPED: vLLM is not installed; `make test-vllm` has it", "!")
+
 
 Prepare = Callable[..., PreparedRequest]
 

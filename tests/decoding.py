@@ -1,6 +1,5 @@
 """What the tests of decoding share: budgets, kinds of clips, and short ways to decode one or to fail at it."""
 
-import random
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -60,9 +59,3 @@ def index_of(file: Path) -> FrameIndex:
     clip = Clip(source=str(file))
     with open_clip(clip) as container:
         return read_index(container, video_stream(container, clip), clip, [], 0)
-
-
-def damage(data: bytes, rng: random.Random, start: float, length: int) -> bytes:
-    """Overwrite some bytes, at a place in the part of a file that begins at a share of it."""
-    at = rng.randrange(int(len(data) * start), len(data) - length)
-    return data[:at] + rng.randbytes(length) + data[at + length :]

@@ -58,7 +58,7 @@ class OpenAIServer:
         models: what it says it has; None: it has no such list; a Reply: that.
         owner: whose it says they are.
         version: what /version says.
-        trusts: whether requests may say how videos are to be read.
+        hello: what it answers where it is sent nothing but a few words.
     """
 
     def __init__(
@@ -68,13 +68,13 @@ class OpenAIServer:
         models: tuple[str, ...] | Reply | None = ("some-model",),
         owner: str = "somebody",
         version: str | None = None,
-        trusts: bool = True,
+        hello: Reply | None = None,
     ) -> None:
         self.answer = answer
         self.models = models
         self.owner = owner
         self.version = version
-        self.trusts = trusts
+        self.hello = hello or say("Hello")
         self.bodies: list[Body] = []
         """Of the completions that were asked for, in the order of their coming."""
         self.headers: list[dict[str, str]] = []
@@ -148,11 +148,9 @@ def _handler(server: OpenAIServer) -> type[BaseHTTPRequestHandler]:
 
         def do_POST(self) -> None:
             body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-            if "media_io_kwargs" in body and not server.trusts:
-                self._send(refuse(400, "media_io_kwargs are disabled"))
-                return
-            if isinstance(body["messages"][0]["content"], str) and len(body["messages"]) == 1:
-                self._send(say("Hello"))
+            if isinstance(body["messages"][-1]["content"], str):
+                assert "media_io_kwargs" in body
+                self._send(server.hello)
                 return
             with server.changed:
                 server.headers.append(dict(self.headers))

@@ -3,6 +3,8 @@
 import runpy
 from pathlib import Path
 
+from engines.test_planning import planned
+
 ROOT = Path(__file__).parent.parent
 
 
@@ -16,3 +18,8 @@ def test_speeds_in_the_readme_are_those_of_the_results() -> None:
     page = tool["README"].read_text("utf-8")
     assert tool["BEGIN"] in page
     assert page == tool["render"](page), "run: python benchmarks/render.py"
+
+
+def test_the_plan_in_the_page_on_engines_is_what_is_planned() -> None:
+    said = f"reelscribe: vLLM runs {planned('8B', 8, 80)}"
+    assert said in " ".join((ROOT / "docs" / "engines.md").read_text("utf-8").split())

@@ -1,5 +1,6 @@
 """The error tree."""
 
+import pickle
 import re
 from typing import get_args
 
@@ -38,6 +39,8 @@ def test_wrong_settings_are_value_errors_and_missing_extras_import_errors() -> N
 def test_clip_error_carries_its_kind() -> None:
     error = ClipError("too_short", "a.mp4 has 1 frame")
     assert (error.kind, str(error)) == ("too_short", "a.mp4 has 1 frame")
+    copy = pickle.loads(pickle.dumps(error))
+    assert (type(copy), copy.kind, str(copy)) == (ClipError, error.kind, str(error))
 
 
 def test_failure_kinds_are_a_closed_set() -> None:

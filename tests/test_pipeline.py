@@ -4,10 +4,11 @@ import copy
 import itertools
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
-from flow import EOC, VIDEO, ScriptedEngine, as_input, clip_bytes, request, said
+from flow import EOC, VIDEO, ScriptedEngine, as_input, clip_bytes, put_clip, request, said
 
 from reelscribe import pipeline
 from reelscribe.config import Settings
@@ -60,6 +61,21 @@ def test_engine_that_takes_files_gets_no_frames_and_tells_its_own_details(monkey
     assert isinstance(outcome, Caption)
     assert outcome.meta["sent"] == "video"
     assert not {"frame_timestamps", "frame_size", "video_tokens"} & set(outcome.meta)
+
+
+def test_engine_that_takes_files_gets_none_from_outside_the_root_folder(tmp_path: Path) -> None:
+    put_clip(tmp_path / "secret.mp4")
+    put_clip(tmp_path / "root" / "a.mp4")
+    engine = ScriptedEngine(lambda item: said(item.request.clip.name))
+    engine.info = replace(engine.info, wants_frames=False)
+    clips = [Clip(source=source, root=tmp_path / "root") for source in ("../secret.mp4", "a.mp4", "http://10.0.0.1/a")]
+    asked = [request(key=str(number), clip=clip) for number, clip in enumerate(clips)]
+    first, good, last = _caption(asked, engine, root=str(tmp_path / "root"))
+    assert isinstance(good, Caption)
+    assert good.texts == ("a.mp4",)
+    for outcome in (first, last):
+        assert isinstance(outcome, Failure)
+        assert outcome.kind == "refused"
 
 
 def test_details_of_an_engine_win_over_what_the_flow_says() -> None:
@@ -409,6 +425,20 @@ def test_large_rows_are_not_read_far_ahead(monkeypatch: pytest.MonkeyPatch) -> N
         assert next(results).index == number
         assert len(read) <= number + 3
     assert list(results) == []
+
+
+def test_engine_is_drained_only_where_rows_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pipeline, "_WAITING_BYTES", 1000)
+    runs = []
+
+    class Counted(ScriptedEngine):
+        def generate(self, requests: Iterator[PreparedRequest]) -> Iterator[Generation | Failure]:
+            runs.append(0)
+            return super().generate(requests)
+
+    rows = (InputRow(index=number, row=_clip_row(), num_bytes=10) for number in range(200))
+    assert len(list(caption_rows(rows, Settings(), Counted(lambda _: said("text"))))) == 200
+    assert len(runs) == 1
 
 
 def test_result_carries_the_row_that_was_read() -> None:

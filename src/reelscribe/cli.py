@@ -82,6 +82,7 @@ def main(context: click.Context, verbose: bool) -> None:
     reelscribe retry captioned.jsonl                       what failed, once more
     """  # noqa: D301 - Click takes the backspace for "leave these lines as they are"
     logging.basicConfig(level=logging.INFO if verbose else logging.WARNING, format="reelscribe: %(message)s")
+    logging.getLogger("reelscribe.engines.planning").setLevel(logging.INFO)  # a plan is always told
     if context.invoked_subcommand is None:
         click.echo(context.get_help())
 

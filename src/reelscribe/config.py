@@ -1,6 +1,5 @@
 """The settings of a run: the CLI's options, the keys of a TOML file and the keywords in Python are all these fields."""
 
-import difflib
 import math
 import tomllib
 from collections.abc import Mapping
@@ -9,7 +8,7 @@ from pathlib import Path
 from types import NoneType
 from typing import Any, Final, Literal, get_args, get_origin
 
-from reelscribe.errors import SettingsError
+from reelscribe.errors import SettingsError, did_you_mean
 from reelscribe.sampling_params import SamplingParams
 
 EngineName = Literal["transformers", "vllm", "openai", "fake"]
@@ -69,9 +68,7 @@ class Settings:
 
     model: str = _setting(DEFAULT_MODEL, "Hub name or folder of a Qwen3-VL checkpoint; 'shapes' is the built-in one.")
     revision: str | None = _setting(None, "Branch, tag or commit of a hub model.")
-    engine: str = _setting(
-        "transformers", "What runs the model: here, or (openai) on a server; vllm is to come.", *get_args(EngineName)
-    )
+    engine: str = _setting("transformers", "What runs the model: here, or (openai) a server.", *get_args(EngineName))
     num_captions: int = _setting(1, "Candidates to generate for each video.", at_least=1)
     keep: str = _setting("random_any", "Which candidates to keep.", *get_args(Keep))
     prompt: str | None = _setting(None, "Prompt for every row; a general one by default.")
@@ -96,15 +93,21 @@ class Settings:
     dtype: str = _setting(
         "auto", "Number format of the weights; auto: the checkpoint's on a GPU, else float32.", *get_args(Dtype)
     )
+    tp: int | None = _setting(
+        None, "vLLM: GPUs for each replica of the model; the fewest that it fits by default.", at_least=1
+    )
+    dp: int | None = _setting(
+        None, "vLLM: replicas, which share all GPUs; as many as the GPUs allow by default.", at_least=1
+    )
     layout: str = _setting(
         "auto", "How rows hold text and videos: tokens in the text, or plain columns.", *get_args(LayoutName)
     )
     prefetch_bytes: int = _setting(1 << 30, "Bytes of decoded frames that may wait for the engine.", at_least=1)
     decoders: int | None = _setting(
-        None, "Processes that decode; one for each CPU by default. 0: none, decode in this process.", at_least=0
+        None, "Processes that decode; one for each CPU by default, up to 32. 0: decode in this process.", at_least=0
     )
-    decode_seconds: float = _setting(120.0, "Most time that decoding a clip may take.")
-    decoder_bytes: int = _setting(4 << 30, "Most memory that a decoder may take.", at_least=1)
+    decode_seconds: float = _setting(120.0, "Seconds that decoding a clip may take.")
+    decoder_bytes: int = _setting(4 << 30, "Bytes of memory that a decoder may take for a clip.", at_least=1)
     base_url: str | None = _setting(None, "Server of --engine openai, as http://localhost:8000/v1.")
     api_key_env: str = _setting("OPENAI_API_KEY", "Environment variable that holds the server's key.")
     send: str = _setting(
@@ -131,7 +134,7 @@ class Settings:
     max_video_bytes: int = _setting(
         1 << 30, "Largest video to download, or to read out of a tar, in bytes.", at_least=1
     )
-    download_seconds: float = _setting(300.0, "Longest time that a download may take, in seconds.", at_least=1)
+    download_seconds: float = _setting(300.0, "Longest time that a download may take, in seconds.")
     max_line_bytes: int = _setting(
         1 << 24, "Longest line of JSON, in bytes; a longer one is a row that failed.", at_least=1
     )
@@ -155,7 +158,7 @@ class Settings:
     def __post_init__(self) -> None:
         for item in fields(self):
             _check(item, getattr(self, item.name))
-        for name in ("fps", "decode_seconds", "request_timeout"):
+        for name in ("fps", "decode_seconds", "download_seconds", "request_timeout"):
             if not 0 < getattr(self, name) < math.inf:
                 raise SettingsError(f"{name} must be a number above 0; got {getattr(self, name)!r}.")
         if self.min_frames and self.max_frames and self.min_frames > self.max_frames:
@@ -185,9 +188,7 @@ class Settings:
         known = [item.name for item in fields(cls)]
         for name in values:
             if name not in known:
-                near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
-                hint = f"did you mean {' or '.join(near)}?" if near else f"known are {', '.join(known)}."
-                raise SettingsError(f"unknown setting {name!r}; {hint}")
+                raise SettingsError(f"unknown setting {name!r}; {did_you_mean(name, known)}")
         return cls(**values)
 
 
@@ -205,9 +206,9 @@ AFFECTS: Final[Mapping[Effect, tuple[str, ...]]] = {
         *("max_upload_bytes", "request_timeout"),
     ),
     "nothing": (
-        *("original", "batch_size", "batch_tokens", "device", "prefetch_bytes", "decoders", "base_url", "api_key_env"),
-        *("max_concurrency", "retry_seconds", "error_budget", "max_line_bytes", "output_format", "shard_rows"),
-        *("sidecar", "resume", "max_failures"),
+        *("original", "batch_size", "batch_tokens", "device", "tp", "dp", "prefetch_bytes", "decoders", "base_url"),
+        *("api_key_env", "max_concurrency", "retry_seconds", "error_budget", "max_line_bytes", "output_format"),
+        *("shard_rows", "sidecar", "resume", "max_failures"),
     ),
 }
 """What each setting has a part in, and so what of an earlier run holds when it changes.

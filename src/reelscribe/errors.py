@@ -13,6 +13,8 @@
 Errors of other libraries are translated once, where they come in.
 """
 
+import difflib
+from collections.abc import Sequence
 from typing import Literal, get_args
 
 FailureKind = Literal[
@@ -98,3 +100,9 @@ class ClipError(ReelscribeError):
 
     def __reduce__(self) -> tuple[type["ClipError"], tuple[FailureKind, str]]:
         return ClipError, (self.kind, str(self))
+
+
+def did_you_mean(name: str, known: Sequence[str], *, otherwise: str | None = None, most: int = 3) -> str:
+    """The end of a message about an unknown name: those that it may stand for, or else what there is."""
+    near = difflib.get_close_matches(name, known, n=most, cutoff=0.5)
+    return f"did you mean {' or '.join(near)}?" if near else otherwise or f"known are {', '.join(known)}."

@@ -11,17 +11,17 @@ import itertools
 import logging
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
 from reelscribe.config import Settings
 from reelscribe.engines.base import Engine
-from reelscribe.errors import EngineError, SettingsError
+from reelscribe.errors import ClipError, EngineError, SettingsError
 from reelscribe.prompts import Layout, Outcome, RowPlan, choose_layout
 from reelscribe.schema import NO_FRAMES, Caption, CaptionRequest, Failure, Frames, Generation, PreparedRequest, Row
 from reelscribe.selection import SELECTORS
-from reelscribe.video.fetch import FetchLimits
+from reelscribe.video.fetch import FetchLimits, checked
 from reelscribe.video.prefetch import decode_ahead
 from reelscribe.video.sampling import FrameBudget
 
@@ -144,10 +144,11 @@ def caption_rows(
         logger.warning("The rows have %s already: this run's results take their place.", " and ".join(replaced))
     pending: deque[_Waiting] = deque()
     chained = itertools.chain(peeked, source)
-    waiting_bytes, exhausted = 0, False
+    # What waits is the difference: an engine may pull in a thread of its own, and each number has one who writes it.
+    pulled_bytes, finished_bytes, exhausted = 0, 0, False
 
     def requests() -> Iterator[CaptionRequest]:
-        nonlocal waiting_bytes, exhausted
+        nonlocal pulled_bytes, exhausted
         while (item := None if stop() else next(chained, None)) is not None:
             plan = (
                 RowPlan(index=item.index, row=item.row, problem=item.problem)
@@ -157,17 +158,17 @@ def caption_rows(
             found = [memory.look_up(request) if memory else request for request in plan.requests]
             outcomes = [None if isinstance(each, CaptionRequest) else each for each in found]
             pending.append(_Waiting(item=item, plan=plan, outcomes=outcomes))
-            waiting_bytes += item.num_bytes
+            pulled_bytes += item.num_bytes
             yield from (each for each in found if isinstance(each, CaptionRequest))
-            if len(pending) >= _WAITING_ROWS or waiting_bytes >= _WAITING_BYTES:
+            if len(pending) >= _WAITING_ROWS or pulled_bytes - finished_bytes >= _WAITING_BYTES:
                 return
         exhausted = True
 
     def finished() -> Iterator[RowResult]:
-        nonlocal waiting_bytes
+        nonlocal finished_bytes
         while pending and None not in pending[0].outcomes:
             row = pending.popleft()
-            waiting_bytes -= row.item.num_bytes
+            finished_bytes += row.item.num_bytes
             yield row.finish(layout, settings)
 
     while not exhausted:
@@ -212,6 +213,7 @@ def caption(
     order: deque[CaptionRequest] = deque()
     in_flight: dict[str, tuple[CaptionRequest, dict[str, Any]]] = {}  # without the pixels, which are the engine's now
     done: dict[str, Outcome] = {}
+    limits = FetchLimits.of(settings)
     ahead: Iterable[tuple[CaptionRequest, Frames | Failure]] = (
         decode_ahead(
             requests,
@@ -220,10 +222,10 @@ def caption(
             decoders=settings.decoders,
             decode_seconds=settings.decode_seconds,
             decoder_bytes=settings.decoder_bytes,
-            limits=FetchLimits.of(settings),
+            limits=limits,
         )
         if engine.info.wants_frames
-        else ((request, NO_FRAMES) for request in requests)
+        else (_as_file(request, limits) for request in requests)
     )
 
     def have(outcome: Outcome) -> Outcome:
@@ -254,11 +256,15 @@ def caption(
     if next(stream, None) is not None:
         raise EngineError("the engine stopped although there were requests left.")
     for request in order:
-        yield done.get(request.key) or have(_failure(request, "the engine gave no answer to this request."))
+        yield done.get(request.key) or have(Failure.of(request, "the engine gave no answer to this request."))
 
 
-def _failure(request: CaptionRequest, message: str) -> Failure:
-    return Failure(key=request.key, video=request.clip.name, kind="engine", message=message)
+def _as_file(request: CaptionRequest, limits: FetchLimits) -> tuple[CaptionRequest, Frames | Failure]:
+    """A request for an engine that takes the clip itself, which may be only where the limits let it be."""
+    try:
+        return replace(request, clip=checked(request.clip, limits)), NO_FRAMES
+    except ClipError as exc:
+        return request, Failure.of(request, str(exc), exc.kind)
 
 
 def _told(frames: Frames) -> dict[str, Any]:
@@ -278,13 +284,13 @@ def _select(
     """Keep candidates. One without a word is never kept, one that was cut off only where there is no whole one."""
     candidates = generation.candidates
     if len(candidates) != request.num_captions:
-        return _failure(
+        return Failure.of(
             request, f"the engine gave {len(candidates)} candidates; asked for were {request.num_captions}."
         )
     spoken = [number for number, candidate in enumerate(candidates) if candidate.text.strip()]
     if not spoken or (settings.keep == "all" and len(spoken) < len(candidates)):
         silent = len(candidates) - len(spoken)
-        return _failure(request, f"the model gave no text for {silent} of {len(candidates)} candidates.")
+        return Failure.of(request, f"the model gave no text for {silent} of {len(candidates)} candidates.")
     whole = [number for number in spoken if candidates[number].stop_reason == "stop"]
     usable = whole if whole and settings.keep != "all" else spoken
     picked, reason = SELECTORS[settings.keep]([candidates[number].text for number in usable], request)

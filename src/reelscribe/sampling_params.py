@@ -4,13 +4,12 @@ Users name parameters as Transformers or as vLLM does; here they become one set 
 into its own. A name that is unknown, or two names that disagree, is an error.
 """
 
-import difflib
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from typing import Any, Final
 
-from reelscribe.errors import SettingsError
+from reelscribe.errors import SettingsError, did_you_mean
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -159,7 +158,4 @@ _ALIASES: Final = {"max_new_tokens": "max_tokens", "stop_strings": "stop", "eos_
 
 
 def _unknown(name: str) -> str:
-    names = [*_RULES, *_ALIASES]
-    near = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
-    hint = f"did you mean {near[0]}?" if near else f"known are {', '.join(names)}."
-    return f"unknown sampling parameter {name!r}; {hint}"
+    return f"unknown sampling parameter {name!r}; {did_you_mean(name, [*_RULES, *_ALIASES], most=1)}"

@@ -137,3 +137,8 @@ class Failure:
     video: str | None
     kind: FailureKind
     message: str
+
+    @classmethod
+    def of(cls, request: CaptionRequest, message: str, kind: FailureKind = "engine") -> "Failure":
+        """What a request came to."""
+        return cls(key=request.key, video=request.clip.name, kind=kind, message=message)

@@ -305,6 +305,14 @@ def test_runs_are_told_as_they_were_begun(file: Path, tmp_path: Path, monkeypatc
     assert [run.number for run in read_runs(file)] == [3, 2, 1]
 
 
+def test_token_is_not_kept(file: Path) -> None:
+    with Ledger(file) as ledger:
+        _begin(ledger, model_params={"token": "hf_secret", "local_files_only": True})
+    (run,) = read_runs(file)
+    assert run.settings["model_params"] == {"local_files_only": True}
+    assert b"hf_secret" not in file.read_bytes()
+
+
 def test_ledger_that_is_not_there_is_told(file: Path) -> None:
     with pytest.raises(DatasetError, match=r"there is no out\.ledger\.sqlite in .*: no run has begun to write there"):
         read_runs(file)

@@ -11,6 +11,7 @@ from reelscribe.config import Settings
 from reelscribe.dataset import read
 from reelscribe.dataset.read import count_rows, read_rows
 from reelscribe.dataset.sources import find_sources
+from reelscribe.errors import DatasetError
 from reelscribe.pipeline import InputRow
 
 
@@ -80,3 +81,15 @@ def test_url_of_a_data_set_is_read_with_fsspec(tmp_path: Path) -> None:
             file.write(data)
     rows = list(read_rows(find_sources(["memory://set/*.jsonl*"]), Settings(), output=tmp_path / "out.jsonl"))
     assert [(item.row, item.root) for item in rows] == [({"n": 1}, None), ({"n": 2}, None)]
+
+
+@pytest.mark.parametrize("url", ["nope://x/a.jsonl", "memory://gone/a.jsonl", "memory://gone/a.parquet"])
+def test_url_that_cannot_be_read_is_told(url: str) -> None:
+    pytest.importorskip("fsspec")
+    pytest.importorskip("pyarrow")
+    with pytest.raises(DatasetError, match=rf"(cannot read {url}: ValueError: Protocol not known|there is no {url})"):
+        find_sources([url])
+    with pytest.raises(
+        DatasetError, match=r"(cannot search nope://.*: ValueError: Protocol not known|nothing is called)"
+    ):
+        find_sources([url.replace("a.", "*.")])

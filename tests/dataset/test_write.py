@@ -159,6 +159,7 @@ def test_lines_are_compressed_as_the_name_says_and_the_same_each_time(tmp_path: 
     lines = b"".join(b'{"n": %d}\n' % number for number in range(1000))
     if name.endswith("gz"):
         assert gzip.decompress(made[0]) == lines
+        assert made[0][4:8] == bytes(4)  # where the time would be
     else:
         assert (made[0] == lines) is not name.endswith("zst")
     assert _files(tmp_path) == {name}

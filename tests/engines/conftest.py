@@ -58,3 +58,13 @@ def plain_model(lively_engine: "TransformersEngine") -> Any:
     model = AutoModelForImageTextToText.from_pretrained(model_path("shapes"), dtype=torch.float32).eval()
     model.load_state_dict(lively_engine._model.state_dict())
     return model
+
+
+@pytest.fixture
+def quick_and_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The engine for servers with short pauses, and with nothing of this machine's settings."""
+    from reelscribe.engines import openai
+
+    monkeypatch.setattr(openai, "BACK_OFF_SECONDS", 0.002)
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")

@@ -15,10 +15,11 @@ from numpy.typing import NDArray
 from openai_server import say
 
 from reelscribe.engines.chat import Answer, body, read_answer, show
-from reelscribe.engines.gate import FailedError, RefusedError
+from reelscribe.engines.gate import FailedError
 from reelscribe.errors import ClipError
 from reelscribe.sampling_params import SamplingParams
 from reelscribe.schema import NO_FRAMES, Candidate, CaptionRequest, Clip, PreparedRequest
+from reelscribe.video.fetch import FetchLimits
 
 JPEG = "data:image/jpeg;base64,"
 
@@ -35,7 +36,7 @@ def _file(clip: Clip) -> PreparedRequest:
 
 def _body(**request: Any) -> dict[str, Any]:
     item = prepared(**request)
-    shown = show(item, "images", 1)
+    shown = show(item, "images", 1, FetchLimits())
     return body(item.request, shown, model="m", first=0, count=item.request.num_captions, default_temperature=0.9)
 
 
@@ -44,7 +45,7 @@ def _body(**request: Any) -> dict[str, Any]:
 
 def test_frames_are_pictures_each_after_its_time(prepare: Prepare) -> None:
     item = prepare("a", timestamps=(0.0, 0.5, 7.125), size=(96, 64))
-    lead, *parts = show(item, "images", 1).parts
+    lead, *parts = show(item, "images", 1, FetchLimits()).parts
     assert lead == {"type": "text", "text": "A video, as frames, each after its time:"}
     assert [part["text"] for part in parts[::2]] == ["0.00 s", "0.50 s", "7.12 s"]
     for part, pixels in zip(parts[1::2], item.frames.pixels, strict=True):
@@ -55,7 +56,7 @@ def test_frames_are_pictures_each_after_its_time(prepare: Prepare) -> None:
 
 def test_frames_are_one_video_with_their_true_times(prepare: Prepare) -> None:
     item = prepare("a", timestamps=(0.0, 1 / 3, 2.0, 9.5), size=(64, 96))
-    shown = show(item, "frames", 1)
+    shown = show(item, "frames", 1, FetchLimits())
     ((kind, video),) = [(part["type"], part["video_url"]["url"]) for part in shown.parts]
     assert kind == "video_url"
     head, *jpegs = video.split(",")
@@ -75,7 +76,7 @@ def test_colours_are_kept(prepare: Prepare) -> None:
     item = prepare("a", frames=2, size=(64, 64))
     colours = np.array([[255, 0, 0], [0, 255, 0], [0, 0, 255], [255, 255, 0]], np.uint8)
     item.frames.pixels[:] = np.repeat(np.repeat(colours.reshape(2, 2, 3), 32, 0), 32, 1)
-    url = show(item, "images", 1).parts[2]["image_url"]["url"]
+    url = show(item, "images", 1, FetchLimits()).parts[2]["image_url"]["url"]
     assert np.abs(_picture(url.removeprefix(JPEG)).astype(int) - item.frames.pixels[0]).max() < 8
 
 
@@ -87,7 +88,7 @@ def test_colours_are_kept(prepare: Prepare) -> None:
 )
 def test_file_is_sent_as_it_is(tmp_path: Path, name: str, kind: str) -> None:
     put_clip(tmp_path / name)
-    shown = show(_file(Clip(source=name, root=tmp_path)), "video", 1 << 20)
+    shown = show(_file(Clip(source=name, root=tmp_path)), "video", 1 << 20, FetchLimits())
     (part,) = shown.parts
     assert part["type"] == "video_url"
     head, _, content = part["video_url"]["url"].partition(",")
@@ -96,7 +97,7 @@ def test_file_is_sent_as_it_is(tmp_path: Path, name: str, kind: str) -> None:
 
 
 def test_bytes_are_sent_as_they_are() -> None:
-    url = show(_file(Clip(source=clip_bytes())), "video", 1 << 20).parts[0]["video_url"]["url"]
+    url = show(_file(Clip(source=clip_bytes())), "video", 1 << 20, FetchLimits()).parts[0]["video_url"]["url"]
     assert base64.b64decode(url.partition(",")[2]) == clip_bytes()
 
 
@@ -123,7 +124,7 @@ def test_what_is_no_whole_video_is_not_sent(
     elif content == "sound":
         write_audio(tmp_path / name)
     with pytest.raises(ClipError, match=told) as caught:
-        show(_file(Clip(source=name, root=tmp_path)), "video", 1 << 20)
+        show(_file(Clip(source=name, root=tmp_path)), "video", 1 << 20, FetchLimits())
     assert caught.value.kind == kind
 
 
@@ -132,7 +133,7 @@ def test_too_large_a_file_is_not_sent(tmp_path: Path) -> None:
     with pytest.raises(
         ClipError, match=r"^a.mp4 has [\d,]+ bytes; max_upload_bytes is 1,000. Raise it, or send frames"
     ):
-        show(_file(Clip(source="a.mp4", root=tmp_path)), "video", 1000)
+        show(_file(Clip(source="a.mp4", root=tmp_path)), "video", 1000, FetchLimits())
 
 
 def test_file_that_vanishes_is_a_failure_of_its_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -142,7 +143,7 @@ def test_file_that_vanishes_is_a_failure_of_its_row(tmp_path: Path, monkeypatch:
     put_clip(tmp_path / "a.mp4")
     monkeypatch.setattr(Path, "read_bytes", fail)
     with pytest.raises(ClipError, match=r"^a.mp4 cannot be read to its end: Input/output error\.$"):
-        show(_file(Clip(source="a.mp4", root=tmp_path)), "video", 1 << 20)
+        show(_file(Clip(source="a.mp4", root=tmp_path)), "video", 1 << 20, FetchLimits())
 
 
 # Bodies
@@ -195,7 +196,7 @@ def test_temperature_is_named_where_candidates_are_to_differ(
 
 def test_each_candidate_has_a_seed_of_its_own_that_fits_32_bits() -> None:
     item = prepared(num_captions=3, seed=2**64 - 2)
-    shown = show(item, "images", 1)
+    shown = show(item, "images", 1, FetchLimits())
     seeds = [
         body(item.request, shown, model="m", first=first, count=1, default_temperature=None)["seed"]
         for first in range(3)
@@ -240,5 +241,12 @@ def test_no_choice_is_a_failure_of_the_server() -> None:
 
 @pytest.mark.parametrize("reason", ["content_filter", None, 3, ["stop"]])
 def test_another_end_is_no_caption(reason: Any) -> None:
-    with pytest.raises(RefusedError, match="which is neither stop nor length"):
+    with pytest.raises(ClipError, match=r"the server ended the answer for the reason .*, not stop or length\.$"):
         read_answer(say("half of", finish=reason).content)
+
+
+def test_a_file_outside_the_root_is_not_sent(tmp_path: Path) -> None:
+    (tmp_path / "a.mp4").write_bytes(clip_bytes())
+    limits = FetchLimits(root=tmp_path / "inside")
+    with pytest.raises(ClipError, match=r"a\.mp4 leads out of the root folder"):
+        show(_file(Clip(source="a.mp4", root=tmp_path)), "video", 1 << 20, limits)

@@ -8,7 +8,7 @@ import anyio
 import pytest
 
 from reelscribe.engines.gate import BusyError, FailedError, Gate, RefusedError
-from reelscribe.errors import EngineError
+from reelscribe.errors import ClipError, EngineError
 
 
 def _gate(*, most: int = 64, patience_seconds: float = 20.0, back_off_seconds: float = 0.001) -> Gate:
@@ -106,7 +106,8 @@ def test_growth_is_one_a_round_once_there_was_too_much() -> None:
 
 
 @pytest.mark.parametrize(
-    ("error", "limit"), [(FailedError("x", slow=True), 4), (FailedError("x"), 8), (RefusedError("x"), 8)]
+    ("error", "limit"),
+    [(FailedError("x", slow=True), 4), (FailedError("x"), 8), (RefusedError("x"), 8), (ClipError("engine", "x"), 8)],
 )
 def test_slowness_halves_the_limit_other_failures_do_not(error: Exception, limit: int) -> None:
     async def play() -> None:

@@ -116,7 +116,8 @@ class TestPixels:
         processor = copy.deepcopy(shapes_engine._processor)
         processor.video_processor.image_mean = [0.48, 0.46, 0.41]
         processor.video_processor.image_std = [0.27, 0.26, 0.28]
-        builder = InputBuilder(processor, shapes_engine._model.model.get_rope_index, torch.device("cpu"))
+        rope_index = shapes_engine._model.model.get_rope_index
+        builder = InputBuilder(processor, shapes_engine._rules, rope_index, torch.device("cpu"))
         ours = builder.collate([builder.prepare(item) for item in varied])
         del ours["position_ids"]
         messages = [

@@ -31,7 +31,7 @@ class Watch:
             return collate(builder, batch)
 
         def see_step(cache: BranchingCache) -> None:
-            self.steps.append(len(cache.owners))
+            self.steps.append(len(cache._branches.owners))
             begin(cache)
 
         def see_join(batch: RunningBatch, group: Sequence[ModelInputs]) -> None:
@@ -197,7 +197,7 @@ class TestJoining:
         self, endless: TransformersEngine, prepare: Prepare, watch: Watch
     ) -> None:
         items = [lasting(prepare, f"{number}", 4, frames=2, num_captions=2) for number in range(6)]
-        cost = endless._cost(endless._inputs.prepare(items[0]))
+        cost = endless._inputs.prepare(items[0]).most_tokens
         assert cost == len(endless.inputs(items[:1])["input_ids"][0]) + 2 * 4
         expected = answers(endless, *items)
         watch.joined.clear()

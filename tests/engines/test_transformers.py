@@ -12,10 +12,10 @@ import torch
 from conftest import Prepare
 from generating import GREEDY, SHAPES, WILD, answers, texts, variant
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForImageTextToText, LlamaConfig
+from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor, LlamaConfig
 
 from reelscribe.config import Settings
-from reelscribe.engines import load_engine, transformers
+from reelscribe.engines import load_engine
 from reelscribe.engines.transformers import TransformersEngine
 from reelscribe.errors import EngineError, ModelError
 from reelscribe.sampling_params import SamplingParams
@@ -275,8 +275,7 @@ class TestLoading:
 
             return call
 
-        for name in ("AutoConfig", "AutoProcessor"):
-            part = getattr(transformers, name)
+        for name, part in (("AutoConfig", AutoConfig), ("AutoProcessor", AutoProcessor)):
             monkeypatch.setattr(part, "from_pretrained", spy(name, part.from_pretrained))
         monkeypatch.setattr(AutoModelForImageTextToText, "from_pretrained", spy("model", None))
         return seen

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from reelscribe import VideoCaptioningFromVLMMapper
+from reelscribe.config import Settings
 from reelscribe.demo import write_clip
 from reelscribe.engines.fake import FakeEngine, Reply
 from reelscribe.models.shapes.scenes import Scene, random_scene
@@ -98,13 +99,44 @@ def test_constructor_loads_no_model() -> None:
 
 
 @pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        ({}, {"engine": "transformers", "device": "auto:3"}),
+        ({"accelerator": "cpu"}, {"engine": "transformers", "device": "cpu"}),
+        ({"enable_vllm": True}, {"engine": "vllm", "device": "auto", "tp": None, "dp": 1}),  # one replica on all GPUs
+        ({"enable_vllm": True, "accelerator": "cpu"}, {"engine": "vllm", "device": "cpu"}),
+        (
+            {"enable_vllm": True, "model_params": {"tensor_parallel_size": 2}},
+            {"model_params": {"tensor_parallel_size": 2}, "dp": 1},
+        ),
+    ],
+    ids=str,
+)
+def test_what_the_engine_is_told(
+    monkeypatch: pytest.MonkeyPatch, clips: dict[str, Scene], arguments: dict[str, Any], told: dict[str, Any]
+) -> None:
+    asked = []
+
+    def load(settings: Settings) -> FakeEngine:
+        asked.append(settings)
+        return FakeEngine()
+
+    monkeypatch.setattr(module, "load_engine", load)
+    mapper = VideoCaptioningFromVLMMapper(**arguments)
+    batch: Batch = {"videos": [[next(iter(clips))]], "text": [f"{VIDEO} a clip {EOC}"]}
+    for _ in range(2):
+        mapper.process_batched(batch, rank=3)
+    [settings] = asked
+    assert {name: getattr(settings, name) for name in told} == told
+
+
+@pytest.mark.parametrize(
     ("arguments", "error", "words"),
     [
         ({"keep_candidate_mode": "best"}, ValueError, "random_any, similar_one_simhash, all; got 'best'"),
         ({"caption_num": 0}, ValueError, "caption_num must be a whole number of at least 1; got 0"),
         ({"caption_num": True}, ValueError, "caption_num must be a whole number of at least 1; got True"),
         ({"sampling_params": {"temprature": 1}}, ValueError, "unknown sampling parameter 'temprature'.*temperature"),
-        ({"enable_vllm": True}, ValueError, "enable_vllm=True is not there yet; use enable_vllm=False"),
         ({"capton_num": 2}, TypeError, "unknown arguments: capton_num"),
     ],
 )

@@ -1,6 +1,7 @@
 """Whole runs in this process: files in, files out."""
 
 import itertools
+import os
 from pathlib import Path
 from typing import Any
 
@@ -136,6 +137,27 @@ def test_list_of_failures_goes_once_there_are_none(tmp_path: Path) -> None:
     put_clip(tmp_path / "a.mp4")
     assert _run(tmp_path / "out.jsonl", data).failures == {}
     assert _files(tmp_path) == {"data.jsonl", "a.mp4", "out.jsonl", "out.ledger.sqlite"}
+
+
+def test_urls_and_the_root_folder_hold_for_rows(tmp_path: Path) -> None:
+    put_clip(tmp_path / "root" / "a.mp4")
+    outside = put_clip(tmp_path / "b.mp4")
+    os.mkfifo(tmp_path / "root" / "pipe.mp4")
+    videos = [
+        "a.mp4",
+        f"file://{tmp_path}/root/a.mp4",
+        "../b.mp4",
+        f"file://{outside}",
+        "http://127.0.0.1:1/a.mp4",
+        "ftp://127.0.0.1/a.mp4",
+        "pipe.mp4",
+    ]
+    data = put_rows(tmp_path / "data" / "in.jsonl", [{"video": video} for video in videos])
+    summary = _run(tmp_path / "out.jsonl", data, root=str(tmp_path / "root"))
+    assert (summary.captions, summary.failures) == (2, {"refused": 4, "unreadable": 1})
+    assert [item["row"] for item in read_rows_of(summary.failures_file)] == [2, 3, 4, 5, 6]
+    summary = _run(tmp_path / "out.jsonl", data, allow_private_urls=True)
+    assert summary.failures == {"missing": 2, "download": 2}
 
 
 def test_engine_that_breaks_leaves_what_was_done(tmp_path: Path) -> None:

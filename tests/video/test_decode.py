@@ -109,7 +109,7 @@ def test_frames_that_no_other_refers_to_are_not_decoded(folder: Path) -> None:
     file = write_clip(folder / "b_frames.mp4", options={"x264-params": "scenecut=0:b-adapt=0:bframes=2"})
     index, clip = index_of(file), Clip(source=str(file))
     wanted = [index.pts[0], index.pts[29]]
-    task = decode_module._Task(clip=clip, index=index, wanted=wanted, budget=BUDGET, threads=1)
+    task = decode_module._Task(clip=clip, index=index, wanted=wanted, budget=BUDGET, threads=1, allocate=np.empty)
     with open_clip(clip) as container:
         stream = video_stream(container, clip)
         given = list(decode_module._decode_runs(task, stream, [list(packets_of(container, stream))[:-1]]))

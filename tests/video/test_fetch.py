@@ -12,7 +12,7 @@ from reelscribe.config import Settings
 from reelscribe.errors import ClipError
 from reelscribe.schema import Clip
 from reelscribe.video import fetch
-from reelscribe.video.fetch import FetchLimits, fetched, scheme_of
+from reelscribe.video.fetch import FetchLimits, checked, fetched, scheme_of
 
 
 def _fetch(source: str | bytes, start: Path | None = None, **limits: Any) -> tuple[Clip, bytes]:
@@ -128,7 +128,8 @@ def test_web_download_is_a_file_for_as_long_as_it_is_needed(monkeypatch: pytest.
 @pytest.mark.parametrize(
     "url",
     ["memory://a.mp4", "ftp://127.0.0.1/a", "sftp://x/a", "local:///etc/passwd", "simplecache::http://127.0.0.1/a",
-     "zip://a::s3://b/c.zip", "filecache::file:///etc/passwd", "http://x::file:///etc/passwd", "nope://x"],
+     "zip://a::s3://b/c.zip", "filecache::file:///etc/passwd", "http://x::file:///etc/passwd", "nope://x",
+     "s3://b/a::http://127.0.0.1/"],
 )  # fmt: skip
 def test_schemes_that_reach_anything_are_refused(url: str) -> None:
     kind, message = _refused(url)
@@ -179,3 +180,26 @@ def test_no_file_is_left_behind(store: Any, tmp_path: Path, monkeypatch: pytest.
     _fetch("memory://a.mp4", allow_private=True)
     _refused("memory://a.mp4", allow_private=True, max_bytes=10)
     assert os.listdir(tmp_path) == []  # noqa: PTH208 - brevity
+
+
+# For someone else to open
+
+
+def test_clip_for_a_server_is_checked_and_not_fetched(root: Path) -> None:
+    limits = FetchLimits(root=root)
+    good = Clip(source="sub/a.mp4", root=root)
+    assert checked(good, limits) is good
+    assert checked(Clip(source=b"x"), limits) == Clip(source=b"x")
+    assert checked(Clip(source=f"file://{root}/sub/a.mp4"), limits).path == root / "sub" / "a.mp4"
+    with pytest.raises(ClipError, match=r"\.\./root-2/secret\.mp4 leads out of the root folder"):
+        checked(Clip(source="../root-2/secret.mp4", root=root), limits)
+
+
+def test_address_for_a_server_is_looked_at() -> None:
+    private = Clip(source="http://127.0.0.1/a.mp4")
+    with pytest.raises(ClipError, match=r"leads to 127\.0\.0\.1 .*which is no public address") as caught:
+        checked(private, FetchLimits())
+    assert caught.value.kind == "refused"
+    assert checked(private, FetchLimits(allow_private=True)) is private
+    for url in ("https://1.1.1.1/a.mp4", "http://known.to.the.server.invalid/a.mp4", "http://[/"):
+        assert checked(Clip(source=url), FetchLimits()).source == url

@@ -1,102 +1,30 @@
 """Decoders in processes of their own: as good as in this one, and their crashes and hangs cost a clip each."""
 
-import multiprocessing
 import os
-import select
 import signal
 import socket
-import subprocess
-import sys
 import threading
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Generator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
-from dataclasses import replace
-from multiprocessing.connection import Pipe
 from pathlib import Path
-from queue import SimpleQueue
-from typing import Any, cast
+from typing import cast
 
 import numpy as np
 import pytest
 from clips import read_numbers, write_clip
+from decoders import MEMORY, SECONDS, decoded, failure, gone, hanging, held, pool, requests, waiting, when_busy
 from decoding import BUDGET
 
 from reelscribe.errors import ClipError, EngineError
-from reelscribe.schema import CaptionRequest, Clip, Failure, Frames
-from reelscribe.video import isolate, worker
+from reelscribe.schema import Clip, Failure, Frames
+from reelscribe.video import isolate
 from reelscribe.video.decode import decode
-from reelscribe.video.isolate import DecoderPool
 from reelscribe.video.prefetch import decode_ahead
 
 pytestmark = [
     pytest.mark.usefixtures("no_idle_decoders"),
     pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="looks at processes as Linux shows them"),
 ]
-
-MEMORY = 4 << 30
-SECONDS = 60.0
-
-
-def pool(*, seconds: float = SECONDS, max_memory: int = MEMORY) -> DecoderPool:
-    return DecoderPool(seconds=seconds, max_memory=max_memory)
-
-
-def decoded(source: Path | str | bytes, decoders: DecoderPool | None = None) -> Frames:
-    clip = Clip(source=source if isinstance(source, bytes) else str(source))
-    return (decoders or pool()).decode(clip, BUDGET, threads=1)
-
-
-def failure(source: Path | str | bytes, decoders: DecoderPool | None = None) -> ClipError:
-    with pytest.raises(ClipError) as caught:
-        decoded(source, decoders)
-    return caught.value
-
-
-def waiting() -> isolate._Decoder:
-    """A decoder that waits for work."""
-    while not isolate._idle:
-        failure(b"")
-    return isolate._idle[-1]
-
-
-def gone(pid: int, seconds: float = SECONDS) -> bool:
-    """Wait until a process that need not be a child of this one has ended."""
-    try:
-        handle = os.pidfd_open(pid)
-    except ProcessLookupError:
-        return True
-    try:
-        return bool(select.select([handle], [], [], seconds)[0])
-    finally:
-        os.close(handle)
-
-
-def open_files(pid: int | str = "self") -> int:
-    return len(list(Path(f"/proc/{pid}/fd").iterdir()))
-
-
-def files_of(pid: int) -> set[str]:
-    """Names of what a process has open."""
-    names = set()
-    with suppress(OSError):  # it may end meanwhile
-        for file in Path(f"/proc/{pid}/fd").iterdir():
-            with suppress(OSError):
-                names.add(str(file.readlink()))
-    return names
-
-
-def hanging(folder: Path) -> Path:
-    """A file that FFmpeg opens and never returns from: a list of files that names a pipe to which nobody writes."""
-    os.mkfifo(folder / "pipe")
-    file = folder / "hanging.mp4"
-    file.write_text("ffconcat version 1.0\nfile pipe\n")
-    return file
-
-
-def requests(*sources: Path) -> list[CaptionRequest]:
-    return [CaptionRequest(key=str(n), clip=Clip(source=str(s)), prompt="What?") for n, s in enumerate(sources)]
-
 
 # As good as in this process
 
@@ -173,23 +101,6 @@ def test_another_limit_of_memory_takes_another_process(plain: Path) -> None:
 
 
 # Crashes and hangs
-
-
-@contextmanager
-def when_busy(folder: Path, act: Callable[[isolate._Decoder], object]) -> Iterator[None]:
-    """Do something to the decoder that `hanging` holds, as soon as it does."""
-
-    def wait() -> None:
-        writer = os.open(folder / "pipe", os.O_WRONLY)  # returns when FFmpeg has opened the other end
-        busy = next(decoder for decoder in isolate._all if str(folder / "pipe") in files_of(decoder.process.pid))
-        act(busy)
-        gone(busy.process.pid)
-        os.close(writer)
-
-    with ThreadPoolExecutor(1) as side:
-        done = side.submit(wait)
-        yield
-        done.result(SECONDS)
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSEGV, signal.SIGABRT])
@@ -275,14 +186,12 @@ def test_a_clip_that_takes_too_much_memory_fails_alone(plain: Path, tmp_path: Pa
 
 def test_a_consumer_that_stops_does_not_wait_for_a_hang(plain: Path, tmp_path: Path) -> None:
     file = hanging(tmp_path)
-    ended: list[int] = []
-    with when_busy(tmp_path, lambda decoder: ended.append(decoder.process.pid)):
-        answers = decode_ahead(requests(plain, file), BUDGET, max_bytes=1 << 30, decode_seconds=SECONDS * 10)
-        next(answers)
-        writer = os.open(tmp_path / "pipe", os.O_WRONLY)  # by now the second clip is hanging, too
-        cast(Generator[object, None, None], answers).close()
-        os.close(writer)
-    assert gone(ended[0])
+    answers = decode_ahead(requests(plain, file), BUDGET, max_bytes=1 << 30, decode_seconds=SECONDS * 10)
+    next(answers)
+    writer, decoder = held(tmp_path)
+    cast(Generator[object, None, None], answers).close()
+    assert gone(decoder.process.pid)
+    os.close(writer)
 
 
 @pytest.mark.parametrize(
@@ -314,153 +223,3 @@ def test_decoders_that_cannot_be_started_stop_the_run(
     monkeypatch.setattr(isolate, "get_executable", lambda: executable)
     with pytest.raises(EngineError, match=message):
         next(decode_ahead(requests(plain), BUDGET, max_bytes=1))
-
-
-# Nothing is left
-
-
-def test_many_clips_leave_no_files_open_and_no_memory_behind(plain: Path) -> None:
-    def resident(pid: int | str) -> int:
-        return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-
-    # Names of its own for each keep them from sharing one decoding.
-    asked = [replace(requests(plain)[0], clip=Clip(source=f"/{'./' * n}{plain}")) for n in range(100)]
-
-    def run() -> tuple[list[int], list[int]]:
-        for _, outcome in decode_ahead(asked, BUDGET, max_bytes=1):
-            assert isinstance(outcome, Frames)
-        pids = [os.getpid(), waiting().process.pid]
-        return [open_files(pid) for pid in pids], [resident(pid) for pid in pids]
-
-    files, memory = run()
-    for _ in range(2):
-        files_after, memory_after = run()
-        assert files_after == files
-        assert all(after < before + (8 << 20) for before, after in zip(memory, memory_after, strict=True))
-
-
-def test_a_decoder_s_end_leaves_no_files_open_and_no_process(plain: Path) -> None:
-    decoded(plain)
-    isolate.end_idle()
-    before = open_files()
-    decoded(plain)
-    process = waiting().process
-    isolate.end_idle()
-    assert open_files() == before
-    assert process.returncode is not None
-    assert not Path(f"/proc/{process.pid}").exists()
-
-
-PARENT = """
-import os, sys
-sys.path[:] = {path}
-from pathlib import Path
-from reelscribe.schema import CaptionRequest, Clip
-from reelscribe.video import isolate
-from reelscribe.video.prefetch import decode_ahead
-from decoding import BUDGET
-asked = [CaptionRequest(key=c, clip=Clip(source=c), prompt="") for c in {clips}]
-for request, outcome in decode_ahead(asked, BUDGET, max_bytes=1, decoders=1):
-    print(isolate._idle[-1].process.pid, flush=True)
-{then}
-"""
-
-
-@contextmanager
-def parent(clips: list[Path], then: str = "sys.stdin.read()") -> "Iterator[tuple[subprocess.Popen[str], int]]":
-    """A Python of its own that decodes clips, with the process that it uses; `-I` hides the environment's paths."""
-    code = PARENT.format(path=sys.path, clips=[str(clip) for clip in clips], then=then)
-    with subprocess.Popen(
-        [sys.executable, "-I", "-c", code],
-        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
-    ) as process:  # fmt: skip
-        assert process.stdout
-        try:
-            yield process, int(process.stdout.readline())
-        finally:
-            process.kill()
-
-
-@pytest.mark.parametrize("busy", [False, True])
-def test_a_decoder_dies_with_its_owner(busy: bool, plain: Path, tmp_path: Path) -> None:
-    with parent([plain, hanging(tmp_path)] if busy else [plain]) as (process, decoder):
-        writer = os.open(tmp_path / "pipe", os.O_WRONLY) if busy else None
-        assert not gone(decoder, 0)
-        process.kill()
-        assert gone(decoder)
-        if writer is not None:
-            os.close(writer)
-
-
-def test_a_decoder_dies_with_its_owner_though_a_forked_child_of_that_lives(plain: Path) -> None:
-    fork = "if (child := os.fork()): print(child, flush=True)\nsys.stdin.read()"
-    with parent([plain], fork) as (process, decoder):
-        assert process.stdout
-        child = int(process.stdout.readline())
-        process.kill()
-        assert gone(decoder)
-        os.kill(child, signal.SIGKILL)
-
-
-def test_ctrl_c_is_left_to_the_owner(plain: Path) -> None:
-    then = (
-        "try:\n print('here', flush=True)\n sys.stdin.read()\n"
-        "except KeyboardInterrupt:\n print(isolate._idle[-1].process.poll(), flush=True)"
-    )
-    with parent([plain], then) as (process, _):
-        assert process.stdout
-        assert process.stderr
-        assert process.stdout.readline() == "here\n"
-        os.killpg(process.pid, signal.SIGINT)  # as a terminal does
-        assert process.stdout.readline() == "None\n", "the decoder is alive"
-        assert process.wait(SECONDS) == 0
-        assert process.stderr.read() == ""
-
-
-def test_a_run_that_ends_leaves_no_decoder_and_says_nothing(plain: Path) -> None:
-    with parent([plain], "") as (process, decoder):
-        assert process.wait(SECONDS) == 0
-        assert gone(decoder)
-        assert process.stderr
-        assert process.stderr.read() == ""
-
-
-def test_a_forked_process_starts_decoders_of_its_own(plain: Path) -> None:
-    decoded(plain)
-    mine = waiting().process.pid
-    child = os.fork()
-    if not child:
-        decoded(plain)
-        os._exit(0 if len(isolate._idle) == 1 and waiting().process.pid != mine else 1)
-    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
-    assert read_numbers(decoded(plain).pixels)[0] == 0
-    assert waiting().process.pid == mine
-
-
-def _decode_in_a_daemon(file: str) -> None:
-    (answer,) = decode_ahead(requests(Path(file)), BUDGET, max_bytes=1)
-    sys.exit(0 if isinstance(answer[1], Frames) else 1)
-
-
-@pytest.mark.parametrize("method", ["fork", "spawn"])
-def test_processes_that_may_have_no_children_can_decode(method: str, plain: Path) -> None:
-    daemon = cast(Any, multiprocessing.get_context(method)).Process(
-        target=_decode_in_a_daemon, args=(str(plain),), daemon=True
-    )
-    daemon.start()
-    daemon.join(SECONDS)
-    assert daemon.exitcode == 0
-
-
-def test_a_decoder_that_nobody_needs_leaves(monkeypatch: pytest.MonkeyPatch) -> None:
-    ours, _theirs = Pipe()
-    left: list[int] = []
-    monkeypatch.setattr(os, "_exit", left.append)
-    monkeypatch.setattr(worker, "IDLE_SECONDS", 0)
-    worker._listen(ours, SimpleQueue(), threading.Event(), os.getppid(), 0)
-    assert left == [0]
-
-
-def test_systems_without_memory_files_have_ordinary_ones(plain: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delattr(os, "memfd_create")
-    assert read_numbers(decoded(plain).pixels)[0] == 0

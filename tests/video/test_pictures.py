@@ -9,7 +9,7 @@ import pytest
 from av.video.frame import VideoFrame
 from av.video.reformatter import ColorRange, Colorspace
 from clips import read_numbers, write_clip
-from decoding import BUDGET, decoded
+from decoding import BUDGET, EVERY_FRAME, decoded
 
 # Upright, in shape, in colour
 
@@ -78,4 +78,21 @@ def test_colours_stay_what_they_are(
         options = {"colorspace": tag, "color_range": level_tag}
         file = write_clip(tmp_path / "flat.mp4", range(2), size=size, options=options, paint=paint)
         pixels = decoded(file).pixels.reshape(-1, 3)
-        assert np.abs(pixels.mean(axis=0) - colour).max() < 6
+        assert np.abs(pixels.mean(axis=0) - colour).max() < 4
+
+
+@pytest.mark.parametrize("size", [(160, 128), (1280, 720)])
+def test_greys_come_out_to_the_step(size: tuple[int, int], tmp_path: Path) -> None:
+    levels = (16, 40, 90, 126, 180, 235)
+
+    def paint(level: int, width: int, height: int) -> VideoFrame:
+        frame = VideoFrame(width, height, "yuv420p")
+        for plane, value in zip(frame.planes, (level, 128, 128), strict=True):
+            plane.update(bytes([value]) * plane.buffer_size)
+        return frame
+
+    pixels = decoded(
+        write_clip(tmp_path / "grey.mp4", levels, size=size, paint=paint, options={"qp": "0"}), EVERY_FRAME
+    ).pixels
+    for picture, level in zip(pixels, levels, strict=True):
+        assert np.abs(picture.astype(int) - (level - 16) * 255 / 219).max() <= 1

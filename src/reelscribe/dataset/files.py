@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, Final, cast
 
 from reelscribe.config import Settings
-from reelscribe.errors import DatasetError, MissingExtraError
+from reelscribe.errors import DatasetError, MissingExtraError, ReelscribeError
 from reelscribe.video.fetch import scheme_of
 
 _BUFFER = 1 << 20
@@ -125,6 +125,11 @@ def readable(location: str) -> Iterator[None]:
         raise missing(location) from exc
     except (OSError, EOFError, zlib.error) as exc:
         raise DatasetError(f"cannot read {location}: {getattr(exc, 'strerror', None) or exc}.") from exc
+    except Exception as exc:
+        # Each of the stores' clients has errors of its own, and says in some what to install.
+        if isinstance(exc, ReelscribeError) or not is_url(location):
+            raise
+        raise DatasetError(f"cannot read {location}: {type(exc).__name__}: {exc}.") from exc
 
 
 def count_until(items: Iterable[Any], deadline: float) -> int | None:

@@ -158,7 +158,7 @@ class Ledger:
             "output": output,
             "folder": str(Path.cwd()),
             "inputs": json.dumps(inputs),
-            "settings": json.dumps(asdict(settings), default=str),
+            "settings": json.dumps(_without_token(settings), default=str),
             "work": json.dumps({**told(settings, "rows", "captions"), "weights": self._keys.weights}),
             "engine": info.engine,
             "model": info.model,
@@ -371,6 +371,12 @@ _HINTS: Final = {
     sqlite3.SQLITE_NOTADB: "--no-resume sets it aside and begins anew.",
     sqlite3.SQLITE_CORRUPT: "--no-resume sets it aside and begins anew.",
 }
+
+
+def _without_token(settings: Settings) -> dict[str, Any]:
+    """The settings, less what opens the hub to whoever reads the ledger."""
+    values = asdict(settings)
+    return {**values, "model_params": {k: v for k, v in values["model_params"].items() if k != "token"}}
 
 
 def _pack(outcome: Outcome) -> bytes:

@@ -33,8 +33,8 @@ def read_sidecars(video: Path, settings: Settings) -> tuple[Row, str | None]:
     """
     row: Row = {}
     for kind in ("json", "txt"):
-        file = sidecar_of(video, kind)
-        if kind == settings.sidecar or not file.is_file():
+        file = _find_sidecar(video, kind)
+        if kind == settings.sidecar or file is None:
             continue
         try:
             with file.open("rb") as opened:
@@ -51,6 +51,14 @@ def read_sidecars(video: Path, settings: Settings) -> tuple[Row, str | None]:
             return row, f"{file} must hold a JSON object; it holds {type(columns).__name__}."
         row |= columns
     return row, None
+
+
+def _find_sidecar(video: Path, kind: str) -> Path | None:
+    """The file beside a video, if it is there. Most are not, so that is asked first."""
+    if not any(video.with_name(f"{name}.{kind}").is_file() for name in (video.stem, video.name)):
+        return None
+    file = sidecar_of(video, kind)
+    return file if file.is_file() else None
 
 
 class SidecarWriter:

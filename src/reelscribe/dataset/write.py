@@ -1,5 +1,6 @@
 """Data sets out: every file complete or not there at all, written from the first row on."""
 
+import os
 import re
 import shutil
 from collections.abc import Iterator, Sequence
@@ -109,10 +110,12 @@ class DatasetWriter(AbstractContextManager["DatasetWriter"]):
         if self._writer is not None:
             writer, self._writer = self._writer, None
             writer.close()
-            older = self.file.with_name(f"{self.file.name}.older")
-            if self.file.is_dir():  # which nothing can replace in one step
-                _remove(older)
-                self.file.replace(older)
+            if not self.file.is_dir():
+                self.partial.replace(self.file)
+                return
+            # Nothing replaces a folder in one step.
+            older = self.file.with_name(f"{self.file.name}.{os.getpid()}.older")
+            self.file.replace(older)
             self.partial.replace(self.file)
             _remove(older)
 

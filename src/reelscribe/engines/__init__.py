@@ -5,30 +5,28 @@ from typing import Final
 
 from reelscribe.config import Settings
 from reelscribe.engines.base import Engine
-from reelscribe.errors import MissingExtraError, SettingsError
+from reelscribe.errors import MissingExtraError
 
 ENGINES: Final[dict[str, str]] = {
     "transformers": "reelscribe.engines.transformers:load",
+    "vllm": "reelscribe.engines.vllm:load",
     "openai": "reelscribe.engines.openai:load",
     "fake": "reelscribe.engines.fake:load",
 }
 """Name to "module:function"; the function takes Settings and returns an Engine."""
 
-_EXTRA_MODULES: Final = {"accelerate", "anyio", "httpx2", "torch", "torchvision", "transformers"}
+_EXTRA_MODULES: Final = {"accelerate", "anyio", "httpx2", "torch", "torchvision", "transformers", "vllm"}
 
 
 def load_engine(settings: Settings) -> Engine:
     """Load the engine that the settings name, and its model.
 
     Raises:
-        SettingsError: the engine is one that is to come.
+        SettingsError: the engine cannot take what is set for it.
         MissingExtraError: what the engine needs is not installed.
         ModelError: the model cannot be loaded.
         EngineError: the server cannot be reached, or does not have the model.
     """
-    if settings.engine not in ENGINES:
-        there = ", ".join(ENGINES)
-        raise SettingsError(f"the engine {settings.engine} is not in this release; there are {there}.")
     module, function = ENGINES[settings.engine].split(":")
     try:
         engine: Engine = getattr(importlib.import_module(module), function)(settings)

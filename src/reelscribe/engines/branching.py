@@ -150,11 +150,6 @@ class BranchingCache:
         """What a layer of the model calls before its attention."""
         return self.layers[layer].update(keys, values)
 
-    @property
-    def owners(self) -> torch.Tensor:
-        """The clip of each candidate, counted from the first that is still there, int64, shape (candidates,)."""
-        return self._branches.owners
-
     def add(self, filled: Sequence[DynamicCache], masks: Sequence[torch.Tensor], counts: Sequence[int]) -> None:
         """Let clips join.
 

@@ -17,14 +17,16 @@ import av
 import numpy as np
 from numpy.typing import NDArray
 
-from reelscribe.engines.gate import FailedError, RefusedError
+from reelscribe.engines.gate import FailedError
 from reelscribe.errors import ClipError
 from reelscribe.schema import Candidate, CaptionRequest, Clip, Frames, PreparedRequest
+from reelscribe.video.fetch import FetchLimits, fetched
 from reelscribe.video.index import open_clip, read_index, reason, video_stream
 
 _TICKS: Final = 1_000_000
 _JPEG_QUANTISER: Final = 2
-"""FFmpeg's scale, from 1; with full colour resolution. Pixels come back with a mean error of well below 1 in 255."""
+"""FFmpeg's scale, from 1; with full colour resolution. Pixels of real films come back with a mean error of about 1 in
+255."""
 _SEED_BITS: Final = 31
 """Servers keep seeds in 32 bits with sign, or more."""
 
@@ -54,20 +56,21 @@ class Answer:
     prompt_tokens: int | None
 
 
-def show(prepared: PreparedRequest, send: str, max_upload_bytes: int) -> Shown:
+def show(prepared: PreparedRequest, send: str, max_upload_bytes: int, limits: FetchLimits) -> Shown:
     """Bring a clip into the form that a server takes.
 
     Args:
         prepared: with frames, unless `send` is "video".
         send: "frames", "images" or "video".
         max_upload_bytes: largest file to send.
+        limits: what may be fetched to be sent. The URL of a web address is sent as it is: the server fetches it.
 
     Raises:
         ClipError: kind "missing", "unreadable", "no_video", "too_short" or "decode" where a file is to be sent and is
             not whole, or "engine" where it is too large.
     """
     if send == "video":
-        url = _video_url(prepared.request.clip, max_upload_bytes)
+        url = _video_url(prepared.request.clip, max_upload_bytes, limits)
         return Shown(parts=[{"type": "video_url", "video_url": {"url": url}}], fields={})
     jpegs = [base64.b64encode(jpeg).decode() for jpeg in _jpegs(prepared.frames.pixels)]
     if send == "images":
@@ -82,17 +85,17 @@ def is_web_address(clip: Clip) -> bool:
     return isinstance(clip.source, str) and clip.source.lower().startswith(("http://", "https://"))
 
 
-def _video_url(clip: Clip, max_bytes: int) -> str:
+def _video_url(clip: Clip, max_bytes: int, limits: FetchLimits) -> str:
     if is_web_address(clip):
         return str(clip.source)
     try:
-        with open_clip(clip) as container:
-            stream, size = video_stream(container, clip), container.size
+        with fetched(clip, limits) as here, open_clip(here) as container:
+            stream, size = video_stream(container, here), container.size
             if size > max_bytes:
                 told = f"{clip.name} has {size:,} bytes; max_upload_bytes is {max_bytes:,}. Raise it, or send frames."
                 raise ClipError("engine", told)
-            read_index(container, stream, clip, [], 0)  # a server may not notice that a file was cut short
-        content = clip.source if isinstance(clip.source, bytes) else clip.path.read_bytes()
+            read_index(container, stream, here, [], 0)  # a server may not notice that a file was cut short
+            content = here.source if isinstance(here.source, bytes) else here.path.read_bytes()
     except (av.FFmpegError, OSError) as exc:
         raise ClipError("decode", f"{clip.name} cannot be read to its end: {reason(exc)}.") from exc
     kind = mimetypes.guess_type(clip.source)[0] if isinstance(clip.source, str) else None
@@ -103,8 +106,6 @@ def _video_url(clip: Clip, max_bytes: int) -> str:
 def _jpegs(pixels: NDArray[np.uint8]) -> Iterator[bytes]:
     """Encode frames: uint8, shape (frames, height, width, 3)."""
     encoder = av.CodecContext.create("mjpeg", "w")
-    if not isinstance(encoder, av.VideoCodecContext):
-        raise TypeError("FFmpeg's mjpeg is a codec for video")
     encoder.height, encoder.width = pixels.shape[1:3]
     encoder.pix_fmt, encoder.time_base, encoder.thread_count = "yuvj444p", Fraction(1, _TICKS), 1
     encoder.qmin = encoder.qmax = _JPEG_QUANTISER
@@ -173,7 +174,7 @@ def read_answer(answer: Any) -> Answer:
 
     Raises:
         FailedError: it is not of the form that it should have.
-        RefusedError: it ended for another reason than an end or a limit.
+        ClipError: kind "engine", it ended for another reason than an end or a limit.
     """
     try:
         choices = sorted(answer["choices"], key=lambda choice: choice.get("index") or 0)
@@ -193,7 +194,7 @@ def _candidate(choice: Mapping[str, Any], total_tokens: int | None) -> Candidate
     if text is not None and not isinstance(text, str):
         raise TypeError(f"content is a {type(text).__name__}")
     if why not in ("stop", "length"):
-        raise RefusedError(f"the server ended the answer for the reason {why!r}, which is neither stop nor length.")
+        raise ClipError("engine", f"the server ended the answer for the reason {why!r}, not stop or length.")
     return Candidate(
         text=text or "",
         stop_reason=why,

@@ -57,7 +57,7 @@ class FakeEngine:
             request = prepared.request
             if self._refuse is not None and self._refuse in request.prompt:
                 message = f"the prompt holds {self._refuse!r}, which the fake engine refuses."
-                yield Failure(key=request.key, video=request.clip.name, kind="engine", message=message)
+                yield Failure.of(request, message)
                 continue
             texts = [self._reply(prepared, number) for number in range(request.num_captions)]
             candidates = tuple(Candidate(text=text, stop_reason="stop", num_tokens=len(text.split())) for text in texts)

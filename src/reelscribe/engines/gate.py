@@ -13,7 +13,7 @@ from typing import Final, TypeVar
 
 import anyio
 
-from reelscribe.errors import EngineError
+from reelscribe.errors import ClipError, EngineError
 
 logger = logging.getLogger(__name__)
 
@@ -23,11 +23,7 @@ _LONGEST_PAUSE_SECONDS: Final = 30.0
 T = TypeVar("T")
 
 
-class ServerTroubleError(Exception):
-    """An attempt that failed for the server's reasons; it may be made again."""
-
-
-class BusyError(ServerTroubleError):
+class BusyError(Exception):
     """The server takes no request now, this one or any other.
 
     Args:
@@ -42,8 +38,8 @@ class BusyError(ServerTroubleError):
         self.away = away
 
 
-class FailedError(ServerTroubleError):
-    """The server failed at this request.
+class FailedError(Exception):
+    """The server failed at this request; it may be tried again.
 
     Args:
         message: what happened.
@@ -91,7 +87,7 @@ class Gate:
         """Do a piece of work when there is room, and again while it raises BusyError.
 
         Raises:
-            FailedError, RefusedError: as the work did.
+            FailedError, RefusedError, ClipError: as the work did.
             EngineError: the server was busy or away for too long; or as the work did.
         """
         while True:
@@ -105,7 +101,7 @@ class Gate:
                 if exc.slow:
                     self._halve(began_in)
                 raise
-            except RefusedError:
+            except (RefusedError, ClipError):
                 self._grow()
                 raise
             else:

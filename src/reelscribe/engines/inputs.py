@@ -14,6 +14,8 @@ import torch
 from numpy.typing import NDArray
 from torch.nn import functional
 
+from reelscribe.engines.checkpoint import prompt_text
+from reelscribe.engines.sampling import TokenRules
 from reelscribe.schema import CaptionRequest, Frames, PreparedRequest
 
 
@@ -32,6 +34,8 @@ class ModelInputs:
     """uint8, shape (patches, colours x temporal x patch x patch)."""
     grid: tuple[int, int, int]
     """Patches in time, height and width."""
+    most_tokens: int
+    """Tokens that the cache may come to hold for it: those of the prompt, and of all candidates."""
 
 
 class InputBuilder:
@@ -39,12 +43,14 @@ class InputBuilder:
 
     Args:
         processor: the checkpoint's.
+        rules: the checkpoint's, by which answers are as long as they may be.
         rope_index: the model's `get_rope_index`, which says where each token stands.
         device: where the model is.
     """
 
-    def __init__(self, processor: Any, rope_index: Callable[..., Any], device: torch.device) -> None:
+    def __init__(self, processor: Any, rules: TokenRules, rope_index: Callable[..., Any], device: torch.device) -> None:
         self._processor = processor
+        self._rules = rules
         self._rope_index = rope_index
         self._device = device
         video = processor.video_processor
@@ -65,14 +71,17 @@ class InputBuilder:
         grid = self._grid(item.frames)
         ids = self._processor.tokenizer(self._text(item, grid), return_tensors="pt")["input_ids"]
         kinds = 2 * (ids == self._processor.video_token_id)
+        request = item.request
+        longest = self._rules.resolve(request.sampling, request.num_captions).max_tokens or 0
         positions, delta = self._rope_index(ids, kinds, video_grid_thw=torch.tensor([grid]))
         return ModelInputs(
-            request=item.request,
+            request=request,
             ids=ids[0],
             positions=positions[:, 0],
             next_position=ids.shape[1] + int(delta),
             patches=torch.from_numpy(self._patches(item.frames.pixels)),
             grid=grid,
+            most_tokens=ids.shape[1] + request.num_captions * longest,
         )
 
     def collate(self, batch: Sequence[ModelInputs]) -> dict[str, torch.Tensor]:
@@ -95,7 +104,7 @@ class InputBuilder:
             "pixel_values_videos": torch.cat([item.patches for item in batch]),
         }
         inputs = {name: tensor.to(self._device, non_blocking=True) for name, tensor in on_cpu.items()}
-        inputs["pixel_values_videos"] = inputs["pixel_values_videos"].float().sub_(self._mean).div_(self._deviation)
+        inputs["pixel_values_videos"] = torch.sub(inputs["pixel_values_videos"], self._mean).div_(self._deviation)
         return inputs
 
     def _grid(self, frames: Frames) -> tuple[int, int, int]:
@@ -104,28 +113,16 @@ class InputBuilder:
         return -(-count // self._temporal), height // self._patch, width // self._patch
 
     def _text(self, item: PreparedRequest, grid: tuple[int, int, int]) -> str:
-        """The chat template's text, with a placeholder for each vision token.
-
-        The video stands before the question, so that a second question can reuse its prefix.
+        """The prompt's text, with a placeholder for each vision token.
 
         Raises:
             ValueError: a prompt holds a placeholder itself.
         """
-        for token in (self._processor.video_token, self._processor.image_token):
-            if token in item.request.prompt or token in (item.request.system_prompt or ""):
-                raise ValueError(f"a prompt must not hold {token}, which stands for what the model sees; take it out.")
-        video_first = [{"type": "video"}, {"type": "text", "text": item.request.prompt}]
-        messages = [{"role": "user", "content": video_first}]
-        if item.request.system_prompt:
-            messages.insert(0, {"role": "system", "content": [{"type": "text", "text": item.request.system_prompt}]})
-        text: str = self._processor.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-        # Each pair of frames is wrapped in vision tokens of its own. The template's pair around all of them has to go:
-        # the models were released knowing the layout without it.
         start, end = self._processor.vision_start_token, self._processor.vision_end_token
         placeholder: str = self._processor.video_token
         tokens = grid[1] * grid[2] // self._merge**2
         layout = "".join(f"<{when:.1f} seconds>{start}{placeholder * tokens}{end}" for when in self._times(item.frames))
-        return text.replace(f"{start}{placeholder}{end}", layout, 1)
+        return prompt_text(self._processor, item.request).replace(placeholder, layout, 1)
 
     def _times(self, frames: Frames) -> list[float]:
         """A time for each merged group of frames: the middle between its first and last."""

@@ -23,6 +23,7 @@ from reelscribe.engines.gate import FailedError, Gate, RefusedError
 from reelscribe.engines.server import ServedModel, Server
 from reelscribe.errors import ClipError, EngineError
 from reelscribe.schema import Candidate, CaptionRequest, Failure, Generation, PreparedRequest
+from reelscribe.video.fetch import FetchLimits
 from reelscribe.video.sampling import VisionLimits
 
 logger = logging.getLogger(__name__)
@@ -142,14 +143,16 @@ class OpenAIEngine:
         except (ClipError, RefusedError, FailedError) as exc:
             kind = exc.kind if isinstance(exc, ClipError) else "engine"
             self._count(exc)
-            return Failure(key=request.key, video=request.clip.name, kind=kind, message=str(exc))
+            return Failure.of(request, str(exc), kind)
         self._failed_in_a_row = 0
         made = tuple(candidates[: request.num_captions])
         return Generation(key=request.key, candidates=made, prompt_tokens=prompt_tokens)
 
     async def _show(self, flight: _Flight) -> Shown:
         def convert() -> Shown:
-            return show(flight.waiting.pop(), self._send, self._settings.max_upload_bytes)
+            return show(
+                flight.waiting.pop(), self._send, self._settings.max_upload_bytes, FetchLimits.of(self._settings)
+            )
 
         shown = await anyio.to_thread.run_sync(convert)
         flight.held_bytes = 2 * shown.held_bytes  # once more in the body

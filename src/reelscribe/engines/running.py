@@ -11,7 +11,7 @@ from reelscribe.engines.inputs import InputBuilder, ModelInputs
 from reelscribe.engines.sampling import Sampler, TokenRules
 from reelscribe.schema import Generation
 
-_PREFILL_TOKENS: Final = {"cpu": 2048}
+_PREFILL_TOKENS: Final = {"cpu": 1280}
 """Tokens that go through the vision encoder and the prefill together: on a CPU so many that the caches hold them."""
 _PREFILL_TOKENS_GPU: Final = 16384
 

@@ -51,7 +51,7 @@ class Server:
         request_timeout: seconds for one request in all.
 
     Raises:
-        SettingsError: the address or the key cannot be used. Neither is ever told in full.
+        SettingsError: the address or the key cannot be used. What may be a secret is not repeated.
     """
 
     def __init__(self, base_url: str | None, api_key_env: str, request_timeout: float) -> None:
@@ -77,11 +77,13 @@ class Server:
             return None
         if response.status_code != 200:
             raise self._fatal(response)
-        listed = self._read(response)
-        entries = listed.get("data") if isinstance(listed, dict) else None
-        if not isinstance(entries, list):
-            raise EngineError(f"{self.url}/models gives no list of models; does base_url end as it should, in /v1?")
-        named = [entry for entry in entries if isinstance(entry, dict) and isinstance(entry.get("id"), str)]
+        try:
+            entries = self._read(response)["data"]
+            named = [entry for entry in entries if isinstance(entry["id"], str)]
+        except (FailedError, LookupError, TypeError) as exc:
+            told = exc if isinstance(exc, FailedError) else "the server's answer has another form than it should."
+            message = f"{self.url}/models gives no list of models: {told} Does base_url end as it should, in /v1?"
+            raise EngineError(message) from exc
         return [ServedModel(name=entry["id"], owner=str(entry.get("owned_by"))) for entry in named]
 
     def vllm_version(self) -> tuple[int, int]:
@@ -190,12 +192,15 @@ class Server:
         return f"{response.status_code}: {self.tell(text or response.reason_phrase)}"
 
     def _read(self, response: httpx2.Response) -> Any:
-        if _without(self._key, response.text) != response.text:
-            raise FailedError("the server's answer holds the API key; it was thrown away.")
+        """What an answer's JSON holds."""
         try:
-            return json.loads(response.text)
+            content = json.loads(response.text)
         except (ValueError, RecursionError) as exc:
-            raise FailedError(f"the server's answer is no JSON: {self.tell(response.text[:100])!r}.") from exc
+            raise FailedError(f"the server's answer is no JSON: {self.tell(response.text)!r}.") from exc
+        plain = json.dumps(content, ensure_ascii=False)  # a server may write some characters in escapes
+        if _without(self._key, plain) != plain:
+            raise FailedError("the server's answer holds the API key; it was thrown away.")
+        return content
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,32 +7,28 @@ key-value cache (see `branching`). The loop over tokens and the sampling are our
 
 import logging
 import os
+import sys
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any, Final
 
 import torch
-from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
+from transformers import AutoModelForImageTextToText
+from transformers.utils import logging as hf_logging
 
 from reelscribe.config import Settings
 from reelscribe.engines.base import ModelInfo
 from reelscribe.engines.branching import enable_branching
+from reelscribe.engines.checkpoint import HUB_PARAMS, Checkpoint, cannot_load
 from reelscribe.engines.feed import Feed
 from reelscribe.engines.inputs import InputBuilder, ModelInputs
 from reelscribe.engines.running import RunningBatch
 from reelscribe.engines.sampling import TokenRules
 from reelscribe.engines.speedups import speed_up_vision
 from reelscribe.errors import EngineError, ModelError
-from reelscribe.models import BUILT_IN, model_path
 from reelscribe.schema import CaptionRequest, Failure, Generation, PreparedRequest
-from reelscribe.video.sampling import VisionLimits
 
 logger = logging.getLogger(__name__)
 
-_FAMILY: Final = "qwen3_vl"
-"""What the family's model types begin with."""
-_HUB_PARAMS: Final = ("cache_dir", "force_download", "local_files_only", "token", "trust_remote_code")
-"""Of `model_params`, what configuration and processor need, too."""
 _WINDOW_BATCHES: Final = 2
 """Batches of clips that may wait, to choose from."""
 _WINDOW_BYTES: Final = 512 << 20
@@ -75,37 +71,32 @@ class TransformersEngine:
         self._device = _device(device)
         if dtype == "auto" and self._device.type == "cpu":
             dtype = "float32"
-        name = str(model_path(model))
+        if not sys.stderr.isatty():
+            hf_logging.disable_progress_bar()
         given: dict[str, Any] = {"dtype": dtype, "device_map": str(self._device), **(model_params or {})}
-        hub: dict[str, Any] = {"revision": revision, **{key: given[key] for key in _HUB_PARAMS if key in given}}
+        hub = {key: given[key] for key in HUB_PARAMS if key in given}
+        checkpoint = Checkpoint.load(model, revision=revision, **hub)
         try:
-            model_type = AutoConfig.from_pretrained(name, **hub).model_type
-            if not model_type.startswith(_FAMILY):
-                raise ModelError(f"the model {model!r} is a {model_type}; a Qwen3-VL checkpoint ({_FAMILY}) is needed.")
-            self._processor = AutoProcessor.from_pretrained(name, **hub)
             self._model, report = AutoModelForImageTextToText.from_pretrained(
-                name, revision=revision, output_loading_info=True, **given
+                checkpoint.path, revision=revision, output_loading_info=True, **given
             )
-            if report["missing_keys"]:
-                raise ModelError(f"the model {model!r} lacks weights, such as {min(report['missing_keys'])}.")
-        except ModelError:
-            raise
         except Exception as exc:  # damaged files and odd parameters raise all kinds of errors in there
-            reason = str(exc).strip().partition("\n")[0]
-            hint = "" if Path(name).is_dir() else f" No folder has that name, either; built in: {', '.join(BUILT_IN)}."
-            raise ModelError(f"the model {model!r} cannot be loaded: {reason}{hint}") from exc
+            raise cannot_load(model, str(exc)) from exc
+        if report["missing_keys"]:
+            raise ModelError(f"the model {model!r} lacks weights, such as {min(report['missing_keys'])}.")
         self._model.eval()
         speed_up_vision(self._model)
+        self._processor = checkpoint.processor
         enable_branching(self._model)
         self._batch_size, self._was_full = batch_size, False
         self._batch_tokens = batch_tokens or _batch_tokens(self._model, self._device)
-        self._inputs = InputBuilder(self._processor, self._model.model.get_rope_index, self._device)
         self._rules = TokenRules(self._processor.tokenizer, self._model.generation_config)
+        self._inputs = InputBuilder(self._processor, self._rules, self._model.model.get_rope_index, self._device)
         self.info = ModelInfo(
             engine="transformers",
             model=model,
-            revision=getattr(self._model.config, "_commit_hash", None) or revision,
-            limits=_vision_limits(self._processor.video_processor),
+            revision=checkpoint.revision,
+            limits=checkpoint.limits,
         )
 
     def generate(self, requests: Iterator[PreparedRequest]) -> Iterator[Generation | Failure]:
@@ -147,25 +138,19 @@ class TransformersEngine:
     def _choose(self, waiting: list[ModelInputs], batch: RunningBatch, ended: bool) -> list[ModelInputs]:
         """Those of the waiting clips that are to join now: the oldest, and those most like it in length."""
         room = self._batch_size - len(batch.clips)
-        tokens = self._batch_tokens - sum(map(self._cost, batch.clips.values()))
         if not waiting or room <= 0:
             return []
+        tokens = self._batch_tokens - sum(item.most_tokens for item in batch.clips.values())
         if not batch.clips:
-            tokens = max(tokens, self._cost(waiting[0]))
+            tokens = max(tokens, waiting[0].most_tokens)
         group = []
         for item in sorted(waiting, key=lambda item: abs(len(item.ids) - len(waiting[0].ids)))[:room]:
-            tokens -= self._cost(item)
+            tokens -= item.most_tokens
             if tokens < 0:
                 break
             group.append(item)
-        many = len(group) >= self._quorum or sum(map(self._cost, group)) >= self._batch_tokens / 4
+        many = len(group) >= self._quorum or sum(item.most_tokens for item in group) >= self._batch_tokens / 4
         return group if many or not batch.clips or (ended and len(group) == len(waiting)) else []
-
-    def _cost(self, item: ModelInputs) -> int:
-        """Tokens that the cache may come to hold for a clip."""
-        request = item.request
-        longest = self._rules.resolve(request.sampling, request.num_captions).max_tokens or 0
-        return len(item.ids) + request.num_captions * longest
 
     def _advance(
         self, batch: RunningBatch, group: list[ModelInputs], *, to_end: bool = False
@@ -223,7 +208,7 @@ class _Fault:
 
 def _failure(request: CaptionRequest, fault: _Fault) -> Failure:
     advice = "; lower max_video_tokens or num_captions" if fault.out_of_memory else ""
-    return Failure(key=request.key, video=request.clip.name, kind="engine", message=fault.message + advice)
+    return Failure.of(request, fault.message + advice)
 
 
 def load(settings: Settings) -> TransformersEngine:
@@ -251,17 +236,6 @@ def _device(name: str) -> torch.device:
         allowed, said = "auto, cpu, cuda, cuda:1, ...", str(exc).partition("\n")[0]
         raise ModelError(f"device must be {allowed}; {name!r} does not work here: {said}") from exc
     return device
-
-
-def _vision_limits(video_processor: Any) -> VisionLimits:
-    """Read a checkpoint's limits from its video processor."""
-    return VisionLimits(
-        token_pixels=video_processor.patch_size * video_processor.merge_size,
-        temporal_patch=video_processor.temporal_patch_size,
-        max_frame_tokens=getattr(video_processor, "max_video_tokens", None) or VisionLimits.max_frame_tokens,
-        min_frames=video_processor.min_frames,
-        max_frames=video_processor.max_frames,
-    )
 
 
 def _size(item: ModelInputs | Failure) -> int:

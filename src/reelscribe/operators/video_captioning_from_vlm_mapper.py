@@ -34,7 +34,8 @@ class VideoCaptioningFromVLMMapper:
 
     Args:
         hf_model: hub name or folder of a Qwen3-VL checkpoint; "shapes" is the built-in one.
-        enable_vllm: run the model with vLLM. Not there yet: raises SettingsError.
+        enable_vllm: run the model with vLLM, split over all visible GPUs; `tensor_parallel_size` in `model_params` says
+            otherwise.
         caption_num: candidates for each video.
         keep_candidate_mode: "random_any", "similar_one_simhash" or "all".
         keep_original_sample: keep each original row before the captioned ones.
@@ -76,8 +77,6 @@ class VideoCaptioningFromVLMMapper:
         unknown = sorted(set(kwargs) - _BASE_OPTIONS)
         if unknown:
             raise TypeError(f"VideoCaptioningFromVLMMapper got unknown arguments: {', '.join(unknown)}")
-        if enable_vllm:
-            raise SettingsError("enable_vllm=True is not there yet; use enable_vllm=False (Transformers).")
         if keep_candidate_mode not in (modes := get_args(Keep)):
             raise SettingsError(f"keep_candidate_mode must be one of {', '.join(modes)}; got {keep_candidate_mode!r}.")
         if isinstance(caption_num, bool) or not isinstance(caption_num, int) or caption_num < 1:
@@ -92,6 +91,8 @@ class VideoCaptioningFromVLMMapper:
         self.caption_field = caption_field
         self._settings = Settings(
             model=hf_model,
+            engine="vllm" if enable_vllm else "transformers",
+            dp=1 if enable_vllm else None,  # one replica, on all GPUs
             num_captions=caption_num,
             keep=keep_candidate_mode,
             prompt=prompt,
@@ -119,7 +120,8 @@ class VideoCaptioningFromVLMMapper:
     ) -> dict[str, list[Any]]:
         """Caption a batch.
 
-        The model is loaded at the first batch, on the GPU that belongs to `rank` where there are several.
+        The model is loaded at the first batch, by Transformers on the GPU that belongs to `rank` where there are
+        several, by vLLM on all of them.
 
         Args:
             samples: column to list of values, all of one length. Never changed.
@@ -154,6 +156,8 @@ class VideoCaptioningFromVLMMapper:
 
     def _load(self, rank: int | None) -> Engine:
         if self._engine is None:
-            device = "cpu" if self.accelerator == "cpu" else f"auto:{rank or 0}"
+            device = "cpu" if self.accelerator == "cpu" else "auto"
+            if self._settings.engine == "transformers" and device == "auto":
+                device = f"auto:{rank or 0}"
             self._engine = load_engine(replace(self._settings, device=device))
         return self._engine

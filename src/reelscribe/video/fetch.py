@@ -15,7 +15,7 @@ from urllib.request import url2pathname
 from reelscribe.config import Settings
 from reelscribe.errors import ClipError
 from reelscribe.schema import Clip
-from reelscribe.video.web import download, too_large
+from reelscribe.video.web import check_address, download, too_large
 
 _URL: Final = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)(::.*)?://", re.DOTALL)
 """Also fsspec's chains, as `zip://a.mp4::s3://bucket/clips.zip` or `simplecache::s3://...`."""
@@ -79,6 +79,21 @@ def fetched(clip: Clip, limits: FetchLimits) -> Iterator[Clip]:
                 _copy_remote(clip.source, scheme, file, limits)  # type: ignore[arg-type]
             file.flush()
             yield Clip(source=file.name, called=clip.source)
+
+
+def checked(clip: Clip, limits: FetchLimits) -> Clip:
+    """A clip that someone else is to open, such as a server: held to the root folder, or its address looked at.
+
+    What the address means where it is opened, and where that leads on to, is not covered.
+
+    Raises:
+        ClipError: kind "refused".
+    """
+    if isinstance(clip.source, bytes) or scheme_of(clip.source) not in _WEB:
+        return local(clip, limits)
+    if not limits.allow_private:
+        check_address(clip.source)
+    return clip
 
 
 def local(clip: Clip, limits: FetchLimits) -> Clip:

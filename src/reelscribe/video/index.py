@@ -24,6 +24,8 @@ _OPEN: Any = {} if int(av.__version__.split(".")[0]) >= 19 else {"metadata_error
 """Before PyAV 19, which does so by itself, a title that is not UTF-8 made a file unreadable."""
 MAX_PIXELS = 1 << 26
 """Of a picture: 8192 x 8192, beyond the highest levels of H.264 and AV1. A few bytes can claim far more."""
+_LISTS = frozenset({"concat", "dash", "hls", "imf"})
+"""Formats that name other files, which nobody has looked at. A video may be called so by whoever wrote it."""
 _EMPTY_MPEG4 = 10
 """An MPEG-4 packet of at most so many bytes holds no picture of its own: the one before stays on screen."""
 _LOST_SHARE = 0.02
@@ -86,6 +88,9 @@ def open_clip(clip: Clip) -> InputContainer:
         container: InputContainer = av.open(source, "r", **_OPEN)
     except (av.FFmpegError, OSError, ValueError) as exc:
         raise ClipError("unreadable", f"{clip.name} cannot be opened as a video: {reason(exc)}.") from exc
+    if container.format.name in _LISTS:
+        container.close()
+        raise ClipError("unreadable", f"{clip.name} is a list of other files, not a video.")
     return container
 
 

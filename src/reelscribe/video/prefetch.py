@@ -21,8 +21,6 @@ _CLIPS_AHEAD = 2
 """Clips under way, at most, for each decoder."""
 _SHARERS = 8
 """Requests under way, at most, for each of those clips."""
-
-
 _ANYWHERE = FetchLimits()
 
 
@@ -145,4 +143,4 @@ def _decode_one(
 def _told_to(request: CaptionRequest, outcome: Frames | ClipError) -> Frames | Failure:
     if isinstance(outcome, Frames):
         return outcome
-    return Failure(key=request.key, video=request.clip.name, kind=outcome.kind, message=str(outcome))
+    return Failure.of(request, str(outcome), outcome.kind)

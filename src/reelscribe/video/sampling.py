@@ -50,9 +50,15 @@ class FrameBudget:
         )
 
     @property
+    def most_tokens(self) -> int:
+        """Most vision tokens that one clip can cost."""
+        merged = -(-self.max_frames // self.limits.temporal_patch)
+        return min(self.max_video_tokens, merged * self.limits.max_frame_tokens)
+
+    @property
     def max_bytes(self) -> int:
         """Most bytes that the decoded frames of one clip can take."""
-        return self.max_video_tokens * self.limits.token_pixels**2 * self.limits.temporal_patch * 3
+        return self.most_tokens * self.limits.token_pixels**2 * self.limits.temporal_patch * 3
 
     def __str__(self) -> str:
         return (

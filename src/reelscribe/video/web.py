@@ -149,10 +149,22 @@ class _Guard:
                 self._check(host, socket.getaddrinfo(host, None))
 
     def _check(self, host: str, found: list[Any]) -> None:
-        for *_, where in found:
-            if not self._allow_private and not is_public(where[0]):
-                message = f"{self._url} leads to {host} ({where[0]}), which is no public address; such URLs need "
-                raise ClipError("refused", message + "allow_private_urls.")
+        if not self._allow_private:
+            _check_public(self._url, host, found)
+
+
+def _check_public(url: str, host: str, found: list[Any]) -> None:
+    for *_, where in found:
+        if not is_public(where[0]):
+            message = f"{url} leads to {host} ({where[0]}), which is no public address; such URLs need "
+            raise ClipError("refused", message + "allow_private_urls.")
+
+
+def check_address(url: str) -> None:
+    """Raise ClipError, kind "refused", where a URL leads to no public address, as far as this machine can tell."""
+    with suppress(OSError, ValueError):
+        host = urlsplit(url).hostname or ""
+        _check_public(url, host, socket.getaddrinfo(host, None))
 
 
 def is_public(address: str) -> bool:

@@ -6,6 +6,8 @@ nothing is left of it.
 """
 
 import contextlib
+import math
+import mmap
 import os
 import threading
 import time
@@ -14,6 +16,9 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from queue import SimpleQueue
 from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
 
 from reelscribe.errors import ClipError
 from reelscribe.schema import Clip
@@ -51,11 +56,12 @@ def main(channel: int, memory: int, owner: int, max_bytes: int) -> None:
     jobs: SimpleQueue[Job] = SimpleQueue()
     busy = threading.Event()
     most = _resident_bytes() + max_bytes
+    shared = _SharedMemory(memory)
     threading.Thread(target=_listen, args=(connection, jobs, busy, owner, most), daemon=True).start()
     connection.send(READY)
     while True:
         try:
-            answer: Decoded | ClipError = _decode(jobs.get(), memory)
+            answer: Decoded | ClipError = _decode(jobs.get(), shared)
         except ClipError as error:
             answer = error
         busy.clear()
@@ -86,14 +92,29 @@ def _resident_bytes() -> int:
         return 0
 
 
-def _decode(job: Job, memory: int) -> Decoded:
+class _SharedMemory:
+    """The file in memory. It stays mapped from clip to clip: to map it anew would cost as much as to copy it."""
+
+    def __init__(self, file: int) -> None:
+        self.file = file
+        self._mapping: mmap.mmap | None = None
+
+    def array(self, shape: tuple[int, ...]) -> NDArray[np.uint8]:
+        """The start of the file as an array: uint8. What is written to it the owner can read."""
+        size = math.prod(shape)
+        if self._mapping is None or len(self._mapping) < size:
+            os.ftruncate(self.file, max(size, os.fstat(self.file).st_size))
+            self._mapping = mmap.mmap(self.file, size)
+        return np.frombuffer(self._mapping, np.uint8, size).reshape(shape)
+
+
+def _decode(job: Job, memory: _SharedMemory) -> Decoded:
     clip, size, budget, threads = job
     if size is not None:
         content = bytearray(size)
-        read_memory(memory, memoryview(content))
+        read_memory(memory.file, memoryview(content))
         clip = replace(clip, source=bytes(content))
-    frames = decode(clip, budget, threads=threads)
-    write_memory(memory, frames.pixels.data)
+    frames = decode(clip, budget, threads=threads, allocate=memory.array)
     return frames.pixels.shape, frames.timestamps, frames.duration_seconds, frames.video_tokens
 
 
@@ -105,7 +126,7 @@ def write_memory(memory: int, data: memoryview) -> None:
 
 
 def read_memory(memory: int, data: memoryview) -> None:
-    """Fill a buffer from the file in memory. A copy is quicker than a mapping of its own for each clip."""
+    """Fill a buffer from the file in memory."""
     data, at = data.cast("B"), 0
     while at < len(data):
         at += os.preadv(memory, [data[at:]], at)

@@ -4,6 +4,7 @@ import datetime
 import decimal
 import json
 import shutil
+import struct
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -185,6 +186,34 @@ def test_interleaved_rows_are_repeated_with_all_their_columns(
 
 
 @FORMATS
+@pytest.mark.parametrize("kind", [pa.string(), pa.large_string(), pa.dictionary(pa.int32(), pa.string())], ids=str)
+def test_text_that_cannot_be_read_stays_among_captioned_ones(
+    tmp_path: Path, save: Save, load: Load, suffix: str, kind: pa.DataType
+) -> None:
+    put_clip(tmp_path / "a.mp4")
+    texts = pa.array([f"{VIDEO}x{EOC}", "bad", f"{VIDEO}z{EOC}", None], kind)
+    if kind == pa.string() and suffix == ".parquet":
+        texts = pa.array([f"{VIDEO}x{EOC}".encode(), b"\xff", f"{VIDEO}z{EOC}".encode(), None]).view(kind)
+    table = pa.table({"text": texts, "videos": [["a.mp4"], ["a.mp4"], ["a.mp4"], []], "id": range(4)})
+    if suffix:
+        save(table, tmp_path / f"in{suffix}")
+    else:
+        _put_stream(tmp_path / "in", [table])
+    summary = _run(tmp_path / f"out{suffix}", tmp_path / f"in{suffix}")
+    assert (summary.captions, sum(summary.failures.values())) == (2, 1)
+    if suffix:
+        made = load(tmp_path / f"out{suffix}")
+    else:
+        made = pa.ipc.open_stream((tmp_path / "out" / "data-00000.arrow").read_bytes()).read_all()
+    assert made.schema.field("text").type == kind
+    assert made.column("id").to_pylist() == [0, 0, 1, 2, 2, 3]
+    new = f"{VIDEO} {TEXT} {EOC}".encode()
+    bad = texts.cast(pa.binary() if kind != pa.large_string() else pa.large_binary())[1].as_py()
+    held = [value.cast(pa.large_binary()).as_py() for value in made.column("text").cast(pa.large_string())]
+    assert held == [texts[0].as_py().encode(), new, bad, texts[2].as_py().encode(), new, None]
+
+
+@FORMATS
 def test_captions_of_an_earlier_run_are_replaced_where_they_stand(
     tmp_path: Path, save: Save, load: Load, suffix: str
 ) -> None:
@@ -216,18 +245,37 @@ def test_value_that_python_cannot_hold_costs_its_row_and_stays(tmp_path: Path) -
     assert "this row cannot be read: 'utf-8' codec" in made.column("caption_meta").to_pylist()[1]
 
 
-def test_data_sets_of_several_types_become_one_if_they_go_together(tmp_path: Path) -> None:
-    _save_parquet(pa.table({"video": ["x"], "n": pa.array([1], pa.int32())}), tmp_path / "1.parquet")
-    _save_parquet(pa.table({"n": pa.array([2**40]), "video": ["y"], "more": ["z"]}), tmp_path / "2.parquet")
+def test_data_sets_that_lack_a_column_go_together(tmp_path: Path) -> None:
+    _save_parquet(pa.table({"video": ["x"], "n": pa.nulls(1)}), tmp_path / "1.parquet")
+    _save_parquet(pa.table({"n": pa.array([2**60]), "video": ["y"], "more": ["z"]}), tmp_path / "2.parquet")
     _run(tmp_path / "out.parquet", tmp_path)
     made = pq.read_table(tmp_path / "out.parquet")
     assert made.select(["video", "n", "more"]).to_pylist() == [
-        {"video": "x", "n": 1, "more": None},
-        {"video": "y", "n": 2**40, "more": "z"},
+        {"video": "x", "n": None, "more": None},
+        {"video": "y", "n": 2**60, "more": "z"},
     ]
-    _save_parquet(pa.table({"video": [["list"]]}), tmp_path / "3.parquet")
-    with pytest.raises(DatasetError, match=r"3\.parquet has other types than the data sets before it \(.*video.*\); "):
-        _run(tmp_path / "other.parquet", tmp_path / "1.parquet", tmp_path / "3.parquet")
+
+
+def test_columns_of_several_types_are_refused(tmp_path: Path) -> None:
+    _save_parquet(pa.table({"n": pa.array([1])}), tmp_path / "1.parquet")
+    _save_parquet(pa.table({"n": pa.array([0.5])}), tmp_path / "2.parquet")
+    with pytest.raises(DatasetError, match=r"2\.parquet has other types than the data sets before it \(.*n .*\); "):
+        _run(tmp_path / "out.parquet", tmp_path / "1.parquet", tmp_path / "2.parquet")
+    _run(tmp_path / "out.jsonl", tmp_path / "1.parquet", tmp_path / "2.parquet")
+    assert [row["n"] for row in read_rows_of(tmp_path / "out.jsonl")] == [1, 0.5]
+
+
+def test_type_that_parquet_lacks_is_told_before_a_model_is_loaded(tmp_path: Path) -> None:
+    spans = pa.array([(1, 2, 3)], pa.month_day_nano_interval())
+    source = _put_stream(tmp_path / "in", [pa.table({"span": spans})])
+    with pytest.raises(DatasetError, match=r"cannot write out\.parquet: .*interval.*; write \.jsonl or a Hugging Face"):
+        _run(tmp_path / "out.parquet", source, engine="vllm")
+    assert not list(tmp_path.glob("out*"))
+    _run(tmp_path / "out", source)
+    assert (
+        pa.ipc.open_stream((tmp_path / "out" / "data-00000.arrow").read_bytes()).read_all().column("span")[0]
+        == spans[0]
+    )
 
 
 def test_columns_of_one_name_are_refused(tmp_path: Path) -> None:
@@ -331,9 +379,9 @@ def test_row_groups_are_read_one_after_the_other(tmp_path: Path, monkeypatch: py
 
 @pytest.mark.parametrize("repeated", [True, False])
 def test_large_rows_are_read_few_at_a_time(tmp_path: Path, repeated: bool) -> None:
-    blob = bytes(1 << 20)
-    blobs = [blob] * 100 if repeated else [blob + bytes([number]) for number in range(100)]
-    _save_parquet(pa.table({"video": [None] * 100, "blob": blobs}), tmp_path / "in.parquet")
+    blob = bytes(1 << 19)  # a repeated one of up to a megabyte is stored once
+    blobs = [blob] * 200 if repeated else [blob + bytes([number]) for number in range(200)]
+    _save_parquet(pa.table({"video": [None] * 200, "blob": blobs}), tmp_path / "in.parquet")
     rows = read_rows(find_sources([tmp_path / "in.parquet"]), Settings(), output=tmp_path / "out.jsonl")
     before = pa.total_allocated_bytes()
     held = max(pa.total_allocated_bytes() - before for _ in rows)
@@ -424,6 +472,17 @@ def test_damaged_stream_costs_what_follows(tmp_path: Path) -> None:
     (bad,) = read_rows(find_sources([source]), Settings(), output=tmp_path / "out.jsonl")
     assert bad.problem is not None
     assert ".arrow: " in bad.problem.message
+
+
+def test_stream_that_points_outside_of_itself_is_told_and_not_followed(tmp_path: Path) -> None:
+    source = _put_stream(tmp_path / "in", [pa.table({"video": ["aaaa", "bbbb"]})])
+    (file,) = source.glob("*.arrow")
+    data, offsets = file.read_bytes(), struct.pack("<3i", 0, 4, 8)
+    assert data.count(offsets) == 1
+    file.write_bytes(data.replace(offsets, struct.pack("<3i", 0, 4, 1 << 30)))
+    (bad,) = read_rows(find_sources([source]), Settings(), output=tmp_path / "out.jsonl")
+    assert bad.problem is not None
+    assert "out of bounds" in bad.problem.message
 
 
 def test_folder_of_something_else_is_not_replaced(tmp_path: Path) -> None:

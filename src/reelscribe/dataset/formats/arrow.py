@@ -93,15 +93,17 @@ def _row(batch: pa.RecordBatch, number: int) -> tuple[Row, str | None]:
 def unify(schemas: Sequence[tuple[str, pa.Schema]]) -> pa.Schema:
     """One schema that all rows of several data sets fit into, given with their names.
 
+    A column may be missing in some of them, or hold nothing but nulls there; else it must have one type.
+
     Raises:
-        DatasetError: a column has types in them that do not go together.
+        DatasetError: a column has several types.
     """
     first = schemas[0][1]
     for location, schema in schemas:
         if schema.equals(first):
             continue
         try:
-            first = pa.unify_schemas([first, schema], promote_options="permissive")
+            first = pa.unify_schemas([first, schema], promote_options="default")
         except pa.ArrowException as exc:
             hint = "caption it on its own, or write .jsonl."
             raise DatasetError(f"{location} has other types than the data sets before it ({exc}); {hint}") from exc
@@ -149,14 +151,15 @@ class TableMaker:
             self._listed = column in before.names and _is_list(before.field(column).type)
             self.schema = _with_captions(before, (row for _, row in pairs), listed=self._listed)
         table = self._gather([result.origin.source for result, _ in pairs if result.origin], before)
-        touched = {name for result, row in pairs for name in changed(result, row)}
+        changes = [changed(result, row) for result, row in pairs]
+        touched = {name for change in changes for name in change}
         arrays = []
         for field in self.schema:
             if field.name in ADDED_COLUMNS and (field.name in touched or field.name not in before.names):
                 cells = [_cell(field.name, row.get(field.name), listed=self._listed) for _, row in pairs]
                 arrays.append(pa.array(cells, field.type))
             elif field.name in touched:
-                arrays.append(pa.array([row[field.name] for _, row in pairs], field.type))
+                arrays.append(_with_changes(table.column(field.name), [change.get(field.name) for change in changes]))
             else:
                 arrays.append(table.column(field.name).cast(field.type))
         return pa.Table.from_arrays(arrays, schema=self.schema)
@@ -217,6 +220,14 @@ class TableMaker:
                 pa.array([json.dumps(cells, default=as_json) if cells else None for cells in unfit], pa.string())
             )
         return pa.Table.from_arrays(arrays, schema=self.schema)
+
+
+def _with_changes(column: pa.ChunkedArray, texts: Sequence[str | None]) -> pa.ChunkedArray:
+    """A column with text in some places, where it is not None."""
+    made = pa.array(texts, column.type)
+    pieces = [(column if text is None else made).slice(number, 1) for number, text in enumerate(texts)]
+    arrays = [array for piece in pieces for array in (piece.chunks if isinstance(piece, pa.ChunkedArray) else [piece])]
+    return pa.chunked_array(arrays, column.type)
 
 
 def _is_list(kind: pa.DataType) -> bool:

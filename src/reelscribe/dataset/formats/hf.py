@@ -63,14 +63,14 @@ def _batches(location: str) -> Iterator[pa.RecordBatch]:
                     batch.validate(full=True)  # what is damaged could lead outside of its memory
                     yield batch
         except pa.ArrowException as exc:
-            raise DatasetError(f"cannot read {file}: {' '.join(str(exc).split())}") from exc
+            raise DatasetError(f"cannot read {file}: {' '.join(str(exc).split())}.") from exc
 
 
 def _stream(file: Path, location: str) -> Any:
     try:
         return pa.ipc.open_stream(pa.OSFile(str(file)))
     except pa.ArrowException as exc:
-        raise DatasetError(f"cannot read {location}: {file.name}: {' '.join(str(exc).split())}") from exc
+        raise DatasetError(f"cannot read {location}: {file.name}: {' '.join(str(exc).split())}.") from exc
 
 
 def _files(location: str) -> list[Path]:

@@ -63,7 +63,7 @@ def _opened(location: str) -> Iterator[pq.ParquetFile]:
             file = open_raw(location, stack)
             yield pq.ParquetFile(file, buffer_size=_PAGE_BUFFER, pre_buffer=False)
         except pa.ArrowException as exc:
-            raise DatasetError(f"cannot read {location}: {' '.join(str(exc).split())}") from exc
+            raise DatasetError(f"cannot read {location}: {' '.join(str(exc).split())}.") from exc
 
 
 class Writer:
@@ -74,9 +74,14 @@ class Writer:
         name: of the file in the end.
         settings: which column holds the videos.
         before: schema of the rows, where all of them come from Arrow.
+
+    Raises:
+        DatasetError: Parquet has no place for one of their types.
     """
 
     def __init__(self, file: Path, name: str, settings: Settings, before: pa.Schema | None) -> None:
+        if before is not None:
+            _check_writable(before, name)
         self._file = file
         self._maker = TableMaker(before, settings)
         self._tables: list[pa.Table] = []
@@ -104,3 +109,12 @@ class Writer:
         self._tables.append(self._maker.make())
         self._write_group()
         self._writer.close()
+
+
+def _check_writable(before: pa.Schema, name: str) -> None:
+    try:
+        with pq.ParquetWriter(pa.BufferOutputStream(), before) as trial:
+            trial.write_table(before.empty_table())
+    except pa.ArrowException as exc:
+        hint = "write .jsonl or a Hugging Face data set."
+        raise DatasetError(f"cannot write {name}: {' '.join(str(exc).split())}; {hint}") from exc

@@ -29,6 +29,14 @@ from reelscribe.video.fetch import FetchLimits, local, scheme_of
 _NAME: Final = re.compile(r"((?:.*/)?[^./][^./]*)\.([^/]+)", re.DOTALL)
 _MOST_MEMBERS: Final = 1000
 _BUFFER = 1 << 16
+_MOST_HEADER_BYTES = 1 << 20
+_CONTINUING: Final = (
+    tarfile.XHDTYPE,
+    tarfile.XGLTYPE,
+    tarfile.SOLARIS_XHDTYPE,
+    tarfile.GNUTYPE_LONGNAME,
+    tarfile.GNUTYPE_LONGLINK,
+)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -84,7 +92,17 @@ def read(location: str, settings: Settings, _: Path) -> Iterator[Record]:
 
 
 class _StrictInfo(tarfile.TarInfo):
-    """A header, or an error: by itself, `tarfile` takes what is no header for the end of the file."""
+    """A header, or an error: by itself, `tarfile` takes what is no header for the end of the file.
+
+    A header may be continued by long names and the like, which are read at once: they must not be gigantic.
+    """
+
+    @classmethod
+    def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> Self:
+        info = super().frombuf(buf, encoding, errors)
+        if info.type in _CONTINUING and info.size > _MOST_HEADER_BYTES:
+            raise tarfile.HeaderError(f"a header of {info.size:,} bytes")
+        return info
 
     @classmethod
     def fromtarfile(cls, tar: tarfile.TarFile) -> Self:

@@ -1,0 +1,111 @@
+"""What engines that run a checkpoint themselves have in common: its processor, its limits, and the text of a prompt."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from reelscribe.errors import ModelError
+from reelscribe.models import BUILT_IN, model_path
+from reelscribe.schema import CaptionRequest
+from reelscribe.video.sampling import VisionLimits
+
+_FAMILY: Final = "qwen3_vl"
+"""What the family's model types begin with."""
+HUB_PARAMS: Final = ("cache_dir", "force_download", "local_files_only", "token", "trust_remote_code")
+"""Of what a user passes on to a loader, what configuration and processor need, too."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Checkpoint:
+    """A checkpoint without its weights."""
+
+    path: str
+    """Folder or hub name."""
+    revision: str | None
+    """Commit of a hub model where it is known, else what was asked for."""
+    config: Any
+    processor: Any
+
+    @classmethod
+    def load(cls, model: str, *, revision: str | None, **hub: Any) -> "Checkpoint":
+        """Read configuration and processor.
+
+        Args:
+            model: hub name, folder, or the name of a built-in model.
+            revision: branch, tag or commit of a hub model.
+            **hub: those of `HUB_PARAMS` that are set.
+
+        Raises:
+            ModelError: they cannot be read, or are not of the Qwen3-VL family.
+        """
+        from transformers import AutoConfig, AutoProcessor
+
+        path = str(model_path(model))
+        try:
+            config = AutoConfig.from_pretrained(path, revision=revision, **hub)
+            if not config.model_type.startswith(_FAMILY):
+                raise ModelError(
+                    f"the model {model!r} is a {config.model_type}; a Qwen3-VL checkpoint ({_FAMILY}) is needed."
+                )
+            processor = AutoProcessor.from_pretrained(path, revision=revision, **hub)
+        except ModelError:
+            raise
+        except Exception as exc:  # damaged files and odd parameters raise all kinds of errors in there
+            raise cannot_load(model, str(exc)) from exc
+        return cls(
+            path=path,
+            revision=getattr(config, "_commit_hash", None) or revision,
+            config=config,
+            processor=processor,
+        )
+
+    @property
+    def limits(self) -> VisionLimits:
+        """What the checkpoint's video processor says about the videos that it takes."""
+        video = self.processor.video_processor
+        return VisionLimits(
+            token_pixels=video.patch_size * video.merge_size,
+            temporal_patch=video.temporal_patch_size,
+            max_frame_tokens=getattr(video, "max_video_tokens", None) or VisionLimits.max_frame_tokens,
+            min_frames=video.min_frames,
+            max_frames=video.max_frames,
+        )
+
+    def generation_config(self) -> Any:
+        """The checkpoint's own generation settings; the library's where it has none."""
+        from transformers import GenerationConfig
+
+        try:
+            return GenerationConfig.from_pretrained(self.path, revision=self.revision)
+        except OSError:
+            return GenerationConfig.from_model_config(self.config)
+
+
+def cannot_load(model: str, reason: str) -> ModelError:
+    """The error for a model that does not load, with the first line of the reason."""
+    said = reason.strip().partition("\n")[0]
+    folder = Path(model_path(model)).is_dir()
+    hint = "" if folder else f" No folder has that name, either; built in: {', '.join(BUILT_IN)}."
+    return ModelError(f"the model {model!r} cannot be loaded: {said}{hint}")
+
+
+def prompt_text(processor: Any, request: CaptionRequest) -> str:
+    """The chat template's text, with the bare video token where the video belongs.
+
+    The video stands before the question, so that a second question can reuse its prefix. The template wraps the video
+    in a pair of vision tokens; since each pair of frames will be wrapped in one of its own, the outer one has to go:
+    the models were released knowing the layout without it.
+
+    Raises:
+        ValueError: a prompt holds a placeholder itself.
+    """
+    for token in (processor.video_token, processor.image_token):
+        if token in request.prompt or token in (request.system_prompt or ""):
+            raise ValueError(f"a prompt must not hold {token}, which stands for what the model sees; take it out.")
+    video_first = [{"type": "video"}, {"type": "text", "text": request.prompt}]
+    messages = [{"role": "user", "content": video_first}]
+    if request.system_prompt:
+        messages.insert(0, {"role": "system", "content": [{"type": "text", "text": request.system_prompt}]})
+    text: str = processor.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+    video = processor.video_token
+    return text.replace(f"{processor.vision_start_token}{video}{processor.vision_end_token}", video, 1)

@@ -1,0 +1,202 @@
+"""How to spread a model over GPUs: pure arithmetic on the numbers in its config.json.
+
+Tensor parallelism splits a model that one GPU cannot hold, and pays for it with talk between the GPUs at every layer.
+Replicas talk about nothing. So the plan is the smallest tensor parallelism that fits, and replicas for the rest.
+"""
+
+import logging
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from reelscribe.errors import SettingsError
+
+logger = logging.getLogger(__name__)
+"""Plans are told here, so that a program can show them and nothing else."""
+
+MEMORY_SHARE: Final = 0.9
+"""Of each GPU's memory, what the engine may use. The rest is for the CUDA context and for others."""
+_WORKING_BYTES: Final = 2 * 10**9
+"""Activations of a step, the vision encoder's included, on each GPU."""
+_CLIPS: Final = 4
+"""So many of the longest clips must find room in the cache at once: with fewer the GPU would wait."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelSize:
+    """What a model takes of a GPU's memory."""
+
+    text_bytes: int
+    """Weights of the language model, which tensor parallelism splits."""
+    vision_bytes: int
+    """Weights of the vision encoder. Each GPU holds them whole: it is the clips that are dealt out there."""
+    layers: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+    is_mixture: bool = False
+    """A mixture of experts."""
+
+    @classmethod
+    def of(cls, config: Mapping[str, Any], *, bytes_on_disk: int | None = None) -> "ModelSize":
+        """Count the weights of a model of the Qwen3-VL family.
+
+        Args:
+            config: its config.json.
+            bytes_on_disk: of its weights, where they are there to be measured; what is not the encoder's is the text's.
+        """
+        text, vision = config["text_config"], config["vision_config"]
+        layers, embeddings = text_parameters(config)
+        text_bytes = round(layers * _bytes_each(config)) + 2 * embeddings
+        vision_bytes = 2 * vision_parameters(vision)
+        if bytes_on_disk is not None:
+            vision_bytes = min(vision_bytes, bytes_on_disk)
+            text_bytes = bytes_on_disk - vision_bytes
+        return cls(
+            text_bytes=text_bytes,
+            vision_bytes=vision_bytes,
+            layers=text["num_hidden_layers"],
+            heads=text["num_attention_heads"],
+            kv_heads=text["num_key_value_heads"],
+            head_dim=_head_dim(text),
+            is_mixture=bool(text.get("num_experts")),
+        )
+
+    def gpu_bytes(self, tp: int, cached_tokens: int) -> int:
+        """What each of `tp` GPUs must hold: weights, a cache of so many tokens, and room to work."""
+        kv_heads = math.ceil(self.kv_heads / tp)  # a head that cannot be split is copied
+        cache = 2 * 2 * self.layers * kv_heads * self.head_dim * cached_tokens
+        return self.text_bytes // tp + self.vision_bytes + cache + _WORKING_BYTES
+
+    def splits(self, tp: int) -> bool:
+        """Whether the attention heads can be dealt out to so many GPUs."""
+        return self.heads % tp == 0 and (self.kv_heads % tp == 0 or tp % self.kv_heads == 0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """How many GPUs hold one copy of the model, and how many copies there are."""
+
+    tp: int
+    """Tensor parallelism: GPUs for each replica."""
+    dp: int
+    """Data parallelism: replicas."""
+    reason: str
+    """Why, in a sentence."""
+
+    def __str__(self) -> str:
+        copies = "one replica of the model" if self.dp == 1 else f"{self.dp} replicas of the model, each"
+        return f"{copies} on {_gpus(self.tp)} (tp={self.tp}, dp={self.dp}): {self.reason}"
+
+
+def plan(
+    size: ModelSize,
+    gpu_bytes: Sequence[int],
+    *,
+    longest_tokens: int,
+    tp: int | None = None,
+    dp: int | None = None,
+    memory_share: float = MEMORY_SHARE,
+) -> Plan:
+    """Choose tensor and data parallelism.
+
+    Args:
+        size: of the model.
+        gpu_bytes: memory of each visible GPU; empty on a CPU.
+        longest_tokens: of the longest request: video, prompt and answer.
+        tp: GPUs for each replica, where the user says so; then it is not asked whether the model fits.
+        dp: replicas, where the user says so; all GPUs are dealt out to them.
+        memory_share: of each GPU's memory, what may be used.
+
+    Raises:
+        SettingsError: the heads do not divide by `tp`, `tp` and `dp` need more GPUs than there are, or nothing fits.
+    """
+    if not gpu_bytes:
+        return Plan(tp=tp or 1, dp=dp or 1, reason="there is no GPU.")
+    count = len(gpu_bytes)
+    if (tp or 1) * (dp or 1) > count:
+        raise SettingsError(f"tp={tp or 1} times dp={dp or 1} needs {(tp or 1) * (dp or 1)} GPUs; {count} are visible.")
+    allowed = [degree for degree in range(1, count + 1) if size.splits(degree)]
+    if tp is not None:
+        if tp not in allowed:
+            some = ", ".join(map(str, allowed))
+            raise SettingsError(f"tp must divide the model's {size.heads} attention heads: one of {some}; got {tp}.")
+        return _spread(tp, dp, count, "as asked for", size)
+    allowed = [degree for degree in allowed if degree * (dp or 1) <= count]
+    if dp is not None:
+        allowed = allowed[-1:]  # to leave GPUs idle would help nobody
+    usable = int(min(gpu_bytes) * memory_share)
+    need = {degree: size.gpu_bytes(degree, _CLIPS * longest_tokens) for degree in allowed}
+    fits = next((degree for degree in need if need[degree] <= usable), None)
+    if fits is None:
+        most = max(need)
+        raise SettingsError(
+            f"the model does not fit: with its weights split over {_gpus(most)} each must hold {_gb(need[most])} "
+            f"({_gb(size.text_bytes + size.vision_bytes)} of weights in all, the cache of {_CLIPS} clips of "
+            f"{longest_tokens:,} tokens, and room to work), and {_gb(usable)} of {_gb(min(gpu_bytes))} can be used. "
+            f"Take a smaller or quantised checkpoint (-FP8), lower max_video_tokens, or force it with tp={most}."
+        )
+    words = f"weights, cache and room to work take {_gb(need[fits])} of the {_gb(usable)} that can be used on each"
+    before = max((degree for degree in need if degree < fits), default=None)
+    if before:
+        words += f"; on {_gpus(before)} it would be {_gb(need[before])}"
+    return _spread(fits, dp, count, words, size)
+
+
+def _spread(tp: int, dp: int | None, count: int, words: str, size: ModelSize) -> Plan:
+    replicas = dp or count // tp
+    idle = count - tp * replicas
+    if idle:
+        words += f"; {_gpus(idle)} of {count} stay idle"
+    if size.is_mixture and replicas > 1:
+        words += "; vLLM deals the experts out over all replicas and runs them in step"
+    return Plan(tp=tp, dp=replicas, reason=f"{words}.")
+
+
+def _gb(count: int) -> str:
+    return f"{count / 10**9:.1f} GB"
+
+
+def _gpus(count: int) -> str:
+    return "1 GPU" if count == 1 else f"{count} GPUs"
+
+
+def _bytes_each(config: Mapping[str, Any]) -> float:
+    """Bytes of a weight in the layers of text. Checkpoints of the family come in 16 bits, or with these quantised."""
+    quantised = config.get("quantization_config")
+    if not quantised:
+        return 2
+    bits = 8 if quantised.get("quant_method") == "fp8" else quantised.get("bits", 8)
+    return float(bits) / 8
+
+
+def _head_dim(text: Mapping[str, Any]) -> int:
+    return int(text.get("head_dim") or text["hidden_size"] // text["num_attention_heads"])
+
+
+def text_parameters(config: Mapping[str, Any]) -> tuple[int, int]:
+    """Weights of the language model: those of its layers, and those of its embeddings."""
+    text = config["text_config"]
+    hidden, layers = text["hidden_size"], text["num_hidden_layers"]
+    queries, keys = (text[name] * _head_dim(text) for name in ("num_attention_heads", "num_key_value_heads"))
+    attention = 2 * hidden * queries + 2 * hidden * keys + 2 * _head_dim(text)
+    dense = 3 * hidden * text.get("intermediate_size", 0)
+    experts = text.get("num_experts") or 0
+    mixture = experts * (3 * hidden * text.get("moe_intermediate_size", 0) + hidden)
+    tied = config.get("tie_word_embeddings", text.get("tie_word_embeddings", False))
+    embeddings = text["vocab_size"] * hidden * (1 if tied else 2)
+    return layers * (attention + (mixture or dense) + 2 * hidden) + hidden, embeddings
+
+
+def vision_parameters(vision: Mapping[str, Any]) -> int:
+    """Weights of the vision encoder."""
+    hidden, inner = vision["hidden_size"], vision["intermediate_size"]
+    values = vision.get("in_channels", 3) * vision["temporal_patch_size"] * vision["patch_size"] ** 2
+    block = 4 * hidden * (hidden + 1) + hidden * (2 * inner + 1) + inner + 4 * hidden
+    merged = hidden * vision["spatial_merge_size"] ** 2
+    merger = merged * (merged + 1) + (merged + 1) * vision["out_hidden_size"]
+    deep = len(vision["deepstack_visual_indexes"])
+    norms = 2 * hidden + deep * 2 * merged  # the main merger normalises before it merges, the others after
+    embeddings = (values + 1) * hidden + vision["num_position_embeddings"] * hidden
+    return int(embeddings + vision["depth"] * block + (1 + deep) * merger + norms)

@@ -1,0 +1,367 @@
+"""Qwen3-VL checkpoints through vLLM, in this process: continuous batching over the whole run.
+
+vLLM's own engine core runs in a process beside this one and batches whatever is in flight. `generate` keeps a window of
+requests there, refilled one by one as answers come out, so that it never drains. Frames go over as they are, at their
+final size and with their true times: vLLM neither samples nor resizes them.
+
+All candidates of a clip are one request; vLLM shares the vision encoder and the prefill among them through its prefix
+cache. It draws tokens its own way from the request's seed: other than the Transformers engine does, and, in batches of
+another make-up, equal only as far as the arithmetic is.
+"""
+
+import asyncio
+import dataclasses
+import itertools
+import os
+import queue
+import threading
+import weakref
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass
+from multiprocessing import resource_tracker
+from pathlib import Path
+from typing import Any, Final, get_args
+
+from reelscribe.config import Settings
+from reelscribe.engines import planning
+from reelscribe.engines.base import ModelInfo
+from reelscribe.engines.checkpoint import HUB_PARAMS, Checkpoint, cannot_load, prompt_text
+from reelscribe.engines.guard import Guard
+from reelscribe.engines.planning import MEMORY_SHARE, ModelSize, Plan, plan
+from reelscribe.errors import EngineError, SettingsError, did_you_mean
+from reelscribe.sampling_params import SamplingParams
+from reelscribe.schema import Candidate, Failure, Generation, PreparedRequest, StopReason
+from reelscribe.video.sampling import FrameBudget
+
+_ENVIRONMENT: Final = {
+    "VLLM_LOGGING_LEVEL": "ERROR",
+    "VLLM_LOGGING_STREAM": "ext://sys.stderr",
+    "VLLM_NO_USAGE_STATS": "1",
+}
+"""For vLLM, where the user has not set it: say what breaks, and send nothing anywhere."""
+CORE_ENVIRONMENT: Final = {"VLLM_WORKER_MULTIPROC_METHOD": "spawn", "OMP_WAIT_POLICY": "PASSIVE"}
+"""For vLLM's processes, likewise: begin afresh, not as copies of this one with its threads; and on a CPU that others
+use, too, wait without burning it."""
+_CPU_EXECUTOR: Final = "vllm.v1.executor.uniproc_executor.UniProcExecutor"
+"""Model and scheduler in one process, as on one GPU. vLLM parts them on a CPU, and keeps a core to wait with."""
+_CPU_CACHE_BYTES: Final = 2 << 30
+"""Key-value cache on a CPU, where the user does not say how large; vLLM would take most of the memory."""
+_CPU_BATCH_TOKENS: Final = 1024
+"""Tokens of a step on a CPU, unless a request may have more."""
+_WORDS_TOKENS: Final = 2048
+"""Prompt, times of the frames and answer, for the plan."""
+_AHEAD: Final = 1.25
+"""Candidates in flight for each that vLLM runs at once: the others wait there, prepared, for a place."""
+_SECONDS_BETWEEN_LOOKS: Final = 5.0
+"""How often to see whether vLLM is still alive while nothing comes out of it."""
+_SECONDS_TO_STOP: Final = 30.0
+"""For vLLM's processes to end by themselves, before they are killed."""
+_SEEDS: Final = 1 << 62
+"""vLLM takes seeds of 63 bits, and adds a candidate's number."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _Flight:
+    """A request that vLLM has. Equal only to itself."""
+
+    item: PreparedRequest
+    replica: int
+    future: "Future[Any]"
+
+    @property
+    def num_bytes(self) -> int:
+        return self.item.frames.pixels.nbytes
+
+    @property
+    def num_candidates(self) -> int:
+        return self.item.request.num_captions
+
+
+class VllmEngine:
+    """A checkpoint loaded into vLLM.
+
+    Raises:
+        SettingsError: a parameter is unknown to vLLM, or the model does not fit the GPUs.
+        ModelError: the checkpoint cannot be loaded, or is not of the Qwen3-VL family.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        for name, value in _ENVIRONMENT.items():
+            os.environ.setdefault(name, value)
+        from vllm import AsyncEngineArgs
+        from vllm.exceptions import VLLMValidationError
+        from vllm.platforms import current_platform
+        from vllm.usage.usage_lib import UsageContext
+        from vllm.v1.engine.async_llm import AsyncLLM
+
+        from reelscribe.engines.sampling import TokenRules
+
+        params = dict(settings.model_params)
+        _check_params(params, [item.name for item in dataclasses.fields(AsyncEngineArgs)])
+        _check_device(settings.device, current_platform.device_type)
+        hub = {key: params[key] for key in HUB_PARAMS if key in params}
+        checkpoint = Checkpoint.load(settings.model, revision=settings.revision, **hub)
+        self._processor = checkpoint.processor
+        self._rules = TokenRules(self._processor.tokenizer, checkpoint.generation_config())
+        try:
+            self.to_vllm(settings.sampling_params(), settings.num_captions, settings.seed)
+        except VLLMValidationError as exc:
+            raise SettingsError(f"vLLM does not take these sampling parameters: {exc}") from exc
+        budget = FrameBudget.of(settings, checkpoint.limits)
+        spread = _plan(settings, params, checkpoint, budget)
+        planning.logger.info("vLLM runs %s", spread)
+        self.engine_args = _defaults(settings, checkpoint, budget, spread, on_cpu=current_platform.is_cpu()) | params
+        """What vLLM is told."""
+        resource_tracker.ensure_running()  # serves this whole program, so that it must not end with vLLM
+        guard = Guard()
+        try:
+            with guard.starting(CORE_ENVIRONMENT):
+                args = AsyncEngineArgs(**self.engine_args)
+                self._llm = AsyncLLM.from_engine_args(args, usage_context=UsageContext.LLM_CLASS)
+        except Exception as exc:  # configuration, weights and GPUs raise all kinds of errors in there
+            guard.close()
+            raise cannot_load(settings.model, " ".join(str(exc).split())) from exc
+        self._loop = asyncio.new_event_loop()
+        thread = threading.Thread(target=self._loop.run_forever, daemon=True, name="vllm")
+        thread.start()
+        self._finalizer = weakref.finalize(self, _stop, self._llm, self._loop, thread, guard)
+        self._replicas = self._llm.vllm_config.parallel_config.data_parallel_size
+        self._clip_bytes = budget.max_bytes
+        self._window_bytes = settings.prefetch_bytes * self._replicas
+        self._window_candidates = int(_AHEAD * self._llm.vllm_config.scheduler_config.max_num_seqs * self._replicas)
+        self._numbers = itertools.count()
+        self.info = ModelInfo(
+            engine="vllm", model=settings.model, revision=checkpoint.revision, limits=checkpoint.limits
+        )
+
+    def close(self) -> None:
+        """End vLLM's processes. Happens by itself when the engine is collected, or the program ends."""
+        self._finalizer()
+
+    def generate(self, requests: Iterator[PreparedRequest]) -> Iterator[Generation | Failure]:
+        """Answer requests as they are done, with a window of them in flight.
+
+        The window is bounded by bytes of frames and by the candidates that vLLM can run at once, and a bit more; one
+        request is always let through.
+        """
+        flights: set[_Flight] = set()
+        landed: queue.SimpleQueue[_Flight] = queue.SimpleQueue()
+        more = True
+        try:
+            while more or flights:
+                room = more and self._has_room(flights)
+                if room:
+                    item = next(requests, None)
+                    if item is None:
+                        more = False
+                    else:
+                        flights.add(self._send(item, flights, landed))
+                if flights and not (room and landed.empty()):  # an answer for each request, once there are answers
+                    flight = self._wait(landed, flights)
+                    flights.remove(flight)
+                    yield self._answer(flight, flights)
+        finally:
+            for flight in flights:
+                flight.future.cancel()  # vLLM aborts what nobody waits for
+
+    def _has_room(self, flights: Collection[_Flight]) -> bool:
+        """Whether one more clip, however large, keeps to the bounds."""
+        held = sum(flight.num_bytes for flight in flights) + self._clip_bytes
+        candidates = sum(flight.num_candidates for flight in flights)
+        return not flights or (held <= self._window_bytes and candidates < self._window_candidates)
+
+    def _send(
+        self, item: PreparedRequest, flights: Collection[_Flight], landed: "queue.SimpleQueue[_Flight]"
+    ) -> _Flight:
+        """Hand a request to the replica that has least to do. Its candidates stay together, to share a prefill."""
+        busy = [0] * self._replicas
+        for other in flights:
+            busy[other.replica] += other.num_candidates
+        replica = busy.index(min(busy))
+        future = asyncio.run_coroutine_threadsafe(self._run(item, replica), self._loop)
+        flight = _Flight(item=item, replica=replica, future=future)
+        future.add_done_callback(lambda _: landed.put(flight))
+        return flight
+
+    async def _run(self, item: PreparedRequest, replica: int) -> Any:
+        """What vLLM makes of a request: its RequestOutput."""
+        request, times = item.request, item.frames.timestamps
+        # With one "frame a second" the numbers of the frames are their times.
+        metadata = {"fps": 1.0, "frames_indices": list(times), "total_num_frames": len(times)}
+        prompt = {
+            "prompt": prompt_text(self._processor, request),
+            "multi_modal_data": {"video": [(item.frames.pixels, metadata | {"do_sample_frames": False})]},
+            "mm_processor_kwargs": {"do_resize": False, "do_sample_frames": False},
+        }
+        [rendered] = await self._llm.renderer.render_cmpl_async([prompt])
+        params = self.to_vllm(request.sampling, request.num_captions, request.seed)
+        chosen = replica if self._replicas > 1 else None
+        name = str(next(self._numbers))
+        outputs = [made async for made in self._llm.generate(rendered, params, name, data_parallel_rank=chosen)]
+        return outputs[-1]
+
+    def to_vllm(self, told: SamplingParams, num_captions: int, seed: int) -> Any:
+        """Sampling parameters as vLLM takes them, with what was not told filled in."""
+        from vllm import SamplingParams as VllmSamplingParams
+        from vllm.sampling_params import RequestOutputKind
+
+        params = self._rules.resolve(told, num_captions)
+        return VllmSamplingParams(
+            n=num_captions if params.temperature else 1,
+            max_tokens=params.max_tokens,
+            temperature=params.temperature,
+            top_p=params.top_p or 1.0,
+            top_k=params.top_k or 0,
+            min_p=params.min_p or 0.0,
+            repetition_penalty=params.repetition_penalty or 1.0,
+            stop=list(params.stop),
+            stop_token_ids=list(params.stop_token_ids),
+            seed=seed % _SEEDS,
+            output_kind=RequestOutputKind.FINAL_ONLY,
+        )
+
+    def _wait(self, landed: "queue.SimpleQueue[_Flight]", flights: Collection[_Flight]) -> _Flight:
+        """The next request that is done. An engine that is killed does not always tell those who wait."""
+        while True:
+            try:
+                return landed.get(timeout=_SECONDS_BETWEEN_LOOKS)
+            except queue.Empty:
+                if self._llm.errored:
+                    raise _dead(len(flights)) from None
+
+    def _answer(self, flight: _Flight, others: Collection[_Flight]) -> Generation | Failure:
+        request = flight.item.request
+        try:
+            output = flight.future.result()
+        except Exception as exc:  # vLLM's checks and its processor raise all kinds of errors at a bad request
+            if self._llm.errored:
+                raise _dead(1 + len(others)) from exc.with_traceback(None)  # all share it, and it grows with each
+            cause = exc.__cause__ or exc
+            return Failure.of(request, f"{type(cause).__name__}: {cause}")
+        ends = self._rules.end_ids | set(request.sampling.stop_token_ids)
+        reasons = {made.finish_reason for made in output.outputs}
+        if not reasons <= set(get_args(StopReason)):
+            return Failure.of(request, f"vLLM broke off with the reason {', '.join(map(str, reasons))}.")
+        candidates = [_candidate(made, ends) for made in output.outputs]
+        if len(candidates) == 1:  # at temperature 0 vLLM makes one; they are all the same
+            candidates *= request.num_captions
+        return Generation(key=request.key, candidates=tuple(candidates), prompt_tokens=len(output.prompt_token_ids))
+
+
+def load(settings: Settings) -> VllmEngine:
+    """The engine that the settings describe."""
+    return VllmEngine(settings)
+
+
+def _candidate(made: Any, ends: Collection[int]) -> Candidate:
+    ended = made.finish_reason == "stop" and bool(made.token_ids) and made.token_ids[-1] in ends
+    return Candidate(
+        text=made.text.strip(), stop_reason=made.finish_reason, num_tokens=len(made.token_ids) - int(ended)
+    )
+
+
+def _dead(in_flight: int) -> EngineError:
+    return EngineError(
+        f"vLLM's engine process died with {in_flight} requests in flight. Most often memory ran out: lower "
+        "gpu_memory_utilization or max_num_seqs in model_params. VLLM_LOGGING_LEVEL=INFO shows what it says."
+    )
+
+
+def _check_params(params: Mapping[str, Any], known: Sequence[str]) -> None:
+    """Raise SettingsError where vLLM has no argument of a name, or another setting has it."""
+    for name in params:
+        if name == "model":
+            raise SettingsError("model_params must not hold 'model'; the setting of that name says which.")
+        if name not in known:
+            hint = did_you_mean(name, known, otherwise="see the fields of vllm.AsyncEngineArgs.")
+            raise SettingsError(f"unknown name {name!r} in model_params for vLLM; {hint}")
+
+
+def _check_device(device: str, there: str) -> None:
+    if device not in ("auto", there):
+        raise SettingsError(
+            f"device must be auto or {there} with this vLLM; got {device!r}. It takes all GPUs that it sees: choose "
+            "them with CUDA_VISIBLE_DEVICES."
+        )
+
+
+def visible_gpus() -> int:
+    """How many GPUs vLLM would see."""
+    import torch
+
+    return torch.cuda.device_count()
+
+
+def _plan(settings: Settings, params: Mapping[str, Any], checkpoint: Checkpoint, budget: FrameBudget) -> Plan:
+    from vllm.platforms import current_platform
+
+    folder = Path(checkpoint.path)
+    on_disk = sum(file.stat().st_size for file in folder.glob("*.safetensors")) if folder.is_dir() else 0
+    return plan(
+        ModelSize.of(checkpoint.config.to_dict(), bytes_on_disk=on_disk or None),
+        [current_platform.get_device_total_memory(number) for number in range(visible_gpus())],
+        longest_tokens=budget.most_tokens + _WORDS_TOKENS,
+        tp=params.get("tensor_parallel_size") or settings.tp,
+        dp=params.get("data_parallel_size") or settings.dp,
+        memory_share=params.get("gpu_memory_utilization") or MEMORY_SHARE,
+    )
+
+
+def _defaults(
+    settings: Settings, checkpoint: Checkpoint, budget: FrameBudget, spread: Plan, *, on_cpu: bool
+) -> dict[str, Any]:
+    """Arguments for vLLM, where model_params say nothing else."""
+    side, temporal = budget.limits.token_pixels, budget.limits.temporal_patch
+    args: dict[str, Any] = {
+        "model": checkpoint.path,
+        "revision": settings.revision,
+        "dtype": "float32" if on_cpu and settings.dtype == "auto" else settings.dtype,
+        "tensor_parallel_size": spread.tp,
+        "data_parallel_size": spread.dp,
+        "mm_encoder_tp_mode": "data" if spread.tp > 1 else "weights",
+        # Clips differ, so to keep them would fill the host's memory for nothing; candidates of a clip share a prefix.
+        "mm_processor_cache_gb": 0,
+        "enable_prefix_caching": True,
+        "limit_mm_per_prompt": {"image": 0, "video": 1},
+        # The largest clip, for which vLLM sets memory aside.
+        "mm_processor_kwargs": {
+            "videos_kwargs": {
+                "size": {"longest_edge": budget.most_tokens * side**2 * temporal, "shortest_edge": side**2 * temporal}
+            }
+        },
+        "max_model_len": -1,  # as long as fits
+        "disable_log_stats": True,
+        "use_tqdm_on_load": False,
+    }
+    if on_cpu:
+        length = min(budget.most_tokens + _WORDS_TOKENS, checkpoint.config.get_text_config().max_position_embeddings)
+        args |= {
+            "enforce_eager": True,  # compiling takes minutes there
+            # vLLM 0.32 breaks on a CPU where a request with a seed is prefilled in parts, so that none may be. Longer
+            # steps would not be faster: the encoder works best on a few clips at a time.
+            "enable_chunked_prefill": False,
+            "max_model_len": length,
+            "max_num_batched_tokens": max(length, _CPU_BATCH_TOKENS),
+            "block_size": 32,  # of the sizes that are fast there, the one that shares most of a prompt
+        }
+        if spread.tp == spread.dp == 1:
+            args["distributed_executor_backend"] = _CPU_EXECUTOR
+        if "VLLM_CPU_KVCACHE_SPACE" not in os.environ:
+            args["kv_cache_memory_bytes"] = _CPU_CACHE_BYTES
+    return args
+
+
+def _stop(llm: Any, loop: asyncio.AbstractEventLoop, thread: threading.Thread, guard: Guard) -> None:
+    async def settle() -> None:
+        tasks = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    asyncio.run_coroutine_threadsafe(settle(), loop).result()  # first, or what waits for vLLM would call it broken
+    llm.shutdown(timeout=_SECONDS_TO_STOP)
+    loop.call_soon_threadsafe(loop.stop)
+    thread.join()
+    loop.close()
+    guard.close()

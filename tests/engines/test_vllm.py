@@ -1,0 +1,474 @@
+"""The vLLM engine, held against the Transformers engine: what the model is fed, what comes of it, what it survives.
+
+One engine serves all tests but those that kill it or run the command; loading takes half a minute.
+"""
+
+import copy
+import itertools
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from conftest import Prepare
+
+from reelscribe.config import Settings
+from reelscribe.demo import prepare as prepare_clips
+from reelscribe.engines import load_engine
+from reelscribe.errors import EngineError, ModelError, SettingsError
+from reelscribe.pipeline import caption
+from reelscribe.prompts import DEFAULT_PROMPT
+from reelscribe.runners.local import run
+from reelscribe.sampling_params import SamplingParams
+from reelscribe.schema import Caption, CaptionRequest, Clip, Failure, Generation, PreparedRequest
+
+if TYPE_CHECKING:
+    from reelscribe.engines.transformers import TransformersEngine
+    from reelscribe.engines.vllm import VllmEngine
+
+pytestmark = pytest.mark.vllm
+
+GREEDY = SamplingParams(temperature=0.0, max_tokens=16)
+WILD = SamplingParams(temperature=2.0, max_tokens=12)
+MAX_MODEL_LEN = 1024
+
+
+@pytest.fixture(scope="session")
+def vllm_engine() -> Iterator["VllmEngine"]:
+    """The built-in model in vLLM. Tests copy it before they change its attributes."""
+    from reelscribe.engines.vllm import load
+
+    engine = load(Settings(model="shapes", engine="vllm", model_params={"max_model_len": MAX_MODEL_LEN}))
+    yield engine
+    engine.close()
+
+
+@pytest.fixture(scope="module")
+def varied(prepare: Prepare) -> list[PreparedRequest]:
+    """Clips of several lengths, sizes and times, with prompts of several kinds."""
+    return [
+        prepare("even", frames=4),
+        prepare("odd", timestamps=(0.0, 0.7, 1.9)),
+        prepare("irregular", timestamps=(0.0, 1 / 30, 10.01, 75.5, 3599.0, 3600.0), size=(64, 32), prompt="So?"),
+        prepare("upright", frames=8, size=(64, 96), system_prompt="Answer briefly.\nIn English."),
+        prepare("long", frames=12, size=(160, 96), prompt="Describe the video. " * 9),
+        prepare("foreign", frames=2, size=(32, 32), prompt="Qu'est-ce que c'est ? 这是什么 <0.3 seconds>\n\n"),
+        prepare("half", timestamps=(0.0, 0.1, 0.2, 0.3)),  # times at the edge of rounding
+    ]
+
+
+def answers(engine: Any, *batch: PreparedRequest) -> dict[str, Generation | Failure]:
+    replies = list(engine.generate(iter(batch)))
+    assert len(replies) == len(batch)
+    return {reply.key: reply for reply in replies}
+
+
+def texts(engine: Any, item: PreparedRequest) -> list[str]:
+    [reply] = engine.generate(iter([item]))
+    assert isinstance(reply, Generation)
+    return [made.text for made in reply.candidates]
+
+
+def spied(engine: "VllmEngine", monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """What vLLM gives back, by the key of the request."""
+    seen: dict[str, Any] = {}
+    real = engine._run
+
+    async def see(item: PreparedRequest, replica: int) -> Any:
+        seen[item.request.key] = output = await real(item, replica)
+        return output
+
+    monkeypatch.setattr(engine, "_run", see)
+    return seen
+
+
+class TestInputs:
+    def test_token_ids_are_those_of_the_transformers_engine(
+        self,
+        vllm_engine: "VllmEngine",
+        shapes_engine: "TransformersEngine",
+        varied: list[PreparedRequest],
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        seen = spied(vllm_engine, monkeypatch)
+        replies = answers(vllm_engine, *varied)
+        for item in varied:
+            fed = shapes_engine.inputs([item])["input_ids"][0].tolist()
+            assert seen[item.request.key].prompt_token_ids == fed
+            reply = replies[item.request.key]
+            assert isinstance(reply, Generation)
+            assert reply.prompt_tokens == len(fed)
+
+    def test_what_is_said_of_the_model(self, vllm_engine: "VllmEngine", shapes_engine: "TransformersEngine") -> None:
+        assert vllm_engine.info.limits == shapes_engine.info.limits
+        assert (vllm_engine.info.engine, vllm_engine.info.model, vllm_engine.info.revision) == ("vllm", "shapes", None)
+
+
+class TestCaptions:
+    """Sixty unseen clips, from files to captions."""
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def data(cls, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, str]]:
+        folder = tmp_path_factory.mktemp("clips")
+        file, scenes = prepare_clips(folder, clips=60, seed=4711, seconds=(2, 6))
+        return file, {name: scene.caption for name, scene in scenes.items()}
+
+    def test_they_are_right(self, vllm_engine: "VllmEngine", data: tuple[Path, dict[str, str]], tmp_path: Path) -> None:
+        file, truths = data
+        output = tmp_path / "captioned.jsonl"
+        summary = run([file], output, Settings(model="shapes", engine="vllm"), engine=vllm_engine)
+        assert summary.captions == len(truths)
+        rows = [json.loads(line) for line in output.read_text("utf-8").splitlines()]
+        assert [row["video"] for row in rows] == list(truths)
+        assert {row["caption_meta"]["engine"] for row in rows} == {"vllm"}
+        right = [row["caption"] == truths[row["video"]] for row in rows]
+        assert sum(right) / len(right) >= 0.95
+
+    def test_they_are_those_of_the_transformers_engine(
+        self,
+        vllm_engine: "VllmEngine",
+        shapes_engine: "TransformersEngine",
+        data: tuple[Path, dict[str, str]],
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        file, truths = data
+        settings = Settings(model="shapes")
+        asked = [
+            CaptionRequest(key=name, clip=Clip(source=name, root=file.parent), prompt=DEFAULT_PROMPT, sampling=GREEDY)
+            for name in truths
+        ]
+        seen = spied(vllm_engine, monkeypatch)
+        made = [list(caption(asked, settings, engine)) for engine in (vllm_engine, shapes_engine)]
+        different = []
+        for ours, theirs in zip(*made, strict=True):
+            assert isinstance(ours, Caption)
+            assert isinstance(theirs, Caption)
+            assert ours.meta["prompt_tokens"] == theirs.meta["prompt_tokens"] == len(seen[ours.key].prompt_token_ids)
+            if ours.candidates != theirs.candidates:
+                different.append((ours.key, ours.texts, theirs.texts))
+        assert len(different) / len(asked) <= 0.05, different
+
+
+class TestSampling:
+    @pytest.mark.parametrize(
+        "told",
+        [
+            {},
+            {"max_tokens": 4},
+            {"stop": (" on", "never")},
+            {"stop": ("A",)},
+            {"stop_token_ids": (300, 301)},
+            {"repetition_penalty": 1.4},
+            {"temperature": 2.0, "top_k": 1},
+            {"temperature": 2.0, "top_p": 1e-6},
+            {"temperature": 2.0, "min_p": 1.0},
+        ],
+        ids=str,
+    )
+    def test_options_mean_what_they_mean_to_the_transformers_engine(
+        self,
+        vllm_engine: "VllmEngine",
+        shapes_engine: "TransformersEngine",
+        prepare: Prepare,
+        told: dict[str, Any],
+    ) -> None:
+        params = SamplingParams(**{"temperature": 0.0, "max_tokens": 14} | told)
+        if told.get("stop_token_ids"):
+            [*_, token] = shapes_engine._processor.tokenizer(" background")["input_ids"]
+            params = SamplingParams(temperature=0.0, stop_token_ids=(token,))
+        batch = [prepare(f"{number}", frames=8, sampling=params) for number in range(3)]
+        assert answers(vllm_engine, *batch) == answers(shapes_engine, *batch)
+
+    def test_candidates_differ_and_come_again(self, vllm_engine: "VllmEngine", prepare: Prepare) -> None:
+        item = prepare("a", num_captions=4, sampling=WILD, seed=2**64 - 1)
+        first = texts(vllm_engine, item)
+        assert len(set(first)) == 4
+        assert texts(vllm_engine, item) == first
+        assert texts(vllm_engine, prepare("a", num_captions=4, sampling=WILD, seed=1)) != first
+
+    def test_neither_order_nor_neighbours_matter(self, vllm_engine: "VllmEngine", prepare: Prepare) -> None:
+        batch = [prepare(f"{n}", frames=2 + n, num_captions=1 + n % 3, sampling=WILD, seed=n) for n in range(6)]
+        alone = {key: reply for item in batch for key, reply in answers(vllm_engine, item).items()}
+        assert answers(vllm_engine, *reversed(batch)) == alone
+
+    def test_greedy_candidates_are_all_the_same(self, vllm_engine: "VllmEngine", prepare: Prepare) -> None:
+        made = texts(vllm_engine, prepare("a", num_captions=3, sampling=GREEDY))
+        assert len(made) == 3
+        assert len(set(made)) == 1
+
+    def test_a_clip_s_candidates_are_one_request(
+        self, vllm_engine: "VllmEngine", prepare: Prepare, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        seen = spied(vllm_engine, monkeypatch)
+        texts(vllm_engine, prepare("a", num_captions=5, sampling=WILD))
+        assert len(seen["a"].outputs) == 5
+
+
+class TestWindow:
+    def pulls(self, engine: "VllmEngine", items: list[PreparedRequest]) -> tuple[list[int], list[str]]:
+        """Requests in flight after each pull, and what happened, in order."""
+        held, events, in_flight = [], [], 0
+
+        def source() -> Iterator[PreparedRequest]:
+            nonlocal in_flight
+            for item in items:
+                in_flight += 1
+                held.append(in_flight)
+                events.append("pull")
+                yield item
+
+        for _ in engine.generate(source()):
+            in_flight -= 1
+            events.append("answer")
+        assert in_flight == 0
+        return held, events
+
+    def test_it_is_bounded_in_bytes_and_kept_full(self, vllm_engine: "VllmEngine", prepare: Prepare) -> None:
+        engine = copy.copy(vllm_engine)
+        items = [prepare(f"{number}", frames=4, sampling=GREEDY) for number in range(24)]
+        engine._clip_bytes = items[0].frames.pixels.nbytes
+        engine._window_bytes = 5 * engine._clip_bytes + 7
+        held, events = self.pulls(engine, items)
+        assert max(held) == 5
+        # Never drained: a place that falls free is filled before the next one does.
+        filled = events[events.index("answer") : len(events) - 1 - events[::-1].index("pull")]
+        assert all(after == "pull" for before, after in itertools.pairwise([*filled, "pull"]) if before == "answer")
+
+    def test_the_largest_clip_counts_before_it_is_pulled(self, vllm_engine: "VllmEngine", prepare: Prepare) -> None:
+        engine = copy.copy(vllm_engine)
+        items = [prepare(f"{number}", frames=2, size=(32, 32), sampling=GREEDY) for number in range(4)]
+        engine._window_bytes = engine._clip_bytes - 1  # not even one; but one is always let through
+        held, _ = self.pulls(engine, items)
+        assert held == [1, 1, 1, 1]
+
+    def test_it_is_bounded_in_candidates(self, vllm_engine: "VllmEngine", prepare: Prepare) -> None:
+        engine = copy.copy(vllm_engine)
+        engine._window_candidates = 7
+        items = [prepare(f"{number}", num_captions=3, sampling=WILD) for number in range(9)]
+        held, _ = self.pulls(engine, items)
+        assert max(held) == 3
+
+    def test_by_default_it_holds_what_vllm_runs_at_once_and_a_quarter_more(self, vllm_engine: "VllmEngine") -> None:
+        assert vllm_engine._window_candidates == 320
+        assert vllm_engine._window_bytes == 1 << 30
+
+    def test_nothing_to_do_is_nothing_done(self, vllm_engine: "VllmEngine") -> None:
+        assert list(vllm_engine.generate(iter(()))) == []
+
+    def test_a_run_that_ends_early_leaves_nothing_in_vllm(self, vllm_engine: "VllmEngine", prepare: Prepare) -> None:
+        long = SamplingParams(temperature=0.0, max_tokens=900, stop_token_ids=())
+        items = [prepare(f"{number}", num_captions=1, sampling=long) for number in range(40)]
+        stream = vllm_engine.generate(iter(items))
+        next(stream)
+        stream.close()  # type: ignore[attr-defined]
+        assert texts(vllm_engine, prepare("after", sampling=GREEDY))
+        assert vllm_engine._llm.output_processor.get_num_unfinished_requests() == 0
+
+    def test_an_error_of_the_source_comes_through(self, vllm_engine: "VllmEngine", prepare: Prepare) -> None:
+        def source() -> Iterator[PreparedRequest]:
+            yield prepare("a", sampling=GREEDY)
+            raise SettingsError("two requests have the same key")
+
+        with pytest.raises(SettingsError, match=r"^two requests have the same key$"):
+            list(vllm_engine.generate(source()))
+
+
+class TestFaults:
+    @pytest.mark.parametrize(
+        ("fault", "reason"),
+        [
+            ({"prompt": "What does <|video_pad|> mean?"}, "ValueError: a prompt must not hold <|video_pad|>, "),
+            ({"prompt": "word " * MAX_MODEL_LEN}, f"maximum {'context'} length is {MAX_MODEL_LEN} tokens"),
+            ({"size": (96, 40)}, "rror"),
+        ],
+        ids=["placeholder", "too long", "odd size"],
+    )
+    def test_a_request_that_cannot_be_run_costs_only_itself(
+        self, vllm_engine: "VllmEngine", prepare: Prepare, fault: dict[str, Any], reason: str
+    ) -> None:
+        good = [prepare(f"{number}", frames=2 + number, sampling=GREEDY) for number in range(4)]
+        expected = answers(vllm_engine, *good)
+        replies = answers(vllm_engine, *good[:2], prepare("bad", sampling=GREEDY, **fault), *good[2:])
+        failure = replies.pop("bad")
+        assert replies == expected
+        assert isinstance(failure, Failure)
+        assert (failure.kind, failure.video) == ("engine", "bad.mp4")
+        assert reason in failure.message
+
+    def test_a_request_that_vllm_breaks_off_is_a_failure(
+        self, vllm_engine: "VllmEngine", prepare: Prepare, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        real = vllm_engine._run
+
+        async def broken_off(item: PreparedRequest, replica: int) -> Any:
+            output = await real(item, replica)
+            output.outputs[0].finish_reason = "abort"
+            return output
+
+        monkeypatch.setattr(vllm_engine, "_run", broken_off)
+        [failure] = vllm_engine.generate(iter([prepare("a", sampling=GREEDY)]))
+        assert isinstance(failure, Failure)
+        assert failure.message == "vLLM broke off with the reason abort."
+
+    def test_an_engine_that_is_killed_stops_the_run_and_keeps_what_was_done(self, prepare: Prepare) -> None:
+        import psutil
+
+        engine = load_engine(Settings(model="shapes", engine="vllm"))
+        [core] = [child for child in psutil.Process().children() if child.cmdline()[0].startswith("VLLM::EngineCore")][
+            -1:
+        ]
+        workers = core.children(recursive=True)
+        done: list[str] = []
+
+        def source() -> Iterator[PreparedRequest]:
+            for number in itertools.count():
+                if len(done) == 3 and core.is_running():
+                    core.kill()
+                yield prepare(f"{number}", frames=2, sampling=GREEDY)
+
+        def run_it() -> None:
+            for reply in engine.generate(source()):
+                done.append(reply.key)
+
+        with pytest.raises(EngineError, match=r"^vLLM's engine process died with \d+ requests in flight\. "):
+            run_it()
+        assert len(done) >= 3
+        with pytest.raises(EngineError, match="died with 1 requests in flight"):
+            list(engine.generate(iter([prepare("later")])))
+        engine.close()  # type: ignore[attr-defined]
+        _, alive = psutil.wait_procs(workers, timeout=30)
+        assert not alive
+
+
+class TestLoading:
+    @pytest.mark.parametrize(
+        ("params", "message"),
+        [
+            (
+                {"tensor_parallel": 2},
+                r"^unknown name 'tensor_parallel' in model_params for vLLM; did you mean .*tensor_parallel_size",
+            ),
+            ({"wings": 2}, r"^unknown name 'wings' in model_params for vLLM; (did you mean|see the fields of) "),
+            ({"qqqqqq": 2}, r"see the fields of vllm\.AsyncEngineArgs\.$"),
+            ({"model": "x"}, r"^model_params must not hold 'model'; the setting of that name says which\.$"),
+        ],
+    )
+    def test_parameters_that_vllm_does_not_know(self, params: dict[str, Any], message: str) -> None:
+        with pytest.raises(SettingsError, match=message):
+            load_engine(Settings(model="shapes", engine="vllm", model_params=params))
+
+    def test_a_parameter_that_vllm_refuses(self) -> None:
+        params = {"max_num_batched_tokens": -3}
+        with pytest.raises(ModelError, match=r"the model 'shapes' cannot be loaded: .*max_num_batched_tokens"):
+            load_engine(Settings(model="shapes", engine="vllm", model_params=params))
+
+    def test_sampling_that_vllm_refuses_is_told_before_loading(self) -> None:
+        with pytest.raises(
+            SettingsError, match=r"^vLLM does not take these sampling parameters: temperature must be in"
+        ):
+            load_engine(Settings(model="shapes", engine="vllm", sampling={"temperature": 2.5}))
+
+    def test_a_device_that_it_cannot_choose(self) -> None:
+        with pytest.raises(SettingsError, match=r"^device must be auto or cpu with this vLLM; got 'cuda:1'"):
+            load_engine(Settings(model="shapes", engine="vllm", device="cuda:1"))
+
+    def test_a_model_that_is_not_there(self) -> None:
+        with pytest.raises(ModelError, match="the model 'nowhere/at/all' cannot be loaded: "):
+            load_engine(Settings(model="nowhere/at/all", engine="vllm"))
+
+    def test_arguments(self, vllm_engine: "VllmEngine") -> None:
+        args = vllm_engine.engine_args
+        assert (args["mm_processor_cache_gb"], args["enable_prefix_caching"]) == (0, True)
+        assert (args["tensor_parallel_size"], args["data_parallel_size"]) == (1, 1)
+        assert args["max_model_len"] == MAX_MODEL_LEN
+
+
+class TestPlan:
+    """The plan on GPUs that are not there."""
+
+    @pytest.fixture
+    def four_gpus(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        from vllm.platforms import current_platform
+
+        from reelscribe.engines import vllm
+
+        monkeypatch.setattr(vllm, "visible_gpus", lambda: 4)
+        monkeypatch.setattr(type(current_platform), "get_device_total_memory", lambda platform, number: 24 * 10**9)
+
+    def planned(self, **told: Any) -> dict[str, Any]:
+        from reelscribe.engines import vllm
+        from reelscribe.engines.checkpoint import Checkpoint
+        from reelscribe.video.sampling import FrameBudget
+
+        settings = Settings(model="shapes", engine="vllm", **told)
+        checkpoint = Checkpoint.load("shapes", revision=None)
+        budget = FrameBudget.of(settings, checkpoint.limits)
+        spread = vllm._plan(settings, settings.model_params, checkpoint, budget)
+        return vllm._defaults(settings, checkpoint, budget, spread, on_cpu=False)
+
+    @pytest.mark.usefixtures("four_gpus")
+    def test_the_operator_s_one_replica_takes_them_all(self) -> None:
+        args = self.planned(dp=1)
+        assert (args["tensor_parallel_size"], args["data_parallel_size"], args["mm_encoder_tp_mode"]) == (4, 1, "data")
+
+    @pytest.mark.usefixtures("four_gpus")
+    def test_replicas_come_first(self) -> None:
+        args = self.planned()
+        assert (args["tensor_parallel_size"], args["data_parallel_size"], args["mm_encoder_tp_mode"]) == (
+            1,
+            4,
+            "weights",
+        )
+        assert (args["dtype"], args["max_model_len"]) == ("auto", -1)
+
+    @pytest.mark.usefixtures("four_gpus")
+    @pytest.mark.parametrize("told", [{"tp": 2}, {"tp": 4, "model_params": {"tensor_parallel_size": 2}}], ids=str)
+    def test_clips_are_dealt_out_where_weights_are_split(self, told: dict[str, Any]) -> None:
+        args = self.planned(**told)
+        assert (args["tensor_parallel_size"], args["data_parallel_size"], args["mm_encoder_tp_mode"]) == (2, 2, "data")
+
+
+class TestCommand:
+    """In processes of its own, as users run it."""
+
+    def start(self, file: Path, output: Path, **options: Any) -> "subprocess.Popen[str]":
+        words = ["caption", str(file), "-o", str(output), "--model", "shapes", "--engine", "vllm"]
+        command = [sys.executable, "-m", "reelscribe.cli", *words]
+        return subprocess.Popen(command, stderr=subprocess.PIPE, text=True, **options)
+
+    def test_it_captions_tells_its_plan_and_leaves_no_process(self, tmp_path: Path) -> None:
+        import psutil
+
+        file, scenes = prepare_clips(tmp_path, clips=6, seed=3)
+        done = self.start(file, tmp_path / "out.jsonl", stdout=subprocess.PIPE, start_new_session=True)
+        _, said = done.communicate(timeout=240)
+        assert done.returncode == 0, said
+        assert "reelscribe: vLLM runs one replica of the model on 1 GPU (tp=1, dp=1): there is no GPU." in said
+        assert "6 captions for 6 rows" in said
+        assert "pending" not in said  # no task is left behind
+        left = [each for each in psutil.process_iter() if os.getpgid(each.pid) == done.pid]
+        _, alive = psutil.wait_procs(left, timeout=30)
+        assert not alive
+        captions = [json.loads(line)["caption"] for line in (tmp_path / "out.jsonl").read_text("utf-8").splitlines()]
+        right = sum(made == scene.caption for made, scene in zip(captions, scenes.values(), strict=True))
+        assert right >= 5
+
+    def test_a_command_that_is_killed_takes_vllm_with_it(self, tmp_path: Path) -> None:
+        import psutil
+
+        file, _ = prepare_clips(tmp_path, clips=1)
+        told = {**os.environ, "VLLM_LOGGING_LEVEL": "INFO"}
+        program = self.start(file, tmp_path / "out.jsonl", stdout=subprocess.DEVNULL, env=told)
+        assert program.stderr is not None
+        assert any("(EngineCore pid=" in line for line in program.stderr)  # reads until vLLM's process speaks
+        children = psutil.Process(program.pid).children(recursive=True)
+        assert any("EngineCore" in child.cmdline()[0] for child in children)
+        program.kill()
+        program.wait()
+        _, alive = psutil.wait_procs(children, timeout=30)
+        assert not [child for child in alive if child.status() != psutil.STATUS_ZOMBIE]
