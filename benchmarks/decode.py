@@ -1,9 +1,9 @@
 """Clips to frames: decoders in processes of their own, in this process, and PyAV as one would use it at first.
 
-`linear` decodes every frame and takes the wanted ones at full size; `seeking` seeks to each of them. Both do less than
-reelscribe does, which also fits the frames to the model's budget and checks that the file is whole. A long, a middling
-and a short video give 20 frames each; many small clips, as a data set has them, two frames a second. What is read is in
-the system's cache.
+`linear` decodes every frame and takes the wanted ones; `seeking` seeks to each of them. Both bring them to the size
+that the budget gives, with the usual (bilinear) filter, in one step with the colours; they check nothing. A
+long, a middling and a short video give 20 frames each; many small clips, as a data set has them, two frames a second.
+What is read is in the system's cache.
 """
 
 import json
@@ -18,12 +18,13 @@ from typing import Any
 import av
 import numpy as np
 from memory import peak_memory_bytes
+from numpy.typing import NDArray
 
 from reelscribe.schema import CaptionRequest, Clip, Frames
 from reelscribe.video.decode import decode
 from reelscribe.video.isolate import DecoderPool
 from reelscribe.video.prefetch import decode_ahead
-from reelscribe.video.sampling import FrameBudget, VisionLimits
+from reelscribe.video.sampling import FrameBudget, VisionLimits, fit_resolution
 
 WANTED = 20
 SOME = FrameBudget(fps=1e-6, min_frames=WANTED, max_frames=WANTED, max_video_tokens=8192, limits=VisionLimits())
@@ -50,17 +51,17 @@ def render(file: Path, *, size: tuple[int, int], seconds: int, keyframe_every: i
     return file
 
 
-def linear(file: Path, count: int) -> int:
+def linear(file: Path, count: int, budget: FrameBudget) -> int:
     """Decode every frame."""
     with av.open(str(file)) as container:
         stream = container.streams.video[0]
         stream.thread_type = "AUTO"
         wanted = set(np.linspace(0, stream.frames - 1, count).astype(int).tolist())
         frames = (frame for number, frame in enumerate(container.decode(stream)) if number in wanted)
-        return len([frame.to_ndarray(format="rgb24") for frame in frames])
+        return len([pixels(frame, count, budget) for frame in frames])
 
 
-def seeking(file: Path, count: int) -> int:
+def seeking(file: Path, count: int, budget: FrameBudget) -> int:
     """Seek to the keyframe before each frame, and decode from there."""
 
     def frames() -> Iterator[Any]:
@@ -69,12 +70,18 @@ def seeking(file: Path, count: int) -> int:
             container.seek(pts, stream=stream)
             frame = next((frame for frame in container.decode(stream) if frame.pts >= pts), None)
             if frame is not None:
-                yield frame.to_ndarray(format="rgb24")
+                yield pixels(frame, count, budget)
 
     with av.open(str(file)) as container:
         stream = container.streams.video[0]
         stream.thread_type = "AUTO"
         return len(list(frames()))
+
+
+def pixels(frame: av.VideoFrame, count: int, budget: FrameBudget) -> NDArray[np.uint8]:
+    """A frame as the model is to see it."""
+    width, height = fit_resolution(frame.width, frame.height, count, budget)
+    return frame.to_ndarray(format="rgb24", width=width, height=height)
 
 
 def in_process(file: Path) -> int:
@@ -90,8 +97,8 @@ def isolated(file: Path) -> int:
 ONE_FILE: dict[str, Callable[[Path], int]] = {
     "isolated": isolated,
     "in_process": in_process,
-    "linear": lambda file: linear(file, WANTED),
-    "seeking": lambda file: seeking(file, WANTED),
+    "linear": lambda file: linear(file, WANTED, SOME),
+    "seeking": lambda file: seeking(file, WANTED, SOME),
 }
 
 
@@ -106,7 +113,7 @@ def ahead(folder: Path, decoders: int | None) -> int:
 MANY_FILES: dict[str, Callable[[Path], int]] = {
     "isolated": lambda folder: ahead(folder, None),
     "in_process": lambda folder: ahead(folder, 0),
-    "linear": lambda folder: sum(linear(file, 8) > 0 for file in folder.iterdir()),
+    "linear": lambda folder: sum(linear(file, 8, TWO_A_SECOND) > 0 for file in folder.iterdir()),
 }
 
 

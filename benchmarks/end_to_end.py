@@ -23,17 +23,18 @@ from reelscribe.pipeline import caption
 
 
 def main() -> None:
-    size = {"width": 320, "height": 240, "seconds": 4.0}
+    size = {"width": 320, "height": 240, "seconds": 4.0, "dtype": ""}
     args = arguments(__doc__, model="tiny", clips=16, candidates=4, tokens=64, rounds=3, batch_size=16, **size)
+    dtype = args.dtype or ("bfloat16" if torch.cuda.is_available() else "float32")
     with workspace() as folder:
-        dtype = torch.bfloat16 if torch.cuda.is_available() else torch.float32
         files = render_clips(folder, args.clips, width=args.width, height=args.height, seconds=args.seconds)
         sampling = {"max_tokens": args.tokens, "temperature": 1.0}
         settings = Settings(
-            model=str(build_model(args.model, folder, dtype=dtype)),
+            model=str(build_model(args.model, folder, dtype=getattr(torch, dtype))),
             num_captions=args.candidates,
             sampling=sampling,
             batch_size=args.batch_size,
+            dtype=dtype,
         )
         engine = load_engine(settings)
         assert isinstance(engine, TransformersEngine)
@@ -56,9 +57,9 @@ def main() -> None:
     for item in timed.values():
         item["captions_per_second"] = round(args.clips * args.candidates / item["median_seconds"], 2)
     ratio = timed["baseline_serial"]["median_seconds"] / timed["reelscribe"]["median_seconds"]
-    result: dict[str, Any] = {"settings": vars(args), **timed, "speedup": round(ratio, 2)}
+    result: dict[str, Any] = {"settings": vars(args) | {"dtype": dtype}, **timed, "speedup": round(ratio, 2)}
     result |= {"seconds_by_part": parts, "peak_memory_bytes": peak_memory_bytes()}
-    save_result(f"end-to-end-{args.model}-{args.candidates}", result)
+    save_result(f"end-to-end-{args.model}-{args.candidates}-{dtype}", result)
 
 
 if __name__ == "__main__":

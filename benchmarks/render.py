@@ -12,7 +12,8 @@ BEGIN, END = "<!-- speeds: rendered by benchmarks/render.py -->\n", "<!-- end of
 def _line(result: dict[str, Any]) -> str:
     settings, machine = result["settings"], result["hardware"]
     where = ", ".join(machine["gpus"]) or f"{machine['cores']} CPU cores ({machine['cpu']})"
-    what = f"{settings['clips']} clips x {settings['candidates']} candidates x {settings['tokens']} tokens"
+    candidates = f"{settings['candidates']} candidate{'s' * (settings['candidates'] > 1)}"
+    what = f"{settings['clips']} clips x {candidates} x {settings['tokens']} tokens"
     ours, theirs = (f"{result[name]['median_seconds']:.1f} s" for name in ("reelscribe", "baseline_serial"))
     return f"| {result['benchmark']} | {what} | {where} | {theirs} | {ours} | {result['speedup']:.1f}x |"
 

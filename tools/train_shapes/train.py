@@ -6,7 +6,9 @@ shapes on black before all others; then the whole model learns captions from cli
 """
 
 import argparse
+import ctypes
 import json
+import sys
 import time
 from pathlib import Path
 
@@ -282,6 +284,8 @@ def main() -> None:
         optimizer.step()
         record = {"step": step, "loss": round(loss.item(), 4), "right": [round(share, 3) for share in right]}
         if (step + 1) % 100 == 0 or step + 1 == total:
+            if sys.platform == "linux":  # batches of many sizes leave the C library with memory in pieces
+                ctypes.CDLL(None).malloc_trim(0)
             torch.save({"parts": parts.state_dict(), "optimizer": optimizer.state_dict(), "step": step + 1}, state_path)
             if not still:
                 record |= evaluate(model, places, travels, processor)

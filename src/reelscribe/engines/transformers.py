@@ -48,7 +48,8 @@ class TransformersEngine:
         model: hub name, folder, or the name of a built-in model.
         revision: branch, tag or commit of a hub model.
         device: "auto", "cpu", "cuda", "cuda:1", ...; "auto:N" deals the GPUs out to workers by their numbers N.
-        dtype: "auto" is the checkpoint's own on a GPU, and float32 on a CPU, where that is faster and exact.
+        dtype: "auto" is the checkpoint's own on a GPU, and float32 on a CPU, where captions then depend least on the
+            batch that a clip is in; "bfloat16" is faster on CPUs with units for it.
         batch_size: most clips under way at once.
         batch_tokens: most tokens that the key-value cache may come to hold; by default what memory has room for.
         model_params: passed on to `AutoModelForImageTextToText.from_pretrained`.
