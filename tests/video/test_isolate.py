@@ -7,7 +7,7 @@ import threading
 from collections.abc import Generator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -194,6 +194,22 @@ def test_a_consumer_that_stops_does_not_wait_for_a_hang(plain: Path, tmp_path: P
     os.close(writer)
 
 
+def test_a_decoder_that_is_done_as_its_run_ends_is_not_given_to_the_next(
+    plain: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    decoders = pool()
+    whole = isolate._Decoder.decode
+
+    def done_too_late(self: isolate._Decoder, *args: Any) -> Frames:
+        frames = whole(self, *args)
+        decoders.close()
+        return frames
+
+    monkeypatch.setattr(isolate._Decoder, "decode", done_too_late)
+    assert len(decoders.decode(Clip(source=str(plain)), BUDGET, threads=1).pixels)
+    assert not isolate._idle
+
+
 @pytest.mark.parametrize(
     ("executable", "message"),
     [
@@ -201,22 +217,6 @@ def test_a_consumer_that_stops_does_not_wait_for_a_hang(plain: Path, tmp_path: P
         ("/nowhere/python", r"cannot be started: No such file or directory\. With decoders=0"),
     ],
 )
-def test_a_decoder_that_is_done_as_its_run_ends_is_not_given_to_the_next(
-    plain: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    pool = DecoderPool(seconds=60, max_memory=1 << 32)
-    whole = isolate._Decoder.decode
-
-    def done_too_late(self: Any, *args: Any) -> Frames:
-        frames = whole(self, *args)
-        pool.close()
-        return frames
-
-    monkeypatch.setattr(isolate._Decoder, "decode", done_too_late)
-    assert len(pool.decode(Clip(source=str(plain)), BUDGET, threads=1).pixels)
-    assert not isolate._idle
-
-
 def test_decoders_that_cannot_be_started_stop_the_run(
     executable: str, message: str, plain: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
