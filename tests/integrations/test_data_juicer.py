@@ -9,8 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from integrations.conftest import BROKEN, EOC, VIDEO, Row
+from click.testing import CliRunner
 
+from integrations.conftest import BROKEN, EOC, VIDEO, Row
+from reelscribe.cli import main
+from reelscribe.config import Settings
 from reelscribe.engines.fake import FakeEngine
 from reelscribe.errors import EngineError, MissingExtraError
 from reelscribe.operators import video_captioning_from_vlm_mapper as operators
@@ -53,6 +56,12 @@ def test_without_data_juicer_the_error_names_the_extra(monkeypatch: pytest.Monke
         importlib.import_module("reelscribe.integrations.data_juicer")
 
 
+def test_the_folder_for_recipes_is_a_package() -> None:
+    told = CliRunner().invoke(main, ["dj-path"])
+    assert told.exit_code == 0
+    assert (Path(told.output.strip()) / "__init__.py").is_file()
+
+
 # What Data-Juicer asks of an operator.
 
 
@@ -72,9 +81,7 @@ def test_it_stands_in_the_place_of_the_published_one(module: Any) -> None:
 def test_parameters_are_those_of_the_published_one_and_one_more(module: Any) -> None:
     source = Path(sys.modules[f"data_juicer.ops.mapper.{NAME}"].__file__ or "").read_text("utf-8")
     [published] = [
-        node
-        for node in ast.walk(ast.parse(source))
-        if isinstance(node, ast.FunctionDef) and node.name == "__init__"
+        node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.FunctionDef) and node.name == "__init__"
     ]
     ours = inspect.signature(module.VideoCaptioningFromVLMMapper.__init__).parameters.values()
     positional = [item.name for item in ours if item.kind is inspect.Parameter.POSITIONAL_OR_KEYWORD]
@@ -102,7 +109,7 @@ def test_preflight_takes_all_parameters_and_refuses_others(module: Any) -> None:
         "skip_op_error": True,
     }
     pre_instantiation_check([{NAME: arguments}])
-    with pytest.raises(PipelineConfigError, match="Unknown parameter 'capton_num'.*caption_num"):
+    with pytest.raises(PipelineConfigError, match=r"Unknown parameter 'capton_num'.*caption_num"):
         pre_instantiation_check([{NAME: {"capton_num": 2}}])
     with pytest.raises(PipelineConfigError, match="'caption_num' expects type 'int'"):
         pre_instantiation_check([{NAME: {"caption_num": "two"}}])
@@ -158,8 +165,13 @@ def test_operators_of_one_process_share_a_model_until_the_run_ends(
     from data_juicer.core.data import NestedDataset
 
     op, twin, other = scripted(**HERE), scripted(**HERE), scripted(prompt="p")
-    loads: list[int] = []
-    monkeypatch.setattr(operators, "load_engine", lambda _: loads.append(1) or FakeEngine(lambda *_: "words"))
+    loads: list[FakeEngine] = []
+
+    def load(_: Settings) -> FakeEngine:
+        loads.append(FakeEngine(lambda *_: "words"))
+        return loads[-1]
+
+    monkeypatch.setattr(operators, "load_engine", load)
     for each in (op, twin, op, other):
         each.process_batched(batch(rows[:1]))
     assert len(loads) == 2
@@ -240,7 +252,9 @@ def test_candidates_by_simhash(shapes: Callable[..., list[Row]], rows: list[Row]
     from reelscribe.selection import simhash
 
     for one, sample in zip(kept, samples, strict=True):
-        words = [row["text"].removeprefix(f"{VIDEO} ").removesuffix(f" {EOC}") for row in every if row["id"] == one["id"]]
+        words = [
+            row["text"].removeprefix(f"{VIDEO} ").removesuffix(f" {EOC}") for row in every if row["id"] == one["id"]
+        ]
         distances = {text: (simhash(text) ^ simhash(sample["truth"])).bit_count() for text in words}
         picked = one["text"].removeprefix(f"{VIDEO} ").removesuffix(f" {EOC}")
         assert distances[picked] == min(distances.values())
@@ -263,6 +277,4 @@ def test_several_tokens_in_one_text(shapes: Callable[..., list[Row]], rows: list
     }
     [original, made] = shapes([sample])
     assert original["text"] == sample["text"]
-    assert made["text"] == (
-        f"{VIDEO} {first['truth']} {VIDEO} {second['truth']} {EOC}{VIDEO} {third['truth']} {EOC}"
-    )
+    assert made["text"] == (f"{VIDEO} {first['truth']} {VIDEO} {second['truth']} {EOC}{VIDEO} {third['truth']} {EOC}")

@@ -13,7 +13,6 @@ from reelscribe.operators import video_captioning_from_vlm_mapper as operators
 from reelscribe.schema import Failure
 
 try:
-    from data_juicer.core.data import NestedDataset
     from data_juicer.ops.base_op import OPERATORS, Mapper
     from datasets import List, Value
     from loguru import logger
@@ -128,6 +127,8 @@ class VideoCaptioningFromVLMMapper(Mapper):  # type: ignore[misc] # Data-Juicer 
 
     def _with_field(self, dataset: Any) -> Any:
         """Give the field of captions its type beforehand: from a first batch of failures none could be told."""
+        from data_juicer.core.data import NestedDataset  # which is not there yet where this is loaded as a plugin
+
         field = self._captioner.caption_field
         if not field:
             return dataset
@@ -140,5 +141,5 @@ class VideoCaptioningFromVLMMapper(Mapper):  # type: ignore[misc] # Data-Juicer 
 
 OPERATORS.register_module(NAME, VideoCaptioningFromVLMMapper, force=True)
 for _place in ("data_juicer.ops.mapper", f"data_juicer.ops.mapper.{NAME}"):
-    # Not by import: where Data-Juicer loads this as a plugin, it is not yet there to take its parts from.
+    # Not by import: where this is loaded as a plugin, Data-Juicer is not yet there as a whole.
     sys.modules[_place].VideoCaptioningFromVLMMapper = VideoCaptioningFromVLMMapper  # type: ignore[attr-defined]
