@@ -22,7 +22,6 @@ except ModuleNotFoundError as exc:
 
 NAME: Final = "video_captioning_from_vlm_mapper"
 
-
 _loaded: dict[str, Engine] = {}
 """Engines of this process: Ray makes a new operator for each of its tasks, but not a new process."""
 
@@ -30,15 +29,18 @@ _loaded: dict[str, Engine] = {}
 class _Captioner(operators.VideoCaptioningFromVLMMapper):
     """The operator, with one model a process, telling of failures so that Data-Juicer counts them."""
 
+    @property
+    def _key(self) -> str:
+        return f"{self.accelerator} {self._settings}"
+
     def _load(self, rank: int | None) -> Engine:
-        name = repr(self._settings)
-        if name not in _loaded:
-            _loaded[name] = super()._load(rank)
-        return _loaded[name]
+        if self._key not in _loaded:
+            _loaded[self._key] = super()._load(rank)
+        return _loaded[self._key]
 
     def release(self) -> None:
         super().release()
-        _loaded.pop(repr(self._settings), None)
+        _loaded.pop(self._key, None)
 
     def tell(self, failure: Failure) -> None:
         # Data-Juicer sums up errors of this very form, and groups them by what stands before the last dashes.
