@@ -22,32 +22,37 @@ class SerialBaseline:
 
     def __init__(self, settings: Settings) -> None:
         place = "cuda" if torch.cuda.is_available() else "cpu"
-        self._model: Any = AutoModelForImageTextToText.from_pretrained(settings.model, dtype="auto", device_map=place)
-        self._processor: Any = AutoProcessor.from_pretrained(settings.model)
-        self._budget = FrameBudget.of(settings, Checkpoint.load(settings.model, revision=None).limits)
+        self.model: Any = AutoModelForImageTextToText.from_pretrained(settings.model, dtype="auto", device_map=place)
+        self.processor: Any = AutoProcessor.from_pretrained(settings.model)
+        self.budget = FrameBudget.of(settings, Checkpoint.load(settings.model, revision=None).limits)
 
     def caption_files(self, files: list[Path], *, num_captions: int, max_tokens: int) -> list[list[str]]:
-        decoded = (decode(Clip(source=str(file)), self._budget) for file in files)
+        decoded = (decode(Clip(source=str(file)), self.budget) for file in files)
         return [self.caption_frames(frames, num_captions=num_captions, max_tokens=max_tokens) for frames in decoded]
 
-    @torch.inference_mode()
-    def caption_frames(self, frames: Frames, *, num_captions: int, max_tokens: int) -> list[str]:
-        content = [{"type": "video"}, {"type": "text", "text": DEFAULT_PROMPT}]
-        text = self._processor.apply_chat_template(
+    def inputs(self, frames: Frames, prompt: str = DEFAULT_PROMPT) -> Any:
+        """What the model is fed for a clip."""
+        content = [{"type": "video"}, {"type": "text", "text": prompt}]
+        text = self.processor.apply_chat_template(
             [{"role": "user", "content": content}], tokenize=False, add_generation_prompt=True
         )
         times = list(frames.timestamps)
-        inputs = self._processor(
+        inputs = self.processor(
             text=[text],
             videos=[frames.pixels.transpose(0, 3, 1, 2)],
             video_metadata=[{"fps": 1.0, "frames_indices": times, "total_num_frames": len(times)}],
             do_sample_frames=False,
             do_resize=False,
             return_tensors="pt",
-        ).to(self._model.device)
+        ).to(self.model.device)
         inputs.pop("video_metadata", None)
+        return inputs
+
+    @torch.inference_mode()
+    def caption_frames(self, frames: Frames, *, num_captions: int, max_tokens: int) -> list[str]:
+        inputs = self.inputs(frames)
         texts = []
         for _ in range(num_captions):
-            ids = self._model.generate(**inputs, max_new_tokens=max_tokens, do_sample=True, temperature=1.0)
-            texts.append(self._processor.tokenizer.decode(ids[0, inputs["input_ids"].shape[1] :]))
+            ids = self.model.generate(**inputs, max_new_tokens=max_tokens, do_sample=True, temperature=1.0)
+            texts.append(self.processor.tokenizer.decode(ids[0, inputs["input_ids"].shape[1] :]))
         return texts

@@ -14,7 +14,8 @@ def _line(result: dict[str, Any]) -> str:
     where = ", ".join(machine["gpus"]) or f"{machine['cores']} CPU cores ({machine['cpu']})"
     candidates = f"{settings['candidates']} candidate{'s' * (settings['candidates'] > 1)}"
     what = f"{settings['clips']} clips x {candidates} x {settings['tokens']} tokens"
-    ours, theirs = (f"{result[name]['median_seconds']:.1f} s" for name in ("reelscribe", "baseline_serial"))
+    other = "published_operator" if "published_operator" in result else "baseline_serial"
+    ours, theirs = (f"{result[name]['median_seconds']:.1f} s" for name in ("reelscribe", other))
     return f"| {result['benchmark']} | {what} | {where} | {theirs} | {ours} | {result['speedup']:.1f}x |"
 
 

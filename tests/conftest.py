@@ -19,7 +19,11 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 
 collect_ignore: list[str] = []
-HAS_VLLM = importlib.util.find_spec("vllm") is not None
+NEEDED = {
+    "vllm": ("vLLM", ("vllm",), "`make test-vllm` has it"),
+    "data_juicer": ("Data-Juicer or Ray", ("data_juicer", "ray"), "`pip install -e '.[dev]'` brings them"),
+}
+"""Marker to what its tests need: its name, its modules, and how to have it."""
 
 if importlib.util.find_spec("torch") is None:  # only the extra brings it
     collect_ignore += [f"engines/test_{name}.py" for name in ("inputs", "running", "sampling", "transformers")]
@@ -33,19 +37,23 @@ if importlib.util.find_spec("pyarrow") is None:
 
 @pytest.hookimpl(trylast=True)  # when those that -m leaves out are gone
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Without vLLM its tests are skipped, and loudly; where the variable CI is set, that is an error."""
-    without = [item for item in items if item.get_closest_marker("vllm") and not HAS_VLLM]
-    if without and os.environ.get("CI"):
-        raise pytest.UsageError(f"CI is set, so the {len(without)} tests that need vLLM must run; it is not installed.")
-    for item in without:
-        item.add_marker(pytest.mark.skip(reason="vLLM is not installed"))
+    """Tests whose library is missing are skipped, and loudly; where the variable CI is set, that is an error."""
+    for marker, (name, modules, _) in NEEDED.items():
+        if all(importlib.util.find_spec(module) for module in modules):
+            continue
+        without = [item for item in items if item.get_closest_marker(marker)]
+        if without and os.environ.get("CI"):
+            raise pytest.UsageError(f"CI is set, so the {len(without)} tests that need {name} must run; it is missing.")
+        for item in without:
+            item.add_marker(pytest.mark.skip(reason=f"{name} is not installed"))
 
 
 def pytest_terminal_summary(terminalreporter: Any) -> None:
-    """Say what was skipped for want of vLLM."""
-    skipped = [report for report in terminalreporter.getreports("skipped") if "vLLM is not installed" in str(report)]
-    if skipped:
-        terminalreporter.section(f"{len(skipped)} TESTS SKIPPED: vLLM is not installed; `make test-vllm` has it", "!")
+    """Say what was skipped for want of a library."""
+    for name, _, remedy in NEEDED.values():
+        reason = f"{name} is not installed"
+        if skipped := [report for report in terminalreporter.getreports("skipped") if reason in str(report)]:
+            terminalreporter.section(f"{len(skipped)} TESTS SKIPPED: {reason}; {remedy}", "!")
 
 
 Prepare = Callable[..., PreparedRequest]

@@ -299,6 +299,17 @@ def demo(folder: Path) -> None:
     )
 
 
+@main.command("dj-path")
+def dj_path() -> None:
+    """Print the folder to name under custom_operator_paths in a recipe of Data-Juicer.
+
+    It puts this package's operator in the place of video_captioning_from_vlm_mapper, for every executor.
+    """
+    from reelscribe.integrations import DATA_JUICER_PLUGIN
+
+    click.echo(DATA_JUICER_PLUGIN)
+
+
 class _Progress:
     """A bar on a terminal, a line now and then elsewhere. It counts rows, and tells the rates of clips and tokens."""
 

@@ -89,6 +89,7 @@ class VideoCaptioningFromVLMMapper:
         self.accelerator = kwargs.get("accelerator") or self._accelerator
         self.memory = kwargs.get("memory") or "70GB"
         self.caption_field = caption_field
+        self.keeps_all = keep_candidate_mode == "all"
         self._settings = Settings(
             model=hf_model,
             engine="vllm" if enable_vllm else "transformers",
@@ -112,8 +113,8 @@ class VideoCaptioningFromVLMMapper:
         self._engine: Engine | None = None
 
     def __getstate__(self) -> dict[str, Any]:
-        """Travel to other processes without the loaded model."""
-        return {**self.__dict__, "_engine": None}
+        """Travel to other processes without the loaded model, and without what failed in this one."""
+        return {**self.__dict__, "_engine": None, "failures": []}
 
     def process_batched(
         self, samples: Mapping[str, Sequence[Any]], rank: int | None = None, context: bool = False
@@ -140,7 +141,7 @@ class VideoCaptioningFromVLMMapper:
         made: list[Row] = []
         for result in caption_rows(rows, self._settings, self._load(rank)):
             for failure in result.failures:
-                logger.warning("No caption: %s [%s]", failure.message, failure.kind)
+                self.tell(failure)
             self.failures += result.failures
             if self.caption_field:
                 made.append({**rows[result.index].row, self.caption_field: self._texts(result)})
@@ -150,9 +151,17 @@ class VideoCaptioningFromVLMMapper:
             columns.append(self.caption_field)
         return {name: [row[name] for row in made] for name in columns}
 
+    def tell(self, failure: Failure) -> None:
+        """Tell of a video without a caption; a framework's own way to do so may stand here."""
+        logger.warning("No caption: %s [%s]", failure.message, failure.kind)
+
+    def release(self) -> None:
+        """Let go of the model; the next batch loads it again."""
+        self._engine = None
+
     def _texts(self, result: RowResult) -> list[Any]:
         kept = [outcome.texts if isinstance(outcome, Caption) else None for outcome in result.outcomes]
-        return [texts and (list(texts) if self._settings.keep == "all" else texts[0]) for texts in kept]
+        return [texts and (list(texts) if self.keeps_all else texts[0]) for texts in kept]
 
     def _load(self, rank: int | None) -> Engine:
         if self._engine is None:

@@ -1,0 +1,147 @@
+"""The operator inside Data-Juicer: importing this module puts it in the place of the published one.
+
+Thin: batches go to `reelscribe.operators`; here is only what Data-Juicer asks of its operators.
+"""
+
+import sys
+from typing import Any, Final
+
+from reelscribe.config import DEFAULT_MODEL
+from reelscribe.engines.base import Engine
+from reelscribe.errors import MissingExtraError
+from reelscribe.operators import video_captioning_from_vlm_mapper as operators
+from reelscribe.schema import Failure
+
+try:
+    from data_juicer.ops.base_op import OPERATORS, Mapper
+    from datasets import List, Value
+    from loguru import logger
+except ModuleNotFoundError as exc:
+    package = (exc.name or "").partition(".")[0]
+    raise MissingExtraError(f"Data-Juicer's operator needs {package}: pip install 'reelscribe[data-juicer]'") from exc
+
+NAME: Final = "video_captioning_from_vlm_mapper"
+
+_loaded: dict[str, Engine] = {}
+"""Engines of this process: Ray makes a new operator for each of its tasks, but not a new process."""
+
+
+class _Captioner(operators.VideoCaptioningFromVLMMapper):
+    """The operator, with one model a process, telling of failures so that Data-Juicer counts them."""
+
+    @property
+    def _key(self) -> str:
+        return f"{self.accelerator} {self._settings}"
+
+    def _load(self, rank: int | None) -> Engine:
+        if self._key not in _loaded:
+            _loaded[self._key] = super()._load(rank)
+        return _loaded[self._key]
+
+    def release(self) -> None:
+        super().release()
+        _loaded.pop(self._key, None)
+
+    def tell(self, failure: Failure) -> None:
+        # Data-Juicer sums up errors of this very form, and groups them by what stands before the last dashes.
+        logger.error(
+            f'An error occurred in {NAME} when processing sample "{failure.video or failure.key}" -- '
+            f"{failure.kind}: no caption; the row stays as it came -- {failure.message}"
+        )
+
+
+class VideoCaptioningFromVLMMapper(Mapper):  # type: ignore[misc] # Data-Juicer is not typed
+    """Captions the videos of each sample with a vision-language model.
+
+    Two ways of holding text and captions: tokens in the text, each followed by its caption in a sample that is added;
+    or, with `caption_field`, captions in a field of their own. A video that cannot be captioned costs its own caption:
+    its sample stays as it came, and is told as an error. `skip_op_error` is not heeded: what is left to fail is the
+    model itself, and then the job ends, as nothing of it would be captioned.
+    """
+
+    _accelerator = "cuda"
+    _batched_op = True
+
+    def __init__(
+        self,
+        hf_model: str = DEFAULT_MODEL,
+        enable_vllm: bool = False,
+        caption_num: int = 1,
+        keep_candidate_mode: str = "random_any",
+        keep_original_sample: bool = True,
+        prompt: str | None = None,
+        prompt_key: str | None = None,
+        system_prompt: str | None = None,
+        model_params: dict[str, Any] | None = None,
+        sampling_params: dict[str, Any] | None = None,
+        *args: Any,
+        caption_field: str | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """Take the arguments of the published operator, under the same names, and `caption_field`.
+
+        :param hf_model: hub name or folder of a Qwen3-VL checkpoint; "shapes" is the built-in one.
+        :param enable_vllm: run the model with vLLM, split over all visible GPUs.
+        :param caption_num: candidates for each video.
+        :param keep_candidate_mode: "random_any", "similar_one_simhash" or "all".
+        :param keep_original_sample: keep each original sample before the captioned ones.
+        :param prompt: for all samples; a general one by default.
+        :param prompt_key: field of a sample's own prompt, which wins over `prompt` where it holds a string.
+        :param system_prompt: for all samples.
+        :param model_params: for loading the model.
+        :param sampling_params: names of vLLM and of Transformers are taken.
+        :param caption_field: write the captions to this field, one for each video, and leave text and samples alone.
+        :param args: extra args
+        :param kwargs: extra kwargs
+        """
+        kwargs["memory"] = kwargs.get("memory") or "70GB"
+        super().__init__(*args, **{**kwargs, "skip_op_error": False})
+        self.prompt_key = prompt_key
+        if enable_vllm:
+            self.num_proc = 1
+        self._captioner = _Captioner(
+            hf_model=hf_model,
+            enable_vllm=enable_vllm,
+            caption_num=caption_num,
+            keep_candidate_mode=keep_candidate_mode,
+            keep_original_sample=keep_original_sample,
+            prompt=prompt,
+            prompt_key=prompt_key,
+            model_params=model_params,
+            sampling_params=sampling_params,
+            system_prompt=system_prompt,
+            caption_field=caption_field,
+            **kwargs,
+        )
+
+    def process_batched(
+        self, samples: dict[str, list[Any]], rank: int | None = None, context: bool = False
+    ) -> dict[str, list[Any]]:
+        """Caption a batch; see `reelscribe.VideoCaptioningFromVLMMapper.process_batched`."""
+        return self._captioner.process_batched(samples, rank=rank, context=context)
+
+    def run(self, dataset: Any, *, exporter: Any = None, tracer: Any = None) -> Any:
+        """Caption a whole data set, and let go of the model for the operators to come."""
+        try:
+            return super().run(self._with_field(dataset), exporter=exporter, tracer=tracer)
+        finally:
+            self._captioner.release()
+
+    def _with_field(self, dataset: Any) -> Any:
+        """Give the field of captions its type beforehand: from a first batch of failures none could be told."""
+        from data_juicer.core.data import NestedDataset  # which is not there yet where this is loaded as a plugin
+
+        field = self._captioner.caption_field
+        if not field:
+            return dataset
+        kept = List(Value("string"))
+        dataset = NestedDataset(dataset.remove_columns([field] if field in dataset.column_names else []))
+        return dataset.add_column(
+            field, [None] * len(dataset), feature=List(kept) if self._captioner.keeps_all else kept
+        )
+
+
+OPERATORS.register_module(NAME, VideoCaptioningFromVLMMapper, force=True)
+for _place in ("data_juicer.ops.mapper", f"data_juicer.ops.mapper.{NAME}"):
+    # Not by import: where this is loaded as a plugin, Data-Juicer is not yet there as a whole.
+    sys.modules[_place].VideoCaptioningFromVLMMapper = VideoCaptioningFromVLMMapper  # type: ignore[attr-defined]
