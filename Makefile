@@ -51,7 +51,7 @@ test-vllm:
 	else echo "!!!! SKIPPED: vLLM for CPU cannot be installed here; the tests of the vLLM engine did not run. !!!!" >&2; fi
 
 test-core: $(READY_CORE)
-	$(VENV_CORE)/bin/pytest -m "not transformers and not vllm and not data_juicer"
+	$(VENV_CORE)/bin/pytest -m "not transformers and not vllm and not data_juicer and not ray"
 
 lint: $(READY)
 	$(BIN)/ruff check .

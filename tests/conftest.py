@@ -21,6 +21,7 @@ os.environ["TOKENIZERS_PARALLELISM"] = "false"
 collect_ignore: list[str] = []
 NEEDED = {
     "vllm": ("vLLM", ("vllm",), "`make test-vllm` has it"),
+    "ray": ("Ray", ("ray",), "`pip install -e '.[dev]'` brings it"),
     "data_juicer": ("Data-Juicer or Ray", ("data_juicer", "ray"), "`pip install -e '.[dev]'` brings them"),
 }
 """Marker to what its tests need: its name, its modules, and how to have it."""
@@ -32,7 +33,7 @@ if importlib.util.find_spec("httpx2") is None:
         f"engines/test_{name}.py" for name in ("chat", "gate", "openai", "openai_load", "openai_runs", "server")
     ]
 if importlib.util.find_spec("pyarrow") is None:
-    collect_ignore += ["dataset/formats/test_arrow.py"]
+    collect_ignore += ["dataset/formats/test_arrow.py", "integrations/test_ray_stage.py"]
 
 
 @pytest.hookimpl(trylast=True)  # when those that -m leaves out are gone

@@ -26,16 +26,20 @@ def read_rows(sources: Sequence[Source], settings: Settings, *, output: Path) ->
     numbers = itertools.count()
     for source in sources:
         for record in _records(source, settings, output.parent):
-            index = next(numbers)
-            problem = record.problem and Failure(key=str(index), video=None, kind=record.kind, message=record.problem)
-            yield InputRow(
-                index=index,
-                row=record.row,
-                root=record.root,
-                problem=problem or None,
-                source=record.source,
-                num_bytes=record.num_bytes,
-            )
+            yield input_row(record, next(numbers))
+
+
+def input_row(record: Record, index: int) -> InputRow:
+    """A record as the flow takes it."""
+    problem = record.problem and Failure(key=str(index), video=None, kind=record.kind, message=record.problem)
+    return InputRow(
+        index=index,
+        row=record.row,
+        root=record.root,
+        problem=problem or None,
+        source=record.source,
+        num_bytes=record.num_bytes,
+    )
 
 
 def _records(source: Source, settings: Settings, base: Path) -> Iterator[Record]:

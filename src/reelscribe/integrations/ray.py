@@ -1,0 +1,149 @@
+"""A stage of a Ray data set: batches of rows in, the same rows with captions out.
+
+    data.map_batches(CaptionBatches, fn_constructor_kwargs={"settings": Settings(...)}, **CaptionBatches.ray_options())
+
+Ray Data deals the batches out to actors, starts dead ones again, and holds back what comes too fast.
+"""
+
+import asyncio
+import threading
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from pathlib import Path
+from queue import Empty, SimpleQueue
+from typing import Any, Final
+
+from reelscribe.config import Settings
+from reelscribe.dataset.formats import Record
+from reelscribe.dataset.formats.arrow import TableMaker, check_schema, rows_of
+from reelscribe.dataset.read import input_row
+from reelscribe.engines import load_engine
+from reelscribe.engines.base import Engine
+from reelscribe.errors import EngineError, MissingExtraError
+from reelscribe.pipeline import InputRow, RowResult, caption_rows
+
+try:
+    import pyarrow as pa
+except ModuleNotFoundError as exc:
+    raise MissingExtraError("a stage of a Ray data set needs pyarrow: pip install 'reelscribe[ray]'") from exc
+
+FAILURES: Final = "caption_failures"
+"""Column of why videos of a row have no caption: a list of texts, empty where all have."""
+
+
+class CaptionBatches:
+    """Captions batches of rows; what `Dataset.map_batches` makes an actor of.
+
+    Rows are treated as those of a data set (see `reelscribe caption`): the layouts are the same, columns keep their
+    Arrow types, and a video that cannot be captioned costs its own caption, and is told in the column
+    `caption_failures`. What a row gets does not depend on the batch or the actor that it comes to.
+
+    Args:
+        settings: what to do. Those of output, shards and sidecars have no part here.
+        root: folder that relative paths of videos start from; the actor's working directory by default.
+        engine: loaded as the settings say, by default.
+
+    Raises:
+        SettingsError, ModelError, MissingExtraError: as `load_engine` does.
+    """
+
+    def __init__(self, settings: Settings, root: str | None = None, *, engine: Engine | None = None) -> None:
+        self._settings = settings
+        self._root = Path(root) if root else None
+        self._stream = _Stream(settings, engine or load_engine(settings))
+
+    @staticmethod
+    def ray_options(**options: Any) -> dict[str, Any]:
+        """Options for `Dataset.map_batches`: one GPU for each actor and batches of 64 rows, unless told otherwise.
+
+        Set `concurrency` to the number of actors, or to the fewest and the most, as (1, 8).
+        """
+        return {"batch_format": "pyarrow", "batch_size": 64, "num_gpus": 1} | options
+
+    async def __call__(self, batch: pa.Table) -> pa.Table:
+        """Caption a batch while others are on their way, as Ray does with what is asynchronous (4 at a time).
+
+        So the engine does not run dry between batches. See `caption`.
+        """
+        return await asyncio.to_thread(self.caption, batch)
+
+    def caption(self, batch: pa.Table) -> pa.Table:
+        """Caption a batch; may be called from several threads.
+
+        Args:
+            batch: rows, with the columns that a data set has.
+
+        Returns:
+            The rows, in order, with the columns that captions add, and `caption_failures`.
+
+        Raises:
+            DatasetError: columns cannot be told apart.
+            EngineError: the engine broke. Ray ends the actor's task, and tries it again as it was told to.
+        """
+        check_schema(batch.schema, "the batch")
+        before = batch.drop_columns([FAILURES]) if FAILURES in batch.column_names else batch
+        rows = list(rows_of(before.to_batches(), self._settings, self._root))
+        made, failures = TableMaker(before.schema, self._settings), []
+        for result in self._stream.caption(rows):
+            made.add(result)
+            told = [f"{failure.kind}: {failure.message}" for failure in result.failures]
+            failures += [told] * len(result.rows)
+        return made.make().append_column(FAILURES, pa.array(failures, pa.list_(pa.string())))
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _Batch:
+    rows: list[Record]
+    results: list[RowResult] = field(default_factory=list)
+    done: Future[None] = field(default_factory=Future)
+
+
+class _Stream:
+    """Captions the rows of several callers as one stream, for as long as there are any.
+
+    Where rows run out the stream ends, so that everything on its way comes out, and the next rows begin another.
+    """
+
+    def __init__(self, settings: Settings, engine: Engine) -> None:
+        self._settings, self._engine = settings, engine
+        self._waiting: SimpleQueue[_Batch] = SimpleQueue()
+        threading.Thread(target=self._work, name="reelscribe-stream", daemon=True).start()
+
+    def caption(self, rows: list[Record]) -> list[RowResult]:
+        """Caption rows, in any thread; one result a row, in their order."""
+        if not rows:
+            return []
+        batch = _Batch(rows=rows)
+        self._waiting.put(batch)
+        batch.done.result()
+        return batch.results
+
+    def _work(self) -> None:
+        while True:
+            under_way: deque[_Batch] = deque()
+            rows = self._rows(self._waiting.get(), under_way)
+            try:
+                for result in caption_rows(rows, self._settings, self._engine):
+                    batch = under_way[0]
+                    batch.results.append(result)
+                    if len(batch.results) == len(batch.rows):
+                        under_way.popleft().done.set_result(None)
+                error: BaseException = EngineError("the engine ended before all rows were done.")
+            except BaseException as exc:  # whoever waits is told; the next batch may fare better
+                error = exc
+            for batch in under_way:
+                batch.done.set_exception(error)
+
+    def _rows(self, first: _Batch, under_way: deque[_Batch]) -> Iterator[InputRow]:
+        batch, count = first, 0
+        while True:
+            under_way.append(batch)
+            for row in batch.rows:
+                yield input_row(row, count)
+                count += 1
+            try:
+                batch = self._waiting.get_nowait()
+            except Empty:
+                return

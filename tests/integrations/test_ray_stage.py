@@ -1,0 +1,125 @@
+"""The stage of a Ray data set, called as an actor calls it, but without Ray: batches in and out."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+from flow import ScriptedEngine, put_clip, said
+
+from reelscribe import pipeline
+from reelscribe.config import Settings
+from reelscribe.dataset.formats import Record
+from reelscribe.errors import DatasetError, EngineError
+from reelscribe.integrations.ray import CaptionBatches, _Batch
+from reelscribe.schema import Failure, Generation, PreparedRequest
+
+
+@pytest.fixture
+def clips(tmp_path: Path) -> Path:
+    for name in ("a", "b"):
+        put_clip(tmp_path / f"{name}.mp4")
+    (tmp_path / "text.mp4").write_text("this is no video")
+    return tmp_path
+
+
+def _stage(root: Path, engine: Any = None, **settings: Any) -> CaptionBatches:
+    engine = engine or ScriptedEngine(lambda item: said(f"of {item.request.clip.name}"), batch_size=2)
+    return CaptionBatches(Settings(engine="fake", decoders=0, **settings), str(root), engine=engine)
+
+
+def test_rows_come_back_with_captions_and_their_own_types(clips: Path) -> None:
+    batch = pa.table(
+        {
+            "id": pa.array([2**62, 1, 2, 3], pa.int64()),
+            "video": ["a.mp4", "text.mp4", None, "b.mp4"],
+            "at": pa.array([1, None, 3, 4], pa.timestamp("ns")),
+        }
+    )
+    made = _stage(clips).caption(batch)
+    assert made.select(batch.column_names).equals(batch)
+    assert made["caption"].to_pylist() == ["of a.mp4", None, None, "of b.mp4"]
+    [unreadable] = made["caption_failures"].to_pylist()[1]
+    assert unreadable.startswith("unreadable: text.mp4 cannot be opened as a video")
+    assert [len(told) for told in made["caption_failures"].to_pylist()] == [0, 1, 0, 0]
+
+
+def test_interleaved_rows_grow(clips: Path) -> None:
+    batch = pa.table({"text": ["<__dj__video>x<|__dj__eoc|>", "words"], "videos": [["a.mp4"], []]})
+    made = _stage(clips).caption(batch)
+    assert made["text"].to_pylist() == [batch["text"][0].as_py(), "<__dj__video> of a.mp4 <|__dj__eoc|>", "words"]
+    assert made["caption_failures"].to_pylist() == [[], [], []]
+
+
+def test_a_second_pass_replaces_what_the_first_said(clips: Path) -> None:
+    stage = _stage(clips)
+    first = stage.caption(pa.table({"video": ["a.mp4", "text.mp4"]}))
+    assert stage.caption(first).equals(first)
+
+
+def test_empty_batches_and_batches_without_videos(clips: Path) -> None:
+    stage = _stage(clips)
+    assert stage.caption(pa.table({"video": pa.array([], pa.string())})).num_rows == 0
+    assert stage.caption(pa.table({"video": pa.array([None, None], pa.string())}))["caption"].to_pylist() == [
+        None,
+        None,
+    ]
+
+
+def test_batches_of_several_callers_are_one_stream(clips: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A batch that comes while the rows of another are pulled joins them."""
+    monkeypatch.setattr(pipeline, "_PEEK_ROWS", 1)
+    late = _Batch(rows=[Record(row={"video": "b.mp4"}, root=clips)] * 2)
+    streams: list[int] = []
+
+    class Greedy:
+        info = replace(
+            ScriptedEngine(lambda _: said("text")).info, wants_frames=False
+        )  # so that nothing is pulled ahead
+
+        def generate(self, requests: Iterator[PreparedRequest]) -> Iterator[Generation | Failure]:
+            asked = [next(requests)]
+            stage._stream._waiting.put(late)
+            asked += requests
+            streams.append(len(asked))
+            yield from (Generation(key=item.request.key, candidates=said("text"), prompt_tokens=None) for item in asked)
+
+    stage = _stage(clips, Greedy())
+    assert stage.caption(pa.table({"video": ["a.mp4", "b.mp4", "a.mp4"]}))["caption"].to_pylist() == ["text"] * 3
+    late.done.result()
+    assert len(late.results) == 2
+    assert streams == [5]
+
+
+def test_an_engine_that_breaks_fails_the_batches_under_way_and_no_other(clips: Path) -> None:
+    calls = 0
+
+    def answer(_: PreparedRequest) -> Any:
+        nonlocal calls
+        calls += 1
+        if calls == 2:
+            raise EngineError("it broke")
+        return said("text")
+
+    stage = _stage(clips, ScriptedEngine(answer))
+    batch = pa.table({"video": ["a.mp4", "b.mp4"]})
+    with pytest.raises(EngineError, match="it broke"):
+        stage.caption(batch)
+    assert stage.caption(batch)["caption"].to_pylist() == ["text", "text"]
+
+
+def test_columns_of_one_name_are_refused(clips: Path) -> None:
+    batch = pa.Table.from_arrays([pa.array(["a.mp4"]), pa.array(["b.mp4"])], names=["video", "video"])
+    with pytest.raises(DatasetError, match="the batch has several columns called video; rename them"):
+        _stage(clips).caption(batch)
+
+
+def test_options_for_ray() -> None:
+    assert CaptionBatches.ray_options(num_gpus=0, concurrency=(1, 8)) == {
+        "batch_format": "pyarrow",
+        "batch_size": 64,
+        "num_gpus": 0,
+        "concurrency": (1, 8),
+    }
