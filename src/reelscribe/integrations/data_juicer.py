@@ -121,7 +121,10 @@ class VideoCaptioningFromVLMMapper(Mapper):  # type: ignore[misc] # Data-Juicer 
             sampling_params=sampling_params,
             system_prompt=system_prompt,
             caption_field=caption_field,
-            **kwargs,
+            text_key=self.text_key,
+            video_key=self.video_key,
+            accelerator=self.accelerator,
+            **{name: value for name, value in kwargs.items() if name not in self._BASE_PARAMS},  # which it refuses
         )
 
     def process_batched(
