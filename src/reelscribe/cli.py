@@ -303,7 +303,7 @@ def demo(folder: Path) -> None:
 def dj_path() -> None:
     """Print the folder to name under custom_operator_paths in a recipe of Data-Juicer.
 
-    It puts this package's operator in the place of video_captioning_from_vlm_mapper, for every executor.
+    It puts this package's operator in the place of video_captioning_from_vlm_mapper, also on Ray.
     """
     from reelscribe.integrations import DATA_JUICER_PLUGIN
 

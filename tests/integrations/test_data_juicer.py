@@ -201,6 +201,14 @@ def test_a_broken_engine_is_no_error_to_skip(scripted: Callable[..., Any], rows:
         op.process(batch(rows[:1]))
 
 
+@pytest.mark.data_juicer
+def test_cache_knows_an_operator_by_its_arguments_not_by_its_run(scripted: Callable[..., Any], rows: list[Row]) -> None:
+    op, twin, other = scripted(work_dir="a"), scripted(work_dir="b"), scripted(prompt="p")
+    op.process_batched(batch(rows))
+    op._failures_file = "somewhere.jsonl"
+    assert op._fingerprint_bytes() == twin._fingerprint_bytes() != other._fingerprint_bytes()
+
+
 # Data sets of Data-Juicer's.
 
 
@@ -210,10 +218,16 @@ def test_field_of_captions_has_its_type_though_the_first_batch_fails(
     scripted: Callable[..., Any], rows: list[Row], mode: str
 ) -> None:
     from data_juicer.core.data import NestedDataset
+    from loguru import logger
 
+    told: list[str] = []
+    sink = logger.add(told.append, level="ERROR", format="{message}")
     op = scripted(caption_field="captions", keep_candidate_mode=mode, caption_num=2, batch_size=1, **HERE)
     data = NestedDataset.from_list([{**row, "captions": None} for row in (rows[BROKEN], rows[0])])
     made = op.run(data).to_list()
+    logger.remove(sink)
+    assert len(told) == 1
+    assert f'sample "{rows[BROKEN]["videos"][0]}" -- unreadable: no caption; the row stays' in told[0]
     kept = made[1]["captions"]
     assert kept == [["clip-0 0", "clip-0 1"]] if mode == "all" else kept in (["clip-0 0"], ["clip-0 1"])
     assert made[0]["captions"] == [None]

@@ -67,7 +67,14 @@ def plugin(tmp_path_factory: pytest.TempPathFactory, packages: Path) -> str:
 def dj_process(tmp_path: Path, rows: list[Row], environment: dict[str, str]) -> Process:
     """Run a recipe over rows; `operator` are its arguments, all else are its other lines."""
 
-    def run(operator: dict[str, Any], *, data: Sequence[Row] = rows, path: str | None = None, **recipe: Any) -> Job:
+    def run(
+        operator: dict[str, Any],
+        *,
+        data: Sequence[Row] = rows,
+        path: str | None = None,
+        start: str = "fork",
+        **recipe: Any,
+    ) -> Job:
         dataset, output, told = tmp_path / "data.jsonl", tmp_path / "out" / "captioned.jsonl", tmp_path / "recipe.yaml"
         dataset.write_text("".join(json.dumps(row) + "\n" for row in data), "utf-8")
         whole = {
@@ -83,7 +90,7 @@ def dj_process(tmp_path: Path, rows: list[Row], environment: dict[str, str]) -> 
         done = subprocess.run(
             command,
             cwd=tmp_path,
-            env=environment | ({"PYTHONPATH": search} if search else {}),
+            env=environment | {"MP_START_METHOD": start} | ({"PYTHONPATH": search} if search else {}),
             capture_output=True,
             text=True,
             check=False,
@@ -132,12 +139,13 @@ def test_an_unchanged_recipe_with_all_that_users_set(
     assert again.rows == job.rows
 
 
-def test_captions_in_a_field(dj_process: Process, rows: list[Row]) -> None:
+def test_captions_in_a_field_by_workers_that_start_as_on_a_gpu(dj_process: Process, rows: list[Row]) -> None:
     data = [{**row, "text": "words without a token"} for row in (rows[BROKEN], *rows[:2])]
-    job = dj_process({"caption_field": "captions", "batch_size": 1}, data=data, **BY_PATH)
+    job = dj_process({"caption_field": "captions", "batch_size": 1}, data=data, start="forkserver", **BY_PATH)
     assert job.exit_code == 0, job.told
     assert job.rows == [{**row, "captions": [None if row["id"] == BROKEN else row["truth"]]} for row in data]
     assert TOLD.search(job.told)
+    assert "Errors: 1\n" in job.told
 
 
 def test_a_model_that_cannot_be_loaded_ends_the_job(dj_process: Process, rows: list[Row], tmp_path: Path) -> None:

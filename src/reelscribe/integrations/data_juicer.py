@@ -3,7 +3,12 @@
 Thin: batches go to `reelscribe.operators`; here is only what Data-Juicer asks of its operators.
 """
 
+import json
 import sys
+import tempfile
+from collections.abc import Iterable
+from dataclasses import asdict
+from pathlib import Path
 from typing import Any, Final
 
 from reelscribe.config import DEFAULT_MODEL
@@ -27,7 +32,7 @@ _loaded: dict[str, Engine] = {}
 
 
 class _Captioner(operators.VideoCaptioningFromVLMMapper):
-    """The operator, with one model a process, telling of failures so that Data-Juicer counts them."""
+    """The operator, with one model a process."""
 
     @property
     def _key(self) -> str:
@@ -42,8 +47,10 @@ class _Captioner(operators.VideoCaptioningFromVLMMapper):
         super().release()
         _loaded.pop(self._key, None)
 
-    def tell(self, failure: Failure) -> None:
-        # Data-Juicer sums up errors of this very form, and groups them by what stands before the last dashes.
+
+def _tell(failures: Iterable[Failure]) -> None:
+    """Tell of failures in the form of which Data-Juicer's summary counts errors, grouped by their kind."""
+    for failure in failures:
         logger.error(
             f'An error occurred in {NAME} when processing sample "{failure.video or failure.key}" -- '
             f"{failure.kind}: no caption; the row stays as it came -- {failure.message}"
@@ -61,6 +68,7 @@ class VideoCaptioningFromVLMMapper(Mapper):  # type: ignore[misc] # Data-Juicer 
 
     _accelerator = "cuda"
     _batched_op = True
+    _NON_FINGERPRINT_ATTRS = Mapper._NON_FINGERPRINT_ATTRS | {"_failures_file"}
 
     def __init__(
         self,
@@ -97,6 +105,8 @@ class VideoCaptioningFromVLMMapper(Mapper):  # type: ignore[misc] # Data-Juicer 
         kwargs["memory"] = kwargs.get("memory") or "70GB"
         super().__init__(*args, **{**kwargs, "skip_op_error": False})
         self.prompt_key = prompt_key
+        self._failures_file: str | None = None
+        """Where a run gathers what failed in its processes: what most of them log, Data-Juicer's summary never sees."""
         if enable_vllm:
             self.num_proc = 1
         self._captioner = _Captioner(
@@ -111,21 +121,37 @@ class VideoCaptioningFromVLMMapper(Mapper):  # type: ignore[misc] # Data-Juicer 
             sampling_params=sampling_params,
             system_prompt=system_prompt,
             caption_field=caption_field,
-            **kwargs,
+            text_key=self.text_key,
+            video_key=self.video_key,
+            accelerator=self.accelerator,
+            **{name: value for name, value in kwargs.items() if name not in self._BASE_PARAMS},  # which it refuses
         )
 
     def process_batched(
         self, samples: dict[str, list[Any]], rank: int | None = None, context: bool = False
     ) -> dict[str, list[Any]]:
         """Caption a batch; see `reelscribe.VideoCaptioningFromVLMMapper.process_batched`."""
-        return self._captioner.process_batched(samples, rank=rank, context=context)
+        captioner = self._captioner
+        captioner.failures.clear()
+        made = captioner.process_batched(samples, rank=rank, context=context)
+        if self._failures_file is None:
+            _tell(captioner.failures)
+        else:
+            lines = "".join(json.dumps(asdict(failure)) + "\n" for failure in captioner.failures)
+            with Path(self._failures_file).open("a", encoding="utf-8") as file:
+                file.write(lines)
+        return made
 
     def run(self, dataset: Any, *, exporter: Any = None, tracer: Any = None) -> Any:
-        """Caption a whole data set, and let go of the model for the operators to come."""
-        try:
-            return super().run(self._with_field(dataset), exporter=exporter, tracer=tracer)
-        finally:
-            self._captioner.release()
+        """Caption a whole data set, tell what failed, and let go of the model for the operators to come."""
+        with tempfile.NamedTemporaryFile("r", encoding="utf-8", suffix=".jsonl") as file:
+            self._failures_file = file.name
+            try:
+                return super().run(self._with_field(dataset), exporter=exporter, tracer=tracer)
+            finally:
+                self._failures_file = None
+                self._captioner.release()
+                _tell(Failure(**json.loads(line)) for line in file)
 
     def _with_field(self, dataset: Any) -> Any:
         """Give the field of captions its type beforehand: from a first batch of failures none could be told."""

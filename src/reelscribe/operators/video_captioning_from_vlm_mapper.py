@@ -141,7 +141,7 @@ class VideoCaptioningFromVLMMapper:
         made: list[Row] = []
         for result in caption_rows(rows, self._settings, self._load(rank)):
             for failure in result.failures:
-                self.tell(failure)
+                logger.warning("No caption: %s [%s]", failure.message, failure.kind)
             self.failures += result.failures
             if self.caption_field:
                 made.append({**rows[result.index].row, self.caption_field: self._texts(result)})
@@ -150,10 +150,6 @@ class VideoCaptioningFromVLMMapper:
         if self.caption_field and self.caption_field not in columns:
             columns.append(self.caption_field)
         return {name: [row[name] for row in made] for name in columns}
-
-    def tell(self, failure: Failure) -> None:
-        """Tell of a video without a caption; a framework's own way to do so may stand here."""
-        logger.warning("No caption: %s [%s]", failure.message, failure.kind)
 
     def release(self) -> None:
         """Let go of the model; the next batch loads it again."""
