@@ -85,6 +85,9 @@ class Settings:
     )
     sampling: Mapping[str, Any] = _setting(dict, "Sampling parameter, as temperature=0.7; repeatable.")
     seed: int = _setting(0, "Root of all randomness; a row's result depends on it and on the row alone.")
+    retry_flagged: bool = _setting(
+        False, "Ask once more, with other sampling, where every candidate is cut off, a loop, an echo or empty."
+    )
     batch_size: int = _setting(32, "Most clips that the Transformers engine has under way at once.", at_least=1)
     batch_tokens: int | None = _setting(
         None, "Most tokens that its key-value cache may hold; what memory has room for by default.", at_least=1
@@ -203,7 +206,7 @@ AFFECTS: Final[Mapping[Effect, tuple[str, ...]]] = {
     ),
     "failures": (
         *("root", "allow_private_urls", "max_video_bytes", "download_seconds", "decode_seconds", "decoder_bytes"),
-        *("max_upload_bytes", "request_timeout"),
+        *("max_upload_bytes", "request_timeout", "retry_flagged"),
     ),
     "nothing": (
         *("original", "batch_size", "batch_tokens", "device", "tp", "dp", "prefetch_bytes", "decoders", "base_url"),
@@ -215,7 +218,8 @@ AFFECTS: Final[Mapping[Effect, tuple[str, ...]]] = {
 
 rows: what is asked about each row's videos. A request that stays the same keeps its caption.
 captions: what comes out for one and the same request. No caption made before holds.
-failures: whether a video can be had at all. Captions hold; what failed is tried again.
+failures: whether a video, or a good caption of it, can be had at all. Captions hold; what failed is tried again, and so
+    are captions that fall short of what is set now (see `Ledger`).
 nothing: neither; how fast, how it is written, when the run stops.
 """
 

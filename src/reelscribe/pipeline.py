@@ -18,6 +18,7 @@ from typing import Any, Protocol
 from reelscribe.config import Settings
 from reelscribe.engines.base import Engine
 from reelscribe.errors import ClipError, EngineError, SettingsError
+from reelscribe.faults import Fault, find_faults
 from reelscribe.prompts import Layout, Outcome, RowPlan, choose_layout
 from reelscribe.schema import NO_FRAMES, Caption, CaptionRequest, Failure, Frames, Generation, PreparedRequest, Row
 from reelscribe.selection import SELECTORS
@@ -31,6 +32,8 @@ _PEEK_ROWS, _PEEK_BYTES = 64, 1 << 26
 """Rows that the choice of a layout looks at; fewer where they are large."""
 _WAITING_ROWS, _WAITING_BYTES = 4096, 1 << 28
 """Rows that may wait to be written, beside the last."""
+_RETRY_TEMPERATURE, _RETRY_TOP_P = 0.7, 0.8
+"""Sampling of Qwen3-VL as released."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -199,9 +202,13 @@ def caption(
 ) -> Iterator[Outcome]:
     """Caption requests; one Caption or Failure for each, in their order.
 
+    With `settings.retry_flagged` a request is made once more where the first try left no good candidate. It takes its
+    place in the stream before requests that are new, so that no more are under way than without; what comes too late
+    for that makes a stream of its own in the end. Its clip is decoded again, so that no frames are held for it.
+
     Args:
         requests: to caption.
-        settings: which frames, and which candidates to keep.
+        settings: which frames, which candidates to keep, and whether to ask once more.
         engine: that captions.
         record: called with each outcome as soon as there is one, in any order, from any thread.
 
@@ -209,54 +216,82 @@ def caption(
         SettingsError: two requests that are on their way at one time have the same key.
         EngineError: the engine broke, or does not keep to its contract.
     """
-    budget = FrameBudget.of(settings, engine.info.limits)
-    order: deque[CaptionRequest] = deque()
+    source = iter(requests)
+    order: deque[str] = deque()
     in_flight: dict[str, tuple[CaptionRequest, dict[str, Any]]] = {}  # without the pixels, which are the engine's now
+    first: dict[str, Outcome] = {}  # of requests that are made once more
+    again: deque[CaptionRequest] = deque()  # those of them that wait for it
     done: dict[str, Outcome] = {}
-    limits = FetchLimits.of(settings)
-    ahead: Iterable[tuple[CaptionRequest, Frames | Failure]] = (
-        decode_ahead(
-            requests,
-            budget,
-            max_bytes=settings.prefetch_bytes,
-            decoders=settings.decoders,
-            decode_seconds=settings.decode_seconds,
-            decoder_bytes=settings.decoder_bytes,
-            limits=limits,
-        )
-        if engine.info.wants_frames
-        else (_as_file(request, limits) for request in requests)
-    )
 
-    def have(outcome: Outcome) -> Outcome:
+    def to_make() -> Iterator[CaptionRequest]:
+        while (request := again.popleft() if again else next(source, None)) is not None:
+            yield request
+
+    def settle(request: CaptionRequest, outcome: Outcome, *, faulty: bool = False) -> None:
+        """Take what one try came to."""
+        if settings.retry_flagged and request.attempt == 1 and faulty:
+            first[request.key] = outcome
+            again.append(_once_more(request))
+            return
+        if request.attempt > 1:
+            outcome = _better(first.pop(request.key), outcome, faulty=faulty)
         if record:
             record(outcome)
-        done[outcome.key] = outcome
-        return outcome
+        done[request.key] = outcome
 
     def prepared() -> Iterator[PreparedRequest]:
-        for request, decoded in ahead:
-            if request.key in in_flight or request.key in done:
-                raise SettingsError(f"two requests have the key {request.key!r}; each needs one of its own.")
-            order.append(request)
+        for request, decoded in _with_frames(to_make(), settings, engine):
+            if request.attempt == 1:
+                if any(request.key in known for known in (in_flight, first, done)):
+                    raise SettingsError(f"two requests have the key {request.key!r}; each needs one of its own.")
+                order.append(request.key)
             if isinstance(decoded, Failure):
-                have(decoded)
+                settle(request, decoded)
             else:
                 in_flight[request.key] = request, _told(decoded)
                 yield PreparedRequest(request=request, frames=decoded)
 
-    stream = prepared()
-    for answer in engine.generate(stream):
-        if answer.key not in in_flight:
-            raise EngineError(f"the engine answered {answer.key!r}, which it was not asked, or had answered before.")
-        asked, told = in_flight.pop(answer.key)
-        have(_select(asked, told, answer, settings, engine) if isinstance(answer, Generation) else answer)
-        while order and order[0].key in done:
-            yield done.pop(order.popleft().key)
-    if next(stream, None) is not None:
-        raise EngineError("the engine stopped although there were requests left.")
-    for request in order:
-        yield done.get(request.key) or have(Failure.of(request, "the engine gave no answer to this request."))
+    while True:
+        stream = prepared()
+        for answer in engine.generate(stream):
+            if answer.key not in in_flight:
+                raise EngineError(
+                    f"the engine answered {answer.key!r}, which it was not asked, or had answered before."
+                )
+            asked, told = in_flight.pop(answer.key)
+            if isinstance(answer, Failure):
+                settle(asked, answer)
+            else:
+                outcome, faulty = _select(asked, told, answer, settings, engine)
+                settle(asked, outcome, faulty=faulty)
+            while order and order[0] in done:
+                yield done.pop(order.popleft())
+        if next(stream, None) is not None:
+            raise EngineError("the engine stopped although there were requests left.")
+        for asked, _ in in_flight.values():
+            settle(asked, Failure.of(asked, "the engine gave no answer to this request."))
+        in_flight.clear()
+        if not again:  # a second stream leaves none: nothing is made a third time
+            break
+    yield from (done.pop(key) for key in order)
+
+
+def _with_frames(
+    requests: Iterable[CaptionRequest], settings: Settings, engine: Engine
+) -> Iterable[tuple[CaptionRequest, Frames | Failure]]:
+    """Requests with what their engine takes."""
+    limits = FetchLimits.of(settings)
+    if not engine.info.wants_frames:
+        return (_as_file(request, limits) for request in requests)
+    return decode_ahead(
+        requests,
+        FrameBudget.of(settings, engine.info.limits),
+        max_bytes=settings.prefetch_bytes,
+        decoders=settings.decoders,
+        decode_seconds=settings.decode_seconds,
+        decoder_bytes=settings.decoder_bytes,
+        limits=limits,
+    )
 
 
 def _as_file(request: CaptionRequest, limits: FetchLimits) -> tuple[CaptionRequest, Frames | Failure]:
@@ -278,26 +313,49 @@ def _told(frames: Frames) -> dict[str, Any]:
     }
 
 
+def _once_more(request: CaptionRequest) -> CaptionRequest:
+    """The second try: another seed and, where the likeliest tokens were or may have been taken, others, too."""
+    seed = int.from_bytes(hashlib.sha256(f"{request.seed}, once more".encode()).digest()[:8], "big")
+    told = request.sampling
+    # Without a temperature several candidates are drawn at random; one may be or not, as the checkpoint says.
+    greedy = told.temperature == 0 or (told.temperature is None and not told.do_sample and request.num_captions == 1)
+    sampling = replace(told, temperature=_RETRY_TEMPERATURE, top_p=_RETRY_TOP_P) if greedy else told
+    return replace(request, attempt=2, seed=seed, sampling=sampling)
+
+
+def _better(first: Outcome, second: Outcome, *, faulty: bool) -> Outcome:
+    """Which of two tries to have: the second, where it is without fault or the first had nothing to keep."""
+    if isinstance(second, Caption) and (isinstance(first, Failure) or not faulty):
+        return second
+    if isinstance(first, Caption):
+        return replace(first, meta={**first.meta, "tries": 2})
+    return first if isinstance(second, Caption) else replace(first, message=f"{first.message} And: {second.message}")
+
+
 def _select(
     request: CaptionRequest, frames_told: dict[str, Any], generation: Generation, settings: Settings, engine: Engine
-) -> Outcome:
-    """Keep candidates. One without a word is never kept, one that was cut off only where there is no whole one."""
+) -> tuple[Outcome, bool]:
+    """Keep candidates. One without words is never kept, one with faults only where there is none with fewer.
+
+    Returns:
+        What came of it, and whether that is nothing but candidates with faults.
+    """
     candidates = generation.candidates
     if len(candidates) != request.num_captions:
-        return Failure.of(
-            request, f"the engine gave {len(candidates)} candidates; asked for were {request.num_captions}."
-        )
-    spoken = [number for number, candidate in enumerate(candidates) if candidate.text.strip()]
+        message = f"the engine gave {len(candidates)} candidates; asked for were {request.num_captions}."
+        return Failure.of(request, message), False
+    faults = [find_faults(candidate, request) for candidate in candidates]
+    spoken = [number for number, found in enumerate(faults) if "empty" not in found]
     if not spoken or (settings.keep == "all" and len(spoken) < len(candidates)):
         silent = len(candidates) - len(spoken)
-        return Failure.of(request, f"the model gave no text for {silent} of {len(candidates)} candidates.")
-    whole = [number for number in spoken if candidates[number].stop_reason == "stop"]
-    usable = whole if whole and settings.keep != "all" else spoken
+        return Failure.of(request, f"the model gave no text for {silent} of {len(candidates)} candidates."), True
+    fewest = min(len(faults[number]) for number in spoken)
+    usable = spoken if settings.keep == "all" else [number for number in spoken if len(faults[number]) == fewest]
     picked, reason = SELECTORS[settings.keep]([candidates[number].text for number in usable], request)
     if len(usable) < len(candidates):
-        reason += f"; left out before: {len(candidates) - len(usable)} cut off or empty"
+        reason += f"; left out before: {len(candidates) - len(usable)} with faults"
     kept = tuple(usable[number] for number in picked)
-    cut_off = any(candidates[number].stop_reason == "length" for number in kept)
+    flags: set[Fault] = {fault for number in kept for fault in faults[number]}
     meta: dict[str, Any] = {
         "engine": engine.info.engine,
         "model": engine.info.model,
@@ -313,9 +371,12 @@ def _select(
         "stop_reasons": [candidate.stop_reason for candidate in generation.candidates],
         "kept": list(kept),
         "reason": reason,
-        "flags": ["cut_off"] if cut_off else [],
+        "faults": [" ".join(found) for found in faults],
+        "flags": sorted(flags),
+        "try": request.attempt,
+        "tries": request.attempt,
     }
-    return Caption(key=request.key, kept=kept, reason=reason, candidates=candidates, meta=meta)
+    return Caption(key=request.key, kept=kept, reason=reason, candidates=candidates, meta=meta), all(faults)
 
 
 def _prompt_sha256(request: CaptionRequest) -> str:

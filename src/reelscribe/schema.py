@@ -59,6 +59,8 @@ class CaptionRequest:
     sampling: SamplingParams = field(default_factory=SamplingParams)
     seed: int = 0
     """Root of all randomness of this request, 64 bits. A function of the row's content, not of its place in a batch."""
+    attempt: int = 1
+    """2 where it is asked once more, since all that came of the first try had faults."""
 
     def __post_init__(self) -> None:
         if self.num_captions < 1:
