@@ -25,7 +25,7 @@ empty: it has no words, at most punctuation.
 """
 
 _LONGEST_PHRASE: Final = 300
-"""Letters of a phrase that is looked for: some fifty words, several sentences. Bounds the time that each letter takes."""
+"""Letters of a phrase that is looked for: some fifty words, several sentences. Bounds the time for each letter."""
 _IN_A_ROW: Final = 4
 _LOOP = re.compile(rf"(.{{1,{_LONGEST_PHRASE}}}?)\1{{{_IN_A_ROW - 1},}}", re.DOTALL)
 _PHRASE_LETTERS: Final = 12
