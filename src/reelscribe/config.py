@@ -80,6 +80,9 @@ class Settings:
     fps: float = _setting(2.0, "Frames to look at for each second of video.")
     min_frames: int | None = _setting(None, "Fewest frames; the checkpoint's own limit by default.", at_least=1)
     max_frames: int | None = _setting(None, "Most frames; the checkpoint's own limit by default.", at_least=1)
+    min_decoded: float = _setting(
+        1.0, "Share of a clip that must be decodable; of one that is cut short or damaged, that part is captioned."
+    )
     max_video_tokens: int = _setting(
         8192, "Most vision tokens that a clip may cost, spread over its frames.", at_least=1
     )
@@ -164,6 +167,8 @@ class Settings:
         for name in ("fps", "decode_seconds", "download_seconds", "request_timeout"):
             if not 0 < getattr(self, name) < math.inf:
                 raise SettingsError(f"{name} must be a number above 0; got {getattr(self, name)!r}.")
+        if not 0 < self.min_decoded <= 1:
+            raise SettingsError(f"min_decoded must be a number above 0 and at most 1; got {self.min_decoded!r}.")
         if self.min_frames and self.max_frames and self.min_frames > self.max_frames:
             raise SettingsError(f"min_frames ({self.min_frames}) must not exceed max_frames ({self.max_frames}).")
         self.sampling_params()
@@ -206,7 +211,7 @@ AFFECTS: Final[Mapping[Effect, tuple[str, ...]]] = {
     ),
     "failures": (
         *("root", "allow_private_urls", "max_video_bytes", "download_seconds", "decode_seconds", "decoder_bytes"),
-        *("max_upload_bytes", "request_timeout", "retry_flagged"),
+        *("max_upload_bytes", "request_timeout", "retry_flagged", "min_decoded"),
     ),
     "nothing": (
         *("original", "batch_size", "batch_tokens", "device", "tp", "dp", "prefetch_bytes", "decoders", "base_url"),

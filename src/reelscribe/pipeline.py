@@ -13,7 +13,7 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 from reelscribe.config import Settings
 from reelscribe.engines.base import Engine
@@ -306,10 +306,16 @@ def _told(frames: Frames) -> dict[str, Any]:
     """What the record says of frames."""
     if frames is NO_FRAMES:
         return {}
+    seen = (
+        {}
+        if frames.decoded_share is None
+        else {"decoded_share": frames.decoded_share, "decoded_seconds": round(frames.duration_seconds, 3)}
+    )
     return {
         "frame_timestamps": [round(seconds, 3) for seconds in frames.timestamps],
         "frame_size": [frames.pixels.shape[2], frames.pixels.shape[1]],
         "video_tokens": frames.video_tokens,
+        **seen,
     }
 
 
@@ -355,7 +361,9 @@ def _select(
     if len(usable) < len(candidates):
         reason += f"; left out before: {len(candidates) - len(usable)} with faults"
     kept = tuple(usable[number] for number in picked)
-    flags: set[Fault] = {fault for number in kept for fault in faults[number]}
+    flags: set[Fault | Literal["truncated"]] = {fault for number in kept for fault in faults[number]}
+    if "decoded_share" in frames_told:
+        flags.add("truncated")
     meta: dict[str, Any] = {
         "engine": engine.info.engine,
         "model": engine.info.model,

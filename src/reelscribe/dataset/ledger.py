@@ -385,7 +385,8 @@ def _without_token(settings: Settings) -> dict[str, Any]:
 
 def _falls_short(caption: Caption, settings: Settings) -> bool:
     """Whether a caption of an earlier run is not what these settings ask for, so that it is tried again."""
-    return settings.retry_flagged and caption.meta["tries"] == 1 and all(caption.meta["faults"])
+    once_more = settings.retry_flagged and caption.meta["tries"] == 1 and all(caption.meta["faults"])
+    return once_more or caption.meta.get("decoded_share", 1.0) < settings.min_decoded
 
 
 def _pack(outcome: Outcome) -> bytes:
