@@ -161,8 +161,8 @@ def _decode_part(clip: Clip, budget: FrameBudget, allocate: Allocate) -> Frames:
         index = read_index(container, stream, clip, [], 0, part=True)
         task = _Task(clip=clip, index=index, wanted=index.pts, budget=budget, threads=1, allocate=allocate)
     good = _count_good(task)
-    shown = replace(index, pts=index.pts[:good], end=(*index.pts, index.end)[good])
-    share = min(shown.duration_seconds / stated, 1.0) if good and stated else good / len(index.pts)
+    shown = _first_frames(index, good)
+    share = min(shown.duration_seconds / stated, 1.0) if good > 1 and stated else good / len(index.pts)
     if good < 2 or share < budget.min_decoded:
         message = f"Of it {share:.0%} can be decoded; min_decoded asks for {budget.min_decoded:.0%}."
         raise ClipError("decode", message)
@@ -179,6 +179,14 @@ def _decode_part(clip: Clip, budget: FrameBudget, allocate: Allocate) -> Frames:
     )
 
 
+def _first_frames(index: FrameIndex, count: int) -> FrameIndex:
+    """The index of a part; the next frame may be lost, so that the last one ends after as long as the others take."""
+    pts = index.pts[:count]
+    if count < 2:
+        return replace(index, pts=pts)
+    return replace(index, pts=pts, end=min((*index.pts, index.end)[count], pts[-1] + (pts[-1] - pts[0]) // (count - 1)))
+
+
 def _count_good(task: _Task) -> int:
     """How many frames can be decoded, from the first one on.
 
@@ -193,7 +201,8 @@ def _count_good(task: _Task) -> int:
             for pts, frame in _decode_all(task, container, stream):
                 if pts < index.pts[0]:
                     continue
-                if noticed := good == len(index.pts) or pts != index.pts[good] or frame.is_corrupt:
+                noticed = good < index.sure and (pts != index.pts[good] or frame.is_corrupt)
+                if noticed or good == index.sure:
                     break
                 good += 1
         except av.FFmpegError:

@@ -6,6 +6,7 @@ a container says about itself is only held against it, to tell a file that was c
 
 import contextlib
 import io
+from bisect import bisect_right
 from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
@@ -52,6 +53,9 @@ class FrameIndex:
     """Whether decoded frames carry these times. Where they do not, the frames are to be counted."""
     whole_packets: int
     """Packets before the first that cannot be read whole; of a file without damage all."""
+    sure: int
+    """So many of the first frames come one after the other, even if all packets behind those are lost. A few frames
+    more may be there, beyond some that are not."""
 
     @property
     def seconds(self) -> list[float]:
@@ -156,12 +160,14 @@ def read_index(
     least = _EMPTY_MPEG4 if decoder.name == "mpeg4" and timed else 0
     entries: list[tuple[int | None, int, bool, bool]] = []  # time, duration, whether a keyframe, whether shown
     broken: list[int] = []
+    decoded_at: list[int | None] = []
     with contextlib.suppress(av.FFmpegError) if part else contextlib.nullcontext():
         for number, packet in enumerate(packets_of(container, stream)):
             if packet.is_corrupt:
                 broken.append(number)
             visible = packet.size > least and not packet.is_discard
             entries.append((packet.pts, packet.duration or 0, packet.is_keyframe, visible))
+            decoded_at.append(packet.dts)
             if len(entries) <= most:
                 kept.append(packet)
         entries.pop()
@@ -185,6 +191,9 @@ def read_index(
         count = "1 frame" if shown else "no frames"
         raise ClipError("too_short", f"{clip.name} has {count}; at least 2 are needed.")
     pts = sorted(shown)
+    whole = broken[0] if broken else len(entries)
+    # No frame is shown before it is decoded: those that are shown by the time of the first lost packet are all there.
+    behind = decoded_at[whole - 1] if whole and timed else None
     return FrameIndex(
         pts=pts,
         packets=packets,
@@ -192,7 +201,8 @@ def read_index(
         end=pts[-1] + (shown[pts[-1]] or (pts[-1] - pts[0]) // (len(pts) - 1)),
         time_base=stream.time_base or Fraction(1, 1000),
         timed=timed,
-        whole_packets=broken[0] if broken else len(entries),
+        whole_packets=whole,
+        sure=min(whole, len(pts)) if behind is None else bisect_right(pts, behind + entries[whole - 1][1]),
     )
 
 
