@@ -362,6 +362,7 @@ def test_cut_off_captions_are_told(here: Path, monkeypatch: pytest.MonkeyPatch) 
     assert _caption("a.mp4").stderr.splitlines()[1] == (
         "flagged captions: 1 cut_off; allow more with --sampling max_tokens=N"
     )
+    assert "flagged     1 cut_off" in _type("status", "out.jsonl").stdout.splitlines()
 
 
 def test_verbose_names_the_model(here: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -6,22 +6,20 @@
 runs further ahead than the engine pulls.
 """
 
-import hashlib
 import itertools
 import logging
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 from reelscribe.config import Settings
 from reelscribe.engines.base import Engine
 from reelscribe.errors import ClipError, EngineError, SettingsError
-from reelscribe.faults import Fault, find_faults
+from reelscribe.outcomes import better_of, once_more, select, tell_frames
 from reelscribe.prompts import Layout, Outcome, RowPlan, choose_layout
-from reelscribe.schema import NO_FRAMES, Caption, CaptionRequest, Failure, Frames, Generation, PreparedRequest, Row
-from reelscribe.selection import SELECTORS
+from reelscribe.schema import NO_FRAMES, Caption, CaptionRequest, Failure, Frames, PreparedRequest, Row
 from reelscribe.video.fetch import FetchLimits, checked
 from reelscribe.video.prefetch import decode_ahead
 from reelscribe.video.sampling import FrameBudget
@@ -32,8 +30,6 @@ _PEEK_ROWS, _PEEK_BYTES = 64, 1 << 26
 """Rows that the choice of a layout looks at; fewer where they are large."""
 _WAITING_ROWS, _WAITING_BYTES = 4096, 1 << 28
 """Rows that may wait to be written, beside the last."""
-_RETRY_TEMPERATURE, _RETRY_TOP_P = 0.7, 0.8
-"""Sampling of Qwen3-VL as released."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -216,39 +212,20 @@ def caption(
         SettingsError: two requests that are on their way at one time have the same key.
         EngineError: the engine broke, or does not keep to its contract.
     """
-    source = iter(requests)
+    tries = _Tries(requests, settings, record)
     order: deque[str] = deque()
     in_flight: dict[str, tuple[CaptionRequest, dict[str, Any]]] = {}  # without the pixels, which are the engine's now
-    first: dict[str, Outcome] = {}  # of requests that are made once more
-    again: deque[CaptionRequest] = deque()  # those of them that wait for it
-    done: dict[str, Outcome] = {}
-
-    def to_make() -> Iterator[CaptionRequest]:
-        while (request := again.popleft() if again else next(source, None)) is not None:
-            yield request
-
-    def settle(request: CaptionRequest, outcome: Outcome, *, faulty: bool = False) -> None:
-        """Take what one try came to."""
-        if settings.retry_flagged and request.attempt == 1 and faulty:
-            first[request.key] = outcome
-            again.append(_once_more(request))
-            return
-        if request.attempt > 1:
-            outcome = _better(first.pop(request.key), outcome, faulty=faulty)
-        if record:
-            record(outcome)
-        done[request.key] = outcome
 
     def prepared() -> Iterator[PreparedRequest]:
-        for request, decoded in _with_frames(to_make(), settings, engine):
+        for request, decoded in _with_frames(tries.to_make(), settings, engine):
             if request.attempt == 1:
-                if any(request.key in known for known in (in_flight, first, done)):
+                if request.key in in_flight or tries.knows(request.key):
                     raise SettingsError(f"two requests have the key {request.key!r}; each needs one of its own.")
                 order.append(request.key)
             if isinstance(decoded, Failure):
-                settle(request, decoded)
+                tries.settle(request, decoded)
             else:
-                in_flight[request.key] = request, _told(decoded)
+                in_flight[request.key] = request, tell_frames(decoded)
                 yield PreparedRequest(request=request, frames=decoded)
 
     while True:
@@ -260,20 +237,55 @@ def caption(
                 )
             asked, told = in_flight.pop(answer.key)
             if isinstance(answer, Failure):
-                settle(asked, answer)
+                tries.settle(asked, answer)
             else:
-                outcome, faulty = _select(asked, told, answer, settings, engine)
-                settle(asked, outcome, faulty=faulty)
-            while order and order[0] in done:
-                yield done.pop(order.popleft())
+                outcome, faulty = select(asked, told, answer, settings, engine)
+                tries.settle(asked, outcome, faulty=faulty)
+            while order and order[0] in tries.done:
+                yield tries.done.pop(order.popleft())
         if next(stream, None) is not None:
             raise EngineError("the engine stopped although there were requests left.")
         for asked, _ in in_flight.values():
-            settle(asked, Failure.of(asked, "the engine gave no answer to this request."))
+            tries.settle(asked, Failure.of(asked, "the engine gave no answer to this request."))
         in_flight.clear()
-        if not again:  # a second stream leaves none: nothing is made a third time
+        if not tries.again:  # a second stream leaves none: nothing is made a third time
             break
-    yield from (done.pop(key) for key in order)
+    yield from (tries.done.pop(key) for key in order)
+
+
+class _Tries:
+    """Requests, some of which are made once more, and what becomes of them. Used by two threads, one at each end."""
+
+    def __init__(
+        self, requests: Iterable[CaptionRequest], settings: Settings, record: Callable[[Outcome], None] | None
+    ) -> None:
+        self._source = iter(requests)
+        self._retry, self._record = settings.retry_flagged, record
+        self._first: dict[str, Outcome] = {}
+        self.again: deque[CaptionRequest] = deque()
+        """Those that wait to be made once more."""
+        self.done: dict[str, Outcome] = {}
+
+    def to_make(self) -> Iterator[CaptionRequest]:
+        """What is to be made next, as far as that is known now."""
+        while (request := self.again.popleft() if self.again else next(self._source, None)) is not None:
+            yield request
+
+    def knows(self, key: str) -> bool:
+        """Whether a request of this key has an outcome that nobody has taken yet, or waits for another."""
+        return key in self._first or key in self.done
+
+    def settle(self, request: CaptionRequest, outcome: Outcome, *, faulty: bool = False) -> None:
+        """Take what one try came to."""
+        if self._retry and request.attempt == 1 and faulty:
+            self._first[request.key] = outcome
+            self.again.append(once_more(request))
+            return
+        if request.attempt > 1:
+            outcome = better_of(self._first.pop(request.key), outcome, faulty=faulty)
+        if self._record:
+            self._record(outcome)
+        self.done[request.key] = outcome
 
 
 def _with_frames(
@@ -300,93 +312,3 @@ def _as_file(request: CaptionRequest, limits: FetchLimits) -> tuple[CaptionReque
         return replace(request, clip=checked(request.clip, limits)), NO_FRAMES
     except ClipError as exc:
         return request, Failure.of(request, str(exc), exc.kind)
-
-
-def _told(frames: Frames) -> dict[str, Any]:
-    """What the record says of frames."""
-    if frames is NO_FRAMES:
-        return {}
-    seen = (
-        {}
-        if frames.decoded_share is None
-        else {"decoded_share": frames.decoded_share, "decoded_seconds": round(frames.duration_seconds, 3)}
-    )
-    return {
-        "frame_timestamps": [round(seconds, 3) for seconds in frames.timestamps],
-        "frame_size": [frames.pixels.shape[2], frames.pixels.shape[1]],
-        "video_tokens": frames.video_tokens,
-        **seen,
-    }
-
-
-def _once_more(request: CaptionRequest) -> CaptionRequest:
-    """The second try: another seed and, where the likeliest tokens were or may have been taken, others, too."""
-    seed = int.from_bytes(hashlib.sha256(f"{request.seed}, once more".encode()).digest()[:8], "big")
-    told = request.sampling
-    # Without a temperature several candidates are drawn at random; one may be or not, as the checkpoint says.
-    greedy = told.temperature == 0 or (told.temperature is None and not told.do_sample and request.num_captions == 1)
-    sampling = replace(told, temperature=_RETRY_TEMPERATURE, top_p=_RETRY_TOP_P) if greedy else told
-    return replace(request, attempt=2, seed=seed, sampling=sampling)
-
-
-def _better(first: Outcome, second: Outcome, *, faulty: bool) -> Outcome:
-    """Which of two tries to have: the second, where it is without fault or the first had nothing to keep."""
-    if isinstance(second, Caption) and (isinstance(first, Failure) or not faulty):
-        return second
-    if isinstance(first, Caption):
-        return replace(first, meta={**first.meta, "tries": 2})
-    return first if isinstance(second, Caption) else replace(first, message=f"{first.message} And: {second.message}")
-
-
-def _select(
-    request: CaptionRequest, frames_told: dict[str, Any], generation: Generation, settings: Settings, engine: Engine
-) -> tuple[Outcome, bool]:
-    """Keep candidates. One without words is never kept, one with faults only where there is none with fewer.
-
-    Returns:
-        What came of it, and whether that is nothing but candidates with faults.
-    """
-    candidates = generation.candidates
-    if len(candidates) != request.num_captions:
-        message = f"the engine gave {len(candidates)} candidates; asked for were {request.num_captions}."
-        return Failure.of(request, message), False
-    faults = [find_faults(candidate, request) for candidate in candidates]
-    spoken = [number for number, found in enumerate(faults) if "empty" not in found]
-    if not spoken or (settings.keep == "all" and len(spoken) < len(candidates)):
-        silent = len(candidates) - len(spoken)
-        return Failure.of(request, f"the model gave no text for {silent} of {len(candidates)} candidates."), True
-    fewest = min(len(faults[number]) for number in spoken)
-    usable = spoken if settings.keep == "all" else [number for number in spoken if len(faults[number]) == fewest]
-    picked, reason = SELECTORS[settings.keep]([candidates[number].text for number in usable], request)
-    if len(usable) < len(candidates):
-        reason += f"; left out before: {len(candidates) - len(usable)} with faults"
-    kept = tuple(usable[number] for number in picked)
-    flags: set[Fault | Literal["truncated"]] = {fault for number in kept for fault in faults[number]}
-    if "decoded_share" in frames_told:
-        flags.add("truncated")
-    meta: dict[str, Any] = {
-        "engine": engine.info.engine,
-        "model": engine.info.model,
-        "revision": engine.info.revision,
-        "prompt": request.prompt,
-        "prompt_sha256": _prompt_sha256(request),
-        "sampling": request.sampling.told(),
-        "seed": request.seed,
-        **frames_told,
-        **engine.info.details,
-        "prompt_tokens": generation.prompt_tokens,
-        "completion_tokens": [candidate.num_tokens for candidate in generation.candidates],
-        "stop_reasons": [candidate.stop_reason for candidate in generation.candidates],
-        "kept": list(kept),
-        "reason": reason,
-        "faults": [" ".join(found) for found in faults],
-        "flags": sorted(flags),
-        "try": request.attempt,
-        "tries": request.attempt,
-    }
-    return Caption(key=request.key, kept=kept, reason=reason, candidates=candidates, meta=meta), all(faults)
-
-
-def _prompt_sha256(request: CaptionRequest) -> str:
-    text = f"{request.system_prompt or ''}\0{request.prompt}"
-    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
