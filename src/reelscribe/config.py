@@ -81,7 +81,7 @@ class Settings:
     min_frames: int | None = _setting(None, "Fewest frames; the checkpoint's own limit by default.", at_least=1)
     max_frames: int | None = _setting(None, "Most frames; the checkpoint's own limit by default.", at_least=1)
     min_decoded: float = _setting(
-        1.0, "Share of a clip that must be decodable; of one that is cut short or damaged, that part is captioned."
+        1.0, "Share of a clip, from 0 to 1, that must be decodable; where less than all is, that part is captioned."
     )
     max_video_tokens: int = _setting(
         8192, "Most vision tokens that a clip may cost, spread over its frames.", at_least=1

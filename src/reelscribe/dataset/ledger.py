@@ -385,8 +385,10 @@ def _without_token(settings: Settings) -> dict[str, Any]:
 
 def _falls_short(caption: Caption, settings: Settings) -> bool:
     """Whether a caption of an earlier run is not what these settings ask for, so that it is tried again."""
-    once_more = settings.retry_flagged and caption.meta["tries"] == 1 and all(caption.meta["faults"])
-    return once_more or caption.meta.get("decoded_share", 1.0) < settings.min_decoded
+    if settings.retry_flagged and caption.meta["tries"] == 1 and all(caption.meta["faults"]):
+        return True
+    share = caption.meta.get("decoded_share")  # of a clip that is cut short or damaged
+    return share is not None and (share < settings.min_decoded or settings.min_decoded == 1)
 
 
 def _pack(outcome: Outcome) -> bytes:

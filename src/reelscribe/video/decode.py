@@ -13,7 +13,6 @@ of that is decoded first, to see how far it goes: what counts are frames that ca
 import contextlib
 import itertools
 import logging
-import math
 import sys
 from bisect import bisect_left, bisect_right
 from collections import deque
@@ -175,7 +174,7 @@ def _decode_part(clip: Clip, budget: FrameBudget, allocate: Allocate) -> Frames:
         timestamps=tuple(seconds[number] for number in picked),
         duration_seconds=shown.duration_seconds,
         video_tokens=count_video_tokens(pixels.shape[2], pixels.shape[1], len(pixels), budget.limits),
-        decoded_share=math.floor(share * 1000) / 1000,
+        decoded_share=share,
     )
 
 
