@@ -11,7 +11,7 @@ READY_CORE := $(VENV_CORE)/.ready
 VENV_VLLM := .venv-vllm
 READY_VLLM := $(VENV_VLLM)/.ready
 
-.PHONY: help demo test test-vllm test-core check lint types imports format clean
+.PHONY: help demo test test-vllm test-core fuzz check lint types imports format clean
 .DEFAULT_GOAL := help
 
 help:
@@ -52,6 +52,10 @@ test-vllm:
 
 test-core: $(READY_CORE)
 	$(VENV_CORE)/bin/pytest -m "not transformers and not vllm and not data_juicer and not ray"
+
+# Five times as many broken files as the tests have, and what came of them.
+fuzz: $(READY)
+	REELSCRIBE_FUZZ=2520 $(BIN)/pytest --log-cli-level=INFO tests/video/test_fuzz.py
 
 lint: $(READY)
 	$(BIN)/ruff check .

@@ -315,15 +315,16 @@ def test_ledger_status_and_retry(here: Path) -> None:
     line = _refused("caption", "in.jsonl", "-o", "out.jsonl", "--engine", "fake", "--config", "run.toml", code=1)
     assert line == "the fake engine breaks after 2 requests, as it was told to."
     lines = _type("status", "out.jsonl").stdout.splitlines()
-    assert lines[:4] == [
+    assert lines[:5] == [
         f"broken off  {line}",
         "done        2 of 3 rows, 2 captions",
         "failed      0",
+        "flagged     0",
         "left        1 row",
     ]
-    assert re.fullmatch(r"rate        \d+\.\d\d videos/s", lines[4])
-    assert re.fullmatch(r"begun       \d{4}-\d\d-\d\d \d\d:\d\d:\d\d", lines[5])
-    assert lines[6:] == [
+    assert re.fullmatch(r"rate        \d+\.\d\d videos/s", lines[5])
+    assert re.fullmatch(r"begun       \d{4}-\d\d-\d\d \d\d:\d\d:\d\d", lines[6])
+    assert lines[7:] == [
         "model       fake with fake",
         "inputs      in.jsonl",
         "settings    engine='fake', model_params={'break_after': 2}",
@@ -363,7 +364,8 @@ def test_too_many_failures_end_with_1(here: Path) -> None:
 def test_cut_off_captions_are_told(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(local, "load_engine", lambda _: ScriptedEngine(lambda _: said("cut ...")))
     put_clip(here / "a.mp4")
-    assert _counts(_caption("a.mp4"))[1] == "1 caption cut off; allow more with --sampling max_tokens=N"
+    assert _counts(_caption("a.mp4"))[1] == "flagged captions: 1 cut_off; allow more with --sampling max_tokens=N"
+    assert "flagged     1 cut_off" in _type("status", "out.jsonl").stdout.splitlines()
 
 
 def test_verbose_names_the_model(here: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -426,7 +428,9 @@ def test_demo_compares_captions_with_the_truth_and_leaves_the_data_set(
         put_clip(file)
 
     def know_all_but_one(_: Settings) -> Engine:
-        return FakeEngine(lambda item, _: truths[item.request.clip.name] if "07" not in item.request.clip.name else "?")
+        return FakeEngine(
+            lambda item, _: truths[item.request.clip.name] if "07" not in item.request.clip.name else "no"
+        )
 
     truths: dict[str, str] = {}
     monkeypatch.setattr(demo, "film", lambda scene, **_: iter([scene]))
@@ -437,6 +441,6 @@ def test_demo_compares_captions_with_the_truth_and_leaves_the_data_set(
         f"clip-00.mp4   truth  {truths['clip-00.mp4']}",
         f"              =  model  {truths['clip-00.mp4']}",
     ]
-    assert lines[14:16] == [f"clip-07.mp4   truth  {truths['clip-07.mp4']}", "            !=  model  ?"]
+    assert lines[14:16] == [f"clip-07.mp4   truth  {truths['clip-07.mp4']}", "            !=  model  no"]
     assert "11 of 12 captions exactly right. The data set stays in shown:" in lines
     assert [row["video"] for row in read_rows_of(here / "shown" / "captioned.jsonl")] == sorted(truths)

@@ -202,7 +202,10 @@ def test_caption_carries_where_it_comes_from() -> None:
         "stop_reasons": ["stop", "stop"],
         "kept": [0, 1],
         "reason": "all candidates are kept",
+        "faults": ["", ""],
         "flags": [],
+        "try": 1,
+        "tries": 1,
     }
     for other in ({"prompt": "Who?"}, {"system_prompt": None}):
         (changed,) = _caption([request(num_captions=2, **{"system_prompt": "Be brief."} | other)], engine)
@@ -222,7 +225,7 @@ def test_empty_candidate_is_never_kept_where_another_has_text() -> None:
         outcome = _only(said("", "text", ""), 3, keep=keep)
         assert isinstance(outcome, Caption)
         assert outcome.texts == ("text",)
-        assert outcome.reason.endswith("; left out before: 2 cut off or empty")
+        assert outcome.reason.endswith("; left out before: 2 with faults")
 
 
 def test_empty_candidate_is_a_failure_where_all_are_to_be_kept() -> None:

@@ -169,9 +169,9 @@ def _report(summary: Any, output: Path) -> None:
     if summary.without_video:
         where = "if theirs is in another column, name it with --video-key"
         click.echo(f"{_some(summary.without_video, 'row')} without a video; {where}", err=True)
-    if summary.cut_off:
-        where = "allow more with --sampling max_tokens=N"
-        click.echo(f"{_some(summary.cut_off, 'caption')} cut off; {where}", err=True)
+    if summary.flags:
+        hint = "; allow more with --sampling max_tokens=N" if "cut_off" in summary.flags else ""
+        click.echo(f"flagged captions: {_kinds(summary.flags)}{hint}", err=True)
     if summary.failures:
         count = _some(sum(summary.failures.values()), "failure")
         click.echo(f"{count} ({_kinds(summary.failures)}), listed in {summary.failures_file}", err=True)
@@ -249,6 +249,7 @@ def status(output: Path, as_json: bool) -> None:
         told.state: told.detail,
         "done": f"{told.rows:,}{total} rows, {_some(told.captions, 'caption')}",
         "failed": f"{sum(told.failures.values())} ({_kinds(told.failures)})" if told.failures else "0",
+        "flagged": _kinds(told.flags) or "0",
         "left": "unknown" if told.left is None else _some(told.left, "row"),
         "rate": "unknown" if told.made_per_second is None else f"{told.made_per_second:.2f} videos/s",
         "begun": time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(told.started)),

@@ -80,11 +80,17 @@ class Settings:
     fps: float = _setting(2.0, "Frames to look at for each second of video.")
     min_frames: int | None = _setting(None, "Fewest frames; the checkpoint's own limit by default.", at_least=1)
     max_frames: int | None = _setting(None, "Most frames; the checkpoint's own limit by default.", at_least=1)
+    min_decoded: float = _setting(
+        1.0, "Share of a clip, from 0 to 1, that must be decodable; where less than all is, that part is captioned."
+    )
     max_video_tokens: int = _setting(
         8192, "Most vision tokens that a clip may cost, spread over its frames.", at_least=1
     )
     sampling: Mapping[str, Any] = _setting(dict, "Sampling parameter, as temperature=0.7; repeatable.")
     seed: int = _setting(0, "Root of all randomness; a row's result depends on it and on the row alone.")
+    retry_flagged: bool = _setting(
+        False, "Ask once more, with other sampling, where every candidate is cut off, a loop, an echo or empty."
+    )
     batch_size: int = _setting(32, "Most clips that the Transformers engine has under way at once.", at_least=1)
     batch_tokens: int | None = _setting(
         None, "Most tokens that its key-value cache may hold; what memory has room for by default.", at_least=1
@@ -161,6 +167,8 @@ class Settings:
         for name in ("fps", "decode_seconds", "download_seconds", "request_timeout"):
             if not 0 < getattr(self, name) < math.inf:
                 raise SettingsError(f"{name} must be a number above 0; got {getattr(self, name)!r}.")
+        if not 0 < self.min_decoded <= 1:
+            raise SettingsError(f"min_decoded must be a number above 0 and at most 1; got {self.min_decoded!r}.")
         if self.min_frames and self.max_frames and self.min_frames > self.max_frames:
             raise SettingsError(f"min_frames ({self.min_frames}) must not exceed max_frames ({self.max_frames}).")
         self.sampling_params()
@@ -203,7 +211,7 @@ AFFECTS: Final[Mapping[Effect, tuple[str, ...]]] = {
     ),
     "failures": (
         *("root", "allow_private_urls", "max_video_bytes", "download_seconds", "decode_seconds", "decoder_bytes"),
-        *("max_upload_bytes", "request_timeout"),
+        *("max_upload_bytes", "request_timeout", "retry_flagged", "min_decoded"),
     ),
     "nothing": (
         *("original", "batch_size", "batch_tokens", "device", "tp", "dp", "prefetch_bytes", "decoders", "base_url"),
@@ -215,7 +223,8 @@ AFFECTS: Final[Mapping[Effect, tuple[str, ...]]] = {
 
 rows: what is asked about each row's videos. A request that stays the same keeps its caption.
 captions: what comes out for one and the same request. No caption made before holds.
-failures: whether a video can be had at all. Captions hold; what failed is tried again.
+failures: whether a video, or a good caption of it, can be had at all. Captions hold; what failed is tried again, and so
+    are captions that fall short of what is set now (see `Ledger`).
 nothing: neither; how fast, how it is written, when the run stops.
 """
 

@@ -6,7 +6,6 @@
 runs further ahead than the engine pulls.
 """
 
-import hashlib
 import itertools
 import logging
 from collections import deque
@@ -18,9 +17,9 @@ from typing import Any, Protocol
 from reelscribe.config import Settings
 from reelscribe.engines.base import Engine
 from reelscribe.errors import ClipError, EngineError, SettingsError
+from reelscribe.outcomes import better_of, once_more, select, tell_frames
 from reelscribe.prompts import Layout, Outcome, RowPlan, choose_layout
-from reelscribe.schema import NO_FRAMES, Caption, CaptionRequest, Failure, Frames, Generation, PreparedRequest, Row
-from reelscribe.selection import SELECTORS
+from reelscribe.schema import NO_FRAMES, Caption, CaptionRequest, Failure, Frames, PreparedRequest, Row
 from reelscribe.video.fetch import FetchLimits, checked
 from reelscribe.video.prefetch import decode_ahead
 from reelscribe.video.sampling import FrameBudget
@@ -199,9 +198,13 @@ def caption(
 ) -> Iterator[Outcome]:
     """Caption requests; one Caption or Failure for each, in their order.
 
+    With `settings.retry_flagged` a request is made once more where the first try left no good candidate. It takes its
+    place in the stream before requests that are new, so that no more are under way than without; what comes too late
+    for that makes a stream of its own in the end. Its clip is decoded again, so that no frames are held for it.
+
     Args:
         requests: to caption.
-        settings: which frames, and which candidates to keep.
+        settings: which frames, which candidates to keep, and whether to ask once more.
         engine: that captions.
         record: called with each outcome as soon as there is one, in any order, from any thread.
 
@@ -209,54 +212,98 @@ def caption(
         SettingsError: two requests that are on their way at one time have the same key.
         EngineError: the engine broke, or does not keep to its contract.
     """
-    budget = FrameBudget.of(settings, engine.info.limits)
-    order: deque[CaptionRequest] = deque()
+    tries = _Tries(requests, settings, record)
+    order: deque[str] = deque()
     in_flight: dict[str, tuple[CaptionRequest, dict[str, Any]]] = {}  # without the pixels, which are the engine's now
-    done: dict[str, Outcome] = {}
-    limits = FetchLimits.of(settings)
-    ahead: Iterable[tuple[CaptionRequest, Frames | Failure]] = (
-        decode_ahead(
-            requests,
-            budget,
-            max_bytes=settings.prefetch_bytes,
-            decoders=settings.decoders,
-            decode_seconds=settings.decode_seconds,
-            decoder_bytes=settings.decoder_bytes,
-            limits=limits,
-        )
-        if engine.info.wants_frames
-        else (_as_file(request, limits) for request in requests)
-    )
-
-    def have(outcome: Outcome) -> Outcome:
-        if record:
-            record(outcome)
-        done[outcome.key] = outcome
-        return outcome
 
     def prepared() -> Iterator[PreparedRequest]:
-        for request, decoded in ahead:
-            if request.key in in_flight or request.key in done:
-                raise SettingsError(f"two requests have the key {request.key!r}; each needs one of its own.")
-            order.append(request)
+        for request, decoded in _with_frames(tries.to_make(), settings, engine):
+            if request.attempt == 1:
+                if request.key in in_flight or tries.knows(request.key):
+                    raise SettingsError(f"two requests have the key {request.key!r}; each needs one of its own.")
+                order.append(request.key)
             if isinstance(decoded, Failure):
-                have(decoded)
+                tries.settle(request, decoded)
             else:
-                in_flight[request.key] = request, _told(decoded)
+                in_flight[request.key] = request, tell_frames(decoded)
                 yield PreparedRequest(request=request, frames=decoded)
 
-    stream = prepared()
-    for answer in engine.generate(stream):
-        if answer.key not in in_flight:
-            raise EngineError(f"the engine answered {answer.key!r}, which it was not asked, or had answered before.")
-        asked, told = in_flight.pop(answer.key)
-        have(_select(asked, told, answer, settings, engine) if isinstance(answer, Generation) else answer)
-        while order and order[0].key in done:
-            yield done.pop(order.popleft().key)
-    if next(stream, None) is not None:
-        raise EngineError("the engine stopped although there were requests left.")
-    for request in order:
-        yield done.get(request.key) or have(Failure.of(request, "the engine gave no answer to this request."))
+    while True:
+        stream = prepared()
+        for answer in engine.generate(stream):
+            if answer.key not in in_flight:
+                raise EngineError(
+                    f"the engine answered {answer.key!r}, which it was not asked, or had answered before."
+                )
+            asked, told = in_flight.pop(answer.key)
+            if isinstance(answer, Failure):
+                tries.settle(asked, answer)
+            else:
+                outcome, faulty = select(asked, told, answer, settings, engine)
+                tries.settle(asked, outcome, faulty=faulty)
+            while order and order[0] in tries.done:
+                yield tries.done.pop(order.popleft())
+        if next(stream, None) is not None:
+            raise EngineError("the engine stopped although there were requests left.")
+        for asked, _ in in_flight.values():
+            tries.settle(asked, Failure.of(asked, "the engine gave no answer to this request."))
+        in_flight.clear()
+        if not tries.again:  # a second stream leaves none: nothing is made a third time
+            break
+    yield from (tries.done.pop(key) for key in order)
+
+
+class _Tries:
+    """Requests, some of which are made once more, and what becomes of them. Used by two threads, one at each end."""
+
+    def __init__(
+        self, requests: Iterable[CaptionRequest], settings: Settings, record: Callable[[Outcome], None] | None
+    ) -> None:
+        self._source = iter(requests)
+        self._retry, self._record = settings.retry_flagged, record
+        self._first: dict[str, Outcome] = {}
+        self.again: deque[CaptionRequest] = deque()
+        """Those that wait to be made once more."""
+        self.done: dict[str, Outcome] = {}
+
+    def to_make(self) -> Iterator[CaptionRequest]:
+        """What is to be made next, as far as that is known now."""
+        while (request := self.again.popleft() if self.again else next(self._source, None)) is not None:
+            yield request
+
+    def knows(self, key: str) -> bool:
+        """Whether a request of this key has an outcome that nobody has taken yet, or waits for another."""
+        return key in self._first or key in self.done
+
+    def settle(self, request: CaptionRequest, outcome: Outcome, *, faulty: bool = False) -> None:
+        """Take what one try came to."""
+        if self._retry and request.attempt == 1 and faulty:
+            self._first[request.key] = outcome
+            self.again.append(once_more(request))
+            return
+        if request.attempt > 1:
+            outcome = better_of(self._first.pop(request.key), outcome, faulty=faulty)
+        if self._record:
+            self._record(outcome)
+        self.done[request.key] = outcome
+
+
+def _with_frames(
+    requests: Iterable[CaptionRequest], settings: Settings, engine: Engine
+) -> Iterable[tuple[CaptionRequest, Frames | Failure]]:
+    """Requests with what their engine takes."""
+    limits = FetchLimits.of(settings)
+    if not engine.info.wants_frames:
+        return (_as_file(request, limits) for request in requests)
+    return decode_ahead(
+        requests,
+        FrameBudget.of(settings, engine.info.limits),
+        max_bytes=settings.prefetch_bytes,
+        decoders=settings.decoders,
+        decode_seconds=settings.decode_seconds,
+        decoder_bytes=settings.decoder_bytes,
+        limits=limits,
+    )
 
 
 def _as_file(request: CaptionRequest, limits: FetchLimits) -> tuple[CaptionRequest, Frames | Failure]:
@@ -265,59 +312,3 @@ def _as_file(request: CaptionRequest, limits: FetchLimits) -> tuple[CaptionReque
         return replace(request, clip=checked(request.clip, limits)), NO_FRAMES
     except ClipError as exc:
         return request, Failure.of(request, str(exc), exc.kind)
-
-
-def _told(frames: Frames) -> dict[str, Any]:
-    """What the record says of frames."""
-    if frames is NO_FRAMES:
-        return {}
-    return {
-        "frame_timestamps": [round(seconds, 3) for seconds in frames.timestamps],
-        "frame_size": [frames.pixels.shape[2], frames.pixels.shape[1]],
-        "video_tokens": frames.video_tokens,
-    }
-
-
-def _select(
-    request: CaptionRequest, frames_told: dict[str, Any], generation: Generation, settings: Settings, engine: Engine
-) -> Outcome:
-    """Keep candidates. One without a word is never kept, one that was cut off only where there is no whole one."""
-    candidates = generation.candidates
-    if len(candidates) != request.num_captions:
-        return Failure.of(
-            request, f"the engine gave {len(candidates)} candidates; asked for were {request.num_captions}."
-        )
-    spoken = [number for number, candidate in enumerate(candidates) if candidate.text.strip()]
-    if not spoken or (settings.keep == "all" and len(spoken) < len(candidates)):
-        silent = len(candidates) - len(spoken)
-        return Failure.of(request, f"the model gave no text for {silent} of {len(candidates)} candidates.")
-    whole = [number for number in spoken if candidates[number].stop_reason == "stop"]
-    usable = whole if whole and settings.keep != "all" else spoken
-    picked, reason = SELECTORS[settings.keep]([candidates[number].text for number in usable], request)
-    if len(usable) < len(candidates):
-        reason += f"; left out before: {len(candidates) - len(usable)} cut off or empty"
-    kept = tuple(usable[number] for number in picked)
-    cut_off = any(candidates[number].stop_reason == "length" for number in kept)
-    meta: dict[str, Any] = {
-        "engine": engine.info.engine,
-        "model": engine.info.model,
-        "revision": engine.info.revision,
-        "prompt": request.prompt,
-        "prompt_sha256": _prompt_sha256(request),
-        "sampling": request.sampling.told(),
-        "seed": request.seed,
-        **frames_told,
-        **engine.info.details,
-        "prompt_tokens": generation.prompt_tokens,
-        "completion_tokens": [candidate.num_tokens for candidate in generation.candidates],
-        "stop_reasons": [candidate.stop_reason for candidate in generation.candidates],
-        "kept": list(kept),
-        "reason": reason,
-        "flags": ["cut_off"] if cut_off else [],
-    }
-    return Caption(key=request.key, kept=kept, reason=reason, candidates=candidates, meta=meta)
-
-
-def _prompt_sha256(request: CaptionRequest) -> str:
-    text = f"{request.system_prompt or ''}\0{request.prompt}"
-    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()

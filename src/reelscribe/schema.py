@@ -59,6 +59,8 @@ class CaptionRequest:
     sampling: SamplingParams = field(default_factory=SamplingParams)
     seed: int = 0
     """Root of all randomness of this request, 64 bits. A function of the row's content, not of its place in a batch."""
+    attempt: int = 1
+    """2 where it is asked once more, since all that came of the first try had faults."""
 
     def __post_init__(self) -> None:
         if self.num_captions < 1:
@@ -76,6 +78,9 @@ class Frames:
     duration_seconds: float
     video_tokens: int
     """Vision tokens that the clip costs."""
+    decoded_share: float | None = None
+    """Where the clip is cut short or damaged: the share of it that these frames are spread over, from its start. Then
+    `duration_seconds` is the length of that part."""
 
 
 NO_FRAMES: Final = Frames(pixels=np.empty((0, 0, 0, 3), np.uint8), timestamps=(), duration_seconds=0.0, video_tokens=0)

@@ -62,6 +62,43 @@ def file(tmp_path: Path) -> Path:
 # Outcomes
 
 
+def _faulty(faults: list[str], tries: int = 1) -> Caption:
+    return replace(_caption(), meta={"faults": faults, "tries": tries})
+
+
+@pytest.mark.parametrize(
+    ("faults", "tries", "holds"),
+    [(["", ""], 1, True), (["loop", ""], 1, True), (["loop", "cut_off echo"], 1, False), (["loop", "echo"], 2, True)],
+)
+def test_faulty_caption_is_tried_again_once_where_the_settings_say_so(
+    file: Path, faults: list[str], tries: int, holds: bool
+) -> None:
+    caption = _faulty(faults, tries)
+    with Ledger(file) as ledger:
+        _make(_begin(ledger), caption)
+    assert _look_up(file) == caption
+    assert _look_up(file, retry_flagged=True) == (caption if holds else request())
+    with Ledger(file) as ledger:
+        assert (
+            _make(
+                _begin(ledger, retry_flagged=True, prompt="Who?"), replace(caption, key="1"), key="1", prompt="?"
+            ).prompt
+            == "?"
+        )
+        assert ledger.look_up(request(prompt="?")) == caption, "not again in the run that made it"
+
+
+def test_failure_never_takes_the_place_of_a_caption(file: Path) -> None:
+    with Ledger(file) as ledger:
+        _make(_begin(ledger), _faulty(["loop"]))
+    with Ledger(file) as ledger:
+        _make(_begin(ledger, retry_flagged=True), _failure("engine"))
+    assert _look_up(file) == _faulty(["loop"])
+    with Ledger(file) as ledger:
+        _make(_begin(ledger, retry_flagged=True), _faulty(["loop"], 2))
+    assert _look_up(file, retry_flagged=True) == _faulty(["loop"], 2)
+
+
 def test_caption_is_told_again_as_it_was_under_the_key_of_the_new_place(file: Path) -> None:
     with Ledger(file) as ledger:
         assert _make(_begin(ledger), _caption()) == request()

@@ -4,14 +4,11 @@ import os
 import random
 import signal
 import sqlite3
-import subprocess
-import sys
-import threading
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 
 import pytest
+from commands import Run, ended
 from flow import put_clip, put_rows
 
 from reelscribe.dataset.lock import holder
@@ -49,72 +46,6 @@ def _data(folder: Path, count: int, rate: float = 150) -> Path:
     return data
 
 
-class _Run:
-    """The command, in a process group of its own."""
-
-    def __init__(self, folder: Path, name: str, *words: str, limit_kib: int | None = None) -> None:
-        self.output = folder / name / "out.jsonl"
-        self.partial = self.output.with_name("out.jsonl.partial")
-        typed = [sys.executable, "-m", "reelscribe.cli", "caption", "in.jsonl", "-o", f"{name}/out.jsonl", *words]
-        if limit_kib is not None:
-            typed = ["bash", "-c", f'ulimit -f {limit_kib}; exec "$@"', "bash", *typed]
-        self.process = subprocess.Popen(
-            typed, cwd=folder, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True, start_new_session=True
-        )
-
-    def wait_until(self, true: Callable[[], bool]) -> None:
-        """Look again and again until something is seen or the run has ended."""
-        pause = threading.Event()
-        while not true() and self.process.poll() is None:
-            pause.wait(0.004)
-
-    def lines(self) -> int:
-        """Rows written so far."""
-        with suppress(FileNotFoundError):
-            return self.partial.read_bytes().count(b"\n")
-        return 0
-
-    def outcomes(self) -> int:
-        """Outcomes on disk."""
-        with (
-            suppress(sqlite3.Error),
-            closing(sqlite3.connect(f"file:{ledger_of(self.output)}?mode=ro", uri=True)) as base,
-        ):
-            return int(base.execute("SELECT count(*) FROM outcomes").fetchone()[0])
-        return 0
-
-    def kill(self, children_first: bool) -> None:
-        """Kill the group, and the decoders, which are in groups of their own."""
-        children = _children(self.process.pid)
-        groups = [*children, self.process.pid] if children_first else [self.process.pid, *children]
-        for group in groups:
-            with suppress(ProcessLookupError):
-                os.killpg(group, signal.SIGKILL)
-        self.end()
-
-    def end(self) -> str:
-        """Wait for the end; returns what it told."""
-        return self.process.communicate()[1]
-
-
-def _children(pid: int) -> list[int]:
-    found: list[int] = []
-    for file in Path(f"/proc/{pid}/task").glob("*/children"):
-        with suppress(OSError):
-            found += map(int, file.read_text().split())
-    return found
-
-
-@contextmanager
-def _ended(run: _Run) -> Iterator[_Run]:
-    """See to it that a test that fails leaves no process."""
-    try:
-        yield run
-    finally:
-        if run.process.poll() is None:
-            run.kill(children_first=True)
-
-
 def _files(folder: Path, *names: str) -> dict[str, bytes]:
     sidecars = {path.name: path.read_bytes() for path in folder.parent.glob("?.txt")}
     return sidecars | {name: (folder / name).read_bytes() for name in names}
@@ -126,12 +57,12 @@ OUTPUTS = ("out.jsonl", "out.failures.jsonl")
 def test_fifty_kills_at_random_moments_change_nothing(tmp_path: Path) -> None:
     _data(tmp_path, ROWS, rate=60)
     words = ("--config", "run.toml")
-    whole = _Run(tmp_path, "whole", *words)
+    whole = Run(tmp_path, "whole", *words)
     assert f"for {ROWS + 1} rows in whole/out.jsonl" in whole.end()
     chance = random.Random(7)
     kills = 0
     while kills < 50:
-        with _ended(_Run(tmp_path, "again", *words)) as run:
+        with ended(Run(tmp_path, "again", *words)) as run:
             moments: dict[str, Callable[[], bool]] = {
                 "lock": lock_of(run.output).exists,
                 "ledger": ledger_of(run.output).exists,
@@ -156,7 +87,7 @@ def test_fifty_kills_at_random_moments_change_nothing(tmp_path: Path) -> None:
             assert holder(lock_of(run.output)) is None
             assert run.outcomes() >= before, "what was on disk is there"
     assert kills == 50, "the run came to its end before it was killed so often: give it more rows"
-    last = _Run(tmp_path, "again", *words)
+    last = Run(tmp_path, "again", *words)
     told = last.end()
     assert last.process.returncode == 3, told
     assert "taken from the ledger" in told
@@ -169,14 +100,14 @@ def test_fifty_kills_at_random_moments_change_nothing(tmp_path: Path) -> None:
 def test_kills_change_nothing_with_the_built_in_model(tmp_path: Path) -> None:
     put_rows(tmp_path / "in.jsonl", _rows(tmp_path, 10))
     words = ("--model", "shapes", "--device", "cpu", "--decoders", "1", "--batch-size", "2", "--sampling", "seed=3")
-    whole = _Run(tmp_path, "whole", *words)
+    whole = Run(tmp_path, "whole", *words)
     whole.end()
     for more in (1, 3):
-        with _ended(_Run(tmp_path, "again", *words)) as run:
+        with ended(Run(tmp_path, "again", *words)) as run:
             before = run.outcomes()
             run.wait_until(lambda run=run, most=before + more: run.outcomes() >= most)  # type: ignore[misc]
             run.kill(children_first=more == 1)
-    last = _Run(tmp_path, "again", *words)
+    last = Run(tmp_path, "again", *words)
     told = last.end()
     assert last.process.returncode == whole.process.returncode == 3, told
     assert "taken from the ledger" in told
@@ -190,7 +121,7 @@ def test_kills_change_nothing_with_the_built_in_model(tmp_path: Path) -> None:
 def test_signal_lets_what_is_in_flight_be_finished_and_recorded(tmp_path: Path, number: signal.Signals) -> None:
     _data(tmp_path, 200)
     words = ("--config", "run.toml")
-    with _ended(_Run(tmp_path, "again", *words)) as run:
+    with ended(Run(tmp_path, "again", *words)) as run:
         run.wait_until(lambda: run.lines() >= 5)
         os.killpg(run.process.pid, number)
         first, last = run.end().strip().splitlines()
@@ -205,8 +136,8 @@ def test_signal_lets_what_is_in_flight_be_finished_and_recorded(tmp_path: Path, 
     with sqlite3.connect(ledger_of(run.output)) as base:
         made = status.captions + sum(count for kind, count in status.failures.items() if kind != "row")
         assert base.execute("SELECT count(*) FROM outcomes").fetchone()[0] <= made
-    _Run(tmp_path, "again", *words).end()
-    _Run(tmp_path, "whole", *words).end()
+    Run(tmp_path, "again", *words).end()
+    Run(tmp_path, "whole", *words).end()
     assert _files(tmp_path / "again", *OUTPUTS) == _files(tmp_path / "whole", *OUTPUTS)
 
 
@@ -214,7 +145,7 @@ def test_second_signal_stops_at_once_and_what_is_finished_is_kept(tmp_path: Path
     """The engine takes two minutes for the first clip; nobody waits for it."""
     data = _data(tmp_path, 5, rate=1 / 120)
     data.write_bytes(b'{"video": "text.mp4"}\n' + data.read_bytes())
-    with _ended(_Run(tmp_path, "again", "--config", "run.toml")) as run:
+    with ended(Run(tmp_path, "again", "--config", "run.toml")) as run:
         assert run.process.stderr is not None
         run.wait_until(lambda: run.outcomes() >= 1)  # that of the first row, which the engine never sees
         os.killpg(run.process.pid, signal.SIGINT)
@@ -230,7 +161,7 @@ def test_second_signal_stops_at_once_and_what_is_finished_is_kept(tmp_path: Path
 def test_signal_before_anything_is_in_flight_stops_at_once(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "config.toml")
     _data(tmp_path, 5)
-    with _ended(_Run(tmp_path, "again", "--config", "config.toml")) as run:
+    with ended(Run(tmp_path, "again", "--config", "config.toml")) as run:
         with (tmp_path / "config.toml").open("wb"):  # the command waits for what is written here
             os.killpg(run.process.pid, signal.SIGINT)
             told = run.end()
@@ -246,7 +177,7 @@ def test_full_disk_stops_the_run_and_loses_nothing(tmp_path: Path) -> None:
     words = ("--config", "run.toml")
     kept = 0
     for limit_kib in (64, 128, 192):
-        run = _Run(tmp_path, "again", *words, limit_kib=limit_kib)
+        run = Run(tmp_path, "again", *words, limit_kib=limit_kib)
         told = run.end()
         assert run.process.returncode == 2, told
         assert "cannot write to again/out.jsonl: File too large." in told or "goes on" in told
@@ -254,6 +185,6 @@ def test_full_disk_stops_the_run_and_loses_nothing(tmp_path: Path) -> None:
         assert run.outcomes() >= kept
         kept = run.outcomes()
     assert kept
-    _Run(tmp_path, "again", *words).end()
-    _Run(tmp_path, "whole", *words).end()
+    Run(tmp_path, "again", *words).end()
+    Run(tmp_path, "whole", *words).end()
     assert _files(tmp_path / "again", *OUTPUTS) == _files(tmp_path / "whole", *OUTPUTS)

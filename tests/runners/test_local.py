@@ -46,7 +46,7 @@ def test_run_writes_every_row_and_says_what_it_did(tmp_path: Path) -> None:
         rows=7,
         captions=3,
         without_video=1,
-        cut_off=1,
+        flags={"cut_off": 1},
         known=0,
         failures={"missing": 1, "unreadable": 1, "row": 2},
         examples={

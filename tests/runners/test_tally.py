@@ -36,7 +36,7 @@ def test_everything_is_counted_and_told() -> None:
         "made": 6,
         "captions": 2,
         "without_video": 1,
-        "cut_off": 1,
+        "flags": {"cut_off": 1},
         "failures": {"decode": 5},
         "examples": {"decode": ["row 0: reason 0", "row 1: reason 1", "row 2: reason 2"]},
     }

@@ -1,12 +1,14 @@
 """Containers of several codecs, broken at random: each gives frames or a failure, and the next clip is none the worse.
 
-REELSCRIBE_FUZZ sets how many.
+REELSCRIBE_FUZZ sets how many: `make fuzz` takes 2,520, in six codecs, and tells what came of them.
 """
 
+import logging
 import os
 import random
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,7 @@ from decoding import BUDGET, KINDS
 from reelscribe.schema import CaptionRequest, Clip, Frames
 from reelscribe.video.prefetch import decode_ahead
 
+logger = logging.getLogger(__name__)
 COUNT = int(os.environ.get("REELSCRIBE_FUZZ", "500"))
 NAMES = (
     "h264.mp4",
@@ -81,7 +84,10 @@ def whole(folder: Path) -> dict[str, bytes]:
     return {name: write_clip(folder / name, **KINDS[name]).read_bytes() for name in NAMES}
 
 
-def test_broken_files_cost_themselves_and_nothing_else(whole: dict[str, bytes]) -> None:
+@pytest.mark.parametrize("min_decoded", [1.0, 0.3])
+def test_broken_files_cost_themselves_and_nothing_else(whole: dict[str, bytes], min_decoded: float) -> None:
+    budget = replace(BUDGET, min_decoded=min_decoded)
+
     def requests() -> Any:
         for number in range(COUNT):
             rng = random.Random(number)
@@ -93,14 +99,15 @@ def test_broken_files_cost_themselves_and_nothing_else(whole: dict[str, bytes]) 
             if number % 10 == 9:
                 yield CaptionRequest(key="whole", clip=Clip(source=whole[name]), prompt="")
 
-    answers = list(decode_ahead(requests(), BUDGET, max_bytes=1 << 26, decode_seconds=60.0))
+    answers = list(decode_ahead(requests(), budget, max_bytes=1 << 26, decode_seconds=60.0))
     kinds: Counter[str] = Counter()
     for request, outcome in answers:
         if request.key == "whole":
             assert isinstance(outcome, Frames)
             assert read_numbers(outcome.pixels) == [0, 5, 11, 17, 23, 29]
         elif isinstance(outcome, Frames):
-            kinds["frames"] += 1
+            kinds["frames" if outcome.decoded_share is None else "part"] += 1
+            assert outcome.decoded_share is None or min_decoded <= outcome.decoded_share <= 1
             assert len(outcome.pixels) == len(outcome.timestamps) > 0
             assert outcome.pixels.nbytes <= BUDGET.max_bytes
         else:
@@ -109,3 +116,5 @@ def test_broken_files_cost_themselves_and_nothing_else(whole: dict[str, bytes]) 
     assert len(answers) == COUNT + COUNT // 10
     assert kinds["frames"] > COUNT // 20, kinds
     assert kinds["decode"] > COUNT // 20, kinds
+    assert (kinds["part"] > COUNT // 50) == (min_decoded < 1), kinds
+    logger.info("%d broken files, min_decoded %s: %s", COUNT, min_decoded, dict(kinds.most_common()))

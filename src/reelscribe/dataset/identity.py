@@ -14,7 +14,7 @@ from reelscribe.models import model_path
 from reelscribe.schema import CaptionRequest, Clip
 from reelscribe.video.fetch import FetchLimits, local, scheme_of
 
-_VERSION: Final = 1
+_VERSION: Final = 2
 """Part of every key. To be raised when the same request comes to give another caption."""
 _SAMPLE_BYTES: Final = 1 << 16
 
@@ -28,6 +28,7 @@ class Keys:
     """
 
     def __init__(self, settings: Settings, info: ModelInfo) -> None:
+        self.settings = settings
         self._limits = FetchLimits.of(settings)
         self.weights = _weights(info.model)
         """What tells the files of a model in a folder from others."""

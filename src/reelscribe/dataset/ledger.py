@@ -224,19 +224,21 @@ class Ledger:
             row = self._base.execute(
                 "SELECT kind, outcome, run, tries, limits FROM outcomes WHERE key = ?", (key,)
             ).fetchone()
-            if row is not None and self._holds(*row):
-                return _unpack(row[1], request)
+            if row is not None and self._holds(known := _unpack(row[1], request), *row[2:]):
+                return known
             self._asked[request.key] = key, request, video
         again = row is not None and row[0] in self._again and row[2] != self._run
         return self._resample(request) if again and self._resampled else request
 
-    def _holds(self, kind: FailureKind | None, _: bytes, run: int, tries: int, limits: str) -> bool:
+    def _holds(self, known: Outcome, run: int, tries: int, limits: str) -> bool:
         """Whether what is known is not to be tried again."""
-        if kind is None or run == self._run:
+        if run == self._run:
             return True
-        if kind in self._again or limits != self._begun().failures:
+        if isinstance(known, Caption):
+            return not _falls_short(known, self._begun().settings)
+        if known.kind in self._again or limits != self._begun().failures:
             return False
-        return kind not in TRANSIENT_KINDS or tries >= MOST_TRIES
+        return known.kind not in TRANSIENT_KINDS or tries >= MOST_TRIES
 
     def _resample(self, request: CaptionRequest) -> CaptionRequest:
         sampling = SamplingParams.parse({**request.sampling.told(), **self._resampled})
@@ -248,7 +250,8 @@ class Ledger:
     def record(self, outcome: Outcome) -> None:
         """Take the outcome of a request that was looked up and not known.
 
-        A failure of a file that is no longer what it was is not kept: it says nothing about what is there now.
+        A failure of a file that is no longer what it was is not kept: it says nothing about what is there now. Nor is
+        one that would take the place of a caption.
         """
         self._check()
         keys = self._begun()
@@ -259,7 +262,8 @@ class Ledger:
         with self._lock, _troubles(self.file):
             self._write(
                 "INSERT INTO outcomes VALUES (?, ?, ?, ?, 1, ?) ON CONFLICT (key) DO UPDATE SET kind = excluded.kind, "
-                "outcome = excluded.outcome, run = excluded.run, tries = tries + 1, limits = excluded.limits",
+                "outcome = excluded.outcome, run = excluded.run, tries = tries + 1, limits = excluded.limits "
+                "WHERE excluded.kind IS NULL OR outcomes.kind IS NOT NULL",
                 (key, kind, _pack(outcome), self._run, keys.failures),
             )
 
@@ -377,6 +381,14 @@ def without_token(settings: Settings) -> dict[str, Any]:
     """The settings, ready for JSON, less what opens the hub to whoever reads them."""
     values = asdict(settings)
     return {**values, "model_params": {k: v for k, v in values["model_params"].items() if k != "token"}}
+
+
+def _falls_short(caption: Caption, settings: Settings) -> bool:
+    """Whether a caption of an earlier run is not what these settings ask for, so that it is tried again."""
+    if settings.retry_flagged and caption.meta["tries"] == 1 and all(caption.meta["faults"]):
+        return True
+    share = caption.meta.get("decoded_share")  # of a clip that is cut short or damaged
+    return share is not None and (share < settings.min_decoded or settings.min_decoded == 1)
 
 
 def _pack(outcome: Outcome) -> bytes:

@@ -45,8 +45,8 @@ class RunSummary:
     """Videos, of those captioned and those that failed, whose outcome was in the ledger."""
     without_video: int
     """Rows that hold no video."""
-    cut_off: int
-    """Captions that end at the limit of tokens."""
+    flags: dict[str, int] = field(default_factory=dict)
+    """Captions by what is flagged in their `caption_meta`."""
     failures: dict[FailureKind, int]
     """Videos, or rows, without a caption, by kind."""
     examples: dict[FailureKind, list[str]] = field(default_factory=dict)
@@ -241,7 +241,7 @@ def _summary(tally: Tally, failures_file: Path, watch: Watch) -> RunSummary:
         captions=tally.captions,
         known=tally.captions + tally.failures.total() - tally.made,
         without_video=tally.without_video,
-        cut_off=tally.cut_off,
+        flags=dict(tally.flags),
         failures=dict(tally.failures),
         examples=dict(tally.examples),
         failures_file=failures_file,

@@ -26,6 +26,8 @@ class RunStatus:
     """All rows, where their number is known."""
     captions: int
     without_video: int
+    flags: dict[str, int]
+    """Captions by what is flagged in their `caption_meta`."""
     failures: dict[str, int]
     """By kind."""
     examples: dict[str, list[str]]
@@ -63,6 +65,7 @@ def read_status(output: Path) -> RunStatus:
         "rows": 0,
         "captions": 0,
         "without_video": 0,
+        "flags": {},
         "failures": {},
         "examples": {},
     } | best.progress
@@ -76,6 +79,7 @@ def read_status(output: Path) -> RunStatus:
         total=told["rows"] if finished else last.total,
         captions=told["captions"],
         without_video=told["without_video"],
+        flags=told["flags"],
         failures=told["failures"],
         examples=told["examples"],
         made_per_second=last.progress.get("made", 0) / seconds if seconds > 0 else None,

@@ -20,7 +20,9 @@ class Tally:
     """
 
     def __init__(self, limit: FailureLimit | None = None) -> None:
-        self.rows = self.captions = self.without_video = self.cut_off = 0
+        self.rows = self.captions = self.without_video = 0
+        self.flags: Counter[str] = Counter()
+        """Captions by what is flagged in their `caption_meta`."""
         self.made = 0
         """Videos that were not known from an earlier run."""
         self.failures: Counter[FailureKind] = Counter()
@@ -39,7 +41,7 @@ class Tally:
             self.made += new
             if isinstance(outcome, Caption):
                 self.captions += 1
-                self.cut_off += "cut_off" in outcome.meta["flags"]
+                self.flags.update(outcome.meta["flags"])
             else:
                 self._add_failure(outcome, result.index, new)
 
@@ -71,7 +73,7 @@ class Tally:
             "made": self.made,
             "captions": self.captions,
             "without_video": self.without_video,
-            "cut_off": self.cut_off,
+            "flags": dict(self.flags),
             "failures": dict(self.failures),
             "examples": {kind: list(examples) for kind, examples in self.examples.items()},
         }

@@ -5,15 +5,19 @@ packets that those need, and each wanted frame is brought to its final size and 
 small file are kept from the first reading. A large file is read again, with seeks over long stretches that are not
 needed if the container has an index to seek by. Where a seek does not land on the very packet that it was for, or the
 decoder does not give what it should, a plainer way through the file is taken.
+
+Of a file that is cut short or damaged, the part from its start is taken where the budget says that it is enough. All
+of that is decoded first, to see how far it goes: what counts are frames that came out of the decoder without a word.
 """
 
+import contextlib
 import itertools
 import logging
 import sys
 from bisect import bisect_left, bisect_right
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, TypeAlias
 
@@ -30,7 +34,16 @@ from numpy.typing import NDArray
 
 from reelscribe.errors import ClipError
 from reelscribe.schema import Clip, Frames
-from reelscribe.video.index import MAX_PIXELS, FrameIndex, open_clip, packets_of, read_index, reason, video_stream
+from reelscribe.video.index import (
+    MAX_PIXELS,
+    FrameIndex,
+    open_clip,
+    packets_of,
+    read_index,
+    reason,
+    stated_seconds,
+    video_stream,
+)
 from reelscribe.video.sampling import FrameBudget, count_video_tokens, fit_resolution, pick_frames
 
 logger = logging.getLogger(__name__)
@@ -88,7 +101,24 @@ def decode(clip: Clip, budget: FrameBudget, *, threads: int = 0, allocate: Alloc
         ClipError: kind "missing", "unreadable", "no_video", "too_short", "too_large", "decode" or "crashed".
     """
     try:
-        return _decode(clip, budget, threads, allocate)
+        with _troubles(clip):
+            return _decode(clip, budget, threads, allocate)
+    except ClipError as exc:
+        if exc.kind != "decode" or budget.min_decoded >= 1:
+            raise
+        damage = exc
+    try:
+        with _troubles(clip):
+            return _decode_part(clip, budget, allocate)
+    except ClipError as exc:
+        raise ClipError("decode", f"{damage} {exc}") from exc
+
+
+@contextlib.contextmanager
+def _troubles(clip: Clip) -> Iterator[None]:
+    """Say what other libraries' errors are to the clip."""
+    try:
+        yield
     except ClipError:
         raise
     except MemoryError as exc:
@@ -118,6 +148,70 @@ def _decode(clip: Clip, budget: FrameBudget, threads: int, allocate: Allocate) -
     )
 
 
+def _decode_part(clip: Clip, budget: FrameBudget, allocate: Allocate) -> Frames:
+    """Decode the start of a clip, up to where it is cut short or damaged.
+
+    Raises:
+        ClipError: kind "decode", where that is too little of it.
+    """
+    with open_clip(clip) as container:
+        stream = video_stream(container, clip)
+        stated = stated_seconds(container, stream)
+        index = read_index(container, stream, clip, [], 0, part=True)
+        task = _Task(clip=clip, index=index, wanted=index.pts, budget=budget, threads=1, allocate=allocate)
+    good = _count_good(task)
+    shown = _first_frames(index, good)
+    share = min(shown.duration_seconds / stated, 1.0) if good > 1 and stated else good / len(index.pts)
+    if good < 2 or share < budget.min_decoded:
+        message = f"Of it {share:.0%} can be decoded; min_decoded asks for {budget.min_decoded:.0%}."
+        raise ClipError("decode", message)
+    seconds = shown.seconds
+    picked = pick_frames(seconds, shown.duration_seconds, budget)
+    task = replace(task, index=shown, wanted=[shown.pts[number] for number in picked])
+    pixels = _decode_wanted(task, stream, [], may_seek=False)
+    return Frames(
+        pixels=pixels,
+        timestamps=tuple(seconds[number] for number in picked),
+        duration_seconds=shown.duration_seconds,
+        video_tokens=count_video_tokens(pixels.shape[2], pixels.shape[1], len(pixels), budget.limits),
+        decoded_share=share,
+    )
+
+
+def _first_frames(index: FrameIndex, count: int) -> FrameIndex:
+    """The index of a part; the next frame may be lost, so that the last one ends after as long as the others take."""
+    pts = index.pts[:count]
+    if count < 2:
+        return replace(index, pts=pts)
+    return replace(index, pts=pts, end=min((*index.pts, index.end)[count], pts[-1] + (pts[-1] - pts[0]) // (count - 1)))
+
+
+def _count_good(task: _Task) -> int:
+    """How many frames can be decoded, from the first one on.
+
+    Decoders notice damage late, and fill in what they lack until then. So where one notices any, all frames since the
+    last keyframe before are left out. Where whole packets just come to an end, nothing is.
+    """
+    index, good, noticed = task.index, 0, False
+    with open_clip(task.clip) as container:
+        stream = video_stream(container, task.clip)
+        _set_up(task, stream)
+        try:
+            for pts, frame in _decode_all(task, container, stream):
+                if pts < index.pts[0]:
+                    continue
+                noticed = good < index.sure and (pts != index.pts[good] or frame.is_corrupt)
+                if noticed or good == index.sure:
+                    break
+                good += 1
+        except av.FFmpegError:
+            noticed = True
+    if not (noticed and good):
+        return good
+    keyframe = index.keyframes[bisect_right(index.keyframes, index.pts[good - 1]) - 1]
+    return bisect_left(index.pts, keyframe)
+
+
 def _decode_wanted(task: _Task, stream: VideoStream, kept: list[_Packet], *, may_seek: bool) -> NDArray[np.uint8]:
     """Take the shortest way that leads to all frames. Returns: uint8, shape (frames, height, width, 3)."""
     runs = _runs(task.index, task.wanted)
@@ -134,7 +228,7 @@ def _decode_wanted(task: _Task, stream: VideoStream, kept: list[_Packet], *, may
     def every_frame() -> NDArray[np.uint8]:
         with open_clip(task.clip) as container:
             stream = video_stream(container, task.clip)
-            return _collect(task, stream, _decode_all(task, packets_of(container, stream)))
+            return _collect(task, stream, _decode_all(task, container, stream))
 
     short_ways: list[Callable[[], NDArray[np.uint8]]] = []
     if task.index.timed and kept:
@@ -152,10 +246,7 @@ def _decode_wanted(task: _Task, stream: VideoStream, kept: list[_Packet], *, may
 
 def _collect(task: _Task, stream: VideoStream, decoded: _Timed) -> NDArray[np.uint8]:
     """Bring the wanted ones of decoded frames to their final form."""
-    stream.codec_context.thread_count = task.threads
-    # With threads inside a frame, which is PyAV's own choice, H.264 damage would go unreported.
-    stream.codec_context.thread_type = ThreadType.AUTO
-    stream.codec_context.options = {"max_pixels": str(MAX_PIXELS)}  # the size may change on the way
+    _set_up(task, stream)
     frames = _on_screen(task, decoded)
     first = next(frames)
     width, height = fit_resolution(*_upright_size(stream, first), len(task.wanted), task.budget)
@@ -166,11 +257,24 @@ def _collect(task: _Task, stream: VideoStream, decoded: _Timed) -> NDArray[np.ui
     return pixels
 
 
-def _decode_all(task: _Task, packets: Iterable[_Packet]) -> _Timed:
-    """Every frame."""
+def _set_up(task: _Task, stream: VideoStream) -> None:
+    """Set the decoder up; only before the first packet."""
+    stream.codec_context.thread_count = task.threads
+    # With threads inside a frame, which is PyAV's own choice, H.264 damage would go unreported.
+    stream.codec_context.thread_type = ThreadType.AUTO
+    stream.codec_context.options = {"max_pixels": str(MAX_PIXELS)}  # the size may change on the way
+
+
+def _decode_all(task: _Task, container: InputContainer, stream: VideoStream) -> _Timed:
+    """Every frame, as far as packets are whole."""
     index = task.index
-    frames = itertools.chain.from_iterable(packet.decode() for packet in packets)
-    for number, frame in enumerate(frames):
+
+    def frames() -> Iterator[VideoFrame]:
+        for packet in itertools.islice(packets_of(container, stream), index.whole_packets):
+            yield from packet.decode()
+        yield from stream.decode(None)
+
+    for number, frame in enumerate(frames()):
         if not index.timed:
             yield index.pts[min(number, len(index.pts) - 1)], frame
         elif frame.pts is not None:

@@ -6,6 +6,7 @@ a container says about itself is only held against it, to tell a file that was c
 
 import contextlib
 import io
+from bisect import bisect_right
 from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
@@ -50,6 +51,11 @@ class FrameIndex:
     """Seconds."""
     timed: bool
     """Whether decoded frames carry these times. Where they do not, the frames are to be counted."""
+    whole_packets: int
+    """Packets before the first that cannot be read whole; of a file without damage all."""
+    sure: int
+    """So many of the first frames come one after the other, even if all packets behind those are lost. A few frames
+    more may be there, beyond some that are not."""
 
     @property
     def seconds(self) -> list[float]:
@@ -126,7 +132,13 @@ def packets_of(container: InputContainer, stream: VideoStream) -> "Iterator[Pack
 
 
 def read_index(
-    container: InputContainer, stream: VideoStream, clip: Clip, kept: "list[Packet[VideoStream]]", most: int
+    container: InputContainer,
+    stream: VideoStream,
+    clip: Clip,
+    kept: "list[Packet[VideoStream]]",
+    most: int,
+    *,
+    part: bool = False,
 ) -> FrameIndex:
     """Read all packets of a stream.
 
@@ -136,29 +148,35 @@ def read_index(
         clip: to name in errors.
         kept: takes the packets; it stays empty where there are more than `most`.
         most: packets to keep.
+        part: take what is there of a file that is cut short or damaged.
 
     Raises:
-        ClipError: kind "too_short", or "decode" where packets are missing or broken.
-        av.FFmpegError: the file cannot be read to its end.
+        ClipError: kind "too_short", or, unless a part is enough, "decode" where packets are missing or broken.
+        av.FFmpegError: unless a part is enough: the file cannot be read to its end.
     """
     decoder = stream.codec_context
     # AVI has times of decoding only. They are those of presentation where no frame refers to a later one.
     timed = container.format.name != "avi" or not (decoder.has_b_frames or decoder.name in ("h264", "hevc"))
     least = _EMPTY_MPEG4 if decoder.name == "mpeg4" and timed else 0
     entries: list[tuple[int | None, int, bool, bool]] = []  # time, duration, whether a keyframe, whether shown
-    broken = 0
-    for packet in packets_of(container, stream):
-        broken += packet.is_corrupt
-        visible = packet.size > least and not packet.is_discard
-        entries.append((packet.pts, packet.duration or 0, packet.is_keyframe, visible))
-        if len(entries) <= most:
-            kept.append(packet)
-    entries.pop()
+    broken: list[int] = []
+    decoded_at: list[int | None] = []
+    with contextlib.suppress(av.FFmpegError) if part else contextlib.nullcontext():
+        for number, packet in enumerate(packets_of(container, stream)):
+            if packet.is_corrupt:
+                broken.append(number)
+            visible = packet.size > least and not packet.is_discard
+            entries.append((packet.pts, packet.duration or 0, packet.is_keyframe, visible))
+            decoded_at.append(packet.dts)
+            if len(entries) <= most:
+                kept.append(packet)
+        entries.pop()
     if len(entries) > most:
         kept.clear()
-    _check_complete(container, stream, len(entries) - broken, clip)
-    if broken:
-        message = f"{clip.name} is damaged: of its {len(entries)} packets, {broken} cannot be read whole."
+    if not part:
+        _check_complete(container, stream, len(entries) - len(broken), clip)
+    if broken and not part:
+        message = f"{clip.name} is damaged: of its {len(entries)} packets, {len(broken)} cannot be read whole."
         raise ClipError("decode", message)
 
     times = [pts for pts, _, _, visible in entries if pts is not None and visible]
@@ -173,6 +191,9 @@ def read_index(
         count = "1 frame" if shown else "no frames"
         raise ClipError("too_short", f"{clip.name} has {count}; at least 2 are needed.")
     pts = sorted(shown)
+    whole = broken[0] if broken else len(entries)
+    # No frame is shown before it is decoded: those that are shown by the time of the first lost packet are all there.
+    behind = decoded_at[whole - 1] if whole and timed else None
     return FrameIndex(
         pts=pts,
         packets=packets,
@@ -180,7 +201,19 @@ def read_index(
         end=pts[-1] + (shown[pts[-1]] or (pts[-1] - pts[0]) // (len(pts) - 1)),
         time_base=stream.time_base or Fraction(1, 1000),
         timed=timed,
+        whole_packets=whole,
+        sure=min(whole, len(pts)) if behind is None else bisect_right(pts, behind + entries[whole - 1][1]),
     )
+
+
+def stated_seconds(container: InputContainer, stream: VideoStream) -> float:
+    """How long a file says that its video is; 0 where it does not say.
+
+    FFmpeg guesses the duration of an AVI file that is cut short from what is there; the number of frames is the file's.
+    """
+    by_frames = stream.frames / stream.average_rate if stream.average_rate else 0
+    by_stream = (stream.duration or 0) * (stream.time_base or 0)
+    return float(max(by_frames, by_stream) or Fraction(container.duration or 0, av.time_base))
 
 
 def _check_complete(container: InputContainer, stream: VideoStream, count: int, clip: Clip) -> None:

@@ -128,11 +128,15 @@ class _Decoder:
             raise self._ended(clip) from exc
         if isinstance(answer, ClipError):
             raise answer
-        shape, timestamps, duration_seconds, video_tokens = answer
+        shape, timestamps, duration_seconds, video_tokens, decoded_share = answer
         pixels = np.empty(shape, np.uint8)
         read_memory(self._memory.fileno(), pixels.data)
         return Frames(
-            pixels=pixels, timestamps=timestamps, duration_seconds=duration_seconds, video_tokens=video_tokens
+            pixels=pixels,
+            timestamps=timestamps,
+            duration_seconds=duration_seconds,
+            video_tokens=video_tokens,
+            decoded_share=decoded_share,
         )
 
     def _ended(self, clip: Clip) -> Exception:

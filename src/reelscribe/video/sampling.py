@@ -36,6 +36,8 @@ class FrameBudget:
     max_frames: int
     max_video_tokens: int
     limits: VisionLimits
+    min_decoded: float = 1.0
+    """Share of a clip that must be there, and whole."""
 
     @classmethod
     def of(cls, settings: Settings, limits: VisionLimits) -> "FrameBudget":
@@ -47,6 +49,7 @@ class FrameBudget:
             max_frames=max_frames,
             max_video_tokens=settings.max_video_tokens,
             limits=limits,
+            min_decoded=settings.min_decoded,
         )
 
     @property

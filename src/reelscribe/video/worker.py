@@ -39,7 +39,7 @@ fails, FFmpeg may call the file damaged.)"""
 
 Job = tuple[Clip, int | None, FrameBudget, int]
 """Clip; how many bytes in the file in memory it has, where it has no path; budget; threads."""
-Decoded = tuple[tuple[int, ...], tuple[float, ...], float, int]
+Decoded = tuple[tuple[int, ...], tuple[float, ...], float, int, float | None]
 """Shape of the pixels in the file in memory; what else `Frames` holds."""
 
 
@@ -115,7 +115,13 @@ def _decode(job: Job, memory: _SharedMemory) -> Decoded:
         read_memory(memory.file, memoryview(content))
         clip = replace(clip, source=bytes(content))
     frames = decode(clip, budget, threads=threads, allocate=memory.array)
-    return frames.pixels.shape, frames.timestamps, frames.duration_seconds, frames.video_tokens
+    return (
+        frames.pixels.shape,
+        frames.timestamps,
+        frames.duration_seconds,
+        frames.video_tokens,
+        frames.decoded_share,
+    )
 
 
 def write_memory(memory: int, data: memoryview) -> None:

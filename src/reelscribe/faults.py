@@ -1,0 +1,92 @@
+"""What is wrong with a generated text, as far as the text itself shows it. Pure, and linear in the length of the text.
+
+Texts are compared letter by letter, without case and white space, so that languages written without spaces are seen as
+all others are. Lengths are in letters; one of Han, kana or Hangul says as much as about three of an alphabet, and
+counts as three.
+
+Thresholds are set for few false alarms, since a fault costs a second generation or a good candidate. Holtzman et al.
+(2020), "The Curious Case of Neural Text Degeneration", call a text a loop if a phrase comes three times in a row at its
+end. Songs, slogans and lists do that, too. So here it takes four times in a row, anywhere, and either most of the text,
+with a phrase of some words, or much more than what is repeated on purpose. What differs in a number or a colour only is
+no repetition: such lists may be right, and one that never ends is found by where it is cut off.
+"""
+
+import re
+import unicodedata
+from typing import Final, Literal
+
+from reelscribe.schema import Candidate, CaptionRequest
+
+Fault = Literal["cut_off", "loop", "echo", "empty"]
+"""cut_off: it ends at the limit of tokens.
+loop: it repeats a phrase over and over.
+echo: it says the prompt, or the system prompt, back.
+empty: it has no words, at most punctuation.
+"""
+
+_LONGEST_PHRASE: Final = 300
+"""Letters of a phrase that is looked for: some fifty words, several sentences. Bounds the time for each letter."""
+_IN_A_ROW: Final = 4
+_LOOP = re.compile(rf"(.{{1,{_LONGEST_PHRASE}}}?)\1{{{_IN_A_ROW - 1},}}", re.DOTALL)
+_PHRASE_LETTERS: Final = 12
+"""A shorter phrase ("left, right", "ha") may be meant to come again and again."""
+_SHARE: Final = 0.5
+"""Of the text, that a phrase and its repetitions make up."""
+_RUN_LETTERS: Final = 120
+"""Of any phrase and its repetitions: some 25 words. Holds whatever the rest of the text is."""
+_PART: Final = 8
+_REPEATED_PARTS: Final = 20
+"""A loop of any of these sizes has at least so many parts of 8 characters that were there before. Few good texts have:
+this spares them the search."""
+_ECHO_LETTERS: Final = 20
+"""A shorter prompt ("dog", "The video shows") may well be part of its answer."""
+_DENSE = re.compile("[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af\uf900-\ufaff\U00020000-\U0003ffff]")
+
+
+def find_faults(candidate: Candidate, request: CaptionRequest) -> tuple[Fault, ...]:
+    """What is wrong with a candidate; nothing, most of the time."""
+    if not has_words(candidate.text):
+        return ("empty",)
+    faults: list[Fault] = []
+    if candidate.stop_reason == "length":
+        faults.append("cut_off")
+    letters = _letters(candidate.text)
+    if _loops(letters):
+        faults.append("loop")
+    if any(_echoes(letters, _letters(asked)) for asked in (request.prompt, request.system_prompt) if asked):
+        faults.append("echo")
+    return tuple(faults)
+
+
+def has_words(text: str) -> bool:
+    """Whether there is anything but white space and punctuation."""
+    return any(unicodedata.category(character)[0] not in "PZC" for character in text)
+
+
+def _letters(text: str) -> str:
+    return "".join(text.casefold().split())
+
+
+def _count(letters: str) -> int:
+    return len(letters) + 2 * len(_DENSE.findall(letters))
+
+
+def _loops(letters: str) -> bool:
+    parts = len(letters) - _PART + 1
+    # Dense scripts need fewer characters for a loop: three repetitions of a phrase of four.
+    least = _PART // 2 if _DENSE.search(letters) else _REPEATED_PARTS
+    if parts - len({letters[at : at + _PART] for at in range(parts)}) < least:
+        return False
+    total = _count(letters)
+    for found in _LOOP.finditer(letters):
+        run = _count(found[0])
+        if run >= _RUN_LETTERS or (run >= _SHARE * total and _count(found[1]) >= _PHRASE_LETTERS):
+            return True
+    return False
+
+
+def _echoes(letters: str, asked: str) -> bool:
+    """Whether a text has all of what was asked in it, or is the beginning of that."""
+    if min(_count(letters), _count(asked)) < _ECHO_LETTERS:
+        return False
+    return asked in letters or (asked.startswith(letters) and 2 * len(letters) >= len(asked))
