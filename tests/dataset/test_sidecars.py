@@ -20,7 +20,9 @@ def _run(folder: Path, *inputs: Path, sidecar: str = "txt", **settings: Any) -> 
 
 
 def _texts(folder: Path) -> dict[str, str]:
-    found = (path for path in folder.rglob("*") if path.suffix in (".txt", ".json", ".partial"))
+    found = (
+        path for path in folder.rglob("*") if path.suffix in (".txt", ".json", ".partial") and ".run." not in path.name
+    )
     return {path.relative_to(folder).as_posix(): path.read_text("utf-8") for path in sorted(found)}
 
 
