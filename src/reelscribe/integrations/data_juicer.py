@@ -138,8 +138,8 @@ class VideoCaptioningFromVLMMapper(Mapper):  # type: ignore[misc] # Data-Juicer 
             _tell(captioner.failures)
         else:
             lines = "".join(json.dumps(asdict(failure)) + "\n" for failure in captioner.failures)
-            with Path(self._failures_file).open("a", encoding="utf-8") as file:
-                file.write(lines)
+            with Path(self._failures_file).open("ab", buffering=0) as file:
+                file.write(lines.encode())  # in one piece, beside other processes
         return made
 
     def run(self, dataset: Any, *, exporter: Any = None, tracer: Any = None) -> Any:
