@@ -53,7 +53,7 @@ def pytest_terminal_summary(terminalreporter: Any) -> None:
     """Say what was skipped for want of a library."""
     for name, _, remedy in NEEDED.values():
         reason = f"{name} is not installed"
-        if skipped := [report for report in terminalreporter.getreports("skipped") if reason in str(report)]:
+        if skipped := [report for report in terminalreporter.getreports("skipped") if reason in str(report.longrepr)]:
             terminalreporter.section(f"{len(skipped)} TESTS SKIPPED: {reason}; {remedy}", "!")
 
 
