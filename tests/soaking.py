@@ -1,6 +1,6 @@
 """A long run, killed over and over, and watched from outside: for a test in small and `benchmarks/soak.py` at length.
 
-A thousandth of what could go wrong in hours shows when hours' work is done in minutes: an engine that takes no time,
+A thousandth of what could go wrong in hours shows when hours' work is done in minutes: a quick engine,
 small clips, one in a hundred of them bad, and a `kill -9` of the process group every few seconds.
 """
 
