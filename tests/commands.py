@@ -13,6 +13,11 @@ from pathlib import Path
 from reelscribe.runners.status import ledger_of
 
 
+def _heed_ctrl_c() -> None:
+    """Started from a job in the background, the tests may have been told to leave Ctrl-C alone; the command is not."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 class Run:
     """The command, in a process group of its own."""
 
@@ -23,7 +28,13 @@ class Run:
         if limit_kib is not None:
             typed = ["bash", "-c", f'ulimit -f {limit_kib}; exec "$@"', "bash", *typed]
         self.process = subprocess.Popen(
-            typed, cwd=folder, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True, start_new_session=True
+            typed,
+            cwd=folder,
+            stderr=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            text=True,
+            start_new_session=True,
+            preexec_fn=_heed_ctrl_c,  # noqa: PLW1509 - it takes no lock
         )
 
     def wait_until(self, true: Callable[[], bool]) -> None:
