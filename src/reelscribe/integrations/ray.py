@@ -122,19 +122,22 @@ class _Stream:
 
     def _work(self) -> None:
         while True:
-            under_way: deque[_Batch] = deque()
-            rows = self._rows(self._waiting.get(), under_way)
-            try:
-                for result in caption_rows(rows, self._settings, self._engine):
-                    batch = under_way[0]
-                    batch.results.append(result)
-                    if len(batch.results) == len(batch.rows):
-                        under_way.popleft().done.set_result(None)
-                error: BaseException = EngineError("the engine ended before all rows were done.")
-            except BaseException as exc:  # whoever waits is told; the next batch may fare better
-                error = exc
-            for batch in under_way:
-                batch.done.set_exception(error)
+            self._run(self._waiting.get())
+
+    def _run(self, first: _Batch) -> None:
+        """One stream. (A function of its own, so that nothing of an error's frames, as decoders, outlives it.)"""
+        under_way: deque[_Batch] = deque()
+        try:
+            for result in caption_rows(self._rows(first, under_way), self._settings, self._engine):
+                batch = under_way[0]
+                batch.results.append(result)
+                if len(batch.results) == len(batch.rows):
+                    under_way.popleft().done.set_result(None)
+            error: BaseException = EngineError("the engine ended before all rows were done.")
+        except BaseException as exc:  # whoever waits is told; the next batch may fare better
+            error = exc
+        for batch in under_way:
+            batch.done.set_exception(error)
 
     def _rows(self, first: _Batch, under_way: deque[_Batch]) -> Iterator[InputRow]:
         batch, count = first, 0
