@@ -189,13 +189,13 @@ def test_a_consumer_that_stops_stops_the_pulling_and_the_decoding(
 
     monkeypatch.setattr(prefetch, "ThreadPoolExecutor", Pool)
     calls = decoder(decode)
-    source = Source()
+    source, before = Source(), set(threading.enumerate())
     answers = decode_ahead(source, BUDGET, max_bytes=1 << 30)
     next(answers)
     close(answers)
     assert source.pulled == 2 * CPUS
     assert len(calls) <= 1 + CPUS  # those that had begun
-    assert not [thread for thread in threading.enumerate() if thread.name.startswith("decode")]
+    assert not [thread for thread in set(threading.enumerate()) - before if thread.name.startswith("decode")]
 
 
 def test_an_error_that_is_no_clip_s_own_is_raised_in_its_turn(decoder: Put) -> None:
