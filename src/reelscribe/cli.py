@@ -189,10 +189,14 @@ _SLOW = {
 
 def _speed(speed: Mapping[str, Any]) -> str:
     """How fast a run was, and what to do about it."""
-    rate = f"{speed['clips_per_second']:.2f} clips/s, {speed['tokens_per_second']:.0f} tokens/s"
+    rates = _rates(speed["clips_per_second"], speed["tokens_per_second"])
     waited = speed["shares_waited_for"]["decoding"]
     slow = _SLOW.get(speed["bottleneck"], f"the engine waited for frames {waited:.0%} of the time")
-    return f"in {speed['seconds']:.1f} s: {rate}; {slow}"
+    return f"in {speed['seconds']:.1f} s: {rates}; {slow}"
+
+
+def _rates(clips: float, tokens: float) -> str:
+    return f"{clips:.2f} clips/s, {tokens:.0f} tokens/s"
 
 
 def _kinds(failures: Mapping[Any, int]) -> str:
@@ -354,8 +358,7 @@ class _Progress:
         return f"{done:,} of {total:,} rows, {seconds * (total - done) / done:,.0f} s left"
 
     def _rates(self) -> str:
-        watch = self._watch
-        rates = f"{watch.clips_per_second:.2f} clips/s, {watch.tokens_per_second:.0f} tokens/s"
+        rates = _rates(self._watch.clips_per_second, self._watch.tokens_per_second)
         return f"{rates}, {_some(self._failures, 'failure')}" if self._failures else rates
 
 

@@ -3,7 +3,7 @@
 import math
 import tomllib
 from collections.abc import Mapping
-from dataclasses import Field, dataclass, field, fields
+from dataclasses import Field, asdict, dataclass, field, fields
 from pathlib import Path
 from types import NoneType
 from typing import Any, Final, Literal, get_args, get_origin
@@ -177,6 +177,11 @@ class Settings:
     def failure_limit(self) -> "FailureLimit | None":
         """The most failures, checked."""
         return None if self.max_failures is None else FailureLimit.parse(self.max_failures)
+
+    def without_token(self) -> dict[str, Any]:
+        """All of them, ready for JSON, less what opens the hub to whoever reads them."""
+        params = {name: value for name, value in self.model_params.items() if name != "token"}
+        return {**asdict(self), "model_params": params}
 
     def sampling_params(self) -> SamplingParams:
         """The sampling parameters, checked."""

@@ -5,7 +5,6 @@ One engine serves all tests but those that kill it or run the command; loading t
 
 import copy
 import itertools
-import json
 import os
 import subprocess
 import sys
@@ -15,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from conftest import Prepare
+from flow import read_rows_of
 
 from reelscribe.config import Settings
 from reelscribe.demo import prepare as prepare_clips
@@ -123,7 +123,7 @@ class TestCaptions:
         output = tmp_path / "captioned.jsonl"
         summary = run([file], output, Settings(model="shapes", engine="vllm"), engine=vllm_engine)
         assert summary.captions == len(truths)
-        rows = [json.loads(line) for line in output.read_text("utf-8").splitlines()]
+        rows = read_rows_of(output)
         assert [row["video"] for row in rows] == list(truths)
         assert {row["caption_meta"]["engine"] for row in rows} == {"vllm"}
         right = [row["caption"] == truths[row["video"]] for row in rows]
@@ -454,7 +454,7 @@ class TestCommand:
         left = [each for each in psutil.process_iter() if os.getpgid(each.pid) == done.pid]
         _, alive = psutil.wait_procs(left, timeout=30)
         assert not alive
-        captions = [json.loads(line)["caption"] for line in (tmp_path / "out.jsonl").read_text("utf-8").splitlines()]
+        captions = [row["caption"] for row in read_rows_of(tmp_path / "out.jsonl")]
         right = sum(made == scene.caption for made, scene in zip(captions, scenes.values(), strict=True))
         assert right >= 5
 

@@ -1,6 +1,5 @@
 """The engine for servers, with vLLM's own server as a process on a loopback port: captions, and what a run survives."""
 
-import json
 import os
 import signal
 import socket
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.request import urlopen
 
 import pytest
+from flow import read_rows_of
 
 from reelscribe.config import Settings
 from reelscribe.demo import prepare as prepare_clips
@@ -105,12 +105,8 @@ def output(served: Served, data: tuple[Path, list[str]], tmp_path_factory: pytes
     return output
 
 
-def _rows(output: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in output.read_text("utf-8").splitlines()]
-
-
 def test_captions_are_right(output: Path, data: tuple[Path, list[str]]) -> None:
-    rows = _rows(output)
+    rows = read_rows_of(output)
     assert {(row["caption_meta"]["engine"], row["caption_meta"]["sent"]) for row in rows} == {("openai", "frames")}
     right = [row["caption"] == truth for row, truth in zip(rows, data[1], strict=True)]
     assert sum(right) / CLIPS >= 0.95
@@ -120,7 +116,7 @@ def test_captions_are_those_of_the_transformers_engine(
     output: Path, data: tuple[Path, list[str]], shapes_engine: "TransformersEngine", tmp_path: Path
 ) -> None:
     run([data[0]], tmp_path / "out.jsonl", Settings(model="shapes", **BUDGET), engine=shapes_engine)
-    pairs = list(zip(_rows(output), _rows(tmp_path / "out.jsonl"), strict=True))
+    pairs = list(zip(read_rows_of(output), read_rows_of(tmp_path / "out.jsonl"), strict=True))
     for served, local in pairs:
         for name in ("frame_timestamps", "frame_size"):
             assert served["caption_meta"][name] == local["caption_meta"][name]

@@ -2,19 +2,17 @@
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
+from flow import EOC, VIDEO
 
 from reelscribe.demo import write_clip
 from reelscribe.models.shapes.scenes import random_scene
+from reelscribe.schema import Row
 
-VIDEO, EOC = "<__dj__video>", "<|__dj__eoc|>"
 BROKEN = 3
 """The row whose video is none."""
-
-Row = dict[str, Any]
 
 
 @pytest.fixture(scope="session")

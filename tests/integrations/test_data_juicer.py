@@ -10,14 +10,15 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner
+from flow import EOC, VIDEO
 
-from integrations.conftest import BROKEN, EOC, VIDEO, Row
+from integrations.conftest import BROKEN
 from reelscribe.cli import main
 from reelscribe.config import Settings
 from reelscribe.engines.fake import FakeEngine
 from reelscribe.errors import EngineError, MissingExtraError
 from reelscribe.operators import video_captioning_from_vlm_mapper as operators
-from reelscribe.schema import PreparedRequest
+from reelscribe.schema import PreparedRequest, Row
 
 NAME = "video_captioning_from_vlm_mapper"
 HERE = {"auto_op_parallelism": False, "num_proc": None}

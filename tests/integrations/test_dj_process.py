@@ -12,9 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from flow import put_rows, read_rows_of
 
-from integrations.conftest import BROKEN, Row
+from integrations.conftest import BROKEN
 from reelscribe.integrations import DATA_JUICER_PLUGIN
+from reelscribe.schema import Row
 
 pytestmark = pytest.mark.data_juicer
 
@@ -76,7 +78,7 @@ def dj_process(tmp_path: Path, rows: list[Row], environment: dict[str, str]) -> 
         **recipe: Any,
     ) -> Job:
         dataset, output, told = tmp_path / "data.jsonl", tmp_path / "out" / "captioned.jsonl", tmp_path / "recipe.yaml"
-        dataset.write_text("".join(json.dumps(row) + "\n" for row in data), "utf-8")
+        put_rows(dataset, data)
         whole = {
             "project_name": "captions",
             "dataset_path": str(dataset),
@@ -97,7 +99,7 @@ def dj_process(tmp_path: Path, rows: list[Row], environment: dict[str, str]) -> 
             timeout=300,
         )
         files = sorted(output.glob("*.json")) if output.is_dir() else [output] * output.is_file()
-        made = [json.loads(line) for file in files for line in file.read_text("utf-8").splitlines()]
+        made = [row for file in files for row in read_rows_of(file)]
         return Job(exit_code=done.returncode, told=done.stdout + done.stderr, rows=made)
 
     return run
@@ -130,7 +132,7 @@ def test_an_unchanged_recipe_with_all_that_users_set(
     assert [row["text"] for row in job.rows] == expected
     assert "Errors: 1\n" in job.told
     [traced] = tmp_path.rglob(f"sample_trace-{NAME}.jsonl")
-    pairs = [json.loads(line) for line in traced.read_text("utf-8").splitlines()]
+    pairs = read_rows_of(traced)
     told = {(pair["original_text"], pair["processed_text"]) for pair in pairs}
     assert told == {(row["text"], text) for row, text in zip(rows, expected, strict=True) if row["id"] != BROKEN}
     again = dj_process(operator, path=plugin, **lines)

@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from flow import put_rows, read_rows_of
 
-from integrations.conftest import Row
 from reelscribe.config import Settings
 from reelscribe.runners.local import run
+from reelscribe.schema import Row
 
 pytestmark = [pytest.mark.ray, pytest.mark.filterwarnings("ignore")]
 
@@ -35,10 +36,9 @@ def ray() -> Iterator[Any]:
 def local(rows: list[Row], tmp_path_factory: pytest.TempPathFactory) -> list[Row]:
     """What a local run makes of the rows."""
     folder = tmp_path_factory.mktemp("local")
-    data = folder / "in.jsonl"
-    data.write_text("".join(json.dumps(row) + "\n" for row in rows), "utf-8")
+    data = put_rows(folder / "in.jsonl", rows)
     run([data], folder / "out.jsonl", SETTINGS)
-    return [json.loads(line) for line in (folder / "out.jsonl").read_text("utf-8").splitlines()]
+    return read_rows_of(folder / "out.jsonl")
 
 
 def test_captions_are_those_of_a_local_run_though_an_actor_is_killed(

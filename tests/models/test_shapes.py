@@ -1,6 +1,5 @@
 """The built-in model, through the whole command: right on what it has not seen, wrong where the pixels are changed."""
 
-import json
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -8,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 from click.testing import CliRunner
+from flow import read_rows_of
 from numpy.typing import NDArray
 
 from reelscribe import model_path
@@ -32,7 +32,7 @@ def share_right(folder: Path, *, clips: int, seed: int, **options: Any) -> float
     output = folder / "captioned.jsonl"
     done = CliRunner().invoke(main, ["caption", str(data), "-o", str(output), "--model", "shapes"])
     assert done.exit_code == 0, done.output
-    rows = [json.loads(line) for line in output.read_text("utf-8").splitlines()]
+    rows = read_rows_of(output)
     assert [row["video"] for row in rows] == list(scenes)
     right: list[bool] = [row["caption"] == scenes[row["video"]].caption for row in rows]
     return sum(right) / len(right)

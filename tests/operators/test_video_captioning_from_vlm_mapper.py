@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from flow import EOC, VIDEO
 
 from reelscribe import VideoCaptioningFromVLMMapper
 from reelscribe.config import Settings
@@ -22,7 +23,6 @@ from reelscribe.operators import video_captioning_from_vlm_mapper as module
 from reelscribe.schema import PreparedRequest
 from reelscribe.selection import simhash
 
-VIDEO, EOC = "<__dj__video>", "<|__dj__eoc|>"
 Operator = Callable[..., VideoCaptioningFromVLMMapper]
 Batch = dict[str, list[Any]]
 

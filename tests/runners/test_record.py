@@ -57,7 +57,7 @@ def test_run_that_did_not_begin_is_not(tmp_path: Path) -> None:
 
 
 def test_record_that_cannot_be_written_is_warned_of(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    (tmp_path / "out.run.json.partial").mkdir()
+    (tmp_path / "out.run.json").mkdir()
     summary = run([put_clip(tmp_path / "a.mp4")], tmp_path / "out.jsonl", Settings(), engine=ScriptedEngine(_answer))
     assert summary.captions == 1
     assert "out.run.json cannot be written: Is a directory." in caplog.text

@@ -2,6 +2,7 @@
 
 import gzip
 import io
+import os
 import stat
 import time
 import zlib
@@ -30,6 +31,21 @@ def root_of(location: str, settings: Settings) -> Path | None:
     if settings.root:
         return Path(settings.root)
     return None if is_url(location) else Path(location).parent
+
+
+def write_whole(file: Path, text: str) -> None:
+    """Write a file whole or not at all; one that is there is replaced. Halves of surrogate pairs are escaped.
+
+    Raises:
+        OSError: it cannot be written; nothing is left of what was.
+    """
+    partial = file.with_name(f".{file.name}.{os.getpid()}.partial")
+    try:
+        partial.write_bytes(text.encode("utf-8", "backslashreplace"))
+        partial.replace(file)
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
 
 
 @contextmanager

@@ -158,7 +158,7 @@ class Ledger:
             "output": output,
             "folder": str(Path.cwd()),
             "inputs": json.dumps(inputs),
-            "settings": json.dumps(without_token(settings), default=str),
+            "settings": json.dumps(settings.without_token(), default=str),
             "work": json.dumps({**told(settings, "rows", "captions"), "weights": self._keys.weights}),
             "engine": info.engine,
             "model": info.model,
@@ -375,12 +375,6 @@ _HINTS: Final = {
     sqlite3.SQLITE_NOTADB: "--no-resume sets it aside and begins anew.",
     sqlite3.SQLITE_CORRUPT: "--no-resume sets it aside and begins anew.",
 }
-
-
-def without_token(settings: Settings) -> dict[str, Any]:
-    """The settings, ready for JSON, less what opens the hub to whoever reads them."""
-    values = asdict(settings)
-    return {**values, "model_params": {k: v for k, v in values["model_params"].items() if k != "token"}}
 
 
 def _falls_short(caption: Caption, settings: Settings) -> bool:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Final
 
 from reelscribe.config import Settings
-from reelscribe.dataset.files import VIDEO_SUFFIXES
+from reelscribe.dataset.files import VIDEO_SUFFIXES, write_whole
 from reelscribe.errors import ClipError, DatasetError
 from reelscribe.pipeline import RowResult
 from reelscribe.prompts import videos_of
@@ -85,7 +85,7 @@ class SidecarWriter:
             if isinstance(outcome, Caption) and isinstance(video, str) and scheme_of(video) in (None, "file"):
                 path = _path_of(Clip(source=video, root=result.origin.root), self._limits)
                 if path is not None:
-                    _write_whole(sidecar_of(path, kind), _CONTENTS[kind](outcome))
+                    _write(sidecar_of(path, kind), _CONTENTS[kind](outcome))
 
 
 def _path_of(clip: Clip, limits: FetchLimits) -> Path | None:
@@ -107,14 +107,8 @@ _CONTENTS: Final[dict[str, Callable[[Caption], str]]] = {
 }
 
 
-def _write_whole(file: Path, text: str) -> None:
-    partial = file.with_name(f".{file.name}.{os.getpid()}.partial")
+def _write(file: Path, text: str) -> None:
     try:
-        try:
-            partial.write_bytes(text.encode("utf-8", "backslashreplace"))
-            partial.replace(file)
-        except BaseException:
-            partial.unlink(missing_ok=True)
-            raise
+        write_whole(file, text)
     except OSError as exc:
         raise DatasetError(f"cannot write to {file}: {exc.strerror}.") from exc

@@ -13,7 +13,8 @@ from types import TracebackType
 from typing import Any, Final, Self
 
 from reelscribe.config import Settings
-from reelscribe.dataset.ledger import without_token
+from reelscribe.dataset.files import write_whole
+from reelscribe.video.prefetch import usable_cpus
 
 logger = logging.getLogger(__name__)
 
@@ -49,14 +50,12 @@ class Record:
             "ended": _iso(time.time()),
             **self.told(),
             "inputs": [str(item) for item in self._inputs],
-            "settings": without_token(self._settings),
+            "settings": self._settings.without_token(),
             "versions": versions(),
             "hardware": hardware(),
         }
-        partial = self._file.with_name(f"{self._file.name}.partial")
         try:
-            partial.write_text(json.dumps(record, indent=1, default=str) + "\n", "utf-8")
-            partial.replace(self._file)
+            write_whole(self._file, json.dumps(record, indent=1, default=str) + "\n")
         except OSError as exc:
             logger.warning("%s cannot be written: %s.", self._file, exc.strerror)
 
@@ -77,8 +76,7 @@ def hardware() -> dict[str, Any]:
     """The machine, in words that do not name it: CPU, cores that may be used, bytes of memory, GPUs."""
     torch = sys.modules.get("torch")  # only engines load it, and without it no GPU was used by this process
     gpus = [torch.cuda.get_device_name(number) for number in range(torch.cuda.device_count())] if torch else []
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return {"cpu": _cpu(), "cores": cores, "memory_bytes": _memory_bytes(), "gpus": gpus}
+    return {"cpu": _cpu(), "cores": usable_cpus(), "memory_bytes": _memory_bytes(), "gpus": gpus}
 
 
 def _cpu() -> str:

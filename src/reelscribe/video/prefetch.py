@@ -63,7 +63,7 @@ def decode_ahead(
     Raises:
         EngineError: a decoder's process cannot be started.
     """
-    cpus = _usable_cpus()
+    cpus = usable_cpus()
     workers = max(min(decoders or min(cpus, _MOST_DECODERS), max_bytes // budget.max_bytes), 1)
     threads = -(-cpus // workers)  # clips side by side come first: threads within one cost more than they gain
     source = iter(requests)
@@ -93,7 +93,7 @@ def decode_ahead(
                 outcome.cancel()
 
 
-def _usable_cpus() -> int:
+def usable_cpus() -> int:
     """Those that this process may run on, where the system tells: fewer than there are, in a container or a job."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
