@@ -66,7 +66,7 @@ def decoder(monkeypatch: pytest.MonkeyPatch) -> Callable[[Decode], list[int]]:
 
         monkeypatch.setattr(prefetch, "decode", decode)
         monkeypatch.setattr(prefetch, "AVAILABLE", False)
-        monkeypatch.setattr(prefetch, "_usable_cpus", lambda: CPUS)
+        monkeypatch.setattr(prefetch, "usable_cpus", lambda: CPUS)
         return threads_of_calls
 
     return put
@@ -221,7 +221,7 @@ def test_cpus_that_have_no_clip_of_their_own_help_with_another(room: float, thre
 @pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="this system does not tell")
 def test_only_cpus_that_the_process_may_run_on_count(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 3, 5})
-    assert prefetch._usable_cpus() == 3
+    assert prefetch.usable_cpus() == 3
 
 
 def test_the_bound_counts_what_the_largest_clip_really_takes(tmp_path: Path) -> None:

@@ -31,7 +31,7 @@ from numpy.typing import NDArray
 from reelscribe.errors import ClipError
 from reelscribe.schema import Clip, Frames
 from reelscribe.video.index import MAX_PIXELS, FrameIndex, open_clip, packets_of, read_index, reason, video_stream
-from reelscribe.video.sampling import FrameBudget, count_video_tokens, fit_resolution, pick_frames
+from reelscribe.video.sampling import FrameChoice, count_video_tokens
 
 logger = logging.getLogger(__name__)
 
@@ -66,7 +66,7 @@ class _Task:
     index: FrameIndex
     wanted: list[int]
     """Times of the frames, ascending."""
-    budget: FrameBudget
+    budget: FrameChoice
     threads: int
     allocate: Allocate
 
@@ -75,7 +75,7 @@ def _empty(shape: tuple[int, ...]) -> NDArray[np.uint8]:
     return np.empty(shape, np.uint8)
 
 
-def decode(clip: Clip, budget: FrameBudget, *, threads: int = 0, allocate: Allocate = _empty) -> Frames:
+def decode(clip: Clip, budget: FrameChoice, *, threads: int = 0, allocate: Allocate = _empty) -> Frames:
     """Decode the frames of a clip that the budget asks for.
 
     Args:
@@ -100,13 +100,13 @@ def decode(clip: Clip, budget: FrameBudget, *, threads: int = 0, allocate: Alloc
         raise ClipError("crashed", f"{clip.name}: its decoder crashed ({type(exc).__name__}: {exc}).") from exc
 
 
-def _decode(clip: Clip, budget: FrameBudget, threads: int, allocate: Allocate) -> Frames:
+def _decode(clip: Clip, budget: FrameChoice, threads: int, allocate: Allocate) -> Frames:
     with open_clip(clip) as container:
         stream = video_stream(container, clip)
         kept: list[_Packet] = []
         index = read_index(container, stream, clip, kept, _KEPT_PACKETS if container.size <= _KEPT_BYTES else 0)
         seconds = index.seconds
-        picked = pick_frames(seconds, index.duration_seconds, budget)
+        picked = budget.pick(seconds, index.duration_seconds)
         wanted = [index.pts[number] for number in picked]
         task = _Task(clip=clip, index=index, wanted=wanted, budget=budget, threads=threads, allocate=allocate)
         pixels = _decode_wanted(task, stream, kept, may_seek=container.format.name in _SEEKABLE)
@@ -158,7 +158,7 @@ def _collect(task: _Task, stream: VideoStream, decoded: _Timed) -> NDArray[np.ui
     stream.codec_context.options = {"max_pixels": str(MAX_PIXELS)}  # the size may change on the way
     frames = _on_screen(task, decoded)
     first = next(frames)
-    width, height = fit_resolution(*_upright_size(stream, first), len(task.wanted), task.budget)
+    width, height = task.budget.fit(*_upright_size(stream, first), len(task.wanted))
     pixels = task.allocate((len(task.wanted), height, width, 3))
     scaler = VideoReformatter()
     for number, frame in enumerate(itertools.chain([first], frames)):

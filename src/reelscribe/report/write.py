@@ -1,0 +1,134 @@
+"""Captioned data to a page in a file."""
+
+import itertools
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from reelscribe.dataset.write import beside
+from reelscribe.errors import DatasetError, MissingExtraError, SettingsError
+from reelscribe.report.entries import CaptionedData, Entry
+from reelscribe.report.overview import Overview, choose
+
+CLIPS: Final = 1000
+FRAMES: Final = 12
+_EXTRA: Final = frozenset({"jinja2", "markupsafe", "matplotlib", "PIL", "starlette", "uvicorn"})
+
+OnClip = Callable[[int], None]
+"""Called for each clip that was looked at, with how many there are."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReportSummary:
+    """What a report shows."""
+
+    file: Path
+    shown: int
+    """Videos that it shows."""
+    videos: int
+    """All that there are."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Chosen:
+    """What a page is made of."""
+
+    overview: Overview
+    entries: list[Entry]
+    """Those to show."""
+
+
+def write_report(
+    output: Path,
+    file: Path | None = None,
+    *,
+    clips: int = CLIPS,
+    frames: int = FRAMES,
+    seed: int = 0,
+    root: Path | None = None,
+    on_clip: OnClip = lambda total: None,
+) -> ReportSummary:
+    """Write a page about the captions of a data set.
+
+    Args:
+        output: the data set, as `reelscribe caption` was given it.
+        file: to write; by default beside it, as `captions.report.html`.
+        clips: most videos to show; of more, some are chosen of each flag and kind of failure.
+        frames: most frames to show of each.
+        seed: of that choice.
+        root: folder that relative paths of videos start from; by default where the run had them from.
+        on_clip: called for each clip whose frames are there.
+
+    Raises:
+        DatasetError: there is no such data set, it holds no captions, or the file cannot be written.
+        SettingsError: `clips` or `frames` is below 1, or the file is not named as HTML.
+        MissingExtraError: the extra `report`, or what the format needs, is not installed.
+    """
+    file = beside(output, "report.html") if file is None else file
+    if file.suffix.lower() not in (".html", ".htm"):
+        raise SettingsError(f"a report is HTML, so its name must end in .html; got {str(file)!r}.")
+    with needs_report():
+        from reelscribe.report.page import beside_page, render
+        from reelscribe.report.thumbnails import filmstrips
+    data = CaptionedData(output, root=root)
+    chosen = choose_entries(data, clips=clips, frames=frames, seed=seed)
+    strips = []
+    for strip in filmstrips(chosen.entries, most_frames=frames, settings=data.settings):
+        strips.append(strip)
+        on_clip(len(chosen.entries))
+    page = render(chosen.overview, chosen.entries, strips, title=output.name, link=beside_page(file))
+    _write(file, page)
+    return ReportSummary(file=file, shown=len(chosen.entries), videos=len(chosen.overview.strata))
+
+
+def choose_entries(data: CaptionedData, *, clips: int, frames: int, seed: int) -> Chosen:
+    """Go through a data set twice: to count, and to take out what is to be shown.
+
+    Raises:
+        SettingsError: `clips` or `frames` is below 1.
+        DatasetError: it cannot be read.
+    """
+    for name, value in (("clips", clips), ("frames", frames)):
+        if value < 1:
+            raise SettingsError(f"{name} must be a whole number of at least 1; got {value!r}.")
+    overview = Overview.of(data.entries())
+    wanted = iter(choose(overview.strata, clips, seed))
+    entries = (entry for entry in data.entries() if isinstance(entry, Entry))
+    return Chosen(overview=overview, entries=list(_pick(entries, wanted)))
+
+
+def _pick(entries: Iterator[Entry], wanted: Iterator[int]) -> Iterator[Entry]:
+    """Those at ascending places."""
+    at = 0
+    for place in wanted:
+        entry = next(itertools.islice(entries, place - at, None), None)
+        if entry is None:  # it was written anew in between
+            return
+        at = place + 1
+        yield entry
+
+
+@contextmanager
+def needs_report() -> Iterator[None]:
+    """Say which extra to install where its packages are not there."""
+    try:
+        yield
+    except ModuleNotFoundError as exc:
+        package = (exc.name or "").partition(".")[0]
+        if package not in _EXTRA:
+            raise
+        raise MissingExtraError(f"a report needs {package}: pip install 'reelscribe[report]'") from exc
+
+
+def _write(file: Path, page: bytes) -> None:
+    partial = file.with_name(f"{file.name}.{os.getpid()}.partial")
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        partial.write_bytes(page)
+        partial.replace(file)
+    except OSError as exc:
+        partial.unlink(missing_ok=True)
+        raise DatasetError(f"cannot write to {file}: {exc.strerror or exc}.") from exc
