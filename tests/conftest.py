@@ -2,6 +2,7 @@
 
 import importlib.util
 import os
+import shutil
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +20,6 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 
 collect_ignore: list[str] = []
-HAS_VLLM = importlib.util.find_spec("vllm") is not None
 
 if importlib.util.find_spec("torch") is None:  # only the extra brings it
     collect_ignore += [f"engines/test_{name}.py" for name in ("inputs", "running", "sampling", "transformers")]
@@ -29,23 +29,37 @@ if importlib.util.find_spec("httpx2") is None:
     ]
 if importlib.util.find_spec("pyarrow") is None:
     collect_ignore += ["dataset/formats/test_arrow.py"]
+if any(importlib.util.find_spec(name) is None for name in ("jinja2", "matplotlib", "playwright")):
+    collect_ignore += ["report"]
+
+
+NEEDED = {
+    "vllm": ("vLLM", "make test-vllm", importlib.util.find_spec("vllm") is not None),
+    "browser": ("Chromium", "make browser", shutil.which("chromium") is not None),
+}
+"""Marker of tests to what they need, the command that brings it, and whether it is there."""
 
 
 @pytest.hookimpl(trylast=True)  # when those that -m leaves out are gone
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Without vLLM its tests are skipped, and loudly; where the variable CI is set, that is an error."""
-    without = [item for item in items if item.get_closest_marker("vllm") and not HAS_VLLM]
-    if without and os.environ.get("CI"):
-        raise pytest.UsageError(f"CI is set, so the {len(without)} tests that need vLLM must run; it is not installed.")
-    for item in without:
-        item.add_marker(pytest.mark.skip(reason="vLLM is not installed"))
+    """Without what they need, tests are skipped, and loudly; where the variable CI is set, that is an error."""
+    for marker, (name, _, there) in NEEDED.items():
+        without = [item for item in items if item.get_closest_marker(marker) and not there]
+        if without and os.environ.get("CI"):
+            raise pytest.UsageError(
+                f"CI is set, so the {len(without)} tests that need {name} must run; it is not installed."
+            )
+        for item in without:
+            item.add_marker(pytest.mark.skip(reason=f"{name} is not installed"))
 
 
 def pytest_terminal_summary(terminalreporter: Any) -> None:
-    """Say what was skipped for want of vLLM."""
-    skipped = [report for report in terminalreporter.getreports("skipped") if "vLLM is not installed" in str(report)]
-    if skipped:
-        terminalreporter.section(f"{len(skipped)} TESTS SKIPPED: vLLM is not installed; `make test-vllm` has it", "!")
+    """Say what was skipped for want of what it needs."""
+    for name, command, _ in NEEDED.values():
+        reason = f"{name} is not installed"
+        skipped = [report for report in terminalreporter.getreports("skipped") if reason in str(report)]
+        if skipped:
+            terminalreporter.section(f"{len(skipped)} TESTS SKIPPED: {reason}; `{command}` has it", "!")
 
 
 Prepare = Callable[..., PreparedRequest]

@@ -9,7 +9,7 @@ from typing import Any, Final
 from reelscribe.report.entries import Entry, NoVideo
 from reelscribe.report.words import opening, repeats_itself, words_of
 
-_TOP: Final = 8
+_TOP: Final = 6
 
 
 @dataclass(kw_only=True)

@@ -24,7 +24,7 @@ from reelscribe.report.words import Difference, differences, near_duplicates, ph
 VideoLink = Callable[[Entry], str | None]
 """Where the page finds the video of an entry; None where it cannot be had."""
 
-_TOP: Final = 8
+_TOP: Final = 6
 _TOLD_ELSEWHERE: Final = frozenset(
     {"prompt", "flags", "frame_timestamps", "captions", "completion_tokens", "stop_reasons", "failure", "message"}
 )
@@ -87,7 +87,9 @@ def render(
     environment.filters["plain"] = lambda name: name.replace("_", " ")
     groups = near_duplicates([" ".join(entry.captions) for entry in entries if not entry.failure])
     script = _file("page.js")
-    page = environment.get_template("page.html.j2").render(
+    page = environment.get_template(
+        "page.html.j2"
+    ).render(
         title=title,
         style=Markup(_file("page.css")),  # noqa: S704 - ours
         script=Markup(script),  # noqa: S704 - ours
@@ -127,7 +129,7 @@ def _plots(overview: Overview) -> Iterator[tuple[str, str, Markup]]:
     kinds: list[tuple[str, Sequence[float], bool]] = [
         ("Words in a caption", overview.lengths, True),
         ("Tokens of a caption", overview.caption_tokens, True),
-        ("Seconds to the last frame seen", overview.seconds, False),
+        ("Seconds of video seen", overview.seconds, False),
         ("Vision tokens of a video", overview.video_tokens, True),
     ]
     for title, values, whole in kinds:
@@ -196,7 +198,8 @@ def _provenance(meta: dict[str, Any]) -> Iterator[tuple[str, str]]:
     for name, value in meta.items():
         if name in _TOLD_ELSEWHERE or value is None:
             continue
-        yield name.replace("_", " "), _told(value)
+        size = name == "frame_size" and isinstance(value, list)
+        yield name.replace("_", " "), " × ".join(map(_told, value)) if size else _told(value)
     for name in ("completion_tokens", "stop_reasons"):
         if listed(meta.get(name)):
             yield f"{name.replace('_', ' ')}, by candidate", _told(meta[name])

@@ -1,6 +1,7 @@
 """Histograms as SVG that takes its colours from the page."""
 
 import io
+import math
 import re
 from collections.abc import Sequence
 from typing import Final
@@ -13,7 +14,7 @@ _BAR, _INK, _LINE = "#010203", "#040506", "#070809"
 """Stand for the page's colours, which change between light and dark."""
 _COLORS: Final = {_BAR: "var(--accent)", _INK: "var(--muted)", _LINE: "var(--line)"}
 _STYLE: Final = {"svg.fonttype": "none", "svg.hashsalt": "reelscribe", "font.family": "sans-serif", "font.size": 9.0}
-_MOST_BINS: Final = 24
+_FEWEST_BINS, _MOST_BINS = 8, 24
 
 
 def histogram(values: Sequence[float], *, whole: bool = True) -> str:
@@ -27,7 +28,7 @@ def histogram(values: Sequence[float], *, whole: bool = True) -> str:
         An `<svg>` element without any identifier, so that a page can hold several.
     """
     with rc_context(_STYLE):
-        figure = Figure(figsize=(3.6, 1.5), layout="constrained")
+        figure = Figure(figsize=(2.9, 1.25), layout="constrained")
         axes = figure.add_subplot()
         axes.hist(values, bins=_edges(values, whole), color=_BAR, rwidth=0.92, clip_on=False)
         axes.spines[["top", "left", "right"]].set_visible(False)
@@ -35,7 +36,8 @@ def histogram(values: Sequence[float], *, whole: bool = True) -> str:
         axes.tick_params(length=0, labelcolor=_INK)
         axes.grid(axis="y", color=_LINE, linewidth=0.5, clip_on=False)
         axes.set_axisbelow(True)
-        axes.xaxis.set_major_locator(MaxNLocator(6, integer=whole))
+        axes.margins(y=0.08)
+        axes.xaxis.set_major_locator(MaxNLocator(5, integer=whole))
         axes.yaxis.set_major_locator(MaxNLocator(3, integer=True))
         drawn = io.StringIO()
         figure.savefig(drawn, format="svg", transparent=True, metadata={"Date": None})
@@ -44,11 +46,12 @@ def histogram(values: Sequence[float], *, whole: bool = True) -> str:
 
 def _edges(values: Sequence[float], whole: bool) -> list[float]:
     low, high = min(values), max(values)
+    most = min(max(2 * round(math.sqrt(len(values))), _FEWEST_BINS), _MOST_BINS)
     if whole:
-        step = max(-(-int(high - low + 1) // _MOST_BINS), 1)
+        step = max(-(-int(high - low + 1) // most), 1)
         return [low - 0.5 + step * number for number in range(int(high - low) // step + 2)]
-    step = (high - low) / _MOST_BINS or 1.0
-    return [low + step * number for number in range(_MOST_BINS + 1)] if high > low else [low - 0.5, low + 0.5]
+    step = (high - low) / most
+    return [low + step * number for number in range(most + 1)] if high > low else [low - 0.5, low + 0.5]
 
 
 def _inline(svg: str) -> str:

@@ -50,7 +50,10 @@ class VideoFinder:
             url = video if scheme in ("http", "https") else None
             return FoundVideo(name=video, url=url, problem="The video is at a URL, from which nothing is downloaded.")
         try:
-            places = {os.path.realpath(local(Clip(source=video, root=root), FetchLimits()).path): root for root in self._folders}
+            places = {
+                os.path.realpath(local(Clip(source=video, root=root), FetchLimits()).path): root
+                for root in self._folders
+            }
             there = [path for path in places if Path(path).is_file()]
         except (ClipError, ValueError) as exc:
             return FoundVideo(name=video, problem=f"The video cannot be reached: {exc}")

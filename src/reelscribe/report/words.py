@@ -72,7 +72,8 @@ def differences(first: str, second: str) -> list[Difference]:
     """The second text, with what the first has in its place."""
     ours, theirs = _PIECE.findall(first), _PIECE.findall(second)
     pieces: list[Difference] = []
-    for kind, a, b, c, d in SequenceMatcher(None, ours, theirs, autojunk=False).get_opcodes():
+    # A space between two words that differ is no common ground.
+    for kind, a, b, c, d in SequenceMatcher(str.isspace, ours, theirs, autojunk=False).get_opcodes():
         if kind == "equal":
             pieces.append(("same", "".join(theirs[c:d])))
             continue
