@@ -256,18 +256,10 @@ def _changed_settings(settings: Mapping[str, Any]) -> str:
 @main.command()
 @click.argument("output", type=click.Path(path_type=Path))
 @click.option("-o", "--file", type=click.Path(path_type=Path), help="Page to write; OUTPUT's .report.html by default.")
-@click.option(
-    "--clips",
-    type=int,
-    default=1000,
-    show_default=True,
-    help="Most videos to show; of more, some of each flag and failure.",
-)
-@click.option("--frames", type=int, default=12, show_default=True, help="Most frames to show of each.")
-@click.option("--seed", type=int, default=0, show_default=True, help="Of the choice of videos.")
-@click.option(
-    "--root", type=click.Path(path_type=Path), help="Folder that paths of videos start from; the run's own by default."
-)
+@click.option("--clips", default=1000, show_default=True, help="Most videos to show; of more, some of each flag.")
+@click.option("--frames", default=12, show_default=True, help="Most frames to show of each.")
+@click.option("--seed", default=0, show_default=True, help="Of the choice of videos.")
+@click.option("--root", type=click.Path(path_type=Path), help="Folder that paths start from; the run's own by default.")
 def report(output: Path, file: Path | None, **given: Any) -> None:
     """Write a page about the captions in OUTPUT: frames, captions, candidates, failures, and what they have in common.
 

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from flow import read_rows_of
 from playwright.sync_api import Locator, Page, expect
+
 from report.conftest import EVIL, Opened
 
 pytestmark = pytest.mark.browser

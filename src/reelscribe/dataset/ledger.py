@@ -325,7 +325,7 @@ def read_captions(file: Path, *, most: int) -> dict[int, list[Caption]] | None:
             return None
         for (packed,) in base.execute("SELECT outcome FROM outcomes WHERE kind IS NULL ORDER BY run DESC"):
             known = _caption(json.loads(zlib.decompress(packed)), key="")
-            found.setdefault(known.meta["seed"], []).append(known)
+            found.setdefault(known.meta.get("seed", -1), []).append(known)
     return found
 
 

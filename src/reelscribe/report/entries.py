@@ -129,7 +129,7 @@ class CaptionedData:
         entry = Entry(
             row=item.index,
             slot=slot,
-            video=self._finder.find(video),
+            video=self._finder.find(video, item.row.get("__key__")),
             original=_text(item.row.get(self.settings.text_key)),
             meta=meta,
         )

@@ -45,11 +45,11 @@ def histogram(values: Sequence[float], *, whole: bool = True) -> str:
 
 
 def _edges(values: Sequence[float], whole: bool) -> list[float]:
-    low, high = min(values), max(values)
+    low, high = float(min(values)), float(max(values))
     most = min(max(2 * round(math.sqrt(len(values))), _FEWEST_BINS), _MOST_BINS)
     if whole:
-        step = max(-(-int(high - low + 1) // most), 1)
-        return [low - 0.5 + step * number for number in range(int(high - low) // step + 2)]
+        width = max(-(-int(high - low + 1) // most), 1)
+        return [low - 0.5 + width * number for number in range(int(high - low) // width + 2)]
     step = (high - low) / most
     return [low + step * number for number in range(most + 1)] if high > low else [low - 0.5, low + 0.5]
 

@@ -76,10 +76,10 @@ def filmstrips(entries: Sequence[Entry], *, most_frames: int, settings: Settings
 
 def _filmstrip(entry: Entry, most_frames: int, max_bytes: int, decode_clip: Decode) -> Filmstrip:
     seen = sorted(set(frame_seconds_of(entry)))
+    if entry.failure:
+        return Filmstrip()
     if entry.video.clip is None or not seen:
-        return Filmstrip(
-            problem=entry.video.problem or ("" if entry.failure else "Which frames were seen is not known.")
-        )
+        return Filmstrip(problem=entry.video.problem or "Which frames the model saw is not known.")
     chosen = _spread(seen, most_frames)
     at = FramesAt(seconds=tuple(chosen), max_width=_MAX_WIDTH, max_height=_MAX_HEIGHT)
     try:

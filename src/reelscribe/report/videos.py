@@ -15,7 +15,7 @@ class FoundVideo:
     """A video, and where it can be had."""
 
     name: str
-    """As the row has it; of one that is in the row itself, its size."""
+    """As the row has it; of one that is in the row itself, the row's name or the video's size."""
     clip: Clip | None = None
     """To open; None where it cannot be reached."""
     url: str | None = None
@@ -39,26 +39,34 @@ class VideoFinder:
     def __init__(self, folders: Iterable[Path]) -> None:
         self._folders = list(dict.fromkeys(Path(os.path.realpath(folder)) for folder in folders))
 
-    def find(self, video: str | bytes | None) -> FoundVideo:
-        """Find the video of a row. Nothing is downloaded."""
+    def find(self, video: str | bytes | None, sample: object = None) -> FoundVideo:
+        """Find the video of a row. Nothing is downloaded.
+
+        Args:
+            video: as the row has it.
+            sample: name of the row, where it has one, for a video that is in the row itself.
+        """
         if video is None:
             return FoundVideo(name="", problem="The row names no video.")
         if isinstance(video, bytes):
-            return FoundVideo(name=Clip(source=video).name, clip=Clip(source=video))
+            clip = Clip(source=video, called=sample if isinstance(sample, str) else None)
+            return FoundVideo(name=clip.name, clip=clip)
         scheme = scheme_of(video)
         if scheme not in (None, "file"):
             url = video if scheme in ("http", "https") else None
             return FoundVideo(name=video, url=url, problem="The video is at a URL, from which nothing is downloaded.")
+        return self._find_file(video)
+
+    def _find_file(self, video: str) -> FoundVideo:
         try:
-            places = {
-                os.path.realpath(local(Clip(source=video, root=root), FetchLimits()).path): root
-                for root in self._folders
+            paths = {
+                os.path.realpath(local(Clip(source=video, root=root), FetchLimits()).path) for root in self._folders
             }
-            there = [path for path in places if Path(path).is_file()]
-        except (ClipError, ValueError) as exc:
+            there = sorted(path for path in paths if Path(path).is_file())
+        except (ClipError, ValueError) as exc:  # on another machine; a NUL in the name
             return FoundVideo(name=video, problem=f"The video cannot be reached: {exc}")
-        if len(there) == 1:
-            return FoundVideo(name=video, clip=Clip(source=there[0], called=video))
-        if there:
+        if len(there) > 1:
             return FoundVideo(name=video, problem="Several inputs have a video of this name; tell which with --root.")
-        return FoundVideo(name=video, problem="The video is not there.")
+        if not there:
+            return FoundVideo(name=video, problem="The video is not there.")
+        return FoundVideo(name=video, clip=Clip(source=there[0], called=video))

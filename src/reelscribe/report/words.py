@@ -10,8 +10,8 @@ from typing import Final, Literal
 from reelscribe.selection import UNSPACED, simhash
 
 _LETTER: Final = f"(?:(?!{UNSPACED.pattern})\\w)"
-_WORD: Final = re.compile(f"{UNSPACED.pattern}|{_LETTER}+(?:['’-]{_LETTER}+)*")
-"""A character counts as a word in scripts that are written without spaces."""
+_WORD: Final = re.compile(f"{UNSPACED.pattern}|{_LETTER}+(?:['\u2019-]{_LETTER}+)*")
+"""May have apostrophes and hyphens within. In scripts that are written without spaces, a character counts as a word."""
 _PIECE: Final = re.compile(f"{_WORD.pattern}|\\s+|.", re.DOTALL)
 _OPENING_WORDS: Final = 3
 _PHRASE_WORDS: Final = 4

@@ -3,7 +3,7 @@
 import itertools
 import os
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -130,5 +130,6 @@ def _write(file: Path, page: bytes) -> None:
         partial.write_bytes(page)
         partial.replace(file)
     except OSError as exc:
-        partial.unlink(missing_ok=True)
+        with suppress(OSError):
+            partial.unlink()
         raise DatasetError(f"cannot write to {file}: {exc.strerror or exc}.") from exc
