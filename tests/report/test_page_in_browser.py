@@ -5,9 +5,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from flow import read_rows_of
+from flow import put_rows, read_rows_of
 from playwright.sync_api import Locator, Page, expect
 
+from reelscribe.report.write import write_report
 from report.conftest import EVIL, Opened
 
 pytestmark = pytest.mark.browser
@@ -147,6 +148,25 @@ def test_sort(page: Page, by: str, first: str) -> None:
     assert _shown(page) == ALL
 
 
+def test_a_link_to_a_clip_that_is_filtered_out_leads_there(look: Look, tmp_path: Path) -> None:
+    said = "A person walks along the beach at sunset while waves roll onto the sand."
+    rows = [
+        {"video": name, "caption": text, "captions": [text], "caption_meta": {"model": "m"}}
+        for name, text in (("a", said), ("b", "x"), ("c", said))
+    ]
+    page = look(write_report(put_rows(tmp_path / "rows.jsonl", rows)).file.as_uri()).page
+    assert _clip(page, "a").locator(".badge").all_text_contents() == ["near duplicate"]
+    page.fill("#search", "a")
+    page.select_option("#show", "flag:near_duplicate")
+    assert _shown(page) == ["a", "c"]
+    page.evaluate("clips[2].words = 1")
+    page.fill("#least", "5")
+    assert _shown(page) == ["a"]
+    _clip(page, "a").get_by_role("link", name="row 2").click()
+    assert _focused(page) == "c"
+    assert _shown(page) == ["a", "b", "c"]
+
+
 # Playing
 
 
@@ -158,8 +178,6 @@ def test_a_frame_leads_to_its_moment_in_the_video(page: Page) -> None:
 
 
 def test_a_video_that_went_says_so(look: Look, data: Path, tmp_path: Path) -> None:
-    from reelscribe.report.write import write_report
-
     opened = look(write_report(data, tmp_path / "a.html").file.as_uri())
     play = _clip(opened.page, "sea.mp4").locator(".play")
     play.evaluate("one => { one.dataset.href = './nowhere.mp4' }")

@@ -87,5 +87,3 @@ def test_strips_come_in_the_order_of_entries_from_processes_too(data: Path) -> N
     alone = list(filmstrips(entries, most_frames=3, settings=HERE))
     assert list(filmstrips(entries, most_frames=3, settings=Settings(decoders=2))) == alone
     assert [strip.of for strip in alone[:3]] == [8, 4, 0]
-
-

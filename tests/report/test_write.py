@@ -13,7 +13,6 @@ from reelscribe.errors import DatasetError, MissingExtraError, SettingsError
 from reelscribe.report import write as module
 from reelscribe.report.write import needs_report, write_report
 from reelscribe.schema import Row
-
 from report.conftest import EVIL, ROWS, captioned
 
 
@@ -104,7 +103,10 @@ def test_a_page_that_cannot_be_written(data: Path, tmp_path: Path) -> None:
 
 
 def test_a_missing_extra_is_named() -> None:
-    with pytest.raises(MissingExtraError, match=r"a report needs jinja2: pip install 'reelscribe\[report\]'"), needs_report():
+    with (
+        pytest.raises(MissingExtraError, match=r"a report needs jinja2: pip install 'reelscribe\[report\]'"),
+        needs_report(),
+    ):
         raise ModuleNotFoundError(name="jinja2.loaders")
     with pytest.raises(ModuleNotFoundError, match="ours"), needs_report():
         raise ModuleNotFoundError("ours", name="reelscribe.nothing")

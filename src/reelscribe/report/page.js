@@ -92,22 +92,29 @@ function fits(clip) {
   return true;
 }
 
-function find() {
-  let count = 0;
-  for (const clip of clips) {
-    clip.item.hidden = !fits(clip);
-    count += clip.item.hidden ? 0 : 1;
-  }
-  field("count").textContent = count === clips.length ? `${count} clips` : `${count} of ${clips.length} clips`;
-  field("nothing").hidden = count > 0;
-}
+const FILTERS = ["search", "show", "least", "most"];
+let shown = clips;
 
-function sort() {
+function find() {
   const name = field("sort").value.replace("-", "");
   const sign = field("sort").value.startsWith("-") ? -1 : 1;
   const compare = (a, b) => (name === "video" ? a.video.localeCompare(b.video) : sign * (a[name] - b[name]));
-  clips.sort((a, b) => compare(a, b) || a.place - b.place);
-  list.append(...clips.map((clip) => clip.item));
+  shown = clips.filter(fits).sort((a, b) => compare(a, b) || a.place - b.place);
+  // What is taken out costs nothing; to hide a thousand clips where they stand takes a browser seconds.
+  list.replaceChildren(...shown.map((clip) => clip.item));
+  field("count").textContent = shown.length === clips.length ? `${shown.length} clips` : `${shown.length} of ${clips.length} clips`;
+  field("nothing").hidden = shown.length > 0;
+}
+
+function follow(event) {
+  const clip = clips.find(({ article }) => `#${article.id}` === event.target.getAttribute("href"));
+  if (!clip) return;
+  event.preventDefault();
+  if (!shown.includes(clip)) {
+    for (const id of FILTERS) field(id).value = "";
+    find();
+  }
+  focus(clip);
 }
 
 // Playing: the video is asked for when it is to be played, not before.
@@ -149,7 +156,6 @@ function seek(clip, seconds) {
 const current = () => clipOf(document.activeElement);
 
 function go(step) {
-  const shown = clips.filter((clip) => !clip.item.hidden);
   if (!shown.length) return;
   const at = shown.indexOf(current());
   const next = at < 0 ? (step > 0 ? 0 : shown.length - 1) : Math.min(Math.max(at + step, 0), shown.length - 1);
@@ -201,9 +207,10 @@ for (const clip of clips) {
 }
 document.querySelector(".toolbar").hidden = false;
 document.querySelector(".toolbar").addEventListener("submit", (event) => event.preventDefault());
-for (const id of ["search", "show", "least", "most"]) field(id).addEventListener("input", find);
-field("sort").addEventListener("input", sort);
+for (const id of [...FILTERS, "sort"]) field(id).addEventListener("input", find);
+list.addEventListener("click", follow);
 field("export").addEventListener("click", exportMarks);
 document.addEventListener("keydown", press);
 showExport();
-find();
+if (FILTERS.some((id) => field(id).value) || field("sort").value !== "place") find(); // as a reload leaves them
+else field("count").textContent = `${clips.length} clips`;
