@@ -51,7 +51,7 @@ test: $(READY)
 browser:
 	@command -v chromium >/dev/null || { \
 		echo "Installing Chromium with apt-get, which needs root ..."; \
-		apt-get update --quiet=2 && apt-get install --quiet=2 --yes --no-install-recommends chromium fonts-dejavu-core; \
+		apt-get update --quiet=2 && DEBIAN_FRONTEND=noninteractive apt-get install --quiet=2 --yes --no-install-recommends chromium fonts-dejavu-core; \
 	} || { echo "Chromium cannot be installed here; install it, so that 'chromium' is on the PATH." >&2; exit 1; }
 
 # Where vLLM cannot be had its tests are skipped, and loudly; where the variable CI is set, that is a failure.

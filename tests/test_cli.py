@@ -1,5 +1,6 @@
 """The command, typed as a user types it."""
 
+import importlib.util
 import json
 import logging
 import os
@@ -80,6 +81,7 @@ def test_help_shows_the_commands(words: tuple[str, ...]) -> None:
     assert re.findall(r"^  (\w+)  ", text.partition("Commands:")[2], re.MULTILINE) == [
         "caption",
         "demo",
+        "report",
         "retry",
         "status",
     ]
@@ -390,6 +392,22 @@ def test_nothing_but_the_result_is_said_where_there_is_no_terminal(here: Path) -
     with (here / "said.txt").open("wb") as file:
         assert _in_a_process(here, file.fileno()) == 0
     assert (here / "said.txt").read_text() == "2 captions for 2 rows in out.jsonl\n"
+
+
+# The report
+
+
+@pytest.mark.skipif(importlib.util.find_spec("matplotlib") is None, reason="the extra report is not installed")
+def test_report_writes_a_page(here: Path) -> None:
+    put_clip(here / "a.mp4")
+    put_rows(here / "in.jsonl", [{"video": "a.mp4"}, {"video": "b.mp4"}])
+    _caption("in.jsonl", code=3)
+    assert _type("report", "out.jsonl").stderr == "2 videos in out.report.html\n"
+    assert "<article" in (here / "out.report.html").read_text("utf-8")
+    assert _type("report", "out.jsonl", "-o", "a/b.html", "--clips", "1").stderr == "1 video of 2 in a/b.html\n"
+    assert _refused("report", "none.jsonl").startswith("there is no none.jsonl;")
+    assert _refused("report", "in.jsonl").startswith("in.jsonl holds no captions:")
+    assert _refused("report", "out.jsonl", "--clips", "0").startswith("clips must be a whole number of at least 1")
 
 
 # The demo

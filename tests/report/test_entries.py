@@ -46,8 +46,11 @@ def test_columns(data: Path) -> None:
 
 @pytest.mark.parametrize("name", ["out.jsonl.gz", "out.parquet", "out.tar", "out-{shard}.jsonl", "folder"])
 def test_every_format_tells_the_same(name: str, data: Path, tmp_path: Path) -> None:
-    changes: dict[str, Any] = {"out-{shard}.jsonl": {"shard_rows": 3}, "folder": {"output_format": "hf"}}.get(name, {})
-    entries = _entries(captioned(tmp_path, name, **changes))
+    changes: dict[str, dict[str, Any]] = {
+        "out-{shard}.jsonl": {"shard_rows": 3},
+        "folder": {"output_format": "hf"},
+    }
+    entries = _entries(captioned(tmp_path, name, **changes.get(name, {})))
     told = [_told(entry) for entry in _entries(data)]
     if name == "out.tar":  # which holds the videos themselves
         told = [(row, slot, video if row == 6 else f"{row:09d}", *rest) for row, slot, video, *rest in told]

@@ -150,9 +150,10 @@ def test_sort(page: Page, by: str, first: str) -> None:
 
 def test_a_link_to_a_clip_that_is_filtered_out_leads_there(look: Look, tmp_path: Path) -> None:
     said = "A person walks along the beach at sunset while waves roll onto the sand."
+    captions = {"a": said, "b": "x", "c": said}
     rows = [
         {"video": name, "caption": text, "captions": [text], "caption_meta": {"model": "m"}}
-        for name, text in (("a", said), ("b", "x"), ("c", said))
+        for name, text in captions.items()
     ]
     page = look(write_report(put_rows(tmp_path / "rows.jsonl", rows)).file.as_uri()).page
     assert _clip(page, "a").locator(".badge").all_text_contents() == ["near duplicate"]

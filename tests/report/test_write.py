@@ -92,8 +92,9 @@ def test_a_page_must_be_named_as_one(data: Path, name: str) -> None:
 
 @pytest.mark.parametrize("wrong", ["clips", "frames"])
 def test_numbers_must_be_above_0(data: Path, tmp_path: Path, wrong: str) -> None:
+    given = {"clips": 1, "frames": 1} | {wrong: 0}
     with pytest.raises(SettingsError, match=f"{wrong} must be a whole number of at least 1; got 0"):
-        write_report(data, tmp_path / "a.html", **{wrong: 0})
+        write_report(data, tmp_path / "a.html", clips=given["clips"], frames=given["frames"])
 
 
 def test_a_page_that_cannot_be_written(data: Path, tmp_path: Path) -> None:
@@ -103,10 +104,8 @@ def test_a_page_that_cannot_be_written(data: Path, tmp_path: Path) -> None:
 
 
 def test_a_missing_extra_is_named() -> None:
-    with (
-        pytest.raises(MissingExtraError, match=r"a report needs jinja2: pip install 'reelscribe\[report\]'"),
-        needs_report(),
-    ):
+    told = r"a report needs jinja2: pip install 'reelscribe\[report\]'"
+    with pytest.raises(MissingExtraError, match=told), needs_report():
         raise ModuleNotFoundError(name="jinja2.loaders")
     with pytest.raises(ModuleNotFoundError, match="ours"), needs_report():
         raise ModuleNotFoundError("ours", name="reelscribe.nothing")
