@@ -9,19 +9,8 @@ import pytest
 
 import reelscribe
 
-HEAVY = {
-    "torch",
-    "torchvision",
-    "transformers",
-    "accelerate",
-    "vllm",
-    "ray",
-    "av",
-    "numpy",
-    "tqdm",
-    "jinja2",
-    "matplotlib",
-}
+MODEL_LIBRARIES = {"torch", "torchvision", "transformers", "accelerate", "vllm", "ray"}
+HEAVY = MODEL_LIBRARIES | {"av", "numpy", "tqdm", "jinja2", "matplotlib"}
 
 
 def _loaded_by(code: str) -> set[str]:
