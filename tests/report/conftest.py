@@ -5,12 +5,11 @@ import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
 from flow import ScriptedEngine, put_rows, said
-from playwright.sync_api import Browser, Page, sync_playwright
 
 from reelscribe.config import Settings
 from reelscribe.demo import write_clip
@@ -18,6 +17,9 @@ from reelscribe.models.shapes.scenes import random_scene
 from reelscribe.report.write import write_report
 from reelscribe.runners.local import run
 from reelscribe.schema import Candidate, PreparedRequest, Row
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser, Page
 
 EVIL = """<script>document.title = 'taken'</script><img src=x onerror=document.title='taken'> & "quoted" \\ </p>"""
 CANDIDATES: dict[str, tuple[str, ...]] = {
@@ -79,8 +81,10 @@ def report(data: Path) -> Path:
 
 
 @pytest.fixture(scope="session")
-def browser() -> Iterator[Browser]:
+def browser() -> Iterator["Browser"]:
     """Chromium."""
+    from playwright.sync_api import sync_playwright
+
     path = shutil.which("chromium")
     with sync_playwright() as playwright:
         # As root, as on a CI machine, Chromium has no sandbox.
@@ -94,13 +98,13 @@ def browser() -> Iterator[Browser]:
 class Opened:
     """A page, and what went wrong in it."""
 
-    page: Page
+    page: "Page"
     troubles: list[str]
     requests: list[str]
 
 
 @pytest.fixture
-def look(browser: Browser) -> Iterator[Callable[..., Opened]]:
+def look(browser: "Browser") -> Iterator[Callable[..., Opened]]:
     """Opens a page; `look(address, color_scheme="dark", viewport={...})`. What it complains of fails the test."""
     opened: list[Opened] = []
 
