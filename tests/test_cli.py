@@ -84,6 +84,7 @@ def test_help_shows_the_commands(words: tuple[str, ...]) -> None:
         "report",
         "retry",
         "status",
+        "view",
     ]
 
 

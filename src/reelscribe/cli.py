@@ -253,13 +253,23 @@ def _changed_settings(settings: Mapping[str, Any]) -> str:
     return ", ".join(f"{name}={value!r}" for name, value in settings.items() if usual.get(name) != value)
 
 
+def _page_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Give a command the options of a page about captions."""
+    root = "Folder that paths start from; the run's own by default."
+    for option in (
+        click.option("--root", type=click.Path(path_type=Path), help=root),
+        click.option("--seed", default=0, show_default=True, help="Of the choice of videos."),
+        click.option("--frames", default=12, show_default=True, help="Most frames to show of each."),
+        click.option("--clips", default=1000, show_default=True, help="Most videos to show; of more, some."),
+    ):
+        command = option(command)
+    return command
+
+
 @main.command()
 @click.argument("output", type=click.Path(path_type=Path))
 @click.option("-o", "--file", type=click.Path(path_type=Path), help="Page to write; OUTPUT's .report.html by default.")
-@click.option("--clips", default=1000, show_default=True, help="Most videos to show; of more, some of each flag.")
-@click.option("--frames", default=12, show_default=True, help="Most frames to show of each.")
-@click.option("--seed", default=0, show_default=True, help="Of the choice of videos.")
-@click.option("--root", type=click.Path(path_type=Path), help="Folder that paths start from; the run's own by default.")
+@_page_options
 def report(output: Path, file: Path | None, **given: Any) -> None:
     """Write a page about the captions in OUTPUT: frames, captions, candidates, failures, and what they have in common.
 
@@ -271,6 +281,18 @@ def report(output: Path, file: Path | None, **given: Any) -> None:
         summary = write_report(output, file, **given, on_clip=progress.clip)
     of = "" if summary.shown == summary.videos else f" of {summary.videos:,}"
     click.echo(f"{_some(summary.shown, 'video')}{of} in {summary.file}", err=True)
+
+
+@main.command()
+@click.argument("output", type=click.Path(path_type=Path))
+@click.option("--port", default=0, help="To serve at; one that is free by default.")
+@_page_options
+def view(output: Path, port: int, **given: Any) -> None:
+    """Serve the same page as report to this machine alone, until Ctrl-C. Prints its address, which holds a token."""
+    from reelscribe.report.view import view as serve
+
+    with _Progress() as progress:
+        serve(output, port=port, **given, on_clip=progress.clip, on_ready=click.echo)
 
 
 @main.command()

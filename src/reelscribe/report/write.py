@@ -33,12 +33,15 @@ class ReportSummary:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Chosen:
-    """What a page is made of."""
+class Made:
+    """A page."""
 
-    overview: Overview
+    page: bytes
+    """HTML, in UTF-8."""
     entries: list[Entry]
-    """Those to show."""
+    """Those that it shows."""
+    videos: int
+    """All that there are."""
 
 
 def write_report(
@@ -71,20 +74,37 @@ def write_report(
     if file.suffix.lower() not in (".html", ".htm"):
         raise SettingsError(f"a report is HTML, so its name must end in .html; got {str(file)!r}.")
     with needs_report():
-        from reelscribe.report.page import beside_page, render
+        from reelscribe.report.page import beside_page
+    made = make_page(output, beside_page(file), clips=clips, frames=frames, seed=seed, root=root, on_clip=on_clip)
+    _write(file, made.page)
+    return ReportSummary(file=file, shown=len(made.entries), videos=made.videos)
+
+
+def make_page(
+    output: Path,
+    link: Callable[[Entry], str | None],
+    *,
+    clips: int,
+    frames: int,
+    seed: int,
+    root: Path | None,
+    on_clip: OnClip,
+) -> Made:
+    """Make a page, with videos that are to be had at a link; see `write_report`."""
+    with needs_report():
+        from reelscribe.report.page import render
         from reelscribe.report.thumbnails import filmstrips
     data = CaptionedData(output, root=root)
-    chosen = choose_entries(data, clips=clips, frames=frames, seed=seed)
+    overview, entries = choose_entries(data, clips=clips, frames=frames, seed=seed)
     strips = []
-    for strip in filmstrips(chosen.entries, most_frames=frames, settings=data.settings):
+    for strip in filmstrips(entries, most_frames=frames, settings=data.settings):
         strips.append(strip)
-        on_clip(len(chosen.entries))
-    page = render(chosen.overview, chosen.entries, strips, title=output.name, link=beside_page(file))
-    _write(file, page)
-    return ReportSummary(file=file, shown=len(chosen.entries), videos=len(chosen.overview.strata))
+        on_clip(len(entries))
+    page = render(overview, entries, strips, title=output.name, link=link)
+    return Made(page=page, entries=entries, videos=len(overview.strata))
 
 
-def choose_entries(data: CaptionedData, *, clips: int, frames: int, seed: int) -> Chosen:
+def choose_entries(data: CaptionedData, *, clips: int, frames: int, seed: int) -> tuple[Overview, list[Entry]]:
     """Go through a data set twice: to count, and to take out what is to be shown.
 
     Raises:
@@ -97,7 +117,7 @@ def choose_entries(data: CaptionedData, *, clips: int, frames: int, seed: int) -
     overview = Overview.of(data.entries())
     wanted = iter(choose(overview.strata, clips, seed))
     entries = (entry for entry in data.entries() if isinstance(entry, Entry))
-    return Chosen(overview=overview, entries=list(_pick(entries, wanted)))
+    return overview, list(_pick(entries, wanted))
 
 
 def _pick(entries: Iterator[Entry], wanted: Iterator[int]) -> Iterator[Entry]:
