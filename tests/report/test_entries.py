@@ -118,11 +118,26 @@ def test_interleaved_rows_without_their_ledger_are_refused(tmp_path: Path) -> No
         CaptionedData(output)
 
 
-def test_interleaved_rows_that_the_run_does_not_write_are_refused(tmp_path: Path) -> None:
+@pytest.mark.parametrize("less", [True, False])
+def test_interleaved_rows_that_the_run_does_not_write_are_refused(tmp_path: Path, less: bool) -> None:
     output = captioned(tmp_path, rows=TWO)
-    put_rows(output, read_rows_of(output)[:1] + read_rows_of(output)[2:])
+    rows = read_rows_of(output)
+    put_rows(output, rows[:1] + rows[2:] if less else [rows[0], rows[0], *rows[2:]])
     with pytest.raises(DatasetError, match="the rows for row 0 of the input are not those that its last run writes"):
         _entries(output)
+
+
+@pytest.mark.parametrize("line", ["{half", '{"video": "a.mp4"}'])
+def test_a_list_of_failures_that_is_none_is_refused(tmp_path: Path, line: str) -> None:
+    output = captioned(tmp_path, rows=TWO)
+    (tmp_path / "out.failures.jsonl").write_text(line)
+    with pytest.raises(DatasetError, match=r"out\.failures\.jsonl is no list of failures; give the command"):
+        CaptionedData(output)
+
+
+def test_interleaved_names_may_hold_anything(tmp_path: Path) -> None:
+    entries = _entries(captioned(tmp_path, rows=[{"videos": ["a\u2028b\x85.mp4"], "text": f"{VIDEO}{EOC}"}]))
+    assert [(entry.video.name, entry.failure) for entry in entries] == [("a\u2028b\x85.mp4", "missing")]
 
 
 def test_a_data_set_without_captions_is_refused(tmp_path: Path) -> None:

@@ -73,10 +73,11 @@ class CaptionedData:
         self.settings = replace(_settings_of(self.run), root=None)
         self._sources = find_sources([str(output).replace(SHARD, "*")])
         self._finder = VideoFinder(_folders(output, self.run, root))
-        self._failures = _read_failures(beside(output, "failures.jsonl"))
         self._interleaved = self._is_interleaved()
+        self._failures: dict[int, list[Row]] = {}
         self._remembered: Callable[[CaptionRequest, list[str]], Caption | None] = lambda request, texts: None
         if self._interleaved:
+            self._failures = _read_failures(beside(output, "failures.jsonl"))
             self._remembered = _remembering(output)
 
     def _is_interleaved(self) -> bool:
@@ -159,12 +160,13 @@ class CaptionedData:
             else:
                 made = [next(rows, {}) for _ in range(copies)] if self.settings.original else [first]
                 made += [next(rows, {}) for _ in range(copies - len(made))]
-                if any(self._videos(row)[0] != videos for row in made):
+                texts = [_texts_after_tokens(_text(row.get(self.settings.text_key))) for row in made]
+                if not all(texts) or any(self._videos(row)[0] != videos for row in made):
                     raise DatasetError(
                         f"{self.output}: the rows for row {index} of the input are not those that its last run writes; "
                         "give the command of that run again."
                     )
-                yield from self._captioned(index, first, made)
+                yield from self._captioned(index, first, texts)
 
     def _failed(self, index: int, row: Row, slot: int, told: Row) -> Entry:
         return Entry(
@@ -176,9 +178,9 @@ class CaptionedData:
             message=_text(told.get("message")),
         )
 
-    def _captioned(self, index: int, first: Row, made: list[Row]) -> Iterator[Entry]:
+    def _captioned(self, index: int, first: Row, texts: list[list[str]]) -> Iterator[Entry]:
+        """The entries of a row, from the captions of each row that was made of it."""
         videos, _ = self._videos(first)
-        texts = [_texts_after_tokens(_text(row.get(self.settings.text_key))) for row in made]
         requests: list[CaptionRequest] = []
         if self.settings.original:
             with contextlib.suppress(ClipError):
@@ -209,9 +211,9 @@ def _with_texts(entry: Entry, candidates: list[str], kept: Any, caption: str) ->
 
 
 def _texts_after_tokens(text: str) -> list[str]:
-    return [
-        piece.strip() for chunk in text.split(eoc_token()) for piece in chunk.split(video_token())[1:] if piece.strip()
-    ]
+    """The caption after each token of a video; none where some token has none."""
+    pieces = [piece.strip() for chunk in text.split(eoc_token()) for piece in chunk.split(video_token())[1:]]
+    return pieces if all(pieces) else []
 
 
 def _at(cell: Any, slot: int) -> Any:
@@ -268,9 +270,10 @@ def _read_failures(file: Path) -> dict[int, list[Row]]:
     """What is told of the failures of each row."""
     found: dict[int, list[Row]] = {}
     if file.is_file():
-        for line in file.read_text("utf-8").splitlines():
-            told = json.loads(line)
-            found.setdefault(told["row"], []).append(told)
+        for item in read_rows(find_sources([file]), Settings(), output=file):
+            if item.problem or not isinstance(item.row.get("row"), int):
+                raise DatasetError(f"{file} is no list of failures; give the command of the run again.")
+            found.setdefault(item.row["row"], []).append(item.row)
     return found
 
 
