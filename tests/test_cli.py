@@ -19,7 +19,7 @@ import pytest
 from click.testing import CliRunner, Result
 from flow import EOC, VIDEO, ScriptedEngine, put_clip, put_rows, read_rows_of, said
 
-from reelscribe import demo
+from reelscribe import cli, demo
 from reelscribe.cli import main
 from reelscribe.config import Settings
 from reelscribe.engines.base import Engine
@@ -47,6 +47,11 @@ def _type(*words: str, code: int = 0) -> Result:
 
 def _caption(*words: str, code: int = 0) -> Result:
     return _type("caption", *words, "-o", "out.jsonl", "--engine", "fake", code=code)
+
+
+def _counts(result: Result) -> list[str]:
+    """What a command said at the end, but for how fast it was."""
+    return [line for line in result.stderr.splitlines() if " clips/s, " not in line]
 
 
 def _refused(*words: str, code: int = 2) -> str:
@@ -252,7 +257,7 @@ def test_columns_row_by_row(here: Path) -> None:
     assert written[0]["video"] == "clips/a.mp4"
     assert written[0]["caption_meta"]["kept"] == [0, 1]
     assert result.stdout == ""
-    assert result.stderr.splitlines() == [
+    assert _counts(result) == [
         "2 captions for 3 rows in out.jsonl",
         "1 row without a video; if theirs is in another column, name it with --video-key",
     ]
@@ -292,7 +297,7 @@ def test_failures_end_with_3_and_are_counted_and_listed(here: Path) -> None:
     (here / "clips" / "text.mp4").write_text("this is no video")
     (here / "in.jsonl").write_text('{"video": "gone.mp4"}\nbroken\n{"video": "clips/a.mp4"}\n')
     result = _caption("clips", "in.jsonl", code=3)
-    assert result.stderr.splitlines() == [
+    assert _counts(result) == [
         "2 captions for 5 rows in out.jsonl",
         "3 failures (1 missing, 1 row, 1 unreadable), listed in out.failures.jsonl",
         f"  missing: row 2: gone.mp4: there is no such file; paths start from {here}.",
@@ -326,8 +331,8 @@ def test_ledger_status_and_retry(here: Path) -> None:
         "inputs      in.jsonl",
         "settings    engine='fake', model_params={'break_after': 2}",
     ]
-    told = _caption("in.jsonl", "--config", "run.toml").stderr
-    assert told == "3 captions for 3 rows in out.jsonl (2 taken from the ledger)\n"
+    told = _counts(_caption("in.jsonl", "--config", "run.toml"))
+    assert told == ["3 captions for 3 rows in out.jsonl (2 taken from the ledger)"]
     assert _type("status", "out.jsonl").stdout.startswith("finished\ndone        3 of 3 rows, 3 captions\n")
     assert _type("retry", "out.jsonl").stderr == "3 captions for 3 rows in out.jsonl (3 taken from the ledger)\n"
 
@@ -339,7 +344,7 @@ def test_retry_takes_kinds_and_sampling(here: Path) -> None:
     _caption("in.jsonl", code=3)
     os.utime(put_clip(here / "text.mp4"), ns=(1, (here / "in.jsonl").stat().st_mtime_ns))
     result = _type("retry", "out.jsonl", "--kind", "missing,unreadable", "--sampling", "max_tokens=9", code=3)
-    assert result.stderr.splitlines()[:2] == [
+    assert _counts(result)[:2] == [
         "2 captions for 3 rows in out.jsonl (1 taken from the ledger)",
         "1 failure (1 missing), listed in out.failures.jsonl",
     ]
@@ -361,7 +366,7 @@ def test_too_many_failures_end_with_1(here: Path) -> None:
 def test_cut_off_captions_are_told(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(local, "load_engine", lambda _: ScriptedEngine(lambda _: said("cut ...")))
     put_clip(here / "a.mp4")
-    assert _caption("a.mp4").stderr.splitlines()[1] == "1 caption cut off; allow more with --sampling max_tokens=N"
+    assert _counts(_caption("a.mp4"))[1] == "1 caption cut off; allow more with --sampling max_tokens=N"
 
 
 def test_verbose_names_the_model(here: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -384,7 +389,7 @@ def test_terminal_shows_a_bar_with_rate_and_remaining_time(here: Path) -> None:
     os.close(terminal)
     shown = os.read(reader, 100_000).decode()
     os.close(reader)
-    assert re.search(r"100%\|.*\| 2/2 \[\d\d:\d\d<\d\d:\d\d, .*\d+\.\d\d clips/s\]", shown), shown
+    assert re.search(r"100%\|.*\| 2/2 \[\d\d:\d\d<\d\d:\d\d, .*\d+\.\d\d clips/s, \d+ tokens/s\]", shown), shown
     assert "2 captions for 2 rows in out.jsonl" in shown
 
 
@@ -392,7 +397,25 @@ def test_nothing_but_the_result_is_said_where_there_is_no_terminal(here: Path) -
     put_clip(here / "a.mp4")
     with (here / "said.txt").open("wb") as file:
         assert _in_a_process(here, file.fileno()) == 0
-    assert (here / "said.txt").read_text() == "2 captions for 2 rows in out.jsonl\n"
+    counts, speed = (here / "said.txt").read_text().splitlines()
+    assert counts == "2 captions for 2 rows in out.jsonl"
+    assert re.fullmatch(r"in \d+\.\d s: \d+\.\d\d clips/s, \d+ tokens/s; (the engine waited|decoding held) .*", speed)
+
+
+def test_lines_tell_how_far_it_is_where_there_is_no_terminal(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cli._Progress, "LINE_SECONDS", 0.0)
+    put_clip(here / "a.mp4")
+    (here / "text.mp4").write_text("this is no video")
+    said = _caption("a.mp4", "text.mp4", "a.mp4", "--decoders", "0", code=3).stderr.splitlines()
+    rates = r"\d+\.\d\d clips/s, \d+ tokens/s"
+    assert re.fullmatch(rf"1 of 3 rows, \d+ s left, {rates}, limit: (engine|decoding)", said[0]), said
+    assert re.fullmatch(rf"3 of 3 rows, 0 s left, {rates}, 1 failure, limit: (engine|decoding)", said[2]), said
+
+
+def test_nothing_is_said_of_speed_where_all_is_known(here: Path) -> None:
+    put_clip(here / "a.mp4")
+    _caption("a.mp4")
+    assert _caption("a.mp4").stderr == "1 caption for 1 row in out.jsonl (1 taken from the ledger)\n"
 
 
 # The report

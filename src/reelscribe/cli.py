@@ -165,6 +165,8 @@ def _report(summary: Any, output: Path) -> None:
     """Tell what a run did, and leave with the exit code for that."""
     known = f" ({summary.known} taken from the ledger)" if summary.known else ""
     click.echo(f"{_some(summary.captions, 'caption')} for {_some(summary.rows, 'row')} in {output}{known}", err=True)
+    if summary.speed["clips"]:
+        click.echo(_speed(summary.speed), err=True)
     if summary.without_video:
         where = "if theirs is in another column, name it with --video-key"
         click.echo(f"{_some(summary.without_video, 'row')} without a video; {where}", err=True)
@@ -177,6 +179,21 @@ def _report(summary: Any, output: Path) -> None:
         for line in _examples(summary.failures, summary.examples):
             click.echo(f"  {line}", err=True)
         click.get_current_context().exit(EXIT_FAILURES)
+
+
+_SLOW = {
+    "reading": "reading the rows held it up",
+    "decoding": "decoding held it up: give it more CPU cores, or fewer and smaller frames (--fps, --max-video-tokens)",
+    "writing": "writing held it up",
+}
+
+
+def _speed(speed: Mapping[str, Any]) -> str:
+    """How fast a run was, and what to do about it."""
+    rate = f"{speed['clips_per_second']:.2f} clips/s, {speed['tokens_per_second']:.0f} tokens/s"
+    waited = speed["shares_waited_for"]["decoding"]
+    slow = _SLOW.get(speed["bottleneck"], f"the engine waited for frames {waited:.0%} of the time")
+    return f"in {speed['seconds']:.1f} s: {rate}; {slow}"
 
 
 def _kinds(failures: Mapping[Any, int]) -> str:
@@ -326,11 +343,15 @@ def demo(folder: Path) -> None:
 
 
 class _Progress:
-    """A bar on a terminal, nothing elsewhere. It counts rows, and tells the rate of clips."""
+    """A bar on a terminal, a line now and then elsewhere. It counts rows, and tells the rates of clips and tokens."""
+
+    LINE_SECONDS = 30.0
 
     def __init__(self) -> None:
         self._bar: Any = None
-        self._clips = 0
+        self._watch: Any = None
+        self._failures = 0
+        self._told = time.monotonic()
 
     def __enter__(self) -> "_Progress":
         return self
@@ -339,11 +360,13 @@ class _Progress:
         if self._bar is not None:
             self._bar.close()
 
-    def start(self, total: int | None, engine: Any) -> None:
+    def start(self, total: int | None, watch: Any) -> None:
         from tqdm import tqdm
 
-        logging.getLogger(__name__).info("%s with %s", engine.info.model, engine.info.engine)
+        logging.getLogger(__name__).info("%s with %s", watch.info.model, watch.info.engine)
+        self._watch = watch
         self._bar = tqdm(total=total, unit="row", disable=None, dynamic_ncols=True)
+        self._told = time.monotonic()
 
     def clip(self, total: int) -> None:
         """Count a clip that was looked at, of so many."""
@@ -353,11 +376,25 @@ class _Progress:
         self._bar.update()
 
     def advance(self, result: Any) -> None:
-        self._clips += sum(outcome.key not in result.known for outcome in result.outcomes)
+        self._failures += len(result.failures)
         self._bar.update()
         if not self._bar.disable:
-            rate = self._clips / max(self._bar.format_dict["elapsed"], 1e-9)
-            self._bar.set_postfix_str(f"{rate:.2f} clips/s", refresh=False)
+            self._bar.set_postfix_str(self._rates(), refresh=False)
+        elif time.monotonic() - self._told >= self.LINE_SECONDS:
+            self._told = time.monotonic()
+            limit = f"limit: {self._watch.bottleneck()}"
+            click.echo(f"{self._rows(result.index + 1)}, {self._rates()}, {limit}", err=True)
+
+    def _rows(self, done: int) -> str:
+        total, seconds = self._bar.total, self._watch.seconds
+        if not total:
+            return f"{done:,} rows"
+        return f"{done:,} of {total:,} rows, {seconds * (total - done) / done:,.0f} s left"
+
+    def _rates(self) -> str:
+        watch = self._watch
+        rates = f"{watch.clips_per_second:.2f} clips/s, {watch.tokens_per_second:.0f} tokens/s"
+        return f"{rates}, {_some(self._failures, 'failure')}" if self._failures else rates
 
 
 if __name__ == "__main__":

@@ -133,10 +133,10 @@ def test_rerun_over_its_own_output_is_the_same_byte_for_byte(tmp_path: Path) -> 
 def test_list_of_failures_goes_once_there_are_none(tmp_path: Path) -> None:
     data = put_rows(tmp_path / "data.jsonl", [{"video": "a.mp4"}])
     assert _run(tmp_path / "out.jsonl", data).failures == {"missing": 1}
-    assert _files(tmp_path) == {"data.jsonl", "out.jsonl", "out.failures.jsonl", "out.ledger.sqlite"}
+    assert _files(tmp_path) == {"data.jsonl", "out.jsonl", "out.failures.jsonl", "out.ledger.sqlite", "out.run.json"}
     put_clip(tmp_path / "a.mp4")
     assert _run(tmp_path / "out.jsonl", data).failures == {}
-    assert _files(tmp_path) == {"data.jsonl", "a.mp4", "out.jsonl", "out.ledger.sqlite"}
+    assert _files(tmp_path) == {"data.jsonl", "a.mp4", "out.jsonl", "out.ledger.sqlite", "out.run.json"}
 
 
 def test_urls_and_the_root_folder_hold_for_rows(tmp_path: Path) -> None:
@@ -165,7 +165,7 @@ def test_engine_that_breaks_leaves_what_was_done(tmp_path: Path) -> None:
     data = put_rows(tmp_path / "data.jsonl", [{"video": "a.mp4", "id": number} for number in range(5)])
     with pytest.raises(EngineError, match="breaks after 3 requests"):
         _run(tmp_path / "out.jsonl", data, engine=FakeEngine(break_after=3))
-    assert _files(tmp_path) == {"a.mp4", "data.jsonl", "out.jsonl.partial", "out.ledger.sqlite"}
+    assert _files(tmp_path) == {"a.mp4", "data.jsonl", "out.jsonl.partial", "out.ledger.sqlite", "out.run.json"}
     assert [row["id"] for row in read_rows_of(tmp_path / "out.jsonl.partial")] == [0, 1, 2]
 
 
@@ -183,10 +183,10 @@ def test_progress_is_told_row_by_row_once_it_is_written(tmp_path: Path) -> None:
         tmp_path / "out.jsonl",
         Settings(),
         engine=engine,
-        on_start=lambda total, used: told.append((total, used)),
+        on_start=lambda total, watch: told.append((total, watch.info)),
         on_row=on_row,
     )
-    assert told == [(3, engine), (0, 1), (1, 2), (2, 3)]
+    assert told == [(3, engine.info), (0, 1), (1, 2), (2, 3)]
 
 
 def test_inputs_are_left_alone(tmp_path: Path) -> None:

@@ -61,9 +61,9 @@ def _rows(folder: Path) -> list[Row]:
 
 
 def _files(folder: Path) -> Output:
-    """What a run made, by name; a folder's files, too."""
+    """What a run made, by name, less what tells of the run itself; a folder's files, too."""
     found = {str(path.relative_to(folder)): path for path in folder.rglob("*") if path.is_file()}
-    return {name: path.read_bytes() for name, path in found.items() if ".ledger." not in name}
+    return {name: path.read_bytes() for name, path in found.items() if not name.endswith(("ledger.sqlite", "run.json"))}
 
 
 def _run(output: Path, *inputs: Path, engine: Any = None, **settings: Any) -> tuple[RunSummary, list[str]]:

@@ -158,7 +158,7 @@ class Ledger:
             "output": output,
             "folder": str(Path.cwd()),
             "inputs": json.dumps(inputs),
-            "settings": json.dumps(_without_token(settings), default=str),
+            "settings": json.dumps(without_token(settings), default=str),
             "work": json.dumps({**told(settings, "rows", "captions"), "weights": self._keys.weights}),
             "engine": info.engine,
             "model": info.model,
@@ -398,8 +398,8 @@ _HINTS: Final = {
 }
 
 
-def _without_token(settings: Settings) -> dict[str, Any]:
-    """The settings, less what opens the hub to whoever reads the ledger."""
+def without_token(settings: Settings) -> dict[str, Any]:
+    """The settings, ready for JSON, less what opens the hub to whoever reads them."""
     values = asdict(settings)
     return {**values, "model_params": {k: v for k, v in values["model_params"].items() if k != "token"}}
 

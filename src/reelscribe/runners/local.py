@@ -2,8 +2,9 @@
 
 import contextlib
 import logging
+import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from signal import Signals
 from typing import Any, Final
@@ -20,13 +21,15 @@ from reelscribe.engines import load_engine
 from reelscribe.engines.base import Engine
 from reelscribe.errors import FAILURE_KINDS, DatasetError, FailureKind, SettingsError, StoppedError
 from reelscribe.pipeline import InputRow, RowResult, caption_rows
-from reelscribe.runners.status import ledger_of, lock_of, runs_on
+from reelscribe.runners.record import Record
+from reelscribe.runners.status import ledger_of, lock_of, record_of, runs_on
 from reelscribe.runners.stop import Stop, stop_at_signals
 from reelscribe.runners.tally import Tally
+from reelscribe.runners.watch import Watch
 
 logger = logging.getLogger(__name__)
 
-OnStart = Callable[[int | None, Engine], None]
+OnStart = Callable[[int | None, Watch], None]
 OnRow = Callable[[RowResult], None]
 
 
@@ -50,6 +53,8 @@ class RunSummary:
     """What is told of some of each kind."""
     failures_file: Path
     """Where they are listed, if there are any."""
+    speed: dict[str, Any] = field(default_factory=dict, compare=False)
+    """How fast it was, and what held it up; see `Watch.told`."""
 
 
 def run(
@@ -101,28 +106,39 @@ def run(
         if not settings.resume:
             set_aside(ledger_of(output))
         ledger = stack.enter_context(Ledger(ledger_of(output), again=again, resampled=resampled))
+        record = stack.enter_context(Record(record_of(output), settings, inputs))
         stack.enter_context(writer)
-        engine = engine or load_engine(settings)
+        loading = time.monotonic()
+        watch = Watch(engine or load_engine(settings))
+        load_seconds = round(time.monotonic() - loading, 3)
         last = ledger.last
         begun = ledger.begin(
-            settings, engine.info, output=str(output), inputs=[str(item) for item in inputs], total=total
+            settings, watch.info, output=str(output), inputs=[str(item) for item in inputs], total=total
         )
         _tell_changes(last, begun, ledger)
-        on_start(total, engine)
-        rows = _Rows(read_rows(sources, settings, output=output))
+        record.told = lambda: {
+            "output": str(output),
+            "model": asdict(watch.info),
+            "counts": tally.told(),
+            "load_seconds": load_seconds,
+            **watch.told(),
+        }
+        on_start(total, watch)
+        rows = _Rows(watch.rows(read_rows(sources, settings, output=output)))
         stop = stack.enter_context(stop_at_signals(handle_signals))
-        results = caption_rows(rows, settings, engine, memory=ledger, stop=stop)
+        results = caption_rows(rows, settings, watch, memory=ledger, stop=stop)
         for result in stack.enter_context(contextlib.closing(results)):
-            sidecars.write(result)
-            writer.write(result)
-            tally.add(result)
-            ledger.advance(tally.told())
+            with watch.writing():
+                sidecars.write(result)
+                writer.write(result)
+                tally.add(result)
+                ledger.advance(tally.told())
             on_row(result)
             tally.check()
         if stop() and not rows.all_are(tally.rows):
             raise _stopped(stop, tally)
         ledger.flush()  # so that whatever is in a whole output is in the ledger
-    return _summary(tally, writer.failures)
+    return _summary(tally, writer.failures, watch)
 
 
 def retry(
@@ -219,7 +235,7 @@ def _told(value: Any) -> str:
     return text if len(text) <= _LONGEST_TOLD else text[:_LONGEST_TOLD] + "..."
 
 
-def _summary(tally: Tally, failures_file: Path) -> RunSummary:
+def _summary(tally: Tally, failures_file: Path, watch: Watch) -> RunSummary:
     return RunSummary(
         rows=tally.rows,
         captions=tally.captions,
@@ -229,4 +245,5 @@ def _summary(tally: Tally, failures_file: Path) -> RunSummary:
         failures=dict(tally.failures),
         examples=dict(tally.examples),
         failures_file=failures_file,
+        speed=watch.told(),
     )

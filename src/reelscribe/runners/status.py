@@ -112,3 +112,8 @@ def ledger_of(output: Path) -> Path:
 def lock_of(output: Path) -> Path:
     """The file that a run on an output holds locked."""
     return beside(output, "ledger.lock")
+
+
+def record_of(output: Path) -> Path:
+    """Where the record of the last run on an output is."""
+    return beside(output, "run.json")

@@ -1,0 +1,100 @@
+"""What a run was: one JSON file beside the output, written when the run ends, however it ends."""
+
+import json
+import logging
+import os
+import platform
+import sys
+import time
+from collections.abc import Callable, Sequence
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Final, Self
+
+from reelscribe.config import Settings
+from reelscribe.dataset.ledger import without_token
+
+logger = logging.getLogger(__name__)
+
+_PACKAGES: Final = ("reelscribe", "av", "numpy", "torch", "transformers", "vllm", "httpx2", "pyarrow", "datasets")
+
+
+class Record:
+    """Writes the record when its context ends. A disk that does not take it is warned of, and no more.
+
+    Args:
+        file: to write.
+        settings: of the run.
+        inputs: as they were typed.
+    """
+
+    def __init__(self, file: Path, settings: Settings, inputs: Sequence[str | Path]) -> None:
+        self._file, self._settings, self._inputs = file, settings, inputs
+        self._started = time.time()
+        self.told: Callable[[], dict[str, Any]] | None = None
+        """Gives what there is to tell at the end. A run that did not come so far as to set it has no record."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if self.told is None:
+            return
+        record = {
+            "ending": "finished" if error is None else str(error) or type(error).__name__,
+            "started": _iso(self._started),
+            "ended": _iso(time.time()),
+            **self.told(),
+            "inputs": [str(item) for item in self._inputs],
+            "settings": without_token(self._settings),
+            "versions": versions(),
+            "hardware": hardware(),
+        }
+        partial = self._file.with_name(f"{self._file.name}.partial")
+        try:
+            partial.write_text(json.dumps(record, indent=1, default=str) + "\n", "utf-8")
+            partial.replace(self._file)
+        except OSError as exc:
+            logger.warning("%s cannot be written: %s.", self._file, exc.strerror)
+
+
+def versions() -> dict[str, str]:
+    """Of Python and of the packages that matter, as far as they are loaded."""
+    found = {"python": platform.python_version()}
+    for package in _PACKAGES:
+        if package in sys.modules:
+            try:
+                found[package] = version(package)
+            except PackageNotFoundError:  # vLLM for a CPU is distributed under another name
+                found[package] = str(getattr(sys.modules[package], "__version__", "unknown"))
+    return found
+
+
+def hardware() -> dict[str, Any]:
+    """The machine, in words that do not name it: CPU, cores that may be used, bytes of memory, GPUs."""
+    torch = sys.modules.get("torch")  # only engines load it, and without it no GPU was used by this process
+    gpus = [torch.cuda.get_device_name(number) for number in range(torch.cuda.device_count())] if torch else []
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return {"cpu": _cpu(), "cores": cores, "memory_bytes": _memory_bytes(), "gpus": gpus}
+
+
+def _cpu() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text("utf-8").splitlines()
+    except OSError:
+        lines = []
+    return next((line.partition(":")[2].strip() for line in lines if "model name" in line), platform.processor())
+
+
+def _memory_bytes() -> int | None:
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, ValueError, OSError):  # Windows
+        return None
+
+
+def _iso(seconds: float) -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(seconds))

@@ -1,0 +1,111 @@
+"""How fast a run is, and which stage holds it up."""
+
+import contextlib
+import time
+from collections.abc import Iterable, Iterator
+from typing import Any, Final, TypeVar
+
+from reelscribe.engines.base import Engine
+from reelscribe.schema import Failure, Generation, PreparedRequest
+
+T = TypeVar("T")
+
+_HELD_UP: Final = 0.5
+"""A stage that is waited for, or at work, for this share of the time holds the others up."""
+
+
+class Watch:
+    """Stands between the flow and an engine, as an engine, and takes times.
+
+    The clock runs from the first row that is asked for. Reading, decoding and writing are timed where another stage
+    waits for them: what they do while nobody waits costs nothing. (An engine that pulls in a thread of its own may
+    still have work while that thread waits.)
+
+    Args:
+        engine: that does the work.
+    """
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self.info = engine.info
+        self.clips = 0
+        """Answered by the engine, failures too."""
+        self.tokens = 0
+        """Generated, as far as the engine tells, those of candidates that were not kept too."""
+        self._began: float | None = None
+        self._reading = self._waiting = self._writing = 0.0
+
+    def generate(self, requests: Iterator[PreparedRequest]) -> Iterator[Generation | Failure]:
+        """Answer as the engine does."""
+        for answer in self._engine.generate(self._waited_for(requests)):
+            self.clips += 1
+            if isinstance(answer, Generation):
+                self.tokens += sum(candidate.num_tokens or 0 for candidate in answer.candidates)
+            yield answer
+
+    def _waited_for(self, requests: Iterator[PreparedRequest]) -> Iterator[PreparedRequest]:
+        while True:
+            began = time.monotonic()
+            request = next(requests, None)
+            self._waiting += time.monotonic() - began
+            if request is None:
+                return
+            yield request
+
+    def rows(self, rows: Iterable[T]) -> Iterator[T]:
+        """Rows, as they are read."""
+        source = iter(rows)
+        while True:
+            began = time.monotonic()
+            self._began = self._began or began
+            row = next(source, None)
+            self._reading += time.monotonic() - began
+            if row is None:
+                return
+            yield row
+
+    @contextlib.contextmanager
+    def writing(self) -> Iterator[None]:
+        """Around whatever writes."""
+        began = time.monotonic()
+        yield
+        self._writing += time.monotonic() - began
+
+    @property
+    def seconds(self) -> float:
+        """Since the first row was asked for."""
+        return 0.0 if self._began is None else time.monotonic() - self._began
+
+    @property
+    def clips_per_second(self) -> float:
+        """Of the engine, so far."""
+        return self.clips / max(self.seconds, 1e-9)
+
+    @property
+    def tokens_per_second(self) -> float:
+        """Generated, so far."""
+        return self.tokens / max(self.seconds, 1e-9)
+
+    def shares(self) -> dict[str, float]:
+        """For what share of the time each stage before and after the engine was waited for."""
+        seconds = max(self.seconds, 1e-9)
+        decoding = max(self._waiting - self._reading, 0.0)
+        parts = {"reading": self._reading, "decoding": decoding, "writing": self._writing}
+        return {stage: min(part / seconds, 1.0) for stage, part in parts.items()}
+
+    def bottleneck(self) -> str:
+        """The stage that holds the others up: "reading", "decoding", "engine" or "writing"."""
+        stage, share = max(self.shares().items(), key=lambda item: item[1])
+        return stage if share > _HELD_UP else "engine"
+
+    def told(self) -> dict[str, Any]:
+        """All of it, ready for JSON."""
+        return {
+            "seconds": round(self.seconds, 3),
+            "clips": self.clips,
+            "tokens": self.tokens,
+            "clips_per_second": round(self.clips_per_second, 3),
+            "tokens_per_second": round(self.tokens_per_second, 1),
+            "shares_waited_for": {stage: round(share, 3) for stage, share in self.shares().items()},
+            "bottleneck": self.bottleneck(),
+        }

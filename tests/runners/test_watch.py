@@ -1,0 +1,77 @@
+"""Rates, and the stage that holds a run up, by a clock that the test sets."""
+
+from collections.abc import Iterator
+
+import pytest
+from flow import ScriptedEngine, request, said
+
+from reelscribe.runners import watch as module
+from reelscribe.runners.watch import Watch
+from reelscribe.schema import NO_FRAMES, Candidate, Failure, PreparedRequest
+
+
+class _Clock:
+    now = 100.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> _Clock:
+    clock = _Clock()
+    monkeypatch.setattr(module, "time", clock)
+    return clock
+
+
+def _run(clock: _Clock, *, reading: float, decoding: float, engine: float, writing: float) -> Watch:
+    """Ten clips, each stage as slow as is said."""
+
+    def answer(_: PreparedRequest) -> tuple[Candidate, ...]:
+        clock.now += engine
+        return said("two words", "and three words")
+
+    def rows() -> Iterator[int]:
+        for number in range(10):
+            clock.now += reading
+            yield number
+
+    def prepared() -> Iterator[PreparedRequest]:
+        for number in watch.rows(rows()):
+            clock.now += decoding
+            yield PreparedRequest(request=request(key=f"{number}"), frames=NO_FRAMES)
+
+    watch = Watch(ScriptedEngine(answer))
+    for _ in watch.generate(prepared()):
+        with watch.writing():
+            clock.now += writing
+    return watch
+
+
+def test_rates_and_shares(clock: _Clock) -> None:
+    watch = _run(clock, reading=1, decoding=2, engine=6, writing=1)
+    told = watch.told()
+    tokens = sum(candidate.num_tokens or 0 for candidate in said("two words", "and three words"))
+    assert (told["seconds"], told["clips"], told["tokens"]) == (100, 10, 10 * tokens)
+    assert (told["clips_per_second"], told["tokens_per_second"]) == (0.1, round(tokens / 10, 1))
+    assert told["shares_waited_for"] == {"reading": 0.1, "decoding": 0.2, "writing": 0.1}
+    assert told["bottleneck"] == "engine"
+
+
+@pytest.mark.parametrize("slow", ["reading", "decoding", "engine", "writing"])
+def test_slow_stage_is_named(clock: _Clock, slow: str) -> None:
+    stages = {"reading": 1.0, "decoding": 1.0, "engine": 1.0, "writing": 1.0}
+    assert _run(clock, **stages | {slow: 9.0}).bottleneck() == slow
+
+
+def test_nothing_has_happened_yet() -> None:
+    told = Watch(ScriptedEngine(lambda _: said("text"))).told()
+    assert (told["seconds"], told["clips"], told["clips_per_second"], told["bottleneck"]) == (0, 0, 0, "engine")
+
+
+def test_failures_count_as_clips_without_tokens() -> None:
+    failure = Failure(key="0", video="a.mp4", kind="engine", message="no")
+    watch = Watch(ScriptedEngine(lambda _: failure))
+    asked = PreparedRequest(request=request(), frames=NO_FRAMES)
+    assert list(watch.generate(iter([asked]))) == [failure]
+    assert (watch.clips, watch.tokens) == (1, 0)
