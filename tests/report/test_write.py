@@ -61,6 +61,23 @@ def test_odd_texts_are_written(tmp_path: Path) -> None:
     assert b"half &#55357; pair" in page
 
 
+ODD: list[dict[str, Any]] = [
+    {"frame_timestamps": 5, "video_tokens": "many", "flags": {"a": 1}, "kept": 0},
+    {"frame_timestamps": [float("nan"), float("inf"), -1, "x", None, 1e300], "video_tokens": -1},
+    {"video_tokens": 10**400, "completion_tokens": [10**400], "stop_reasons": 7, "kept": [0]},
+    {"completion_tokens": [None, []], "stop_reasons": [None], "kept": [0, 0, 1], "flags": [3, None, "a b"]},
+    {"model": ["m"], "revision": 5, "engine": None, "prompt": {"a": [1, {"b": None}]}, "sampling": "hot"},
+    {"failure": 3, "message": None},
+]
+
+
+@pytest.mark.parametrize("meta", ODD)
+def test_odd_records_have_their_page(tmp_path: Path, meta: dict[str, Any]) -> None:
+    rows = [_row(caption_meta=meta, captions=["one", "two"]), _row()]
+    page = write_report(put_rows(tmp_path / "rows.jsonl", rows)).file.read_text("utf-8")
+    assert page.count("<article") == 2
+
+
 def test_a_web_address_is_a_link_and_no_other_scheme_is(tmp_path: Path) -> None:
     rows = [_row(video=name) for name in ("https://example.org/a.mp4", "javascript://x", "s3://b/a")]
     put_rows(tmp_path / "rows.jsonl", rows)

@@ -10,6 +10,8 @@ from reelscribe.report.entries import Entry, NoVideo
 from reelscribe.report.words import opening, repeats_itself, words_of
 
 _TOP: Final = 6
+_MOST: Final = 1 << 40
+"""Nothing that is counted or timed comes to so much; a data set may say anything."""
 
 
 @dataclass(kw_only=True)
@@ -77,7 +79,7 @@ class Overview:
         self.caption_tokens += caption_tokens_of(entry)
         if (seconds := seconds_of(entry)) is not None:
             self.seconds.append(seconds)
-        if isinstance(meta.get("video_tokens"), int):
+        if _is_count(meta.get("video_tokens")):
             self.video_tokens.append(meta["video_tokens"])
 
     @property
@@ -127,17 +129,22 @@ def caption_tokens_of(entry: Entry) -> list[int]:
     """Tokens of each kept caption, where they are known."""
     tokens, kept = listed(entry.meta.get("completion_tokens")), listed(entry.meta.get("kept"))
     found = [tokens[place] for place in kept if isinstance(place, int) and 0 <= place < len(tokens)]
-    return [count for count in found if isinstance(count, int)]
+    return [count for count in found if _is_count(count)]
 
 
 def frame_seconds_of(entry: Entry) -> list[float]:
     """When the frames that the model saw are shown, in seconds; empty where that is not known."""
-    return [float(second) for second in listed(entry.meta.get("frame_timestamps")) if isinstance(second, int | float)]
+    seconds = listed(entry.meta.get("frame_timestamps"))
+    return [float(second) for second in seconds if isinstance(second, int | float) and 0 <= second < _MOST]
 
 
 def seconds_of(entry: Entry) -> float | None:
     """When the last of those frames is shown."""
     return max(frame_seconds_of(entry), default=None)
+
+
+def _is_count(value: Any) -> bool:
+    return isinstance(value, int) and 0 <= value < _MOST
 
 
 def listed(value: Any) -> list[Any]:

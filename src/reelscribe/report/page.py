@@ -16,7 +16,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from reelscribe.report.entries import Entry
-from reelscribe.report.overview import Overview, caption_tokens_of, flags_of, listed, seconds_of
+from reelscribe.report.overview import Overview, caption_tokens_of, flags_of, frame_seconds_of, listed, seconds_of
 from reelscribe.report.plots import histogram
 from reelscribe.report.thumbnails import Filmstrip
 from reelscribe.report.words import Difference, differences, near_duplicates, phrases, words_of
@@ -52,6 +52,8 @@ class ClipView:
     flags: list[str]
     href: str | None
     words: int
+    frames: int
+    """How many the model saw."""
     seconds: float | None
     tokens: int | None
     others: list[Other]
@@ -164,6 +166,7 @@ def _views(
             flags=[] if entry.failure else flags_of(entry) + ([_NEAR] if others else []),
             href=link(entry),
             words=sum(len(words_of(text)) for text in entry.captions),
+            frames=len(frame_seconds_of(entry)),
             seconds=seconds_of(entry),
             tokens=sum(tokens) if tokens else None,
             others=list(_others(entry)),
