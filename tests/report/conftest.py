@@ -80,7 +80,7 @@ def report(data: Path) -> Path:
 # The browser
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")  # its driver keeps an event loop running in this thread, which others may not expect
 def browser() -> Iterator["Browser"]:
     """Chromium."""
     from playwright.sync_api import sync_playwright
