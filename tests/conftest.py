@@ -2,6 +2,7 @@
 
 import importlib.util
 import os
+import shutil
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -18,14 +19,20 @@ if TYPE_CHECKING:
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 
-collect_ignore: list[str] = []
-NEEDED = {
-    "vllm": ("vLLM", ("vllm",), "`make test-vllm` has it"),
-    "ray": ("Ray", ("ray",), "`pip install -e '.[dev]'` brings it"),
-    "data_juicer": ("Data-Juicer or Ray", ("data_juicer", "ray"), "`pip install -e '.[dev]'` brings them"),
-}
-"""Marker to what its tests need: its name, its modules, and how to have it."""
 
+def _there(*modules: str) -> bool:
+    return all(importlib.util.find_spec(module) is not None for module in modules)
+
+
+NEEDED = {
+    "vllm": ("vLLM", "make test-vllm", _there("vllm")),
+    "ray": ("Ray", "pip install -e '.[dev]'", _there("ray")),
+    "data_juicer": ("Data-Juicer or Ray", "pip install -e '.[dev]'", _there("data_juicer", "ray")),
+    "browser": ("Chromium", "make browser", shutil.which("chromium") is not None),
+}
+"""Marker of tests to what they need, the command that brings it, and whether it is there."""
+
+collect_ignore: list[str] = []
 if importlib.util.find_spec("torch") is None:  # only the extra brings it
     collect_ignore += [f"engines/test_{name}.py" for name in ("inputs", "running", "sampling", "transformers")]
 if importlib.util.find_spec("httpx2") is None:
@@ -34,27 +41,30 @@ if importlib.util.find_spec("httpx2") is None:
     ]
 if importlib.util.find_spec("pyarrow") is None:
     collect_ignore += ["dataset/formats/test_arrow.py", "integrations/test_ray_stage.py"]
+if any(importlib.util.find_spec(name) is None for name in ("jinja2", "matplotlib", "playwright")):
+    collect_ignore += ["report"]
 
 
 @pytest.hookimpl(trylast=True)  # when those that -m leaves out are gone
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests whose library is missing are skipped, and loudly; where the variable CI is set, that is an error."""
-    for marker, (name, modules, _) in NEEDED.items():
-        if all(importlib.util.find_spec(module) for module in modules):
-            continue
-        without = [item for item in items if item.get_closest_marker(marker)]
+    """Without what they need, tests are skipped, and loudly; where the variable CI is set, that is an error."""
+    for marker, (name, _, there) in NEEDED.items():
+        without = [item for item in items if item.get_closest_marker(marker) and not there]
         if without and os.environ.get("CI"):
-            raise pytest.UsageError(f"CI is set, so the {len(without)} tests that need {name} must run; it is missing.")
+            raise pytest.UsageError(
+                f"CI is set, so the {len(without)} tests that need {name} must run; it is not installed."
+            )
         for item in without:
             item.add_marker(pytest.mark.skip(reason=f"{name} is not installed"))
 
 
 def pytest_terminal_summary(terminalreporter: Any) -> None:
-    """Say what was skipped for want of a library."""
-    for name, _, remedy in NEEDED.values():
+    """Say what was skipped for want of what it needs."""
+    for name, command, _ in NEEDED.values():
         reason = f"{name} is not installed"
-        if skipped := [report for report in terminalreporter.getreports("skipped") if reason in str(report.longrepr)]:
-            terminalreporter.section(f"{len(skipped)} TESTS SKIPPED: {reason}; {remedy}", "!")
+        skipped = [report for report in terminalreporter.getreports("skipped") if reason in str(report.longrepr)]
+        if skipped:
+            terminalreporter.section(f"{len(skipped)} TESTS SKIPPED: {reason}; `{command}` has it", "!")
 
 
 Prepare = Callable[..., PreparedRequest]

@@ -1,5 +1,6 @@
 """The command, typed as a user types it."""
 
+import importlib.util
 import json
 import logging
 import os
@@ -85,8 +86,10 @@ def test_help_shows_the_commands(words: tuple[str, ...]) -> None:
     assert re.findall(r"^  (\w+)  ", text.partition("Commands:")[2], re.MULTILINE) == [
         "caption",
         "demo",
+        "report",
         "retry",
         "status",
+        "view",
     ]
 
 
@@ -415,6 +418,22 @@ def test_nothing_is_said_of_speed_where_all_is_known(here: Path) -> None:
     put_clip(here / "a.mp4")
     _caption("a.mp4")
     assert _caption("a.mp4").stderr == "1 caption for 1 row in out.jsonl (1 taken from the ledger)\n"
+
+
+# The report
+
+
+@pytest.mark.skipif(importlib.util.find_spec("matplotlib") is None, reason="the extra report is not installed")
+def test_report_writes_a_page(here: Path) -> None:
+    put_clip(here / "a.mp4")
+    put_rows(here / "in.jsonl", [{"video": "a.mp4"}, {"video": "b.mp4"}])
+    _caption("in.jsonl", code=3)
+    assert _type("report", "out.jsonl").stderr == "2 videos in out.report.html\n"
+    assert "<article" in (here / "out.report.html").read_text("utf-8")
+    assert _type("report", "out.jsonl", "-o", "a/b.html", "--clips", "1").stderr == "1 video of 2 in a/b.html\n"
+    assert _refused("report", "none.jsonl").startswith("there is no none.jsonl;")
+    assert _refused("report", "in.jsonl").startswith("in.jsonl holds no captions:")
+    assert _refused("report", "out.jsonl", "--clips", "0").startswith("clips must be a whole number of at least 1")
 
 
 # The demo

@@ -9,7 +9,8 @@ import pytest
 
 import reelscribe
 
-HEAVY = {"torch", "torchvision", "transformers", "accelerate", "vllm", "ray", "av", "numpy", "tqdm"}
+MODEL_LIBRARIES = {"torch", "torchvision", "transformers", "accelerate", "vllm", "ray"}
+HEAVY = MODEL_LIBRARIES | {"av", "numpy", "tqdm", "jinja2", "matplotlib"}
 
 
 def _loaded_by(code: str) -> set[str]:
@@ -27,6 +28,7 @@ def _loaded_by(code: str) -> set[str]:
         "from reelscribe import ReelscribeError",
         "from reelscribe.cli import main; main(['--help'], standalone_mode=False)",
         "from reelscribe.cli import main; main(['caption', '--help'], standalone_mode=False)",
+        "from reelscribe.cli import main; main(['report', '--help'], standalone_mode=False)",
     ],
 )
 def test_nothing_heavy_is_imported_before_it_is_needed(code: str) -> None:
@@ -37,7 +39,7 @@ def test_nothing_heavy_is_imported_before_it_is_needed(code: str) -> None:
 
 def test_a_run_without_a_model_needs_no_model_library() -> None:
     loaded = _loaded_by("from reelscribe import FakeEngine, VideoCaptioningFromVLMMapper, caption, run; FakeEngine()")
-    assert not loaded & {"torch", "torchvision", "transformers", "accelerate", "vllm", "ray"}
+    assert not loaded & MODEL_LIBRARIES
 
 
 @pytest.mark.parametrize("name", reelscribe.__all__)

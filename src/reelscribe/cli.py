@@ -80,6 +80,7 @@ def main(context: click.Context, verbose: bool) -> None:
     reelscribe caption data.jsonl -o captioned.jsonl       every row of a data set
     reelscribe status captioned.jsonl                      what is done, failed and left
     reelscribe retry captioned.jsonl                       what failed, once more
+    reelscribe report captioned.jsonl                      a page to look at the captions
     """  # noqa: D301 - Click takes the backspace for "leave these lines as they are"
     logging.basicConfig(level=logging.INFO if verbose else logging.WARNING, format="reelscribe: %(message)s")
     logging.getLogger("reelscribe.engines.planning").setLevel(logging.INFO)  # a plan is always told
@@ -274,6 +275,48 @@ def _changed_settings(settings: Mapping[str, Any]) -> str:
     return ", ".join(f"{name}={value!r}" for name, value in settings.items() if usual.get(name) != value)
 
 
+def _page_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Give a command the options of a page about captions."""
+    root = "Folder that paths start from; the run's own by default."
+    for option in (
+        click.option("--root", type=click.Path(path_type=Path), help=root),
+        click.option("--seed", default=0, show_default=True, help="Of the choice of videos."),
+        click.option("--frames", default=12, show_default=True, help="Most frames to show of each."),
+        click.option("--clips", default=1000, show_default=True, help="Most videos to show; of more, some."),
+    ):
+        command = option(command)
+    return command
+
+
+@main.command()
+@click.argument("output", type=click.Path(path_type=Path))
+@click.option("-o", "--file", type=click.Path(path_type=Path), help="Page to write; OUTPUT's .report.html by default.")
+@_page_options
+def report(output: Path, file: Path | None, **given: Any) -> None:
+    """Write a page about the captions in OUTPUT: frames, captions, candidates, failures, and what they have in common.
+
+    One file that opens from disk and loads nothing, but for a video that is played. OUTPUT is what caption wrote.
+    """
+    from reelscribe.report.write import write_report
+
+    with _Progress() as progress:
+        summary = write_report(output, file, **given, on_clip=progress.clip)
+    of = "" if summary.shown == summary.videos else f" of {summary.videos:,}"
+    click.echo(f"{_some(summary.shown, 'video')}{of} in {summary.file}", err=True)
+
+
+@main.command()
+@click.argument("output", type=click.Path(path_type=Path))
+@click.option("--port", default=0, help="To serve at; one that is free by default.")
+@_page_options
+def view(output: Path, port: int, **given: Any) -> None:
+    """Serve the same page as report to this machine alone, until Ctrl-C. Prints its address, which holds a token."""
+    from reelscribe.report.view import view as serve
+
+    with _Progress() as progress:
+        serve(output, port=port, **given, on_clip=progress.clip, on_ready=click.echo)
+
+
 @main.command()
 @click.argument("folder", type=click.Path(path_type=Path), default="reelscribe-demo")
 def demo(folder: Path) -> None:
@@ -340,6 +383,13 @@ class _Progress:
         self._watch = watch
         self._bar = tqdm(total=total, unit="row", disable=None, dynamic_ncols=True)
         self._told = time.monotonic()
+
+    def clip(self, total: int) -> None:
+        """Count a clip that was looked at, of so many."""
+        from tqdm import tqdm
+
+        self._bar = self._bar or tqdm(total=total, unit="clip", disable=None, dynamic_ncols=True)
+        self._bar.update()
 
     def advance(self, result: Any) -> None:
         self._failures += len(result.failures)

@@ -13,8 +13,8 @@ Selector = Callable[[Sequence[str], CaptionRequest], tuple[tuple[int, ...], str]
 """(candidate texts, their request) -> (indices to keep, reason)."""
 
 _BITS = 64
-_UNSPACED = re.compile("[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\U00020000-\U0003ffff]")
-"""Thai, Lao, Burmese, Khmer, kana and Han."""
+UNSPACED: Final = re.compile("[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\U00020000-\U0003ffff]")
+"""Thai, Lao, Burmese, Khmer, kana and Han: scripts that are written without spaces."""
 
 
 def simhash(text: str) -> int:
@@ -27,7 +27,7 @@ def simhash(text: str) -> int:
     characters.
     """
     text = text.lower()
-    unspaced = _UNSPACED.search(text) is not None
+    unspaced = UNSPACED.search(text) is not None
     units = list("".join(text.split())) if unspaced else text.split(" ")
     joiner = "" if unspaced else " "
     counts = [0] * _BITS

@@ -13,7 +13,7 @@ from flow import ScriptedEngine, put_clip, request, said
 
 from reelscribe.config import Settings
 from reelscribe.dataset import ledger as module
-from reelscribe.dataset.ledger import Ledger, read_runs, set_aside
+from reelscribe.dataset.ledger import Ledger, read_captions, read_runs, set_aside
 from reelscribe.errors import FAILURE_KINDS, TRANSIENT_KINDS, DatasetError, FailureKind
 from reelscribe.prompts import Outcome
 from reelscribe.sampling_params import SamplingParams
@@ -364,3 +364,33 @@ def test_version_that_is_to_come_is_told(file: Path) -> None:
         base.execute(f"PRAGMA user_version = {module._VERSION + 1}")
     with pytest.raises(DatasetError, match="is no ledger that this release knows"):
         Ledger(file)
+
+
+# What is told to who looks at captions
+
+
+def test_captions_are_found_by_the_seed_of_their_request_the_last_run_first(tmp_path: Path) -> None:
+    file = tmp_path / "l.sqlite"
+    for model, text in (("a", "first"), ("b", "second")):
+        with Ledger(file) as ledger:
+            _begin(ledger, model=model, fps=len(text))
+            for key, seed in (("0", 7), ("1", 1 << 63)):
+                asked = request(key=key, seed=seed, prompt=key)
+                assert ledger.look_up(asked) is asked
+                made = _caption(key, f"{text} {key}")
+                ledger.record(replace(made, meta={**made.meta, "seed": seed}))
+            failed = request(key="2", prompt="fails")
+            ledger.look_up(failed)
+            ledger.record(_failure(key="2"))
+    known = read_captions(file, most=4)
+    assert known is not None
+    assert {seed: [item.texts[0] for item in items] for seed, items in known.items()} == {
+        7: ["second 0", "first 0"],
+        1 << 63: ["second 1", "first 1"],
+    }
+    assert read_captions(file, most=3) is None
+
+
+def test_captions_of_no_ledger(tmp_path: Path) -> None:
+    with pytest.raises(DatasetError, match=r"there is no l\.sqlite in"):
+        read_captions(tmp_path / "l.sqlite", most=1)

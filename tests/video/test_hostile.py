@@ -18,6 +18,7 @@ from reelscribe.errors import ClipError
 from reelscribe.schema import Clip
 from reelscribe.video import decode as decode_module
 from reelscribe.video import index as index_module
+from reelscribe.video import sampling
 from reelscribe.video.decode import decode
 from reelscribe.video.isolate import DecoderPool
 
@@ -181,7 +182,7 @@ def test_an_error_that_nobody_foresaw_costs_the_clip(
     def broken(*_: object) -> None:
         raise ZeroDivisionError("division by zero")
 
-    monkeypatch.setattr(decode_module, "pick_frames", broken)
+    monkeypatch.setattr(sampling, "pick_frames", broken)
     error = failure(plain)
     assert error.kind == "crashed"
     with pytest.raises(ClipError, match=r"its decoder crashed \(ZeroDivisionError: division by zero\)\.$"):
@@ -193,7 +194,7 @@ def test_memory_that_runs_out_is_no_damage(plain: Path, monkeypatch: pytest.Monk
     def out_of_memory(*_: object) -> None:
         raise MemoryError
 
-    monkeypatch.setattr(decode_module, "pick_frames", out_of_memory)
+    monkeypatch.setattr(sampling, "pick_frames", out_of_memory)
     with pytest.raises(ClipError, match=r"decoding it takes more memory than there is\.$") as caught:
         decoded(plain)
     assert caught.value.kind == "too_large"

@@ -8,7 +8,15 @@ from dataclasses import replace
 import pytest
 
 from reelscribe.config import Settings
-from reelscribe.video.sampling import FrameBudget, VisionLimits, count_video_tokens, fit_resolution, pick_frames
+from reelscribe.errors import ClipError
+from reelscribe.video.sampling import (
+    FrameBudget,
+    FramesAt,
+    VisionLimits,
+    count_video_tokens,
+    fit_resolution,
+    pick_frames,
+)
 
 BUDGET = FrameBudget(fps=2, min_frames=4, max_frames=768, max_video_tokens=8192, limits=VisionLimits())
 SIZES = [(1920, 1080), (1080, 1920), (1280, 720), (854, 480), (640, 480), (176, 144), (64, 64), (33, 31), (4096, 2160)]
@@ -143,3 +151,26 @@ def test_a_budget_tells_itself_in_plain_words() -> None:
     assert str(BUDGET) == (
         "2 frames a second, 4 to 768 of them, at most 8,192 vision tokens a clip and 768 for each 2 frames"
     )
+
+
+@pytest.mark.parametrize("rate", [23.976, 25, 29.97, 60, 120, 240])
+def test_frames_at_recorded_times_are_those_that_were_picked(rate: float) -> None:
+    timestamps = at_rate(rate, 9)
+    picked = pick_frames(timestamps, 9.0, BUDGET)
+    again = FramesAt(seconds=tuple(round(timestamps[at], 3) for at in picked), max_width=64, max_height=64)
+    assert again.pick(timestamps, 9.0) == picked
+
+
+@pytest.mark.parametrize("second", [-1.0, 0.02, 1.0])
+def test_a_time_at_which_no_frame_is_shown_is_another_video(second: float) -> None:
+    with pytest.raises(ClipError, match=f"no frame is shown at {second:g} s: the file is not the one") as caught:
+        FramesAt(seconds=(second,), max_width=64, max_height=64).pick(at_rate(25, 0.5), 0.5)
+    assert caught.value.kind == "decode"
+
+
+@pytest.mark.parametrize(
+    ("size", "small"),
+    [((1920, 1080), (199, 112)), ((1080, 1920), (63, 112)), ((64, 64), (64, 64)), ((4000, 2), (200, 1))],
+)
+def test_small_pictures_keep_their_shape(size: tuple[int, int], small: tuple[int, int]) -> None:
+    assert FramesAt(seconds=(), max_width=200, max_height=112).fit(*size, 8) == small

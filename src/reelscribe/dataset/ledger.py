@@ -308,6 +308,31 @@ def read_runs(file: Path) -> list[Run]:
         return list(_runs(base)) if _is_ledger(base, file) else []
 
 
+def read_captions(file: Path, *, most: int) -> dict[int, list[Caption]] | None:
+    """All captions that a ledger knows, by the seed of their request, which is a function of what was asked.
+
+    Args:
+        file: the ledger's.
+        most: captions to hold in memory.
+
+    Returns:
+        None where there are more than that.
+
+    Raises:
+        DatasetError: there is no ledger, or it cannot be read.
+    """
+    read_runs(file)
+    found: dict[int, list[Caption]] = {}
+    with _troubles(file), contextlib.closing(_connect(file, "rw")) as base:
+        (count,) = base.execute("SELECT count(*) FROM outcomes WHERE kind IS NULL").fetchone()
+        if count > most:
+            return None
+        for (packed,) in base.execute("SELECT outcome FROM outcomes WHERE kind IS NULL ORDER BY run DESC"):
+            known = _caption(json.loads(zlib.decompress(packed)), key="")
+            found.setdefault(known.meta.get("seed", -1), []).append(known)
+    return found
+
+
 def set_aside(file: Path) -> None:
     """Give a ledger another name, so that the next run begins a new one."""
     with contextlib.suppress(sqlite3.Error), contextlib.closing(_connect(file, "rw")) as base:
@@ -395,5 +420,9 @@ def _unpack(packed: bytes, request: CaptionRequest) -> Outcome:
     values = json.loads(zlib.decompress(packed))
     if "kind" in values:
         return Failure(key=request.key, **{**values, "video": request.clip.name})
+    return _caption(values, request.key)
+
+
+def _caption(values: dict[str, Any], key: str) -> Caption:
     candidates = tuple(Candidate(**candidate) for candidate in values.pop("candidates"))
-    return Caption(key=request.key, **{**values, "kept": tuple(values["kept"])}, candidates=candidates)
+    return Caption(key=key, **{**values, "kept": tuple(values["kept"])}, candidates=candidates)

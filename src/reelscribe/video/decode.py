@@ -44,7 +44,7 @@ from reelscribe.video.index import (
     stated_seconds,
     video_stream,
 )
-from reelscribe.video.sampling import FrameBudget, count_video_tokens, fit_resolution, pick_frames
+from reelscribe.video.sampling import FrameChoice, count_video_tokens
 
 logger = logging.getLogger(__name__)
 
@@ -79,7 +79,7 @@ class _Task:
     index: FrameIndex
     wanted: list[int]
     """Times of the frames, ascending."""
-    budget: FrameBudget
+    budget: FrameChoice
     threads: int
     allocate: Allocate
 
@@ -88,7 +88,7 @@ def _empty(shape: tuple[int, ...]) -> NDArray[np.uint8]:
     return np.empty(shape, np.uint8)
 
 
-def decode(clip: Clip, budget: FrameBudget, *, threads: int = 0, allocate: Allocate = _empty) -> Frames:
+def decode(clip: Clip, budget: FrameChoice, *, threads: int = 0, allocate: Allocate = _empty) -> Frames:
     """Decode the frames of a clip that the budget asks for.
 
     Args:
@@ -130,13 +130,13 @@ def _troubles(clip: Clip) -> Iterator[None]:
         raise ClipError("crashed", f"{clip.name}: its decoder crashed ({type(exc).__name__}: {exc}).") from exc
 
 
-def _decode(clip: Clip, budget: FrameBudget, threads: int, allocate: Allocate) -> Frames:
+def _decode(clip: Clip, budget: FrameChoice, threads: int, allocate: Allocate) -> Frames:
     with open_clip(clip) as container:
         stream = video_stream(container, clip)
         kept: list[_Packet] = []
         index = read_index(container, stream, clip, kept, _KEPT_PACKETS if container.size <= _KEPT_BYTES else 0)
         seconds = index.seconds
-        picked = pick_frames(seconds, index.duration_seconds, budget)
+        picked = budget.pick(seconds, index.duration_seconds)
         wanted = [index.pts[number] for number in picked]
         task = _Task(clip=clip, index=index, wanted=wanted, budget=budget, threads=threads, allocate=allocate)
         pixels = _decode_wanted(task, stream, kept, may_seek=container.format.name in _SEEKABLE)
@@ -148,7 +148,7 @@ def _decode(clip: Clip, budget: FrameBudget, threads: int, allocate: Allocate) -
     )
 
 
-def _decode_part(clip: Clip, budget: FrameBudget, allocate: Allocate) -> Frames:
+def _decode_part(clip: Clip, budget: FrameChoice, allocate: Allocate) -> Frames:
     """Decode the start of a clip, up to where it is cut short or damaged.
 
     Raises:
@@ -166,7 +166,7 @@ def _decode_part(clip: Clip, budget: FrameBudget, allocate: Allocate) -> Frames:
         message = f"Of it {share:.0%} can be decoded; min_decoded asks for {budget.min_decoded:.0%}."
         raise ClipError("decode", message)
     seconds = shown.seconds
-    picked = pick_frames(seconds, shown.duration_seconds, budget)
+    picked = budget.pick(seconds, shown.duration_seconds)
     task = replace(task, index=shown, wanted=[shown.pts[number] for number in picked])
     pixels = _decode_wanted(task, stream, [], may_seek=False)
     return Frames(
@@ -249,7 +249,7 @@ def _collect(task: _Task, stream: VideoStream, decoded: _Timed) -> NDArray[np.ui
     _set_up(task, stream)
     frames = _on_screen(task, decoded)
     first = next(frames)
-    width, height = fit_resolution(*_upright_size(stream, first), len(task.wanted), task.budget)
+    width, height = task.budget.fit(*_upright_size(stream, first), len(task.wanted))
     pixels = task.allocate((len(task.wanted), height, width, 3))
     scaler = VideoReformatter()
     for number, frame in enumerate(itertools.chain([first], frames)):

@@ -24,7 +24,7 @@ import numpy as np
 
 from reelscribe.errors import ClipError, EngineError
 from reelscribe.schema import Clip, Frames
-from reelscribe.video.sampling import FrameBudget
+from reelscribe.video.sampling import FrameChoice
 from reelscribe.video.worker import READY, TOO_LARGE, Decoded, read_memory, write_memory
 
 AVAILABLE: Final = os.name == "posix"
@@ -50,7 +50,7 @@ class DecoderPool:
         self._busy: set[_Decoder] = set()
         self._lock = threading.Lock()
 
-    def decode(self, clip: Clip, budget: FrameBudget, *, threads: int) -> Frames:
+    def decode(self, clip: Clip, budget: FrameChoice, *, threads: int) -> Frames:
         """Decode a clip as `decode.decode` does. Several threads may do so at once, with a process each.
 
         Raises:
@@ -108,7 +108,7 @@ class _Decoder:
             self.end()
             raise _cannot_start("it was not ready to work; see what it printed")
 
-    def decode(self, clip: Clip, budget: FrameBudget, threads: int, seconds: float) -> Frames:
+    def decode(self, clip: Clip, budget: FrameChoice, threads: int, seconds: float) -> Frames:
         """Let the process decode a clip; raise what it raised."""
         size = None
         if isinstance(clip.source, bytes):

@@ -13,7 +13,7 @@ from reelscribe.schema import CaptionRequest, Clip, Failure, Frames
 from reelscribe.video.decode import decode
 from reelscribe.video.fetch import FetchLimits, fetched
 from reelscribe.video.isolate import AVAILABLE, DecoderPool
-from reelscribe.video.sampling import FrameBudget
+from reelscribe.video.sampling import FrameBudget, FrameChoice
 
 _MOST_DECODERS = 32
 """Unless more are asked for. Each takes some 50 MB."""
@@ -24,8 +24,8 @@ _SHARERS = 8
 _ANYWHERE = FetchLimits()
 
 
-class _Decode(Protocol):
-    def __call__(self, clip: Clip, budget: FrameBudget, *, threads: int) -> Frames: ...
+class Decode(Protocol):
+    def __call__(self, clip: Clip, budget: FrameChoice, *, threads: int) -> Frames: ...
 
 
 _Outcome = Future[Frames | ClipError]
@@ -71,7 +71,7 @@ def decode_ahead(
     under_way: WeakValueDictionary[Clip, _Outcome] = WeakValueDictionary()
     with (
         ThreadPoolExecutor(workers, thread_name_prefix="decode") as executor,
-        _decoding(decoders, decode_seconds, decoder_bytes) as decode_clip,
+        decoding(decoders, decode_seconds, decoder_bytes) as decode_clip,
     ):
         try:
             while True:
@@ -99,8 +99,8 @@ def usable_cpus() -> int:
 
 
 @contextmanager
-def _decoding(decoders: int | None, decode_seconds: float, decoder_bytes: int) -> Iterator[_Decode]:
-    """How to decode. What is under way at the end is given up."""
+def decoding(decoders: int | None, decode_seconds: float, decoder_bytes: int) -> Iterator[Decode]:
+    """How to decode: in processes, or, with 0 of them, here. What is under way at the end is given up."""
     if decoders == 0 or not AVAILABLE:
         yield decode
         return
@@ -131,7 +131,7 @@ def _bytes(outcome: _Outcome, budget: FrameBudget) -> int:
 
 
 def _decode_one(
-    decode_clip: _Decode, clip: Clip, budget: FrameBudget, threads: int, limits: FetchLimits
+    decode_clip: Decode, clip: Clip, budget: FrameBudget, threads: int, limits: FetchLimits
 ) -> Frames | ClipError:
     try:
         with fetched(clip, limits) as fetched_clip:

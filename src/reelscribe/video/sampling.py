@@ -7,9 +7,11 @@ The cost of a clip is known before an engine sees it. A model of the Qwen3-VL fa
 import math
 from bisect import bisect_right
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Protocol
 
 from reelscribe.config import Settings
+from reelscribe.errors import ClipError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,6 +27,24 @@ class VisionLimits:
     (VIDEO_MAX_TOKEN_NUM in qwen-vl-utils)."""
     min_frames: int = 4
     max_frames: int = 768
+
+
+class FrameChoice(Protocol):
+    """Which frames of a clip to decode, and at which size."""
+
+    @property
+    def limits(self) -> VisionLimits:
+        """By which vision tokens are counted."""
+
+    @property
+    def min_decoded(self) -> float:
+        """Share of the clip that is enough where the rest of it is missing or damaged; 1 for no such leave."""
+
+    def pick(self, timestamps: Sequence[float], duration_seconds: float) -> list[int]:
+        """Indices into the times of all frames, ascending."""
+
+    def fit(self, width: int, height: int, num_frames: int) -> tuple[int, int]:
+        """Width and height in pixels, for an upright picture of that size."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,12 +83,56 @@ class FrameBudget:
         """Most bytes that the decoded frames of one clip can take."""
         return self.most_tokens * self.limits.token_pixels**2 * self.limits.temporal_patch * 3
 
+    def pick(self, timestamps: Sequence[float], duration_seconds: float) -> list[int]:
+        """See `pick_frames`."""
+        return pick_frames(timestamps, duration_seconds, self)
+
+    def fit(self, width: int, height: int, num_frames: int) -> tuple[int, int]:
+        """See `fit_resolution`."""
+        return fit_resolution(width, height, num_frames, self)
+
     def __str__(self) -> str:
         return (
             f"{self.fps:g} frames a second, {self.min_frames} to {self.max_frames} of them, at most "
             f"{self.max_video_tokens:,} vision tokens a clip and {self.limits.max_frame_tokens:,} for each "
             f"{self.limits.temporal_patch} frames"
         )
+
+
+@dataclass(frozen=True, kw_only=True)
+class FramesAt:
+    """The frames that are shown at given times, to look at them again."""
+
+    seconds: tuple[float, ...]
+    """Ascending; rounded to milliseconds, as records of captions have them."""
+    max_width: int
+    """Of the pictures, in pixels; they keep their shape."""
+    max_height: int
+    limits: VisionLimits = field(default_factory=VisionLimits)
+    min_decoded: float = 1e-3
+    """Whatever of the clip could be captioned can be looked at."""
+
+    def pick(self, timestamps: Sequence[float], _: float) -> list[int]:
+        """The frame at each of the times.
+
+        Raises:
+            ClipError: kind "decode", where there is none at one of them: it is another video.
+        """
+        picked = []
+        for second in self.seconds:
+            at = bisect_right(timestamps, second + _ROUNDED_SECONDS) - 1
+            if at < 0 or timestamps[at] < second - _ROUNDED_SECONDS:
+                raise ClipError("decode", f"no frame is shown at {second:g} s: the file is not the one that it was.")
+            picked.append(at)
+        return sorted(set(picked))
+
+    def fit(self, width: int, height: int, _: int) -> tuple[int, int]:
+        """The largest size of the same shape."""
+        scale = min(self.max_width / width, self.max_height / height, 1.0)
+        return max(round(width * scale), 1), max(round(height * scale), 1)
+
+
+_ROUNDED_SECONDS = 0.00051
 
 
 def pick_frames(timestamps: Sequence[float], duration_seconds: float, budget: FrameBudget) -> list[int]:

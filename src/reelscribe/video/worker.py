@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from reelscribe.errors import ClipError
 from reelscribe.schema import Clip
 from reelscribe.video.decode import decode
-from reelscribe.video.sampling import FrameBudget
+from reelscribe.video.sampling import FrameChoice
 
 READY: Final = "ready"
 """The first message, once everything is imported."""
@@ -37,7 +37,7 @@ _WATCH_SECONDS: Final = 0.05
 """How often it looks at its memory in the middle of a clip. (A limit of the system's would not do: where an allocation
 fails, FFmpeg may call the file damaged.)"""
 
-Job = tuple[Clip, int | None, FrameBudget, int]
+Job = tuple[Clip, int | None, FrameChoice, int]
 """Clip; how many bytes in the file in memory it has, where it has no path; budget; threads."""
 Decoded = tuple[tuple[int, ...], tuple[float, ...], float, int, float | None]
 """Shape of the pixels in the file in memory; what else `Frames` holds."""

@@ -1,0 +1,149 @@
+"""What a data set's captions look like taken together, and which of them to show."""
+
+import random
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from reelscribe.report.entries import Entry, NoVideo
+from reelscribe.report.words import opening, words_of
+
+_TOP: Final = 6
+_MOST: Final = 1 << 40
+"""Nothing that is counted or timed comes to so much; a data set may say anything."""
+
+
+@dataclass(kw_only=True)
+class Overview:
+    """Counts over all videos of a data set."""
+
+    captions: int = 0
+    without_video: int = 0
+    failures: Counter[str] = field(default_factory=Counter)
+    """By kind."""
+    examples: dict[str, str] = field(default_factory=dict)
+    """Of each kind, what is told of the first."""
+    flags: Counter[str] = field(default_factory=Counter)
+    stop_reasons: Counter[str] = field(default_factory=Counter)
+    """Of all candidates."""
+    openings: Counter[str] = field(default_factory=Counter)
+    """First words of captions."""
+    vocabulary: Counter[str] = field(default_factory=Counter)
+    made_by: Counter[tuple[str, str]] = field(default_factory=Counter)
+    """Model with its revision, and engine."""
+    prompts: Counter[str] = field(default_factory=Counter)
+    lengths: list[int] = field(default_factory=list)
+    """Words of each caption."""
+    seconds: list[float] = field(default_factory=list)
+    """When the last frame that the model saw is shown."""
+    caption_tokens: list[int] = field(default_factory=list)
+    video_tokens: list[int] = field(default_factory=list)
+    strata: list[str] = field(default_factory=list)
+    """Of each video, its kind of failure or its flags."""
+
+    @classmethod
+    def of(cls, entries: Iterable[Entry | NoVideo]) -> "Overview":
+        """Go through all videos once."""
+        overview = cls()
+        for entry in entries:
+            overview._add(entry)
+        return overview
+
+    def _add(self, entry: Entry | NoVideo) -> None:
+        if isinstance(entry, NoVideo):
+            self.without_video += 1
+            return
+        self.strata.append(entry.failure or " ".join(flags_of(entry)))
+        if entry.failure:
+            self.failures[entry.failure] += 1
+            self.examples.setdefault(entry.failure, entry.message)
+            return
+        self.captions += 1
+        self.flags.update(flags_of(entry))
+        for text in entry.captions:
+            words = words_of(text)
+            self.lengths.append(len(words))
+            self.openings[opening(words)] += 1
+            self.vocabulary.update(words)
+        self._add_meta(entry)
+
+    def _add_meta(self, entry: Entry) -> None:
+        meta = entry.meta
+        if not meta:
+            return
+        revision = f" at {meta['revision']}" if meta.get("revision") else ""
+        self.made_by[f"{meta.get('model')}{revision}", str(meta.get("engine"))] += 1
+        self.prompts[str(meta.get("prompt", ""))] += 1
+        self.stop_reasons.update(str(reason) for reason in listed(meta.get("stop_reasons")))
+        self.caption_tokens += caption_tokens_of(entry)
+        if (seconds := seconds_of(entry)) is not None:
+            self.seconds.append(seconds)
+        if _is_count(meta.get("video_tokens")):
+            self.video_tokens.append(meta["video_tokens"])
+
+    @property
+    def top_openings(self) -> list[tuple[str, int]]:
+        """The commonest ones that several captions share."""
+        return [(text, count) for text, count in self.openings.most_common(_TOP) if count > 1 and text]
+
+    @property
+    def words(self) -> int:
+        """Words of all captions."""
+        return self.vocabulary.total()
+
+    @property
+    def once(self) -> int:
+        """Words that are there once."""
+        return sum(count == 1 for count in self.vocabulary.values())
+
+
+def choose(strata: Sequence[str], most: int, seed: int) -> list[int]:
+    """Choose videos to show, spread over the strata: rare ones come whole, what is left is shared by the others.
+
+    Returns:
+        Places in `strata`, ascending.
+    """
+    if len(strata) <= most:
+        return list(range(len(strata)))
+    members: dict[str, list[int]] = {}
+    for place, stratum in enumerate(strata):
+        members.setdefault(stratum, []).append(place)
+    generator, chosen = random.Random(seed), list[int]()
+    by_size = sorted(members.values(), key=len)
+    for number, places in enumerate(by_size):
+        share = (most - len(chosen)) // (len(by_size) - number)
+        chosen += places if len(places) <= share else generator.sample(places, share)
+    return sorted(chosen)
+
+
+def flags_of(entry: Entry) -> list[str]:
+    """What is noted of a caption."""
+    return [str(flag) for flag in listed(entry.meta.get("flags"))]
+
+
+def caption_tokens_of(entry: Entry) -> list[int]:
+    """Tokens of each kept caption, where they are known."""
+    tokens, kept = listed(entry.meta.get("completion_tokens")), listed(entry.meta.get("kept"))
+    found = [tokens[place] for place in kept if isinstance(place, int) and 0 <= place < len(tokens)]
+    return [count for count in found if _is_count(count)]
+
+
+def frame_seconds_of(entry: Entry) -> list[float]:
+    """When the frames that the model saw are shown, in seconds; empty where that is not known."""
+    seconds = listed(entry.meta.get("frame_timestamps"))
+    return [float(second) for second in seconds if isinstance(second, int | float) and 0 <= second < _MOST]
+
+
+def seconds_of(entry: Entry) -> float | None:
+    """When the last of those frames is shown."""
+    return max(frame_seconds_of(entry), default=None)
+
+
+def _is_count(value: Any) -> bool:
+    return isinstance(value, int) and 0 <= value < _MOST
+
+
+def listed(value: Any) -> list[Any]:
+    """A value that should be a list; an empty one where it is something else, as a data set may hold anything."""
+    return value if isinstance(value, list) else []

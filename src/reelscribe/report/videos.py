@@ -1,0 +1,72 @@
+"""From a video as a row names it to the file that can be looked at."""
+
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from reelscribe.errors import ClipError
+from reelscribe.schema import Clip
+from reelscribe.video.fetch import FetchLimits, local, scheme_of
+
+
+@dataclass(frozen=True, kw_only=True)
+class FoundVideo:
+    """A video, and where it can be had."""
+
+    name: str
+    """As the row has it; of one that is in the row itself, the row's name or the video's size."""
+    clip: Clip | None = None
+    """To open; None where it cannot be reached."""
+    url: str | None = None
+    """Where it is on the web."""
+    problem: str = ""
+    """Why it cannot be reached."""
+
+    @property
+    def path(self) -> Path | None:
+        """The file, where it is one."""
+        return None if self.clip is None or isinstance(self.clip.source, bytes) else self.clip.path
+
+
+class VideoFinder:
+    """Finds files.
+
+    Args:
+        folders: that relative paths may start from.
+    """
+
+    def __init__(self, folders: Iterable[Path]) -> None:
+        self._folders = list(dict.fromkeys(Path(os.path.realpath(folder)) for folder in folders))
+
+    def find(self, video: str | bytes | None, sample: object = None) -> FoundVideo:
+        """Find the video of a row. Nothing is downloaded.
+
+        Args:
+            video: as the row has it.
+            sample: name of the row, where it has one, for a video that is in the row itself.
+        """
+        if video is None:
+            return FoundVideo(name="", problem="The row names no video.")
+        if isinstance(video, bytes):
+            clip = Clip(source=video, called=sample if isinstance(sample, str) else None)
+            return FoundVideo(name=clip.name, clip=clip)
+        scheme = scheme_of(video)
+        if scheme not in (None, "file"):
+            url = video if scheme in ("http", "https") else None
+            return FoundVideo(name=video, url=url, problem="The video is at a URL, from which nothing is downloaded.")
+        return self._find_file(video)
+
+    def _find_file(self, video: str) -> FoundVideo:
+        try:
+            paths = {
+                os.path.realpath(local(Clip(source=video, root=root), FetchLimits()).path) for root in self._folders
+            }
+            there = sorted(path for path in paths if Path(path).is_file())
+        except (ClipError, ValueError) as exc:  # on another machine; a NUL in the name
+            return FoundVideo(name=video, problem=f"The video cannot be reached: {exc}")
+        if len(there) > 1:
+            return FoundVideo(name=video, problem="Several inputs have a video of this name; tell which with --root.")
+        if not there:
+            return FoundVideo(name=video, problem="The video is not there.")
+        return FoundVideo(name=video, clip=Clip(source=there[0], called=video))

@@ -1,0 +1,76 @@
+"""Words of captions: how many there are, what they have in common, where two captions differ."""
+
+import re
+from collections.abc import Iterator, Sequence
+from difflib import SequenceMatcher
+from itertools import combinations
+from typing import Final, Literal
+
+from reelscribe.selection import UNSPACED, simhash
+
+_LETTER: Final = f"(?:(?!{UNSPACED.pattern})\\w)"
+_WORD: Final = re.compile(f"{UNSPACED.pattern}|{_LETTER}+(?:['\u2019-]{_LETTER}+)*")
+"""May have apostrophes and hyphens within. In scripts that are written without spaces, a character counts as a word."""
+_PIECE: Final = re.compile(f"{_WORD.pattern}|\\s+|.", re.DOTALL)
+_OPENING_WORDS: Final = 3
+_PHRASE_WORDS: Final = 4
+_NEAR_BITS: Final = 8
+"""Of 64. Captions that share about nine pairs of words in ten differ in so many bits."""
+
+Difference = tuple[Literal["same", "new", "gone"], str]
+"""A piece of text, and whether both have it, only the second, or only the first."""
+
+
+def words_of(text: str) -> list[str]:
+    """The words of a text, in small letters."""
+    return _WORD.findall(text.lower())
+
+
+def opening(words: Sequence[str]) -> str:
+    """How a caption begins."""
+    return " ".join(words[:_OPENING_WORDS])
+
+
+def phrases(words: Sequence[str]) -> Iterator[str]:
+    """All phrases of four words."""
+    return (" ".join(words[at : at + _PHRASE_WORDS]) for at in range(len(words) - _PHRASE_WORDS + 1))
+
+
+def near_duplicates(texts: Sequence[str]) -> list[list[int]]:
+    """Groups of texts that are nearly the same, the largest first; by their places.
+
+    Compares each with each: for a few thousand.
+    """
+    prints = [simhash(text) for text in texts]
+    group = list(range(len(texts)))
+
+    def find(item: int) -> int:
+        while group[item] != item:
+            group[item] = group[group[item]]
+            item = group[item]
+        return item
+
+    for one, other in combinations(range(len(texts)), 2):
+        near = (prints[one] ^ prints[other]).bit_count() <= _NEAR_BITS and prints[one]
+        if texts[one] == texts[other] or near:
+            group[find(other)] = find(one)
+    groups: dict[int, list[int]] = {}
+    for item in range(len(texts)):
+        groups.setdefault(find(item), []).append(item)
+    return sorted((members for members in groups.values() if len(members) > 1), key=len, reverse=True)
+
+
+def differences(first: str, second: str) -> list[Difference]:
+    """The second text, with what the first has in its place."""
+    ours, theirs = _PIECE.findall(first), _PIECE.findall(second)
+    pieces: list[Difference] = []
+    # A space between two words that differ is no common ground.
+    for kind, a, b, c, d in SequenceMatcher(str.isspace, ours, theirs, autojunk=False).get_opcodes():
+        if kind == "equal":
+            pieces.append(("same", "".join(theirs[c:d])))
+            continue
+        if a < b:
+            pieces.append(("gone", "".join(ours[a:b])))
+        if c < d:
+            pieces.append(("new", "".join(theirs[c:d])))
+    return pieces

@@ -1,0 +1,155 @@
+"""Captioned data to a page in a file."""
+
+import itertools
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from reelscribe.dataset.write import beside
+from reelscribe.errors import DatasetError, MissingExtraError, SettingsError
+from reelscribe.report.entries import CaptionedData, Entry
+from reelscribe.report.overview import Overview, choose
+
+CLIPS: Final = 1000
+FRAMES: Final = 12
+_EXTRA: Final = frozenset({"jinja2", "markupsafe", "matplotlib", "PIL", "starlette", "uvicorn"})
+
+OnClip = Callable[[int], None]
+"""Called for each clip that was looked at, with how many there are."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReportSummary:
+    """What a report shows."""
+
+    file: Path
+    shown: int
+    """Videos that it shows."""
+    videos: int
+    """All that there are."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Made:
+    """A page."""
+
+    page: bytes
+    """HTML, in UTF-8."""
+    entries: list[Entry]
+    """Those that it shows."""
+    videos: int
+    """All that there are."""
+
+
+def write_report(
+    output: Path,
+    file: Path | None = None,
+    *,
+    clips: int = CLIPS,
+    frames: int = FRAMES,
+    seed: int = 0,
+    root: Path | None = None,
+    on_clip: OnClip = lambda total: None,
+) -> ReportSummary:
+    """Write a page about the captions of a data set.
+
+    Args:
+        output: the data set, as `reelscribe caption` was given it.
+        file: to write; by default beside it, as `captions.report.html`.
+        clips: most videos to show; of more, some are chosen of each flag and kind of failure.
+        frames: most frames to show of each.
+        seed: of that choice.
+        root: folder that relative paths of videos start from; by default where the run had them from.
+        on_clip: called for each clip whose frames are there.
+
+    Raises:
+        DatasetError: there is no such data set, it holds no captions, or the file cannot be written.
+        SettingsError: `clips` or `frames` is below 1, or the file is not named as HTML.
+        MissingExtraError: the extra `report`, or what the format needs, is not installed.
+    """
+    file = beside(output, "report.html") if file is None else file
+    if file.suffix.lower() not in (".html", ".htm"):
+        raise SettingsError(f"a report is HTML, so its name must end in .html; got {str(file)!r}.")
+    with needs_report():
+        from reelscribe.report.page import beside_page
+    made = make_page(output, beside_page(file), clips=clips, frames=frames, seed=seed, root=root, on_clip=on_clip)
+    _write(file, made.page)
+    return ReportSummary(file=file, shown=len(made.entries), videos=made.videos)
+
+
+def make_page(
+    output: Path,
+    link: Callable[[Entry], str | None],
+    *,
+    clips: int,
+    frames: int,
+    seed: int,
+    root: Path | None,
+    on_clip: OnClip,
+) -> Made:
+    """Make a page, with videos that are to be had at a link; see `write_report`."""
+    with needs_report():
+        from reelscribe.report.page import render
+        from reelscribe.report.thumbnails import filmstrips
+    data = CaptionedData(output, root=root)
+    overview, entries = choose_entries(data, clips=clips, frames=frames, seed=seed)
+    strips = []
+    for strip in filmstrips(entries, most_frames=frames, settings=data.settings):
+        strips.append(strip)
+        on_clip(len(entries))
+    page = render(overview, entries, strips, title=output.name, link=link)
+    return Made(page=page, entries=entries, videos=len(overview.strata))
+
+
+def choose_entries(data: CaptionedData, *, clips: int, frames: int, seed: int) -> tuple[Overview, list[Entry]]:
+    """Go through a data set twice: to count, and to take out what is to be shown.
+
+    Raises:
+        SettingsError: `clips` or `frames` is below 1.
+        DatasetError: it cannot be read.
+    """
+    for name, value in (("clips", clips), ("frames", frames)):
+        if value < 1:
+            raise SettingsError(f"{name} must be a whole number of at least 1; got {value!r}.")
+    overview = Overview.of(data.entries())
+    wanted = iter(choose(overview.strata, clips, seed))
+    entries = (entry for entry in data.entries() if isinstance(entry, Entry))
+    return overview, list(_pick(entries, wanted))
+
+
+def _pick(entries: Iterator[Entry], wanted: Iterator[int]) -> Iterator[Entry]:
+    """Those at ascending places."""
+    at = 0
+    for place in wanted:
+        entry = next(itertools.islice(entries, place - at, None), None)
+        if entry is None:  # it was written anew in between
+            return
+        at = place + 1
+        yield entry
+
+
+@contextmanager
+def needs_report() -> Iterator[None]:
+    """Say which extra to install where its packages are not there."""
+    try:
+        yield
+    except ModuleNotFoundError as exc:
+        package = (exc.name or "").partition(".")[0]
+        if package not in _EXTRA:
+            raise
+        raise MissingExtraError(f"a report needs {package}: pip install 'reelscribe[report]'") from exc
+
+
+def _write(file: Path, page: bytes) -> None:
+    partial = file.with_name(f"{file.name}.{os.getpid()}.partial")
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        partial.write_bytes(page)
+        partial.replace(file)
+    except OSError as exc:
+        with suppress(OSError):
+            partial.unlink()
+        raise DatasetError(f"cannot write to {file}: {exc.strerror or exc}.") from exc

@@ -1,0 +1,26 @@
+"""Histograms that a page can hold several of, and colour."""
+
+import xml.etree.ElementTree as ET
+
+import pytest
+
+from reelscribe.report.plots import histogram
+
+
+@pytest.mark.parametrize("values", [[5], [0, 0, 0], [1, 2, 2, 9], list(range(10_000)), [0.0, 0.5, 0.25], [1e9, 1]])
+@pytest.mark.parametrize("whole", [True, False])
+def test_a_drawing_stands_alone_and_has_the_page_s_colours(values: list[float], whole: bool) -> None:
+    drawing = histogram(values, whole=whole)
+    assert ET.fromstring(drawing).tag == "svg"
+    assert "var(--accent)" in drawing
+    assert not any(part in drawing for part in (" id=", "url(", "href=", "#010203", "<metadata", "<?xml"))
+    assert len(drawing) < 30_000
+
+
+def test_each_whole_number_has_a_bar_of_its_own() -> None:
+    bars = histogram([1, 2, 2, 3]).count("fill: var(--accent)")
+    assert bars == 3
+
+
+def test_drawings_are_the_same_each_time() -> None:
+    assert histogram([1, 2, 3]) == histogram([1, 2, 3])
