@@ -25,6 +25,7 @@ from reelscribe.config import Settings
 from reelscribe.engines.base import Engine
 from reelscribe.engines.fake import FakeEngine
 from reelscribe.errors import MissingExtraError, ModelError
+from reelscribe.models import model_path
 from reelscribe.models.shapes.scenes import Scene
 from reelscribe.runners import local
 from reelscribe.schema import Row
@@ -434,6 +435,15 @@ def test_report_writes_a_page(here: Path) -> None:
     assert _refused("report", "none.jsonl").startswith("there is no none.jsonl;")
     assert _refused("report", "in.jsonl").startswith("in.jsonl holds no captions:")
     assert _refused("report", "out.jsonl", "--clips", "0").startswith("clips must be a whole number of at least 1")
+
+
+@pytest.mark.transformers
+def test_chat_template_is_the_model_s_with_the_bare_video_token(here: Path) -> None:
+    pair = "<|vision_start|><|video_pad|><|vision_end|>"
+    own = (Path(model_path("shapes")) / "chat_template.jinja").read_text("utf-8")
+    assert pair in own
+    assert _type("chat-template", "--model", "shapes").stdout == own.replace(pair, "<|video_pad|>")
+    assert _refused("chat-template", "--model", "gone", code=1).startswith("the model 'gone' cannot be loaded:")
 
 
 # The demo

@@ -347,6 +347,19 @@ def demo(folder: Path) -> None:
     )
 
 
+@main.command("chat-template")
+@click.option("--model", default="Qwen/Qwen3-VL-8B-Instruct", show_default=True, help="The model to be served.")
+@click.option("--revision", help="Its branch, tag or commit.")
+def chat_template(model: str, revision: str | None) -> None:
+    """Print the template to start a server of the model with: vllm serve ... --chat-template FILE.
+
+    With the model's own, a server of vLLM puts two tokens around a video that the model was not released with.
+    """
+    from reelscribe.engines.checkpoint import chat_template
+
+    click.echo(chat_template(model, revision), nl=False)
+
+
 @main.command("dj-path")
 def dj_path() -> None:
     """Print the folder to name under custom_operator_paths in a recipe of Data-Juicer.

@@ -16,10 +16,14 @@ from flow import read_rows_of
 
 from reelscribe.config import Settings
 from reelscribe.demo import prepare as prepare_clips
+from reelscribe.engines.chat import read_answer
+from reelscribe.engines.checkpoint import chat_template
+from reelscribe.engines.inputs import InputBuilder
 from reelscribe.errors import EngineError
 from reelscribe.models import model_path
 from reelscribe.pipeline import RowResult
 from reelscribe.runners.local import run
+from reelscribe.schema import PreparedRequest
 
 if TYPE_CHECKING:
     from reelscribe.engines.transformers import TransformersEngine
@@ -36,6 +40,8 @@ class Served:
 
     def __init__(self, log: Path) -> None:
         self.log = log
+        self.template = log.with_name("template.jinja")
+        self.template.write_text(chat_template("shapes"))
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             self.port: int = free.getsockname()[1]
@@ -44,7 +50,13 @@ class Served:
         """Start the server's process, in a group of its own."""
         options = {
             **{"model": model_path("shapes"), "served-model-name": "shapes", "host": "127.0.0.1", "port": self.port},
-            **{"dtype": "float32", "max-model-len": 1024, "max-num-seqs": 8, "mm-processor-cache-gb": 0},
+            **{
+                "chat-template": self.template,
+                "dtype": "float32",
+                "max-model-len": 1024,
+                "max-num-seqs": 8,
+                "mm-processor-cache-gb": 0,
+            },
         }
         words = [str(word) for name, value in options.items() for word in (f"--{name}", value)]
         command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", *words]
@@ -118,14 +130,37 @@ def test_captions_are_those_of_the_transformers_engine(
     run([data[0]], tmp_path / "out.jsonl", Settings(model="shapes", **BUDGET), engine=shapes_engine)
     pairs = list(zip(read_rows_of(output), read_rows_of(tmp_path / "out.jsonl"), strict=True))
     for served, local in pairs:
-        for name in ("frame_timestamps", "frame_size"):
+        for name in ("frame_timestamps", "frame_size", "prompt_tokens"):
             assert served["caption_meta"][name] == local["caption_meta"][name]
-        # The server's template and processor each put a <|vision_start|> and <|vision_end|> around the video.
-        assert served["caption_meta"]["prompt_tokens"] == local["caption_meta"]["prompt_tokens"] + 2
     different = [
         (served["caption"], local["caption"]) for served, local in pairs if served["caption"] != local["caption"]
     ]
     assert len(different) / CLIPS <= 0.05, different
+
+
+def test_token_ids_are_those_of_the_transformers_engine(
+    served: Served, data: tuple[Path, list[str]], shapes_engine: "TransformersEngine", tmp_path: Path, monkeypatch: Any
+) -> None:
+    asked: list[list[int]] = []
+    fed: list[list[int]] = []
+    prepare = InputBuilder.prepare
+
+    def read(answer: Any) -> Any:
+        asked.append(answer["prompt_token_ids"])
+        return read_answer(answer)
+
+    def build(self: InputBuilder, item: PreparedRequest) -> Any:
+        inputs = prepare(self, item)
+        fed.append(inputs.ids.tolist())
+        return inputs
+
+    monkeypatch.setattr("reelscribe.engines.openai.read_answer", read)
+    monkeypatch.setattr(InputBuilder, "prepare", build)
+    told: dict[str, Any] = {"system_prompt": "Be brief.", "prompt": "What moves?"}
+    run([data[0]], tmp_path / "served.jsonl", served.settings(model_params={"return_token_ids": True}, **told))
+    run([data[0]], tmp_path / "local.jsonl", Settings(model="shapes", **BUDGET, **told), engine=shapes_engine)
+    assert len(asked) == CLIPS
+    assert sorted(asked) == sorted(fed)
 
 
 def test_server_that_is_killed_is_waited_for_or_gone_on_with(

@@ -92,9 +92,7 @@ def cannot_load(model: str, reason: str) -> ModelError:
 def prompt_text(processor: Any, request: CaptionRequest) -> str:
     """The chat template's text, with the bare video token where the video belongs.
 
-    The video stands before the question, so that a second question can reuse its prefix. The template wraps the video
-    in a pair of vision tokens; since each pair of frames will be wrapped in one of its own, the outer one has to go:
-    the models were released knowing the layout without it.
+    The video stands before the question, so that a second question can reuse its prefix.
 
     Raises:
         ValueError: a prompt holds a placeholder itself.
@@ -107,5 +105,27 @@ def prompt_text(processor: Any, request: CaptionRequest) -> str:
     if request.system_prompt:
         messages.insert(0, {"role": "system", "content": [{"type": "text", "text": request.system_prompt}]})
     text: str = processor.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+    return _bare_video(text, processor)
+
+
+def chat_template(model: str, revision: str | None = None) -> str:
+    """The checkpoint's chat template with the bare video token, to start a server with: see `prompt_text`.
+
+    Raises:
+        ModelError: the checkpoint cannot be read, is not of the Qwen3-VL family, or has no template with a video.
+    """
+    processor = Checkpoint.load(model, revision=revision).processor
+    template = processor.chat_template or ""
+    if processor.video_token not in template:
+        raise ModelError(f"the chat template of the model {model!r} has no {processor.video_token} in it.")
+    return _bare_video(template, processor)
+
+
+def _bare_video(text: str, processor: Any) -> str:
+    """Take the pair of vision tokens away that a chat template has around a video.
+
+    Each pair of frames will be wrapped in one of its own, and the models were released knowing the layout without the
+    outer one.
+    """
     video = processor.video_token
-    return text.replace(f"{processor.vision_start_token}{video}{processor.vision_end_token}", video, 1)
+    return text.replace(f"{processor.vision_start_token}{video}{processor.vision_end_token}", video)
