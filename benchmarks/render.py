@@ -1,39 +1,114 @@
-"""Writes the README's table of speeds from the results. A test holds the README to it."""
+"""Writes what the results say into the pages: the README's table of speeds, and how reliable runs were.
+
+A test holds the pages to it.
+"""
 
 import json
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 HERE = Path(__file__).parent
-RESULTS, README = HERE / "results", HERE.parent / "README.md"
-BEGIN, END = "<!-- speeds: rendered by benchmarks/render.py -->\n", "<!-- end of speeds -->"
+RESULTS: Final = HERE / "results"
 
 
-def _line(result: dict[str, Any]) -> str:
-    settings, machine = result["settings"], result["hardware"]
-    where = ", ".join(machine["gpus"]) or f"{machine['cores']} CPU cores ({machine['cpu']})"
-    candidates = f"{settings['candidates']} candidate{'s' * (settings['candidates'] > 1)}"
-    what = f"{settings['clips']} clips x {candidates} x {settings['tokens']} tokens"
-    other = "published_operator" if "published_operator" in result else "baseline_serial"
-    ours, theirs = (f"{result[name]['median_seconds']:.1f} s" for name in ("reelscribe", other))
-    return f"| {result['benchmark']} | {what} | {where} | {theirs} | {ours} | {result['speedup']:.1f}x |"
+def _results(name: str = "") -> list[dict[str, Any]]:
+    return [json.loads(file.read_text("utf-8")) for file in sorted(RESULTS.glob(f"{name}*.json"))]
 
 
-def table() -> str:
-    """The table, one line for each result that compares two methods."""
-    results = [json.loads(file.read_text("utf-8")) for file in sorted(RESULTS.glob("*.json"))]
-    head = [
-        "| benchmark | work | machine | one at a time | reelscribe | speed-up |",
-        "| --- | --- | --- | --- | --- | --- |",
-    ]
-    return "\n".join([*head, *(_line(result) for result in results if "speedup" in result)]) + "\n"
+def _mb(count: int) -> str:
+    return f"{count / 1e6:,.0f} MB"
 
 
-def render(page: str) -> str:
-    """The page with the table in its place."""
-    before, _, rest = page.partition(BEGIN)
-    return before + BEGIN + table() + END + rest.partition(END)[2]
+def _machine(result: dict[str, Any]) -> str:
+    machine = result["hardware"]
+    return ", ".join(machine["gpus"]) or f"{machine['cores']} CPU cores ({machine['cpu']})"
+
+
+def speeds() -> Iterator[str]:
+    """One line for each result that compares two methods."""
+    yield "| benchmark | work | machine | one at a time | reelscribe | speed-up |"
+    yield "| --- | --- | --- | --- | --- | --- |"
+    for result in _results():
+        if "speedup" not in result:
+            continue
+        settings = result["settings"]
+        candidates = f"{settings['candidates']} candidate{'s' * (settings['candidates'] > 1)}"
+        what = f"{settings['clips']} clips x {candidates} x {settings['tokens']} tokens"
+        other = "published_operator" if "published_operator" in result else "baseline_serial"
+        ours, theirs = (f"{result[name]['median_seconds']:.1f} s" for name in ("reelscribe", other))
+        row = (result["benchmark"], what, _machine(result), theirs, ours, f"{result['speedup']:.1f}x")
+        yield f"| {' | '.join(row)} |"
+
+
+def streaming() -> Iterator[str]:
+    """Memory and start, by format."""
+    for result in _results("streaming"):
+        few, many = (f"{result['settings'][name]:,}" for name in ("few", "many"))
+        yield f"| format | memory, {few} rows | {many} rows | growth | first row of {many} after |"
+        yield "| --- | --- | --- | --- | --- |"
+        for name, told in result["results"].items():
+            memory = [_mb(told[label]["peak_bytes"]) for label in ("few", "many")]
+            start = f"{told['many']['start_seconds']:.1f} s"
+            yield f"| {' | '.join((name, *memory, _mb(told['growth_bytes']), start))} |"
+        bars = result["bars"]
+        yield f"| *may be* | | | {_mb(bars['growth_bytes'])} | {bars['start_seconds']:.1f} s |"
+        yield f"\nOn {_machine(result)}."
+
+
+def soak() -> Iterator[str]:
+    """A long run that is killed over and over."""
+    for result in _results("soak"):
+        memory, files, apart = result["memory_bytes"], result["open_files"], result["settings"]["kill_seconds"]
+        yield "| | seen | may be |"
+        yield "| --- | --- | --- |"
+        yield f"| clips, one in a hundred bad | {result['rows']:,} in {result['seconds']:.0f} s | |"
+        yield f"| `kill -9` of all its processes | {result['kills']}, {apart:g} s apart | |"
+        for name in ("lost", "doubled", "wrong", "made_twice", "decoders_left"):
+            yield f"| {name.replace('_', ' ')} | {result[name]} | 0 |"
+        yield f"| memory: first life, last life in two halves | {', '.join(_mb(memory[part]) for part in _PARTS)} | |"
+        yield f"| open files, likewise | {', '.join(str(files[part]) for part in _PARTS)} | |"
+        yield f"\nOn {_machine(result)}."
+
+
+_PARTS: Final = ("first_life", "last_life_first_half", "last_life_last_half")
+
+
+def fuzz() -> Iterator[str]:
+    """What came of broken files."""
+    for result in _results("fuzz"):
+        files, share = result["settings"]["files"], result["settings"]["min_decoded"]
+        whole, part = result["results"]["whole"], result["results"]["in_part"]
+        yield f"| of {files:,} broken files | `--min-decoded 1` | `--min-decoded {share:g}` |"
+        yield "| --- | --- | --- |"
+        for kind in sorted(whole.keys() | part.keys(), key=lambda kind: -whole.get(kind, 0)):
+            name = kind if kind in ("frames", "part") else f"`{kind}`"
+            yield f"| {name} | {whole.get(kind, 0):,} | {part.get(kind, 0):,} |"
+
+
+PAGES: Final[dict[Path, tuple[Callable[[], Iterator[str]], ...]]] = {
+    HERE.parent / "README.md": (speeds,),
+    HERE.parent / "docs" / "reliability.md": (streaming, soak, fuzz),
+}
+
+
+def render(page: Path) -> str:
+    """The page, with what the results say between the marks that name it.
+
+    Raises:
+        ValueError: a mark is missing.
+    """
+    text = page.read_text("utf-8")
+    for block in PAGES[page]:
+        name = block.__name__
+        begin, end = f"<!-- {name}: rendered by benchmarks/render.py -->\n", f"<!-- end of {name} -->"
+        if begin not in text or end not in text:
+            raise ValueError(f"{page.name} lacks the marks of {name}.")
+        before, _, rest = text.partition(begin)
+        text = before + begin + "\n".join(block()) + "\n" + end + rest.partition(end)[2]
+    return text
 
 
 if __name__ == "__main__":
-    README.write_text(render(README.read_text("utf-8")), "utf-8")
+    for page in PAGES:
+        page.write_text(render(page), "utf-8")

@@ -13,11 +13,11 @@ def test_cli_reference_is_up_to_date() -> None:
     assert tool["PAGE"].read_text("utf-8") == tool["render"](), "run: python tools/render_cli_docs.py"
 
 
-def test_speeds_in_the_readme_are_those_of_the_results() -> None:
+def test_figures_in_the_pages_are_those_of_the_results() -> None:
     tool = runpy.run_path(str(ROOT / "benchmarks" / "render.py"))
-    page = tool["README"].read_text("utf-8")
-    assert tool["BEGIN"] in page
-    assert page == tool["render"](page), "run: python benchmarks/render.py"
+    assert len(tool["PAGES"]) == 2
+    for page in tool["PAGES"]:
+        assert page.read_text("utf-8") == tool["render"](page), "run: python benchmarks/render.py"
 
 
 def test_the_plan_in_the_page_on_engines_is_what_is_planned() -> None:
