@@ -67,7 +67,7 @@ def soak() -> Iterator[str]:
         for name in ("lost", "doubled", "wrong", "made_twice", "decoders_left"):
             yield f"| {name.replace('_', ' ')} | {result[name]} | 0 |"
         yield f"| memory: first life, last life in two halves | {', '.join(_mb(memory[part]) for part in _PARTS)} | |"
-        yield f"| open files, likewise | {', '.join(str(files[part]) for part in _PARTS)} | |"
+        yield f"| open files, likewise | {', '.join(f'{files[part]:.0f}' for part in _PARTS)} | |"
         yield f"\nOn {_machine(result)}."
 
 

@@ -1,5 +1,6 @@
 """Models and clips for the tests of engines."""
 
+import shutil
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -29,35 +30,35 @@ def varied(prepare: Prepare) -> list[PreparedRequest]:
 
 
 @pytest.fixture(scope="session")
-def lively_engine() -> "TransformersEngine":
-    """A model of the same shape whose every token hangs on all pixels, positions and tokens before it.
+def plain_model() -> Any:
+    """A model whose every token hangs on all pixels, positions and tokens before it, as Transformers runs it.
 
     A trained model is too sure of its words, and a freshly made one too dull, to show that something is slightly off.
     """
-    import torch
-
-    from reelscribe.engines.transformers import TransformersEngine
-
-    engine = TransformersEngine("shapes", device="cpu", dtype="float32")
-    generator = torch.Generator().manual_seed(0)
-    with torch.no_grad():
-        for weight in engine._model.parameters():
-            if weight.ndim > 1:
-                weight.normal_(std=2 * weight[0].numel() ** -0.5, generator=generator)
-    return engine
-
-
-@pytest.fixture(scope="session")
-def plain_model(lively_engine: "TransformersEngine") -> Any:
-    """The lively model as Transformers runs it."""
     import torch
     from transformers import AutoModelForImageTextToText
 
     from reelscribe.models import model_path
 
     model = AutoModelForImageTextToText.from_pretrained(model_path("shapes"), dtype=torch.float32).eval()
-    model.load_state_dict(lively_engine._model.state_dict())
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for weight in model.parameters():
+            if weight.ndim > 1:
+                weight.normal_(std=2 * weight[0].numel() ** -0.5, generator=generator)
     return model
+
+
+@pytest.fixture(scope="session")
+def lively_engine(plain_model: Any, tmp_path_factory: pytest.TempPathFactory) -> "TransformersEngine":
+    """The same in the engine."""
+    from reelscribe.engines.transformers import TransformersEngine
+    from reelscribe.models import model_path
+
+    folder = tmp_path_factory.mktemp("models") / "lively"
+    shutil.copytree(model_path("shapes"), folder)
+    plain_model.save_pretrained(folder)
+    return TransformersEngine(str(folder), device="cpu", dtype="float32")
 
 
 @pytest.fixture

@@ -1,47 +1,63 @@
 """Parts of Transformers, made faster without changing what they compute."""
 
+import functools
 import itertools
-from typing import Any, Final
+from typing import Any
 
 import torch
 from torch.nn import functional
-from transformers import AttentionInterface
 
 
 def speed_up_vision(model: Any) -> None:
-    """Let a loaded model's vision encoder take patches by a matrix product, and all frames by one attention call."""
+    """Let a loaded model's vision encoder take patches by a matrix product, and all frames by one attention call.
+
+    The weights of its queries and keys are brought into another order, in place.
+    """
     vision = model.model.visual
     projection = vision.patch_embed.proj
     if isinstance(projection, torch.nn.Conv3d) and projection.stride == projection.kernel_size:
         weight, bias = projection.weight.flatten(1), projection.bias  # patches do not overlap: a matrix product does it
         vision.patch_embed.forward = lambda patches: functional.linear(patches.to(weight.dtype), weight, bias)
     if vision.config._attn_implementation == "sdpa":
-        AttentionInterface.register(_FRAMES_ATTENTION, _frames_attention)
-        model.set_attn_implementation({"vision_config": _FRAMES_ATTENTION})
+        for block in vision.blocks:
+            if type(block.attn.qkv) is torch.nn.Linear:  # neither quantized nor adapted
+                _put_halves_side_by_side(block.attn)
+                block.attn.forward = functools.partial(_attend, block.attn)
 
 
-_FRAMES_ATTENTION: Final = "reelscribe_flash_frames"
-"""Transformers hands over all frames at once where an attention function has "flash" in its name, else one by one."""
+@torch.no_grad()
+def _put_halves_side_by_side(attention: Any) -> None:
+    """Bring the channels of queries and keys from (first half, second half) to pairs of one of each.
+
+    Rotary embeddings rotate such pairs: side by side they are complex numbers, which are rotated in one go. A product
+    of queries and keys does not depend on the order of channels.
+    """
+    for parameter in (attention.qkv.weight, attention.qkv.bias):
+        heads = parameter[: 2 * attention.dim].unflatten(0, (2 * attention.num_heads, 2, -1))
+        parameter[: 2 * attention.dim] = heads.transpose(1, 2).flatten(0, 2)
 
 
-def _frames_attention(
-    _module: torch.nn.Module,
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
-    *_: Any,
-    scaling: float | None = None,
-    cu_seq_lens_q: torch.Tensor | None = None,
-    **__: Any,
-) -> tuple[torch.Tensor, None]:
+def _attend(
+    attention: Any,
+    hidden_states: torch.Tensor,
+    cu_seqlens: torch.Tensor,
+    position_embeddings: tuple[torch.Tensor, torch.Tensor],
+    **_: Any,
+) -> torch.Tensor:
     """Attention within each frame, by one call for all frames of one size that stand together."""
-    lengths = [query.shape[2]] if cu_seq_lens_q is None else cu_seq_lens_q.diff().tolist()
-    packed = [part[0].transpose(0, 1) for part in (query, key, value)]  # tokens, heads, size of a head
-    mixed, start = [], 0
-    for length, frames in itertools.groupby(lengths):
+    mixed = attention.qkv(hidden_states).unflatten(-1, (3, attention.num_heads, -1))  # tokens, q k v, heads, channels
+    cos, sin = (part[:, None, None, : part.shape[-1] // 2].float() for part in position_embeddings)
+    pairs = torch.view_as_complex(mixed[:, :2].float().unflatten(-1, (-1, 2)))
+    pairs.mul_(torch.complex(cos, sin))
+    rotated = torch.view_as_real(pairs).flatten(-2).to(mixed.dtype)
+    parts = (rotated[:, 0], rotated[:, 1], mixed[:, 2])
+    seen, start = [], 0
+    for length, frames in itertools.groupby(cu_seqlens.diff().tolist()):
         count = len(list(frames))
         end = start + count * length
-        q, k, v = (part[start:end].reshape(count, length, *part.shape[1:]).transpose(1, 2) for part in packed)
-        mixed.append(functional.scaled_dot_product_attention(q, k, v, scale=scaling).transpose(1, 2).flatten(0, 1))
+        q, k, v = (part[start:end].unflatten(0, (count, length)).transpose(1, 2) for part in parts)
+        frame = functional.scaled_dot_product_attention(q, k, v, scale=attention.scaling)
+        seen.append(frame.transpose(1, 2).flatten(0, 1))
         start = end
-    return torch.cat(mixed)[None], None
+    output: torch.Tensor = attention.proj(torch.cat(seen).flatten(1))
+    return output
