@@ -19,6 +19,7 @@ project = "Reelscribe"
 version = release = reelscribe.__version__
 copyright = "the authors of Reelscribe"  # noqa: A001 - Sphinx's name for it
 language = "en"
+smartquotes = False  # what stands in the text may be typed as it is
 
 extensions = ["myst_parser", "sphinx.ext.autodoc"]
 myst_heading_anchors = 3

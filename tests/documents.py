@@ -11,7 +11,8 @@ ROOT = Path(__file__).parent.parent
 DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
 
 FENCE = re.compile(
-    r"^(?:<!-- not run: (?P<reason>[^\n]+) -->\n)?```(?P<language>[^\n`]*)\n(?P<code>.*?)^```$", re.MULTILINE | re.DOTALL
+    r"^(?:<!-- not run: (?P<reason>[^\n]+) -->\n)?```(?P<language>[^\n`]*)\n(?P<code>.*?)^```$",
+    re.MULTILINE | re.DOTALL,
 )
 OPERATORS = frozenset({"|", "||", "&&", ";", "&", "(", ")"})
 
@@ -26,7 +27,7 @@ class Block:
     language: str
     code: str
     not_run: str | None
-    """Why it is not run; None where it is. It stands in the document, as `<!-- not run: why -->` right before the block."""
+    """Why it is not run; None where it is. The document says it right before the block: `<!-- not run: why -->`."""
 
     def __str__(self) -> str:
         return f"{self.document.relative_to(ROOT)}:{self.line}"

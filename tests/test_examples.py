@@ -1,4 +1,4 @@
-"""The examples in the documents, run one after the other as a reader would; those that are not run are looked through."""
+"""The examples in the documents, run one after the other as a reader would; what is not run is looked through."""
 
 import os
 import shutil
@@ -98,8 +98,8 @@ def test_every_block_is_run_or_says_why_not() -> None:
         and not any(block.language.startswith(start) for start in DIRECTIVES)
     ]
     assert not silent, (
-        f"{', '.join(silent)}: a block is bash or python, and is run unless <!-- not run: why --> stands right before it; "
-        f"or it is one of {', '.join(sorted(SHOWN))}"
+        f"{', '.join(silent)}: a block is bash or python, and is run unless <!-- not run: why --> stands right before "
+        f"it; or it is one of {', '.join(sorted(SHOWN))}"
     )
 
 
