@@ -26,6 +26,7 @@ myst_heading_anchors = 3
 suppress_warnings = ["myst.header"]  # README.md begins at its own level wherever it is included
 highlight_language = "none"
 default_role = "code"
+toc_object_entries_show_parents = "hide"
 autodoc_member_order = "bysource"
 autodoc_typehints_format = "short"
 autodoc_preserve_defaults = True
