@@ -23,7 +23,6 @@ smartquotes = False  # what stands in the text may be typed as it is
 
 extensions = ["myst_parser", "sphinx.ext.autodoc"]
 myst_heading_anchors = 3
-suppress_warnings = ["myst.header"]  # README.md begins at its own level wherever it is included
 highlight_language = "none"
 default_role = "code"
 toc_object_entries_show_parents = "hide"
@@ -45,6 +44,7 @@ html_css_files = ["site.css"]
 KINDS: Final = str(FailureKind).removeprefix("typing.")
 PAGES: Final = {"README.md": "index.md", "CONTRIBUTING.md": "contributing.md", "CHANGELOG.md": "changelog.md"}
 """Files of the repository's root to the pages that include them."""
+FENCED: Final = re.compile(r"(^```.*?^```$)", re.MULTILINE | re.DOTALL)
 LINK: Final = re.compile(r"\[([^\]]*)\]\((?!https?:|#)([^)#]+)(#[^)]*)?\)")
 
 
@@ -56,7 +56,9 @@ def _link(found: re.Match[str]) -> str:
 
 
 def _turn_links(app: Sphinx, path: Path, parent: str, content: list[str]) -> None:
-    content[0] = LINK.sub(_link, content[0])
+    """In what is included, but not in its code."""
+    parts = FENCED.split(content[0])
+    content[0] = "".join(part if number % 2 else LINK.sub(_link, part) for number, part in enumerate(parts))
 
 
 def _read_google_style(app: Sphinx, what: str, name: str, obj: Any, options: Any, lines: list[str]) -> None:
