@@ -11,14 +11,15 @@ READY_CORE := $(VENV_CORE)/.ready
 VENV_VLLM := .venv-vllm
 READY_VLLM := $(VENV_VLLM)/.ready
 
-.PHONY: help demo test test-vllm test-core browser fuzz check lint types imports format clean
+.PHONY: help demo test test-vllm test-core browser fuzz check lint types imports docs format clean
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make demo    caption a dozen rendered clips with the built-in model"
 	@echo "make test    run all tests, those of the vLLM engine in an environment of its own"
 	@echo "make browser install Chromium (Debian, as root), in which the report's page is tested"
-	@echo "make check   what CI runs: lint, types, imports, all tests with coverage, and tests without any extra"
+	@echo "make docs    build the documentation site into site/; a warning is an error"
+	@echo "make check   what CI runs: lint, types, imports, docs, all tests with coverage, and tests without any extra"
 
 $(READY): pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; name one with PYTHON=")'
@@ -83,7 +84,10 @@ types: $(READY)
 imports: $(READY)
 	$(BIN)/lint-imports
 
-check: lint types imports
+docs: $(READY)
+	$(BIN)/sphinx-build --fail-on-warning --keep-going --quiet --doctree-dir .doctrees docs site
+
+check: lint types imports docs
 	$(MAKE) test PYTEST_ARGS="--cov --cov-report=term"
 	$(MAKE) test-core
 
@@ -92,4 +96,4 @@ format: $(READY)
 	$(BIN)/ruff check --fix .
 
 clean:
-	rm -rf $(VENV) $(VENV_CORE) $(VENV_VLLM) reelscribe-demo .coverage .mypy_cache .pytest_cache .ruff_cache .import_linter_cache
+	rm -rf $(VENV) $(VENV_CORE) $(VENV_VLLM) reelscribe-demo site .doctrees .coverage .mypy_cache .pytest_cache .ruff_cache .import_linter_cache

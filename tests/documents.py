@@ -1,0 +1,76 @@
+"""What the documents show: their fenced blocks, and which of them say that they are not run, and why."""
+
+import re
+import shlex
+import subprocess
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
+
+FENCE = re.compile(
+    r"^(?:<!-- not run: (?P<reason>[^\n]+) -->\n)?```(?P<language>[^\n`]*)\n(?P<code>.*?)^```$",
+    re.MULTILINE | re.DOTALL,
+)
+OPERATORS = frozenset({"|", "||", "&&", ";", "&", "(", ")"})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Block:
+    """A fenced block."""
+
+    document: Path
+    line: int
+    """Where its code begins, from 1."""
+    language: str
+    code: str
+    not_run: str | None
+    """Why it is not run; None where it is. The document says it right before the block: `<!-- not run: why -->`."""
+
+    def __str__(self) -> str:
+        return f"{self.document.relative_to(ROOT)}:{self.line}"
+
+
+def blocks(document: Path) -> list[Block]:
+    """All fenced blocks of a document, in order."""
+    text = document.read_text("utf-8")
+    return [
+        Block(
+            document=document,
+            line=text.count("\n", 0, found.start("code")) + 1,
+            language=found["language"],
+            code=found["code"],
+            not_run=found["reason"],
+        )
+        for found in FENCE.finditer(text)
+    ]
+
+
+def commands(code: str, name: str) -> Iterator[list[str]]:
+    """The words behind a command's name, wherever it stands in a piece of Bash.
+
+    Raises:
+        ValueError: it is no valid Bash.
+    """
+    checked = subprocess.run(["bash", "-n"], input=code, capture_output=True, text=True, check=False)
+    if checked.returncode:
+        raise ValueError(checked.stderr)
+    for line in code.replace("\\\n", " ").splitlines():
+        words: list[str] = []
+        for word in [*_words(line), ";"]:
+            if word not in OPERATORS:
+                words.append(word)
+                continue
+            while words and re.fullmatch(r"\w+=.*", words[0]):  # variables that are set for it
+                del words[0]
+            if words[:1] == [name]:
+                yield words[1:]
+            words = []
+
+
+def _words(line: str) -> Iterator[str]:
+    lexer = shlex.shlex(line, posix=True, punctuation_chars=True)
+    lexer.whitespace_split = True
+    return iter(lexer)
