@@ -59,15 +59,18 @@ def commands(code: str, name: str) -> Iterator[list[str]]:
         raise ValueError(checked.stderr)
     for line in code.replace("\\\n", " ").splitlines():
         words: list[str] = []
-        for word in [*_words(line), ";"]:
-            if word not in OPERATORS:
+        rest = iter([*_words(line), ";"])
+        for word in rest:
+            if word in {">", ">>", "<"}:
+                next(rest)
+            elif word not in OPERATORS:
                 words.append(word)
-                continue
-            while words and re.fullmatch(r"\w+=.*", words[0]):  # variables that are set for it
-                del words[0]
-            if words[:1] == [name]:
-                yield words[1:]
-            words = []
+            else:
+                while words and re.fullmatch(r"\w+=.*", words[0]):  # variables that are set for it
+                    del words[0]
+                if words[:1] == [name]:
+                    yield words[1:]
+                words = []
 
 
 def _words(line: str) -> Iterator[str]:
