@@ -21,7 +21,9 @@ pytestmark = pytest.mark.transformers
 
 @pytest.fixture(scope="module")
 def captioner() -> Iterator[VideoCaptioner]:
-    with VideoCaptioner("shapes", num_captions=2, sampling={"temperature": 0.8, "max_tokens": 32}, device="cpu") as made:
+    with VideoCaptioner(
+        "shapes", num_captions=2, sampling={"temperature": 0.8, "max_tokens": 32}, device="cpu"
+    ) as made:
         yield made
 
 

@@ -20,6 +20,11 @@ EXIT_ENGINE, EXIT_USAGE, EXIT_FAILURES, EXIT_SIGNAL = 1, 2, 3, 128
 
 _HIDDEN = {"model_params"}
 """Settings that need a TOML file or Python."""
+_PLANNED = (
+    *("model", "revision", "engine", "num_captions", "fps", "min_frames", "max_frames", "max_video_tokens", "sampling"),
+    *("tp", "dp", "price", "layout", "text_key", "video_key", "root", "decoders", "decode_seconds"),
+)
+"""Settings on which a plan depends."""
 
 
 class _OneLine(click.ClickException):
@@ -76,6 +81,7 @@ def main(context: click.Context, verbose: bool) -> None:
 
     \b
     reelscribe demo                                        try it, with the built-in model
+    reelscribe plan clips/                                 what it would take: tokens, GPUs, time, cost
     reelscribe caption clips/ -o captions.jsonl            every video in a folder
     reelscribe caption data.jsonl -o captioned.jsonl       every row of a data set
     reelscribe status captioned.jsonl                      what is done, failed and left
@@ -88,12 +94,16 @@ def main(context: click.Context, verbose: bool) -> None:
         click.echo(context.get_help())
 
 
-def _options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Give a command one option for each setting."""
-    for item in reversed(fields(Settings)):
-        if item.name not in _HIDDEN:
-            command = _option(item)(command)
-    return command
+def _options(*names: str) -> Callable[..., Any]:
+    """Give a command one option for each setting, or for each of those named."""
+
+    def give(command: Callable[..., Any]) -> Callable[..., Any]:
+        for item in reversed(fields(Settings)):
+            if item.name in names if names else item.name not in _HIDDEN:
+                command = _option(item)(command)
+        return command
+
+    return give
 
 
 def _option(item: Field[Any]) -> Callable[..., Any]:
@@ -142,7 +152,7 @@ def _some(count: int, noun: str) -> str:
     help="File to write (.jsonl, .jsonl.gz, .jsonl.zst, .parquet, .tar); with {shard} in its name, several.",
 )
 @click.option("--config", type=click.Path(path_type=Path), help="TOML file of settings; options win over it.")
-@_options
+@_options()
 def caption(inputs: tuple[str, ...], output: Path, config: Path | None, **given: Any) -> None:
     """Caption the videos of INPUT: data sets, video files, or folders of either (recursive); globs; URLs.
 
@@ -208,6 +218,35 @@ def _examples(failures: Mapping[Any, int], examples: Mapping[Any, list[str]]) ->
     """A few failures of each kind, the commonest kind first."""
     for kind in sorted(failures, key=lambda kind: (-failures[kind], kind)):
         yield from (f"{kind}: {' '.join(text.split())}" for text in examples.get(kind, []))
+
+
+@main.command()
+@click.argument("inputs", nargs=-1, required=True, metavar="INPUT...")
+@click.option("--config", type=click.Path(path_type=Path), help="TOML file of settings; options win over it.")
+@click.option("--gpu", help="GPU to plan for: h100, h200, a100, l40s, ...")
+@click.option("--gpus", type=int, help="How many of them; the fewest that hold the model by default.")
+@click.option("--rate", type=float, metavar="CLIPS_PER_S", help="What one GPU captions, where you know it.")
+@click.option(
+    "--measured",
+    type=click.Path(path_type=Path),
+    help="Where to take that from: OUTPUT.run.json of a run, or a result of benchmarks/gpu.py.",
+)
+@click.option("--json", "as_json", is_flag=True, help="As JSON.")
+@_options(*_PLANNED)
+def plan(inputs: tuple[str, ...], config: Path | None, as_json: bool, **given: Any) -> None:
+    """Say what captioning INPUT would take: clips, hours, tokens, GPUs, and, with a measured rate, time and cost.
+
+    Reads headers alone, and the model's configuration. Of more than 10,000 rows so many are chosen at random, and the
+    rest is estimated, with the error. Clips at URLs are counted, not downloaded.
+    """
+    from reelscribe.plan.outlook import look_ahead
+    from reelscribe.plan.table import lines
+
+    own = {name: given.pop(name) for name in ("gpu", "gpus", "rate", "measured")}
+    with _Progress() as progress:
+        outlook = look_ahead(inputs, _settings(given, config), **own, on_row=progress.row)
+    for line in [json.dumps(outlook.told(), indent=1, default=str)] if as_json else lines(outlook):
+        click.echo(line)
 
 
 @main.command()
@@ -386,9 +425,16 @@ class _Progress:
 
     def clip(self, total: int) -> None:
         """Count a clip that was looked at, of so many."""
+        self._count(total, "clip")
+
+    def row(self, total: int) -> None:
+        """Likewise, a row."""
+        self._count(total, "row")
+
+    def _count(self, total: int, unit: str) -> None:
         from tqdm import tqdm
 
-        self._bar = self._bar or tqdm(total=total, unit="clip", disable=None, dynamic_ncols=True)
+        self._bar = self._bar or tqdm(total=total, unit=unit, disable=None, dynamic_ncols=True)
         self._bar.update()
 
     def advance(self, result: Any) -> None:

@@ -1,0 +1,51 @@
+"""What is known of a model before it is loaded: what it takes of a video, and of a GPU's memory."""
+
+import importlib
+from dataclasses import dataclass
+from pathlib import Path
+
+from reelscribe.config import Settings
+from reelscribe.engines.planning import ModelSize
+from reelscribe.errors import ModelError
+from reelscribe.models import BUILT_IN
+from reelscribe.video.sampling import VisionLimits
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prospect:
+    """A model that is not loaded."""
+
+    limits: VisionLimits
+    size: ModelSize | None
+    """None where it does not run here, or nothing is known of it."""
+    source: str
+    """Where the limits come from, in words."""
+    exact: bool
+    """Whether they are the model's own."""
+
+
+def look_at_model(settings: Settings) -> Prospect:
+    """What can be known of the model that settings name, without its weights.
+
+    A checkpoint's configuration and processor are read, from its folder or the hub. Where a hub model cannot be read,
+    the family's usual limits are taken, and `source` says so.
+
+    Raises:
+        ModelError: a folder or built-in model cannot be read, or is not of the Qwen3-VL family.
+    """
+    if settings.engine in ("fake", "openai"):
+        words = "the fake engine's" if settings.engine == "fake" else "the family's usual ones, as for every server"
+        return Prospect(limits=VisionLimits(), size=None, source=words, exact=True)
+    try:
+        module = importlib.import_module("reelscribe.engines.checkpoint")
+        hub = {name: settings.model_params[name] for name in module.HUB_PARAMS if name in settings.model_params}
+        checkpoint = module.Checkpoint.load(settings.model, revision=settings.revision, **hub)
+    except ModuleNotFoundError as exc:
+        why = f"{exc.name} is not installed (pip install 'reelscribe[transformers]')"
+    except ModelError as exc:
+        if settings.model in BUILT_IN or Path(settings.model).is_dir():
+            raise
+        why = " ".join(str(exc).split()).partition(". ")[0]
+    else:
+        return Prospect(limits=checkpoint.limits, size=checkpoint.size, source="the checkpoint's own", exact=True)
+    return Prospect(limits=VisionLimits(), size=None, source=f"the family's usual ones, since {why}", exact=False)
