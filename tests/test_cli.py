@@ -365,6 +365,14 @@ def test_too_many_failures_end_with_1(here: Path) -> None:
     assert line.startswith("stopped: 4 of 4 videos failed, more than max_failures allows (3). The commonest reason is ")
 
 
+def test_a_budget_ends_with_4(here: Path) -> None:
+    put_clip(here / "a.mp4")
+    put_rows(here / "in.jsonl", [{"video": "a.mp4", "text": str(number)} for number in range(99)])
+    words = ("caption", "in.jsonl", "-o", "out.jsonl", "--engine", "fake", "--price", "1e9", "--budget", "1e-9")
+    assert _refused(*words, code=4).startswith("stopped after 0 rows, at a cost of ")
+    assert _refused(*words[:-4], "--budget", "5") == "a budget needs a price: what a GPU hour costs."
+
+
 def test_cut_off_captions_are_told(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(local, "load_engine", lambda _: ScriptedEngine(lambda _: said("cut ...")))
     put_clip(here / "a.mp4")

@@ -14,9 +14,9 @@ import click
 
 from reelscribe import __version__
 from reelscribe.config import Settings, kind_of
-from reelscribe.errors import DatasetError, ReelscribeError, SettingsError, StoppedError
+from reelscribe.errors import BudgetError, DatasetError, ReelscribeError, SettingsError, StoppedError
 
-EXIT_ENGINE, EXIT_USAGE, EXIT_FAILURES, EXIT_SIGNAL = 1, 2, 3, 128
+EXIT_ENGINE, EXIT_USAGE, EXIT_FAILURES, EXIT_BUDGET, EXIT_SIGNAL = 1, 2, 3, 4, 128
 
 _HIDDEN = {"model_params"}
 """Settings that need a TOML file or Python."""
@@ -47,6 +47,8 @@ def _in_one_line() -> Iterator[None]:
         raise _OneLine(exc.format_message() + hint, EXIT_USAGE) from exc
     except (SettingsError, DatasetError) as exc:
         raise _OneLine(str(exc), EXIT_USAGE) from exc
+    except BudgetError as exc:
+        raise _OneLine(str(exc), EXIT_BUDGET) from exc
     except StoppedError as exc:
         raise _OneLine(str(exc), EXIT_SIGNAL + exc.signal) from exc
     except ReelscribeError as exc:
@@ -161,7 +163,8 @@ def caption(inputs: tuple[str, ...], output: Path, config: Path | None, **given:
     Writes one row for each input row (interleaved layout: also the original), in order. Rows without a caption are
     kept, and listed in OUTPUT's .failures.jsonl. A run that breaks off, however it does, goes on where it was when the
     same command is given again. Exit code: 0 all captioned, 1 the engine broke or cannot be loaded, or too much failed,
-    2 wrong usage, 3 finished with failures, 130 or 143 stopped by Ctrl-C or SIGTERM.
+    2 wrong usage, 3 finished with failures, 4 stopped before --budget was passed, 130 or 143 stopped by Ctrl-C or
+    SIGTERM.
     """
     from reelscribe.runners.local import run
 
