@@ -19,7 +19,7 @@ import pytest
 from click.testing import CliRunner, Result
 from flow import EOC, VIDEO, ScriptedEngine, put_clip, put_rows, read_rows_of, said
 
-from reelscribe import cli, demo
+from reelscribe import console, demo
 from reelscribe.cli import main
 from reelscribe.config import Settings
 from reelscribe.engines.base import Engine
@@ -50,8 +50,9 @@ def _caption(*words: str, code: int = 0) -> Result:
 
 
 def _counts(result: Result) -> list[str]:
-    """What a command said at the end, but for how fast it was."""
-    return [line for line in result.stderr.splitlines() if " clips/s, " not in line]
+    """What a command said at the end, but for how fast it was and what to do next."""
+    lines = result.stderr.splitlines()
+    return [line for line in lines if " clips/s, " not in line and not line.startswith("next: ")]
 
 
 def _refused(*words: str, code: int = 2) -> str:
@@ -97,6 +98,7 @@ def test_help_shows_the_commands(words: tuple[str, ...]) -> None:
 def test_options_are_the_settings() -> None:
     text = _type("caption", "--help").stdout
     options = set(re.findall(r"^ +(?:-\w, )?--([\w-]+)", text, re.MULTILINE)) - {"output", "config", "help"}
+    options -= {"log-json", "metrics-port", "metrics-host"}
     assert options == {item.name.replace("_", "-") for item in fields(Settings)} - {"model-params"}
     words = " ".join(text.split())
     assert all(item.metadata["help"] in words for item in fields(Settings) if item.name != "model_params")
@@ -308,7 +310,7 @@ def test_failures_end_with_3_and_are_counted_and_listed(here: Path) -> None:
     listed = read_rows_of(here / "out.failures.jsonl")
     assert [(item["row"], item["kind"]) for item in listed] == [(1, "unreadable"), (2, "missing"), (3, "row")]
     (here / "clips" / "text.mp4").unlink()
-    assert _caption("clips").stderr == "1 caption for 1 row in out.jsonl (1 taken from the ledger)\n"
+    assert _counts(_caption("clips")) == ["1 caption for 1 row in out.jsonl (1 taken from the ledger)"]
     assert not (here / "out.failures.jsonl").exists()
 
 
@@ -336,7 +338,7 @@ def test_ledger_status_and_retry(here: Path) -> None:
     told = _counts(_caption("in.jsonl", "--config", "run.toml"))
     assert told == ["3 captions for 3 rows in out.jsonl (2 taken from the ledger)"]
     assert _type("status", "out.jsonl").stdout.startswith("finished\ndone        3 of 3 rows, 3 captions\n")
-    assert _type("retry", "out.jsonl").stderr == "3 captions for 3 rows in out.jsonl (3 taken from the ledger)\n"
+    assert _counts(_type("retry", "out.jsonl")) == ["3 captions for 3 rows in out.jsonl (3 taken from the ledger)"]
 
 
 def test_retry_takes_kinds_and_sampling(here: Path) -> None:
@@ -408,25 +410,31 @@ def test_nothing_but_the_result_is_said_where_there_is_no_terminal(here: Path) -
     put_clip(here / "a.mp4")
     with (here / "said.txt").open("wb") as file:
         assert _in_a_process(here, file.fileno()) == 0
-    counts, speed = (here / "said.txt").read_text().splitlines()
+    counts, speed, step = (here / "said.txt").read_text().splitlines()
+    assert step == "next: reelscribe report out.jsonl"
     assert counts == "2 captions for 2 rows in out.jsonl"
     assert re.fullmatch(r"in \d+\.\d s: \d+\.\d\d clips/s, \d+ tokens/s; (the engine waited|decoding held) .*", speed)
 
 
 def test_lines_tell_how_far_it_is_where_there_is_no_terminal(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cli._Progress, "LINE_SECONDS", 0.0)
+    monkeypatch.setattr(console.Progress, "LINE_SECONDS", 0.0)
     put_clip(here / "a.mp4")
     (here / "text.mp4").write_text("this is no video")
     said = _caption("a.mp4", "text.mp4", "a.mp4", "--decoders", "0", code=3).stderr.splitlines()
     rates = r"\d+\.\d\d clips/s, \d+ tokens/s"
-    assert re.fullmatch(rf"1 of 3 rows, \d+ s left, {rates}, limit: (engine|decoding)", said[0]), said
-    assert re.fullmatch(rf"3 of 3 rows, 0 s left, {rates}, 1 failure, limit: (engine|decoding)", said[2]), said
+    assert re.fullmatch(rf"1 of 3 rows, \d+ s left, {rates}, engine busy \d+%, limit: (engine|decoding)", said[0]), said
+    assert re.fullmatch(
+        rf"3 of 3 rows, 0 s left, {rates}, 1 failure, engine busy \d+%, limit: (engine|decoding)", said[2]
+    ), said
 
 
 def test_nothing_is_said_of_speed_where_all_is_known(here: Path) -> None:
     put_clip(here / "a.mp4")
     _caption("a.mp4")
-    assert _caption("a.mp4").stderr == "1 caption for 1 row in out.jsonl (1 taken from the ledger)\n"
+    assert _caption("a.mp4").stderr.splitlines() == [
+        "1 caption for 1 row in out.jsonl (1 taken from the ledger)",
+        "next: reelscribe report out.jsonl",
+    ]
 
 
 # The report

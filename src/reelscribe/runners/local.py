@@ -21,16 +21,17 @@ from reelscribe.engines import load_engine
 from reelscribe.engines.base import Engine
 from reelscribe.errors import FAILURE_KINDS, DatasetError, FailureKind, SettingsError, StoppedError
 from reelscribe.pipeline import InputRow, RowResult, caption_rows
+from reelscribe.runners.live import Live
 from reelscribe.runners.record import Record
 from reelscribe.runners.spending import Spending
 from reelscribe.runners.status import ledger_of, lock_of, record_of, runs_on
-from reelscribe.runners.stop import Stop, stop_at_signals
+from reelscribe.runners.stop import Stop, stop_at_signals, tell_stop
 from reelscribe.runners.tally import Tally
 from reelscribe.runners.watch import Watch
 
 logger = logging.getLogger(__name__)
 
-OnStart = Callable[[int | None, Watch], None]
+OnStart = Callable[[Live], None]
 OnRow = Callable[[RowResult], None]
 
 
@@ -66,9 +67,10 @@ def run(
     settings: Settings,
     *,
     engine: Engine | None = None,
-    on_start: OnStart = lambda total, engine: None,
+    on_start: OnStart = lambda live: None,
     on_row: OnRow = lambda result: None,
     handle_signals: bool = False,
+    on_stop: Callable[[], None] = tell_stop,
     again: frozenset[FailureKind] = frozenset(),
     resampled: Mapping[str, Any] | None = None,
 ) -> RunSummary:
@@ -79,11 +81,11 @@ def run(
         output: what to write; see `DatasetWriter`.
         settings: what to do.
         engine: loaded as the settings say, by default.
-        on_start: called once with the number of rows and the engine, before the first row; with None in place of a
-            number that takes long to find out.
+        on_start: called once, before the first row, with what can be watched from then on.
         on_row: called with each result once it is written.
         handle_signals: at Ctrl-C or SIGTERM finish what is in flight, and raise StoppedError; at once at a second one.
             Only in the main thread.
+        on_stop: called at the first signal, wherever the program is just then; tells so by default.
         again: failures of these kinds, of earlier runs, are tried again.
         resampled: sampling parameters for those.
 
@@ -129,9 +131,9 @@ def run(
             "cost": spending.cost,
             **watch.told(),
         }
-        on_start(total, watch)
+        on_start(Live(total=total, watch=watch, tally=tally, spending=spending))
         rows = _Rows(watch.rows(read_rows(sources, settings, output=output)))
-        stop = stack.enter_context(stop_at_signals(handle_signals))
+        stop = stack.enter_context(stop_at_signals(handle_signals, on_stop))
         enough = _Enough(stop, spending, tally)
         results = caption_rows(rows, settings, watch, memory=ledger, stop=enough)
         for result in stack.enter_context(contextlib.closing(results)):
