@@ -41,6 +41,8 @@ if importlib.util.find_spec("httpx2") is None:
     ]
 if importlib.util.find_spec("pyarrow") is None:
     collect_ignore += ["dataset/formats/test_arrow.py", "integrations/test_ray_stage.py"]
+if importlib.util.find_spec("prometheus_client") is None:
+    collect_ignore += ["runners/test_metrics.py"]
 if any(importlib.util.find_spec(name) is None for name in ("jinja2", "matplotlib", "playwright")):
     collect_ignore += ["report"]
 
