@@ -86,7 +86,9 @@ def test_help_shows_the_commands(words: tuple[str, ...]) -> None:
     assert "reelscribe caption clips/ -o captions.jsonl            every video in a folder\n" in text
     assert re.findall(r"^  (\w+)  ", text.partition("Commands:")[2], re.MULTILINE) == [
         "caption",
+        "completion",
         "demo",
+        "doctor",
         "plan",
         "report",
         "retry",
@@ -180,7 +182,7 @@ HELP = "Try 'reelscribe caption --help'."
 @pytest.mark.parametrize(
     ("words", "told"),
     [
-        ("cation", "No such command 'cation'. Did you mean 'caption'? Try 'reelscribe --help'."),
+        ("repor", "No such command 'repor'. Did you mean 'report'? Try 'reelscribe --help'."),
         ("--nope", "No such option '--nope'. Try 'reelscribe --help'."),
         ("caption", f"Missing argument 'INPUT...'. {HELP}"),
         ("caption in.jsonl", f"Missing option '-o' / '--output'. {HELP}"),
@@ -480,3 +482,22 @@ def test_demo_compares_captions_with_the_truth_and_leaves_the_data_set(
     assert lines[14:16] == [f"clip-07.mp4   truth  {truths['clip-07.mp4']}", "            !=  model  no"]
     assert "11 of 12 captions exactly right. The data set stays in shown:" in lines
     assert [row["video"] for row in read_rows_of(here / "shown" / "captioned.jsonl")] == sorted(truths)
+
+
+# The shell
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_completion_prints_a_script(shell: str) -> None:
+    script = _type("completion", shell).stdout
+    assert f"_REELSCRIBE_COMPLETE={shell}_complete" in script
+
+
+def test_the_script_of_bash_completes() -> None:
+    script = _type("completion", "bash").stdout
+    command = f"{script}\nCOMP_WORDS=(reelscribe ret); COMP_CWORD=1; _reelscribe_completion reelscribe; echo ${{COMPREPLY[@]}}"
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    done = subprocess.run(
+        ["bash", "-c", command], capture_output=True, text=True, check=True, env=os.environ | {"PATH": path}
+    )
+    assert done.stdout.strip() == "retry", done.stderr

@@ -11,7 +11,7 @@ from typing import Any
 import click
 
 from reelscribe import __version__
-from reelscribe.command import EXIT_FAILURES, Group, options, pairs, settings_of, watched, watching
+from reelscribe.command import EXIT_ENGINE, EXIT_FAILURES, Group, options, pairs, settings_of, watched, watching
 from reelscribe.config import Settings
 from reelscribe.console import Progress, examples, next_step, say_json, some, summary_lines
 from reelscribe.console import kinds as counts
@@ -37,6 +37,7 @@ def main(context: click.Context, verbose: bool) -> None:
     """Caption videos with a vision-language model.
 
     \b
+    reelscribe doctor                                      is this machine set up, and what is to do
     reelscribe demo                                        try it, with the built-in model
     reelscribe plan clips/                                 what it would take: tokens, GPUs, time, cost
     reelscribe caption clips/ -o captions.jsonl            every video in a folder
@@ -259,6 +260,42 @@ def demo(folder: Path) -> None:
     click.echo(
         f"\n{right} of {len(truths)} captions exactly right. The data set stays in {folder}:\n  {data}\n  {output}"
     )
+
+
+@main.command()
+@click.argument("folder", type=click.Path(path_type=Path), default=".")
+@options("model", "engine")
+def doctor(folder: Path, **given: Any) -> None:
+    """Look at whether this machine is set up for a run that writes to FOLDER, and say what to do.
+
+    A line for each finding: ok, note, or problem. Exit code: 1 where there is a problem.
+    """
+    from reelscribe.doctor import examine
+
+    found = []
+    for finding in examine(settings_of(given, None), folder):
+        found.append(finding)
+        advice = f" -> {finding.advice}" if finding.advice else ""
+        click.echo(f"{finding.state:<8} {finding.check:<13} {finding.text}{advice}")
+    if any(finding.state == "problem" for finding in found):
+        click.get_current_context().exit(EXIT_ENGINE)
+
+
+@main.command()
+@click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
+def completion(shell: str) -> None:
+    """Print the script with which SHELL completes commands and options.
+
+    \b
+    bash   eval "$(reelscribe completion bash)"             in ~/.bashrc
+    zsh    eval "$(reelscribe completion zsh)"              in ~/.zshrc
+    fish   reelscribe completion fish | source              in ~/.config/fish/config.fish
+    """  # noqa: D301 - Click takes the backspace for "leave these lines as they are"
+    from click.shell_completion import get_completion_class
+
+    kind = get_completion_class(shell)
+    assert kind is not None  # Click has all three
+    click.echo(kind(main, {}, "reelscribe", "_REELSCRIBE_COMPLETE").source())
 
 
 @main.command("dj-path")

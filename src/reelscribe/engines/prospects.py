@@ -49,3 +49,15 @@ def look_at_model(settings: Settings) -> Prospect:
     else:
         return Prospect(limits=checkpoint.limits, size=checkpoint.size, source="the checkpoint's own", exact=True)
     return Prospect(limits=VisionLimits(), size=None, source=f"the family's usual ones, since {why}", exact=False)
+
+
+def visible_gpus() -> list[tuple[str, int]]:
+    """GPUs that PyTorch sees: name, and bytes of memory.
+
+    Raises:
+        ModuleNotFoundError: PyTorch is not installed.
+        Exception: of any kind, where it does not go with the machine.
+    """
+    cuda = importlib.import_module("torch").cuda
+    found = [cuda.get_device_properties(number) for number in range(cuda.device_count())]
+    return [(each.name, each.total_memory) for each in found]
