@@ -182,7 +182,7 @@ HELP = "Try 'reelscribe caption --help'."
 @pytest.mark.parametrize(
     ("words", "told"),
     [
-        ("repor", "No such command 'repor'. Did you mean 'report'? Try 'reelscribe --help'."),
+        ("statsu", "No such command 'statsu'. Did you mean 'status'? Try 'reelscribe --help'."),
         ("--nope", "No such option '--nope'. Try 'reelscribe --help'."),
         ("caption", f"Missing argument 'INPUT...'. {HELP}"),
         ("caption in.jsonl", f"Missing option '-o' / '--output'. {HELP}"),
@@ -495,9 +495,13 @@ def test_completion_prints_a_script(shell: str) -> None:
 
 def test_the_script_of_bash_completes() -> None:
     script = _type("completion", "bash").stdout
-    command = f"{script}\nCOMP_WORDS=(reelscribe ret); COMP_CWORD=1; _reelscribe_completion reelscribe; echo ${{COMPREPLY[@]}}"
+    typed = "COMP_WORDS=(reelscribe ret); COMP_CWORD=1; _reelscribe_completion reelscribe; echo ${COMPREPLY[@]}"
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     done = subprocess.run(
-        ["bash", "-c", command], capture_output=True, text=True, check=True, env=os.environ | {"PATH": path}
+        ["bash", "-c", f"{script}\n{typed}"],
+        capture_output=True,
+        text=True,
+        check=True,
+        env=os.environ | {"PATH": path},
     )
     assert done.stdout.strip() == "retry", done.stderr
