@@ -404,7 +404,9 @@ def test_terminal_shows_a_bar_with_rate_and_remaining_time(here: Path) -> None:
     os.close(terminal)
     shown = os.read(reader, 100_000).decode()
     os.close(reader)
-    assert re.search(r"100%\|.*\| 2/2 \[\d\d:\d\d<\d\d:\d\d, .*\d+\.\d\d clips/s, \d+ tokens/s\]", shown), shown
+    assert re.search(
+        r"100%\|.*\| 2/2 \[\d\d:\d\d<\d\d:\d\d, .*\d+\.\d\d clips/s, \d+ tokens/s, engine busy \d+%, l", shown
+    ), shown
     assert "2 captions for 2 rows in out.jsonl" in shown
 
 

@@ -226,7 +226,7 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[HTTPServer]
     thread.start()
     monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{server.server_port}")
     monkeypatch.setenv("HF_HOME", str(tmp_path / "hub-home"))
-    for name in ("HF_HUB_OFFLINE", "HF_TOKEN", "HF_HUB_CACHE"):
+    for name in ("HF_HUB_OFFLINE", "HF_TOKEN", "HF_TOKEN_PATH", "HF_HUB_CACHE"):
         monkeypatch.delenv(name, raising=False)
     yield server
     server.shutdown()
@@ -245,8 +245,11 @@ def test_the_hub_is_asked(hub: HTTPServer, tmp_path: Path, monkeypatch: pytest.M
     assert (gated.state, gated.text) == ("problem", "the hub gives no a/gated to you (HTTP 401)")
     assert "set HF_TOKEN" in gated.advice
     assert _model(tmp_path, "a/gated", model_params={"token": "secret"}).state == "ok"
-    monkeypatch.setenv("HF_TOKEN", "secret")
+    (tmp_path / "hub-home").mkdir()
+    (tmp_path / "hub-home" / "token").write_text("secret\n")
     assert _model(tmp_path, "a/gated").state == "ok"
+    monkeypatch.setenv("HF_TOKEN", "wrong")
+    assert _model(tmp_path, "a/gated").state == "problem"
     assert "(HTTP 404)" in _model(tmp_path, "a/typo").text
     assert _model(tmp_path, "a/ill").text == "the hub answers HTTP 503"
 

@@ -77,12 +77,17 @@ def caption(
 
     Data sets are .jsonl (also .gz, .zst), .parquet, WebDataset's .tar, and folders that Hugging Face's datasets saved.
 
+    \b
+    reelscribe caption clips/ -o captions.jsonl --model shapes
+    reelscribe caption data.parquet -o out.parquet --num-captions 4 --keep all --sampling temperature=0.8
+    reelscribe caption 'data/*.jsonl' -o 'out-{shard}.jsonl' --engine vllm --price 2.50 --budget 50
+
     Writes one row for each input row (interleaved layout: also the original), in order. Rows without a caption are
     kept, and listed in OUTPUT's .failures.jsonl. A run that breaks off, however it does, goes on where it was when the
     same command is given again. Exit code: 0 all captioned, 1 the engine broke or cannot be loaded, or too much failed,
     2 wrong usage, 3 finished with failures, 4 stopped before --budget was passed, 130 or 143 stopped by Ctrl-C or
     SIGTERM.
-    """
+    """  # noqa: D301 - as above
     from reelscribe.runners.local import run
 
     settings = settings_of(given, config)
@@ -118,9 +123,13 @@ def _report(summary: Any, output: Path, log_json: bool) -> None:
 def plan(inputs: tuple[str, ...], config: Path | None, as_json: bool, **given: Any) -> None:
     """Say what captioning INPUT would take: clips, hours, tokens, GPUs, and, with a measured rate, time and cost.
 
+    \b
+    reelscribe plan clips/ --gpu h100 --price 2.50
+    reelscribe plan data.jsonl --measured first-hundred.run.json --fps 1 --json
+
     Reads headers alone, and the model's configuration. Of more than 10,000 rows so many are chosen at random, and the
     rest is estimated, with the error. Clips at URLs are counted, not downloaded.
-    """
+    """  # noqa: D301 - as above
     from reelscribe.plan.outlook import look_ahead
     from reelscribe.plan.table import lines
 

@@ -135,9 +135,10 @@ def watching(log_json: bool, metrics_port: int | None, metrics_host: str) -> Ite
 
     if log_json:
         click.get_current_context().meta[_JSON] = True
-        for handler in logging.getLogger().handlers:
-            handler.setFormatter(JsonFormatter())
     with Progress(as_json=log_json) as progress, contextlib.ExitStack() as stack:
+        for handler in logging.getLogger().handlers if log_json else ():
+            stack.callback(handler.setFormatter, handler.formatter)
+            handler.setFormatter(JsonFormatter())
         begin = [progress.start]
         if metrics_port is not None:
             from reelscribe.runners.metrics import Metrics

@@ -148,9 +148,9 @@ class Progress:
 
 
 def _line_of_progress(live: "Live") -> str:
-    done, left, watch = live.tally.rows, live.seconds_left, live.watch
+    done, left = live.tally.rows, live.seconds_left
     rows = f"{done:,} rows" if left is None else f"{done:,} of {live.total:,} rows, {left:,.0f} s left"
-    return f"{rows}, {_rates_so_far(live)}, engine busy {watch.engine_busy_share:.0%}, limit: {watch.bottleneck()}"
+    return f"{rows}, {_rates_so_far(live)}"
 
 
 def _rates_so_far(live: "Live") -> str:
@@ -160,6 +160,7 @@ def _rates_so_far(live: "Live") -> str:
         parts.append(some(failures, "failure"))
     if cost is not None:
         parts.append(f"cost {cost:.2f}")
+    parts += [f"engine busy {live.watch.engine_busy_share:.0%}", f"limit: {live.watch.bottleneck()}"]
     return ", ".join(parts)
 
 

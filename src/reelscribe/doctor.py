@@ -291,9 +291,20 @@ def _is_here(model: str) -> bool:
     return model in BUILT_IN or Path(model).is_dir()
 
 
+def _hub_home() -> Path:
+    return Path(os.environ.get("HF_HOME") or Path("~/.cache/huggingface").expanduser())
+
+
 def _hub_cache() -> Path:
-    home = os.environ.get("HF_HOME") or Path("~/.cache/huggingface").expanduser()
-    return Path(os.environ.get("HF_HUB_CACHE") or Path(home, "hub"))
+    return Path(os.environ.get("HF_HUB_CACHE") or _hub_home() / "hub")
+
+
+def _saved_token() -> str:
+    """What `hf auth login` saved."""
+    try:
+        return Path(os.environ.get("HF_TOKEN_PATH") or _hub_home() / "token").read_text("utf-8").strip()
+    except OSError:
+        return ""
 
 
 def _model(settings: Settings, folder: Path) -> Iterator[Finding]:
@@ -327,8 +338,8 @@ def _ask_hub(settings: Settings) -> tuple[str, str]:
         return "HF_HUB_OFFLINE forbids to ask the hub", f"take it out of the environment, {instead}"
     host = os.environ.get("HF_ENDPOINT") or "https://huggingface.co"
     request = urllib.request.Request(f"{host}/api/models/{quote(settings.model)}")
-    token = settings.model_params.get("token") or os.environ.get("HF_TOKEN")
-    if isinstance(token, str):
+    token = settings.model_params.get("token") or os.environ.get("HF_TOKEN") or _saved_token()
+    if isinstance(token, str) and token:
         request.add_header("Authorization", f"Bearer {token}")
     try:
         with urllib.request.urlopen(request, timeout=_HUB_SECONDS) as answer:
