@@ -169,6 +169,17 @@ def test_map_takes_all_kinds_of_data_sets(captioner: VideoCaptioner) -> None:
         assert row["caption"] == made["train"][0]["caption"]
 
 
+def test_map_looks_again_for_what_failed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    datasets = pytest.importorskip("datasets")
+    monkeypatch.chdir(tmp_path)
+    datasets.Dataset.from_dict({"video": ["a.mp4"]}).save_to_disk(tmp_path / "data")
+    data = datasets.load_from_disk(tmp_path / "data")
+    with VideoCaptioner("shapes", engine="fake") as fake:
+        assert fake.map(data)["caption"][:] == [None]
+        put_clip(tmp_path / "a.mp4")
+        assert "4 frames" in fake.map(data)[0]["caption"]
+
+
 def test_map_says_what_it_cannot_take(captioner: VideoCaptioner, monkeypatch: pytest.MonkeyPatch) -> None:
     datasets = pytest.importorskip("datasets")
     with pytest.raises(SettingsError, match=r"map takes a data set of Hugging Face's datasets; got list\."):

@@ -170,8 +170,8 @@ class VideoCaptioner:
         row stays. Columns of these names are replaced. Videos are in the column `video` or `videos`, or the one that
         the setting `video_key` names: paths, bytes, or the type `Video`.
 
-        Nothing is taken from or left for the cache of datasets: what failed yesterday may be there today. For work of
-        hours, which is to go on where it broke off, take `reelscribe.run`.
+        Nothing is taken from the cache of datasets: what failed yesterday may be there today. For work of hours, which
+        is to go on where it broke off, take `reelscribe.run`.
 
         Args:
             dataset: a Dataset, an IterableDataset, or a DatasetDict or IterableDatasetDict of these.
@@ -199,9 +199,7 @@ class VideoCaptioner:
         if isinstance(dataset, datasets.IterableDataset):
             return dataset.with_format("arrow").map(self._table, **options).with_format(None)
         random = datasets.fingerprint.generate_random_fingerprint()
-        made = dataset.with_format("arrow").map(
-            self._table, **options, load_from_cache_file=False, new_fingerprint=random, desc="captions"
-        )
+        made = dataset.with_format("arrow").map(self._table, **options, new_fingerprint=random, desc="captions")
         return made.with_format(dataset.format["type"], **dataset.format["format_kwargs"])
 
     def _check_columns(self, names: Sequence[str] | None) -> None:

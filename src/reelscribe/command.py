@@ -100,6 +100,7 @@ def _option(item: Field[Any]) -> Callable[..., Any]:
 
 
 def settings_of(given: Mapping[str, Any], config: Path | None) -> Settings:
+    """The settings of a command: its options, over those of a file."""
     told = {name: value for name, value in given.items() if value not in (None, ())}
     if "sampling" in told:
         told["sampling"] = pairs(told["sampling"])

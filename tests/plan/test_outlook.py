@@ -95,7 +95,8 @@ def test_the_model_on_gpus(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     told = json.loads(_plan(str(data), "--engine", "vllm", "--gpu", "a100", "--gpus", "8", "--json").stdout)["gpu_plan"]
     assert (told["tp"], told["dp"], told["gpus"], told["needs_vllm"]) == (2, 4, 8, False)
     assert told["needed_bytes"] < told["usable_bytes"] == 72 * 10**9
-    assert "--gpu names one of h100," in _plan(str(data)).stdout
+    # 33.4 billion weights of 2 bytes, 4 clips of 10,240 tokens of 256 KiB, and 2 GB to work in
+    assert "GPU         79.5 GB on one; --gpu names one of h100," in _plan(str(data)).stdout
     with pytest.raises(SettingsError, match="the model does not fit"):
         look_ahead([data], Settings(), gpu="l4", gpus=1)
 

@@ -6,6 +6,7 @@ import pytest
 from flow import EOC, VIDEO, clip_bytes, put_clip, put_rows
 
 from reelscribe.config import Settings
+from reelscribe.plan import survey as module
 from reelscribe.plan.survey import survey
 from reelscribe.schema import Row
 from reelscribe.video.headers import Header
@@ -69,3 +70,10 @@ def test_of_many_rows_some_are_looked_at(folder: Path) -> None:
     assert 0 < part.clips.error < 60
     assert abs(part.clips.value - 300) <= part.clips.error
     assert survey([data], Settings(), most_rows=100).clips == part.clips
+    assert survey([data], Settings(), most_rows=299).clips.error < 3  # but for one row, all is known
+
+
+def test_rows_that_take_long_to_count_are_counted(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "count_rows", lambda _: None)
+    data = put_rows(folder / "in.jsonl", [{"video": "a.mp4"}] * 5)
+    assert survey([data], Settings(), most_rows=2).rows == 5

@@ -71,6 +71,8 @@ class Outlook:
     """Where the model's limits come from, on which tokens depend."""
     tokens_are_exact: bool
     """As far as headers are right: those of the chosen model, from every clip."""
+    one_gpu_bytes: int | None
+    """What the whole model takes of a single GPU: weights, a cache for a few of the longest clips, and room to work."""
     gpu_plan: GpuPlan | None
     no_gpu_plan: str
     """Why there is none."""
@@ -139,10 +141,11 @@ def look_ahead(
         survey=seen,
         clips=clips,
         hours=seen.total(lambda header: header.duration_seconds / 3600),
-        tokens=[_tokens(seen, replace(budget, fps=budget.fps * times)) for times in (1, 0.5, 2)],
+        tokens=[_tokens(seen, replace(budget, fps=budget.fps * many)) for many in (1, 0.5, 2)],
         model=settings.model,
         limits=prospect.source,
         tokens_are_exact=prospect.exact and not seen.remote and seen.looked_at == seen.rows,
+        one_gpu_bytes=prospect.size.needed_bytes(1, _longest(budget)) if prospect.size else None,
         gpu_plan=gpu_plan,
         no_gpu_plan=no_gpu_plan,
         rate=found_rate,
@@ -167,6 +170,11 @@ def _tokens(seen: Survey, budget: FrameBudget) -> TokenCost:
     return TokenCost(fps=budget.fps, total=total, per_clip=total.value / count if count else 0.0)
 
 
+def _longest(budget: FrameBudget) -> int:
+    """Tokens of the longest request."""
+    return budget.most_tokens + WORDS_TOKENS
+
+
 def _on_gpus(
     prospect: Prospect, settings: Settings, budget: FrameBudget, gpu: str | None, gpus: int | None
 ) -> tuple[GpuPlan | None, str]:
@@ -177,7 +185,7 @@ def _on_gpus(
         return None, "the model does not run here" if served else "the model's configuration could not be read"
     if gpu is None:
         return None, f"--gpu names one of {', '.join(GPU_BYTES)}"
-    longest = budget.most_tokens + WORDS_TOKENS
+    longest = _longest(budget)
     spread: Plan | None = None
     for count in (gpus,) if gpus else _COUNTS:
         try:

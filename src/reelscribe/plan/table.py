@@ -41,7 +41,8 @@ def _columns(facts: Mapping[str, str]) -> Iterator[str]:
 def _gpu(outlook: Outlook) -> str:
     made = outlook.gpu_plan
     if made is None:
-        return f"not planned: {outlook.no_gpu_plan}"
+        needed = outlook.one_gpu_bytes
+        return ("not planned: " if needed is None else f"{needed / 10**9:.1f} GB on one; ") + outlook.no_gpu_plan
     how = f"tp={made.tp}, dp={made.dp}" + (", with --engine vllm" if made.needs_vllm else "")
     return (
         f"{made.gpus} x {made.gpu} ({how}), {made.needed_bytes / 10**9:.1f} GB of "
