@@ -19,7 +19,7 @@ import pytest
 from click.testing import CliRunner, Result
 from flow import EOC, VIDEO, ScriptedEngine, put_clip, put_rows, read_rows_of, said
 
-from reelscribe import console, demo
+from reelscribe import demo
 from reelscribe.cli import main
 from reelscribe.config import Settings
 from reelscribe.engines.base import Engine
@@ -418,18 +418,6 @@ def test_nothing_but_the_result_is_said_where_there_is_no_terminal(here: Path) -
     assert step == "next: reelscribe report out.jsonl"
     assert counts == "2 captions for 2 rows in out.jsonl"
     assert re.fullmatch(r"in \d+\.\d s: \d+\.\d\d clips/s, \d+ tokens/s; (the engine waited|decoding held) .*", speed)
-
-
-def test_lines_tell_how_far_it_is_where_there_is_no_terminal(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(console.Progress, "LINE_SECONDS", 0.0)
-    put_clip(here / "a.mp4")
-    (here / "text.mp4").write_text("this is no video")
-    said = _caption("a.mp4", "text.mp4", "a.mp4", "--decoders", "0", code=3).stderr.splitlines()
-    rates = r"\d+\.\d\d clips/s, \d+ tokens/s"
-    assert re.fullmatch(rf"1 of 3 rows, \d+ s left, {rates}, engine busy \d+%, limit: (engine|decoding)", said[0]), said
-    assert re.fullmatch(
-        rf"3 of 3 rows, 0 s left, {rates}, 1 failure, engine busy \d+%, limit: (engine|decoding)", said[2]
-    ), said
 
 
 def test_nothing_is_said_of_speed_where_all_is_known(here: Path) -> None:

@@ -2,19 +2,31 @@
 
 import json
 import logging
+import re
 import signal
+import threading
+import time
 from pathlib import Path
 from typing import Any
 
+import click
 import pytest
 from click.testing import CliRunner
 from commands import Run, ended
-from flow import put_clip, put_rows
+from flow import ScriptedEngine, put_clip, put_rows, said
 
 from reelscribe import console
 from reelscribe.cli import main
+from reelscribe.config import Settings
+from reelscribe.engines.fake import FakeEngine
 from reelscribe.errors import FailureKind
+from reelscribe.runners import local
+from reelscribe.runners.live import Live
 from reelscribe.runners.local import RunSummary
+from reelscribe.runners.spending import Spending
+from reelscribe.runners.tally import Tally
+from reelscribe.runners.watch import Watch
+from reelscribe.schema import Candidate, PreparedRequest
 
 
 def _events(text: str) -> list[dict[str, Any]]:
@@ -36,20 +48,73 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def test_all_is_json(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(console.Progress, "LINE_SECONDS", 0.0)
+@pytest.fixture
+def waiting_engine(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An engine that answers its second request once progress was told of after the first, and so on."""
+    told = threading.Semaphore(0)
+    real = click.echo
+
+    def echo(text: str, **options: Any) -> None:
+        real(text, **options)
+        if "clips/s" in text or '"progress"' in text:
+            told.release()
+
+    def answer(item: PreparedRequest) -> tuple[Candidate, ...]:
+        if item.request.key != "0:0":
+            assert told.acquire(timeout=60)
+        return said("one two three")
+
+    monkeypatch.setattr(click, "echo", echo)
+    monkeypatch.setattr(console.Progress, "LINE_SECONDS", 0.02)
+    monkeypatch.setattr(local, "load_engine", lambda _: ScriptedEngine(answer))
+
+
+@pytest.mark.usefixtures("waiting_engine")
+def test_lines_come_while_no_row_is_done(here: Path) -> None:
+    put_rows(here / "in.jsonl", [{"video": "a.mp4", "text": str(number)} for number in range(3)])
+    said = CliRunner().invoke(main, ["caption", "in.jsonl", "-o", "out.jsonl", "--engine", "fake"]).stderr.splitlines()
+    rates = r"\d+\.\d\d clips/s, \d+ tokens/s, engine busy \d+%, limit: (engine|decoding)"
+    lines = [line for line in said if re.fullmatch(rf"\d( of 3)? rows(, \d+ s left)?, {rates}", line)]
+    assert len(lines) >= 2, said
+    assert len(said) == len(lines) + 3
+
+
+@pytest.mark.usefixtures("waiting_engine")
+def test_all_is_json(here: Path) -> None:
+    put_rows(here / "in.jsonl", [{"video": "a.mp4"}, {"video": "none.mp4"}, {"video": "a.mp4"}])
     code, events = _caption("--price", "1")
     assert code == 3
-    assert [event["event"] for event in events] == ["start", "progress", "progress", "summary"]
-    start, _, progress, summary = events
-    assert (start["engine"], start["model"], start["total"]) == ("fake", "fake", 2)
-    assert (progress["rows"], progress["captions"], progress["failures"]) == (2, 1, {"missing": 1})
-    assert progress["cost"] > 0
-    assert progress["seconds_left"] == 0
-    assert {"clips_per_second", "tokens_per_second", "engine_busy_share", "in_flight", "bottleneck"} <= progress.keys()
-    assert (summary["rows"], summary["captions"], summary["failures"]) == (2, 1, {"missing": 1})
+    start, *told, summary = events
+    assert (start["event"], start["engine"], start["model"], start["total"]) == ("start", "scripted", "a script", 3)
+    assert {event["event"] for event in told} == {"progress"}
+    for name in ("rows", "captions", "failures", "seconds_left", "clips_per_second", "tokens_per_second", "in_flight"):
+        assert name in told[-1]
+    assert 0 <= told[-1]["engine_busy_share"] <= 1
+    assert told[-1]["bottleneck"] in ("reading", "decoding", "engine", "writing")
+    assert told[-1]["cost"] > 0
+    assert summary["event"] == "summary"
+    assert (summary["rows"], summary["captions"], summary["failures"]) == (3, 2, {"missing": 1})
     assert summary["next"] == "mend what is listed, then reelscribe retry out.jsonl"
     assert all("T" in event["time"] for event in events)
+
+
+def _live(total: int | None, rows: int, seconds: float, **settings: Any) -> Live:
+    """A run that is so far."""
+    watch, tally = Watch(FakeEngine()), Tally()
+    tally.rows = rows
+    tally.failures["missing"] = 1
+    watch.clips, watch.tokens = 30, 600
+    watch._began = time.monotonic() - seconds
+    return Live(total=total, watch=watch, tally=tally, spending=Spending(Settings(**settings)))
+
+
+def test_a_line_of_progress() -> None:
+    line = console._line_of_progress(_live(4_000, 1_000, 100.0))
+    rates = "0.30 clips/s, 6 tokens/s, 1 failure, engine busy 0%, limit: engine"
+    assert line == f"1,000 of 4,000 rows, 300 s left, {rates}"
+    assert console._line_of_progress(_live(None, 1_000, 100.0)) == f"1,000 rows, {rates}"
+    assert console._line_of_progress(_live(10, 0, 100.0)) == f"0 rows, {rates}"
+    assert "1 failure, cost 0.00, engine" in console._line_of_progress(_live(10, 0, 100.0, price=1.0))
 
 
 def test_an_error_is_json(here: Path) -> None:

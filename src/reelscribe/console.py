@@ -4,6 +4,7 @@ import json
 import logging
 import os
 import shlex
+import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
@@ -85,6 +86,8 @@ class JsonFormatter(logging.Formatter):
 class Progress:
     """A bar on a terminal, a line now and then elsewhere, or events of JSON.
 
+    Lines and events come whether rows are done or not: who looks for them may want to know why none are.
+
     Args:
         as_json: events of JSON, wherever it is.
     """
@@ -95,12 +98,16 @@ class Progress:
         self._json = as_json
         self._bar: Any = None
         self._live: Live | None = None
-        self._told = time.monotonic()
+        self._ended = threading.Event()
+        self._teller = threading.Thread(target=self._tell_now_and_then, name="progress", daemon=True)
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self._ended.set()
+        if self._teller.is_alive():
+            self._teller.join()
         if self._bar is not None:
             self._bar.close()
 
@@ -113,7 +120,8 @@ class Progress:
         else:
             logger.info("%s with %s", live.watch.info.model, live.watch.info.engine)
         self._new_bar(live.total, "row")
-        self._told = time.monotonic()
+        if self._bar.disable:
+            self._teller.start()
 
     def clip(self, total: int) -> None:
         """Count a clip that was looked at, of so many."""
@@ -136,11 +144,11 @@ class Progress:
     def advance(self, _: "RowResult") -> None:
         """A row of the run is done."""
         self._bar.update()
-        assert self._live is not None
-        if not self._bar.disable:
+        if self._live is not None and not self._bar.disable:
             self._bar.set_postfix_str(_rates_so_far(self._live), refresh=False)
-        elif time.monotonic() - self._told >= self.LINE_SECONDS:
-            self._told = time.monotonic()
+
+    def _tell_now_and_then(self) -> None:
+        while self._live is not None and not self._ended.wait(self.LINE_SECONDS):
             if self._json:
                 say_json("progress", **self._live.told())
             else:
@@ -155,7 +163,7 @@ def _line_of_progress(live: "Live") -> str:
 
 def _rates_so_far(live: "Live") -> str:
     parts = [_rates(live.watch.clips_per_second, live.watch.tokens_per_second)]
-    failures, cost = live.tally.failures.total(), live.spending.cost
+    failures, cost = sum(dict(live.tally.failures).values()), live.spending.cost
     if failures:
         parts.append(some(failures, "failure"))
     if cost is not None:

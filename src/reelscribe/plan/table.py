@@ -11,11 +11,12 @@ def lines(outlook: Outlook) -> Iterator[str]:
     """What to print."""
     seen, per_clip = outlook.survey, len(f"{max(each.per_clip for each in outlook.tokens):,.0f}")
     some = "" if seen.looked_at == seen.rows else f"; {seen.looked_at:,} looked at, the rest estimated (± holds in 95%)"
+    of_those = "" if seen.looked_at == seen.rows else " (of those looked at)"
     facts = {
         "rows": f"{seen.rows:,}{some}",
         "clips": f"{_number(outlook.clips)}, {_duration(outlook.hours)} of video",
-        "codecs": _counts(seen.codecs) or "none seen",
-        "broken": _counts(seen.failures) or "none, as far as headers tell",
+        "codecs": (_counts(seen.codecs) or "none seen") + of_those,
+        "broken": (_counts(seen.failures) or "none, as far as headers tell") + of_those,
     }
     yield from _columns(facts)
     for kind in seen.failures:

@@ -32,7 +32,7 @@ class Live:
             "rows": self.tally.rows,
             "total": self.total,
             "captions": self.tally.captions,
-            "failures": dict(self.tally.failures),
+            "failures": dict(self.tally.failures),  # a copy, made at once: the run goes on counting
             "seconds_left": None if left is None else round(left, 1),
             "cost": self.spending.cost,
             **self.watch.told(),
