@@ -19,7 +19,7 @@ from reelscribe.errors import DatasetError
 
 _PLANNED = (
     *("model", "revision", "engine", "num_captions", "fps", "min_frames", "max_frames", "max_video_tokens", "sampling"),
-    *("tp", "dp", "price", "layout", "text_key", "video_key", "root", "decoders", "decode_seconds"),
+    *("tp", "dp", "price", "send", "layout", "text_key", "video_key", "root", "decoders", "decode_seconds"),
 )
 """Settings on which a plan depends."""
 

@@ -110,6 +110,13 @@ def test_wrong_usage(data: Path) -> None:
 # What is known of a model
 
 
+def test_a_server_s_own_frames_are_not_ours_to_count() -> None:
+    assert look_at_model(Settings(engine="openai")).exact
+    found = look_at_model(Settings(engine="openai", send="video"))
+    assert not found.exact
+    assert found.source.endswith("; it is sent whole files, and chooses frames its own way")
+
+
 @pytest.mark.transformers
 def test_the_built_in_model_needs_no_hub() -> None:
     found = look_at_model(Settings(model="shapes"))

@@ -38,6 +38,24 @@ def test_tokens_are_those_of_decoding(suffix: str, codec: str, called: str, fram
     assert header.frames == frames
 
 
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("live.mkv", {"live": "1"}),
+        ("a.flv", {}),
+        ("fragments.mp4", {"movflags": "frag_keyframe+empty_moov"}),
+        ("dash.mp4", {"movflags": "dash+frag_keyframe"}),
+    ],
+)
+def test_files_that_say_little_of_themselves(name: str, options: dict[str, str], tmp_path: Path) -> None:
+    clip = Clip(
+        source=str(write_clip(tmp_path / name, range(100), container_options=options, keyframe_every=20, rate=10))
+    )
+    header, decoded = read_header(clip), decode(clip, BUDGET)
+    assert header.video_tokens(BUDGET) == decoded.video_tokens
+    assert header.duration_seconds == pytest.approx(decoded.duration_seconds, abs=0.2)
+
+
 def test_odd_pixels_and_turned_pictures(tmp_path: Path) -> None:
     for file in (
         write_clip(tmp_path / "wide.mp4", range(60), size=(320, 180), aspect=Fraction(2)),

@@ -35,7 +35,9 @@ def look_at_model(settings: Settings) -> Prospect:
     """
     if settings.engine in ("fake", "openai"):
         words = "the fake engine's" if settings.engine == "fake" else "the family's usual ones, as for every server"
-        return Prospect(limits=VisionLimits(), size=None, source=words, exact=True)
+        ours = settings.engine == "fake" or settings.send != "video"
+        words += "" if ours else "; it is sent whole files, and chooses frames its own way"
+        return Prospect(limits=VisionLimits(), size=None, source=words, exact=ours)
     try:
         module = importlib.import_module("reelscribe.engines.checkpoint")
         hub = {name: settings.model_params[name] for name in module.HUB_PARAMS if name in settings.model_params}

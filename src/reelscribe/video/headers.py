@@ -9,7 +9,7 @@ import av
 
 from reelscribe.errors import ClipError
 from reelscribe.schema import Clip
-from reelscribe.video.index import check_bytes, open_clip, reason, stated_seconds, video_stream
+from reelscribe.video.index import check_bytes, open_clip, read_index, reason, stated_seconds, video_stream
 from reelscribe.video.sampling import FrameBudget, count_video_tokens
 
 
@@ -33,7 +33,7 @@ class Header:
 
 
 def read_header(clip: Clip) -> Header:
-    """Read the header of a clip's file.
+    """Read the header of a clip's file; all of its packets, where that does not say how long the video is.
 
     Raises:
         ClipError: kind "missing", "unreadable", "no_video", "too_large", "too_short", "decode" where the file ends
@@ -53,16 +53,18 @@ def read_header(clip: Clip) -> Header:
             seconds = stated_seconds(container, stream)
             counted = len(stream.index_entries) if is_mp4 else stream.frames
             frames = counted or round(seconds * float(stream.average_rate or 0))
+            if not frames or not seconds:  # a live recording does not say
+                index = read_index(container, stream, clip, [], 0)
+                frames, seconds = len(index.pts), index.duration_seconds
             if frames < 2:
-                count = "1 frame" if frames else "no frames that its header tells of"
-                raise ClipError("too_short", f"{clip.name} has {count}; at least 2 are needed.")
+                raise ClipError("too_short", f"{clip.name} has 1 frame; at least 2 are needed.")
             aspect = stream.sample_aspect_ratio
             return Header(
                 codec=stream.codec_context.codec.canonical_name,
                 width=max(round(stream.width * aspect), 1) if aspect else stream.width,
                 height=stream.height,
                 frames=frames,
-                duration_seconds=seconds or frames / float(stream.average_rate or 25),
+                duration_seconds=seconds,
             )
     except ClipError:
         raise
