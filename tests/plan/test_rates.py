@@ -49,6 +49,9 @@ def test_of_a_run_is_that_of_one_gpu(tmp_path: Path) -> None:
     assert rate.clips_per_second == 3.0
     assert rate.source.endswith("out.run.json (2026-11-24, 4 x NVIDIA H200, 100 clips)")
     assert rate.differences == ["fps was 1.0, is 2.0"]
+    assert read_rate(tmp_path / "out.run.json", Settings(fps=1.0), gpu="h200").differences == []
+    other = read_rate(tmp_path / "out.run.json", Settings(fps=1.0), gpu="h100")
+    assert other.differences == ["the machine was NVIDIA H200, is to be h100"]
 
 
 def test_which_one_is_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

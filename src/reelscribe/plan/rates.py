@@ -43,16 +43,21 @@ def find_rate(settings: Settings, *, given: float | None, measured: Path | None,
             raise SettingsError(f"rate must be a number of clips per second above 0; got {given:g}.")
         return Rate(clips_per_second=given, source="--rate")
     if measured is not None:
-        return read_rate(measured, settings)
+        return read_rate(measured, settings, gpu=gpu)
     for file in sorted(BENCHMARKS.glob("gpu-*.json")) if gpu else ():
         names = json.loads(file.read_text("utf-8")).get("hardware", {}).get("gpus", [])
-        if names and gpu and gpu.partition("-")[0].lower() in names[0].lower():
+        if names and gpu and _is(gpu, names[0]):
             return read_rate(file, settings)
     return None
 
 
-def read_rate(file: Path, settings: Settings) -> Rate:
+def read_rate(file: Path, settings: Settings, *, gpu: str | None = None) -> Rate:
     """The rate that a file tells of.
+
+    Args:
+        file: a record of a run, or a result of the benchmark.
+        settings: of the run that is planned.
+        gpu: that it is planned for.
 
     Raises:
         SettingsError: it cannot be read, or holds none.
@@ -60,6 +65,7 @@ def read_rate(file: Path, settings: Settings) -> Rate:
     try:
         told = json.loads(file.read_text("utf-8"))
         rate, source, used = _of_benchmark(told) if "variants" in told else _of_run(told)
+        machine = _machine(told["hardware"])
     except OSError as exc:
         raise SettingsError(f"cannot read {file}: {exc.strerror}.") from exc
     except (ValueError, KeyError, TypeError, AttributeError) as exc:
@@ -69,7 +75,14 @@ def read_rate(file: Path, settings: Settings) -> Rate:
     differences = [
         f"{name} was {used[name]}, is {now[name]}" for name in _COMPARED if name in used and used[name] != now[name]
     ]
+    if gpu and not _is(gpu, machine):
+        differences.insert(0, f"the machine was {machine}, is to be {gpu}")
     return Rate(clips_per_second=rate, source=f"{file} ({source})", differences=differences)
+
+
+def _is(gpu: str, machine: str) -> bool:
+    """Whether a driver's name for a GPU is that of one of ours, as far as names tell."""
+    return gpu.partition("-")[0].lower() in machine.lower().replace(" ", "")
 
 
 def _of_benchmark(told: Mapping[str, Any]) -> tuple[float, str, dict[str, Any]]:
