@@ -43,6 +43,8 @@ if importlib.util.find_spec("pyarrow") is None:
     collect_ignore += ["dataset/formats/test_arrow.py", "integrations/test_ray_stage.py"]
 if not _there("furo", "myst_parser", "sphinx"):
     collect_ignore += ["test_site.py"]
+if not _there("prometheus_client"):
+    collect_ignore += ["runners/test_metrics.py"]
 if any(importlib.util.find_spec(name) is None for name in ("jinja2", "matplotlib", "playwright")):
     collect_ignore += ["report"]
 

@@ -19,7 +19,7 @@ import pytest
 from click.testing import CliRunner, Result
 from flow import EOC, VIDEO, ScriptedEngine, put_clip, put_rows, read_rows_of, said
 
-from reelscribe import cli, demo
+from reelscribe import demo
 from reelscribe.cli import main
 from reelscribe.config import Settings
 from reelscribe.engines.base import Engine
@@ -51,8 +51,9 @@ def _caption(*words: str, code: int = 0) -> Result:
 
 
 def _counts(result: Result) -> list[str]:
-    """What a command said at the end, but for how fast it was."""
-    return [line for line in result.stderr.splitlines() if " clips/s, " not in line]
+    """What a command said at the end, but for how fast it was and what to do next."""
+    lines = result.stderr.splitlines()
+    return [line for line in lines if " clips/s, " not in line and not line.startswith("next: ")]
 
 
 def _refused(*words: str, code: int = 2) -> str:
@@ -86,7 +87,10 @@ def test_help_shows_the_commands(words: tuple[str, ...]) -> None:
     assert "reelscribe caption clips/ -o captions.jsonl            every video in a folder\n" in text
     assert re.findall(r"^  (\w+)  ", text.partition("Commands:")[2], re.MULTILINE) == [
         "caption",
+        "completion",
         "demo",
+        "doctor",
+        "plan",
         "report",
         "retry",
         "status",
@@ -97,6 +101,7 @@ def test_help_shows_the_commands(words: tuple[str, ...]) -> None:
 def test_options_are_the_settings() -> None:
     text = _type("caption", "--help").stdout
     options = set(re.findall(r"^ +(?:-\w, )?--([\w-]+)", text, re.MULTILINE)) - {"output", "config", "help"}
+    options -= {"log-json", "metrics-port", "metrics-host"}
     assert options == {item.name.replace("_", "-") for item in fields(Settings)} - {"model-params"}
     words = " ".join(text.split())
     assert all(item.metadata["help"] in words for item in fields(Settings) if item.name != "model_params")
@@ -178,7 +183,7 @@ HELP = "Try 'reelscribe caption --help'."
 @pytest.mark.parametrize(
     ("words", "told"),
     [
-        ("cation", "No such command 'cation'. Did you mean 'caption'? Try 'reelscribe --help'."),
+        ("statsu", "No such command 'statsu'. Did you mean 'status'? Try 'reelscribe --help'."),
         ("--nope", "No such option '--nope'. Try 'reelscribe --help'."),
         ("caption", f"Missing argument 'INPUT...'. {HELP}"),
         ("caption in.jsonl", f"Missing option '-o' / '--output'. {HELP}"),
@@ -308,7 +313,7 @@ def test_failures_end_with_3_and_are_counted_and_listed(here: Path) -> None:
     listed = read_rows_of(here / "out.failures.jsonl")
     assert [(item["row"], item["kind"]) for item in listed] == [(1, "unreadable"), (2, "missing"), (3, "row")]
     (here / "clips" / "text.mp4").unlink()
-    assert _caption("clips").stderr == "1 caption for 1 row in out.jsonl (1 taken from the ledger)\n"
+    assert _counts(_caption("clips")) == ["1 caption for 1 row in out.jsonl (1 taken from the ledger)"]
     assert not (here / "out.failures.jsonl").exists()
 
 
@@ -336,7 +341,7 @@ def test_ledger_status_and_retry(here: Path) -> None:
     told = _counts(_caption("in.jsonl", "--config", "run.toml"))
     assert told == ["3 captions for 3 rows in out.jsonl (2 taken from the ledger)"]
     assert _type("status", "out.jsonl").stdout.startswith("finished\ndone        3 of 3 rows, 3 captions\n")
-    assert _type("retry", "out.jsonl").stderr == "3 captions for 3 rows in out.jsonl (3 taken from the ledger)\n"
+    assert _counts(_type("retry", "out.jsonl")) == ["3 captions for 3 rows in out.jsonl (3 taken from the ledger)"]
 
 
 def test_retry_takes_kinds_and_sampling(here: Path) -> None:
@@ -363,6 +368,14 @@ def test_too_many_failures_end_with_1(here: Path) -> None:
     put_rows(here / "in.jsonl", [{"video": "gone.mp4", "text": str(number)} for number in range(9)])
     line = _refused("caption", "in.jsonl", "-o", "out.jsonl", "--engine", "fake", "--max-failures", "3", code=1)
     assert line.startswith("stopped: 4 of 4 videos failed, more than max_failures allows (3). The commonest reason is ")
+
+
+def test_a_budget_ends_with_4(here: Path) -> None:
+    put_clip(here / "a.mp4")
+    put_rows(here / "in.jsonl", [{"video": "a.mp4", "text": str(number)} for number in range(99)])
+    words = ("caption", "in.jsonl", "-o", "out.jsonl", "--engine", "fake", "--price", "1e9", "--budget", "1e-9")
+    assert _refused(*words, code=4).startswith("stopped after 0 rows, at a cost of ")
+    assert _refused(*words[:-4], "--budget", "5") == "a budget needs a price: what a GPU hour costs."
 
 
 def test_cut_off_captions_are_told(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -392,7 +405,9 @@ def test_terminal_shows_a_bar_with_rate_and_remaining_time(here: Path) -> None:
     os.close(terminal)
     shown = os.read(reader, 100_000).decode()
     os.close(reader)
-    assert re.search(r"100%\|.*\| 2/2 \[\d\d:\d\d<\d\d:\d\d, .*\d+\.\d\d clips/s, \d+ tokens/s\]", shown), shown
+    assert re.search(
+        r"100%\|.*\| 2/2 \[\d\d:\d\d<\d\d:\d\d, .*\d+\.\d\d clips/s, \d+ tokens/s, engine busy \d+%, l", shown
+    ), shown
     assert "2 captions for 2 rows in out.jsonl" in shown
 
 
@@ -400,25 +415,19 @@ def test_nothing_but_the_result_is_said_where_there_is_no_terminal(here: Path) -
     put_clip(here / "a.mp4")
     with (here / "said.txt").open("wb") as file:
         assert _in_a_process(here, file.fileno()) == 0
-    counts, speed = (here / "said.txt").read_text().splitlines()
+    counts, speed, step = (here / "said.txt").read_text().splitlines()
+    assert step == "next: reelscribe report out.jsonl"
     assert counts == "2 captions for 2 rows in out.jsonl"
     assert re.fullmatch(r"in \d+\.\d s: \d+\.\d\d clips/s, \d+ tokens/s; (the engine waited|decoding held) .*", speed)
-
-
-def test_lines_tell_how_far_it_is_where_there_is_no_terminal(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cli._Progress, "LINE_SECONDS", 0.0)
-    put_clip(here / "a.mp4")
-    (here / "text.mp4").write_text("this is no video")
-    said = _caption("a.mp4", "text.mp4", "a.mp4", "--decoders", "0", code=3).stderr.splitlines()
-    rates = r"\d+\.\d\d clips/s, \d+ tokens/s"
-    assert re.fullmatch(rf"1 of 3 rows, \d+ s left, {rates}, limit: (engine|decoding)", said[0]), said
-    assert re.fullmatch(rf"3 of 3 rows, 0 s left, {rates}, 1 failure, limit: (engine|decoding)", said[2]), said
 
 
 def test_nothing_is_said_of_speed_where_all_is_known(here: Path) -> None:
     put_clip(here / "a.mp4")
     _caption("a.mp4")
-    assert _caption("a.mp4").stderr == "1 caption for 1 row in out.jsonl (1 taken from the ledger)\n"
+    assert _caption("a.mp4").stderr.splitlines() == [
+        "1 caption for 1 row in out.jsonl (1 taken from the ledger)",
+        "next: reelscribe report out.jsonl",
+    ]
 
 
 # The report
@@ -473,3 +482,26 @@ def test_demo_compares_captions_with_the_truth_and_leaves_the_data_set(
     assert lines[14:16] == [f"clip-07.mp4   truth  {truths['clip-07.mp4']}", "            !=  model  no"]
     assert "11 of 12 captions exactly right. The data set stays in shown:" in lines
     assert [row["video"] for row in read_rows_of(here / "shown" / "captioned.jsonl")] == sorted(truths)
+
+
+# The shell
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_completion_prints_a_script(shell: str) -> None:
+    script = _type("completion", shell).stdout
+    assert f"_REELSCRIBE_COMPLETE={shell}_complete" in script
+
+
+def test_the_script_of_bash_completes() -> None:
+    script = _type("completion", "bash").stdout
+    typed = "COMP_WORDS=(reelscribe ret); COMP_CWORD=1; _reelscribe_completion reelscribe; echo ${COMPREPLY[@]}"
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    done = subprocess.run(
+        ["bash", "-c", f"{script}\n{typed}"],
+        capture_output=True,
+        text=True,
+        check=True,
+        env=os.environ | {"PATH": path},
+    )
+    assert done.stdout.strip() == "retry", done.stderr

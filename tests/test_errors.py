@@ -22,7 +22,7 @@ from reelscribe.errors import (
 def test_tree_at_the_top_of_the_module_names_every_error() -> None:
     drawn = set(re.findall(r"[├└]── (\w+)", errors.__doc__ or ""))
     assert drawn == {error.__name__ for error in ReelscribeError.__subclasses__()}
-    assert len(drawn) == 8
+    assert len(drawn) == 9
 
 
 def test_every_error_has_a_docstring() -> None:

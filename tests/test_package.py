@@ -28,6 +28,7 @@ def _loaded_by(code: str) -> set[str]:
         "from reelscribe import ReelscribeError",
         "from reelscribe.cli import main; main(['--help'], standalone_mode=False)",
         "from reelscribe.cli import main; main(['caption', '--help'], standalone_mode=False)",
+        "from reelscribe.cli import main; main(['plan', '--help'], standalone_mode=False)",
         "from reelscribe.cli import main; main(['report', '--help'], standalone_mode=False)",
     ],
 )

@@ -7,6 +7,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from reelscribe.captioner import VideoCaption, VideoCaptioner
     from reelscribe.config import Settings
     from reelscribe.engines import load_engine
     from reelscribe.engines.fake import FakeEngine
@@ -25,6 +26,8 @@ _HOMES = {
     "FakeEngine": "engines.fake",
     "ReelscribeError": "errors",
     "Settings": "config",
+    "VideoCaption": "captioner",
+    "VideoCaptioner": "captioner",
     "VideoCaptioningFromVLMMapper": "operators.video_captioning_from_vlm_mapper",
     "caption": "pipeline",
     "caption_rows": "pipeline",
@@ -41,6 +44,8 @@ __all__ = [
     "FakeEngine",
     "ReelscribeError",
     "Settings",
+    "VideoCaption",
+    "VideoCaptioner",
     "VideoCaptioningFromVLMMapper",
     "caption",
     "caption_rows",

@@ -2,69 +2,31 @@
 
 import json
 import logging
-import signal
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import Field, asdict, fields
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import click
 
 from reelscribe import __version__
-from reelscribe.config import Settings, kind_of
-from reelscribe.errors import DatasetError, ReelscribeError, SettingsError, StoppedError
+from reelscribe.command import EXIT_ENGINE, EXIT_FAILURES, Group, options, pairs, settings_of, watched, watching
+from reelscribe.config import Settings
+from reelscribe.console import Progress, examples, next_step, say_json, some, summary_lines
+from reelscribe.console import kinds as counts
+from reelscribe.errors import DatasetError
 
-EXIT_ENGINE, EXIT_USAGE, EXIT_FAILURES, EXIT_SIGNAL = 1, 2, 3, 128
-
-_HIDDEN = {"model_params"}
-"""Settings that need a TOML file or Python."""
-
-
-class _OneLine(click.ClickException):
-    """An error as the user sees it."""
-
-    def __init__(self, message: str, exit_code: int = EXIT_ENGINE) -> None:
-        super().__init__(message)
-        self.exit_code = exit_code  # type: ignore[misc] # which Click reads from the instance
-
-    def show(self, file: Any = None) -> None:
-        click.echo(f"reelscribe: {' '.join(self.message.splitlines())}", file=file, err=True)
-
-
-@contextmanager
-def _in_one_line() -> Iterator[None]:
-    try:
-        yield
-    except click.UsageError as exc:
-        hint = f" Try '{exc.ctx.command_path} --help'." if exc.ctx else ""
-        raise _OneLine(exc.format_message() + hint, EXIT_USAGE) from exc
-    except (SettingsError, DatasetError) as exc:
-        raise _OneLine(str(exc), EXIT_USAGE) from exc
-    except StoppedError as exc:
-        raise _OneLine(str(exc), EXIT_SIGNAL + exc.signal) from exc
-    except ReelscribeError as exc:
-        raise _OneLine(str(exc)) from exc
-    except KeyboardInterrupt as exc:
-        raise _OneLine("stopped; what was made is kept.", EXIT_SIGNAL + signal.SIGINT) from exc
-
-
-class _Group(click.Group):
-    """Tells errors in one line, Click's own as well as the package's."""
-
-    def make_context(self, *args: Any, **kwargs: Any) -> click.Context:
-        with _in_one_line():
-            return super().make_context(*args, **kwargs)
-
-    def invoke(self, ctx: click.Context) -> Any:
-        with _in_one_line():
-            return super().invoke(ctx)
+_PLANNED = (
+    *("model", "revision", "engine", "num_captions", "fps", "min_frames", "max_frames", "max_video_tokens", "sampling"),
+    *("tp", "dp", "price", "send", "layout", "text_key", "video_key", "root", "decoders", "decode_seconds"),
+)
+"""Settings on which a plan depends."""
 
 
 @click.group(
     "reelscribe",
-    cls=_Group,
+    cls=Group,
     invoke_without_command=True,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
 )
@@ -75,7 +37,9 @@ def main(context: click.Context, verbose: bool) -> None:
     """Caption videos with a vision-language model.
 
     \b
+    reelscribe doctor                                      is this machine set up, and what is to do
     reelscribe demo                                        try it, with the built-in model
+    reelscribe plan clips/                                 what it would take: tokens, GPUs, time, cost
     reelscribe caption clips/ -o captions.jsonl            every video in a folder
     reelscribe caption data.jsonl -o captioned.jsonl       every row of a data set
     reelscribe status captioned.jsonl                      what is done, failed and left
@@ -88,50 +52,6 @@ def main(context: click.Context, verbose: bool) -> None:
         click.echo(context.get_help())
 
 
-def _options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Give a command one option for each setting."""
-    for item in reversed(fields(Settings)):
-        if item.name not in _HIDDEN:
-            command = _option(item)(command)
-    return command
-
-
-def _option(item: Field[Any]) -> Callable[..., Any]:
-    flag, text, choices = f"--{item.name.replace('_', '-')}", item.metadata["help"], item.metadata["choices"]
-    kind, _ = kind_of(item)
-    if kind is Mapping:
-        return click.option(flag, item.name, multiple=True, metavar="KEY=VALUE", help=text)
-    if kind is bool:
-        shown = f"  [default: {'' if item.default else 'no-'}{flag[2:]}]"
-        return click.option(f"{flag}/--no-{flag[2:]}", item.name, default=None, help=text + shown)
-    shown = "" if item.default is None else f"  [default: {item.default}]"
-    return click.option(
-        flag, item.name, default=None, type=click.Choice(choices) if choices else kind, help=text + shown
-    )
-
-
-def _settings(given: Mapping[str, Any], config: Path | None) -> Settings:
-    told = {name: value for name, value in given.items() if value not in (None, ())}
-    if "sampling" in told:
-        told["sampling"] = _pairs(told["sampling"])
-    return Settings.load(config, **told)
-
-
-def _pairs(items: tuple[str, ...]) -> dict[str, Any]:
-    """KEY=VALUE to a table; a key that is given several times holds all its values."""
-    table: dict[str, list[str]] = {}
-    for item in items:
-        name, equals, value = item.partition("=")
-        if not equals:
-            raise SettingsError(f"--sampling takes KEY=VALUE, as temperature=0.7; got {item!r}.")
-        table.setdefault(name.strip(), []).append(value)
-    return {name: values if len(values) > 1 else values[0] for name, values in table.items()}
-
-
-def _some(count: int, noun: str) -> str:
-    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
-
-
 @main.command()
 @click.argument("inputs", nargs=-1, required=True, metavar="INPUT...")
 @click.option(
@@ -142,72 +62,82 @@ def _some(count: int, noun: str) -> str:
     help="File to write (.jsonl, .jsonl.gz, .jsonl.zst, .parquet, .tar); with {shard} in its name, several.",
 )
 @click.option("--config", type=click.Path(path_type=Path), help="TOML file of settings; options win over it.")
-@_options
-def caption(inputs: tuple[str, ...], output: Path, config: Path | None, **given: Any) -> None:
+@watched
+@options()
+def caption(
+    inputs: tuple[str, ...],
+    output: Path,
+    config: Path | None,
+    log_json: bool,
+    metrics_port: int | None,
+    metrics_host: str,
+    **given: Any,
+) -> None:
     """Caption the videos of INPUT: data sets, video files, or folders of either (recursive); globs; URLs.
 
     Data sets are .jsonl (also .gz, .zst), .parquet, WebDataset's .tar, and folders that Hugging Face's datasets saved.
 
+    \b
+    reelscribe caption clips/ -o captions.jsonl --model shapes
+    reelscribe caption data.parquet -o out.parquet --num-captions 4 --keep all --sampling temperature=0.8
+    reelscribe caption 'data/*.jsonl' -o 'out-{shard}.jsonl' --engine vllm --price 2.50 --budget 50
+
     Writes one row for each input row (interleaved layout: also the original), in order. Rows without a caption are
     kept, and listed in OUTPUT's .failures.jsonl. A run that breaks off, however it does, goes on where it was when the
     same command is given again. Exit code: 0 all captioned, 1 the engine broke or cannot be loaded, or too much failed,
-    2 wrong usage, 3 finished with failures, 130 or 143 stopped by Ctrl-C or SIGTERM.
-    """
+    2 wrong usage, 3 finished with failures, 4 stopped before --budget was passed, 130 or 143 stopped by Ctrl-C or
+    SIGTERM.
+    """  # noqa: D301 - as above
     from reelscribe.runners.local import run
 
-    settings = _settings(given, config)
-    with _Progress() as progress:
-        summary = run(inputs, output, settings, on_start=progress.start, on_row=progress.advance, handle_signals=True)
-    _report(summary, output)
+    settings = settings_of(given, config)
+    with watching(log_json, metrics_port, metrics_host) as hooks:
+        summary = run(inputs, output, settings, **hooks)
+    _report(summary, output, log_json)
 
 
-def _report(summary: Any, output: Path) -> None:
+def _report(summary: Any, output: Path, log_json: bool) -> None:
     """Tell what a run did, and leave with the exit code for that."""
-    known = f" ({summary.known} taken from the ledger)" if summary.known else ""
-    click.echo(f"{_some(summary.captions, 'caption')} for {_some(summary.rows, 'row')} in {output}{known}", err=True)
-    if summary.speed["clips"]:
-        click.echo(_speed(summary.speed), err=True)
-    if summary.without_video:
-        where = "if theirs is in another column, name it with --video-key"
-        click.echo(f"{_some(summary.without_video, 'row')} without a video; {where}", err=True)
-    if summary.flags:
-        hint = "; allow more with --sampling max_tokens=N" if "cut_off" in summary.flags else ""
-        click.echo(f"flagged captions: {_kinds(summary.flags)}{hint}", err=True)
+    if log_json:
+        say_json("summary", **asdict(summary), output=str(output), next=next_step(summary, output))
+    else:
+        for line in summary_lines(summary, output):
+            click.echo(line, err=True)
     if summary.failures:
-        count = _some(sum(summary.failures.values()), "failure")
-        click.echo(f"{count} ({_kinds(summary.failures)}), listed in {summary.failures_file}", err=True)
-        for line in _examples(summary.failures, summary.examples):
-            click.echo(f"  {line}", err=True)
         click.get_current_context().exit(EXIT_FAILURES)
 
 
-_SLOW = {
-    "reading": "reading the rows held it up",
-    "decoding": "decoding held it up: give it more CPU cores, or fewer and smaller frames (--fps, --max-video-tokens)",
-    "writing": "writing held it up",
-}
+@main.command()
+@click.argument("inputs", nargs=-1, required=True, metavar="INPUT...")
+@click.option("--config", type=click.Path(path_type=Path), help="TOML file of settings; options win over it.")
+@click.option("--gpu", help="GPU to plan for: h100, h200, a100, l40s, ...")
+@click.option("--gpus", type=int, help="How many of them; the fewest that hold the model by default.")
+@click.option("--rate", type=float, metavar="CLIPS_PER_S", help="What one GPU captions, where you know it.")
+@click.option(
+    "--measured",
+    type=click.Path(path_type=Path),
+    help="Where to take that from: OUTPUT.run.json of a run, or a result of benchmarks/gpu.py.",
+)
+@click.option("--json", "as_json", is_flag=True, help="As JSON.")
+@options(*_PLANNED)
+def plan(inputs: tuple[str, ...], config: Path | None, as_json: bool, **given: Any) -> None:
+    """Say what captioning INPUT would take: clips, hours, tokens, GPUs, and, with a measured rate, time and cost.
 
+    \b
+    reelscribe plan clips/ --gpu h100 --price 2.50
+    reelscribe plan data.jsonl --measured first-hundred.run.json --fps 1 --json
 
-def _speed(speed: Mapping[str, Any]) -> str:
-    """How fast a run was, and what to do about it."""
-    rates = _rates(speed["clips_per_second"], speed["tokens_per_second"])
-    waited = speed["shares_waited_for"]["decoding"]
-    slow = _SLOW.get(speed["bottleneck"], f"the engine waited for frames {waited:.0%} of the time")
-    return f"in {speed['seconds']:.1f} s: {rates}; {slow}"
+    Reads headers alone, and the model's configuration. Of more than 10,000 rows so many are chosen at random, and the
+    rest is estimated, with the error. Clips at URLs are counted, not downloaded.
+    """  # noqa: D301 - as above
+    from reelscribe.plan.outlook import look_ahead
+    from reelscribe.plan.table import lines
 
-
-def _rates(clips: float, tokens: float) -> str:
-    return f"{clips:.2f} clips/s, {tokens:.0f} tokens/s"
-
-
-def _kinds(failures: Mapping[Any, int]) -> str:
-    return ", ".join(f"{count} {kind}" for kind, count in sorted(failures.items()))
-
-
-def _examples(failures: Mapping[Any, int], examples: Mapping[Any, list[str]]) -> Iterator[str]:
-    """A few failures of each kind, the commonest kind first."""
-    for kind in sorted(failures, key=lambda kind: (-failures[kind], kind)):
-        yield from (f"{kind}: {' '.join(text.split())}" for text in examples.get(kind, []))
+    own = {name: given.pop(name) for name in ("gpu", "gpus", "rate", "measured")}
+    with Progress() as progress:
+        outlook = look_ahead(inputs, settings_of(given, config), **own, on_row=progress.row)
+    for line in [json.dumps(outlook.told(), indent=1, default=str)] if as_json else lines(outlook):
+        click.echo(line)
 
 
 @main.command()
@@ -216,7 +146,8 @@ def _examples(failures: Mapping[Any, int], examples: Mapping[Any, list[str]]) ->
 @click.option(
     "--sampling", multiple=True, metavar="KEY=VALUE", help="Sampling parameter for what is tried again; repeatable."
 )
-def retry(output: Path, kinds: tuple[str, ...], sampling: tuple[str, ...]) -> None:
+@watched
+def retry(output: Path, kinds: tuple[str, ...], sampling: tuple[str, ...], log_json: bool, **where: Any) -> None:
     """Try again what failed in the last run on OUTPUT, with its inputs and settings.
 
     All captions that are there stay. What is made with other sampling counts as made by the run: giving its command
@@ -226,16 +157,9 @@ def retry(output: Path, kinds: tuple[str, ...], sampling: tuple[str, ...]) -> No
 
     named = [kind.strip() for group in kinds for kind in group.split(",") if kind.strip()]
     told: dict[str, Any] = {"kinds": named} if named else {}
-    with _Progress() as progress:
-        summary = local.retry(
-            output,
-            sampling=_pairs(sampling),
-            on_start=progress.start,
-            on_row=progress.advance,
-            handle_signals=True,
-            **told,
-        )
-    _report(summary, output)
+    with watching(log_json, **where) as hooks:
+        summary = local.retry(output, sampling=pairs(sampling), **hooks, **told)
+    _report(summary, output, log_json)
 
 
 @main.command()
@@ -252,10 +176,10 @@ def status(output: Path, as_json: bool) -> None:
     total = "" if told.total is None else f" of {told.total:,}"
     lines = {
         told.state: told.detail,
-        "done": f"{told.rows:,}{total} rows, {_some(told.captions, 'caption')}",
-        "failed": f"{sum(told.failures.values())} ({_kinds(told.failures)})" if told.failures else "0",
-        "flagged": _kinds(told.flags) or "0",
-        "left": "unknown" if told.left is None else _some(told.left, "row"),
+        "done": f"{told.rows:,}{total} rows, {some(told.captions, 'caption')}",
+        "failed": f"{sum(told.failures.values())} ({counts(told.failures)})" if told.failures else "0",
+        "flagged": counts(told.flags) or "0",
+        "left": "unknown" if told.left is None else some(told.left, "row"),
         "rate": "unknown" if told.made_per_second is None else f"{told.made_per_second:.2f} videos/s",
         "begun": time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(told.started)),
         "model": f"{told.model} with {told.engine}",
@@ -265,7 +189,7 @@ def status(output: Path, as_json: bool) -> None:
     for name, text in lines.items():
         click.echo(f"{name:<10}  {text}".rstrip())
         if name == "failed":
-            for line in _examples(told.failures, told.examples):
+            for line in examples(told.failures, told.examples):
                 click.echo(f"{'':<10}  {line}")
 
 
@@ -299,10 +223,10 @@ def report(output: Path, file: Path | None, **given: Any) -> None:
     """
     from reelscribe.report.write import write_report
 
-    with _Progress() as progress:
+    with Progress() as progress:
         summary = write_report(output, file, **given, on_clip=progress.clip)
     of = "" if summary.shown == summary.videos else f" of {summary.videos:,}"
-    click.echo(f"{_some(summary.shown, 'video')}{of} in {summary.file}", err=True)
+    click.echo(f"{some(summary.shown, 'video')}{of} in {summary.file}", err=True)
 
 
 @main.command()
@@ -313,7 +237,7 @@ def view(output: Path, port: int, **given: Any) -> None:
     """Serve the same page as report to this machine alone, until Ctrl-C. Prints its address, which holds a token."""
     from reelscribe.report.view import view as serve
 
-    with _Progress() as progress:
+    with Progress() as progress:
         serve(output, port=port, **given, on_clip=progress.clip, on_ready=click.echo)
 
 
@@ -332,7 +256,7 @@ def demo(folder: Path) -> None:
     truths = {name: scene.caption for name, scene in scenes.items()}
     captions: list[str] = []
     output = folder / "captioned.jsonl"
-    with _Progress() as progress:
+    with Progress() as progress:
 
         def keep(result: Any) -> None:
             progress.advance(result)
@@ -348,16 +272,51 @@ def demo(folder: Path) -> None:
 
 
 @main.command("chat-template")
-@click.option("--model", default="Qwen/Qwen3-VL-8B-Instruct", show_default=True, help="The model to be served.")
-@click.option("--revision", help="Its branch, tag or commit.")
-def chat_template(model: str, revision: str | None) -> None:
+@options("model", "revision")
+def chat_template(**given: Any) -> None:
     """Print the template to start a server of the model with: vllm serve ... --chat-template FILE.
 
     With the model's own, a server of vLLM puts two tokens around a video that the model was not released with.
     """
-    from reelscribe.engines.checkpoint import chat_template
+    from reelscribe.engines.prospects import chat_template
 
-    click.echo(chat_template(model, revision), nl=False)
+    click.echo(chat_template(settings_of(given, None)), nl=False)
+
+
+@main.command()
+@click.argument("folder", type=click.Path(path_type=Path), default=".")
+@options("model", "engine")
+def doctor(folder: Path, **given: Any) -> None:
+    """Look at whether this machine is set up for a run that writes to FOLDER, and say what to do.
+
+    A line for each finding: ok, note, or problem. Exit code: 1 where there is a problem.
+    """
+    from reelscribe.doctor import examine
+
+    found = []
+    for finding in examine(settings_of(given, None), folder):
+        found.append(finding)
+        advice = f" -> {finding.advice}" if finding.advice else ""
+        click.echo(f"{finding.state:<8} {finding.check:<13} {finding.text}{advice}")
+    if any(finding.state == "problem" for finding in found):
+        click.get_current_context().exit(EXIT_ENGINE)
+
+
+@main.command()
+@click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
+def completion(shell: str) -> None:
+    """Print the script with which SHELL completes commands and options.
+
+    \b
+    bash   eval "$(reelscribe completion bash)"             in ~/.bashrc
+    zsh    eval "$(reelscribe completion zsh)"              in ~/.zshrc
+    fish   reelscribe completion fish | source              in ~/.config/fish/config.fish
+    """  # noqa: D301 - Click takes the backspace for "leave these lines as they are"
+    from click.shell_completion import get_completion_class
+
+    kind = get_completion_class(shell)
+    assert kind is not None  # Click has all three
+    click.echo(kind(main, {}, "reelscribe", "_REELSCRIBE_COMPLETE").source())
 
 
 @main.command("dj-path")
@@ -369,60 +328,6 @@ def dj_path() -> None:
     from reelscribe.integrations import DATA_JUICER_PLUGIN
 
     click.echo(DATA_JUICER_PLUGIN)
-
-
-class _Progress:
-    """A bar on a terminal, a line now and then elsewhere. It counts rows, and tells the rates of clips and tokens."""
-
-    LINE_SECONDS = 30.0
-
-    def __init__(self) -> None:
-        self._bar: Any = None
-        self._watch: Any = None
-        self._failures = 0
-        self._told = time.monotonic()
-
-    def __enter__(self) -> "_Progress":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self._bar is not None:
-            self._bar.close()
-
-    def start(self, total: int | None, watch: Any) -> None:
-        from tqdm import tqdm
-
-        logging.getLogger(__name__).info("%s with %s", watch.info.model, watch.info.engine)
-        self._watch = watch
-        self._bar = tqdm(total=total, unit="row", disable=None, dynamic_ncols=True)
-        self._told = time.monotonic()
-
-    def clip(self, total: int) -> None:
-        """Count a clip that was looked at, of so many."""
-        from tqdm import tqdm
-
-        self._bar = self._bar or tqdm(total=total, unit="clip", disable=None, dynamic_ncols=True)
-        self._bar.update()
-
-    def advance(self, result: Any) -> None:
-        self._failures += len(result.failures)
-        self._bar.update()
-        if not self._bar.disable:
-            self._bar.set_postfix_str(self._rates(), refresh=False)
-        elif time.monotonic() - self._told >= self.LINE_SECONDS:
-            self._told = time.monotonic()
-            limit = f"limit: {self._watch.bottleneck()}"
-            click.echo(f"{self._rows(result.index + 1)}, {self._rates()}, {limit}", err=True)
-
-    def _rows(self, done: int) -> str:
-        total, seconds = self._bar.total, self._watch.seconds
-        if not total:
-            return f"{done:,} rows"
-        return f"{done:,} of {total:,} rows, {seconds * (total - done) / done:,.0f} s left"
-
-    def _rates(self) -> str:
-        rates = _rates(self._watch.clips_per_second, self._watch.tokens_per_second)
-        return f"{rates}, {_some(self._failures, 'failure')}" if self._failures else rates
 
 
 if __name__ == "__main__":

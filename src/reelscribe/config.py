@@ -157,6 +157,8 @@ class Settings:
     max_failures: str | None = _setting(
         None, "Stop when more videos than this fail: a number, or a share, as 5%, once 100 videos are done."
     )
+    price: float | None = _setting(None, "What a GPU hour costs, in any money; of a CPU or a server, an hour of it.")
+    budget: float | None = _setting(None, "Stop before the run costs more than this, at --price; it can go on later.")
     model_params: Mapping[str, Any] = _setting(
         dict, "Passed on to the engine's model loader; to a server, in the body of each request."
     )
@@ -167,6 +169,12 @@ class Settings:
         for name in ("fps", "decode_seconds", "download_seconds", "request_timeout"):
             if not 0 < getattr(self, name) < math.inf:
                 raise SettingsError(f"{name} must be a number above 0; got {getattr(self, name)!r}.")
+        for name in ("price", "budget"):
+            value = getattr(self, name)
+            if value is not None and not 0 < value < math.inf:
+                raise SettingsError(f"{name} must be a number above 0; got {value!r}.")
+        if self.budget is not None and self.price is None:
+            raise SettingsError("a budget needs a price: what a GPU hour costs.")
         if not 0 < self.min_decoded <= 1:
             raise SettingsError(f"min_decoded must be a number above 0 and at most 1; got {self.min_decoded!r}.")
         if self.min_frames and self.max_frames and self.min_frames > self.max_frames:
@@ -221,7 +229,7 @@ AFFECTS: Final[Mapping[Effect, tuple[str, ...]]] = {
     "nothing": (
         *("original", "batch_size", "batch_tokens", "device", "tp", "dp", "prefetch_bytes", "decoders", "base_url"),
         *("api_key_env", "max_concurrency", "retry_seconds", "error_budget", "max_line_bytes", "output_format"),
-        *("shard_rows", "sidecar", "resume", "max_failures"),
+        *("shard_rows", "sidecar", "resume", "max_failures", "price", "budget"),
     ),
 }
 """What each setting has a part in, and so what of an earlier run holds when it changes.

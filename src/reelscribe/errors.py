@@ -7,6 +7,7 @@
     ├── ModelError          the model cannot be loaded
     ├── EngineError         the engine itself broke: the run stops
     ├── FailuresError       more clips failed than may: the run stops
+    ├── BudgetError         the run has cost as much as it may
     ├── StoppedError        the run was told to stop
     └── ClipError           one clip cannot be captioned: costs its row, never the run
 
@@ -81,6 +82,10 @@ class EngineError(ReelscribeError):
 
 class FailuresError(ReelscribeError):
     """More clips failed than may."""
+
+
+class BudgetError(ReelscribeError):
+    """The run stopped, in good order, since it has cost as much as it may."""
 
 
 class StoppedError(ReelscribeError):

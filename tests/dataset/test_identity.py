@@ -27,7 +27,8 @@ OTHER: dict[str, Any] = {
     "send": "images", "max_concurrency": 3, "request_timeout": 3.0, "retry_seconds": 3.0, "error_budget": 3,
     "max_upload_bytes": 3, "root": "folder", "allow_private_urls": True, "max_video_bytes": 3, "download_seconds": 3.0,
     "max_line_bytes": 3, "output_format": "jsonl", "shard_rows": 3, "sidecar": "txt", "resume": False,
-    "retry_flagged": True, "min_decoded": 0.5, "max_failures": "3", "model_params": {"attn_implementation": "eager"},
+    "retry_flagged": True, "min_decoded": 0.5, "max_failures": "3", "price": 2.0, "budget": 3.0,
+    "model_params": {"attn_implementation": "eager"},
 }  # fmt: skip
 
 
@@ -40,9 +41,10 @@ def _key(asked: CaptionRequest | None = None, info: ModelInfo = INFO, **settings
 @pytest.mark.parametrize("name", [item.name for item in fields(Settings)])
 def test_setting_enters_where_the_table_says(name: str) -> None:
     assert name in OTHER, "give the new setting another value than its default here"
-    before, after = Settings(), Settings(**{name: OTHER[name]})
+    needed: dict[str, Any] = {"price": 1.0} if name == "budget" else {}  # which is no setting on its own
+    before, after = Settings(**needed), Settings(**needed | {name: OTHER[name]})
     assert getattr(before, name) != getattr(after, name)
-    assert (_key(**{name: OTHER[name]}) != _key()) == (name in AFFECTS["captions"])
+    assert (_key(**needed | {name: OTHER[name]}) != _key(**needed)) == (name in AFFECTS["captions"])
     assert (Keys(after, INFO).failures != Keys(before, INFO).failures) == (name in AFFECTS["failures"])
 
 

@@ -183,7 +183,7 @@ def test_progress_is_told_row_by_row_once_it_is_written(tmp_path: Path) -> None:
         tmp_path / "out.jsonl",
         Settings(),
         engine=engine,
-        on_start=lambda total, watch: told.append((total, watch.info)),
+        on_start=lambda live: told.append((live.total, live.watch.info)),
         on_row=on_row,
     )
     assert told == [(3, engine.info), (0, 1), (1, 2), (2, 3)]

@@ -56,6 +56,7 @@ def test_rates_and_shares(clock: _Clock) -> None:
     assert (told["clips_per_second"], told["tokens_per_second"]) == (0.1, round(tokens / 10, 1))
     assert told["shares_waited_for"] == {"reading": 0.1, "decoding": 0.2, "writing": 0.1}
     assert told["bottleneck"] == "engine"
+    assert (told["engine_busy_share"], told["in_flight"]) == (0.6, 0)
 
 
 @pytest.mark.parametrize("slow", ["reading", "decoding", "engine", "writing"])
@@ -75,3 +76,24 @@ def test_failures_count_as_clips_without_tokens() -> None:
     asked = PreparedRequest(request=request(), frames=NO_FRAMES)
     assert list(watch.generate(iter([asked]))) == [failure]
     assert (watch.clips, watch.tokens) == (1, 0)
+
+
+def test_an_engine_is_busy_while_it_has_work(clock: _Clock) -> None:
+    told = []
+
+    def requests() -> Iterator[PreparedRequest]:
+        for key in "abc":
+            yield PreparedRequest(request=request(key=key), frames=NO_FRAMES)
+            told.append((watch.in_flight, watch.engine_busy_share))
+            clock.now += 1
+
+    watch = Watch(ScriptedEngine(lambda _: said("text"), batch_size=3))
+    answers = watch.generate(iter(watch.rows(requests())))
+    next(answers)
+    assert [count for count, _ in told] == [1, 2]
+    assert watch.in_flight == 2
+    clock.now += 8
+    assert watch.engine_busy_share == 1.0
+    list(answers)
+    clock.now += 10
+    assert watch.engine_busy_share < 0.6

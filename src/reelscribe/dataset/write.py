@@ -153,7 +153,8 @@ class DatasetWriter(AbstractContextManager["DatasetWriter"]):
         with suppress(OSError):
             self._failures.close()
         if not self._failed:
-            _partial(self.failures).unlink(missing_ok=True)
+            with suppress(OSError):
+                _partial(self.failures).unlink()
 
 
 def _check_replaceable(folder: Path) -> None:

@@ -20,6 +20,8 @@ class ModelInfo:
     limits: VisionLimits
     wants_frames: bool = True
     """Whether clips are to be decoded; False for an engine that takes the files, and gets `NO_FRAMES`."""
+    gpus: int = 1
+    """GPUs that it keeps busy, by which its cost is reckoned; 1 for a CPU, and for a server."""
     details: Mapping[str, Any] = field(default_factory=dict)
     """More for the record; what stands here wins over what the flow says itself."""
 

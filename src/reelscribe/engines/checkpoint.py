@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from reelscribe.engines.planning import ModelSize
 from reelscribe.errors import ModelError
 from reelscribe.models import BUILT_IN, model_path
 from reelscribe.schema import CaptionRequest
@@ -70,6 +71,13 @@ class Checkpoint:
             min_frames=video.min_frames,
             max_frames=video.max_frames,
         )
+
+    @property
+    def size(self) -> ModelSize:
+        """What the model takes of a GPU's memory; weights in a folder are measured."""
+        folder = Path(self.path)
+        on_disk = sum(file.stat().st_size for file in folder.glob("*.safetensors")) if folder.is_dir() else 0
+        return ModelSize.of(self.config.to_dict(), bytes_on_disk=on_disk or None)
 
     def generation_config(self) -> Any:
         """The checkpoint's own generation settings; the library's where it has none."""

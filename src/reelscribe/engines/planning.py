@@ -22,6 +22,9 @@ _WORKING_BYTES: Final = 2 * 10**9
 _CLIPS: Final = 4
 """So many of the longest clips must find room in the cache at once: with fewer the GPU would wait."""
 
+WORDS_TOKENS: Final = 2048
+"""Prompt, times of the frames and answer, for the plan."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class ModelSize:
@@ -68,6 +71,10 @@ class ModelSize:
         kv_heads = math.ceil(self.kv_heads / tp)  # a head that cannot be split is copied
         cache = 2 * 2 * self.layers * kv_heads * self.head_dim * cached_tokens
         return self.text_bytes // tp + self.vision_bytes + cache + _WORKING_BYTES
+
+    def needed_bytes(self, tp: int, longest_tokens: int) -> int:
+        """Likewise, with a cache for as many of the longest requests as it takes to keep the GPU busy."""
+        return self.gpu_bytes(tp, _CLIPS * longest_tokens)
 
     def splits(self, tp: int) -> bool:
         """Whether the attention heads can be dealt out to so many GPUs."""
@@ -127,7 +134,7 @@ def plan(
     if dp is not None:
         allowed = allowed[-1:]  # to leave GPUs idle would help nobody
     usable = int(min(gpu_bytes) * memory_share)
-    need = {degree: size.gpu_bytes(degree, _CLIPS * longest_tokens) for degree in allowed}
+    need = {degree: size.needed_bytes(degree, longest_tokens) for degree in allowed}
     fits = next((degree for degree in need if need[degree] <= usable), None)
     if fits is None:
         most = max(need)

@@ -20,7 +20,6 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from multiprocessing import resource_tracker
-from pathlib import Path
 from typing import Any, Final, get_args
 
 from reelscribe.config import Settings
@@ -28,7 +27,7 @@ from reelscribe.engines import planning
 from reelscribe.engines.base import ModelInfo
 from reelscribe.engines.checkpoint import HUB_PARAMS, Checkpoint, cannot_load, prompt_text
 from reelscribe.engines.guard import Guard
-from reelscribe.engines.planning import MEMORY_SHARE, ModelSize, Plan, plan
+from reelscribe.engines.planning import MEMORY_SHARE, WORDS_TOKENS, Plan, plan
 from reelscribe.errors import EngineError, SettingsError, did_you_mean
 from reelscribe.sampling_params import SamplingParams
 from reelscribe.schema import Candidate, Failure, Generation, PreparedRequest, StopReason
@@ -49,8 +48,6 @@ _CPU_CACHE_BYTES: Final = 2 << 30
 """Key-value cache on a CPU, where the user does not say how large; vLLM would take most of the memory."""
 _CPU_BATCH_TOKENS: Final = 1024
 """Tokens of a step on a CPU, unless a request may have more."""
-_WORDS_TOKENS: Final = 2048
-"""Prompt, times of the frames and answer, for the plan."""
 _AHEAD: Final = 1.25
 """Candidates in flight for each that vLLM runs at once: the others wait there, prepared, for a place."""
 _SECONDS_BETWEEN_LOOKS: Final = 5.0
@@ -132,7 +129,11 @@ class VllmEngine:
         self._window_candidates = int(_AHEAD * self._llm.vllm_config.scheduler_config.max_num_seqs * self._replicas)
         self._numbers = itertools.count()
         self.info = ModelInfo(
-            engine="vllm", model=settings.model, revision=checkpoint.revision, limits=checkpoint.limits
+            engine="vllm",
+            model=settings.model,
+            revision=checkpoint.revision,
+            limits=checkpoint.limits,
+            gpus=self._replicas * self._llm.vllm_config.parallel_config.tensor_parallel_size,
         )
 
     def close(self) -> None:
@@ -296,12 +297,10 @@ def visible_gpus() -> int:
 def _plan(settings: Settings, params: Mapping[str, Any], checkpoint: Checkpoint, budget: FrameBudget) -> Plan:
     from vllm.platforms import current_platform
 
-    folder = Path(checkpoint.path)
-    on_disk = sum(file.stat().st_size for file in folder.glob("*.safetensors")) if folder.is_dir() else 0
     return plan(
-        ModelSize.of(checkpoint.config.to_dict(), bytes_on_disk=on_disk or None),
+        checkpoint.size,
         [current_platform.get_device_total_memory(number) for number in range(visible_gpus())],
-        longest_tokens=budget.most_tokens + _WORDS_TOKENS,
+        longest_tokens=budget.most_tokens + WORDS_TOKENS,
         tp=params.get("tensor_parallel_size") or settings.tp,
         dp=params.get("data_parallel_size") or settings.dp,
         memory_share=params.get("gpu_memory_utilization") or MEMORY_SHARE,
@@ -335,7 +334,7 @@ def _defaults(
         "use_tqdm_on_load": False,
     }
     if on_cpu:
-        length = min(budget.most_tokens + _WORDS_TOKENS, checkpoint.config.get_text_config().max_position_embeddings)
+        length = min(budget.most_tokens + WORDS_TOKENS, checkpoint.config.get_text_config().max_position_embeddings)
         args |= {
             "enforce_eager": True,  # compiling takes minutes there
             # vLLM 0.32 breaks on a CPU where a request with a seed is prefilled in parts, so that none may be. Longer

@@ -13,11 +13,10 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 from pathlib import Path
 from queue import Empty, SimpleQueue
-from typing import Any, Final
+from typing import Any
 
 from reelscribe.config import Settings
 from reelscribe.dataset.formats import Record
-from reelscribe.dataset.formats.arrow import TableMaker, check_schema, rows_of
 from reelscribe.dataset.read import input_row
 from reelscribe.engines import load_engine
 from reelscribe.engines.base import Engine
@@ -26,11 +25,10 @@ from reelscribe.pipeline import InputRow, RowResult, caption_rows
 
 try:
     import pyarrow as pa
+
+    from reelscribe.integrations.tables import caption_table
 except ModuleNotFoundError as exc:
     raise MissingExtraError("a stage of a Ray data set needs pyarrow: pip install 'reelscribe[ray]'") from exc
-
-FAILURES: Final = "caption_failures"
-"""Column of why videos of a row have no caption: a list of texts, empty where all have."""
 
 
 class CaptionBatches:
@@ -82,15 +80,7 @@ class CaptionBatches:
             DatasetError: columns cannot be told apart.
             EngineError: the engine broke. Ray ends the actor's task, and tries it again as it was told to.
         """
-        check_schema(batch.schema, "the batch")
-        before = batch.drop_columns([FAILURES]) if FAILURES in batch.column_names else batch
-        rows = list(rows_of(before.to_batches(), self._settings, self._root))
-        made, failures = TableMaker(before.schema, self._settings), []
-        for result in self._stream.caption(rows):
-            made.add(result)
-            told = [f"{failure.kind}: {failure.message}" for failure in result.failures]
-            failures += [told] * len(result.rows)
-        return made.make().append_column(FAILURES, pa.array(failures, pa.list_(pa.string())))
+        return caption_table(batch, self._settings, self._root, self._stream.caption)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

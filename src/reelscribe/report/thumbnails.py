@@ -13,7 +13,8 @@ from reelscribe.config import Settings
 from reelscribe.errors import ClipError
 from reelscribe.report.entries import Entry
 from reelscribe.report.overview import frame_seconds_of
-from reelscribe.schema import Frames
+from reelscribe.schema import Clip, Frames
+from reelscribe.video.fetch import FetchLimits, fetched
 from reelscribe.video.prefetch import Decode, decoding, usable_cpus
 from reelscribe.video.sampling import FramesAt
 
@@ -80,10 +81,38 @@ def _filmstrip(entry: Entry, most_frames: int, max_bytes: int, decode_clip: Deco
         return Filmstrip()
     if entry.video.clip is None or not seen:
         return Filmstrip(problem=entry.video.problem or "Which frames the model saw is not known.")
+    return _decode_again(entry.video.clip, seen, most_frames, max_bytes, decode_clip)
+
+
+def look_again(
+    clip: Clip, seconds: Sequence[float], *, most_frames: int, max_bytes: int, settings: Settings
+) -> Filmstrip:
+    """A filmstrip of one clip, which may be at a URL.
+
+    Args:
+        clip: that was captioned.
+        seconds: when the frames are shown that the model saw.
+        most_frames: to show of these, spread evenly.
+        max_bytes: of the pictures.
+        settings: of the run: what may be fetched and how to decode.
+    """
+    if not seconds:
+        return Filmstrip(problem="Which frames the model saw is not known.")
+    with decoding(settings.decoders, settings.decode_seconds, settings.decoder_bytes) as decode_clip:
+        try:
+            with fetched(clip, FetchLimits.of(settings)) as there:
+                return _decode_again(there, sorted(set(seconds)), most_frames, max_bytes, decode_clip)
+        except ClipError as exc:
+            return Filmstrip(problem=f"The frames cannot be shown: {exc}")
+
+
+def _decode_again(
+    clip: Clip, seen: Sequence[float], most_frames: int, max_bytes: int, decode_clip: Decode
+) -> Filmstrip:
     chosen = _spread(seen, most_frames)
     at = FramesAt(seconds=tuple(chosen), max_width=_MAX_WIDTH, max_height=_MAX_HEIGHT)
     try:
-        frames = decode_clip(entry.video.clip, at, threads=1)
+        frames = decode_clip(clip, at, threads=1)
     except ClipError as exc:
         return Filmstrip(problem=f"The frames cannot be shown: {exc}")
     return Filmstrip(frames=tuple(_compress(frames, max_bytes)), of=len(seen))

@@ -21,15 +21,17 @@ from reelscribe.engines import load_engine
 from reelscribe.engines.base import Engine
 from reelscribe.errors import FAILURE_KINDS, DatasetError, FailureKind, SettingsError, StoppedError
 from reelscribe.pipeline import InputRow, RowResult, caption_rows
+from reelscribe.runners.live import Live
 from reelscribe.runners.record import Record
+from reelscribe.runners.spending import Spending
 from reelscribe.runners.status import ledger_of, lock_of, record_of, runs_on
-from reelscribe.runners.stop import Stop, stop_at_signals
+from reelscribe.runners.stop import Stop, stop_at_signals, tell_stop
 from reelscribe.runners.tally import Tally
 from reelscribe.runners.watch import Watch
 
 logger = logging.getLogger(__name__)
 
-OnStart = Callable[[int | None, Watch], None]
+OnStart = Callable[[Live], None]
 OnRow = Callable[[RowResult], None]
 
 
@@ -55,6 +57,8 @@ class RunSummary:
     """Where they are listed, if there are any."""
     speed: dict[str, Any] = field(default_factory=dict, compare=False)
     """How fast it was, and what held it up; see `Watch.told`."""
+    cost: float | None = field(default=None, compare=False)
+    """At the price that is set."""
 
 
 def run(
@@ -63,9 +67,10 @@ def run(
     settings: Settings,
     *,
     engine: Engine | None = None,
-    on_start: OnStart = lambda total, engine: None,
+    on_start: OnStart = lambda live: None,
     on_row: OnRow = lambda result: None,
     handle_signals: bool = False,
+    on_stop: Callable[[], None] = tell_stop,
     again: frozenset[FailureKind] = frozenset(),
     resampled: Mapping[str, Any] | None = None,
 ) -> RunSummary:
@@ -76,11 +81,11 @@ def run(
         output: what to write; see `DatasetWriter`.
         settings: what to do.
         engine: loaded as the settings say, by default.
-        on_start: called once with the number of rows and the engine, before the first row; with None in place of a
-            number that takes long to find out.
+        on_start: called once, before the first row, with what can be watched from then on.
         on_row: called with each result once it is written.
         handle_signals: at Ctrl-C or SIGTERM finish what is in flight, and raise StoppedError; at once at a second one.
             Only in the main thread.
+        on_stop: called at the first signal, wherever the program is just then; tells so by default.
         again: failures of these kinds, of earlier runs, are tried again.
         resampled: sampling parameters for those.
 
@@ -90,6 +95,7 @@ def run(
         ModelError: the engine cannot be loaded.
         EngineError: the engine broke.
         FailuresError: more videos failed than may.
+        BudgetError: it would have cost more than it may; what was under way is finished.
         StoppedError: a signal came. As with all of these, no file of the output is half written: its rows are in
             `OUTPUT.partial`, the ledger has what was made, and the same run goes on from there.
     """
@@ -108,8 +114,9 @@ def run(
         ledger = stack.enter_context(Ledger(ledger_of(output), again=again, resampled=resampled))
         record = stack.enter_context(Record(record_of(output), settings, inputs))
         stack.enter_context(writer)
-        loading = time.monotonic()
+        loading, spending = time.monotonic(), Spending(settings)
         watch = Watch(engine or load_engine(settings))
+        spending.start(watch.info.gpus)
         load_seconds = round(time.monotonic() - loading, 3)
         last = ledger.last
         begun = ledger.begin(
@@ -121,12 +128,14 @@ def run(
             "model": asdict(watch.info),
             "counts": tally.told(),
             "load_seconds": load_seconds,
+            "cost": spending.cost,
             **watch.told(),
         }
-        on_start(total, watch)
+        on_start(Live(total=total, watch=watch, tally=tally, spending=spending))
         rows = _Rows(watch.rows(read_rows(sources, settings, output=output)))
-        stop = stack.enter_context(stop_at_signals(handle_signals))
-        results = caption_rows(rows, settings, watch, memory=ledger, stop=stop)
+        stop = stack.enter_context(stop_at_signals(handle_signals, on_stop))
+        enough = _Enough(stop, spending, tally)
+        results = caption_rows(rows, settings, watch, memory=ledger, stop=enough)
         for result in stack.enter_context(contextlib.closing(results)):
             with watch.writing():
                 sidecars.write(result)
@@ -135,10 +144,10 @@ def run(
                 ledger.advance(tally.told())
             on_row(result)
             tally.check()
-        if stop() and not rows.all_are(tally.rows):
-            raise _stopped(stop, tally)
+        if (stop() or spending.is_over) and not rows.all_are(tally.rows):
+            raise _stopped(stop, tally) if stop() else spending.error(tally.rows)
         ledger.flush()  # so that whatever is in a whole output is in the ledger
-    return _summary(tally, writer.failures, watch)
+    return _summary(tally, writer.failures, watch, spending)
 
 
 def retry(
@@ -197,6 +206,23 @@ class _Rows:
         return self._ended and self._count == count
 
 
+class _Enough:
+    """Whether no row is to be begun any more; asked before each."""
+
+    def __init__(self, stop: Stop, spending: Spending, tally: Tally) -> None:
+        self._stop, self._spending, self._tally = stop, spending, tally
+        self._begun = 0
+
+    def __call__(self) -> bool:
+        tally = self._tally
+        videos_a_row = (tally.captions + tally.failures.total()) / max(tally.rows, 1)
+        under_way = (self._begun - tally.rows) * videos_a_row
+        if self._stop() or self._spending.must_stop(tally.made, under_way):
+            return True
+        self._begun += 1
+        return False
+
+
 def _stopped(stop: Stop, tally: Tally) -> StoppedError:
     number = stop.signal or 0
     message = (
@@ -235,7 +261,7 @@ def _told(value: Any) -> str:
     return text if len(text) <= _LONGEST_TOLD else text[:_LONGEST_TOLD] + "..."
 
 
-def _summary(tally: Tally, failures_file: Path, watch: Watch) -> RunSummary:
+def _summary(tally: Tally, failures_file: Path, watch: Watch, spending: Spending) -> RunSummary:
     return RunSummary(
         rows=tally.rows,
         captions=tally.captions,
@@ -246,4 +272,5 @@ def _summary(tally: Tally, failures_file: Path, watch: Watch) -> RunSummary:
         examples=dict(tally.examples),
         failures_file=failures_file,
         speed=watch.told(),
+        cost=spending.cost,
     )

@@ -4,19 +4,30 @@ import contextlib
 import os
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from types import FrameType
 from typing import Final
 
 _LAST_SECONDS: Final = 5.0
 """After the second signal, for threads and engines to come to their end. What was made is safe with or without it."""
-_TOLD: Final = b"\nreelscribe: finishing what is in flight; once more stops at once.\n"
+NOTICE: Final = "finishing what is in flight; once more stops at once."
+
+
+def tell_stop() -> None:
+    """Say that the first signal came."""
+    with contextlib.suppress(OSError):
+        os.write(2, f"\nreelscribe: {NOTICE}\n".encode())  # print may be in the middle of something
 
 
 class Stop:
-    """Whether a run is to stop."""
+    """Whether a run is to stop.
 
-    def __init__(self) -> None:
+    Args:
+        tell: called at the first signal, wherever the program is just then.
+    """
+
+    def __init__(self, tell: Callable[[], None] = tell_stop) -> None:
+        self._tell = tell
         self.signal: int | None = None
         """Which signal said so."""
 
@@ -26,8 +37,7 @@ class Stop:
     def _take(self, number: int, _: FrameType | None) -> None:
         if self.signal is None:
             self.signal = number
-            with contextlib.suppress(OSError):
-                os.write(2, _TOLD)  # print may be in the middle of something
+            self._tell()
             return
         timer = threading.Timer(_LAST_SECONDS, os._exit, (128 + number,))
         timer.daemon = True
@@ -36,12 +46,12 @@ class Stop:
 
 
 @contextlib.contextmanager
-def stop_at_signals(wanted: bool) -> Iterator[Stop]:
+def stop_at_signals(wanted: bool, tell: Callable[[], None] = tell_stop) -> Iterator[Stop]:
     """Take SIGINT and SIGTERM for as long as the context lasts, if wanted and where that is possible.
 
     The first one lets the run stop by itself, a second one raises KeyboardInterrupt.
     """
-    stop = Stop()
+    stop = Stop(tell)
     if not wanted or threading.current_thread() is not threading.main_thread():
         yield stop
         return

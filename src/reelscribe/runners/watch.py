@@ -1,6 +1,7 @@
 """How fast a run is, and which stage holds it up."""
 
 import contextlib
+import threading
 import time
 from collections.abc import Iterable, Iterator
 from typing import Any, Final, TypeVar
@@ -34,10 +35,15 @@ class Watch:
         """Generated, as far as the engine tells, those of candidates that were not kept too."""
         self._began: float | None = None
         self._reading = self._waiting = self._writing = 0.0
+        self._lock = threading.Lock()  # an engine may pull in a thread of its own
+        self.in_flight = 0
+        """Clips that the engine has and has not answered."""
+        self._busy, self._busy_since = 0.0, 0.0
 
     def generate(self, requests: Iterator[PreparedRequest]) -> Iterator[Generation | Failure]:
         """Answer as the engine does."""
         for answer in self._engine.generate(self._waited_for(requests)):
+            self._count_in_flight(-1)
             self.clips += 1
             if isinstance(answer, Generation):
                 self.tokens += sum(candidate.num_tokens or 0 for candidate in answer.candidates)
@@ -50,7 +56,16 @@ class Watch:
             self._waiting += time.monotonic() - began
             if request is None:
                 return
+            self._count_in_flight(1)
             yield request
+
+    def _count_in_flight(self, change: int) -> None:
+        with self._lock:
+            now = time.monotonic()
+            if self.in_flight > 0:
+                self._busy += now - self._busy_since
+            self.in_flight += change
+            self._busy_since = now
 
     def rows(self, rows: Iterable[T]) -> Iterator[T]:
         """Rows, as they are read."""
@@ -86,6 +101,13 @@ class Watch:
         """Generated, so far."""
         return self.tokens / max(self.seconds, 1e-9)
 
+    @property
+    def engine_busy_share(self) -> float:
+        """For what share of the time the engine had work. It had some where a single clip was left to it, too."""
+        with self._lock:
+            now = time.monotonic() - self._busy_since if self.in_flight > 0 else 0.0
+            return min((self._busy + now) / max(self.seconds, 1e-9), 1.0)
+
     def shares(self) -> dict[str, float]:
         """For what share of the time each stage before and after the engine was waited for."""
         seconds = max(self.seconds, 1e-9)
@@ -107,5 +129,7 @@ class Watch:
             "clips_per_second": round(self.clips_per_second, 3),
             "tokens_per_second": round(self.tokens_per_second, 1),
             "shares_waited_for": {stage: round(share, 3) for stage, share in self.shares().items()},
+            "engine_busy_share": round(self.engine_busy_share, 3),
+            "in_flight": self.in_flight,
             "bottleneck": self.bottleneck(),
         }

@@ -221,12 +221,26 @@ def _check_complete(container: InputContainer, stream: VideoStream, count: int, 
 
     Lengths in seconds are no measure: they are rounded, or another stream's, or tell how long the last frame stays.
     """
-    unit, present, stated, spare = "bytes", container.size, _stated_bytes(clip), _LOST_SHARE
-    if "mp4" in container.format.name:
-        unit, present, stated, spare = "frames", count, len(stream.index_entries), 0.0
-    if present < stated * (1 - spare):
-        message = f"{clip.name} is cut short: {present:,} of the {stated:,} {unit} that it states are there."
-        raise ClipError("decode", message)
+    if "mp4" not in container.format.name:
+        check_bytes(container, clip)
+    elif count < len(stream.index_entries):
+        raise _cut_short(clip, count, len(stream.index_entries), "frames")
+
+
+def check_bytes(container: InputContainer, clip: Clip) -> None:
+    """Raise where a file has fewer bytes than it states.
+
+    Raises:
+        ClipError: kind "decode".
+    """
+    present, stated = container.size, _stated_bytes(clip)
+    if present < stated * (1 - _LOST_SHARE):
+        raise _cut_short(clip, present, stated, "bytes")
+
+
+def _cut_short(clip: Clip, present: int, stated: int, unit: str) -> ClipError:
+    message = f"{clip.name} is cut short: {present:,} of the {stated:,} {unit} that it states are there."
+    return ClipError("decode", message)
 
 
 def _stated_bytes(clip: Clip) -> int:

@@ -13,19 +13,23 @@ import sys
 import tempfile
 import threading
 from collections import deque
+from collections.abc import Callable
 from dataclasses import replace
 from multiprocessing.connection import Pipe
 from multiprocessing.spawn import get_executable
 from pathlib import Path
-from typing import IO, Final
+from typing import IO, Any, Final, TypeVar
 from weakref import WeakSet
 
 import numpy as np
 
 from reelscribe.errors import ClipError, EngineError
 from reelscribe.schema import Clip, Frames
+from reelscribe.video.headers import Header
 from reelscribe.video.sampling import FrameChoice
-from reelscribe.video.worker import READY, TOO_LARGE, Decoded, read_memory, write_memory
+from reelscribe.video.worker import READY, TOO_LARGE, Answer, read_memory, write_memory
+
+_T = TypeVar("_T")
 
 AVAILABLE: Final = os.name == "posix"
 """Whether this system can hand open files to a new process."""
@@ -57,12 +61,24 @@ class DecoderPool:
             ClipError: of its kinds, or "crashed", or "timeout".
             EngineError: a process cannot be started.
         """
+        return self._with_decoder(lambda decoder: decoder.decode(clip, budget, threads, self._seconds))
+
+    def read_header(self, clip: Clip) -> Header:
+        """Read a clip's header as `headers.read_header` does. Likewise.
+
+        Raises:
+            ClipError: of its kinds, or "crashed", or "timeout".
+            EngineError: a process cannot be started.
+        """
+        return self._with_decoder(lambda decoder: decoder.read_header(clip, self._seconds))
+
+    def _with_decoder(self, work: Callable[["_Decoder"], _T]) -> _T:
         while True:
             decoder = _take(self._max_memory)
             with self._lock:
                 self._busy.add(decoder)
             try:
-                return decoder.decode(clip, budget, threads, self._seconds)
+                return work(decoder)
             except _LeftError:
                 continue
             finally:
@@ -110,6 +126,24 @@ class _Decoder:
 
     def decode(self, clip: Clip, budget: FrameChoice, threads: int, seconds: float) -> Frames:
         """Let the process decode a clip; raise what it raised."""
+        shape, timestamps, duration_seconds, video_tokens, decoded_share = self._ask(clip, budget, threads, seconds)
+        pixels = np.empty(shape, np.uint8)
+        read_memory(self._memory.fileno(), pixels.data)
+        return Frames(
+            pixels=pixels,
+            timestamps=timestamps,
+            duration_seconds=duration_seconds,
+            video_tokens=video_tokens,
+            decoded_share=decoded_share,
+        )
+
+    def read_header(self, clip: Clip, seconds: float) -> Header:
+        """Let the process read a clip's header; raise what it raised."""
+        header: Header = self._ask(clip, None, 1, seconds)
+        return header
+
+    def _ask(self, clip: Clip, budget: FrameChoice | None, threads: int, seconds: float) -> Any:
+        """What the process answers; raise what it raised."""
         size = None
         if isinstance(clip.source, bytes):
             size = len(clip.source)
@@ -123,21 +157,12 @@ class _Decoder:
                 self.end()
                 message = f"{clip.name} took longer than {seconds:g} seconds to decode; decode_seconds allows more."
                 raise ClipError("timeout", message)
-            answer: Decoded | ClipError = self._connection.recv()
+            answer: Answer = self._connection.recv()
         except (EOFError, OSError) as exc:
             raise self._ended(clip) from exc
         if isinstance(answer, ClipError):
             raise answer
-        shape, timestamps, duration_seconds, video_tokens, decoded_share = answer
-        pixels = np.empty(shape, np.uint8)
-        read_memory(self._memory.fileno(), pixels.data)
-        return Frames(
-            pixels=pixels,
-            timestamps=timestamps,
-            duration_seconds=duration_seconds,
-            video_tokens=video_tokens,
-            decoded_share=decoded_share,
-        )
+        return answer
 
     def _ended(self, clip: Clip) -> Exception:
         """What the end of the process means."""

@@ -2,16 +2,18 @@
 
 import os
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Protocol
 from weakref import WeakValueDictionary
 
+from reelscribe.config import Settings
 from reelscribe.errors import ClipError
 from reelscribe.schema import CaptionRequest, Clip, Failure, Frames
 from reelscribe.video.decode import decode
 from reelscribe.video.fetch import FetchLimits, fetched
+from reelscribe.video.headers import Header, read_header
 from reelscribe.video.isolate import AVAILABLE, DecoderPool
 from reelscribe.video.sampling import FrameBudget, FrameChoice
 
@@ -107,6 +109,19 @@ def decoding(decoders: int | None, decode_seconds: float, decoder_bytes: int) ->
     pool = DecoderPool(seconds=decode_seconds, max_memory=decoder_bytes)
     try:
         yield pool.decode
+    finally:
+        pool.close()
+
+
+@contextmanager
+def reading_headers(settings: Settings) -> Iterator[Callable[[Clip], Header]]:
+    """How to read the headers of clips: likewise."""
+    if settings.decoders == 0 or not AVAILABLE:
+        yield read_header
+        return
+    pool = DecoderPool(seconds=settings.decode_seconds, max_memory=settings.decoder_bytes)
+    try:
+        yield pool.read_header
     finally:
         pool.close()
 

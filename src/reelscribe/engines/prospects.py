@@ -1,0 +1,80 @@
+"""What is known of a model before it is loaded: what it takes of a video, and of a GPU's memory."""
+
+import importlib
+from dataclasses import dataclass
+from pathlib import Path
+
+from reelscribe.config import Settings
+from reelscribe.engines.planning import ModelSize
+from reelscribe.errors import MissingExtraError, ModelError
+from reelscribe.models import BUILT_IN
+from reelscribe.video.sampling import VisionLimits
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prospect:
+    """A model that is not loaded."""
+
+    limits: VisionLimits
+    size: ModelSize | None
+    """None where it does not run here, or nothing is known of it."""
+    source: str
+    """Where the limits come from, in words."""
+    exact: bool
+    """Whether they are the model's own."""
+
+
+def look_at_model(settings: Settings) -> Prospect:
+    """What can be known of the model that settings name, without its weights.
+
+    A checkpoint's configuration and processor are read, from its folder or the hub. Where a hub model cannot be read,
+    the family's usual limits are taken, and `source` says so.
+
+    Raises:
+        ModelError: a folder or built-in model cannot be read, or is not of the Qwen3-VL family.
+    """
+    if settings.engine in ("fake", "openai"):
+        words = "the fake engine's" if settings.engine == "fake" else "the family's usual ones, as for every server"
+        ours = settings.engine == "fake" or settings.send != "video"
+        words += "" if ours else "; it is sent whole files, and chooses frames its own way"
+        return Prospect(limits=VisionLimits(), size=None, source=words, exact=ours)
+    try:
+        module = importlib.import_module("reelscribe.engines.checkpoint")
+        hub = {name: settings.model_params[name] for name in module.HUB_PARAMS if name in settings.model_params}
+        checkpoint = module.Checkpoint.load(settings.model, revision=settings.revision, **hub)
+    except ModuleNotFoundError as exc:
+        why = f"{exc.name} is not installed (pip install 'reelscribe[transformers]')"
+    except ModelError as exc:
+        if settings.model in BUILT_IN or Path(settings.model).is_dir():
+            raise
+        why = " ".join(str(exc).split()).partition(". ")[0]
+    else:
+        return Prospect(limits=checkpoint.limits, size=checkpoint.size, source="the checkpoint's own", exact=True)
+    return Prospect(limits=VisionLimits(), size=None, source=f"the family's usual ones, since {why}", exact=False)
+
+
+def chat_template(settings: Settings) -> str:
+    """The template to start a server with for the model that settings name; see `checkpoint.chat_template`.
+
+    Raises:
+        MissingExtraError: Transformers is not installed.
+        ModelError: see there.
+    """
+    try:
+        module = importlib.import_module("reelscribe.engines.checkpoint")
+        template: str = module.chat_template(settings.model, settings.revision)
+    except ModuleNotFoundError as exc:
+        raise MissingExtraError(f"a chat template needs {exc.name}: pip install 'reelscribe[transformers]'") from exc
+    return template
+
+
+def visible_gpus() -> list[tuple[str, int]]:
+    """GPUs that PyTorch sees: name, and bytes of memory.
+
+    Raises:
+        ModuleNotFoundError: PyTorch is not installed.
+        Exception: of any kind, where it does not go with the machine.
+    """
+    cuda = importlib.import_module("torch").cuda
+    found = [cuda.get_device_properties(number) for number in range(cuda.device_count())]
+    return [(each.name, each.total_memory) for each in found]

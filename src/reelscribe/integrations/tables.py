@@ -1,0 +1,46 @@
+"""An Arrow table of rows to the same with captions: what stages of other libraries' data sets are made of."""
+
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Final
+
+import pyarrow as pa
+
+from reelscribe.config import Settings
+from reelscribe.dataset.formats import Record
+from reelscribe.dataset.formats.arrow import TableMaker, check_schema, rows_of
+from reelscribe.pipeline import RowResult
+
+FAILURES: Final = "caption_failures"
+"""Column of why videos of a row have no caption: a list of texts, empty where all have."""
+
+
+def caption_table(
+    batch: pa.Table,
+    settings: Settings,
+    root: Path | None,
+    caption: Callable[[list[Record]], Iterable[RowResult]],
+) -> pa.Table:
+    """Caption a table.
+
+    Args:
+        batch: rows, with the columns that a data set has.
+        settings: what to do.
+        root: folder that relative paths of videos start from.
+        caption: one result for each row, in order.
+
+    Returns:
+        The rows, in order, with the columns that captions add, and `FAILURES`.
+
+    Raises:
+        DatasetError: columns cannot be told apart.
+    """
+    check_schema(batch.schema, "the batch")
+    before = batch.drop_columns([FAILURES]) if FAILURES in batch.column_names else batch
+    rows = list(rows_of(before.to_batches(), settings, root))
+    made, failures = TableMaker(before.schema, settings), []
+    for result in caption(rows):
+        made.add(result)
+        told = [f"{failure.kind}: {failure.message}" for failure in result.failures]
+        failures += [told] * len(result.rows)
+    return made.make().append_column(FAILURES, pa.array(failures, pa.list_(pa.string())))

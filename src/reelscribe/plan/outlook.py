@@ -1,0 +1,210 @@
+"""From what there is to caption to what it takes: tokens, GPUs, hours, money."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any, Final
+
+from reelscribe.config import Settings
+from reelscribe.engines.planning import MEMORY_SHARE, WORDS_TOKENS, Plan, plan
+from reelscribe.engines.prospects import Prospect, look_at_model
+from reelscribe.errors import SettingsError
+from reelscribe.plan.rates import Rate, find_rate
+from reelscribe.plan.survey import MOST_ROWS, Estimate, Survey, survey
+from reelscribe.video.sampling import FrameBudget
+
+GPU_BYTES: Final[dict[str, int]] = {
+    "h100": 80 * 10**9,
+    "h200": 141 * 10**9,
+    "b200": 180 * 10**9,
+    "a100": 80 * 10**9,
+    "a100-40gb": 40 * 10**9,
+    "l40s": 48 * 10**9,
+    "l4": 24 * 10**9,
+    "a10g": 24 * 10**9,
+    "rtx4090": 24 * 10**9,
+    "rtx5090": 32 * 10**9,
+}
+"""Memory by NVIDIA's data sheets."""
+_COUNTS: Final = (1, 2, 4, 8)
+"""GPUs to try, where nobody says how many there are."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TokenCost:
+    """Vision tokens of all clips, at one rate of frames."""
+
+    fps: float
+    total: Estimate
+    per_clip: float
+    """On average."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class GpuPlan:
+    """How the model would lie on GPUs."""
+
+    gpu: str
+    gpus: int
+    tp: int
+    dp: int
+    needed_bytes: int
+    """Of each GPU: weights, cache and room to work."""
+    usable_bytes: int
+    reason: str
+    needs_vllm: bool
+    """Whether another engine is set, which takes one GPU."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outlook:
+    """What a run would be. What is not known is None."""
+
+    survey: Survey
+    clips: Estimate
+    hours: Estimate
+    """Of video."""
+    tokens: list[TokenCost]
+    """At the rate of frames that is set first; then at half of it and at twice it."""
+    model: str
+    limits: str
+    """Where the model's limits come from, on which tokens depend."""
+    tokens_are_exact: bool
+    """As far as headers are right: those of the chosen model, from every clip."""
+    one_gpu_bytes: int | None
+    """What the whole model takes of a single GPU: weights, a cache for a few of the longest clips, and room to work."""
+    gpu_plan: GpuPlan | None
+    no_gpu_plan: str
+    """Why there is none."""
+    rate: Rate | None
+    price: float | None
+    """Of a GPU hour."""
+    gpu_hours: Estimate | None = field(default=None)
+    wall_hours: Estimate | None = field(default=None)
+    cost: Estimate | None = field(default=None)
+
+    def told(self) -> dict[str, Any]:
+        """All of it, ready for JSON."""
+        seen = {name: value for name, value in vars(self.survey).items() if name != "seen"}
+        rest = {
+            name: value for name, value in vars(self).items() if name not in ("survey", "gpu_plan", "rate", "tokens")
+        }
+        plain = {name: asdict(value) if isinstance(value, Estimate) else value for name, value in rest.items()}
+        return {
+            **seen,
+            **plain,
+            "tokens": [asdict(each) for each in self.tokens],
+            "gpu_plan": self.gpu_plan and asdict(self.gpu_plan),
+            "rate": self.rate and asdict(self.rate),
+        }
+
+
+def look_ahead(
+    inputs: Sequence[str | Path],
+    settings: Settings,
+    *,
+    gpu: str | None = None,
+    gpus: int | None = None,
+    rate: float | None = None,
+    measured: Path | None = None,
+    most_rows: int = MOST_ROWS,
+    on_row: Callable[[int], None] = lambda total: None,
+) -> Outlook:
+    """Say what a run would be.
+
+    Args:
+        inputs: as `run` takes them.
+        settings: of the run; its `price` is that of a GPU hour.
+        gpu: a name in `GPU_BYTES`.
+        gpus: how many; by default the fewest that hold the model.
+        rate: clips per second of one GPU, where it is known.
+        measured: a file with a measured one; see `find_rate`.
+        most_rows: of more rows than these, so many are looked at.
+        on_row: see `survey`.
+
+    Raises:
+        DatasetError: an input cannot be read.
+        SettingsError: the GPU is unknown, the model does not fit, or the rate is none.
+        ModelError: the model is none of the family.
+    """
+    if gpu is not None and gpu.lower() not in GPU_BYTES:
+        raise SettingsError(f"gpu must be one of {', '.join(GPU_BYTES)}; got {gpu!r}.")
+    if gpus is not None and gpus < 1:
+        raise SettingsError(f"gpus must be a whole number of at least 1; got {gpus}.")
+    found_rate = find_rate(settings, given=rate, measured=measured, gpu=gpu)
+    prospect = look_at_model(settings)
+    budget = FrameBudget.of(settings, prospect.limits)
+    gpu_plan, no_gpu_plan = _on_gpus(prospect, settings, budget, gpu, gpus)
+    seen = survey(inputs, settings, most_rows=most_rows, on_row=on_row)
+    clips = seen.clips
+    made = Outlook(
+        survey=seen,
+        clips=clips,
+        hours=seen.total(lambda header: header.duration_seconds / 3600),
+        tokens=[_tokens(seen, replace(budget, fps=budget.fps * many)) for many in (1, 0.5, 2)],
+        model=settings.model,
+        limits=prospect.source,
+        tokens_are_exact=prospect.exact and not seen.remote and seen.looked_at == seen.rows,
+        one_gpu_bytes=prospect.size.needed_bytes(1, _longest(budget)) if prospect.size else None,
+        gpu_plan=gpu_plan,
+        no_gpu_plan=no_gpu_plan,
+        rate=found_rate,
+        price=settings.price,
+    )
+    if found_rate is None:
+        return made
+    count = gpu_plan.gpus if gpu_plan else gpus or 1
+    hours = times(clips, 1 / found_rate.clips_per_second / 3600)
+    cost = None if settings.price is None else times(hours, settings.price)
+    return replace(made, gpu_hours=hours, wall_hours=times(hours, 1 / count), cost=cost)
+
+
+def times(estimate: Estimate, factor: float) -> Estimate:
+    """So many times as much."""
+    return Estimate(value=estimate.value * factor, error=estimate.error * factor)
+
+
+def _tokens(seen: Survey, budget: FrameBudget) -> TokenCost:
+    total = seen.total(lambda header: header.video_tokens(budget))
+    count = seen.total(lambda _: 1).value
+    return TokenCost(fps=budget.fps, total=total, per_clip=total.value / count if count else 0.0)
+
+
+def _longest(budget: FrameBudget) -> int:
+    """Tokens of the longest request."""
+    return budget.most_tokens + WORDS_TOKENS
+
+
+def _on_gpus(
+    prospect: Prospect, settings: Settings, budget: FrameBudget, gpu: str | None, gpus: int | None
+) -> tuple[GpuPlan | None, str]:
+    """How the model would lie on GPUs, or why that is not known."""
+    size = prospect.size
+    if size is None:
+        served = settings.engine in ("openai", "fake")
+        return None, "the model does not run here" if served else "the model's configuration could not be read"
+    if gpu is None:
+        return None, f"--gpu names one of {', '.join(GPU_BYTES)}"
+    longest = _longest(budget)
+    spread: Plan | None = None
+    for count in (gpus,) if gpus else _COUNTS:
+        try:
+            spread = plan(
+                size, [GPU_BYTES[gpu.lower()]] * count, longest_tokens=longest, tp=settings.tp, dp=settings.dp
+            )
+        except SettingsError as exc:
+            problem = exc
+        else:
+            break
+    if spread is None:
+        raise problem
+    return GpuPlan(
+        gpu=gpu.lower(),
+        gpus=spread.tp * spread.dp,
+        tp=spread.tp,
+        dp=spread.dp,
+        needed_bytes=size.needed_bytes(spread.tp, longest),
+        usable_bytes=int(GPU_BYTES[gpu.lower()] * MEMORY_SHARE),
+        reason=spread.reason,
+        needs_vllm=settings.engine != "vllm" and spread.tp * spread.dp > 1,
+    ), ""

@@ -1,0 +1,111 @@
+"""How fast it would be: a rate that somebody measured, and never one that nobody did."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+from reelscribe.config import Settings
+from reelscribe.errors import SettingsError
+
+BENCHMARKS: Final = Path("benchmarks", "results")
+"""Where results of benchmarks/gpu.py lie in a checkout."""
+_COMPARED: Final = ("model", "engine", "num_captions", "fps", "max_video_tokens", "sampling")
+"""Settings that a rate depends on."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rate:
+    """Clips per second of one GPU."""
+
+    clips_per_second: float
+    source: str
+    """Where it comes from."""
+    differences: list[str] = field(default_factory=list)
+    """What was other there than in the run that is planned."""
+
+
+def find_rate(settings: Settings, *, given: float | None, measured: Path | None, gpu: str | None) -> Rate | None:
+    """The rate to plan with; None where none is known.
+
+    Args:
+        settings: of the run that is planned.
+        given: clips per second of one GPU, as the user says.
+        measured: a file that has one: OUTPUT.run.json of a run, or a result of benchmarks/gpu.py.
+        gpu: which GPU; of the results in `BENCHMARKS`, where there are any, one for it is taken.
+
+    Raises:
+        SettingsError: `given` is no rate, or `measured` holds none.
+    """
+    if given is not None:
+        if not 0 < given < float("inf"):
+            raise SettingsError(f"rate must be a number of clips per second above 0; got {given:g}.")
+        return Rate(clips_per_second=given, source="--rate")
+    if measured is not None:
+        return read_rate(measured, settings, gpu=gpu)
+    for file in sorted(BENCHMARKS.glob("gpu-*.json")) if gpu else ():
+        names = json.loads(file.read_text("utf-8")).get("hardware", {}).get("gpus", [])
+        if names and gpu and _is(gpu, names[0]):
+            return read_rate(file, settings)
+    return None
+
+
+def read_rate(file: Path, settings: Settings, *, gpu: str | None = None) -> Rate:
+    """The rate that a file tells of.
+
+    Args:
+        file: a record of a run, or a result of the benchmark.
+        settings: of the run that is planned.
+        gpu: that it is planned for.
+
+    Raises:
+        SettingsError: it cannot be read, or holds none.
+    """
+    try:
+        told = json.loads(file.read_text("utf-8"))
+        rate, source, used = _of_benchmark(told) if "variants" in told else _of_run(told)
+        machine = _machine(told["hardware"])
+    except OSError as exc:
+        raise SettingsError(f"cannot read {file}: {exc.strerror}.") from exc
+    except (ValueError, KeyError, TypeError, AttributeError) as exc:
+        hint = "take OUTPUT.run.json of a run that captioned something, or a result of benchmarks/gpu.py."
+        raise SettingsError(f"{file} holds no measured rate; {hint}") from exc
+    now = {name: getattr(settings, name) for name in _COMPARED}
+    differences = [
+        f"{name} was {used[name]}, is {now[name]}" for name in _COMPARED if name in used and used[name] != now[name]
+    ]
+    if gpu and not _is(gpu, machine):
+        differences.insert(0, f"the machine was {machine}, is to be {gpu}")
+    return Rate(clips_per_second=rate, source=f"{file} ({source})", differences=differences)
+
+
+def _is(gpu: str, machine: str) -> bool:
+    """Whether a driver's name for a GPU is that of one of ours, as far as names tell."""
+    return gpu.partition("-")[0].lower() in machine.lower().replace(" ", "")
+
+
+def _of_benchmark(told: Mapping[str, Any]) -> tuple[float, str, dict[str, Any]]:
+    rates = [each["clips_per_second"] for each in told["variants"].values() if "clips_per_second" in each]
+    tokens = max(each["video_tokens"] for each in told["variants"].values() if "video_tokens" in each)
+    sizes = told["settings"]
+    used = {"num_captions": sizes["candidates"]}
+    work = f"{tokens:,} vision tokens a clip, {sizes['candidates']} x {sizes['tokens']} tokens of answer"
+    return _positive(max(rates)), f"{told['date']}, {_machine(told['hardware'])}, {work}", used
+
+
+def _of_run(told: Mapping[str, Any]) -> tuple[float, str, dict[str, Any]]:
+    gpus = told["model"].get("gpus", 1)
+    rate = _positive(told["clips_per_second"]) / gpus
+    where = _machine(told["hardware"]) if gpus == 1 else f"{gpus} x {_machine(told['hardware'])}"
+    return rate, f"{told['started'][:10]}, {where}, {told['clips']:,} clips", told["settings"]
+
+
+def _positive(rate: float) -> float:
+    if not rate > 0:
+        raise ValueError("no clip was captioned")
+    return float(rate)
+
+
+def _machine(hardware: Mapping[str, Any]) -> str:
+    return str(hardware["gpus"][0]) if hardware["gpus"] else f"{hardware['cores']} CPU cores"

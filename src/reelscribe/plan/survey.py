@@ -1,0 +1,184 @@
+"""What there is to caption: the headers of all clips, or of some of very many."""
+
+import itertools
+import math
+import random
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+from reelscribe.config import Settings
+from reelscribe.dataset.read import count_rows, read_rows
+from reelscribe.dataset.sources import Source, find_sources
+from reelscribe.errors import ClipError, FailureKind
+from reelscribe.pipeline import InputRow
+from reelscribe.prompts import RowPlan, choose_layout
+from reelscribe.schema import Clip
+from reelscribe.video.fetch import FetchLimits, local, scheme_of
+from reelscribe.video.headers import Header
+from reelscribe.video.prefetch import reading_headers, usable_cpus
+
+MOST_ROWS: Final = 10_000
+"""Of more, so many are looked at, chosen at random."""
+_PEEK_ROWS: Final = 64
+_MOST_EXAMPLES: Final = 3
+_AHEAD: Final = 4
+_CONFIDENCE: Final = 1.96
+"""Standard errors to either side: 95 of 100 samples are that near."""
+
+Look = Header | ClipError | None
+"""What came of a clip: its header, why it has none, or None where it would have to be downloaded."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Estimate:
+    """A total over all rows."""
+
+    value: float
+    error: float
+    """In 95 of 100 samples the truth is that near; 0 where every row was looked at."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Survey:
+    """What was seen of a data set."""
+
+    rows: int
+    """All of them."""
+    looked_at: int
+    """Rows whose clips were looked at."""
+    seen: list[list[Look]] = field(repr=False)
+    """For each of these, what came of its clips."""
+    remote: int
+    """Clips among them that would have to be downloaded."""
+    without_video: int
+    """Rows among them without one."""
+    codecs: dict[str, int]
+    failures: dict[FailureKind, int]
+    """Clips, or rows, among them that cannot be captioned, as far as headers tell."""
+    examples: dict[FailureKind, list[str]]
+
+    def total(self, of: Callable[[Header], float]) -> Estimate:
+        """The sum of something over all clips that can be captioned."""
+        return self._scale([sum(of(look) for look in row if isinstance(look, Header)) for row in self.seen])
+
+    @property
+    def clips(self) -> Estimate:
+        """Clips to caption: those that can be, and those that are remote."""
+        return self._scale([sum(not isinstance(look, ClipError) for look in row) for row in self.seen])
+
+    def _scale(self, sums: Sequence[float]) -> Estimate:
+        count = len(sums)
+        if count == self.rows or count < 2:
+            return Estimate(value=sum(sums), error=0.0)
+        mean = sum(sums) / count
+        deviation = math.sqrt(sum((each - mean) ** 2 for each in sums) / (count - 1))
+        error = _CONFIDENCE * deviation / math.sqrt(count) * math.sqrt(1 - count / self.rows)
+        return Estimate(value=self.rows * mean, error=self.rows * error)
+
+
+def survey(
+    inputs: Sequence[str | Path],
+    settings: Settings,
+    *,
+    most_rows: int = MOST_ROWS,
+    on_row: Callable[[int], None] = lambda total: None,
+) -> Survey:
+    """Look at the headers of the clips of data sets, in parallel, in processes of their own.
+
+    Args:
+        inputs: data sets, videos, and folders of them; see `find_sources`.
+        settings: which columns hold videos, where they lie, and what may be read.
+        most_rows: of more rows than these, so many are chosen at random, always the same.
+        on_row: called for each row that was looked at, with the number of those that will be.
+
+    Raises:
+        DatasetError: an input cannot be read.
+        MissingExtraError: a format needs what is not installed.
+    """
+    sources = find_sources(inputs)
+    total = _count(sources, settings)
+    chosen = sorted(random.Random(0).sample(range(total), min(total, most_rows)))
+    plans = _plans(_only(_rows(sources, settings), chosen), settings)
+    seen: list[list[Look]] = []
+    remote, without, codecs = 0, 0, Counter[str]()
+    failures, examples = Counter[FailureKind](), dict[FailureKind, list[str]]()
+    for plan, looks in _looked_at(plans, settings):
+        problem = [ClipError(plan.problem.kind, plan.problem.message)] if plan.problem else []
+        row: list[Look] = [*problem, *looks]
+        seen.append(row)
+        remote += row.count(None)
+        without += not row
+        codecs.update(look.codec for look in row if isinstance(look, Header))
+        for error in (look for look in row if isinstance(look, ClipError)):
+            failures[error.kind] += 1
+            if failures[error.kind] <= _MOST_EXAMPLES:
+                examples.setdefault(error.kind, []).append(f"row {plan.index}: {error}")
+        on_row(len(chosen))
+    return Survey(
+        rows=total,
+        looked_at=len(seen),
+        seen=seen,
+        remote=remote,
+        without_video=without,
+        codecs=dict(codecs.most_common()),
+        failures=dict(failures.most_common()),
+        examples=examples,
+    )
+
+
+def _rows(sources: Sequence[Source], settings: Settings) -> Iterator[InputRow]:
+    return read_rows(sources, settings, output=Path("captions.jsonl"))
+
+
+def _count(sources: Sequence[Source], settings: Settings) -> int:
+    """Rows, which may take a reading of all of them."""
+    count = count_rows(sources)
+    return sum(1 for _ in _rows(sources, settings)) if count is None else count
+
+
+def _only(rows: Iterable[InputRow], chosen: Sequence[int]) -> Iterator[InputRow]:
+    wanted = iter(chosen)
+    number = next(wanted, None)
+    for row in rows:
+        if row.index == number:
+            yield row
+            number = next(wanted, None)
+        if number is None:
+            return
+
+
+def _plans(rows: Iterator[InputRow], settings: Settings) -> Iterator[RowPlan]:
+    peeked = list(itertools.islice(rows, _PEEK_ROWS))
+    layout = choose_layout((item.row for item in peeked), settings)
+    for item in itertools.chain(peeked, rows):
+        if item.problem:
+            yield RowPlan(index=item.index, row=item.row, problem=item.problem)
+        else:
+            yield layout.plan(item.row, item.index, settings, item.root)
+
+
+def _looked_at(plans: Iterator[RowPlan], settings: Settings) -> Iterator[tuple[RowPlan, list[Look]]]:
+    """Rows with what came of their clips, in order."""
+    limits, workers = FetchLimits.of(settings), settings.decoders or usable_cpus()
+    with ThreadPoolExecutor(workers, thread_name_prefix="headers") as executor, reading_headers(settings) as read:
+
+        def look(clip: Clip) -> Look:
+            if not isinstance(clip.source, bytes) and scheme_of(clip.source) not in (None, "file"):
+                return None
+            try:
+                return read(local(clip, limits))
+            except ClipError as exc:
+                return exc
+
+        waiting: deque[tuple[RowPlan, list[Future[Look]]]] = deque()
+        for plan in plans:
+            waiting.append((plan, [executor.submit(look, request.clip) for request in plan.requests]))
+            if len(waiting) > _AHEAD * workers:
+                first, looks = waiting.popleft()
+                yield first, [each.result() for each in looks]
+        for first, looks in waiting:
+            yield first, [each.result() for each in looks]

@@ -1,0 +1,144 @@
+"""What a run would take, as the command tells it."""
+
+import json
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+from engines.test_planning import FAMILY
+from flow import put_clip, put_rows, read_rows_of
+
+from reelscribe.cli import main
+from reelscribe.config import Settings
+from reelscribe.engines.planning import ModelSize
+from reelscribe.engines.prospects import Prospect, look_at_model
+from reelscribe.errors import ModelError, SettingsError
+from reelscribe.plan import outlook
+from reelscribe.plan.outlook import look_ahead
+from reelscribe.video.sampling import VisionLimits
+
+
+@pytest.fixture
+def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    put_clip(tmp_path / "a.mp4")
+    return put_rows(tmp_path / "in.jsonl", [{"video": "a.mp4"}] * 12 + [{"video": "none.mp4"}])
+
+
+def _plan(*words: str, code: int = 0) -> Result:
+    result = CliRunner().invoke(main, ["plan", *words])
+    assert result.exit_code == code, result.output
+    return result
+
+
+def test_a_table(data: Path) -> None:
+    told = _plan(str(data), "--engine", "fake", "--rate", "2", "--price", "3600").stdout.splitlines()
+    assert told == [
+        "rows        13",
+        "clips       12, 12.0 seconds of video",
+        "codecs      12 h264",
+        "broken      1 missing",
+        f"            missing: row 12: none.mp4: there is no such file; paths start from {data.parent}.",
+        "model       Qwen/Qwen3-VL-8B-Instruct; limits: the fake engine's",
+        "tokens      at 2 fps  8 a clip  96 in all  (as set)",
+        "            at 1 fps  8 a clip  96 in all",
+        "            at 4 fps  8 a clip  96 in all",
+        "GPU         not planned: the model does not run here",
+        "rate        2 clips/s on one GPU, from --rate",
+        "time        6.0 seconds; 0.00 GPU hours",
+        "cost        6.00 at 3600 a GPU hour",
+    ]
+
+
+def test_no_rate_no_hours(data: Path) -> None:
+    words = _plan(str(data), "--engine", "fake", "--price", "2").stdout
+    assert "time        not known: no rate was measured." in words
+    assert "cost" not in words.partition("not known")[2]
+    told = json.loads(_plan(str(data), "--engine", "fake", "--json").stdout)
+    assert told["rate"] is told["gpu_hours"] is told["cost"] is None
+    assert told["tokens"][0] == {"fps": 2.0, "total": {"value": 96, "error": 0.0}, "per_clip": 8.0}
+    assert told["failures"] == {"missing": 1}
+    assert told["tokens_are_exact"] is True
+
+
+def test_tokens_are_those_of_the_run(data: Path) -> None:
+    CliRunner().invoke(main, ["caption", str(data), "-o", "out.jsonl", "--engine", "fake", "--fps", "8"])
+    metas = [row["caption_meta"] for row in read_rows_of(Path("out.jsonl"))]
+    spent = sum(meta.get("video_tokens", 0) for meta in metas)
+    told = json.loads(_plan(str(data), "--engine", "fake", "--fps", "8", "--json").stdout)
+    assert told["tokens"][0]["total"]["value"] == spent > 0
+
+
+def test_the_rate_of_a_run_goes_into_the_next_plan(data: Path) -> None:
+    CliRunner().invoke(main, ["caption", str(data), "-o", "out.jsonl", "--engine", "fake"])
+    told = json.loads(_plan(str(data), "--engine", "fake", "--measured", "out.run.json", "--json").stdout)
+    assert told["rate"]["clips_per_second"] == json.loads(Path("out.run.json").read_text())["clips_per_second"]
+    assert told["gpu_hours"]["value"] == pytest.approx(12 / told["rate"]["clips_per_second"] / 3600)
+
+
+def test_an_estimate_says_its_error(data: Path) -> None:
+    put_rows(data, [{"videos": ["a.mp4"] * (number % 2)} for number in range(200)])
+    made = look_ahead([data], Settings(engine="fake", price=1.0), rate=1.0, most_rows=50)
+    assert made.clips.error > 0
+    assert made.cost
+    assert made.cost.error == pytest.approx(made.clips.error / 3600)
+    assert not made.tokens_are_exact
+
+
+def test_the_model_on_gpus(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    size = ModelSize.of(FAMILY["32B"])
+    prospect = Prospect(limits=VisionLimits(), size=size, source="a test's", exact=True)
+    monkeypatch.setattr(outlook, "look_at_model", lambda _: prospect)
+    words = _plan(str(data), "--gpu", "A100", "--rate", "1").stdout
+    assert "GPU         2 x a100 (tp=2, dp=1, with --engine vllm), " in words
+    assert "GB of 72.0 GB that can be used on each" in words
+    told = json.loads(_plan(str(data), "--engine", "vllm", "--gpu", "a100", "--gpus", "8", "--json").stdout)["gpu_plan"]
+    assert (told["tp"], told["dp"], told["gpus"], told["needs_vllm"]) == (2, 4, 8, False)
+    assert told["needed_bytes"] < told["usable_bytes"] == 72 * 10**9
+    # 33.4 billion weights of 2 bytes, 4 clips of 10,240 tokens of 256 KiB, and 2 GB to work in
+    assert "GPU         79.5 GB on one; --gpu names one of h100," in _plan(str(data)).stdout
+    with pytest.raises(SettingsError, match="the model does not fit"):
+        look_ahead([data], Settings(), gpu="l4", gpus=1)
+
+
+def test_wrong_usage(data: Path) -> None:
+    assert "gpu must be one of h100, h200, " in _plan(str(data), "--gpu", "h1000", code=2).stderr
+    assert "gpus must be a whole number of at least 1; got 0." in _plan(str(data), "--gpus", "0", code=2).stderr
+    assert "there is no nowhere.jsonl" in _plan("nowhere.jsonl", code=2).stderr
+
+
+# What is known of a model
+
+
+def test_a_server_s_own_frames_are_not_ours_to_count() -> None:
+    assert look_at_model(Settings(engine="openai")).exact
+    found = look_at_model(Settings(engine="openai", send="video"))
+    assert not found.exact
+    assert found.source.endswith("; it is sent whole files, and chooses frames its own way")
+
+
+@pytest.mark.transformers
+def test_the_built_in_model_needs_no_hub() -> None:
+    found = look_at_model(Settings(model="shapes"))
+    assert found.exact
+    assert found.size
+    assert found.size.text_bytes + found.size.vision_bytes < 10**8
+
+
+@pytest.mark.transformers
+def test_what_cannot_be_read(tmp_path: Path) -> None:
+    found = look_at_model(Settings(model="nobody/nothing"))
+    assert (found.limits, found.size, found.exact) == (VisionLimits(), None, False)
+    assert found.source.startswith("the family's usual ones, since the model 'nobody/nothing' cannot be loaded: ")
+    with pytest.raises(ModelError, match="cannot be loaded"):
+        look_at_model(Settings(model=str(tmp_path)))
+
+
+def test_without_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing(_: str) -> None:
+        raise ModuleNotFoundError("No module named 'transformers'", name="transformers")
+
+    monkeypatch.setattr("importlib.import_module", missing)
+    found = look_at_model(Settings(model="shapes"))
+    assert not found.exact
+    assert "transformers is not installed (pip install 'reelscribe[transformers]')" in found.source

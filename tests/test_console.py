@@ -1,0 +1,201 @@
+"""What the command says on standard error: JSON events, the summary, the next step."""
+
+import json
+import logging
+import re
+import signal
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import click
+import pytest
+from click.testing import CliRunner
+from commands import Run, ended
+from flow import ScriptedEngine, put_clip, put_rows, said
+
+from reelscribe import console
+from reelscribe.cli import main
+from reelscribe.config import Settings
+from reelscribe.engines.fake import FakeEngine
+from reelscribe.errors import FailureKind
+from reelscribe.runners import local
+from reelscribe.runners.live import Live
+from reelscribe.runners.local import RunSummary
+from reelscribe.runners.spending import Spending
+from reelscribe.runners.tally import Tally
+from reelscribe.runners.watch import Watch
+from reelscribe.schema import Candidate, PreparedRequest
+
+
+def _events(text: str) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in text.splitlines()]
+
+
+def _caption(*words: str) -> tuple[int, list[dict[str, Any]]]:
+    result = CliRunner().invoke(
+        main, ["caption", "in.jsonl", "-o", "out.jsonl", "--engine", "fake", "--log-json", *words]
+    )
+    return result.exit_code, _events(result.stderr)
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    put_clip(tmp_path / "a.mp4")
+    put_rows(tmp_path / "in.jsonl", [{"video": "a.mp4"}, {"video": "none.mp4"}])
+    return tmp_path
+
+
+@pytest.fixture
+def waiting_engine(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An engine that answers its second request once progress was told of after the first, and so on."""
+    told = threading.Semaphore(0)
+    real = click.echo
+
+    def echo(text: str, **options: Any) -> None:
+        real(text, **options)
+        if "clips/s" in text or '"progress"' in text:
+            told.release()
+
+    def answer(item: PreparedRequest) -> tuple[Candidate, ...]:
+        if item.request.key != "0:0":
+            assert told.acquire(timeout=60)
+        return said("one two three")
+
+    monkeypatch.setattr(click, "echo", echo)
+    monkeypatch.setattr(console.Progress, "LINE_SECONDS", 0.02)
+    monkeypatch.setattr(local, "load_engine", lambda _: ScriptedEngine(answer))
+
+
+@pytest.mark.usefixtures("waiting_engine")
+def test_lines_come_while_no_row_is_done(here: Path) -> None:
+    put_rows(here / "in.jsonl", [{"video": "a.mp4", "text": str(number)} for number in range(3)])
+    said = CliRunner().invoke(main, ["caption", "in.jsonl", "-o", "out.jsonl", "--engine", "fake"]).stderr.splitlines()
+    rates = r"\d+\.\d\d clips/s, \d+ tokens/s, engine busy \d+%, limit: (engine|decoding)"
+    lines = [line for line in said if re.fullmatch(rf"\d( of 3)? rows(, \d+ s left)?, {rates}", line)]
+    assert len(lines) >= 2, said
+    assert len(said) == len(lines) + 3
+
+
+@pytest.mark.usefixtures("waiting_engine")
+def test_all_is_json(here: Path) -> None:
+    put_rows(here / "in.jsonl", [{"video": "a.mp4"}, {"video": "none.mp4"}, {"video": "a.mp4"}])
+    code, events = _caption("--price", "1")
+    assert code == 3
+    start, *told, summary = events
+    assert (start["event"], start["engine"], start["model"], start["total"]) == ("start", "scripted", "a script", 3)
+    assert {event["event"] for event in told} == {"progress"}
+    for name in ("rows", "captions", "failures", "seconds_left", "clips_per_second", "tokens_per_second", "in_flight"):
+        assert name in told[-1]
+    assert 0 <= told[-1]["engine_busy_share"] <= 1
+    assert told[-1]["bottleneck"] in ("reading", "decoding", "engine", "writing")
+    assert told[-1]["cost"] > 0
+    assert summary["event"] == "summary"
+    assert (summary["rows"], summary["captions"], summary["failures"]) == (3, 2, {"missing": 1})
+    assert summary["next"] == "mend what is listed, then reelscribe retry out.jsonl"
+    assert all("T" in event["time"] for event in events)
+
+
+def _live(total: int | None, rows: int, seconds: float, **settings: Any) -> Live:
+    """A run that is so far."""
+    watch, tally = Watch(FakeEngine()), Tally()
+    tally.rows = rows
+    tally.failures["missing"] = 1
+    watch.clips, watch.tokens = 30, 600
+    watch._began = time.monotonic() - seconds
+    return Live(total=total, watch=watch, tally=tally, spending=Spending(Settings(**settings)))
+
+
+def test_a_line_of_progress() -> None:
+    line = console._line_of_progress(_live(4_000, 1_000, 100.0))
+    rates = "0.30 clips/s, 6 tokens/s, 1 failure, engine busy 0%, limit: engine"
+    assert line == f"1,000 of 4,000 rows, 300 s left, {rates}"
+    assert console._line_of_progress(_live(None, 1_000, 100.0)) == f"1,000 rows, {rates}"
+    assert console._line_of_progress(_live(10, 0, 100.0)) == f"0 rows, {rates}"
+    assert "1 failure, cost 0.00, engine" in console._line_of_progress(_live(10, 0, 100.0, price=1.0))
+
+
+def test_an_error_is_json(here: Path) -> None:
+    (here / "run.toml").write_text("[model_params]\nbreak_after = 0\n")
+    code, events = _caption("--config", "run.toml")
+    assert code == 1
+    assert (events[-1]["event"], events[-1]["exit_code"]) == ("error", 1)
+    assert events[-1]["message"] == "the fake engine breaks after 0 requests, as it was told to."
+
+
+def test_warnings_and_signals_are_json(here: Path) -> None:
+    rows = [{"video": "a.mp4", "text": str(number), "caption": "old"} for number in range(10_000)]
+    put_rows(here / "in.jsonl", rows)
+    (here / "slow.toml").write_text("[model_params]\nclips_per_second = 200\n")
+    with ended(Run(here, "run", "--engine", "fake", "--config", "slow.toml", "--log-json")) as command:
+        command.wait_until(lambda: command.lines() > 2)
+        command.process.send_signal(signal.SIGTERM)
+        events = _events(command.end())
+    assert command.process.returncode == 128 + signal.SIGTERM
+    named = {event["event"]: event for event in events}
+    assert named["log"]["level"] == "warning"
+    assert named["log"]["message"].startswith("The rows have caption already")
+    assert named["stop"]["message"] == "finishing what is in flight; once more stops at once."
+    assert named["error"]["exit_code"] == 128 + signal.SIGTERM
+
+
+def test_a_traceback_is_part_of_the_line() -> None:
+    try:
+        raise ValueError("odd")
+    except ValueError as exc:
+        record = logging.LogRecord("a", logging.ERROR, "a.py", 1, "it %s", ("broke",), (ValueError, exc, None))
+    told = json.loads(console.JsonFormatter().format(record))
+    assert (told["message"], told["level"]) == ("it broke", "error")
+    assert "ValueError: odd" in told["traceback"]
+
+
+# The summary
+
+
+def _summary(**failures: int) -> RunSummary:
+    kinds: dict[FailureKind, int] = failures  # type: ignore[assignment]
+    return RunSummary(
+        rows=9,
+        captions=5,
+        without_video=1,
+        flags={"cut_off": 2},
+        failures=kinds,
+        examples={kind: [f"row {number}: bad" for number in range(3)] for kind in kinds},
+        failures_file=Path("out.failures.jsonl"),
+        speed={
+            "clips": 9,
+            "seconds": 2.0,
+            "clips_per_second": 4.5,
+            "tokens_per_second": 45.0,
+            "shares_waited_for": {"decoding": 0.25},
+            "bottleneck": "engine",
+        },
+        cost=1.25,
+    )
+
+
+def test_ten_lines_at_most() -> None:
+    summary = _summary(decode=3, missing=3, download=3)
+    assert list(console.summary_lines(summary, Path("my out.jsonl"))) == [
+        "5 captions for 9 rows in my out.jsonl",
+        "in 2.0 s: 4.50 clips/s, 45 tokens/s, cost 1.25; the engine waited for frames 25% of the time",
+        "1 row without a video; if theirs is in another column, name it with --video-key",
+        "flagged captions: 2 cut_off; allow more with --sampling max_tokens=N",
+        "9 failures (3 decode, 3 download, 3 missing), listed in out.failures.jsonl",
+        "  decode: row 0: bad",
+        "  decode: row 1: bad",
+        "  decode: row 2: bad",
+        "  download: row 0: bad",
+        "next: reelscribe retry 'my out.jsonl' --kind download",
+    ]
+
+
+def test_the_next_step() -> None:
+    output = Path("out.jsonl")
+    assert console.next_step(_summary(timeout=1, engine=2, missing=9), output) == (
+        "reelscribe retry out.jsonl --kind engine,timeout"
+    )
+    assert console.next_step(_summary(missing=1), output) == "mend what is listed, then reelscribe retry out.jsonl"
+    assert console.next_step(_summary(), output) == "reelscribe report out.jsonl"
