@@ -157,6 +157,9 @@ class Settings:
     max_failures: str | None = _setting(
         None, "Stop when more videos than this fail: a number, or a share, as 5%, once 100 videos are done."
     )
+    shard: str | None = _setting(
+        None, "Caption only part I of N of the rows, as 3/8; see merge. Every part is given the same INPUT."
+    )
     model_params: Mapping[str, Any] = _setting(
         dict, "Passed on to the engine's model loader; to a server, in the body of each request."
     )
@@ -173,6 +176,11 @@ class Settings:
             raise SettingsError(f"min_frames ({self.min_frames}) must not exceed max_frames ({self.max_frames}).")
         self.sampling_params()
         self.failure_limit()
+        self.part()
+
+    def part(self) -> "Shard | None":
+        """The part of the rows, checked."""
+        return None if self.shard is None else Shard.parse(self.shard)
 
     def failure_limit(self) -> "FailureLimit | None":
         """The most failures, checked."""
@@ -221,7 +229,7 @@ AFFECTS: Final[Mapping[Effect, tuple[str, ...]]] = {
     "nothing": (
         *("original", "batch_size", "batch_tokens", "device", "tp", "dp", "prefetch_bytes", "decoders", "base_url"),
         *("api_key_env", "max_concurrency", "retry_seconds", "error_budget", "max_line_bytes", "output_format"),
-        *("shard_rows", "sidecar", "resume", "max_failures"),
+        *("shard_rows", "sidecar", "resume", "max_failures", "shard"),
     ),
 }
 """What each setting has a part in, and so what of an earlier run holds when it changes.
@@ -241,6 +249,34 @@ PARAMS_WITHOUT_EFFECT: Final = frozenset(
     }
 )
 """Of `model_params`, what changes no caption: where the model comes from and how it is spread."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shard:
+    """One of several parts that the rows of a data set are dealt out to."""
+
+    number: int
+    """From 1."""
+    of: int
+
+    @classmethod
+    def parse(cls, text: str) -> "Shard":
+        """Read "3/8".
+
+        Raises:
+            SettingsError: it is no such thing.
+        """
+        number, slash, of = text.partition("/")
+        if not (slash and number.isdecimal() and of.isdecimal() and 1 <= int(number) <= int(of)):
+            raise SettingsError(f"shard must be a part and the number of all parts, as 3/8; got {text!r}.")
+        return cls(number=int(number), of=int(of))
+
+    def __str__(self) -> str:
+        return f"{self.number}/{self.of}"
+
+    def holds(self, lot: int) -> bool:
+        """Whether the row with this lot is in it; see `RowPlan.lot`."""
+        return lot % self.of == self.number - 1
 
 
 @dataclass(frozen=True, kw_only=True)

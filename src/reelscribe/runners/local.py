@@ -1,4 +1,4 @@
-"""A run in this process: read, caption, write."""
+"""A run: read, caption, write. Captions are made in this process, or elsewhere by a `Maker`."""
 
 import contextlib
 import logging
@@ -9,7 +9,7 @@ from pathlib import Path
 from signal import Signals
 from typing import Any, Final
 
-from reelscribe.config import Settings
+from reelscribe.config import Settings, Shard
 from reelscribe.dataset.files import VIDEO_SUFFIXES, is_url
 from reelscribe.dataset.ledger import Ledger, Run, set_aside
 from reelscribe.dataset.lock import locked
@@ -20,7 +20,8 @@ from reelscribe.dataset.write import DatasetWriter
 from reelscribe.engines import load_engine
 from reelscribe.engines.base import Engine
 from reelscribe.errors import FAILURE_KINDS, DatasetError, FailureKind, SettingsError, StoppedError
-from reelscribe.pipeline import InputRow, RowResult, caption_rows
+from reelscribe.pipeline import InputRow, Maker, RowResult, caption_rows
+from reelscribe.prompts import RowPlan
 from reelscribe.runners.record import Record
 from reelscribe.runners.status import ledger_of, lock_of, record_of, runs_on
 from reelscribe.runners.stop import Stop, stop_at_signals
@@ -62,7 +63,8 @@ def run(
     output: Path,
     settings: Settings,
     *,
-    engine: Engine | None = None,
+    engine: Engine | Maker | None = None,
+    adopt: Sequence[Path] = (),
     on_start: OnStart = lambda total, engine: None,
     on_row: OnRow = lambda result: None,
     handle_signals: bool = False,
@@ -75,7 +77,8 @@ def run(
         inputs: data sets, videos, and folders of them; see `find_sources`.
         output: what to write; see `DatasetWriter`.
         settings: what to do.
-        engine: loaded as the settings say, by default.
+        engine: loaded as the settings say, by default; or what makes captions elsewhere.
+        adopt: ledgers, of other runs, whose outcomes are taken over.
         on_start: called once with the number of rows and the engine, before the first row; with None in place of a
             number that takes long to find out.
         on_row: called with each result once it is written.
@@ -100,7 +103,8 @@ def run(
     for source in sources:
         if not is_url(source.location) and writer.owns(Path(source.location)):
             raise DatasetError(f"cannot write to {source.location}: it is an input, too; choose another output.")
-    total, sidecars, tally = count_rows(sources), SidecarWriter(settings), Tally(settings.failure_limit())
+    total = None if settings.shard else count_rows(sources)
+    sidecars, tally = SidecarWriter(settings), Tally(settings.failure_limit())
     with contextlib.ExitStack() as stack:
         stack.enter_context(locked(lock_of(output), output))
         if not settings.resume:
@@ -109,13 +113,16 @@ def run(
         record = stack.enter_context(Record(record_of(output), settings, inputs))
         stack.enter_context(writer)
         loading = time.monotonic()
-        watch = Watch(engine or load_engine(settings))
+        worker = engine or load_engine(settings)
+        watch = Watch(worker)
         load_seconds = round(time.monotonic() - loading, 3)
         last = ledger.last
         begun = ledger.begin(
             settings, watch.info, output=str(output), inputs=[str(item) for item in inputs], total=total
         )
         _tell_changes(last, begun, ledger)
+        for other in adopt:
+            ledger.adopt(other)
         record.told = lambda: {
             "output": str(output),
             "model": asdict(watch.info),
@@ -124,10 +131,13 @@ def run(
             **watch.told(),
         }
         on_start(total, watch)
-        rows = _Rows(watch.rows(read_rows(sources, settings, output=output)))
+        rows = _Rows(watch.rows(read_rows(sources, settings, output=output)), settings.part())
         stop = stack.enter_context(stop_at_signals(handle_signals))
-        results = caption_rows(rows, settings, watch, memory=ledger, stop=stop)
+        maker = worker if isinstance(worker, Maker) else watch
+        results = caption_rows(rows, settings, maker, memory=ledger, stop=stop, wanted=rows.wanted)
         for result in stack.enter_context(contextlib.closing(results)):
+            if maker is not watch:
+                watch.count(result)
             with watch.writing():
                 sidecars.write(result)
                 writer.write(result)
@@ -163,37 +173,59 @@ def retry(
             raise SettingsError(f"there is no failure of kind {kind!r}; kinds are {', '.join(FAILURE_KINDS)}.")
     again = frozenset(kind for kind in FAILURE_KINDS if kind in kinds)
     last = runs_on(output)[0]
-    names = {item.name for item in fields(Settings)}
-    settings = Settings.load(None, **{name: value for name, value in last.settings.items() if name in names})
-    if not Path(last.folder).is_dir():
-        raise DatasetError(f"the folder {last.folder}, where the run on {output} was started, is gone.")
-    with contextlib.chdir(last.folder):
+    settings = settings_of(last)
+    with in_folder_of(last):
         return run(
             last.inputs,
             Path(last.output),
-            replace(settings, resume=True),
+            settings,
             again=again,
             resampled=sampling,
             **options,
         )
 
 
-class _Rows:
-    """Counts rows as they are read."""
+def settings_of(run: Run) -> Settings:
+    """The settings that a run had, to go on with it."""
+    names = {item.name for item in fields(Settings)}
+    told = {name: value for name, value in run.settings.items() if name in names}
+    return replace(Settings.load(None, **told), resume=True)
 
-    def __init__(self, rows: Iterator[InputRow]) -> None:
-        self._rows = rows
+
+@contextlib.contextmanager
+def in_folder_of(run: Run) -> Iterator[None]:
+    """Be where a run was started, as its inputs are named from there.
+
+    Raises:
+        DatasetError: the folder is gone.
+    """
+    if not Path(run.folder).is_dir():
+        raise DatasetError(f"the folder {run.folder}, where the run on {run.output} was started, is gone.")
+    with contextlib.chdir(run.folder):
+        yield
+
+
+class _Rows:
+    """Counts rows as they are planned, those of a shard."""
+
+    def __init__(self, rows: Iterator[InputRow], shard: Shard | None) -> None:
+        self._rows, self._shard = rows, shard
         self._count = 0
         self._ended = False
 
     def __iter__(self) -> Iterator[InputRow]:
-        for row in self._rows:
-            self._count += 1
-            yield row
+        yield from self._rows
         self._ended = True
 
+    def wanted(self, plan: RowPlan) -> bool:
+        """Whether a row is in the shard."""
+        if self._shard and not self._shard.holds(plan.lot):
+            return False
+        self._count += 1
+        return True
+
     def all_are(self, count: int) -> bool:
-        """Whether so many rows are all that there are."""
+        """Whether so many rows are all that there are in the shard."""
         return self._ended and self._count == count
 
 

@@ -6,7 +6,8 @@ from collections.abc import Iterable, Iterator
 from typing import Any, Final, TypeVar
 
 from reelscribe.engines.base import Engine
-from reelscribe.schema import Failure, Generation, PreparedRequest
+from reelscribe.pipeline import Maker, RowResult
+from reelscribe.schema import Caption, Failure, Generation, PreparedRequest
 
 T = TypeVar("T")
 
@@ -22,10 +23,10 @@ class Watch:
     still have work while that thread waits.)
 
     Args:
-        engine: that does the work.
+        engine: that does the work; or what does it elsewhere, whose results are then counted.
     """
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: Engine | Maker) -> None:
         self._engine = engine
         self.info = engine.info
         self.clips = 0
@@ -37,11 +38,21 @@ class Watch:
 
     def generate(self, requests: Iterator[PreparedRequest]) -> Iterator[Generation | Failure]:
         """Answer as the engine does."""
+        if isinstance(self._engine, Maker):
+            raise TypeError("what makes captions elsewhere has no engine to drive")
         for answer in self._engine.generate(self._waited_for(requests)):
             self.clips += 1
             if isinstance(answer, Generation):
                 self.tokens += sum(candidate.num_tokens or 0 for candidate in answer.candidates)
             yield answer
+
+    def count(self, result: RowResult) -> None:
+        """Count what was made elsewhere of a row."""
+        for outcome in result.outcomes:
+            if outcome.key not in result.known:
+                self.clips += 1
+                if isinstance(outcome, Caption):
+                    self.tokens += sum(candidate.num_tokens or 0 for candidate in outcome.candidates)
 
     def _waited_for(self, requests: Iterator[PreparedRequest]) -> Iterator[PreparedRequest]:
         while True:
