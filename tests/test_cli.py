@@ -86,6 +86,7 @@ def test_help_shows_the_commands(words: tuple[str, ...]) -> None:
     assert re.findall(r"^  (\w+)  ", text.partition("Commands:")[2], re.MULTILINE) == [
         "caption",
         "demo",
+        "merge",
         "report",
         "retry",
         "status",

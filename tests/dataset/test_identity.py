@@ -27,7 +27,8 @@ OTHER: dict[str, Any] = {
     "send": "images", "max_concurrency": 3, "request_timeout": 3.0, "retry_seconds": 3.0, "error_budget": 3,
     "max_upload_bytes": 3, "root": "folder", "allow_private_urls": True, "max_video_bytes": 3, "download_seconds": 3.0,
     "max_line_bytes": 3, "output_format": "jsonl", "shard_rows": 3, "sidecar": "txt", "resume": False,
-    "retry_flagged": True, "min_decoded": 0.5, "max_failures": "3", "shard": "1/2", "model_params": {"attn_implementation": "eager"},
+    "retry_flagged": True, "min_decoded": 0.5, "max_failures": "3", "shard": "1/2",
+    "model_params": {"attn_implementation": "eager"},
 }  # fmt: skip
 
 
