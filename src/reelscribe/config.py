@@ -18,6 +18,7 @@ Dtype = Literal["auto", "bfloat16", "float16", "float32"]
 Send = Literal["frames", "images", "video"]
 OutputFormat = Literal["auto", "jsonl", "parquet", "hf", "webdataset"]
 Sidecar = Literal["txt", "json"]
+Runner = Literal["local", "ray"]
 Effect = Literal["rows", "captions", "failures", "nothing"]
 
 DEFAULT_MODEL = "Qwen/Qwen3-VL-8B-Instruct"
@@ -157,6 +158,13 @@ class Settings:
     max_failures: str | None = _setting(
         None, "Stop when more videos than this fail: a number, or a share, as 5%, once 100 videos are done."
     )
+    runner: str = _setting("local", "Where engines run: in this process, or on a Ray cluster.", *get_args(Runner))
+    address: str | None = _setting(
+        None, "Ray cluster to join, as auto or host:6379; $RAY_ADDRESS by default, else one on this machine."
+    )
+    actors: str | None = _setting(
+        None, "Engines on Ray: a number, or fewest-most, as 1-64; as many as there is room for by default."
+    )
     shard: str | None = _setting(
         None, "Caption only part I of N of the rows, as 3/8; see merge. Every part is given the same INPUT."
     )
@@ -177,6 +185,7 @@ class Settings:
         self.sampling_params()
         self.failure_limit()
         self.part()
+        self.actor_range()
 
     def part(self) -> "Shard | None":
         """The part of the rows, checked."""
@@ -185,6 +194,16 @@ class Settings:
     def failure_limit(self) -> "FailureLimit | None":
         """The most failures, checked."""
         return None if self.max_failures is None else FailureLimit.parse(self.max_failures)
+
+    def actor_range(self) -> tuple[int, int] | None:
+        """The fewest and the most actors, checked."""
+        if self.actors is None:
+            return None
+        fewest, _, most = self.actors.partition("-")
+        most = most or fewest
+        if not (fewest.isdecimal() and most.isdecimal() and 1 <= int(fewest) <= int(most)):
+            raise SettingsError(f"actors must be a number, or the fewest and the most, as 1-64; got {self.actors!r}.")
+        return int(fewest), int(most)
 
     def without_token(self) -> dict[str, Any]:
         """All of them, ready for JSON, less what opens the hub to whoever reads them."""
@@ -229,7 +248,7 @@ AFFECTS: Final[Mapping[Effect, tuple[str, ...]]] = {
     "nothing": (
         *("original", "batch_size", "batch_tokens", "device", "tp", "dp", "prefetch_bytes", "decoders", "base_url"),
         *("api_key_env", "max_concurrency", "retry_seconds", "error_budget", "max_line_bytes", "output_format"),
-        *("shard_rows", "sidecar", "resume", "max_failures", "shard"),
+        *("shard_rows", "sidecar", "resume", "max_failures", "shard", "runner", "address", "actors"),
     ),
 }
 """What each setting has a part in, and so what of an earlier run holds when it changes.

@@ -113,7 +113,7 @@ def run(
         record = stack.enter_context(Record(record_of(output), settings, inputs))
         stack.enter_context(writer)
         loading = time.monotonic()
-        worker = engine or load_engine(settings)
+        worker = engine or _load(settings, total, stack)
         watch = Watch(worker)
         load_seconds = round(time.monotonic() - loading, 3)
         last = ledger.last
@@ -149,6 +149,16 @@ def run(
             raise _stopped(stop, tally)
         ledger.flush()  # so that whatever is in a whole output is in the ledger
     return _summary(tally, writer.failures, watch)
+
+
+def _load(settings: Settings, total: int | None, stack: contextlib.ExitStack) -> Engine | Maker:
+    """What makes captions, as the settings say."""
+    if settings.runner == "local":
+        return load_engine(settings)
+    from reelscribe.runners.ray import Cluster
+
+    cluster: Maker = stack.enter_context(Cluster(settings, total))
+    return cluster
 
 
 def retry(
