@@ -289,6 +289,7 @@ def _connect(address: str | None) -> None:
         ray.init(address=address, log_to_driver=False, logging_level=logging.WARNING, **own)
     except (ConnectionError, ValueError, RuntimeError) as exc:
         raise EngineError(f"the Ray cluster at {address or 'this machine'} cannot be reached: {exc}") from exc
+    logging.getLogger("ray.data").setLevel(logging.WARNING)
 
 
 def _ours(error: BaseException) -> ReelscribeError | None:

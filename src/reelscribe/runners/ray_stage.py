@@ -146,9 +146,7 @@ def outcomes_of(
     # Blocks are put together up to a size; here each chunk is to go its way at once.
     context.target_max_block_size, context.enable_progress_bars = 1, False
     try:
-        chunks = ray.data.read_datasource(
-            _FromFeed(feed, first), override_num_blocks=1, ray_remote_args={"num_cpus": 0}
-        )
+        chunks = ray.data.read_datasource(_FromFeed(feed, first), override_num_blocks=1, num_cpus=0)
     finally:
         context.target_max_block_size, context.enable_progress_bars = before
     return chunks.map_batches(
