@@ -98,10 +98,12 @@ class Cluster:
         """Load the engine once, on the cluster: so that what is wrong with it is told before anything begins."""
         looked = ray.remote(max_calls=1, max_retries=2, **self._actors.each())(look)
         try:
-            info: ModelInfo = ray.get(looked.remote(self._actors.settings, str(Path.cwd())))
+            found: ModelInfo | ReelscribeError = ray.get(looked.remote(self._actors.settings, str(Path.cwd())))
         except ray.exceptions.RayError as exc:
-            raise _ours(exc) or EngineError(f"the engine cannot be loaded on the Ray cluster: {exc}") from exc
-        return info
+            raise EngineError(f"the engine cannot be loaded on the Ray cluster: {exc}") from exc
+        if isinstance(found, ReelscribeError):
+            raise found
+        return found
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
@@ -140,6 +142,8 @@ class Cluster:
                     fed = True
                 elif isinstance(event, BaseException):
                     self._recover(event)
+                elif isinstance(event[1], ReelscribeError):
+                    raise event[1]
                 elif event[0] in self._open:  # one that comes a second time is known
                     self._answered(event[0])
                     for outcome in event[1]:
@@ -199,9 +203,8 @@ class Cluster:
 
     def _recover(self, error: BaseException) -> None:
         """Begin the pipeline anew where the cluster lost what Ray could not make up for; else raise what is wrong."""
-        ours = _ours(error)
-        if ours is not None:
-            raise ours from error
+        if isinstance(error, ray.exceptions.RayTaskError):
+            raise EngineError(f"an engine on the Ray cluster broke: {error}") from error
         if not isinstance(error, ray.exceptions.RayError):
             raise error
         self._restarts += 1
@@ -290,11 +293,3 @@ def _connect(address: str | None) -> None:
     except (ConnectionError, ValueError, RuntimeError) as exc:
         raise EngineError(f"the Ray cluster at {address or 'this machine'} cannot be reached: {exc}") from exc
     logging.getLogger("ray.data").setLevel(logging.WARNING)
-
-
-def _ours(error: BaseException) -> ReelscribeError | None:
-    """The error of this package that is behind one of Ray's."""
-    seen: BaseException | None = error
-    while seen is not None and not isinstance(seen, ReelscribeError):
-        seen = getattr(seen, "cause", None) or seen.__cause__
-    return seen

@@ -10,7 +10,7 @@ from typing import Any, Final
 from reelscribe.config import Settings
 from reelscribe.engines import load_engine
 from reelscribe.engines.base import ModelInfo
-from reelscribe.errors import EngineError, MissingExtraError
+from reelscribe.errors import EngineError, MissingExtraError, ReelscribeError
 from reelscribe.pipeline import caption
 from reelscribe.prompts import Outcome
 from reelscribe.runners.stream import SharedStream
@@ -108,13 +108,24 @@ class MakeOutcomes:
     def make(self, batch: pa.Table) -> pa.Table:
         """The same, in any thread."""
         chunks = [pickle.loads(chunk) if chunk else [] for chunk in batch["requests"].to_pylist()]
-        outcomes = [pickle.dumps(self._stream.send(chunk)) for chunk in chunks]
+        outcomes = [pickle.dumps(self._outcomes(chunk)) for chunk in chunks]
         return pa.table({"number": batch["number"], "outcomes": pa.array(outcomes, pa.binary())})
 
+    def _outcomes(self, chunk: list[CaptionRequest]) -> list[Outcome] | ReelscribeError:
+        """What is to end the run is an answer, too: Ray hands errors on as text."""
+        try:
+            return self._stream.send(chunk)
+        except ReelscribeError as exc:
+            return exc
 
-def look(settings: Settings, folder: str) -> ModelInfo:
-    _enter(folder)
-    return load_engine(settings).info
+
+def look(settings: Settings, folder: str) -> ModelInfo | ReelscribeError:
+    """Load an engine, and say what it is, or why it cannot be loaded."""
+    try:
+        _enter(folder)
+        return load_engine(settings).info
+    except ReelscribeError as exc:
+        return exc
 
 
 def _enter(folder: str) -> None:
@@ -154,7 +165,6 @@ def outcomes_of(
         fn_constructor_kwargs={"settings": settings, "folder": folder},
         batch_format="pyarrow",
         batch_size=1,
-        compute=ActorPoolStrategy(min_size=fewest, max_size=most),
-        max_concurrency=CHUNKS_AT_ONCE,
+        compute=ActorPoolStrategy(min_size=fewest, max_size=most, max_concurrent_calls_per_actor=CHUNKS_AT_ONCE),
         **resources,
     )
