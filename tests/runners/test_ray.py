@@ -267,6 +267,7 @@ def test_how_many_actors_and_what_each_is_given() -> None:
     assert told(engine="transformers", device="cpu", decoders=4) == (1, 49, 0, 4, 4)
     assert told(engine="openai", actors="3") == (3, 3, 0, 1, 1)
     assert told(engine="fake", decoders=0, actors="2-5") == (2, 5, 0, 1, 0)
+    assert Actors.of(Settings(engine="vllm", device="cuda", actors="4"), {"CPU": 8.0}, nodes[1:]).gpus == 1
     assert str(Actors.of(Settings(engine="vllm", actors="2-64"), resources, nodes)) == (
         "2 to 64 engines on Ray, with 1 GPUs and 12 CPUs for each"
     )

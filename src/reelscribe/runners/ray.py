@@ -235,7 +235,8 @@ class Actors:
             EngineError: it has no room for one.
         """
         all_gpus, all_cpus = int(resources.get("GPU", 0)), int(resources.get("CPU", 0))
-        needs_gpu = settings.engine in ("transformers", "vllm") and settings.device != "cpu" and all_gpus > 0
+        told = settings.device.startswith("cuda")  # also where a cluster has none yet, and is to grow
+        needs_gpu = settings.engine in ("transformers", "vllm") and settings.device != "cpu" and (all_gpus or told)
         gpus = (settings.tp or 1) * (settings.dp or 1) if needs_gpu else 0
         cpus = settings.decoders or (_cpus_beside(gpus, nodes) if gpus else 1)
         room = min(all_cpus // max(cpus, 1), all_gpus // gpus if gpus else all_cpus)
