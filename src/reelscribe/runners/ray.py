@@ -6,6 +6,7 @@ Ray Data deals the chunks out, adds and removes actors, and gives those of a dea
 node takes chunks with it, read them again: so the feed keeps each until it is answered.
 """
 
+import contextlib
 import logging
 import os
 import pickle
@@ -109,12 +110,11 @@ class Cluster:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self._stopping = True
-        if error is None and self._results is not None:
-            ray.get(self._feed.close.remote())
+        if self._results is not None and (error is None or not self._began):  # else all ends at once
+            with contextlib.suppress(ray.exceptions.RayError):
+                ray.get(self._feed.close.remote(drop=True))
             self._results.join(_END_SECONDS)
-        ray.kill(self._feed)  # which ends what still reads from it
-        if self._results is not None and not self._began:
-            self._results.join(_END_SECONDS)
+        ray.kill(self._feed)
         self._shut_down()
 
     def _shut_down(self) -> None:
@@ -193,6 +193,8 @@ class Cluster:
             for batch in self._actors.pipeline(self._feed, first).iter_batches(
                 batch_size=None, batch_format="pyarrow", prefetch_batches=0
             ):
+                if self._stopping:
+                    return
                 for number, outcomes in zip(batch["number"].to_pylist(), batch["outcomes"].to_pylist(), strict=True):
                     self._events.put((number, pickle.loads(outcomes)))
             error = EngineError("the pipeline on Ray ended although there were requests left.")

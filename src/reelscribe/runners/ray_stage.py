@@ -49,10 +49,12 @@ class Feed:
         with self._changed:
             self._chunks.pop(number, None)
 
-    def close(self) -> None:
-        """No more will come."""
+    def close(self, *, drop: bool = False) -> None:
+        """No more will come; with `drop`, not even what is here."""
         with self._changed:
             self._closed = True
+            if drop:
+                self._next = 0
             self._changed.notify_all()
 
     def get(self, number: int) -> bytes | None:
