@@ -24,9 +24,10 @@ from memory import peak_memory_bytes
 
 os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
 
-import cloudpickle
+
 import pyarrow as pa
 import ray
+from ray import cloudpickle
 
 from reelscribe.config import Settings
 from reelscribe.runners import ray_stage
@@ -40,7 +41,7 @@ WORDS = "a large red circle moves from the left to the right over a dark ground 
 class Waiting:
     """Stands for `MakeOutcomes`: waits as long as an engine would take."""
 
-    def __init__(self, settings: Settings, _: str) -> None:
+    def __init__(self, settings: Settings, folder: str) -> None:
         self._seconds = 1 / settings.fps if settings.fps < 1e6 else 0.0  # the rate comes as a setting of no use here
         self._engine = threading.Lock()
 
