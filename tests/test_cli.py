@@ -90,6 +90,7 @@ def test_help_shows_the_commands(words: tuple[str, ...]) -> None:
         "completion",
         "demo",
         "doctor",
+        "merge",
         "plan",
         "report",
         "retry",

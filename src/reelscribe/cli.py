@@ -44,6 +44,7 @@ def main(context: click.Context, verbose: bool) -> None:
     reelscribe caption data.jsonl -o captioned.jsonl       every row of a data set
     reelscribe status captioned.jsonl                      what is done, failed and left
     reelscribe retry captioned.jsonl                       what failed, once more
+    reelscribe merge captioned.jsonl part-*.jsonl          the shards of a run, put together
     reelscribe report captioned.jsonl                      a page to look at the captions
     """  # noqa: D301 - Click takes the backspace for "leave these lines as they are"
     logging.basicConfig(level=logging.INFO if verbose else logging.WARNING, format="reelscribe: %(message)s")
@@ -159,6 +160,23 @@ def retry(output: Path, kinds: tuple[str, ...], sampling: tuple[str, ...], log_j
     told: dict[str, Any] = {"kinds": named} if named else {}
     with watching(log_json, **where) as hooks:
         summary = local.retry(output, sampling=pairs(sampling), **hooks, **told)
+    _report(summary, output, log_json)
+
+
+@main.command()
+@click.argument("output", type=click.Path(path_type=Path))
+@click.argument("shards", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="SHARD_OUTPUT...")
+@watched
+def merge(output: Path, shards: tuple[Path, ...], log_json: bool, **where: Any) -> None:
+    """Put the outputs of all shards of a run (caption --shard I/N) together into OUTPUT.
+
+    The inputs are read again; OUTPUT, its ledger and its list of failures are those of a run without shards. Refused
+    where shards are missing, doubled, unfinished or of different settings. Exit code as that of caption.
+    """
+    from reelscribe.runners.merge import merge as merged
+
+    with watching(log_json, **where) as hooks:
+        summary = merged(output, shards, **hooks)
     _report(summary, output, log_json)
 
 

@@ -18,6 +18,7 @@ Dtype = Literal["auto", "bfloat16", "float16", "float32"]
 Send = Literal["frames", "images", "video"]
 OutputFormat = Literal["auto", "jsonl", "parquet", "hf", "webdataset"]
 Sidecar = Literal["txt", "json"]
+Runner = Literal["local", "ray"]
 Effect = Literal["rows", "captions", "failures", "nothing"]
 
 DEFAULT_MODEL = "Qwen/Qwen3-VL-8B-Instruct"
@@ -159,6 +160,16 @@ class Settings:
     )
     price: float | None = _setting(None, "What a GPU hour costs, in any money; of a CPU or a server, an hour of it.")
     budget: float | None = _setting(None, "Stop before the run costs more than this, at --price; it can go on later.")
+    runner: str = _setting("local", "Where engines run: in this process, or on a Ray cluster.", *get_args(Runner))
+    address: str | None = _setting(
+        None, "Ray cluster to join, as auto or host:6379; $RAY_ADDRESS by default, else one on this machine."
+    )
+    actors: str | None = _setting(
+        None, "Engines on Ray: a number, or fewest-most, as 1-64; as many as there is room for by default."
+    )
+    shard: str | None = _setting(
+        None, "Caption only part I of N of the rows, as 3/8; see merge. Every part is given the same INPUT."
+    )
     model_params: Mapping[str, Any] = _setting(
         dict, "Passed on to the engine's model loader; to a server, in the body of each request."
     )
@@ -181,10 +192,26 @@ class Settings:
             raise SettingsError(f"min_frames ({self.min_frames}) must not exceed max_frames ({self.max_frames}).")
         self.sampling_params()
         self.failure_limit()
+        self.part()
+        self.actor_range()
+
+    def part(self) -> "Shard | None":
+        """The part of the rows, checked."""
+        return None if self.shard is None else Shard.parse(self.shard)
 
     def failure_limit(self) -> "FailureLimit | None":
         """The most failures, checked."""
         return None if self.max_failures is None else FailureLimit.parse(self.max_failures)
+
+    def actor_range(self) -> tuple[int, int] | None:
+        """The fewest and the most actors, checked."""
+        if self.actors is None:
+            return None
+        fewest, _, most = self.actors.partition("-")
+        most = most or fewest
+        if not (fewest.isdecimal() and most.isdecimal() and 1 <= int(fewest) <= int(most)):
+            raise SettingsError(f"actors must be a number, or the fewest and the most, as 1-64; got {self.actors!r}.")
+        return int(fewest), int(most)
 
     def without_token(self) -> dict[str, Any]:
         """All of them, ready for JSON, less what opens the hub to whoever reads them."""
@@ -230,6 +257,7 @@ AFFECTS: Final[Mapping[Effect, tuple[str, ...]]] = {
         *("original", "batch_size", "batch_tokens", "device", "tp", "dp", "prefetch_bytes", "decoders", "base_url"),
         *("api_key_env", "max_concurrency", "retry_seconds", "error_budget", "max_line_bytes", "output_format"),
         *("shard_rows", "sidecar", "resume", "max_failures", "price", "budget"),
+        *("shard", "runner", "address", "actors"),
     ),
 }
 """What each setting has a part in, and so what of an earlier run holds when it changes.
@@ -249,6 +277,34 @@ PARAMS_WITHOUT_EFFECT: Final = frozenset(
     }
 )
 """Of `model_params`, what changes no caption: where the model comes from and how it is spread."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shard:
+    """One of several parts that the rows of a data set are dealt out to."""
+
+    number: int
+    """From 1."""
+    of: int
+
+    @classmethod
+    def parse(cls, text: str) -> "Shard":
+        """Read "3/8".
+
+        Raises:
+            SettingsError: it is no such thing.
+        """
+        number, slash, of = text.partition("/")
+        if not (slash and number.isdecimal() and of.isdecimal() and 1 <= int(number) <= int(of)):
+            raise SettingsError(f"shard must be a part and the number of all parts, as 3/8; got {text!r}.")
+        return cls(number=int(number), of=int(of))
+
+    def __str__(self) -> str:
+        return f"{self.number}/{self.of}"
+
+    def holds(self, lot: int) -> bool:
+        """Whether the row with this lot is in it; see `RowPlan.lot`."""
+        return lot % self.of == self.number - 1
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -168,7 +168,9 @@ def _rates_so_far(live: "Live") -> str:
         parts.append(some(failures, "failure"))
     if cost is not None:
         parts.append(f"cost {cost:.2f}")
-    parts += [f"engine busy {live.watch.engine_busy_share:.0%}", f"limit: {live.watch.bottleneck()}"]
+    if (busy := live.watch.engine_busy_share) is not None:
+        parts.append(f"engine busy {busy:.0%}")
+    parts.append(f"limit: {live.watch.bottleneck()}")
     return ", ".join(parts)
 
 

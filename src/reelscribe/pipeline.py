@@ -12,10 +12,10 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from reelscribe.config import Settings
-from reelscribe.engines.base import Engine
+from reelscribe.engines.base import Engine, ModelInfo
 from reelscribe.errors import ClipError, EngineError, SettingsError
 from reelscribe.outcomes import better_of, once_more, select, tell_frames
 from reelscribe.prompts import Layout, Outcome, RowPlan, choose_layout
@@ -75,6 +75,20 @@ class RowResult:
         return tuple(outcome for outcome in self.outcomes if isinstance(outcome, Failure))
 
 
+@runtime_checkable
+class Maker(Protocol):
+    """Makes outcomes of requests elsewhere: what the flow takes in place of an engine that it drives itself."""
+
+    info: ModelInfo
+    waiting_rows: int
+    """Rows that may wait to be written, beside the last; more than are on their way."""
+
+    def make(
+        self, requests: Iterable[CaptionRequest], *, record: Callable[[Outcome], None] | None = None
+    ) -> Iterator[Outcome]:
+        """One outcome for each request, in their order; `record` is told of each as soon as there is one."""
+
+
 class Memory(Protocol):
     """What is known of requests before they are made, and who is told of what comes out. Called from any thread."""
 
@@ -117,10 +131,11 @@ class _Waiting:
 def caption_rows(
     rows: Iterable[InputRow],
     settings: Settings,
-    engine: Engine,
+    engine: Engine | Maker,
     *,
     memory: Memory | None = None,
     stop: Callable[[], bool] = lambda: False,
+    wanted: Callable[[RowPlan], bool] = lambda plan: True,
 ) -> Generator[RowResult, None, None]:
     """Caption the videos of rows; one result a row, in the order of the rows.
 
@@ -131,9 +146,10 @@ def caption_rows(
     Args:
         rows: as a reader gives them.
         settings: what to do with them.
-        engine: that captions.
+        engine: that captions; or what does so elsewhere.
         memory: knows outcomes, and takes new ones.
         stop: asked before each row; once it says True, rows that are on their way are finished, and no other is begun.
+        wanted: asked about each row; one that is not has no result.
     """
     source = iter(rows)
     peeked = _peek(source)
@@ -154,12 +170,14 @@ def caption_rows(
                 if item.problem
                 else layout.plan(item.row, item.index, settings, item.root)
             )
+            if not wanted(plan):
+                continue
             found = [memory.look_up(request) if memory else request for request in plan.requests]
             outcomes = [None if isinstance(each, CaptionRequest) else each for each in found]
             pending.append(_Waiting(item=item, plan=plan, outcomes=outcomes))
             pulled_bytes += item.num_bytes
             yield from (each for each in found if isinstance(each, CaptionRequest))
-            if len(pending) >= _WAITING_ROWS or pulled_bytes - finished_bytes >= _WAITING_BYTES:
+            if len(pending) >= waiting_rows or pulled_bytes - finished_bytes >= _WAITING_BYTES:
                 return
         exhausted = True
 
@@ -170,8 +188,16 @@ def caption_rows(
             finished_bytes += row.item.num_bytes
             yield row.finish(layout, settings)
 
+    waiting_rows = engine.waiting_rows if isinstance(engine, Maker) else _WAITING_ROWS
+    record = memory.record if memory else None
+
+    def make(requests: Iterator[CaptionRequest]) -> Iterator[Outcome]:
+        if isinstance(engine, Maker):
+            return engine.make(requests, record=record)
+        return caption(requests, settings, engine, record=record)
+
     while not exhausted:
-        for outcome in caption(requests(), settings, engine, record=memory.record if memory else None):
+        for outcome in make(requests()):
             yield from finished()
             pending[0].fill(outcome)
             if None not in pending[0].outcomes:

@@ -45,6 +45,13 @@ class RowPlan:
     requests: tuple[CaptionRequest, ...] = ()
     problem: Failure | None = None
 
+    @property
+    def lot(self) -> int:
+        """What decides which shard of a data set the row is in: a hash of what it asks, whatever machine it is read on
+        and whatever place it has. A row that asks nothing goes by its place.
+        """
+        return self.requests[0].seed if self.requests else self.index
+
 
 Outcome = Caption | Failure
 PlanRow = Callable[[Row, int, Settings, Path | None], list[CaptionRequest]]

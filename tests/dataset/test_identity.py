@@ -28,6 +28,7 @@ OTHER: dict[str, Any] = {
     "max_upload_bytes": 3, "root": "folder", "allow_private_urls": True, "max_video_bytes": 3, "download_seconds": 3.0,
     "max_line_bytes": 3, "output_format": "jsonl", "shard_rows": 3, "sidecar": "txt", "resume": False,
     "retry_flagged": True, "min_decoded": 0.5, "max_failures": "3", "price": 2.0, "budget": 3.0,
+    "shard": "1/2", "runner": "ray", "address": "auto", "actors": "2",
     "model_params": {"attn_implementation": "eager"},
 }  # fmt: skip
 

@@ -13,7 +13,9 @@ from reelscribe import pipeline
 from reelscribe.config import Settings
 from reelscribe.dataset.formats import Record
 from reelscribe.errors import DatasetError, EngineError
-from reelscribe.integrations.ray import CaptionBatches, _Batch
+from reelscribe.integrations.ray import CaptionBatches
+from reelscribe.pipeline import RowResult
+from reelscribe.runners.stream import Batch
 from reelscribe.schema import Failure, Generation, PreparedRequest
 
 
@@ -71,7 +73,7 @@ def test_empty_batches_and_batches_without_videos(clips: Path) -> None:
 def test_batches_of_several_callers_are_one_stream(clips: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A batch that comes while the rows of another are pulled joins them."""
     monkeypatch.setattr(pipeline, "_PEEK_ROWS", 1)
-    late = _Batch(rows=[Record(row={"video": "b.mp4"}, root=clips)] * 2)
+    late: Batch[Record, RowResult] = Batch(items=[Record(row={"video": "b.mp4"}, root=clips)] * 2)
     streams: list[int] = []
 
     class Greedy:

@@ -68,6 +68,10 @@ def test_without_a_budget_nothing_stops() -> None:
     assert not spending.must_stop(1, 1e9)
 
 
+FEWEST_BYTES = Settings().max_video_tokens * 32**2 * 2 * 3
+"""With which one clip is decoded at a time, however fast that is."""
+
+
 def test_a_run_ends_within_its_budget_and_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     clock = Clock()
     monkeypatch.setattr(local, "Spending", functools.partial(Spending, clock=clock))
@@ -78,7 +82,7 @@ def test_a_run_ends_within_its_budget_and_goes_on(tmp_path: Path, monkeypatch: p
 
     clips = [put_clip(tmp_path / f"{number}.mp4").name for number in range(60)]
     data = put_rows(tmp_path / "in.jsonl", [{"video": clip, "id": number} for number, clip in enumerate(clips)])
-    output, settings = tmp_path / "out.jsonl", Settings(price=3600.0, budget=30.0, decoders=1)
+    output, settings = tmp_path / "out.jsonl", Settings(price=3600.0, budget=30.0, prefetch_bytes=FEWEST_BYTES)
     with pytest.raises(
         BudgetError, match=r"stopped after \d+ rows, at a cost of .*, before the budget of 30 was passed"
     ):

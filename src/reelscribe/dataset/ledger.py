@@ -40,6 +40,11 @@ _SCHEMA: Final = (
 )
 """outcomes.kind: of a failure, NULL for a caption. limits: the settings under which it failed. The columns of runs are
 the fields of `Run`."""
+_REPLACING: Final = (
+    "ON CONFLICT (key) DO UPDATE SET kind = excluded.kind, outcome = excluded.outcome, run = excluded.run, "
+    "tries = outcomes.tries + excluded.tries, limits = excluded.limits "
+    "WHERE excluded.kind IS NULL OR outcomes.kind IS NOT NULL"
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,7 +59,7 @@ class Run:
     inputs: tuple[str, ...]
     settings: dict[str, Any]
     work: dict[str, Any]
-    """Those of them on which captions depend, and what tells the model's files from others."""
+    """Those of them on which captions depend, what tells the model's files from others, and its commit."""
     engine: str
     model: str
     total: int | None
@@ -159,7 +164,9 @@ class Ledger:
             "folder": str(Path.cwd()),
             "inputs": json.dumps(inputs),
             "settings": json.dumps(settings.without_token(), default=str),
-            "work": json.dumps({**told(settings, "rows", "captions"), "weights": self._keys.weights}),
+            "work": json.dumps(
+                {**told(settings, "rows", "captions"), "weights": self._keys.weights, "commit": info.revision}
+            ),
             "engine": info.engine,
             "model": info.model,
             "total": total,
@@ -261,11 +268,29 @@ class Ledger:
             return
         with self._lock, _troubles(self.file):
             self._write(
-                "INSERT INTO outcomes VALUES (?, ?, ?, ?, 1, ?) ON CONFLICT (key) DO UPDATE SET kind = excluded.kind, "
-                "outcome = excluded.outcome, run = excluded.run, tries = tries + 1, limits = excluded.limits "
-                "WHERE excluded.kind IS NULL OR outcomes.kind IS NOT NULL",
+                "INSERT INTO outcomes VALUES (?, ?, ?, ?, 1, ?) " + _REPLACING,
                 (key, kind, _pack(outcome), self._run, keys.failures),
             )
+
+    def adopt(self, other: Path) -> None:
+        """Take over the outcomes of another ledger as if this run had made them. A failure takes no caption's place.
+
+        Raises:
+            DatasetError: it cannot be read.
+        """
+        read_runs(other)
+        with self._lock, _troubles(other):
+            self._commit()
+            self._base.execute("ATTACH ? AS other", (_uri(other, "rw"),))
+            try:
+                self._write(
+                    "INSERT INTO outcomes SELECT key, kind, outcome, ?, tries, limits FROM other.outcomes WHERE true "
+                    + _REPLACING,
+                    (self._run,),
+                )
+                self._commit()
+            finally:
+                self._base.execute("DETACH other")
 
     def _check(self) -> None:
         if self._trouble:
@@ -346,10 +371,15 @@ def set_aside(file: Path) -> None:
 
 
 def _connect(file: Path, mode: str = "rwc") -> sqlite3.Connection:
-    name = f"file:{quote(str(file.absolute()))}?mode={mode}"
-    base = sqlite3.connect(name, uri=True, timeout=_WAIT_SECONDS, isolation_level=None, check_same_thread=False)
+    base = sqlite3.connect(
+        _uri(file, mode), uri=True, timeout=_WAIT_SECONDS, isolation_level=None, check_same_thread=False
+    )
     base.execute(f"PRAGMA cache_size = -{_CACHE_KIB}")
     return base
+
+
+def _uri(file: Path, mode: str) -> str:
+    return f"file:{quote(str(file.absolute()))}?mode={mode}"
 
 
 def _is_ledger(base: sqlite3.Connection, file: Path) -> bool:

@@ -6,13 +6,8 @@ Ray Data deals the batches out to actors, starts dead ones again, and holds back
 """
 
 import asyncio
-import threading
-from collections import deque
 from collections.abc import Iterator
-from concurrent.futures import Future
-from dataclasses import dataclass, field
 from pathlib import Path
-from queue import Empty, SimpleQueue
 from typing import Any
 
 from reelscribe.config import Settings
@@ -20,8 +15,9 @@ from reelscribe.dataset.formats import Record
 from reelscribe.dataset.read import input_row
 from reelscribe.engines import load_engine
 from reelscribe.engines.base import Engine
-from reelscribe.errors import EngineError, MissingExtraError
-from reelscribe.pipeline import InputRow, RowResult, caption_rows
+from reelscribe.errors import MissingExtraError
+from reelscribe.pipeline import RowResult, caption_rows
+from reelscribe.runners.stream import SharedStream
 
 try:
     import pyarrow as pa
@@ -50,7 +46,12 @@ class CaptionBatches:
     def __init__(self, settings: Settings, root: str | None = None, *, engine: Engine | None = None) -> None:
         self._settings = settings
         self._root = Path(root) if root else None
-        self._stream = _Stream(settings, engine or load_engine(settings))
+        loaded = engine or load_engine(settings)
+
+        def make(rows: Iterator[Record]) -> Iterator[RowResult]:
+            return caption_rows((input_row(row, number) for number, row in enumerate(rows)), settings, loaded)
+
+        self._stream = SharedStream(make)
 
     @staticmethod
     def ray_options(**options: Any) -> dict[str, Any]:
@@ -80,63 +81,4 @@ class CaptionBatches:
             DatasetError: columns cannot be told apart.
             EngineError: the engine broke. Ray ends the actor's task, and tries it again as it was told to.
         """
-        return caption_table(batch, self._settings, self._root, self._stream.caption)
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class _Batch:
-    rows: list[Record]
-    results: list[RowResult] = field(default_factory=list)
-    done: Future[None] = field(default_factory=Future)
-
-
-class _Stream:
-    """Captions the rows of several callers as one stream, for as long as there are any.
-
-    Where rows run out the stream ends, so that everything on its way comes out, and the next rows begin another.
-    """
-
-    def __init__(self, settings: Settings, engine: Engine) -> None:
-        self._settings, self._engine = settings, engine
-        self._waiting: SimpleQueue[_Batch] = SimpleQueue()
-        threading.Thread(target=self._work, name="reelscribe-stream", daemon=True).start()
-
-    def caption(self, rows: list[Record]) -> list[RowResult]:
-        """Caption rows, in any thread; one result a row, in their order."""
-        if not rows:
-            return []
-        batch = _Batch(rows=rows)
-        self._waiting.put(batch)
-        batch.done.result()
-        return batch.results
-
-    def _work(self) -> None:
-        while True:
-            self._run(self._waiting.get())
-
-    def _run(self, first: _Batch) -> None:
-        """One stream. (A function of its own, so that nothing of an error's frames, as decoders, outlives it.)"""
-        under_way: deque[_Batch] = deque()
-        try:
-            for result in caption_rows(self._rows(first, under_way), self._settings, self._engine):
-                batch = under_way[0]
-                batch.results.append(result)
-                if len(batch.results) == len(batch.rows):
-                    under_way.popleft().done.set_result(None)
-            error: BaseException = EngineError("the engine ended before all rows were done.")
-        except BaseException as exc:  # whoever waits is told; the next batch may fare better
-            error = exc
-        for batch in under_way:
-            batch.done.set_exception(error)
-
-    def _rows(self, first: _Batch, under_way: deque[_Batch]) -> Iterator[InputRow]:
-        batch, count = first, 0
-        while True:
-            under_way.append(batch)
-            for row in batch.rows:
-                yield input_row(row, count)
-                count += 1
-            try:
-                batch = self._waiting.get_nowait()
-            except Empty:
-                return
+        return caption_table(batch, self._settings, self._root, self._stream.send)

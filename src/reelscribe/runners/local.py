@@ -1,4 +1,4 @@
-"""A run in this process: read, caption, write."""
+"""A run: read, caption, write. Captions are made in this process, or elsewhere by a `Maker`."""
 
 import contextlib
 import logging
@@ -9,7 +9,7 @@ from pathlib import Path
 from signal import Signals
 from typing import Any, Final
 
-from reelscribe.config import Settings
+from reelscribe.config import Settings, Shard
 from reelscribe.dataset.files import VIDEO_SUFFIXES, is_url
 from reelscribe.dataset.ledger import Ledger, Run, set_aside
 from reelscribe.dataset.lock import locked
@@ -20,7 +20,8 @@ from reelscribe.dataset.write import DatasetWriter
 from reelscribe.engines import load_engine
 from reelscribe.engines.base import Engine
 from reelscribe.errors import FAILURE_KINDS, DatasetError, FailureKind, SettingsError, StoppedError
-from reelscribe.pipeline import InputRow, RowResult, caption_rows
+from reelscribe.pipeline import InputRow, Maker, RowResult, caption_rows
+from reelscribe.prompts import RowPlan
 from reelscribe.runners.live import Live
 from reelscribe.runners.record import Record
 from reelscribe.runners.spending import Spending
@@ -66,7 +67,8 @@ def run(
     output: Path,
     settings: Settings,
     *,
-    engine: Engine | None = None,
+    engine: Engine | Maker | None = None,
+    adopt: Sequence[Path] = (),
     on_start: OnStart = lambda live: None,
     on_row: OnRow = lambda result: None,
     handle_signals: bool = False,
@@ -80,7 +82,8 @@ def run(
         inputs: data sets, videos, and folders of them; see `find_sources`.
         output: what to write; see `DatasetWriter`.
         settings: what to do.
-        engine: loaded as the settings say, by default.
+        engine: loaded as the settings say, by default; or what makes captions elsewhere.
+        adopt: ledgers, of other runs, whose outcomes are taken over.
         on_start: called once, before the first row, with what can be watched from then on.
         on_row: called with each result once it is written.
         handle_signals: at Ctrl-C or SIGTERM finish what is in flight, and raise StoppedError; at once at a second one.
@@ -106,7 +109,8 @@ def run(
     for source in sources:
         if not is_url(source.location) and writer.owns(Path(source.location)):
             raise DatasetError(f"cannot write to {source.location}: it is an input, too; choose another output.")
-    total, sidecars, tally = count_rows(sources), SidecarWriter(settings), Tally(settings.failure_limit())
+    total = None if settings.shard else count_rows(sources)
+    sidecars, tally = SidecarWriter(settings), Tally(settings.failure_limit())
     with contextlib.ExitStack() as stack:
         stack.enter_context(locked(lock_of(output), output))
         if not settings.resume:
@@ -115,7 +119,8 @@ def run(
         record = stack.enter_context(Record(record_of(output), settings, inputs))
         stack.enter_context(writer)
         loading, spending = time.monotonic(), Spending(settings)
-        watch = Watch(engine or load_engine(settings))
+        worker = engine or _load(settings, total, stack)
+        watch = Watch(worker)
         spending.start(watch.info.gpus)
         load_seconds = round(time.monotonic() - loading, 3)
         last = ledger.last
@@ -123,6 +128,8 @@ def run(
             settings, watch.info, output=str(output), inputs=[str(item) for item in inputs], total=total
         )
         _tell_changes(last, begun, ledger)
+        for other in adopt:
+            ledger.adopt(other)
         record.told = lambda: {
             "output": str(output),
             "model": asdict(watch.info),
@@ -132,11 +139,14 @@ def run(
             **watch.told(),
         }
         on_start(Live(total=total, watch=watch, tally=tally, spending=spending))
-        rows = _Rows(watch.rows(read_rows(sources, settings, output=output)))
+        rows = _Rows(watch.rows(read_rows(sources, settings, output=output)), settings.part())
         stop = stack.enter_context(stop_at_signals(handle_signals, on_stop))
-        enough = _Enough(stop, spending, tally)
-        results = caption_rows(rows, settings, watch, memory=ledger, stop=enough)
+        enough = _Enough(rows, stop, spending, tally)
+        maker = worker if isinstance(worker, Maker) else watch
+        results = caption_rows(rows, settings, maker, memory=ledger, stop=enough, wanted=rows.wanted)
         for result in stack.enter_context(contextlib.closing(results)):
+            if maker is not watch:
+                watch.count(result)
             with watch.writing():
                 sidecars.write(result)
                 writer.write(result)
@@ -148,6 +158,16 @@ def run(
             raise _stopped(stop, tally) if stop() else spending.error(tally.rows)
         ledger.flush()  # so that whatever is in a whole output is in the ledger
     return _summary(tally, writer.failures, watch, spending)
+
+
+def _load(settings: Settings, total: int | None, stack: contextlib.ExitStack) -> Engine | Maker:
+    """What makes captions, as the settings say."""
+    if settings.runner == "local":
+        return load_engine(settings)
+    from reelscribe.runners.ray import Cluster
+
+    cluster: Maker = stack.enter_context(Cluster(settings, total))
+    return cluster
 
 
 def retry(
@@ -172,55 +192,77 @@ def retry(
             raise SettingsError(f"there is no failure of kind {kind!r}; kinds are {', '.join(FAILURE_KINDS)}.")
     again = frozenset(kind for kind in FAILURE_KINDS if kind in kinds)
     last = runs_on(output)[0]
-    names = {item.name for item in fields(Settings)}
-    settings = Settings.load(None, **{name: value for name, value in last.settings.items() if name in names})
-    if not Path(last.folder).is_dir():
-        raise DatasetError(f"the folder {last.folder}, where the run on {output} was started, is gone.")
-    with contextlib.chdir(last.folder):
+    settings = settings_of(last)
+    with in_folder_of(last):
         return run(
             last.inputs,
             Path(last.output),
-            replace(settings, resume=True),
+            settings,
             again=again,
             resampled=sampling,
             **options,
         )
 
 
-class _Rows:
-    """Counts rows as they are read."""
+def settings_of(run: Run) -> Settings:
+    """The settings that a run had, to go on with it."""
+    names = {item.name for item in fields(Settings)}
+    told = {name: value for name, value in run.settings.items() if name in names}
+    return replace(Settings.load(None, **told), resume=True)
 
-    def __init__(self, rows: Iterator[InputRow]) -> None:
-        self._rows = rows
-        self._count = 0
+
+@contextlib.contextmanager
+def in_folder_of(run: Run) -> Iterator[None]:
+    """Be where a run was started, as its inputs are named from there.
+
+    Raises:
+        DatasetError: the folder is gone.
+    """
+    if not Path(run.folder).is_dir():
+        raise DatasetError(f"the folder {run.folder}, where the run on {run.output} was started, is gone.")
+    with contextlib.chdir(run.folder):
+        yield
+
+
+class _Rows:
+    """Counts rows: those that are read, some of which are only looked at as yet, and those of the shard."""
+
+    def __init__(self, rows: Iterator[InputRow], shard: Shard | None) -> None:
+        self._rows, self._shard = rows, shard
+        self._read = self._left_out = 0
         self._ended = False
+        self.begun = 0
 
     def __iter__(self) -> Iterator[InputRow]:
         for row in self._rows:
-            self._count += 1
+            self._read += 1
             yield row
         self._ended = True
 
+    def wanted(self, plan: RowPlan) -> bool:
+        """Whether a row, which is about to be begun, is in the shard."""
+        if self._shard and not self._shard.holds(plan.lot):
+            self._left_out += 1
+            return False
+        self.begun += 1
+        return True
+
     def all_are(self, count: int) -> bool:
-        """Whether so many rows are all that there are."""
-        return self._ended and self._count == count
+        """Whether so many rows are all that there are in the shard."""
+        return self._ended and self._read - self._left_out == count
 
 
 class _Enough:
     """Whether no row is to be begun any more; asked before each."""
 
-    def __init__(self, stop: Stop, spending: Spending, tally: Tally) -> None:
-        self._stop, self._spending, self._tally = stop, spending, tally
-        self._begun = 0
+    def __init__(self, rows: _Rows, stop: Stop, spending: Spending, tally: Tally) -> None:
+        self._rows, self._stop, self._spending, self._tally = rows, stop, spending, tally
 
     def __call__(self) -> bool:
         tally = self._tally
         videos_a_row = (tally.captions + tally.failures.total()) / max(tally.rows, 1)
-        under_way = (self._begun - tally.rows) * videos_a_row
-        if self._stop() or self._spending.must_stop(tally.made, under_way):
-            return True
-        self._begun += 1
-        return False
+        under_way = (self._rows.begun - tally.rows) * videos_a_row
+        return bool(self._stop()) or self._spending.must_stop(tally.made, under_way)
 
 
 def _stopped(stop: Stop, tally: Tally) -> StoppedError:

@@ -18,7 +18,18 @@ from reelscribe.video.prefetch import usable_cpus
 
 logger = logging.getLogger(__name__)
 
-_PACKAGES: Final = ("reelscribe", "av", "numpy", "torch", "transformers", "vllm", "httpx2", "pyarrow", "datasets")
+_PACKAGES: Final = (
+    "reelscribe",
+    "av",
+    "numpy",
+    "torch",
+    "transformers",
+    "vllm",
+    "httpx2",
+    "pyarrow",
+    "datasets",
+    "ray",
+)
 
 
 class Record:

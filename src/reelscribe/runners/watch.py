@@ -7,7 +7,8 @@ from collections.abc import Iterable, Iterator
 from typing import Any, Final, TypeVar
 
 from reelscribe.engines.base import Engine
-from reelscribe.schema import Failure, Generation, PreparedRequest
+from reelscribe.pipeline import Maker, RowResult
+from reelscribe.schema import Caption, Failure, Generation, PreparedRequest
 
 T = TypeVar("T")
 
@@ -23,10 +24,10 @@ class Watch:
     still have work while that thread waits.)
 
     Args:
-        engine: that does the work.
+        engine: that does the work; or what does it elsewhere, whose results are then counted.
     """
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: Engine | Maker) -> None:
         self._engine = engine
         self.info = engine.info
         self.clips = 0
@@ -42,12 +43,22 @@ class Watch:
 
     def generate(self, requests: Iterator[PreparedRequest]) -> Iterator[Generation | Failure]:
         """Answer as the engine does."""
+        if isinstance(self._engine, Maker):
+            raise TypeError("what makes captions elsewhere has no engine to drive")
         for answer in self._engine.generate(self._waited_for(requests)):
             self._count_in_flight(-1)
             self.clips += 1
             if isinstance(answer, Generation):
                 self.tokens += sum(candidate.num_tokens or 0 for candidate in answer.candidates)
             yield answer
+
+    def count(self, result: RowResult) -> None:
+        """Count what was made elsewhere of a row."""
+        for outcome in result.outcomes:
+            if outcome.key not in result.known:
+                self.clips += 1
+                if isinstance(outcome, Caption):
+                    self.tokens += sum(candidate.num_tokens or 0 for candidate in outcome.candidates)
 
     def _waited_for(self, requests: Iterator[PreparedRequest]) -> Iterator[PreparedRequest]:
         while True:
@@ -102,8 +113,13 @@ class Watch:
         return self.tokens / max(self.seconds, 1e-9)
 
     @property
-    def engine_busy_share(self) -> float:
-        """For what share of the time the engine had work. It had some where a single clip was left to it, too."""
+    def engine_busy_share(self) -> float | None:
+        """For what share of the time the engine had work. It had some where a single clip was left to it, too.
+
+        None where captions are made elsewhere.
+        """
+        if isinstance(self._engine, Maker):
+            return None
         with self._lock:
             now = time.monotonic() - self._busy_since if self.in_flight > 0 else 0.0
             return min((self._busy + now) / max(self.seconds, 1e-9), 1.0)
@@ -122,6 +138,7 @@ class Watch:
 
     def told(self) -> dict[str, Any]:
         """All of it, ready for JSON."""
+        busy = self.engine_busy_share
         return {
             "seconds": round(self.seconds, 3),
             "clips": self.clips,
@@ -129,7 +146,7 @@ class Watch:
             "clips_per_second": round(self.clips_per_second, 3),
             "tokens_per_second": round(self.tokens_per_second, 1),
             "shares_waited_for": {stage: round(share, 3) for stage, share in self.shares().items()},
-            "engine_busy_share": round(self.engine_busy_share, 3),
+            "engine_busy_share": None if busy is None else round(busy, 3),
             "in_flight": self.in_flight,
             "bottleneck": self.bottleneck(),
         }

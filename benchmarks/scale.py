@@ -1,0 +1,144 @@
+"""Runs on Ray with 1 to 64 engines that answer at a set rate: whether clips/s grow with them, and what ends that.
+
+    PYTHONPATH=src python benchmarks/scale.py --rate 10 --actors 64
+
+Real: Ray, its actors (one process each), the feed of requests, Ray Data, the reading, ledger and writing of the run.
+Simulated: the engines and decoders. Each actor waits as long as an engine of that rate would take, and gives a caption
+of a usual size, so that two cores can stand for 64 GPUs. The ceiling is taken with actors that do not wait: it is what
+the one process that reads, keeps the ledger and writes can do, beside the actors on the same cores.
+
+Rates are those of the middle half of the rows: without the start of the actors, and without the end.
+"""
+
+import json
+import os
+import pickle
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+from common import arguments, render_clips, save_result, workspace
+from memory import peak_memory_bytes
+
+os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
+
+
+import pyarrow as pa
+import ray
+from ray import cloudpickle
+
+from reelscribe.config import Settings
+from reelscribe.runners import ray_stage
+from reelscribe.runners.local import run
+from reelscribe.runners.status import ledger_of
+from reelscribe.schema import Candidate, Caption, CaptionRequest
+
+WORDS = "a large red circle moves from the left to the right over a dark ground while it turns slowly blue "
+
+
+class Waiting:
+    """Stands for `MakeOutcomes`: waits as long as an engine would take."""
+
+    def __init__(self, settings: Settings, folder: str) -> None:
+        self._seconds = 1 / settings.fps if settings.fps < 1e6 else 0.0  # the rate comes as a setting of no use here
+        self._engine = threading.Lock()
+
+    async def __call__(self, batch: pa.Table) -> pa.Table:
+        import asyncio
+
+        return await asyncio.to_thread(self.make, batch)
+
+    def make(self, batch: pa.Table) -> pa.Table:
+        chunks = [pickle.loads(chunk) if chunk else [] for chunk in batch["requests"].to_pylist()]
+        with self._engine:
+            time.sleep(self._seconds * sum(map(len, chunks)))
+        made = [pickle.dumps([caption_of(request) for request in chunk]) for chunk in chunks]
+        return pa.table({"number": batch["number"], "outcomes": pa.array(made, pa.binary())})
+
+
+def caption_of(request: CaptionRequest) -> Caption:
+    """A caption of a usual size."""
+    meta = {
+        "engine": "fake",
+        "model": "fake",
+        "revision": None,
+        "prompt": request.prompt,
+        "prompt_sha256": "0" * 64,
+        "sampling": {"temperature": 0.7, "top_p": 0.8},
+        "seed": request.seed,
+        "frame_timestamps": [number / 2 for number in range(20)],
+        "frame_size": [640, 352],
+        "video_tokens": 2200,
+        "prompt_tokens": 2300,
+        "completion_tokens": [80],
+        "stop_reasons": ["stop"],
+        "kept": [0],
+        "reason": "the only one",
+        "faults": [""],
+        "flags": [],
+        "try": 1,
+        "tries": 1,
+    }
+    candidate = Candidate(text=WORDS * 4, stop_reason="stop", num_tokens=80)
+    return Caption(key=request.key, kept=(0,), reason="the only one", candidates=(candidate,), meta=meta)
+
+
+def measure(data: Path, name: str, *, actors: int, rate: float, rows: int) -> dict[str, Any]:
+    """One run of so many actors."""
+    times: list[float] = []
+    settings = Settings(engine="fake", fps=rate or 1e6, runner="ray", actors=str(actors), decoders=1)
+    output = data.parent / f"{name}.jsonl"
+    before, began = peak_memory_bytes(), time.perf_counter()
+    summary = run([data], output, settings, on_row=lambda _: times.append(time.perf_counter()))
+    assert summary.captions == rows
+    first, last = rows // 4, rows * 3 // 4
+    per_second = (last - first) / (times[last] - times[first])
+    return {
+        "actors": actors,
+        "clips": rows,
+        "seconds": round(time.perf_counter() - began, 1),
+        "seconds_to_first_row": round(times[0] - began, 1),
+        "clips_per_second": round(per_second, 1),
+        "share_of_linear": round(per_second / (rate * actors), 3) if rate else None,
+        "peak_memory_grew_bytes": peak_memory_bytes() - before,
+        "ledger_bytes_per_clip": round(ledger_of(output).stat().st_size / rows),
+        "output_bytes_per_clip": round(output.stat().st_size / rows),
+    }
+
+
+def main() -> None:
+    args = arguments(__doc__, actors=64, rate=10.0, seconds=40.0, ceiling_rows=40_000)
+    cloudpickle.register_pickle_by_value(sys.modules[__name__])
+    ray_stage.MakeOutcomes = Waiting  # type: ignore[misc]
+    ray.init(
+        num_cpus=args.actors,  # of which most are imagined: who only waits needs none
+        include_dashboard=False,
+        log_to_driver=False,
+        object_store_memory=200 << 20,
+        runtime_env={"env_vars": {"OMP_NUM_THREADS": "1"}},
+    )
+    with workspace() as folder:
+        render_clips(folder, 1, width=160, height=120, seconds=1.0)
+
+        def data(rows: int) -> Path:
+            file = folder / f"{rows}.jsonl"
+            lines = (json.dumps({"video": "00000.mp4", "text": f"row {number}"}) + "\n" for number in range(rows))
+            file.write_text("".join(lines))
+            return file
+
+        runs = []
+        actors = 1
+        while actors <= args.actors:
+            rows = round(args.rate * actors * args.seconds)
+            runs.append(measure(data(rows), f"out-{actors}", actors=actors, rate=args.rate, rows=rows))
+            print(runs[-1], flush=True)
+            actors *= 2
+        rows = args.ceiling_rows
+        ceiling = measure(data(rows), "ceiling", actors=2, rate=0.0, rows=rows)
+    save_result("scale", {"settings": vars(args), "runs": runs, "ceiling": ceiling})
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,126 @@
+"""The outputs of all shards of a run into the one of a run that had none.
+
+An output is a function of rows and outcomes. So the shards' ledgers are put together, and the rows are read once more:
+a run for which everything is known. What it writes is what a run without shards writes, whatever the format.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Final
+
+from reelscribe.config import AFFECTS, Shard
+from reelscribe.dataset.ledger import Run
+from reelscribe.engines.base import ModelInfo
+from reelscribe.errors import DatasetError
+from reelscribe.prompts import Outcome
+from reelscribe.runners.local import RunSummary, in_folder_of, run, settings_of
+from reelscribe.runners.status import ledger_of, runs_on
+from reelscribe.schema import CaptionRequest
+from reelscribe.video.sampling import VisionLimits
+
+_ALIKE: Final = (*AFFECTS["rows"], *AFFECTS["captions"], *AFFECTS["failures"], "original", "max_line_bytes")
+"""Settings that all shards must have alike."""
+
+
+def merge(output: Path, shards: Sequence[Path], **options: Any) -> RunSummary:
+    """Write what a run without shards would have written, from the outputs of all shards of a run.
+
+    The ledger of the merged output has all that the shards' have, so that `retry` and `report` work on it. The inputs
+    are read again, in the working directory of the first one's run, and must be what they were.
+
+    Args:
+        output: what to write.
+        shards: outputs of all of the shards, in any order.
+        **options: as `run` takes them.
+
+    Raises:
+        DatasetError: shards are missing, doubled, unfinished or of different settings, or a row is in none of them.
+        ReelscribeError: as `run` does.
+    """
+    output = output.absolute()
+    first = _checked([(shard, runs_on(shard)[0]) for shard in shards])
+    ledgers = [ledger_of(shard).absolute() for shard in shards]
+    if ledger_of(output) in ledgers:
+        raise DatasetError(f"cannot write to {output}: it has the name of one of the shards; choose another output.")
+    with in_folder_of(first):
+        return run(
+            first.inputs,
+            output,
+            replace(settings_of(first), shard=None, max_failures=None),
+            engine=_Nothing(first),
+            adopt=ledgers,
+            **options,
+        )
+
+
+def _checked(runs: Sequence[tuple[Path, Run]]) -> Run:
+    """The run of the first one, if the runs are all shards of one."""
+    found: dict[int, Path] = {}
+    first: tuple[Path, Run, Shard] | None = None
+    for output, last in runs:
+        shard = settings_of(last).part()
+        if shard is None:
+            raise DatasetError(f"{output} is not the output of a shard: its run had no --shard.")
+        if last.ending != "finished":
+            told = last.ending or "it was killed, or is going on"
+            raise DatasetError(f"shard {shard} in {output} is not finished ({told}); give its command again.")
+        first = first or (output, last, shard)
+        if shard.of != first[2].of:
+            raise DatasetError(
+                f"{output} is shard {shard}, but {first[0]} is shard {first[2]}; merge those of one run."
+            )
+        if shard.number in found:
+            raise DatasetError(f"shard {shard} is there twice, in {found[shard.number]} and in {output}; name one.")
+        found[shard.number] = output
+        _check_alike(first[0], first[1], output, last)
+    if first is None:
+        raise DatasetError("there is nothing to merge; name the outputs of all shards.")
+    missing = [f"{number}/{first[2].of}" for number in range(1, first[2].of + 1) if number not in found]
+    if missing:
+        raise DatasetError(f"of the shards {', '.join(missing)} there is no output; name those of all shards.")
+    return first[1]
+
+
+def _check_alike(output: Path, run: Run, other_output: Path, other: Run) -> None:
+    ours, theirs = _told(run), _told(other)
+    for name in ours:
+        if ours[name] != theirs[name]:
+            raise DatasetError(
+                f"the shards in {output} and {other_output} differ in {name} ({ours[name]} and {theirs[name]}); merge "
+                "shards of one run."
+            )
+
+
+def _told(run: Run) -> dict[str, Any]:
+    """What is alike in all shards of a run."""
+    settings = {name: run.settings.get(name) for name in _ALIKE}
+    made_by = {"weights": run.work.get("weights"), "commit": run.work.get("commit")}
+    return {"inputs": run.inputs, "engine": run.engine, "model": run.model, **settings, **made_by}
+
+
+class _Nothing:
+    """Makes nothing: everything is known."""
+
+    waiting_rows = 4096
+
+    def __init__(self, run: Run) -> None:
+        self.info = ModelInfo(
+            engine=run.engine, model=run.model, revision=run.work.get("commit"), limits=VisionLimits()
+        )
+
+    def make(
+        self, requests: Iterable[CaptionRequest], *, record: Callable[[Outcome], None] | None = None
+    ) -> Iterator[Outcome]:
+        """Refuse the first request.
+
+        Raises:
+            DatasetError: there is one.
+        """
+        for request in requests:
+            raise DatasetError(
+                f"row {request.key.partition(':')[0]} ({request.clip.name}) is in no shard's ledger: its video, the "
+                "inputs, the paths or the model's files are not what they were when the shards were made. Give the "
+                "shards' commands again, then merge."
+            )
+        yield from ()

@@ -1,0 +1,309 @@
+"""A run on real Ray: two actors, killed actors, readers, drivers and nodes, held against a local run."""
+
+import os
+import signal
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from commands import Run, ended
+from flow import put_clip, put_rows
+
+from reelscribe.config import Settings
+from reelscribe.demo import write_clip
+from reelscribe.errors import EngineError, ModelError, SettingsError
+from reelscribe.models.shapes.scenes import random_scene
+from reelscribe.pipeline import RowResult
+from reelscribe.runners.local import run
+from reelscribe.runners.status import read_status
+from reelscribe.schema import Row
+
+pytestmark = [pytest.mark.ray, pytest.mark.filterwarnings("ignore")]
+
+ACTOR, READER = b"ray::MapWorker(MapBatches(MakeOutcomes))", b"ray::Read_FromFeed"
+FAKE = Settings(engine="fake", decoders=1, runner="ray", actors="2")
+
+
+@pytest.fixture(scope="module")
+def ray() -> Iterator[Any]:
+    """A cluster on this machine, as wide as two actors."""
+    import ray
+
+    os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
+    ray.init(
+        num_cpus=2,
+        include_dashboard=False,
+        log_to_driver=False,
+        object_store_memory=100 << 20,
+        runtime_env={"env_vars": {"OMP_NUM_THREADS": "1"}},
+    )
+    yield ray
+    ray.shutdown()
+
+
+def _processes(title: bytes) -> list[int]:
+    """Processes of Ray that call themselves so."""
+    found = []
+    for file in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            if file.read_bytes().startswith(title):
+                found.append(int(file.parent.name))
+        except OSError:  # it has ended
+            continue
+    return found
+
+
+def _data(folder: Path, count: int) -> Path:
+    put_clip(folder / "a.mp4")
+    (folder / "text.mp4").write_text("this is no video")
+    kinds: list[list[str]] = [["a.mp4"], ["a.mp4", "text.mp4"], ["gone.mp4"], []]
+    rows: list[Row] = [{"id": n, "videos": kinds[n % 4], "text": f"row {n}"} for n in range(count)]
+    return put_rows(folder / "in.jsonl", rows)
+
+
+def _same(folder: Path, *names: str) -> bool:
+    kinds = ("jsonl", "failures.jsonl")
+    return all(len({(folder / f"{name}.{kind}").read_bytes() for name in names}) == 1 for kind in kinds)
+
+
+def _once(do: Callable[[], None], at: int) -> Callable[[RowResult], None]:
+    """Do something once, when a row is written."""
+
+    def on_row(result: RowResult) -> None:
+        if result.index == at:
+            do()
+
+    return on_row
+
+
+@pytest.mark.transformers
+def test_captions_are_those_of_a_local_run_though_an_actor_is_killed(ray: Any, tmp_path: Path) -> None:
+    rng = np.random.default_rng(3)
+    for number in range(12):
+        scene = random_scene(rng, held_out=False)
+        write_clip(tmp_path / f"{number}.mp4", scene, width=160, height=120, fps=8, seconds=2)
+    (tmp_path / "5.mp4").write_text("this is no video")
+    data = put_rows(tmp_path / "in.jsonl", ({"id": number, "video": f"{number}.mp4"} for number in range(12)))
+    settings = {"model": "shapes", "device": "cpu", "decoders": 1, "num_captions": 2}
+    run([data], tmp_path / "local.jsonl", Settings(**settings))  # type: ignore[arg-type]
+    killed: list[int] = []
+
+    def kill() -> None:
+        killed.append(_processes(ACTOR)[0])
+        os.kill(killed[0], signal.SIGKILL)
+
+    on_ray = Settings(**settings, runner="ray", actors="2")  # type: ignore[arg-type]
+    summary = run([data], tmp_path / "out.jsonl", on_ray, on_row=_once(kill, 1))
+    assert killed
+    assert (summary.captions, summary.failures) == (11, {"unreadable": 1})
+    assert (summary.speed["clips"], summary.speed["tokens"] > 50) == (12, True)
+    assert _same(tmp_path, "local", "out")
+
+
+def test_chunks_are_read_again_where_their_reader_is_killed(ray: Any, tmp_path: Path) -> None:
+    data = _data(tmp_path, 300)
+    run([data], tmp_path / "local.jsonl", Settings(engine="fake", decoders=1))
+    killed = 0
+
+    def kill() -> None:
+        nonlocal killed
+        for pid in _processes(READER):
+            os.kill(pid, signal.SIGKILL)
+            killed += 1
+
+    slow = Settings(**{**FAKE.without_token(), "model_params": {"clips_per_second": 100}})
+    run([data], tmp_path / "out.jsonl", slow, on_row=_once(kill, 1))
+    assert killed
+    assert _same(tmp_path, "local", "out")
+
+
+def test_a_killed_driver_goes_on_where_it_was(ray: Any, tmp_path: Path) -> None:
+    data = _data(tmp_path, 120)
+    (tmp_path / "run.toml").write_text('engine = "fake"\ndecoders = 1\n[model_params]\nclips_per_second = 20\n')
+    address = ray.get_runtime_context().gcs_address
+    words = ("--config", "run.toml", "--runner", "ray", "--actors", "2", "--address", address)
+    (tmp_path / "out").mkdir()
+    with ended(Run(tmp_path, "out", *words)) as first:
+        first.wait_until(lambda: first.outcomes() > 10)
+        os.killpg(first.process.pid, signal.SIGKILL)
+        first.end()
+    before = first.outcomes()
+    assert 10 < before < 120
+    with ended(Run(tmp_path, "out", *words)) as second:
+        told = second.end()
+    assert second.process.returncode == 3, told
+    assert f"for 120 rows in out/out.jsonl ({before} taken from the ledger)" in told
+    run([data], tmp_path / "local.jsonl", Settings(engine="fake", decoders=1))
+    for kind in ("jsonl", "failures.jsonl"):
+        assert (tmp_path / "out" / f"out.{kind}").read_bytes() == (tmp_path / f"local.{kind}").read_bytes()
+
+
+def test_what_the_cluster_loses_for_good_is_made_once_more(
+    ray: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from reelscribe.runners.ray import Actors
+
+    data = _data(tmp_path, 60)
+    run([data], tmp_path / "local.jsonl", Settings(engine="fake", decoders=1))
+    begun: list[int] = []
+    whole = Actors.pipeline
+
+    def breaking(self: Actors, feed: Any, first: int) -> Any:
+        begun.append(first)
+        made = whole(self, feed, first)
+
+        class Lost:
+            def iter_batches(self, **options: Any) -> Iterator[Any]:
+                for count, batch in enumerate(made.iter_batches(**options)):
+                    if count == 5 and len(begun) < 3:
+                        raise ray.exceptions.ObjectLostError("an object", None, "")
+                    yield batch
+
+        return Lost()
+
+    monkeypatch.setattr(Actors, "pipeline", breaking)
+    run([data], tmp_path / "out.jsonl", FAKE)
+    assert len(begun) == 3
+    assert begun == sorted(begun)
+    assert begun[-1] > 0
+    assert _same(tmp_path, "local", "out")
+
+
+def test_a_cluster_that_loses_everything_again_and_again_ends_the_run(
+    ray: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from reelscribe.runners.ray import Actors
+
+    class Lost:
+        def iter_batches(self, **_: Any) -> Iterator[Any]:
+            raise ray.exceptions.ObjectLostError("an object", None, "")
+
+    monkeypatch.setattr(Actors, "pipeline", lambda *_: Lost())
+    with pytest.raises(EngineError, match="the Ray cluster lost what it worked on 3 times in a row"):
+        run([_data(tmp_path, 8)], tmp_path / "out.jsonl", FAKE)
+
+
+def test_a_pipeline_that_ends_too_early_ends_the_run(ray: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from reelscribe.runners.ray import Actors
+
+    class Short:
+        def iter_batches(self, **_: Any) -> Iterator[Any]:
+            return iter(())
+
+    monkeypatch.setattr(Actors, "pipeline", lambda *_: Short())
+    with pytest.raises(EngineError, match="the pipeline on Ray ended although there were requests left"):
+        run([_data(tmp_path, 8)], tmp_path / "out.jsonl", FAKE)
+
+
+def test_more_rows_than_may_wait_change_nothing(ray: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from reelscribe.runners.ray import Cluster
+
+    data = _data(tmp_path, 60)
+    run([data], tmp_path / "local.jsonl", Settings(engine="fake", decoders=1))
+    enter = Cluster.__enter__
+
+    def narrow(self: Cluster) -> Cluster:
+        enter(self)
+        self.waiting_rows = 7
+        return self
+
+    monkeypatch.setattr(Cluster, "__enter__", narrow)
+    run([data], tmp_path / "out.jsonl", FAKE)
+    assert _same(tmp_path, "local", "out")
+
+
+def test_what_breaks_an_engine_ends_the_run(ray: Any, tmp_path: Path) -> None:
+    data = _data(tmp_path, 8)
+    settings = Settings(**{**FAKE.without_token(), "model_params": {"break_after": 0}})
+    with pytest.raises(EngineError, match="the fake engine breaks after 0 requests, as it was told to"):
+        run([data], tmp_path / "out.jsonl", settings)
+    status = read_status(tmp_path / "out.jsonl")
+    assert (status.state, status.detail[:22]) == ("broken off", "the fake engine breaks")
+
+
+def test_a_model_that_cannot_be_loaded_is_told_before_anything_begins(ray: Any, tmp_path: Path) -> None:
+    (tmp_path / "model").mkdir()
+    settings = Settings(model=str(tmp_path / "model"), runner="ray", decoders=1)
+    with pytest.raises(ModelError, match=r"the model .* cannot be loaded"):
+        run([_data(tmp_path, 4)], tmp_path / "out.jsonl", settings)
+
+
+def test_a_cluster_without_room_is_refused(ray: Any, tmp_path: Path) -> None:
+    settings = Settings(engine="fake", runner="ray", decoders=64)
+    with pytest.raises(EngineError, match="the Ray cluster has 0 GPUs and 2 CPUs, and an engine takes 0 and 64"):
+        run([_data(tmp_path, 4)], tmp_path / "out.jsonl", settings)
+
+
+def test_addresses_that_cannot_be_joined(ray: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    from reelscribe.runners.ray import _connect
+
+    with pytest.raises(SettingsError, match="address must be that of a cluster which this machine is part of"):
+        _connect("ray://head:10001")
+
+    def away(**_: Any) -> None:
+        raise ConnectionError("nobody there")
+
+    monkeypatch.setattr(ray, "init", away)
+    with pytest.raises(EngineError, match="the Ray cluster at head:6379 cannot be reached: nobody there"):
+        _connect("head:6379")
+
+
+def test_how_many_actors_and_what_each_is_given() -> None:
+    pytest.importorskip("ray")
+    from reelscribe.runners.ray import Actors
+
+    nodes = [{"Alive": True, "Resources": {"GPU": 8.0, "CPU": 96.0}}, {"Alive": True, "Resources": {"CPU": 4.0}}]
+    resources = {"GPU": 16.0, "CPU": 196.0}
+
+    def told(**settings: Any) -> tuple[int, int, int, int, int | None]:
+        actors = Actors.of(Settings(**settings), resources, nodes)
+        return actors.fewest, actors.most, actors.gpus, actors.cpus, actors.settings.decoders
+
+    assert told(engine="vllm") == (1, 16, 1, 12, 12)
+    assert told(engine="vllm", tp=4) == (1, 4, 4, 32, 32)
+    assert told(engine="vllm", tp=2, dp=2, decoders=6) == (1, 4, 4, 6, 6)
+    assert told(engine="transformers", device="cpu", decoders=4) == (1, 49, 0, 4, 4)
+    assert told(engine="openai", actors="3") == (3, 3, 0, 1, 1)
+    assert told(engine="fake", decoders=0, actors="2-5") == (2, 5, 0, 1, 0)
+    assert Actors.of(Settings(engine="vllm", device="cuda", actors="4"), {"CPU": 8.0}, nodes[1:]).gpus == 1
+    assert str(Actors.of(Settings(engine="vllm", actors="2-64"), resources, nodes)) == (
+        "2 to 64 engines on Ray, with 1 GPUs and 12 CPUs for each"
+    )
+
+
+def test_the_feed_keeps_chunks_until_they_are_answered() -> None:
+    pytest.importorskip("ray")
+    from reelscribe.runners.ray_stage import Feed
+
+    feed = Feed()
+    feed.put(0, b"first")
+    feed.put(1, b"second")
+    assert [feed.get(0), feed.get(1), feed.get(0)] == [b"first", b"second", b"first"]
+    feed.answered(0)
+    feed.answered(0)
+    feed.close()
+    assert [feed.get(0), feed.get(1), feed.get(2)] == [b"", b"second", None]
+
+
+def test_whole_videos_make_small_chunks() -> None:
+    pytest.importorskip("ray")
+    from flow import request
+
+    from reelscribe.runners.ray import _chunks
+    from reelscribe.schema import Clip
+
+    large = request(clip=Clip(source=bytes(5 << 20)))
+    assert [len(chunk) for chunk in _chunks([large] * 5, 64)] == [2, 2, 1]
+    assert [len(chunk) for chunk in _chunks([request()] * 5, 2)] == [2, 2, 1]
+    assert list(_chunks([], 2)) == []
+
+
+def test_a_folder_that_a_node_does_not_have(tmp_path: Path) -> None:
+    pytest.importorskip("ray")
+    from reelscribe.runners.ray_stage import look
+
+    told = look(Settings(engine="fake"), str(tmp_path / "gone"))
+    assert isinstance(told, EngineError)
+    assert "gone, where the run was started, cannot be entered on a node of the Ray cluster" in str(told)
