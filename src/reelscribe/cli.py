@@ -145,19 +145,25 @@ def plan(inputs: tuple[str, ...], config: Path | None, as_json: bool, **given: A
 @click.argument("output", type=click.Path(path_type=Path))
 @click.option("--kind", "kinds", multiple=True, metavar="KIND,...", help="Kinds of failures; all by default.")
 @click.option(
+    "--marks", type=click.Path(path_type=Path), help="Rows to make again: those with a flag in what a report exported."
+)
+@click.option(
     "--sampling", multiple=True, metavar="KEY=VALUE", help="Sampling parameter for what is tried again; repeatable."
 )
 @watched
-def retry(output: Path, kinds: tuple[str, ...], sampling: tuple[str, ...], log_json: bool, **where: Any) -> None:
+def retry(
+    output: Path, kinds: tuple[str, ...], marks: Path | None, sampling: tuple[str, ...], log_json: bool, **where: Any
+) -> None:
     """Try again what failed in the last run on OUTPUT, with its inputs and settings.
 
-    All captions that are there stay. What is made with other sampling counts as made by the run: giving its command
-    again does not make it again. Exit code as that of caption.
+    All captions that are there stay, but those of rows that --marks names: these are made with other sampling, and
+    failures are left alone unless --kind names some. What is made with other sampling counts as made by the run: giving
+    its command again does not make it again. Exit code as that of caption.
     """
     from reelscribe.runners import local
 
     named = [kind.strip() for group in kinds for kind in group.split(",") if kind.strip()]
-    told: dict[str, Any] = {"kinds": named} if named else {}
+    told: dict[str, Any] = {"kinds": named or None, "marks": marks}
     with watching(log_json, **where) as hooks:
         summary = local.retry(output, sampling=pairs(sampling), **hooks, **told)
     _report(summary, output, log_json)

@@ -125,6 +125,11 @@ def choose_prompt(row: Row, settings: Settings) -> str:
     return own if isinstance(own, str) else settings.prompt or DEFAULT_PROMPT
 
 
+def row_of(request: CaptionRequest) -> int:
+    """The place in the data set of the row that a request was planned for."""
+    return int(request.key.partition(":")[0])
+
+
 def _request(
     row: Row, video: str | bytes, reference: str, *, index: int, slot: int, settings: Settings, root: Path | None
 ) -> CaptionRequest:

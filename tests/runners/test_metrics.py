@@ -44,7 +44,7 @@ def test_a_real_run_can_be_collected_from(tmp_path: Path) -> None:
         command.end()
     assert told["reelscribe_run_info fake fake "] == 1
     assert 5 <= told["reelscribe_rows_total"] < told["reelscribe_rows_expected"] == 10_001
-    assert told["reelscribe_captions_total"] == told["reelscribe_rows_total"] - 1
+    assert 0 <= told["reelscribe_rows_total"] - told["reelscribe_captions_total"] <= 2  # it may be between the two
     assert told["reelscribe_failures_total missing"] == 1
     assert told["reelscribe_tokens_total"] > told["reelscribe_clips_total"] >= 5
     assert told["reelscribe_tokens_per_second"] > told["reelscribe_clips_per_second"] > 0

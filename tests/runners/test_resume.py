@@ -298,6 +298,43 @@ def test_retry_tries_named_kinds_with_other_sampling_and_later_runs_keep_what_ca
     assert Path.cwd() == tmp_path
 
 
+def test_marked_rows_are_made_again_with_other_sampling(tmp_path: Path) -> None:
+    put_clip(tmp_path / "a.mp4")
+    rows: list[Row] = [{"video": "a.mp4", "text": text} for text in ("fine", "dull", "noted", "also bad")]
+    data, output = (
+        put_rows(tmp_path / "in.jsonl", [*rows, {"video": "gone.mp4", "text": "gone"}]),
+        tmp_path / "out.jsonl",
+    )
+    run([data], output, Settings(decoders=0), engine=_Counting())
+    flags = {1: True, 2: False, 3: True, 4: False}
+    marks = put_rows(
+        tmp_path / "marks.jsonl",
+        [{"row": row, "video": "a.mp4", "flag": flag, "note": "why"} for row, flag in flags.items()],
+    )
+    engine = _Counting()
+    summary = retry(output, marks=marks, sampling={"max_tokens": 99}, engine=engine)
+    assert (engine.asked, summary.captions, summary.known) == (["dull", "also bad"], 4, 3)
+    sampled = [row["caption_meta"].get("sampling", {}).get("max_tokens") for row in read_rows_of(output)]
+    assert sampled == [None, 99, None, 99, None]
+    written, engine = output.read_bytes(), _Counting()
+    run([data], output, Settings(decoders=0), engine=engine)
+    assert (engine.asked, output.read_bytes()) == ([], written)
+    engine = _Counting()
+    retry(output, marks=marks, kinds=["missing"], sampling={"max_tokens": 9}, engine=engine)
+    assert engine.asked == ["dull", "also bad"]
+
+
+@pytest.mark.parametrize(
+    "line", ['{"row": "1", "flag": true}', '{"row": 1}', '{"flag": true}', '{"row": 1, "flag": 1}', "[1]", "no"]
+)
+def test_marks_that_are_none_are_told(tmp_path: Path, line: str) -> None:
+    (tmp_path / "marks.jsonl").write_text('{"row": 0, "flag": true, "note": ""}\n' + line + "\n")
+    with pytest.raises(DatasetError, match=r"marks\.jsonl, line 2: a mark has a row .* as a report exports it; got "):
+        retry(tmp_path / "out.jsonl", marks=tmp_path / "marks.jsonl", sampling={"seed": 1})
+    with pytest.raises(SettingsError, match="marked rows would come out as they are; give other sampling"):
+        retry(tmp_path / "out.jsonl", marks=tmp_path / "marks.jsonl")
+
+
 def test_retry_that_is_interrupted_loses_nothing(tmp_path: Path) -> None:
     put_clip(tmp_path / "a.mp4")
     data = put_rows(tmp_path / "in.jsonl", [{"video": "a.mp4", "text": f"bad {n}"} for n in range(4)])

@@ -21,7 +21,7 @@ from reelscribe.config import Settings
 from reelscribe.dataset.identity import Keys, told
 from reelscribe.engines.base import ModelInfo
 from reelscribe.errors import TRANSIENT_KINDS, DatasetError, FailureKind
-from reelscribe.prompts import Outcome
+from reelscribe.prompts import Outcome, row_of
 from reelscribe.sampling_params import SamplingParams
 from reelscribe.schema import Candidate, Caption, CaptionRequest, Failure
 
@@ -87,6 +87,7 @@ class Ledger:
     Args:
         file: the ledger's.
         again: failures of these kinds, of earlier runs, are not known.
+        marked: nor is anything of rows at these places.
         resampled: sampling parameters for requests that are made again because of that. Their outcomes take the place
             of those that there were.
 
@@ -95,10 +96,15 @@ class Ledger:
     """
 
     def __init__(
-        self, file: Path, *, again: frozenset[FailureKind] = frozenset(), resampled: Mapping[str, Any] | None = None
+        self,
+        file: Path,
+        *,
+        again: frozenset[FailureKind] = frozenset(),
+        marked: frozenset[int] = frozenset(),
+        resampled: Mapping[str, Any] | None = None,
     ) -> None:
         self.file = file
-        self._again, self._resampled = again, SamplingParams.parse(resampled or {}).told()
+        self._again, self._marked, self._resampled = again, marked, SamplingParams.parse(resampled or {}).told()
         self._asked: dict[str, tuple[bytes, CaptionRequest, tuple[Any, ...]]] = {}
         self._lock = threading.RLock()
         self._trouble: DatasetError | None = None
@@ -231,10 +237,12 @@ class Ledger:
             row = self._base.execute(
                 "SELECT kind, outcome, run, tries, limits FROM outcomes WHERE key = ?", (key,)
             ).fetchone()
-            if row is not None and self._holds(known := _unpack(row[1], request), *row[2:]):
+            earlier = row is not None and row[2] != self._run
+            marked = earlier and row_of(request) in self._marked
+            if row is not None and not marked and self._holds(known := _unpack(row[1], request), *row[2:]):
                 return known
             self._asked[request.key] = key, request, video
-        again = row is not None and row[0] in self._again and row[2] != self._run
+        again = marked or (earlier and row[0] in self._again)
         return self._resample(request) if again and self._resampled else request
 
     def _holds(self, known: Outcome, run: int, tries: int, limits: str) -> bool:

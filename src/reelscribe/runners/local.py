@@ -74,6 +74,7 @@ def run(
     handle_signals: bool = False,
     on_stop: Callable[[], None] = tell_stop,
     again: frozenset[FailureKind] = frozenset(),
+    marked: frozenset[int] = frozenset(),
     resampled: Mapping[str, Any] | None = None,
 ) -> RunSummary:
     """Caption data sets, or go on where an earlier run on this output ended.
@@ -90,6 +91,7 @@ def run(
             Only in the main thread.
         on_stop: called at the first signal, wherever the program is just then; tells so by default.
         again: failures of these kinds, of earlier runs, are tried again.
+        marked: what earlier runs made of the rows at these places, from 0, is made again.
         resampled: sampling parameters for those.
 
     Raises:
@@ -115,7 +117,7 @@ def run(
         stack.enter_context(locked(lock_of(output), output))
         if not settings.resume:
             set_aside(ledger_of(output))
-        ledger = stack.enter_context(Ledger(ledger_of(output), again=again, resampled=resampled))
+        ledger = stack.enter_context(Ledger(ledger_of(output), again=again, marked=marked, resampled=resampled))
         record = stack.enter_context(Record(record_of(output), settings, inputs))
         stack.enter_context(writer)
         loading, spending = time.monotonic(), Spending(settings)
@@ -171,26 +173,38 @@ def _load(settings: Settings, total: int | None, stack: contextlib.ExitStack) ->
 
 
 def retry(
-    output: Path, *, kinds: Collection[str] = FAILURE_KINDS, sampling: Mapping[str, Any] | None = None, **options: Any
+    output: Path,
+    *,
+    kinds: Collection[str] | None = None,
+    marks: Path | None = None,
+    sampling: Mapping[str, Any] | None = None,
+    **options: Any,
 ) -> RunSummary:
     """Try failures of the last run on an output again, with its inputs and settings, in its working directory.
 
     Args:
         output: of that run.
-        kinds: which of them.
+        kinds: which of them; all by default, and none where there are marks.
+        marks: rows to make again, whatever came of them: those that have a flag in a file that a report exported.
         sampling: parameters for them, in place of the run's own. What comes out counts as made by the run, so that it
             is not made again later.
         **options: as `run` takes them: engine, on_start, on_row, handle_signals.
 
     Raises:
-        DatasetError: there is no such run, or its working directory is gone.
-        SettingsError: a kind or sampling parameter is unknown.
+        DatasetError: there is no such run, its working directory is gone, or the marks cannot be read.
+        SettingsError: a kind or sampling parameter is unknown, or marked rows would be made as they were.
         ReelscribeError: as `run` does.
     """
+    if marks and not sampling:
+        raise SettingsError(
+            "marked rows would come out as they are; give other sampling, as temperature=0.7 or seed=1."
+        )
+    kinds = (() if marks else FAILURE_KINDS) if kinds is None else kinds
     for kind in kinds:
         if kind not in FAILURE_KINDS:
             raise SettingsError(f"there is no failure of kind {kind!r}; kinds are {', '.join(FAILURE_KINDS)}.")
     again = frozenset(kind for kind in FAILURE_KINDS if kind in kinds)
+    marked = _flagged(marks) if marks else frozenset()
     last = runs_on(output)[0]
     settings = settings_of(last)
     with in_folder_of(last):
@@ -199,6 +213,7 @@ def retry(
             Path(last.output),
             settings,
             again=again,
+            marked=marked,
             resampled=sampling,
             **options,
         )
@@ -222,6 +237,21 @@ def in_folder_of(run: Run) -> Iterator[None]:
         raise DatasetError(f"the folder {run.folder}, where the run on {run.output} was started, is gone.")
     with contextlib.chdir(run.folder):
         yield
+
+
+def _flagged(marks: Path) -> frozenset[int]:
+    """Places of the rows that have a flag in a file of marks."""
+    places = set()
+    for item in read_rows(find_sources([marks]), Settings(), output=marks):
+        row, flag = item.row.get("row"), item.row.get("flag")
+        if item.problem or type(row) is not int or type(flag) is not bool:
+            raise DatasetError(
+                f"{marks}, line {item.index + 1}: a mark has a row (a number) and a flag (true or false), as a report "
+                f"exports it; got {item.problem or item.row!r}."
+            )
+        if flag:
+            places.add(row)
+    return frozenset(places)
 
 
 class _Rows:
