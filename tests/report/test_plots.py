@@ -1,10 +1,10 @@
-"""Histograms that a page can hold several of, and colour."""
+"""Plots that a page can hold several of, and colour."""
 
 import xml.etree.ElementTree as ET
 
 import pytest
 
-from reelscribe.report.plots import histogram
+from reelscribe.report.plots import histogram, steps
 
 
 @pytest.mark.parametrize("values", [[5], [0, 0, 0], [1, 2, 2, 9], list(range(10_000)), [0.0, 0.5, 0.25], [1e9, 1]])
@@ -24,3 +24,11 @@ def test_each_whole_number_has_a_bar_of_its_own() -> None:
 
 def test_drawings_are_the_same_each_time() -> None:
     assert histogram([1, 2, 3]) == histogram([1, 2, 3])
+
+
+def test_steps_stand_alone_too() -> None:
+    drawing = steps([0, 0.5, 2.0], [3.0, 0.0])
+    assert ET.fromstring(drawing).tag == "svg"
+    assert "var(--accent)" in drawing
+    assert not any(part in drawing for part in (" id=", "url(", "href=", "#010203"))
+    assert drawing != steps([0, 0.5, 2.0], [3.0, 1.0])

@@ -78,6 +78,20 @@ def test_failures_count_as_clips_without_tokens() -> None:
     assert (watch.clips, watch.tokens) == (1, 0)
 
 
+def test_the_course_of_a_long_run_has_few_points(clock: _Clock) -> None:
+    def answer(_: PreparedRequest) -> tuple[Candidate, ...]:
+        clock.now += 1
+        return said("text")
+
+    watch = Watch(ScriptedEngine(answer))
+    asked = (PreparedRequest(request=request(key=f"{key}"), frames=NO_FRAMES) for key in watch.rows(range(5000)))
+    assert sum(1 for _ in watch.generate(asked)) == 5000
+    assert 50 < len(watch.course) < 125
+    assert watch.course[-1] == (5000, 5000)
+    assert all(seconds == clips for seconds, clips in watch.course)
+    assert Watch(ScriptedEngine(answer)).course == []
+
+
 def test_an_engine_is_busy_while_it_has_work(clock: _Clock) -> None:
     told = []
 

@@ -15,9 +15,10 @@ from urllib.parse import quote
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
+from reelscribe.report.course import Course
 from reelscribe.report.entries import Entry
 from reelscribe.report.overview import Overview, caption_tokens_of, flags_of, frame_seconds_of, listed, seconds_of
-from reelscribe.report.plots import histogram
+from reelscribe.report.plots import histogram, steps
 from reelscribe.report.thumbnails import Filmstrip
 from reelscribe.report.words import Difference, differences, near_duplicates, phrases, words_of
 
@@ -67,6 +68,7 @@ def render(
     entries: Sequence[Entry],
     strips: Sequence[Filmstrip],
     *,
+    course: Course | None,
     title: str,
     link: VideoLink,
 ) -> bytes:
@@ -76,6 +78,7 @@ def render(
         overview: of all videos.
         entries: those to show.
         strips: of each.
+        course: of the last run, where it is known.
         title: of the page.
         link: where the videos are.
     """
@@ -95,7 +98,7 @@ def render(
         script=Markup(script),
         script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
         overview=overview,
-        plots=list(_plots(overview)),
+        plots=list(_plots(overview, course)),
         repeated=_repeated(entries),
         clips=list(_views(entries, strips, groups, link)),
         groups=len(groups),
@@ -124,7 +127,7 @@ def _file(name: str) -> str:
     return files("reelscribe.report").joinpath(name).read_text("utf-8")
 
 
-def _plots(overview: Overview) -> Iterator[tuple[str, str, Markup]]:
+def _plots(overview: Overview, course: Course | None) -> Iterator[tuple[str, str, Markup]]:
     """Title, what it says in words, and drawing of each."""
     kinds: list[tuple[str, Sequence[float], bool]] = [
         ("Words in a caption", overview.lengths, True),
@@ -137,6 +140,9 @@ def _plots(overview: Overview) -> Iterator[tuple[str, str, Markup]]:
             median = sorted(values)[len(values) // 2]
             said = f"{min(values):.4g} to {max(values):.4g}, median {median:.4g}"
             yield title, said, Markup(histogram(values, whole=whole))  # drawn from numbers alone
+    if course:
+        said = f"{course.on_the_whole:.3g}, over {course.unit}; limit: {course.bottleneck}"
+        yield "Clips a second", said, Markup(steps(course.edges, course.rates))
 
 
 def _repeated(entries: Sequence[Entry]) -> list[tuple[str, int]]:

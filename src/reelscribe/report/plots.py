@@ -1,12 +1,14 @@
-"""Histograms as SVG that takes its colours from the page."""
+"""Plots as SVG that takes its colours from the page."""
 
 import io
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Final
 
 from matplotlib import rc_context
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
@@ -27,21 +29,44 @@ def histogram(values: Sequence[float], *, whole: bool = True) -> str:
     Returns:
         An `<svg>` element without any identifier, so that a page can hold several.
     """
-    with rc_context(_STYLE):
-        figure = Figure(figsize=(2.9, 1.25), layout="constrained")
-        axes = figure.add_subplot()
+    with _axes() as (axes, drawn):
         axes.hist(values, bins=_edges(values, whole), color=_BAR, rwidth=0.92, clip_on=False)
+        axes.xaxis.set_major_locator(MaxNLocator(5, integer=whole))
+        axes.yaxis.set_major_locator(MaxNLocator(3, integer=True))
+    return _inline(drawn.getvalue())
+
+
+def steps(edges: Sequence[float], values: Sequence[float]) -> str:
+    """Draw what a value was from one moment to the next.
+
+    Args:
+        edges: moments, ascending, one more than there are values.
+        values: at least one.
+
+    Returns:
+        As `histogram` does.
+    """
+    with _axes() as (axes, drawn):
+        axes.stairs(values, edges, color=_BAR, fill=True, clip_on=False)
+        axes.xaxis.set_major_locator(MaxNLocator(5))
+        axes.yaxis.set_major_locator(MaxNLocator(3))
+    return _inline(drawn.getvalue())
+
+
+@contextmanager
+def _axes() -> Iterator[tuple[Axes, io.StringIO]]:
+    """Axes in the page's style to draw on, and where the drawing is in the end."""
+    with rc_context(_STYLE):
+        figure, drawn = Figure(figsize=(2.9, 1.25), layout="constrained"), io.StringIO()
+        axes = figure.add_subplot()
+        yield axes, drawn
         axes.spines[["top", "left", "right"]].set_visible(False)
         axes.spines["bottom"].set_color(_LINE)
         axes.tick_params(length=0, labelcolor=_INK)
         axes.grid(axis="y", color=_LINE, linewidth=0.5, clip_on=False)
         axes.set_axisbelow(True)
         axes.margins(y=0.08)
-        axes.xaxis.set_major_locator(MaxNLocator(5, integer=whole))
-        axes.yaxis.set_major_locator(MaxNLocator(3, integer=True))
-        drawn = io.StringIO()
         figure.savefig(drawn, format="svg", transparent=True, metadata={"Date": None})
-    return _inline(drawn.getvalue())
 
 
 def _edges(values: Sequence[float], whole: bool) -> list[float]:

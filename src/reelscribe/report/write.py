@@ -10,6 +10,7 @@ from typing import Final
 
 from reelscribe.dataset.write import beside
 from reelscribe.errors import DatasetError, MissingExtraError, SettingsError
+from reelscribe.report.course import Course
 from reelscribe.report.entries import CaptionedData, Entry
 from reelscribe.report.overview import Overview, choose
 
@@ -100,7 +101,7 @@ def make_page(
     for strip in filmstrips(entries, most_frames=frames, settings=data.settings):
         strips.append(strip)
         on_clip(len(entries))
-    page = render(overview, entries, strips, title=output.name, link=link)
+    page = render(overview, entries, strips, course=Course.of(output), title=output.name, link=link)
     return Made(page=page, entries=entries, videos=len(overview.strata))
 
 

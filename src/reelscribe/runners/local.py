@@ -139,6 +139,7 @@ def run(
             "load_seconds": load_seconds,
             "cost": spending.cost,
             **watch.told(),
+            "course": watch.course,
         }
         on_start(Live(total=total, watch=watch, tally=tally, spending=spending))
         rows = _Rows(watch.rows(read_rows(sources, settings, output=output)), settings.part())

@@ -12,6 +12,9 @@ from reelscribe.schema import Caption, Failure, Generation, PreparedRequest
 
 T = TypeVar("T")
 
+_MOST_POINTS: Final = 120
+"""Of the course of a run; where there are more, every second one is dropped."""
+
 _HELD_UP: Final = 0.5
 """A stage that is waited for, or at work, for this share of the time holds the others up."""
 
@@ -40,6 +43,8 @@ class Watch:
         self.in_flight = 0
         """Clips that the engine has and has not answered."""
         self._busy, self._busy_since = 0.0, 0.0
+        self._course: list[tuple[float, int]] = []
+        self._course_step = 0.1
 
     def generate(self, requests: Iterator[PreparedRequest]) -> Iterator[Generation | Failure]:
         """Answer as the engine does."""
@@ -47,18 +52,23 @@ class Watch:
             raise TypeError("what makes captions elsewhere has no engine to drive")
         for answer in self._engine.generate(self._waited_for(requests)):
             self._count_in_flight(-1)
-            self.clips += 1
-            if isinstance(answer, Generation):
-                self.tokens += sum(candidate.num_tokens or 0 for candidate in answer.candidates)
+            self._count(answer)
             yield answer
 
     def count(self, result: RowResult) -> None:
         """Count what was made elsewhere of a row."""
         for outcome in result.outcomes:
             if outcome.key not in result.known:
-                self.clips += 1
-                if isinstance(outcome, Caption):
-                    self.tokens += sum(candidate.num_tokens or 0 for candidate in outcome.candidates)
+                self._count(outcome)
+
+    def _count(self, made: Generation | Caption | Failure) -> None:
+        self.clips += 1
+        if not isinstance(made, Failure):
+            self.tokens += sum(candidate.num_tokens or 0 for candidate in made.candidates)
+        if self.seconds - (self._course[-1][0] if self._course else 0.0) >= self._course_step:
+            self._course.append((round(self.seconds, 3), self.clips))
+            if len(self._course) > _MOST_POINTS:
+                self._course, self._course_step = self._course[1::2], 2 * self._course_step
 
     def _waited_for(self, requests: Iterator[PreparedRequest]) -> Iterator[PreparedRequest]:
         while True:
@@ -101,6 +111,11 @@ class Watch:
     def seconds(self) -> float:
         """Since the first row was asked for."""
         return 0.0 if self._began is None else time.monotonic() - self._began
+
+    @property
+    def course(self) -> list[tuple[float, int]]:
+        """Seconds since the first row was asked for, and clips that were made by then; at most some hundred points."""
+        return [*self._course, (round(self.seconds, 3), self.clips)] if self.clips else []
 
     @property
     def clips_per_second(self) -> float:
