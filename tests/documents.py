@@ -4,8 +4,14 @@ import re
 import shlex
 import subprocess
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import Any
+
+import click
+
+from reelscribe.cli import main
+from reelscribe.config import Settings
 
 ROOT = Path(__file__).parent.parent
 DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -71,6 +77,27 @@ def commands(code: str, name: str) -> Iterator[list[str]]:
                 if words[:1] == [name]:
                     yield words[1:]
                 words = []
+
+
+def parse(words: list[str]) -> tuple[dict[str, Any], Settings | None]:
+    """Let Click parse a command without running it.
+
+    Returns:
+        What it is given, and, for `caption`, the settings that come of that.
+
+    Raises:
+        click.UsageError: there is no such command or option, or it does not take this.
+        SettingsError: a setting cannot hold this.
+    """
+    whole = click.Context(main, **main.context_settings)
+    name, command, rest = main.resolve_command(whole, words)
+    assert command is not None
+    given = command.make_context(name, rest, parent=whole).params
+    if name != "caption":
+        return given, None
+    told = {item.name: given.get(item.name) for item in fields(Settings)}
+    told["sampling"] = dict(pair.split("=", 1) for pair in told["sampling"] or ())
+    return given, Settings.load(None, **{key: value for key, value in told.items() if value not in (None, (), {})})
 
 
 def _words(line: str) -> Iterator[str]:

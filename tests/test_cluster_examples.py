@@ -3,26 +3,12 @@
 import re
 import shlex
 import subprocess
-from dataclasses import fields
 from pathlib import Path
 
 import pytest
-
-from reelscribe.cli import main
-from reelscribe.config import Settings
+from documents import parse
 
 EXAMPLES = Path(__file__).parents[1] / "examples" / "cluster"
-
-
-def _settings_of(words: list[str]) -> Settings:
-    """What `reelscribe caption` takes from words as they are typed."""
-    command, *rest = words
-    assert command == "caption"
-    context = main.commands[command].make_context(command, rest)
-    assert context.params["inputs"]
-    assert context.params["output"]
-    given = {item.name: context.params.get(item.name) for item in fields(Settings)}
-    return Settings(**{name: value for name, value in given.items() if value not in (None, ())})
 
 
 def test_the_job_for_kuberay_is_yaml_and_its_command_is_valid() -> None:
@@ -31,7 +17,9 @@ def test_the_job_for_kuberay_is_yaml_and_its_command_is_valid() -> None:
     assert (job["apiVersion"], job["kind"]) == ("ray.io/v1", "RayJob")
     program, *words = shlex.split(job["spec"]["entrypoint"])
     assert program == "reelscribe"
-    settings = _settings_of(words)
+    given, settings = parse(words)
+    assert given["inputs"]
+    assert settings
     workers = job["spec"]["rayClusterSpec"]["workerGroupSpecs"][0]
     assert (settings.runner, settings.actor_range()) == ("ray", (8, 8 * workers["maxReplicas"]))
 
@@ -45,8 +33,9 @@ def test_the_script_for_slurm_is_bash_and_its_commands_are_valid() -> None:
     )
     assert caption
     assert merge
-    settings = _settings_of(shlex.split(caption[1]))
+    _, settings = parse(shlex.split(caption[1]))
+    assert settings
     assert (str(settings.part()), settings.engine) == ("3/50", "vllm")
     assert "--array=1-50\n" in text
-    context = main.commands["merge"].make_context("merge", shlex.split(merge[1])[1:])
-    assert len(context.params["shards"]) == 1
+    given, _ = parse(shlex.split(merge[1]))
+    assert len(given["shards"]) == 1

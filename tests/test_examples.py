@@ -5,16 +5,14 @@ import shutil
 import subprocess
 import sys
 import tomllib
-from dataclasses import fields
 from pathlib import Path
 
 import click
 import pytest
-from documents import DOCUMENTS, ROOT, Block, blocks, commands
+from documents import DOCUMENTS, ROOT, Block, blocks, commands, parse
 from openai_server import OpenAIServer
 
 from reelscribe import Settings
-from reelscribe.cli import main
 from reelscribe.demo import prepare
 
 BLOCKS = [block for document in DOCUMENTS for block in blocks(document)]
@@ -71,23 +69,7 @@ def test_what_is_not_run_is_valid(block: Block) -> None:
         return
     assert block.language == "bash", f"{block}: a block that could be run is bash or python; got {block.language!r}"
     for words in commands(block.code, "reelscribe"):
-        _parse(words)
-
-
-def _parse(words: list[str]) -> None:
-    """Let Click parse a command without running it.
-
-    Raises:
-        click.UsageError: there is no such command or option, or it does not take this.
-        SettingsError: a setting cannot hold this.
-    """
-    name, command, rest = main.resolve_command(click.Context(main), words)
-    assert command is not None
-    context = command.make_context(name, rest)
-    if name == "caption":
-        given = {item.name: context.params.get(item.name) for item in fields(Settings)}
-        given["sampling"] = dict(pair.split("=", 1) for pair in given["sampling"] or ())
-        Settings.load(None, **{key: value for key, value in given.items() if value is not None})
+        parse(words)
 
 
 def test_every_block_is_run_or_says_why_not() -> None:
@@ -114,7 +96,7 @@ def test_wrong_examples_are_found(tmp_path: Path) -> None:
     first, second = blocks(tmp_path / "wrong.md")
     assert (first.line, first.not_run, second.language, second.not_run) == (3, "because", "sh", None)
     with pytest.raises(click.NoSuchOption, match="--fsp"):
-        _parse(*commands(first.code, "reelscribe"))
+        parse(*commands(first.code, "reelscribe"))
     assert list(commands("A=1 reelscribe status 'a b' && x | reelscribe view c # d", "reelscribe")) == [
         ["status", "a b"],
         ["view", "c"],
