@@ -34,10 +34,13 @@ NEEDED = {
 
 collect_ignore: list[str] = []
 if importlib.util.find_spec("torch") is None:  # only the extra brings it
-    collect_ignore += [f"engines/test_{name}.py" for name in ("inputs", "running", "sampling", "transformers")]
+    collect_ignore += [
+        f"engines/test_{name}.py" for name in ("inputs", "running", "sampling", "transformers", "vllm_server")
+    ]
 if importlib.util.find_spec("httpx2") is None:
     collect_ignore += [
-        f"engines/test_{name}.py" for name in ("chat", "gate", "openai", "openai_load", "openai_runs", "server")
+        f"engines/test_{name}.py"
+        for name in ("chat", "gate", "openai", "openai_load", "openai_runs", "server", "vllm_server")
     ]
 if importlib.util.find_spec("pyarrow") is None:
     collect_ignore += ["dataset/formats/test_arrow.py", "integrations/test_ray_stage.py"]
