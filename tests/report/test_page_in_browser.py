@@ -239,6 +239,7 @@ def test_marks_are_exported_as_rows_and_outlive_a_reload(page: Page, tmp_path: P
     _clip(page, "gone.mp4").get_by_role("button", name="Flag").click()
     _clip(page, "evil.mp4").get_by_role("button", name="Note").click()
     page.keyboard.type('say "what"\nand why 一')
+    page.wait_for_function("Object.values(localStorage).join().includes('and why 一')")
     page.reload()
     assert page.inner_text("#export") == "Export 2 marks"
     assert _clip(page, "gone.mp4").locator(".flag").get_attribute("aria-pressed") == "true"
