@@ -24,9 +24,6 @@ from reelscribe.schema import Caption, Clip, Failure
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from reelscribe.dataset.formats import Record
-    from reelscribe.pipeline import RowResult
-
 Video = str | Path | bytes
 """A path or URL, or the bytes of a whole video file."""
 
@@ -211,16 +208,12 @@ class VideoCaptioner:
             )
 
     def _table(self, batch: "pa.Table") -> "pa.Table":
-        from reelscribe.integrations.tables import caption_table
-
-        def caption(rows: "list[Record]") -> "Iterable[RowResult]":
-            from reelscribe.dataset.read import input_row
-
-            numbered = (input_row(row, number) for number, row in enumerate(rows))
-            return caption_rows(numbered, self.settings, self._loaded())
+        from reelscribe.integrations.tables import caption_records, caption_table
 
         root = Path(self.settings.root) if self.settings.root else None
-        return caption_table(batch, self.settings, root, caption)
+        return caption_table(
+            batch, self.settings, root, lambda records: caption_records(records, self.settings, self._loaded())
+        )
 
     def _loaded(self) -> Engine:
         if self._engine is None:

@@ -152,7 +152,7 @@ def caption_rows(
         wanted: asked about each row; one that is not has no result.
     """
     source = iter(rows)
-    peeked = _peek(source)
+    peeked = peek(source)
     layout = choose_layout((item.row for item in peeked), settings)
     replaced = [name for name in layout.adds if any(name in item.row for item in peeked)]
     if replaced:
@@ -165,11 +165,7 @@ def caption_rows(
     def requests() -> Iterator[CaptionRequest]:
         nonlocal pulled_bytes, exhausted
         while (item := None if stop() else next(chained, None)) is not None:
-            plan = (
-                RowPlan(index=item.index, row=item.row, problem=item.problem)
-                if item.problem
-                else layout.plan(item.row, item.index, settings, item.root)
-            )
+            plan = plan_row(item, layout, settings)
             if not wanted(plan):
                 continue
             found = [memory.look_up(request) if memory else request for request in plan.requests]
@@ -205,7 +201,8 @@ def caption_rows(
         yield from finished()
 
 
-def _peek(rows: Iterator[InputRow]) -> list[InputRow]:
+def peek(rows: Iterator[InputRow]) -> list[InputRow]:
+    """The first rows, from which the layout is told; taken from the iterator."""
     peeked: list[InputRow] = []
     while len(peeked) < _PEEK_ROWS and sum(item.num_bytes for item in peeked) < _PEEK_BYTES:
         item = next(rows, None)
@@ -213,6 +210,13 @@ def _peek(rows: Iterator[InputRow]) -> list[InputRow]:
             break
         peeked.append(item)
     return peeked
+
+
+def plan_row(item: InputRow, layout: Layout, settings: Settings) -> RowPlan:
+    """What is to be asked for a row; of one that is none, its problem."""
+    if item.problem:
+        return RowPlan(index=item.index, row=item.row, problem=item.problem)
+    return layout.plan(item.row, item.index, settings, item.root)
 
 
 def caption(

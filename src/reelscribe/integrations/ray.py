@@ -6,23 +6,21 @@ Ray Data deals the batches out to actors, starts dead ones again, and holds back
 """
 
 import asyncio
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from reelscribe.config import Settings
 from reelscribe.dataset.formats import Record
-from reelscribe.dataset.read import input_row
 from reelscribe.engines import load_engine
 from reelscribe.engines.base import Engine
 from reelscribe.errors import MissingExtraError
-from reelscribe.pipeline import RowResult, caption_rows
+from reelscribe.pipeline import RowResult
 from reelscribe.runners.stream import SharedStream
 
 try:
     import pyarrow as pa
 
-    from reelscribe.integrations.tables import caption_table
+    from reelscribe.integrations.tables import caption_records, caption_table
 except ModuleNotFoundError as exc:
     raise MissingExtraError("a stage of a Ray data set needs pyarrow: pip install 'reelscribe[ray]'") from exc
 
@@ -47,11 +45,9 @@ class CaptionBatches:
         self._settings = settings
         self._root = Path(root) if root else None
         loaded = engine or load_engine(settings)
-
-        def make(rows: Iterator[Record]) -> Iterator[RowResult]:
-            return caption_rows((input_row(row, number) for number, row in enumerate(rows)), settings, loaded)
-
-        self._stream = SharedStream(make)
+        self._stream: SharedStream[Record, RowResult] = SharedStream(
+            lambda records: caption_records(records, settings, loaded)
+        )
 
     @staticmethod
     def ray_options(**options: Any) -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """An Arrow table of rows to the same with captions: what stages of other libraries' data sets are made of."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Final
 
@@ -9,10 +9,17 @@ import pyarrow as pa
 from reelscribe.config import Settings
 from reelscribe.dataset.formats import Record
 from reelscribe.dataset.formats.arrow import TableMaker, check_schema, rows_of
-from reelscribe.pipeline import RowResult
+from reelscribe.dataset.read import input_row
+from reelscribe.engines.base import Engine
+from reelscribe.pipeline import RowResult, caption_rows
 
 FAILURES: Final = "caption_failures"
 """Column of why videos of a row have no caption: a list of texts, empty where all have."""
+
+
+def caption_records(records: Iterable[Record], settings: Settings, engine: Engine) -> Iterator[RowResult]:
+    """Caption rows as those of a data set of their own; one result each, in their order."""
+    return caption_rows((input_row(record, number) for number, record in enumerate(records)), settings, engine)
 
 
 def caption_table(

@@ -14,7 +14,7 @@ from reelscribe.config import Settings
 from reelscribe.dataset.read import count_rows, read_rows
 from reelscribe.dataset.sources import Source, find_sources
 from reelscribe.errors import ClipError, FailureKind
-from reelscribe.pipeline import InputRow
+from reelscribe.pipeline import InputRow, peek, plan_row
 from reelscribe.prompts import RowPlan, choose_layout
 from reelscribe.schema import Clip
 from reelscribe.video.fetch import FetchLimits, local, scheme_of
@@ -23,7 +23,6 @@ from reelscribe.video.prefetch import reading_headers, usable_cpus
 
 MOST_ROWS: Final = 10_000
 """Of more, so many are looked at, chosen at random."""
-_PEEK_ROWS: Final = 64
 _MOST_EXAMPLES: Final = 3
 _AHEAD: Final = 4
 _CONFIDENCE: Final = 1.96
@@ -152,13 +151,9 @@ def _only(rows: Iterable[InputRow], chosen: Sequence[int]) -> Iterator[InputRow]
 
 
 def _plans(rows: Iterator[InputRow], settings: Settings) -> Iterator[RowPlan]:
-    peeked = list(itertools.islice(rows, _PEEK_ROWS))
+    peeked = peek(rows)
     layout = choose_layout((item.row for item in peeked), settings)
-    for item in itertools.chain(peeked, rows):
-        if item.problem:
-            yield RowPlan(index=item.index, row=item.row, problem=item.problem)
-        else:
-            yield layout.plan(item.row, item.index, settings, item.root)
+    yield from (plan_row(item, layout, settings) for item in itertools.chain(peeked, rows))
 
 
 def _looked_at(plans: Iterator[RowPlan], settings: Settings) -> Iterator[tuple[RowPlan, list[Look]]]:
