@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 from commands import Run, ended
-from flow import put_clip, put_rows
+from flow import put_clip, put_rows, read_rows_of
 
 from reelscribe.config import Settings
 from reelscribe.demo import write_clip
@@ -214,13 +214,30 @@ def test_more_rows_than_may_wait_change_nothing(ray: Any, tmp_path: Path, monkey
     assert _same(tmp_path, "local", "out")
 
 
-def test_what_breaks_an_engine_ends_the_run(ray: Any, tmp_path: Path) -> None:
+def test_a_row_at_which_every_engine_breaks_costs_that_row(ray: Any, tmp_path: Path) -> None:
+    put_clip(tmp_path / "a.mp4")
+    prompts = ["poison" if number == 37 else f"Describe {number}." for number in range(60)]
+    rows: list[Row] = [{"id": n, "video": "a.mp4", "prompt": prompt} for n, prompt in enumerate(prompts)]
+    data = put_rows(tmp_path / "in.jsonl", rows)
+    told = {"model_params": {"break_on": "poison"}, "prompt_key": "prompt"}
+    summary = run([data], tmp_path / "out.jsonl", Settings(**{**FAKE.without_token(), **told}))
+    assert (summary.captions, summary.failures) == (59, {"engine": 1})
+    [failure] = read_rows_of(tmp_path / "out.failures.jsonl")
+    assert (failure["row"], failure["message"]) == (
+        37,
+        "the engine died 2 times with this clip alone; its last word: the prompt holds 'poison', at which the fake "
+        "engine breaks.",
+    )
+
+
+def test_an_engine_that_always_breaks_ends_the_run(ray: Any, tmp_path: Path) -> None:
     data = _data(tmp_path, 8)
     settings = Settings(**{**FAKE.without_token(), "model_params": {"break_after": 0}})
-    with pytest.raises(EngineError, match="the fake engine breaks after 0 requests, as it was told to"):
+    told = "engines on the Ray cluster died 5 times in a row; the last one: the fake engine breaks after 0 requests"
+    with pytest.raises(EngineError, match=told):
         run([data], tmp_path / "out.jsonl", settings)
     status = read_status(tmp_path / "out.jsonl")
-    assert (status.state, status.detail[:22]) == ("broken off", "the fake engine breaks")
+    assert (status.state, status.detail[:22]) == ("broken off", "engines on the Ray clu")
 
 
 def test_a_model_that_cannot_be_loaded_is_told_before_anything_begins(ray: Any, tmp_path: Path) -> None:
@@ -273,11 +290,37 @@ def test_how_many_actors_and_what_each_is_given() -> None:
     )
 
 
+def test_a_replica_gets_as_few_gpus_as_hold_the_model(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    pytest.importorskip("ray")
+    from reelscribe.engines.planning import ModelSize
+    from reelscribe.engines.prospects import Prospect
+    from reelscribe.runners import ray_stage
+    from reelscribe.video.sampling import VisionLimits
+
+    size = ModelSize(text_bytes=140 * 10**9, vision_bytes=10**9, layers=80, heads=64, kv_heads=8, head_dim=128)
+    limits = VisionLimits()
+
+    def planned(size: ModelSize | None, gpus: int = 8, **settings: Any) -> Any:
+        monkeypatch.setattr(
+            ray_stage,
+            "look_at_model",
+            lambda _: Prospect(limits=limits, size=size, source="the checkpoint's own", exact=True),
+        )
+        return ray_stage.planned_tp(Settings(engine="vllm", **settings), str(tmp_path), gpus)
+
+    monkeypatch.setattr(ray_stage, "visible_gpus", lambda: [("H100", 80 * 10**9)])
+    assert [planned(size), planned(size, model_params={"gpu_memory_utilization": 0.5})] == [4, 8]
+    assert "the model does not fit" in str(planned(size, gpus=2))
+    assert planned(None) == 1
+    monkeypatch.setattr(ray_stage, "visible_gpus", list)
+    assert planned(size) == 1
+
+
 def test_the_feed_keeps_chunks_until_they_are_answered() -> None:
     pytest.importorskip("ray")
     from reelscribe.runners.ray_stage import Feed
 
-    feed = Feed()
+    feed = Feed(actors=1)
     feed.put(0, b"first")
     feed.put(1, b"second")
     assert [feed.get(0), feed.get(1), feed.get(0)] == [b"first", b"second", b"first"]
@@ -285,6 +328,37 @@ def test_the_feed_keeps_chunks_until_they_are_answered() -> None:
     feed.answered(0)
     feed.close()
     assert [feed.get(0), feed.get(1), feed.get(2)] == [b"", b"second", None]
+
+
+def test_the_feed_counts_tries() -> None:
+    pytest.importorskip("ray")
+    from reelscribe.runners.ray_stage import Feed
+
+    feed = Feed(actors=2)
+    feed.put(0, b"chunk")
+    assert [feed.begun(0) for _ in range(4)] == [False, False, True, True]
+    assert [feed.begun_alone(0, "a"), feed.begun_alone(0, "a")] == [None, None]
+    assert feed.begun_alone(0, "a") == "it left no word; see Ray's logs"
+    feed.broke(0, "bang")
+    assert feed.begun_alone(0, "a") == "bang"
+    assert feed.begun_alone(0, "b") is None
+    feed.ended_alone(0, "b")
+    assert [feed.begun_alone(0, "b") for _ in range(3)] == [None, None, "bang"]
+    feed.answered(0)
+    feed.ended_alone(0, "b")
+    assert [feed.begun(0) for _ in range(3)] == [False] * 3
+
+
+def test_the_feed_ends_what_breaks_again_and_again() -> None:
+    pytest.importorskip("ray")
+    from reelscribe.runners.ray_stage import Feed
+
+    feed = Feed(actors=2)
+    assert [feed.started() for _ in range(7)] == [None] * 7
+    feed.answered(0)
+    assert [feed.started() for _ in range(7)] == [None] * 7
+    feed.broke(1, "bang")
+    assert feed.started() == "engines on the Ray cluster died 5 times in a row; the last one: bang"
 
 
 def test_whole_videos_make_small_chunks() -> None:

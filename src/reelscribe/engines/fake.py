@@ -27,6 +27,7 @@ class FakeEngine:
         clips_per_second: rate to keep to; as fast as possible by default.
         refuse: a request whose prompt holds this text fails.
         break_after: the engine breaks once it has answered so many requests.
+        break_on: it breaks at a request whose prompt holds this text.
         limits: what the model that it stands for takes.
     """
 
@@ -37,6 +38,7 @@ class FakeEngine:
         clips_per_second: float | None = None,
         refuse: str | None = None,
         break_after: int | None = None,
+        break_on: str | None = None,
         limits: VisionLimits | None = None,
     ) -> None:
         if clips_per_second is not None and not clips_per_second > 0:
@@ -46,6 +48,7 @@ class FakeEngine:
         self._seconds = 1 / clips_per_second if clips_per_second else 0.0
         self._refuse = refuse
         self._break_after = break_after
+        self._break_on = break_on
 
     def generate(self, requests: Iterator[PreparedRequest]) -> Iterator[Generation | Failure]:
         """Answer each request as the script says."""
@@ -55,6 +58,8 @@ class FakeEngine:
             if self._seconds:
                 time.sleep(self._seconds)
             request = prepared.request
+            if self._break_on is not None and self._break_on in request.prompt:
+                raise EngineError(f"the prompt holds {self._break_on!r}, at which the fake engine breaks.")
             if self._refuse is not None and self._refuse in request.prompt:
                 message = f"the prompt holds {self._refuse!r}, which the fake engine refuses."
                 yield Failure.of(request, message)
@@ -65,7 +70,7 @@ class FakeEngine:
             yield Generation(key=request.key, candidates=candidates, prompt_tokens=prompt_tokens)
 
 
-_PARAMS: Final = ("clips_per_second", "refuse", "break_after")
+_PARAMS: Final = ("clips_per_second", "refuse", "break_after", "break_on")
 
 
 def load(settings: Settings) -> FakeEngine:

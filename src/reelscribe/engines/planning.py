@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from reelscribe.errors import SettingsError
+from reelscribe.video.sampling import FrameBudget
 
 logger = logging.getLogger(__name__)
 """Plans are told here, so that a program can show them and nothing else."""
@@ -22,7 +23,7 @@ _WORKING_BYTES: Final = 2 * 10**9
 _CLIPS: Final = 4
 """So many of the longest clips must find room in the cache at once: with fewer the GPU would wait."""
 
-WORDS_TOKENS: Final = 2048
+_WORDS_TOKENS: Final = 2048
 """Prompt, times of the frames and answer, for the plan."""
 
 
@@ -149,6 +150,11 @@ def plan(
     if before:
         words += f"; on {_gpus(before)} it would be {_gb(need[before])}"
     return _spread(fits, dp, count, words, size)
+
+
+def longest_tokens(budget: FrameBudget) -> int:
+    """Tokens of the longest request: video, prompt and answer."""
+    return budget.most_tokens + _WORDS_TOKENS
 
 
 def _spread(tp: int, dp: int | None, count: int, words: str, size: ModelSize) -> Plan:

@@ -27,7 +27,7 @@ from reelscribe.engines import planning
 from reelscribe.engines.base import ModelInfo
 from reelscribe.engines.checkpoint import HUB_PARAMS, Checkpoint, cannot_load, prompt_text
 from reelscribe.engines.guard import Guard
-from reelscribe.engines.planning import MEMORY_SHARE, WORDS_TOKENS, Plan, plan
+from reelscribe.engines.planning import MEMORY_SHARE, Plan, longest_tokens, plan
 from reelscribe.errors import EngineError, SettingsError, did_you_mean
 from reelscribe.sampling_params import SamplingParams
 from reelscribe.schema import Candidate, Failure, Generation, PreparedRequest, StopReason
@@ -300,7 +300,7 @@ def _plan(settings: Settings, params: Mapping[str, Any], checkpoint: Checkpoint,
     return plan(
         checkpoint.size,
         [current_platform.get_device_total_memory(number) for number in range(visible_gpus())],
-        longest_tokens=budget.most_tokens + WORDS_TOKENS,
+        longest_tokens=longest_tokens(budget),
         tp=params.get("tensor_parallel_size") or settings.tp,
         dp=params.get("data_parallel_size") or settings.dp,
         memory_share=params.get("gpu_memory_utilization") or MEMORY_SHARE,
@@ -334,7 +334,7 @@ def _defaults(
         "use_tqdm_on_load": False,
     }
     if on_cpu:
-        length = min(budget.most_tokens + WORDS_TOKENS, checkpoint.config.get_text_config().max_position_embeddings)
+        length = min(longest_tokens(budget), checkpoint.config.get_text_config().max_position_embeddings)
         args |= {
             "enforce_eager": True,  # compiling takes minutes there
             # vLLM 0.32 breaks on a CPU where a request with a seed is prefilled in parts, so that none may be. Longer

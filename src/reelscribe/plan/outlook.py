@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from reelscribe.config import Settings
-from reelscribe.engines.planning import MEMORY_SHARE, WORDS_TOKENS, Plan, plan
+from reelscribe.engines.planning import MEMORY_SHARE, Plan, longest_tokens, plan
 from reelscribe.engines.prospects import Prospect, look_at_model
 from reelscribe.errors import SettingsError
 from reelscribe.plan.rates import Rate, find_rate
@@ -145,7 +145,7 @@ def look_ahead(
         model=settings.model,
         limits=prospect.source,
         tokens_are_exact=prospect.exact and not seen.remote and seen.looked_at == seen.rows,
-        one_gpu_bytes=prospect.size.needed_bytes(1, _longest(budget)) if prospect.size else None,
+        one_gpu_bytes=prospect.size.needed_bytes(1, longest_tokens(budget)) if prospect.size else None,
         gpu_plan=gpu_plan,
         no_gpu_plan=no_gpu_plan,
         rate=found_rate,
@@ -170,11 +170,6 @@ def _tokens(seen: Survey, budget: FrameBudget) -> TokenCost:
     return TokenCost(fps=budget.fps, total=total, per_clip=total.value / count if count else 0.0)
 
 
-def _longest(budget: FrameBudget) -> int:
-    """Tokens of the longest request."""
-    return budget.most_tokens + WORDS_TOKENS
-
-
 def _on_gpus(
     prospect: Prospect, settings: Settings, budget: FrameBudget, gpu: str | None, gpus: int | None
 ) -> tuple[GpuPlan | None, str]:
@@ -185,7 +180,7 @@ def _on_gpus(
         return None, "the model does not run here" if served else "the model's configuration could not be read"
     if gpu is None:
         return None, f"--gpu names one of {', '.join(GPU_BYTES)}"
-    longest = _longest(budget)
+    longest = longest_tokens(budget)
     spread: Plan | None = None
     for count in (gpus,) if gpus else _COUNTS:
         try:

@@ -23,7 +23,7 @@ from reelscribe.config import Settings
 from reelscribe.engines.base import ModelInfo
 from reelscribe.errors import EngineError, MissingExtraError, ReelscribeError, SettingsError
 from reelscribe.prompts import Outcome
-from reelscribe.runners.ray_stage import CHUNKS_AT_ONCE, Feed, look, outcomes_of
+from reelscribe.runners.ray_stage import CHUNKS_AT_ONCE, Feed, look, outcomes_of, planned_tp
 from reelscribe.schema import CaptionRequest
 
 try:
@@ -77,7 +77,8 @@ class Cluster:
         if self._began:
             _connect(self._settings.address)
         try:
-            self._actors = Actors.of(self._settings, ray.cluster_resources(), ray.nodes())
+            nodes = ray.nodes()
+            self._actors = Actors.of(_with_tp(self._settings, nodes), ray.cluster_resources(), nodes)
             logger.info("%s", self._actors)
             self.info = replace(self._look(), gpus=max(self._actors.gpus, 1) * self._actors.most)
         except BaseException:
@@ -91,8 +92,8 @@ class Cluster:
         self._room = threading.Semaphore(ahead)
         self.waiting_rows = max(4 * ahead * chunk, 4096)
         here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-        feed = ray.remote(num_cpus=0, max_concurrency=4, scheduling_strategy=here)(Feed)
-        self._feed = feed.remote()
+        feed = ray.remote(num_cpus=0, max_concurrency=16, scheduling_strategy=here)(Feed)
+        self._feed = feed.remote(self._actors.most)
         return self
 
     def _look(self) -> ModelInfo:
@@ -262,6 +263,27 @@ class Actors:
     def each(self) -> dict[str, int]:
         """Resources of one, as Ray's options."""
         return {"num_gpus": self.gpus, "num_cpus": self.cpus}
+
+
+def _with_tp(settings: Settings, nodes: list[dict[str, Any]]) -> Settings:
+    """Settings that say how many GPUs a replica takes; where the user does not, as few as hold the model.
+
+    Raises:
+        EngineError: no GPU of the cluster can be asked for its size.
+        ReelscribeError: the model cannot be read, or does not fit.
+    """
+    tp = settings.tp or settings.model_params.get("tensor_parallel_size")
+    gpus = [int(node["Resources"]["GPU"]) for node in nodes if node["Alive"] and node["Resources"].get("GPU", 0) >= 1]
+    if settings.engine != "vllm" or settings.device == "cpu" or tp or not gpus:
+        return replace(settings, tp=tp)
+    asked = ray.remote(num_gpus=1, num_cpus=0, max_calls=1)(planned_tp).remote(settings, str(Path.cwd()), min(gpus))
+    try:
+        found: int | ReelscribeError = ray.get(asked)
+    except ray.exceptions.RayError as exc:
+        raise EngineError(f"the GPUs of the Ray cluster cannot be asked for their size: {exc}") from exc
+    if isinstance(found, ReelscribeError):
+        raise found
+    return replace(settings, tp=found)
 
 
 def _cpus_beside(gpus: int, nodes: list[dict[str, Any]]) -> int:

@@ -1,6 +1,13 @@
-"""What a run on Ray has on the cluster: the feed of chunks, their reader, and the actors that make outcomes."""
+"""What a run on Ray has on the cluster: the feed of chunks, their reader, and the actors that make outcomes.
+
+An actor whose engine breaks ends itself, and Ray starts another and gives it the same chunks again. A request may be
+what breaks the engine: so a chunk that was begun too often goes through one request at a time, and a request at which
+the actor ends each time is given up. The feed, which outlives the actors, keeps count.
+"""
 
 import asyncio
+import contextlib
+import logging
 import os
 import pickle
 import threading
@@ -10,11 +17,14 @@ from typing import Any, Final
 from reelscribe.config import Settings
 from reelscribe.engines import load_engine
 from reelscribe.engines.base import ModelInfo
+from reelscribe.engines.planning import MEMORY_SHARE, longest_tokens, plan
+from reelscribe.engines.prospects import look_at_model, visible_gpus
 from reelscribe.errors import EngineError, MissingExtraError, ReelscribeError
 from reelscribe.pipeline import caption
 from reelscribe.prompts import Outcome
 from reelscribe.runners.stream import SharedStream
-from reelscribe.schema import CaptionRequest
+from reelscribe.schema import CaptionRequest, Failure
+from reelscribe.video.sampling import FrameBudget
 
 try:
     import pyarrow as pa
@@ -24,18 +34,40 @@ try:
 except ModuleNotFoundError as exc:
     raise MissingExtraError(f"a run on Ray needs {exc.name}: pip install 'reelscribe[ray]'") from exc
 
+logger = logging.getLogger(__name__)
+
 CHUNKS_AT_ONCE: Final = 4
 """That an actor works on, as one stream."""
+_WHOLE_TRIES: Final = 2
+"""Of a chunk as one, before its requests are tried one at a time."""
+_ALONE_TRIES: Final = 2
+"""Of such a request. One time may be chance: a node that goes."""
+_NO_WORD: Final = "it left no word; see Ray's logs"
+_MOST_BREAKS: Final = 5
+"""One after the other without an answer between: then it is not for want of luck."""
 
 
 class Feed:
-    """Chunks by number, until they are answered. An actor beside the run, whose methods are called from threads."""
+    """Chunks by number, until they are answered. An actor beside the run, whose methods are called from threads.
 
-    def __init__(self) -> None:
+    Args:
+        actors: at most.
+    """
+
+    def __init__(self, actors: int) -> None:
         self._changed = threading.Condition()
         self._chunks: dict[int, bytes] = {}
         self._next = 0
         self._closed = False
+        self._tries: dict[int, int] = {}
+        self._alone: dict[int, dict[str, int]] = {}
+        """Tries of single requests, by chunk and key."""
+        self._most_starts = actors + _MOST_BREAKS
+        self._starts = 0
+        """Since the last answer."""
+        self._words: dict[int, str] = {}
+        """Last words of engines, by the chunk that they were at."""
+        self._last_words = _NO_WORD
 
     def put(self, number: int, chunk: bytes) -> None:
         """Take the next chunk."""
@@ -48,6 +80,43 @@ class Feed:
         """Forget a chunk."""
         with self._changed:
             self._chunks.pop(number, None)
+            self._tries.pop(number, None)
+            self._alone.pop(number, None)
+            self._words.pop(number, None)
+            self._starts = 0
+
+    def started(self) -> str | None:
+        """Take note of an engine that was loaded. Returns: why the run should rather end, if so."""
+        with self._changed:
+            self._starts += 1
+            if self._starts <= self._most_starts:
+                return None
+            return f"engines on the Ray cluster died {_MOST_BREAKS} times in a row; the last one: {self._last_words}"
+
+    def broke(self, number: int, why: str) -> None:
+        """Keep the last words of an engine."""
+        with self._changed:
+            self._words[number] = self._last_words = why
+
+    def begun(self, number: int) -> bool:
+        """Take note of another try of a chunk. Returns: whether its requests are to be tried one at a time."""
+        with self._changed:
+            if number in self._chunks:
+                self._tries[number] = self._tries.get(number, 0) + 1
+            return self._tries.get(number, 0) > _WHOLE_TRIES
+
+    def begun_alone(self, number: int, key: str) -> str | None:
+        """Take note of another try of a single request. Returns: why it is to be given up, if so."""
+        with self._changed:
+            tries = self._alone.setdefault(number, {})
+            tries[key] = tries.get(key, 0) + 1
+            return self._words.get(number, _NO_WORD) if tries[key] > _ALONE_TRIES else None
+
+    def ended_alone(self, number: int, key: str) -> None:
+        """Take note that it did not end the actor."""
+        with self._changed:
+            self._alone.get(number, {}).pop(key, None)
+            self._starts = 0
 
     def close(self, *, drop: bool = False) -> None:
         """No more will come; with `drop`, not even what is here."""
@@ -94,11 +163,16 @@ class MakeOutcomes:
     Args:
         settings: of the engine.
         folder: that relative paths start from.
+        feed: that keeps count of the tries; a handle of a `Feed`.
     """
 
-    def __init__(self, settings: Settings, folder: str) -> None:
+    def __init__(self, settings: Settings, folder: str, feed: Any) -> None:
         _enter(folder)
         engine = load_engine(settings)
+        self._feed = feed
+        self._given_up: str | None = ray.get(feed.started.remote())
+        self._places = threading.Semaphore(CHUNKS_AT_ONCE)
+        self._one_alone = threading.Lock()
         self._stream: SharedStream[CaptionRequest, Outcome] = SharedStream(
             lambda requests: caption(requests, settings, engine)
         )
@@ -109,16 +183,47 @@ class MakeOutcomes:
 
     def make(self, batch: pa.Table) -> pa.Table:
         """The same, in any thread."""
+        numbers = batch["number"].to_pylist()
         chunks = [pickle.loads(chunk) if chunk else [] for chunk in batch["requests"].to_pylist()]
-        outcomes = [pickle.dumps(self._outcomes(chunk)) for chunk in chunks]
+        outcomes = [pickle.dumps(self._outcomes(*asked)) for asked in zip(numbers, chunks, strict=True)]
         return pa.table({"number": batch["number"], "outcomes": pa.array(outcomes, pa.binary())})
 
-    def _outcomes(self, chunk: list[CaptionRequest]) -> list[Outcome] | ReelscribeError:
+    def _outcomes(self, number: int, chunk: list[CaptionRequest]) -> list[Outcome] | ReelscribeError:
         """What is to end the run is an answer, too: Ray hands errors on as text."""
+        if self._given_up:
+            return EngineError(self._given_up)
         try:
-            return self._stream.send(chunk)
+            with self._places:
+                if not ray.get(self._feed.begun.remote(number)):
+                    return self._stream.send(chunk)
+            with self._all_places():
+                return [self._outcome(number, request) for request in chunk]
+        except EngineError as exc:
+            ray.get(self._feed.broke.remote(number, str(exc)))
+            logger.warning("%s", exc)
+            os._exit(1)  # Ray starts another, with an engine that is whole
         except ReelscribeError as exc:
             return exc
+
+    def _outcome(self, number: int, request: CaptionRequest) -> Outcome:
+        """That of a request which is tried alone."""
+        if why := ray.get(self._feed.begun_alone.remote(number, request.key)):
+            message = f"the engine died {_ALONE_TRIES} times with this clip alone; its last word: {why}"
+            return Failure.of(request, message)
+        [outcome] = self._stream.send([request])
+        self._feed.ended_alone.remote(number, request.key)
+        return outcome
+
+    @contextlib.contextmanager
+    def _all_places(self) -> Iterator[None]:
+        """Have the engine for oneself, so that its end is nobody else's doing."""
+        with self._one_alone:
+            for _ in range(CHUNKS_AT_ONCE):
+                self._places.acquire()
+            try:
+                yield
+            finally:
+                self._places.release(CHUNKS_AT_ONCE)
 
 
 def look(settings: Settings, folder: str) -> ModelInfo | ReelscribeError:
@@ -126,6 +231,30 @@ def look(settings: Settings, folder: str) -> ModelInfo | ReelscribeError:
     try:
         _enter(folder)
         return load_engine(settings).info
+    except ReelscribeError as exc:
+        return exc
+
+
+def planned_tp(settings: Settings, folder: str, gpus: int) -> int | ReelscribeError:
+    """GPUs that a replica of the model takes; to be called where one can be seen.
+
+    Args:
+        settings: of the engine.
+        folder: that relative paths start from.
+        gpus: of a node.
+    """
+    try:
+        _enter(folder)
+        prospect = look_at_model(settings)
+        if prospect.size is None:
+            return 1
+        [(_, gpu_bytes), *_] = visible_gpus() or [("none", 0)]
+        return plan(
+            prospect.size,
+            [gpu_bytes] * gpus if gpu_bytes else [],
+            longest_tokens=longest_tokens(FrameBudget.of(settings, prospect.limits)),
+            memory_share=settings.model_params.get("gpu_memory_utilization") or MEMORY_SHARE,
+        ).tp
     except ReelscribeError as exc:
         return exc
 
@@ -164,7 +293,7 @@ def outcomes_of(
         context.target_max_block_size, context.enable_progress_bars = before
     return chunks.map_batches(
         MakeOutcomes,
-        fn_constructor_kwargs={"settings": settings, "folder": folder},
+        fn_constructor_kwargs={"settings": settings, "folder": folder, "feed": feed},
         batch_format="pyarrow",
         batch_size=1,
         compute=ActorPoolStrategy(min_size=fewest, max_size=most, max_concurrent_calls_per_actor=CHUNKS_AT_ONCE),
