@@ -2,8 +2,9 @@
 
 `linear` decodes every frame and takes the wanted ones; `seeking` seeks to each of them. Both bring them to the size
 that the budget gives, with the usual (bilinear) filter, in one step with the colours; they check nothing. A
-long, a middling and a short video give 20 frames each; many small clips, as a data set has them, two frames a second.
-What is read is in the system's cache.
+long, a middling and a short video give 20 frames each, one call after the other. Many small clips, as a data set has
+them, two frames a second, and some large ones, 20 frames each, are decoded ahead, as a run does. What is read is in the
+system's cache.
 """
 
 import json
@@ -102,18 +103,22 @@ ONE_FILE: dict[str, Callable[[Path], int]] = {
 }
 
 
+FOLDERS = {"small": (8, TWO_A_SECOND), "large": (WANTED, SOME)}
+"""Frames that `linear` is to take of each clip there, and the budget that comes to as many."""
+
+
 def ahead(folder: Path, decoders: int | None) -> int:
     """Decode all clips of a folder ahead, as an engine has it."""
-    files = sorted(folder.iterdir())
-    asked = [CaptionRequest(key=file.name, clip=Clip(source=str(file)), prompt="") for file in files]
-    answers = decode_ahead(asked, TWO_A_SECOND, max_bytes=1 << 30, decoders=decoders)
+    _, budget = FOLDERS[folder.name]
+    asked = [CaptionRequest(key=file.name, clip=Clip(source=str(file)), prompt="") for file in sorted(folder.iterdir())]
+    answers = decode_ahead(asked, budget, max_bytes=1 << 30, decoders=decoders)
     return sum(isinstance(outcome, Frames) for _, outcome in answers)
 
 
 MANY_FILES: dict[str, Callable[[Path], int]] = {
     "isolated": lambda folder: ahead(folder, None),
     "in_process": lambda folder: ahead(folder, 0),
-    "linear": lambda folder: sum(linear(file, 8, TWO_A_SECOND) > 0 for file in folder.iterdir()),
+    "linear": lambda folder: sum(linear(file, *FOLDERS[folder.name]) > 0 for file in folder.iterdir()),
 }
 
 
@@ -135,16 +140,20 @@ def measure(method: str, path: str) -> int:
 def main() -> None:
     from common import arguments, interleaved, render_clips, save_result, workspace
 
-    args = arguments(__doc__, rounds=5, clips=200, long_seconds=600)
+    args = arguments(__doc__, rounds=5, clips=200, large_clips=20, long_seconds=600)
     cases: dict[str, dict[str, Any]] = {}
     with workspace() as folder:
-        (small := folder / "small").mkdir()
+        small, large = (folder / name for name in FOLDERS)
+        small.mkdir()
+        large.mkdir()
         render_clips(small, args.clips)
+        short = render(folder / "10s.mp4", size=(1280, 720), seconds=10, keyframe_every=250)
+        for number in range(args.large_clips):
+            (large / f"{number}.mp4").symlink_to(short)
         paths = {
             f"{args.clips} clips, 320x240, 4 s": small,
-            "720p, 10 s, keyframe every 10 s": render(
-                folder / "10s.mp4", size=(1280, 720), seconds=10, keyframe_every=250
-            ),
+            f"{args.large_clips} clips, 720p, 10 s, keyframe every 10 s": large,
+            "720p, 10 s, keyframe every 10 s": short,
             "1080p, 60 s, keyframe every 10 s": render(
                 folder / "60s.mp4", size=(1920, 1080), seconds=60, keyframe_every=250
             ),

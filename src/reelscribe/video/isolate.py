@@ -10,7 +10,6 @@ import os
 import signal
 import subprocess
 import sys
-import tempfile
 import threading
 from collections import deque
 from collections.abc import Callable
@@ -18,16 +17,15 @@ from dataclasses import replace
 from multiprocessing.connection import Pipe
 from multiprocessing.spawn import get_executable
 from pathlib import Path
-from typing import IO, Any, Final, TypeVar
+from typing import Any, Final, TypeVar
 from weakref import WeakSet
-
-import numpy as np
 
 from reelscribe.errors import ClipError, EngineError
 from reelscribe.schema import Clip, Frames
 from reelscribe.video.headers import Header
 from reelscribe.video.sampling import FrameChoice
-from reelscribe.video.worker import READY, TOO_LARGE, Answer, read_memory, write_memory
+from reelscribe.video.shared import SeenFrames, nameless_file, write
+from reelscribe.video.worker import READY, TOO_LARGE, Answer
 
 _T = TypeVar("_T")
 
@@ -90,11 +88,16 @@ class DecoderPool:
                     decoder.end()
 
     def close(self) -> None:
-        """End the decoders that are in the middle of a clip."""
+        """End the decoders that are in the middle of a clip, and let those that wait hold no memory meanwhile."""
         with self._lock:
             for decoder in self._busy:
                 decoder.usable = False  # one that comes to its end just now is not for the next run
                 decoder.process.kill()
+        for _ in range(len(_idle)):
+            with contextlib.suppress(IndexError):  # another run has taken it
+                decoder = _idle.popleft()
+                decoder.frames.trim()
+                _idle.append(decoder)
 
 
 class _LeftError(Exception):
@@ -108,9 +111,11 @@ class _Decoder:
         self.max_memory = max_memory
         self.usable = True
         self._connection, theirs = Pipe()
-        self._memory = _nameless_file()
+        self._clips = nameless_file()
+        self.frames = SeenFrames()
+        shared = (theirs.fileno(), self._clips.fileno(), self.frames.file.fileno())
         try:
-            self.process = _start(theirs.fileno(), self._memory.fileno(), max_memory)
+            self.process = _start(shared, max_memory)
         except OSError as exc:
             raise _cannot_start(exc.strerror or str(exc)) from exc
         finally:
@@ -126,11 +131,11 @@ class _Decoder:
 
     def decode(self, clip: Clip, budget: FrameChoice, threads: int, seconds: float) -> Frames:
         """Let the process decode a clip; raise what it raised."""
-        shape, timestamps, duration_seconds, video_tokens, decoded_share = self._ask(clip, budget, threads, seconds)
-        pixels = np.empty(shape, np.uint8)
-        read_memory(self._memory.fileno(), pixels.data)
+        shape, span, timestamps, duration_seconds, video_tokens, decoded_share = self._ask(
+            clip, budget, threads, seconds
+        )
         return Frames(
-            pixels=pixels,
+            pixels=self.frames.array(shape, span),
             timestamps=timestamps,
             duration_seconds=duration_seconds,
             video_tokens=video_tokens,
@@ -147,12 +152,12 @@ class _Decoder:
         size = None
         if isinstance(clip.source, bytes):
             size = len(clip.source)
-            write_memory(self._memory.fileno(), memoryview(clip.source))
+            write(self._clips.fileno(), clip.source)
             clip_sent = Clip(source=b"")
         else:
             clip_sent = clip if clip.path.is_absolute() else replace(clip, root=Path.cwd() / (clip.root or ""))
         try:
-            self._connection.send((clip_sent, size, budget, threads))
+            self._connection.send((clip_sent, size, budget, threads, self.frames.taken()))
             if not self._connection.poll(seconds):
                 self.end()
                 message = f"{clip.name} took longer than {seconds:g} seconds to decode; decode_seconds allows more."
@@ -185,18 +190,21 @@ class _Decoder:
     def end(self) -> None:
         """Make sure that the process is gone."""
         self.usable = False
-        self._connection.close()
         self.process.kill()
         with contextlib.suppress(subprocess.TimeoutExpired):  # the system may be unable to end it: a disk that is away
             self.process.wait(_END_SECONDS)
-        self._memory.close()
+        self._close()
 
     def forget(self) -> None:
         """Let go of it in a forked process, so that hanging up is left to the owner."""
         self.usable = False
-        self._connection.close()
-        self._memory.close()
+        self._close()
         self.process.returncode = 0
+
+    def _close(self) -> None:
+        self._connection.close()
+        self._clips.close()
+        self.frames.file.close()
 
 
 _idle: deque[_Decoder] = deque()
@@ -213,15 +221,15 @@ def _take(max_memory: int) -> _Decoder:
     return _Decoder(max_memory)
 
 
-def _start(channel: int, memory: int, max_memory: int) -> "subprocess.Popen[bytes]":
-    told = f"{channel}, {memory}, {os.getpid()}, {max_memory}"
+def _start(shared: tuple[int, ...], max_memory: int) -> "subprocess.Popen[bytes]":
+    told = f"*{shared}, {os.getpid()}, {max_memory}"
     path = [str(folder) for folder in sys.path]
     code = f"import sys; sys.path[:] = {path}; from reelscribe.video.worker import main; main({told})"
     return subprocess.Popen(
         [os.fsdecode(get_executable()), "-c", code],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
-        pass_fds=(channel, memory),
+        pass_fds=shared,
         env=os.environ | {"OPENBLAS_NUM_THREADS": "1"},  # nobody multiplies matrices there
         start_new_session=True,  # Ctrl-C is meant for the owner
     )
@@ -231,12 +239,6 @@ def _cannot_start(why: str) -> EngineError:
     return EngineError(
         f"a decoder's process cannot be started: {why}. With decoders=0 clips are decoded in this process."
     )
-
-
-def _nameless_file() -> IO[bytes]:
-    if hasattr(os, "memfd_create"):
-        return os.fdopen(os.memfd_create("reelscribe"), "r+b", buffering=0)
-    return tempfile.TemporaryFile(buffering=0)
 
 
 @atexit.register

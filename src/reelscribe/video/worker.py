@@ -1,13 +1,10 @@
 """A decoder's process: takes clips from its owner and gives frames back, until the owner hangs up or dies.
 
 `isolate.py` starts it and has the other end. Messages go over a socket; what is large (a clip's bytes on the way in,
-pixels on the way out) goes through a file in memory that both have open. That file has no name: whatever ends the two,
-nothing is left of it.
+pixels on the way out) goes through memory that both share (`shared.py`).
 """
 
 import contextlib
-import math
-import mmap
 import os
 import threading
 import time
@@ -25,6 +22,7 @@ from reelscribe.schema import Clip
 from reelscribe.video.decode import decode
 from reelscribe.video.headers import Header, read_header
 from reelscribe.video.sampling import FrameChoice
+from reelscribe.video.shared import DrawnFrames, Span, read
 
 READY: Final = "ready"
 """The first message, once everything is imported."""
@@ -38,32 +36,34 @@ _WATCH_SECONDS: Final = 0.05
 """How often it looks at its memory in the middle of a clip. (A limit of the system's would not do: where an allocation
 fails, FFmpeg may call the file damaged.)"""
 
-Job = tuple[Clip, int | None, FrameChoice | None, int]
-"""Clip; how many bytes in the file in memory it has, where it has no path; budget, or None for its header; threads."""
-Decoded = tuple[tuple[int, ...], tuple[float, ...], float, int, float | None]
-"""Shape of the pixels in the file in memory; what else `Frames` holds."""
+Job = tuple[Clip, int | None, FrameChoice | None, int, set[Span]]
+"""Clip; how many bytes in the file for clips it has, where it has no path; budget, or None for its header; threads;
+where frames are to stay as they are."""
+Decoded = tuple[tuple[int, ...], Span, tuple[float, ...], float, int, float | None]
+"""Shape of the pixels, and where they lie in the file for frames; what else `Frames` holds."""
 Answer = Decoded | Header | ClipError
 
 
-def main(channel: int, memory: int, owner: int, max_bytes: int) -> None:
+def main(channel: int, clips: int, frames: int, owner: int, max_bytes: int) -> None:
     """Serve.
 
     Args:
         channel: file descriptor of the socket.
-        memory: file descriptor of the file in memory.
+        clips: file descriptor of the file for clips.
+        frames: likewise, for frames.
         owner: process that this one ends with.
         max_bytes: memory that decoding may take, beside what the process has to begin with.
     """
     connection = Connection(channel)
     jobs: SimpleQueue[Job] = SimpleQueue()
     busy = threading.Event()
-    most = _resident_bytes() + max_bytes
-    shared = _SharedMemory(memory)
+    most = _own_bytes() + max_bytes
+    drawn = DrawnFrames(frames)
     threading.Thread(target=_listen, args=(connection, jobs, busy, owner, most), daemon=True).start()
     connection.send(READY)
     while True:
         try:
-            answer: Answer = _serve(jobs.get(), shared)
+            answer: Answer = _serve(jobs.get(), clips, drawn)
         except ClipError as error:
             answer = error
         busy.clear()
@@ -80,63 +80,40 @@ def _listen(connection: Connection, jobs: "SimpleQueue[Job]", busy: threading.Ev
                 jobs.put(connection.recv())
             if busy.is_set():
                 needed = time.monotonic()
-                if _resident_bytes() > most:
+                if _own_bytes() > most:
                     code = TOO_LARGE
                     break
     os._exit(code)
 
 
-def _resident_bytes() -> int:
-    """Memory that this process takes; 0 where the system does not tell."""
+def _own_bytes() -> int:
+    """Memory that this process takes and shares with nobody; 0 where the system does not tell."""
     try:
-        return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+        _, resident, shared, *_ = map(int, Path("/proc/self/statm").read_text().split())
     except OSError:
         return 0
+    return (resident - shared) * os.sysconf("SC_PAGE_SIZE")
 
 
-class _SharedMemory:
-    """The file in memory. It stays mapped from clip to clip: to map it anew would cost as much as to copy it."""
-
-    def __init__(self, file: int) -> None:
-        self.file = file
-        self._mapping: mmap.mmap | None = None
-
-    def array(self, shape: tuple[int, ...]) -> NDArray[np.uint8]:
-        """The start of the file as an array: uint8. What is written to it the owner can read."""
-        size = math.prod(shape)
-        if self._mapping is None or len(self._mapping) < size:
-            os.ftruncate(self.file, max(size, os.fstat(self.file).st_size))
-            self._mapping = mmap.mmap(self.file, size)
-        return np.frombuffer(self._mapping, np.uint8, size).reshape(shape)
-
-
-def _serve(job: Job, memory: _SharedMemory) -> Decoded | Header:
-    clip, size, budget, threads = job
+def _serve(job: Job, clips: int, drawn: DrawnFrames) -> Decoded | Header:
+    clip, size, budget, threads, taken = job
     if size is not None:
-        content = bytearray(size)
-        read_memory(memory.file, memoryview(content))
-        clip = replace(clip, source=bytes(content))
+        clip = replace(clip, source=read(clips, size))
     if budget is None:
         return read_header(clip)
-    frames = decode(clip, budget, threads=threads, allocate=memory.array)
+    span: Span = (0, 0)
+
+    def allocate(shape: tuple[int, ...]) -> NDArray[np.uint8]:
+        nonlocal span
+        array, span = drawn.array(shape, taken)
+        return array
+
+    frames = decode(clip, budget, threads=threads, allocate=allocate)
     return (
         frames.pixels.shape,
+        span,
         frames.timestamps,
         frames.duration_seconds,
         frames.video_tokens,
         frames.decoded_share,
     )
-
-
-def write_memory(memory: int, data: memoryview) -> None:
-    """Put bytes into the file in memory."""
-    data, at = data.cast("B"), 0
-    while at < len(data):
-        at += os.pwrite(memory, data[at:], at)
-
-
-def read_memory(memory: int, data: memoryview) -> None:
-    """Fill a buffer from the file in memory."""
-    data, at = data.cast("B"), 0
-    while at < len(data):
-        at += os.preadv(memory, [data[at:]], at)

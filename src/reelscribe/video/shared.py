@@ -1,0 +1,123 @@
+"""Memory that a decoder and its owner share: files in memory that both have open and mapped.
+
+They have no name: whatever ends the two, nothing is left of them. Clips go in through one, from its start. Frames come
+out through another, and stay where the decoder drew them for as long as the owner looks at them: to copy them would
+cost a tenth of decoding. Each set of frames has a place of its own there; a place that nobody looks at any more is used
+again, and since its pages are mapped already, it is faster than fresh memory.
+"""
+
+import ctypes
+import math
+import mmap
+import os
+import tempfile
+import weakref
+from collections import deque
+from collections.abc import Iterable
+from typing import IO
+
+import numpy as np
+from numpy.typing import NDArray
+
+Span = tuple[int, int]
+"""Where a set of frames lies in the file: first byte, and the one behind the last."""
+
+
+def nameless_file() -> IO[bytes]:
+    """A file in memory, or, where the system has none, one on disk that is already deleted."""
+    if hasattr(os, "memfd_create"):
+        return os.fdopen(os.memfd_create("reelscribe"), "r+b", buffering=0)
+    return tempfile.TemporaryFile(buffering=0)
+
+
+def write(file: int, data: bytes) -> None:
+    """Put bytes at the start of a file."""
+    rest, at = memoryview(data), 0
+    while at < len(rest):
+        at += os.pwrite(file, rest[at:], at)
+
+
+def read(file: int, size: int) -> bytes:
+    """The first bytes of a file."""
+    data = bytearray(size)
+    rest, at = memoryview(data), 0
+    while at < size:
+        at += os.preadv(file, [rest[at:]], at)
+    return bytes(data)
+
+
+class DrawnFrames:
+    """The decoder's side of the file for frames.
+
+    Args:
+        file: its descriptor.
+    """
+
+    def __init__(self, file: int) -> None:
+        self._file = file
+        self._mapping: mmap.mmap | None = None
+
+    def array(self, shape: tuple[int, ...], taken: Iterable[Span]) -> tuple[NDArray[np.uint8], Span]:
+        """An array to draw in: uint8, with anything in it. Returns also where it lies.
+
+        Args:
+            shape: of the array.
+            taken: what is to stay as it is.
+        """
+        size = math.prod(shape)
+        start = _first_gap(size, taken)
+        if self._mapping is None or len(self._mapping) < start + size:
+            os.ftruncate(self._file, max(start + size, os.fstat(self._file).st_size))
+            self._mapping = mmap.mmap(self._file, 0)
+        return np.frombuffer(self._mapping, np.uint8, size, start).reshape(shape), (start, start + size)
+
+
+class SeenFrames:
+    """The owner's side of the file for frames."""
+
+    def __init__(self) -> None:
+        self.file = nameless_file()
+        self._mapping: mmap.mmap | None = None
+        self._taken: set[Span] = set()
+        self._left: deque[Span] = deque()
+        """Spans that nobody looks at any more. Arrays end in any thread, in the middle of anything: hence a queue."""
+
+    def taken(self) -> set[Span]:
+        """Where there are frames that somebody looks at."""
+        while self._left:
+            self._taken.remove(self._left.popleft())
+        return self._taken.copy()
+
+    def array(self, shape: tuple[int, ...], span: Span) -> NDArray[np.uint8]:
+        """What the decoder drew: uint8. Its place is taken for as long as the array or a part of it lives."""
+        start, end = span
+        if self._mapping is None or len(self._mapping) < end:
+            self._mapping = mmap.mmap(self.file.fileno(), 0)
+        # NumPy's arrays let go of each other where one is a part of another; all of them keep what is below.
+        memory = (ctypes.c_uint8 * (end - start)).from_buffer(self._mapping, start)
+        self._taken.add(span)
+        weakref.finalize(memory, self._left.append, span).atexit = False
+        return np.frombuffer(memoryview(memory), np.uint8).reshape(shape)
+
+    def trim(self) -> None:
+        """Give memory back to the system, all but what is looked at."""
+        if self._mapping is None or not hasattr(mmap, "MADV_REMOVE"):
+            return
+        at, end = 0, len(self._mapping)
+        for start, behind in [*sorted(self.taken()), (end, end)]:
+            if start > at:
+                self._mapping.madvise(mmap.MADV_REMOVE, at, start - at)
+            at = _next_page(behind)
+
+
+def _first_gap(size: int, taken: Iterable[Span]) -> int:
+    at = 0
+    for start, end in sorted(taken):
+        if at + size <= start:
+            break
+        at = _next_page(end)
+    return at
+
+
+def _next_page(at: int) -> int:
+    return -(-at // mmap.PAGESIZE) * mmap.PAGESIZE
