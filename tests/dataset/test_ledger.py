@@ -12,8 +12,9 @@ import pytest
 from flow import ScriptedEngine, put_clip, request, said
 
 from reelscribe.config import Settings
-from reelscribe.dataset import ledger as module
-from reelscribe.dataset.ledger import Ledger, read_captions, read_runs, set_aside
+from reelscribe.dataset import ledger_file
+from reelscribe.dataset.ledger import Ledger
+from reelscribe.dataset.ledger_file import read_captions, read_runs, set_aside
 from reelscribe.errors import FAILURE_KINDS, TRANSIENT_KINDS, DatasetError, FailureKind
 from reelscribe.prompts import Outcome
 from reelscribe.sampling_params import SamplingParams
@@ -361,7 +362,7 @@ def test_version_that_is_to_come_is_told(file: Path) -> None:
     with Ledger(file) as ledger:
         _begin(ledger)
     with sqlite3.connect(file) as base:
-        base.execute(f"PRAGMA user_version = {module._VERSION + 1}")
+        base.execute(f"PRAGMA user_version = {ledger_file._VERSION + 1}")
     with pytest.raises(DatasetError, match="is no ledger that this release knows"):
         Ledger(file)
 

@@ -22,6 +22,16 @@ def test_each_whole_number_has_a_bar_of_its_own() -> None:
     assert bars == 3
 
 
+@pytest.mark.parametrize(
+    ("values", "expected"), [([1320] * 5, ["1320"]), ([5.958] * 3, ["5.958"]), ([9, 10], ["9", "10"])]
+)
+def test_the_axis_names_values_that_there_are(values: list[float], expected: list[str]) -> None:
+    whole = all(isinstance(value, int) for value in values)
+    texts = [each.text for each in ET.fromstring(histogram(values, whole=whole)).iter() if each.tag.endswith("text")]
+    assert texts[: len(expected)] == expected
+    assert all(str(text).isdecimal() for text in texts[len(expected) :])  # how many there are
+
+
 def test_drawings_are_the_same_each_time() -> None:
     assert histogram([1, 2, 3]) == histogram([1, 2, 3])
 

@@ -13,7 +13,7 @@ import pytest
 from flow import EOC, VIDEO, ScriptedEngine, clip_bytes, put_clip, put_rows, read_rows_of, said
 
 from reelscribe.config import Settings
-from reelscribe.dataset.ledger import read_runs
+from reelscribe.dataset.ledger_file import read_runs
 from reelscribe.dataset.lock import locked
 from reelscribe.errors import DatasetError, EngineError, FailuresError, SettingsError
 from reelscribe.runners.local import RunSummary, retry, run

@@ -12,7 +12,7 @@ import pytest
 from flow import put_clip, put_rows
 
 from reelscribe.config import Settings
-from reelscribe.dataset.ledger import read_runs
+from reelscribe.dataset.ledger_file import read_runs
 from reelscribe.engines.fake import FakeEngine
 from reelscribe.errors import DatasetError, EngineError
 from reelscribe.pipeline import RowResult

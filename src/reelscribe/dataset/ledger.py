@@ -10,70 +10,29 @@ import sqlite3
 import threading
 import time
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self
-from urllib.parse import quote
 
 from reelscribe.config import Settings
 from reelscribe.dataset.identity import Keys, told
+from reelscribe.dataset.ledger_file import Run, connect, pack, prepare, read_runs, runs_in, troubles, unpack, uri_of
 from reelscribe.engines.base import ModelInfo
 from reelscribe.errors import TRANSIENT_KINDS, DatasetError, FailureKind
 from reelscribe.prompts import Outcome, row_of
 from reelscribe.sampling_params import SamplingParams
-from reelscribe.schema import Candidate, Caption, CaptionRequest, Failure
+from reelscribe.schema import Caption, CaptionRequest, Failure
 
 MOST_TRIES: Final = 3
 """How many runs, one after the other, try a clip that fails for reasons of the moment."""
 _COMMIT_SECONDS: Final = 1.0
-_WAIT_SECONDS: Final = 60.0
-"""For another process that reads or writes the ledger at the same moment."""
-_CACHE_KIB: Final = 32 << 10
-_VERSION: Final = 1
-_SCHEMA: Final = (
-    "CREATE TABLE outcomes (key BLOB PRIMARY KEY, kind TEXT, outcome BLOB, run INTEGER, tries INTEGER, limits TEXT)",
-    "CREATE TABLE runs (number INTEGER PRIMARY KEY, output TEXT, folder TEXT, inputs TEXT, settings TEXT, work TEXT, "
-    "engine TEXT, model TEXT, total INTEGER, started REAL, updated REAL, ended REAL, ending TEXT, progress TEXT)",
-    f"PRAGMA user_version = {_VERSION}",
-)
-"""outcomes.kind: of a failure, NULL for a caption. limits: the settings under which it failed. The columns of runs are
-the fields of `Run`."""
 _REPLACING: Final = (
     "ON CONFLICT (key) DO UPDATE SET kind = excluded.kind, outcome = excluded.outcome, run = excluded.run, "
     "tries = outcomes.tries + excluded.tries, limits = excluded.limits "
     "WHERE excluded.kind IS NULL OR outcomes.kind IS NOT NULL"
 )
-
-
-@dataclass(frozen=True, kw_only=True)
-class Run:
-    """A run, as the ledger has it."""
-
-    number: int
-    output: str
-    """As it was typed, like the inputs."""
-    folder: str
-    """Working directory."""
-    inputs: tuple[str, ...]
-    settings: dict[str, Any]
-    work: dict[str, Any]
-    """Those of them on which captions depend, what tells the model's files from others, and its commit."""
-    engine: str
-    model: str
-    total: int | None
-    """Rows, where their number was known."""
-    started: float
-    """Seconds since 1970, like the times below."""
-    updated: float | None
-    """When it last said how far it is."""
-    ended: float | None
-    """None for a run that is going on, or was killed."""
-    ending: str | None
-    """"finished", or why it ended."""
-    progress: dict[str, Any]
-    """What it did so far, as the runner tells it."""
 
 
 class Ledger:
@@ -113,11 +72,11 @@ class Ledger:
         self._keys: Keys | None = None
         self._run = 0
         self._progress: dict[str, Any] = {}
-        with _troubles(file):
-            self._base = _connect(file)
+        with troubles(file):
+            self._base = connect(file)
             try:
-                _prepare(self._base, file)
-                self._last = next(_runs(self._base), None)
+                prepare(self._base, file)
+                self._last = next(runs_in(self._base), None)
             except BaseException:
                 self._base.close()
                 raise
@@ -179,25 +138,25 @@ class Ledger:
             "started": time.time(),
             "progress": "{}",
         }
-        with self._lock, _troubles(self.file):
+        with self._lock, troubles(self.file):
             marks = ", ".join("?" * len(values))
             self._write(f"INSERT INTO runs ({', '.join(values)}) VALUES ({marks})", tuple(values.values()))
             self._commit()
-            run = next(_runs(self._base))
+            run = next(runs_in(self._base))
         self._run = run.number
         self._committer.start()
         return run
 
     def count_captions(self) -> int:
         """How many captions there are, of whatever settings."""
-        with self._lock, _troubles(self.file):
+        with self._lock, troubles(self.file):
             (count,) = self._base.execute("SELECT count(*) FROM outcomes WHERE kind IS NULL").fetchone()
         return int(count)
 
     def knows_work_of(self, run: Run) -> bool:
         """Whether an earlier run had the same settings, as far as captions depend on them."""
-        with self._lock, _troubles(self.file):
-            return any(other.work == run.work for other in _runs(self._base) if other.number != run.number)
+        with self._lock, troubles(self.file):
+            return any(other.work == run.work for other in runs_in(self._base) if other.number != run.number)
 
     def advance(self, progress: dict[str, Any]) -> None:
         """Note what the run did so far.
@@ -214,7 +173,7 @@ class Ledger:
         Raises:
             DatasetError: it cannot be written.
         """
-        with self._lock, _troubles(self.file):
+        with self._lock, troubles(self.file):
             self._write(
                 "UPDATE runs SET updated = ?, progress = ? WHERE number = ?",
                 (time.time(), json.dumps(self._progress), self._run),
@@ -222,7 +181,7 @@ class Ledger:
             self._commit()
 
     def _end(self, ending: str) -> None:
-        with self._lock, _troubles(self.file):
+        with self._lock, troubles(self.file):
             self._write("UPDATE runs SET ended = ?, ending = ? WHERE number = ?", (time.time(), ending, self._run))
             self.flush()
 
@@ -233,13 +192,13 @@ class Ledger:
         keys = self._begun()
         video = keys.video(request.clip)
         key = keys.key(request, video)
-        with self._lock, _troubles(self.file):
+        with self._lock, troubles(self.file):
             row = self._base.execute(
                 "SELECT kind, outcome, run, tries, limits FROM outcomes WHERE key = ?", (key,)
             ).fetchone()
             earlier = row is not None and row[2] != self._run
             marked = earlier and row_of(request) in self._marked
-            if row is not None and not marked and self._holds(known := _unpack(row[1], request), *row[2:]):
+            if row is not None and not marked and self._holds(known := unpack(row[1], request), *row[2:]):
                 return known
             self._asked[request.key] = key, request, video
         again = marked or (earlier and row[0] in self._again)
@@ -274,10 +233,10 @@ class Ledger:
         kind = outcome.kind if isinstance(outcome, Failure) else None
         if kind and keys.video(request.clip) != video:
             return
-        with self._lock, _troubles(self.file):
+        with self._lock, troubles(self.file):
             self._write(
                 "INSERT INTO outcomes VALUES (?, ?, ?, ?, 1, ?) " + _REPLACING,
-                (key, kind, _pack(outcome), self._run, keys.failures),
+                (key, kind, pack(outcome), self._run, keys.failures),
             )
 
     def adopt(self, other: Path) -> None:
@@ -287,9 +246,9 @@ class Ledger:
             DatasetError: it cannot be read.
         """
         read_runs(other)
-        with self._lock, _troubles(other):
+        with self._lock, troubles(other):
             self._commit()
-            self._base.execute("ATTACH ? AS other", (_uri(other, "rw"),))
+            self._base.execute("ATTACH ? AS other", (uri_of(other, "rw"),))
             try:
                 self._write(
                     "INSERT INTO outcomes SELECT key, kind, outcome, ?, tries, limits FROM other.outcomes WHERE true "
@@ -329,138 +288,9 @@ class Ledger:
                 return
 
 
-def read_runs(file: Path) -> list[Run]:
-    """All runs that a ledger knows, the last one first; also while one of them is going on.
-
-    Raises:
-        DatasetError: there is no ledger, or it cannot be read.
-    """
-    if not file.is_file():
-        raise DatasetError(f"there is no {file.name} in {file.parent}: no run has begun to write there.")
-    with _troubles(file), contextlib.closing(_connect(file, "rw")) as base:
-        return list(_runs(base)) if _is_ledger(base, file) else []
-
-
-def read_captions(file: Path, *, most: int) -> dict[int, list[Caption]] | None:
-    """All captions that a ledger knows, by the seed of their request, which is a function of what was asked.
-
-    Args:
-        file: the ledger's.
-        most: captions to hold in memory.
-
-    Returns:
-        None where there are more than that.
-
-    Raises:
-        DatasetError: there is no ledger, or it cannot be read.
-    """
-    read_runs(file)
-    found: dict[int, list[Caption]] = {}
-    with _troubles(file), contextlib.closing(_connect(file, "rw")) as base:
-        (count,) = base.execute("SELECT count(*) FROM outcomes WHERE kind IS NULL").fetchone()
-        if count > most:
-            return None
-        for (packed,) in base.execute("SELECT outcome FROM outcomes WHERE kind IS NULL ORDER BY run DESC"):
-            known = _caption(json.loads(zlib.decompress(packed)), key="")
-            found.setdefault(known.meta.get("seed", -1), []).append(known)
-    return found
-
-
-def set_aside(file: Path) -> None:
-    """Give a ledger another name, so that the next run begins a new one."""
-    with contextlib.suppress(sqlite3.Error), contextlib.closing(_connect(file, "rw")) as base:
-        base.execute("SELECT count(*) FROM runs").fetchone()  # has what a killed run left in the journal undone
-    try:
-        if file.exists():
-            file.replace(file.with_name(f"{file.name}.older"))
-        file.with_name(f"{file.name}-journal").unlink(missing_ok=True)
-    except OSError as exc:
-        raise DatasetError(f"cannot set {file} aside: {exc.strerror}.") from exc
-
-
-def _connect(file: Path, mode: str = "rwc") -> sqlite3.Connection:
-    base = sqlite3.connect(
-        _uri(file, mode), uri=True, timeout=_WAIT_SECONDS, isolation_level=None, check_same_thread=False
-    )
-    base.execute(f"PRAGMA cache_size = -{_CACHE_KIB}")
-    return base
-
-
-def _uri(file: Path, mode: str) -> str:
-    return f"file:{quote(str(file.absolute()))}?mode={mode}"
-
-
-def _is_ledger(base: sqlite3.Connection, file: Path) -> bool:
-    """Whether a database is a ledger; False for an empty one.
-
-    Raises:
-        DatasetError: it is something else.
-    """
-    (version,) = base.execute("PRAGMA user_version").fetchone()
-    (tables,) = base.execute("SELECT count(*) FROM sqlite_master").fetchone()
-    if version != _VERSION and (version or tables):
-        raise DatasetError(f"{file} is no ledger that this release knows; --no-resume sets it aside and begins anew.")
-    return bool(version)
-
-
-def _prepare(base: sqlite3.Connection, file: Path) -> None:
-    if not _is_ledger(base, file):
-        base.execute("BEGIN IMMEDIATE")
-        for statement in _SCHEMA:
-            base.execute(statement)
-        base.execute("COMMIT")
-    base.execute("PRAGMA journal_mode = TRUNCATE")
-    base.execute("PRAGMA synchronous = FULL")
-
-
-def _runs(base: sqlite3.Connection) -> Iterator[Run]:
-    names = [item.name for item in fields(Run)]
-    for row in base.execute(f"SELECT {', '.join(names)} FROM runs ORDER BY number DESC"):
-        values = dict(zip(names, row, strict=True))
-        for name in ("inputs", "settings", "work", "progress"):
-            values[name] = json.loads(values[name])
-        yield Run(**{**values, "inputs": tuple(values["inputs"])})
-
-
-@contextlib.contextmanager
-def _troubles(file: Path) -> Iterator[None]:
-    """Say what to do about what SQLite says."""
-    try:
-        yield
-    except sqlite3.Error as exc:
-        code = getattr(exc, "sqlite_errorcode", 0) & 0xFF
-        hint = _HINTS.get(code, "once that is put right, the same command goes on.")
-        raise DatasetError(f"the ledger {file} cannot be used: {exc}; {hint}") from exc
-
-
-_HINTS: Final = {
-    sqlite3.SQLITE_FULL: "make room, and the same command goes on.",
-    sqlite3.SQLITE_NOTADB: "--no-resume sets it aside and begins anew.",
-    sqlite3.SQLITE_CORRUPT: "--no-resume sets it aside and begins anew.",
-}
-
-
 def _falls_short(caption: Caption, settings: Settings) -> bool:
     """Whether a caption of an earlier run is not what these settings ask for, so that it is tried again."""
     if settings.retry_flagged and caption.meta["tries"] == 1 and all(caption.meta["faults"]):
         return True
     share = caption.meta.get("decoded_share")  # of a clip that is cut short or damaged
     return share is not None and (share < settings.min_decoded or settings.min_decoded == 1)
-
-
-def _pack(outcome: Outcome) -> bytes:
-    values = asdict(outcome)
-    del values["key"]  # it names a place in one run
-    return zlib.compress(json.dumps(values).encode())
-
-
-def _unpack(packed: bytes, request: CaptionRequest) -> Outcome:
-    values = json.loads(zlib.decompress(packed))
-    if "kind" in values:
-        return Failure(key=request.key, **{**values, "video": request.clip.name})
-    return _caption(values, request.key)
-
-
-def _caption(values: dict[str, Any], key: str) -> Caption:
-    candidates = tuple(Candidate(**candidate) for candidate in values.pop("candidates"))
-    return Caption(key=key, **{**values, "kept": tuple(values["kept"])}, candidates=candidates)

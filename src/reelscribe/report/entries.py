@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from reelscribe.config import Settings
-from reelscribe.dataset.ledger import Run, read_captions
+from reelscribe.dataset.ledger_file import Run, read_captions
 from reelscribe.dataset.read import read_rows
 from reelscribe.dataset.sources import Source, find_sources
 from reelscribe.dataset.write import SHARD, beside

@@ -15,7 +15,13 @@ from matplotlib.ticker import MaxNLocator
 _BAR, _INK, _LINE = "#010203", "#040506", "#070809"
 """Stand for the page's colours, which change between light and dark."""
 _COLORS: Final = {_BAR: "var(--accent)", _INK: "var(--muted)", _LINE: "var(--line)"}
-_STYLE: Final = {"svg.fonttype": "none", "svg.hashsalt": "reelscribe", "font.family": "sans-serif", "font.size": 9.0}
+_STYLE: Final = {
+    "svg.fonttype": "none",
+    "svg.hashsalt": "reelscribe",
+    "font.family": "sans-serif",
+    "font.size": 9.0,
+    "axes.formatter.useoffset": False,
+}
 _FEWEST_BINS, _MOST_BINS = 8, 24
 
 
@@ -31,7 +37,10 @@ def histogram(values: Sequence[float], *, whole: bool = True) -> str:
     """
     with _axes() as (axes, drawn):
         axes.hist(values, bins=_edges(values, whole), color=_BAR, rwidth=0.92, clip_on=False)
-        axes.xaxis.set_major_locator(MaxNLocator(5, integer=whole))
+        if min(values) == max(values):
+            axes.set_xticks([values[0]])
+        else:
+            axes.xaxis.set_major_locator(MaxNLocator(5, integer=whole, min_n_ticks=1))
         axes.yaxis.set_major_locator(MaxNLocator(3, integer=True))
     return _inline(drawn.getvalue())
 

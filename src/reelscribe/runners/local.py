@@ -11,7 +11,8 @@ from typing import Any, Final
 
 from reelscribe.config import Settings, Shard
 from reelscribe.dataset.files import VIDEO_SUFFIXES, is_url
-from reelscribe.dataset.ledger import Ledger, Run, set_aside
+from reelscribe.dataset.ledger import Ledger
+from reelscribe.dataset.ledger_file import Run, set_aside
 from reelscribe.dataset.lock import locked
 from reelscribe.dataset.read import count_rows, read_rows
 from reelscribe.dataset.sidecars import SidecarWriter

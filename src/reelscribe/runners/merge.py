@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from reelscribe.config import AFFECTS, Shard
-from reelscribe.dataset.ledger import Run
+from reelscribe.dataset.ledger_file import Run
 from reelscribe.engines.base import ModelInfo
 from reelscribe.errors import DatasetError
 from reelscribe.prompts import Outcome

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from reelscribe.dataset.ledger import Run, read_runs
+from reelscribe.dataset.ledger_file import Run, read_runs
 from reelscribe.dataset.lock import holder
 from reelscribe.dataset.write import beside
 from reelscribe.errors import DatasetError

@@ -19,16 +19,15 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import av
 import numpy as np
 from av.codec.context import ThreadType
 from av.container import InputContainer
 from av.packet import Packet
-from av.sidedata.sidedata import SideData
 from av.video.frame import VideoFrame
-from av.video.reformatter import Colorspace, Interpolation, VideoReformatter
+from av.video.reformatter import VideoReformatter
 from av.video.stream import VideoStream
 from numpy.typing import NDArray
 
@@ -44,6 +43,7 @@ from reelscribe.video.index import (
     stated_seconds,
     video_stream,
 )
+from reelscribe.video.pictures import draw, upright_size
 from reelscribe.video.sampling import FrameChoice, count_video_tokens
 
 logger = logging.getLogger(__name__)
@@ -54,7 +54,6 @@ frames."""
 _MARKS_UNREFERENCED = frozenset({"h264", "mpeg1video", "mpeg2video", "mpeg4"})
 """Codecs in which a frame that is marked as not referred to is not referred to by any frame. (In HEVC the mark holds
 for one temporal layer only.)"""
-_UNSPECIFIED_COLORSPACE = 2
 _KEPT_BYTES, _KEPT_PACKETS = 16 << 20, 20_000
 """Of a file up to this size the packets are kept from the first reading."""
 _SEEK_BYTES = 4 << 20
@@ -249,11 +248,11 @@ def _collect(task: _Task, stream: VideoStream, decoded: _Timed) -> NDArray[np.ui
     _set_up(task, stream)
     frames = _on_screen(task, decoded)
     first = next(frames)
-    width, height = task.budget.fit(*_upright_size(stream, first), len(task.wanted))
+    width, height = task.budget.fit(*upright_size(stream, first), len(task.wanted))
     pixels = task.allocate((len(task.wanted), height, width, 3))
     scaler = VideoReformatter()
     for number, frame in enumerate(itertools.chain([first], frames)):
-        _draw(frame, pixels[number], scaler)
+        draw(frame, pixels[number], scaler)
     return pixels
 
 
@@ -360,49 +359,3 @@ def _on_screen(task: _Task, decoded: _Timed) -> Iterator[VideoFrame]:
         if pts == waiting[0]:
             waiting.popleft()
             yield frame
-
-
-def _upright_size(stream: VideoStream, frame: VideoFrame) -> tuple[int, int]:
-    """Size of the picture as a player shows it: in square pixels, turned upright."""
-    aspect = stream.sample_aspect_ratio
-    width = max(round(frame.width * aspect), 1) if aspect else frame.width
-    return (frame.height, width) if _quarter_turns(frame) % 2 else (width, frame.height)
-
-
-def _quarter_turns(frame: VideoFrame) -> int:
-    """By how many quarters, counter-clockwise, the stored picture is to be turned."""
-    return round(frame.rotation / 90) % 4
-
-
-def _is_mirrored(frame: VideoFrame) -> bool:
-    """Whether the stored picture is to be flipped upside down before it is turned."""
-    matrix = frame.side_data.get("DISPLAYMATRIX")
-    if not isinstance(matrix, SideData):
-        return False
-    across, down = np.frombuffer(bytes(matrix), np.int32).reshape(3, 3)[:2, :2].astype(float)
-    return bool(across[0] * down[1] < across[1] * down[0])
-
-
-def _draw(frame: VideoFrame, picture: NDArray[np.uint8], scaler: VideoReformatter) -> None:
-    """Fill a picture: colours and size in one step of the scaler, then turn upright.
-
-    The scaler gives a plane for each colour. That is twice as quick as pixels of three bytes, and exact, where those
-    come out 2 of 255 too dark.
-    """
-    turns, mirrored = _quarter_turns(frame), _is_mirrored(frame)
-    height, width = picture.shape[1::-1] if turns % 2 else picture.shape[:2]
-    # Players take untagged video for BT.709 from HD sizes on, and for BT.601 below.
-    guess = Colorspace.ITU709 if frame.height >= 720 else Colorspace.ITU601
-    scaled = scaler.reformat(
-        frame,
-        width=width,
-        height=height,
-        format="gbrp",
-        src_colorspace=guess if frame.colorspace == _UNSPECIFIED_COLORSPACE else None,
-        interpolation=Interpolation.BICUBIC,
-        threads=1,
-    )
-    planes: tuple[Any, ...] = scaled.planes
-    for plane, colour in zip(planes, (1, 2, 0), strict=True):  # green, blue, red
-        lines = np.frombuffer(plane, np.uint8).reshape(-1, plane.line_size)[:height, :width]
-        picture[..., colour] = np.rot90(lines[::-1] if mirrored else lines, turns)
