@@ -372,6 +372,18 @@ def test_rows_are_read_as_far_as_they_are_needed() -> None:
     assert len(read) <= 70
 
 
+def test_columns_that_are_named_and_nowhere_are_warned_of(caplog: pytest.LogCaptureFixture) -> None:
+    rows = [_clip_row(ask="What?"), _clip_row()]
+    _rows(rows, FakeEngine(), prompt_key="ask")
+    assert caplog.messages == []
+    _rows(rows, FakeEngine(), prompt_key="aks", video_key="vid", text_key="caption_text")
+    assert [message.removeprefix("None of the first rows has a column ") for message in caplog.messages] == [
+        "'vid', which video_key names.",
+        "'aks', which prompt_key names.",
+        "'caption_text', which text_key names.",
+    ]
+
+
 def test_columns_that_will_be_replaced_are_warned_of_once(caplog: pytest.LogCaptureFixture) -> None:
     _rows([_clip_row(), _clip_row(caption="old"), _clip_row(caption="old", caption_meta={})], FakeEngine())
     assert caplog.messages == ["The rows have caption and caption_meta already: this run's results take their place."]

@@ -9,7 +9,7 @@ runs further ahead than the engine pulls.
 import itertools
 import logging
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -158,6 +158,7 @@ def caption_rows(
     if replaced:
         logger.warning("The rows have %s already: this run's results take their place.", " and ".join(replaced))
     pending: deque[_Waiting] = deque()
+    _tell_missing([item.row for item in peeked], settings)
     chained = itertools.chain(peeked, source)
     # What waits is the difference: an engine may pull in a thread of its own, and each number has one who writes it.
     pulled_bytes, finished_bytes, exhausted = 0, 0, False
@@ -210,6 +211,15 @@ def peek(rows: Iterator[InputRow]) -> list[InputRow]:
             break
         peeked.append(item)
     return peeked
+
+
+def _tell_missing(rows: Sequence[Row], settings: Settings) -> None:
+    """Say where a column that was named is in none of the first rows: most often it is misspelt."""
+    text_key = None if settings.text_key == Settings.text_key else settings.text_key
+    named = {"video_key": settings.video_key, "prompt_key": settings.prompt_key, "text_key": text_key}
+    for option, name in named.items():
+        if name and rows and not any(name in row for row in rows):
+            logger.warning("None of the first rows has a column %r, which %s names.", name, option)
 
 
 def plan_row(item: InputRow, layout: Layout, settings: Settings) -> RowPlan:

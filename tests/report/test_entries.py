@@ -208,3 +208,9 @@ def test_metadata_may_be_json_in_a_text(tmp_path: Path) -> None:
     row = {"video": "a.mp4", "caption": "x", "captions": ["x"], "caption_meta": json.dumps({"model": "m"})}
     (entry,) = _entries(put_rows(tmp_path / "rows.jsonl", [row]))
     assert entry.meta == {"model": "m"}
+
+
+def test_a_run_that_is_not_finished_is_told(data: Path) -> None:
+    data.rename(data.with_name("elsewhere"))
+    with pytest.raises(DatasetError, match=r"the run on .*\.jsonl is not finished: give its command again"):
+        CaptionedData(data)

@@ -130,6 +130,27 @@ def test_rerun_over_its_own_output_is_the_same_byte_for_byte(tmp_path: Path) -> 
     assert (tmp_path / "out.jsonl").read_bytes() == first
 
 
+def test_inputs_and_output_may_be_plain_words(tmp_path: Path) -> None:
+    video = put_clip(tmp_path / "a.mp4")
+    for inputs in (str(video), video, [str(video)]):
+        summary = run(inputs, str(tmp_path / "out.jsonl"), Settings(engine="fake"))
+        assert summary.captions == 1
+
+
+def test_captions_beside_videos_do_not_come_back_as_the_text(tmp_path: Path) -> None:
+    put_clip(tmp_path / "clips" / "a.mp4")
+    (put_clip(tmp_path / "clips" / "b.mp4").with_suffix(".json")).write_text('{"by": "hand"}')
+    output = tmp_path / "out.jsonl"
+    made = []
+    for told in ({}, {"sidecar": "txt"}, {}, {"seed": 1}, {}):
+        run(tmp_path / "clips", output, Settings(engine="fake", **told))
+        made.append(output.read_bytes())
+    assert (tmp_path / "clips" / "a.txt").exists()
+    assert [row.get("text") for row in read_rows_of(output)] == [None, None]
+    assert [row.get("by") for row in read_rows_of(output)] == [None, "hand"]
+    assert made[0] == made[1] == made[2] == made[4]
+
+
 def test_list_of_failures_goes_once_there_are_none(tmp_path: Path) -> None:
     data = put_rows(tmp_path / "data.jsonl", [{"video": "a.mp4"}])
     assert _run(tmp_path / "out.jsonl", data).failures == {"missing": 1}

@@ -254,17 +254,27 @@ def test_a_cluster_without_room_is_refused(ray: Any, tmp_path: Path) -> None:
 
 
 def test_addresses_that_cannot_be_joined(ray: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
     from reelscribe.runners.ray import _connect
 
     with pytest.raises(SettingsError, match="address must be that of a cluster which this machine is part of"):
         _connect("ray://head:10001")
 
-    def away(**_: Any) -> None:
+    asked = []
+
+    def away(**told: Any) -> None:
+        asked.append(told["address"])
         raise ConnectionError("nobody there")
 
     monkeypatch.setattr(ray, "init", away)
     with pytest.raises(EngineError, match="the Ray cluster at head:6379 cannot be reached: nobody there"):
         _connect("head:6379")
+    with pytest.raises(EngineError, match="the Ray cluster at local cannot be reached"):
+        _connect(None)  # whatever cluster there may be on this machine
+    monkeypatch.setenv("RAY_ADDRESS", "head:6379")
+    with pytest.raises(EngineError, match=r"the Ray cluster at \$RAY_ADDRESS cannot be reached"):
+        _connect(None)
+    assert asked == ["head:6379", "local", None]
 
 
 def test_how_many_actors_and_what_each_is_given() -> None:
@@ -323,11 +333,16 @@ def test_the_feed_keeps_chunks_until_they_are_answered() -> None:
     feed = Feed(actors=1)
     feed.put(0, b"first")
     feed.put(1, b"second")
-    assert [feed.get(0), feed.get(1), feed.get(0)] == [b"first", b"second", b"first"]
+    assert [feed.get(0), feed.get(1), feed.get(0)] == [(0, b"first"), (1, b"second"), (0, b"first")]
     feed.answered(0)
     feed.answered(0)
+    assert feed.offer_again() == 2
+    feed.put(2, b"third")
     feed.close()
-    assert [feed.get(0), feed.get(1), feed.get(2)] == [b"", b"second", None]
+    places = [feed.get(place) for place in range(5)]
+    assert places == [(0, b""), (1, b"second"), (1, b"second"), (2, b"third"), None]
+    feed.close(drop=True)
+    assert feed.get(1) is None
 
 
 def test_the_feed_counts_tries() -> None:
@@ -336,7 +351,7 @@ def test_the_feed_counts_tries() -> None:
 
     feed = Feed(actors=2)
     feed.put(0, b"chunk")
-    assert [feed.begun(0) for _ in range(4)] == [False, False, True, True]
+    assert [feed.begun(0) for _ in range(4)] == ["as one", "as one", "one at a time", "one at a time"]
     assert [feed.begun_alone(0, "a"), feed.begun_alone(0, "a")] == [None, None]
     assert feed.begun_alone(0, "a") == "it left no word; see Ray's logs"
     feed.broke(0, "bang")
@@ -346,7 +361,7 @@ def test_the_feed_counts_tries() -> None:
     assert [feed.begun_alone(0, "b") for _ in range(3)] == [None, None, "bang"]
     feed.answered(0)
     feed.ended_alone(0, "b")
-    assert [feed.begun(0) for _ in range(3)] == [False] * 3
+    assert feed.begun(0) == "answered"
 
 
 def test_the_feed_ends_what_breaks_again_and_again() -> None:

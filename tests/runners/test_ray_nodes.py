@@ -32,7 +32,14 @@ def cluster() -> Iterator[Any]:
     cluster.shutdown()
 
 
-def test_a_killed_node_costs_nothing(cluster: Any, tmp_path: Path) -> None:
+def test_a_killed_node_costs_nothing(
+    cluster: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Also where no other has room for its engine, which Ray would wait for."""
+    from reelscribe.runners import ray as module
+
+    monkeypatch.setattr(module, "_QUIET_SECONDS", 2.0)
+    monkeypatch.setattr(module, "_END_SECONDS", 1.0)
     put_clip(tmp_path / "a.mp4")
     (tmp_path / "text.mp4").write_text("this is no video")
     data = put_rows(
@@ -45,8 +52,9 @@ def test_a_killed_node_costs_nothing(cluster: Any, tmp_path: Path) -> None:
         if result.index == 60:
             cluster.remove_node(cluster.nodes.pop(), allow_graceful=False)
 
-    slow = Settings(engine="fake", decoders=1, runner="ray", actors="1-2", model_params={"clips_per_second": 100})
+    slow = Settings(engine="fake", decoders=1, runner="ray", actors="2", model_params={"clips_per_second": 100})
     summary = run([data], tmp_path / "out.jsonl", slow, on_row=on_row)
+    assert "A node of the Ray cluster is gone" in caplog.text
     assert (summary.captions, summary.failures) == (360, {"unreadable": 40})
     for kind in ("jsonl", "failures.jsonl"):
         assert (tmp_path / f"out.{kind}").read_bytes() == (tmp_path / f"local.{kind}").read_bytes()

@@ -111,6 +111,13 @@ class Ledger:
         """The last run before this one."""
         return self._last
 
+    @property
+    def sidecar(self) -> str | None:
+        """Kind of the files beside videos that earlier runs wrote; the last one that wrote any says."""
+        with self._lock, troubles(self.file):
+            kinds = (run.settings.get("sidecar") for run in runs_in(self._base))
+            return next((kind for kind in kinds if kind), None)
+
     def begin(
         self, settings: Settings, info: ModelInfo, *, output: str, inputs: Sequence[str], total: int | None
     ) -> Run:

@@ -29,7 +29,8 @@ def sidecar_of(video: Path, kind: str) -> Path:
 def read_sidecars(video: Path, settings: Settings) -> tuple[Row, str | None]:
     """The columns that files beside a video hold, and what is wrong with them.
 
-    `.txt` is the column of the text, `.json` holds columns. What this run is to write is not read.
+    `.txt` is the column of the text, `.json` holds columns. What runs on this output write (`settings.sidecar`) is not
+    read.
     """
     row: Row = {}
     for kind in ("json", "txt"):

@@ -1,5 +1,6 @@
 """The batch that a model is working on, which clips join and leave while it runs."""
 
+import inspect
 from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
@@ -29,6 +30,8 @@ class RunningBatch:
     def __init__(self, model: Any, builder: InputBuilder, rules: TokenRules, device: torch.device) -> None:
         self._model, self._builder, self._device = model, builder, device
         self._config = model.config.get_text_config()
+        has_new_name = "cache" in inspect.signature(model.forward).parameters  # since Transformers 5.23
+        self._cache_name = "cache" if has_new_name else "past_key_values"
         self.clips: dict[str, ModelInputs] = {}
         """What is under way, by key."""
         self._sampler = Sampler(rules, self._config.vocab_size, device)
@@ -49,7 +52,8 @@ class RunningBatch:
         for part in _parts(group, _PREFILL_TOKENS.get(self._device.type, _PREFILL_TOKENS_GPU)):
             inputs = self._builder.collate(part)
             filled.append(DynamicCache(config=self._config))
-            output = self._model(**inputs, past_key_values=filled[-1], use_cache=True, logits_to_keep=1)
+            cache = {self._cache_name: filled[-1]}
+            output = self._model(**inputs, **cache, use_cache=True, logits_to_keep=1)
             logits.append(output.logits[:, -1])
             masks.append(inputs["attention_mask"])
             counts += self._sampler.add([item.request for item in part], inputs["input_ids"], masks[-1])
@@ -75,7 +79,7 @@ class RunningBatch:
                 inputs_embeds=self._model.get_input_embeddings()(tokens[:, None]),
                 attention_mask=_NO_MASK,
                 position_ids=self._positions.expand(3, -1, -1),
-                past_key_values=self._cache,
+                **{self._cache_name: self._cache},
                 use_cache=True,
             ).last_hidden_state
             self._logits = self._model.lm_head(hidden)[:, -1].to(self._device)

@@ -70,6 +70,11 @@ class CaptionedData:
     def __init__(self, output: Path, *, root: Path | None = None) -> None:
         self.output = output
         self.run = _last_run(output)
+        if self.run and SHARD not in str(output) and not output.exists():
+            raise DatasetError(
+                f"the run on {output} is not finished: give its command again, and there is something to report. "
+                "reelscribe status says how far it is."
+            )
         self.settings = replace(_settings_of(self.run), root=None)
         self._sources = find_sources([str(output).replace(SHARD, "*")])
         self._finder = VideoFinder(_folders(output, self.run, root))

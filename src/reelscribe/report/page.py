@@ -203,7 +203,7 @@ def _provenance(meta: dict[str, Any]) -> Iterator[tuple[str, str]]:
     if "failure" in meta:
         return
     for name, value in meta.items():
-        if name in _TOLD_ELSEWHERE or value is None:
+        if name in _TOLD_ELSEWHERE or value is None or (isinstance(value, list) and all(item == "" for item in value)):
             continue
         size = name == "frame_size" and isinstance(value, list)
         yield name.replace("_", " "), " x ".join(map(_told, value)) if size else _told(value)

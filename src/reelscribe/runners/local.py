@@ -64,8 +64,8 @@ class RunSummary:
 
 
 def run(
-    inputs: Sequence[str | Path],
-    output: Path,
+    inputs: str | Path | Sequence[str | Path],
+    output: str | Path,
     settings: Settings,
     *,
     engine: Engine | Maker | None = None,
@@ -105,6 +105,7 @@ def run(
         StoppedError: a signal came. As with all of these, no file of the output is half written: its rows are in
             `OUTPUT.partial`, the ledger has what was made, and the same run goes on from there.
     """
+    inputs, output = [inputs] if isinstance(inputs, str | Path) else inputs, Path(output)
     if output.suffix.lower() in VIDEO_SUFFIXES:
         raise DatasetError(f"cannot write to {output}: it is named as a video; name a data set, as captions.jsonl.")
     sources = find_sources(inputs)
@@ -143,7 +144,8 @@ def run(
             "course": watch.course,
         }
         on_start(Live(total=total, watch=watch, tally=tally, spending=spending))
-        rows = _Rows(watch.rows(read_rows(sources, settings, output=output)), settings.part())
+        reading = settings if settings.sidecar else replace(settings, sidecar=ledger.sidecar)
+        rows = _Rows(watch.rows(read_rows(sources, reading, output=output)), settings.part())
         stop = stack.enter_context(stop_at_signals(handle_signals, on_stop))
         enough = _Enough(rows, stop, spending, tally)
         maker = worker if isinstance(worker, Maker) else watch

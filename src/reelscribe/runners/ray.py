@@ -2,8 +2,10 @@
 
     requests -> chunks -> feed ..Ray Data.. actors, each with decoders and an engine -> outcomes
 
-Ray Data deals the chunks out, adds and removes actors, and gives those of a dead one to another. It may also, when a
-node takes chunks with it, read them again: so the feed keeps each until it is answered.
+Ray Data deals the chunks out, adds and removes actors, and starts dead ones anew. It may also, when a node takes chunks
+with it, read them again: so the feed keeps each until it is answered. And it leaves the chunks of a dead actor to that
+actor, which a cluster without room may never start again: so where a node is lost, and then nothing comes any more,
+what is not answered is offered again.
 """
 
 import contextlib
@@ -15,7 +17,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from queue import SimpleQueue
+from queue import Empty, SimpleQueue
 from types import TracebackType
 from typing import Any, Final, Self
 
@@ -43,7 +45,9 @@ _CHUNKS_IN_ALL: Final = 16
 _MOST_RESTARTS: Final = 3
 """Of the pipeline, one after the other without an answer between."""
 _MOST_DECODERS: Final = 32
-_END_SECONDS: Final = 30.0
+_QUIET_SECONDS = 30.0
+"""Without an answer, before it is looked whether a node was lost."""
+_END_SECONDS = 30.0
 
 
 class Cluster:
@@ -69,7 +73,7 @@ class Cluster:
         self._results: threading.Thread | None = None
         self._open: set[int] = set()
         """Numbers of chunks that are not answered."""
-        self._chunks = self._restarts = 0
+        self._chunks = self._restarts = self._lost_nodes = 0
         self._stopping = False
 
     def __enter__(self) -> Self:
@@ -78,6 +82,7 @@ class Cluster:
             _connect(self._settings.address)
         try:
             nodes = ray.nodes()
+            self._lost_nodes = sum(not node["Alive"] for node in nodes)
             self._actors = Actors.of(_with_tp(self._settings, nodes), ray.cluster_resources(), nodes)
             logger.info("%s", self._actors)
             self.info = replace(self._look(), gpus=max(self._actors.gpus, 1) * self._actors.most)
@@ -138,7 +143,11 @@ class Cluster:
         fed = False
         try:
             while not fed or self._open:
-                event = self._events.get()
+                try:
+                    event = self._events.get(timeout=_QUIET_SECONDS)
+                except Empty:
+                    self._look_for_lost_nodes()
+                    continue
                 if event is ended:
                     fed = True
                 elif isinstance(event, BaseException):
@@ -159,6 +168,13 @@ class Cluster:
             feeder.join()
             self._room.acquire()
 
+    def _look_for_lost_nodes(self) -> None:
+        lost = sum(not node["Alive"] for node in ray.nodes())
+        if lost > self._lost_nodes and self._open:
+            logger.warning("A node of the Ray cluster is gone; what it had is given to others.")
+            ray.get(self._feed.offer_again.remote())
+        self._lost_nodes = lost
+
     def _answered(self, number: int) -> None:
         self._open.remove(number)
         self._restarts = 0
@@ -178,13 +194,13 @@ class Cluster:
                 ray.get(self._feed.put.remote(self._chunks, pickle.dumps(chunk)))
                 self._chunks += 1
                 if self._results is None:
-                    self._start(self._chunks - 1)
+                    self._start(0)
             self._events.put(ended)
         except BaseException as exc:  # which the run is to end with
             self._events.put(exc)
 
     def _start(self, first: int) -> None:
-        """Begin the pipeline at a chunk."""
+        """Begin the pipeline at a place in the feed."""
         self._results = threading.Thread(target=self._take, args=(first,), name="reelscribe-ray", daemon=True)
         self._results.start()
 
@@ -215,7 +231,7 @@ class Cluster:
             told = f"the Ray cluster lost what it worked on {_MOST_RESTARTS} times in a row: {error}"
             raise EngineError(told) from error
         logger.warning("The Ray cluster lost what it worked on; once more from there: %s", error)
-        self._start(min(self._open, default=self._chunks))
+        self._start(ray.get(self._feed.offer_again.remote()))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -312,9 +328,11 @@ def _connect(address: str | None) -> None:
             f"address must be that of a cluster which this machine is part of, as auto or host:6379; got {address!r}. "
             "From elsewhere, submit the command as a job: ray job submit -- reelscribe caption ..."
         )
-    own: dict[str, Any] = {} if address or os.environ.get("RAY_ADDRESS") else {"include_dashboard": False}
+    own: dict[str, Any] = {}
+    if not address and not os.environ.get("RAY_ADDRESS"):  # Ray would take any cluster that it finds here
+        address, own = "local", {"include_dashboard": False}
     try:
         ray.init(address=address, log_to_driver=False, logging_level=logging.WARNING, **own)
     except (ConnectionError, ValueError, RuntimeError) as exc:
-        raise EngineError(f"the Ray cluster at {address or 'this machine'} cannot be reached: {exc}") from exc
+        raise EngineError(f"the Ray cluster at {address or '$RAY_ADDRESS'} cannot be reached: {exc}") from exc
     logging.getLogger("ray.data").setLevel(logging.WARNING)

@@ -12,7 +12,7 @@ import os
 import pickle
 import threading
 from collections.abc import Iterator
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 from reelscribe.config import Settings
 from reelscribe.engines import load_engine
@@ -57,8 +57,9 @@ class Feed:
     def __init__(self, actors: int) -> None:
         self._changed = threading.Condition()
         self._chunks: dict[int, bytes] = {}
-        self._next = 0
-        self._closed = False
+        self._places: list[int] = []
+        """Numbers of chunks, in the order in which they are read."""
+        self._closed = self._dropped = False
         self._tries: dict[int, int] = {}
         self._alone: dict[int, dict[str, int]] = {}
         """Tries of single requests, by chunk and key."""
@@ -73,8 +74,16 @@ class Feed:
         """Take the next chunk."""
         with self._changed:
             self._chunks[number] = chunk
-            self._next = number + 1
+            self._places.append(number)
             self._changed.notify_all()
+
+    def offer_again(self) -> int:
+        """Let what is not answered be read once more. Returns: the place where it begins."""
+        with self._changed:
+            first = len(self._places)
+            self._places += sorted(self._chunks)
+            self._changed.notify_all()
+            return first
 
     def answered(self, number: int) -> None:
         """Forget a chunk."""
@@ -84,6 +93,21 @@ class Feed:
             self._alone.pop(number, None)
             self._words.pop(number, None)
             self._starts = 0
+
+    def close(self, *, drop: bool = False) -> None:
+        """No more will come; with `drop`, not even what is here."""
+        with self._changed:
+            self._closed, self._dropped = True, drop
+            self._changed.notify_all()
+
+    def get(self, place: int) -> tuple[int, bytes] | None:
+        """Number and content of a chunk, once it is there: empty if it is answered, None after the last one."""
+        with self._changed:
+            self._changed.wait_for(lambda: place < len(self._places) or self._closed)
+            if self._dropped or place >= len(self._places):
+                return None
+            number = self._places[place]
+            return number, self._chunks.get(number, b"")
 
     def started(self) -> str | None:
         """Take note of an engine that was loaded. Returns: why the run should rather end, if so."""
@@ -98,12 +122,13 @@ class Feed:
         with self._changed:
             self._words[number] = self._last_words = why
 
-    def begun(self, number: int) -> bool:
-        """Take note of another try of a chunk. Returns: whether its requests are to be tried one at a time."""
+    def begun(self, number: int) -> Literal["as one", "one at a time", "answered"]:
+        """Take note of another try of a chunk. Returns: how its requests are to be tried."""
         with self._changed:
-            if number in self._chunks:
-                self._tries[number] = self._tries.get(number, 0) + 1
-            return self._tries.get(number, 0) > _WHOLE_TRIES
+            if number not in self._chunks:
+                return "answered"
+            self._tries[number] = self._tries.get(number, 0) + 1
+            return "as one" if self._tries[number] <= _WHOLE_TRIES else "one at a time"
 
     def begun_alone(self, number: int, key: str) -> str | None:
         """Take note of another try of a single request. Returns: why it is to be given up, if so."""
@@ -117,20 +142,6 @@ class Feed:
         with self._changed:
             self._alone.get(number, {}).pop(key, None)
             self._starts = 0
-
-    def close(self, *, drop: bool = False) -> None:
-        """No more will come; with `drop`, not even what is here."""
-        with self._changed:
-            self._closed = True
-            if drop:
-                self._next = 0
-            self._changed.notify_all()
-
-    def get(self, number: int) -> bytes | None:
-        """A chunk, once it is there: empty if it is answered, None after the last one."""
-        with self._changed:
-            self._changed.wait_for(lambda: number < self._next or self._closed)
-            return self._chunks.get(number, b"") if number < self._next else None
 
 
 class _FromFeed(Datasource):  # type: ignore[misc]
@@ -151,10 +162,11 @@ class _FromFeed(Datasource):  # type: ignore[misc]
         return [ReadTask(lambda: _read(feed, first), unknown)]
 
 
-def _read(feed: Any, number: int) -> Iterator[pa.Table]:
-    while (chunk := ray.get(feed.get.remote(number))) is not None:
+def _read(feed: Any, place: int) -> Iterator[pa.Table]:
+    while (found := ray.get(feed.get.remote(place))) is not None:
+        number, chunk = found
         yield pa.table({"number": [number], "requests": pa.array([chunk], pa.binary())})
-        number += 1
+        place += 1
 
 
 class MakeOutcomes:
@@ -194,8 +206,9 @@ class MakeOutcomes:
             return EngineError(self._given_up)
         try:
             with self._places:
-                if not ray.get(self._feed.begun.remote(number)):
-                    return self._stream.send(chunk)
+                how = ray.get(self._feed.begun.remote(number))
+                if how != "one at a time":
+                    return self._stream.send(chunk if how == "as one" else [])
             with self._all_places():
                 return [self._outcome(number, request) for request in chunk]
         except EngineError as exc:
@@ -276,7 +289,7 @@ def outcomes_of(
 
     Args:
         feed: where chunks come from; a handle of a `Feed`.
-        first: number of the chunk to begin with.
+        first: place of the chunk to begin with.
         settings: of each engine.
         folder: that relative paths start from.
         fewest: actors.

@@ -234,6 +234,22 @@ def test_captions_of_an_earlier_run_are_replaced_where_they_stand(
     assert load(tmp_path / f"again{suffix}").equals(made)
 
 
+@pytest.mark.parametrize("output", ["out.parquet", "out.jsonl", "out"])
+def test_fields_of_nothing_but_nulls_stay_in_every_place(output: str, tmp_path: Path) -> None:
+    cells = [{"score": 0.5, "at": datetime.datetime(2024, 1, 1), "comment": None} for _ in range(3000)]
+    columns = {"video": [f"{number}.mp4" for number in range(3000)], "cell": pa.array(cells)}
+    _save_parquet(pa.table(columns), tmp_path / "in.parquet")
+    summary = _run(tmp_path / output, tmp_path / "in.parquet", shard="2/3")
+    assert 900 < summary.failures["missing"] < 1100
+    made = tmp_path / output
+    if output == "out.jsonl":
+        made_cells = [row["cell"] for row in map(json.loads, made.read_text().splitlines())]
+        assert made_cells == [{"score": 0.5, "at": "2024-01-01 00:00:00.000000", "comment": None}] * len(made_cells)
+    else:
+        table = pq.read_table(made) if made.suffix else datasets.load_from_disk(made).data.table
+        assert table.column("cell").to_pylist() == cells[: len(table)]
+
+
 def test_value_that_python_cannot_hold_costs_its_row_and_stays(tmp_path: Path) -> None:
     put_clip(tmp_path / "a.mp4")
     bad = pa.array([b"a.mp4", b"\xff.mp4", b"a.mp4"]).view(pa.string())

@@ -44,7 +44,14 @@ class ArrowRow:
         """All columns, as Python values; points in time as text, since Python's own do not hold all of them."""
         row = self.batch.slice(self.number, 1)
         columns = zip(row.schema, row.columns, strict=True)
-        return {field.name: column.cast(_plain(field.type))[0].as_py() for field, column in columns}
+        return {field.name: _cast(column, _plain(field.type))[0].as_py() for field, column in columns}
+
+
+def _cast(column: Any, kind: pa.DataType) -> Any:
+    """A column in another type. (Arrow 26 breaks on slices of structs with a field that holds nothing but nulls.)"""
+    if column.type.equals(kind):
+        return column
+    return (column.take(pa.array(range(len(column)))) if pa.types.is_nested(kind) else column).cast(kind)
 
 
 def _plain(kind: pa.DataType) -> pa.DataType:
@@ -161,7 +168,7 @@ class TableMaker:
             elif field.name in touched:
                 arrays.append(_with_changes(table.column(field.name), [change.get(field.name) for change in changes]))
             else:
-                arrays.append(table.column(field.name).cast(field.type))
+                arrays.append(_cast(table.column(field.name), field.type))
         return pa.Table.from_arrays(arrays, schema=self.schema)
 
     def _gather(self, rows: Sequence[ArrowRow], schema: pa.Schema) -> pa.Table:
@@ -179,7 +186,7 @@ class TableMaker:
         """A batch with the columns and types of a schema that it goes into."""
         if self._fitted is None or self._fitted[0] is not batch:
             columns = [
-                batch.column(field.name).cast(field.type)
+                _cast(batch.column(field.name), field.type)
                 if field.name in batch.schema.names
                 else pa.nulls(len(batch), field.type)
                 for field in schema
