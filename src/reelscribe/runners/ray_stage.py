@@ -23,7 +23,7 @@ from reelscribe.errors import EngineError, MissingExtraError, ReelscribeError
 from reelscribe.pipeline import caption
 from reelscribe.prompts import Outcome
 from reelscribe.runners.stream import SharedStream
-from reelscribe.schema import CaptionRequest, Failure
+from reelscribe.schema import Caption, CaptionRequest, Failure
 from reelscribe.video.sampling import FrameBudget
 
 try:
@@ -43,8 +43,8 @@ _WHOLE_TRIES: Final = 2
 _ALONE_TRIES: Final = 2
 """Of such a request. One time may be chance: a node that goes."""
 _NO_WORD: Final = "it left no word; see Ray's logs"
-_MOST_BREAKS: Final = 5
-"""One after the other without an answer between: then it is not for want of luck."""
+_MOST_BREAKS: Final = 8
+"""One after the other with nothing made between: then it is no clip's doing."""
 
 
 class Feed:
@@ -61,11 +61,11 @@ class Feed:
         """Numbers of chunks, in the order in which they are read."""
         self._closed = self._dropped = False
         self._tries: dict[int, int] = {}
-        self._alone: dict[int, dict[str, int]] = {}
+        self._alone: dict[int, dict[str | None, int]] = {}
         """Tries of single requests, by chunk and key."""
         self._most_starts = actors + _MOST_BREAKS
         self._starts = 0
-        """Since the last answer."""
+        """Since an engine last made something."""
         self._words: dict[int, str] = {}
         """Last words of engines, by the chunk that they were at."""
         self._last_words = _NO_WORD
@@ -92,7 +92,6 @@ class Feed:
             self._tries.pop(number, None)
             self._alone.pop(number, None)
             self._words.pop(number, None)
-            self._starts = 0
 
     def close(self, *, drop: bool = False) -> None:
         """No more will come; with `drop`, not even what is here."""
@@ -137,11 +136,12 @@ class Feed:
             tries[key] = tries.get(key, 0) + 1
             return self._words.get(number, _NO_WORD) if tries[key] > _ALONE_TRIES else None
 
-    def ended_alone(self, number: int, key: str) -> None:
-        """Take note that it did not end the actor."""
+    def went_through(self, number: int, key: str | None, *, captions: bool) -> None:
+        """Take note that a chunk, or a single request of it, did not end the actor, and whether captions came of it."""
         with self._changed:
             self._alone.get(number, {}).pop(key, None)
-            self._starts = 0
+            if captions:
+                self._starts = 0
 
 
 class _FromFeed(Datasource):  # type: ignore[misc]
@@ -207,8 +207,12 @@ class MakeOutcomes:
         try:
             with self._places:
                 how = ray.get(self._feed.begun.remote(number))
-                if how != "one at a time":
-                    return self._stream.send(chunk if how == "as one" else [])
+                if how == "answered":
+                    return []
+                if how == "as one":
+                    outcomes = self._stream.send(chunk)
+                    self._went_through(number, None, outcomes)
+                    return outcomes
             with self._all_places():
                 return [self._outcome(number, request) for request in chunk]
         except EngineError as exc:
@@ -224,8 +228,12 @@ class MakeOutcomes:
             message = f"the engine died {_ALONE_TRIES} times with this clip alone; its last word: {why}"
             return Failure.of(request, message)
         [outcome] = self._stream.send([request])
-        self._feed.ended_alone.remote(number, request.key)
+        self._went_through(number, request.key, [outcome])
         return outcome
+
+    def _went_through(self, number: int, key: str | None, outcomes: list[Outcome]) -> None:
+        captions = any(isinstance(outcome, Caption) for outcome in outcomes)  # else the engine may have had no part
+        self._feed.went_through.remote(number, key, captions=captions)
 
     @contextlib.contextmanager
     def _all_places(self) -> Iterator[None]:
