@@ -43,7 +43,7 @@ class Waiting:
     """Stands for `MakeOutcomes`: waits as long as an engine would take."""
 
     def __init__(self, settings: Settings, folder: str, feed: Any) -> None:
-        self._feed = feed
+        self._feed, self._name = feed, str(ray.get_runtime_context().get_actor_id())
         self._seconds = 1 / settings.fps if settings.fps < 1e6 else 0.0  # the rate comes as a setting of no use here
         self._engine = threading.Lock()
 
@@ -55,7 +55,7 @@ class Waiting:
     def make(self, batch: pa.Table) -> pa.Table:
         chunks = [pickle.loads(chunk) if chunk else [] for chunk in batch["requests"].to_pylist()]
         for number in batch["number"].to_pylist():
-            ray.get(self._feed.begun.remote(number))
+            ray.get(self._feed.begun.remote(self._name, number))
         with self._engine:
             time.sleep(self._seconds * sum(map(len, chunks)))
         made = [pickle.dumps([caption_of(request) for request in chunk]) for chunk in chunks]

@@ -98,7 +98,7 @@ class Cluster:
         self.waiting_rows = max(4 * ahead * chunk, 4096)
         here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
         feed = ray.remote(num_cpus=0, max_concurrency=16, scheduling_strategy=here)(Feed)
-        self._feed = feed.remote(self._actors.most)
+        self._feed = feed.remote()
         return self
 
     def _look(self) -> ModelInfo:
@@ -152,6 +152,8 @@ class Cluster:
                     fed = True
                 elif isinstance(event, BaseException):
                     self._recover(event)
+                elif event[1] is None:  # another call makes them
+                    continue
                 elif isinstance(event[1], ReelscribeError):
                     raise event[1]
                 elif event[0] in self._open:  # one that comes a second time is known
@@ -292,7 +294,7 @@ def _with_tp(settings: Settings, nodes: list[dict[str, Any]]) -> Settings:
     gpus = [int(node["Resources"]["GPU"]) for node in nodes if node["Alive"] and node["Resources"].get("GPU", 0) >= 1]
     if settings.engine != "vllm" or settings.device == "cpu" or tp or not gpus:
         return replace(settings, tp=tp)
-    asked = ray.remote(num_gpus=1, num_cpus=0, max_calls=1)(planned_tp).remote(settings, str(Path.cwd()), min(gpus))
+    asked = ray.remote(num_gpus=1, num_cpus=0, max_calls=1)(planned_tp).remote(settings, str(Path.cwd()), max(gpus))
     try:
         found: int | ReelscribeError = ray.get(asked)
     except ray.exceptions.RayError as exc:

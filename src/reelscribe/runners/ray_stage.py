@@ -1,18 +1,22 @@
 """What a run on Ray has on the cluster: the feed of chunks, their reader, and the actors that make outcomes.
 
-An actor whose engine breaks ends itself, and Ray starts another and gives it the same chunks again. A request may be
-what breaks the engine: so a chunk that was begun too often goes through one request at a time, and a request at which
-the actor ends each time is given up. The feed, which outlives the actors, keeps count.
+An actor whose engine breaks ends itself, and Ray starts it again and gives it the same chunks. A request may be what
+breaks the engine: so a chunk that was begun too often goes through one request at a time, those first that were tried
+least, and a request at which the actor ends each time is given up. It may be the machine, too: so that a request is
+given up early only where others went through meanwhile, and an actor that ends again and again ends the run. The feed,
+which outlives the actors, keeps count.
 """
 
 import asyncio
 import contextlib
-import logging
 import os
 import pickle
 import threading
+import time
+from collections import defaultdict
 from collections.abc import Iterator
-from typing import Any, Final, Literal
+from dataclasses import dataclass, field
+from typing import Any, Final, NoReturn
 
 from reelscribe.config import Settings
 from reelscribe.engines import load_engine
@@ -34,41 +38,69 @@ try:
 except ModuleNotFoundError as exc:
     raise MissingExtraError(f"a run on Ray needs {exc.name}: pip install 'reelscribe[ray]'") from exc
 
-logger = logging.getLogger(__name__)
-
 CHUNKS_AT_ONCE: Final = 4
 """That an actor works on, as one stream."""
 _WHOLE_TRIES: Final = 2
 """Of a chunk as one, before its requests are tried one at a time."""
 _ALONE_TRIES: Final = 2
-"""Of such a request. One time may be chance: a node that goes."""
+"""Of such a request, where others went through since the first of them. One time may be chance: a node that goes."""
+_MOST_ALONE_TRIES: Final = 3
+"""Of such a request, where there are no others."""
+_MOST_DEATHS: Final = 10
+"""Of an actor, with no caption made between: then it is no clip's doing."""
 _NO_WORD: Final = "it left no word; see Ray's logs"
-_MOST_BREAKS: Final = 8
-"""One after the other with nothing made between: then it is no clip's doing."""
+_SECONDS_FOR_OTHERS: Final = 2.0
+"""That go first where a chunk has a suspect: those that go through show that it is not the machine."""
+_SECONDS_TO_LOAD_AGAIN: Final = 5.0
+"""After an engine could not be loaded: one that ended before it may still hold memory."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Alone:
+    """How the requests of a chunk are to be tried one at a time."""
+
+    tries: dict[str, int]
+    """Those that there were, by key."""
+    done: dict[str, bytes]
+    """Outcomes that are known, pickled, likewise."""
+
+
+@dataclass(kw_only=True)
+class _Actor:
+    """What is known of an actor; its name survives its deaths."""
+
+    starts: int = 0
+    deaths: int = 0
+    """Since it last made a caption."""
+    captions: int = 0
+    words: str = _NO_WORD
+    """The last that it left."""
+
+
+@dataclass(kw_only=True)
+class _Tries:
+    """Those of a chunk."""
+
+    whole: int = 0
+    alone: dict[str, int] = field(default_factory=dict)
+    first: dict[str, int] = field(default_factory=dict)
+    """How many captions the actor had made when a request was first tried alone."""
+    done: dict[str, bytes] = field(default_factory=dict)
+    under_way: set[str] = field(default_factory=set)
+    """Actors that have it."""
 
 
 class Feed:
-    """Chunks by number, until they are answered. An actor beside the run, whose methods are called from threads.
+    """Chunks by number, until they are answered. An actor beside the run, whose methods are called from threads."""
 
-    Args:
-        actors: at most.
-    """
-
-    def __init__(self, actors: int) -> None:
+    def __init__(self) -> None:
         self._changed = threading.Condition()
         self._chunks: dict[int, bytes] = {}
         self._places: list[int] = []
         """Numbers of chunks, in the order in which they are read."""
         self._closed = self._dropped = False
-        self._tries: dict[int, int] = {}
-        self._alone: dict[int, dict[str | None, int]] = {}
-        """Tries of single requests, by chunk and key."""
-        self._most_starts = actors + _MOST_BREAKS
-        self._starts = 0
-        """Since an engine last made something."""
-        self._words: dict[int, str] = {}
-        """Last words of engines, by the chunk that they were at."""
-        self._last_words = _NO_WORD
+        self._tries: defaultdict[int, _Tries] = defaultdict(_Tries)
+        self._actors: defaultdict[str, _Actor] = defaultdict(_Actor)
 
     def put(self, number: int, chunk: bytes) -> None:
         """Take the next chunk."""
@@ -90,8 +122,6 @@ class Feed:
         with self._changed:
             self._chunks.pop(number, None)
             self._tries.pop(number, None)
-            self._alone.pop(number, None)
-            self._words.pop(number, None)
 
     def close(self, *, drop: bool = False) -> None:
         """No more will come; with `drop`, not even what is here."""
@@ -108,40 +138,62 @@ class Feed:
             number = self._places[place]
             return number, self._chunks.get(number, b"")
 
-    def started(self) -> str | None:
-        """Take note of an engine that was loaded. Returns: why the run should rather end, if so."""
-        with self._changed:
-            self._starts += 1
-            if self._starts <= self._most_starts:
-                return None
-            return f"engines on the Ray cluster died {_MOST_BREAKS} times in a row; the last one: {self._last_words}"
+    # What actors tell; each call begins with their names.
 
-    def broke(self, number: int, why: str) -> None:
+    def started(self, name: str) -> str | None:
+        """Take note that an actor starts. Returns: why the run should rather end, if so."""
+        with self._changed:
+            actor = self._actors[name]
+            actor.deaths += actor.starts > 0
+            actor.starts += 1
+            for tries in self._tries.values():
+                tries.under_way.discard(name)
+            if actor.deaths < _MOST_DEATHS:
+                return None
+            return f"an engine on the Ray cluster died {_MOST_DEATHS} times in a row; its last word: {actor.words}"
+
+    def broke(self, name: str, why: str) -> None:
         """Keep the last words of an engine."""
         with self._changed:
-            self._words[number] = self._last_words = why
+            self._actors[name].words = why
 
-    def begun(self, number: int) -> Literal["as one", "one at a time", "answered"]:
-        """Take note of another try of a chunk. Returns: how its requests are to be tried."""
+    def begun(self, name: str, number: int) -> Alone | bool:
+        """Take note of another try of a chunk. Returns: how; False where it is answered, or this actor has it."""
         with self._changed:
             if number not in self._chunks:
-                return "answered"
-            self._tries[number] = self._tries.get(number, 0) + 1
-            return "as one" if self._tries[number] <= _WHOLE_TRIES else "one at a time"
+                return False
+            tries = self._tries[number]
+            if name in tries.under_way:
+                return False
+            tries.under_way.add(name)
+            tries.whole += 1
+            return tries.whole <= _WHOLE_TRIES or Alone(tries=tries.alone.copy(), done=tries.done.copy())
 
-    def begun_alone(self, number: int, key: str) -> str | None:
+    def begun_alone(self, name: str, number: int, key: str) -> str | None:
         """Take note of another try of a single request. Returns: why it is to be given up, if so."""
         with self._changed:
-            tries = self._alone.setdefault(number, {})
-            tries[key] = tries.get(key, 0) + 1
-            return self._words.get(number, _NO_WORD) if tries[key] > _ALONE_TRIES else None
+            tries, actor = self._tries[number], self._actors[name]
+            tries.alone[key] = tries.alone.get(key, 0) + 1
+            others = actor.captions > tries.first.setdefault(key, actor.captions)
+            if tries.alone[key] <= (_ALONE_TRIES if others else _MOST_ALONE_TRIES):
+                return None
+            return f"the engine died {tries.alone[key] - 1} times with this clip alone; its last word: {actor.words}"
 
-    def went_through(self, number: int, key: str | None, *, captions: bool) -> None:
-        """Take note that a chunk, or a single request of it, did not end the actor, and whether captions came of it."""
+    def finished(self, name: str, number: int) -> None:
+        """Take note that an actor is done with a chunk."""
         with self._changed:
-            self._alone.get(number, {}).pop(key, None)
-            if captions:
-                self._starts = 0
+            if number in self._chunks:
+                self._tries[number].under_way.discard(name)
+
+    def went_through(self, name: str, number: int, captions: int, done: dict[str, bytes]) -> None:
+        """Take note of what did not end an actor: how many captions it made, and outcomes of single requests."""
+        with self._changed:
+            actor = self._actors[name]
+            actor.captions += captions
+            if captions:  # else the engine may have had no part
+                actor.deaths = 0
+            if number in self._chunks:
+                self._tries[number].done.update(done)
 
 
 class _FromFeed(Datasource):  # type: ignore[misc]
@@ -180,11 +232,16 @@ class MakeOutcomes:
 
     def __init__(self, settings: Settings, folder: str, feed: Any) -> None:
         _enter(folder)
-        engine = load_engine(settings)
-        self._feed = feed
-        self._given_up: str | None = ray.get(feed.started.remote())
+        self._feed, self._name = feed, str(ray.get_runtime_context().get_actor_id())
         self._places = threading.Semaphore(CHUNKS_AT_ONCE)
         self._one_alone = threading.Lock()
+        self._given_up: str | None = ray.get(feed.started.remote(self._name))
+        if self._given_up:
+            return
+        try:
+            engine = load_engine(settings)
+        except ReelscribeError as exc:
+            self._end(exc, after=_SECONDS_TO_LOAD_AGAIN)
         self._stream: SharedStream[CaptionRequest, Outcome] = SharedStream(
             lambda requests: caption(requests, settings, engine)
         )
@@ -200,40 +257,58 @@ class MakeOutcomes:
         outcomes = [pickle.dumps(self._outcomes(*asked)) for asked in zip(numbers, chunks, strict=True)]
         return pa.table({"number": batch["number"], "outcomes": pa.array(outcomes, pa.binary())})
 
-    def _outcomes(self, number: int, chunk: list[CaptionRequest]) -> list[Outcome] | ReelscribeError:
-        """What is to end the run is an answer, too: Ray hands errors on as text."""
+    def _outcomes(self, number: int, chunk: list[CaptionRequest]) -> list[Outcome] | ReelscribeError | None:
+        """None where they are not for this call to make. What ends the run is an answer, too: Ray's errors are text."""
         if self._given_up:
             return EngineError(self._given_up)
         try:
-            with self._places:
-                how = ray.get(self._feed.begun.remote(number))
-                if how == "answered":
-                    return []
-                if how == "as one":
-                    outcomes = self._stream.send(chunk)
-                    self._went_through(number, None, outcomes)
-                    return outcomes
-            with self._all_places():
-                return [self._outcome(number, request) for request in chunk]
-        except EngineError as exc:
-            ray.get(self._feed.broke.remote(number, str(exc)))
-            logger.warning("%s", exc)
-            os._exit(1)  # Ray starts another, with an engine that is whole
+            outcomes = self._tried(number, chunk)
         except ReelscribeError as exc:
             return exc
+        if outcomes is not None:
+            self._feed.finished.remote(self._name, number)
+        return outcomes
+
+    def _tried(self, number: int, chunk: list[CaptionRequest]) -> list[Outcome] | None:
+        with self._places:
+            how: Alone | bool = ray.get(self._feed.begun.remote(self._name, number))
+            if how is False:
+                return None
+            if how is True:
+                return self._send(number, chunk)
+        if how.tries:
+            time.sleep(_SECONDS_FOR_OTHERS)
+        with self._all_places():
+            done: dict[str, Outcome] = {key: pickle.loads(outcome) for key, outcome in how.done.items()}
+            for request in sorted(chunk, key=lambda request: how.tries.get(request.key, 0)):
+                if request.key not in done:
+                    done[request.key] = self._outcome(number, request)
+            return [done[request.key] for request in chunk]
 
     def _outcome(self, number: int, request: CaptionRequest) -> Outcome:
         """That of a request which is tried alone."""
-        if why := ray.get(self._feed.begun_alone.remote(number, request.key)):
-            message = f"the engine died {_ALONE_TRIES} times with this clip alone; its last word: {why}"
-            return Failure.of(request, message)
-        [outcome] = self._stream.send([request])
-        self._went_through(number, request.key, [outcome])
+        if why := ray.get(self._feed.begun_alone.remote(self._name, number, request.key)):
+            failure = Failure.of(request, why)
+            self._feed.went_through.remote(self._name, number, 0, {request.key: pickle.dumps(failure)})
+            return failure
+        [outcome] = self._send(number, [request], alone=True)
         return outcome
 
-    def _went_through(self, number: int, key: str | None, outcomes: list[Outcome]) -> None:
-        captions = any(isinstance(outcome, Caption) for outcome in outcomes)  # else the engine may have had no part
-        self._feed.went_through.remote(number, key, captions=captions)
+    def _send(self, number: int, requests: list[CaptionRequest], *, alone: bool = False) -> list[Outcome]:
+        try:
+            outcomes = self._stream.send(requests)
+        except EngineError as exc:
+            self._end(exc)
+        captions = sum(isinstance(outcome, Caption) for outcome in outcomes)
+        done = {outcome.key: pickle.dumps(outcome) for outcome in outcomes} if alone else {}
+        self._feed.went_through.remote(self._name, number, captions, done)
+        return outcomes
+
+    def _end(self, why: ReelscribeError, *, after: float = 0.0) -> NoReturn:
+        """End this process, and nothing but that meanwhile: Ray starts another, with an engine that is whole."""
+        ray.get(self._feed.broke.remote(self._name, str(why)))
+        time.sleep(after)
+        os._exit(1)
 
     @contextlib.contextmanager
     def _all_places(self) -> Iterator[None]:

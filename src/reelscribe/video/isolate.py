@@ -79,6 +79,11 @@ class DecoderPool:
                 return work(decoder)
             except _LeftError:
                 continue
+            except ClipError:
+                raise
+            except BaseException:  # as Ctrl-C: its answer would be taken for that of the next clip
+                decoder.usable = False
+                raise
             finally:
                 with self._lock:
                     self._busy.discard(decoder)

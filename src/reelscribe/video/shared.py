@@ -6,6 +6,7 @@ cost a tenth of decoding. Each set of frames has a place of its own there; a pla
 again, and since its pages are mapped already, it is faster than fresh memory.
 """
 
+import contextlib
 import ctypes
 import math
 import mmap
@@ -14,10 +15,13 @@ import tempfile
 import weakref
 from collections import deque
 from collections.abc import Iterable
-from typing import IO
+from typing import IO, Final
 
 import numpy as np
 from numpy.typing import NDArray
+
+_SPARE_SETS: Final = 2
+"""Of frames, as large as the largest: for so much, memory that is not in use is kept."""
 
 Span = tuple[int, int]
 """Where a set of frames lies in the file: first byte, and the one behind the last."""
@@ -67,7 +71,8 @@ class DrawnFrames:
         size = math.prod(shape)
         start = _first_gap(size, taken)
         if self._mapping is None or len(self._mapping) < start + size:
-            os.ftruncate(self._file, max(start + size, os.fstat(self._file).st_size))
+            # A mapping lives as long as frames in it, and has a descriptor of its own: few are to be made.
+            os.ftruncate(self._file, max(start + size, 2 * os.fstat(self._file).st_size))
             self._mapping = mmap.mmap(self._file, 0)
         return np.frombuffer(self._mapping, np.uint8, size, start).reshape(shape), (start, start + size)
 
@@ -81,12 +86,20 @@ class SeenFrames:
         self._taken: set[Span] = set()
         self._left: deque[Span] = deque()
         """Spans that nobody looks at any more. Arrays end in any thread, in the middle of anything: hence a queue."""
+        self._largest = 0
+        """Bytes of a set of frames."""
 
     def taken(self) -> set[Span]:
-        """Where there are frames that somebody looks at."""
+        """Where there are frames that somebody looks at. Memory beyond that, and some to spare, is given back."""
+        self._drain()
+        held = sum(end - start for start, end in self._taken)
+        if os.fstat(self.file.fileno()).st_blocks * 512 > held + _SPARE_SETS * self._largest:
+            self.trim()
+        return self._taken.copy()
+
+    def _drain(self) -> None:
         while self._left:
             self._taken.remove(self._left.popleft())
-        return self._taken.copy()
 
     def array(self, shape: tuple[int, ...], span: Span) -> NDArray[np.uint8]:
         """What the decoder drew: uint8. Its place is taken for as long as the array or a part of it lives."""
@@ -96,6 +109,7 @@ class SeenFrames:
         # NumPy's arrays let go of each other where one is a part of another; all of them keep what is below.
         memory = (ctypes.c_uint8 * (end - start)).from_buffer(self._mapping, start)
         self._taken.add(span)
+        self._largest = max(self._largest, end - start)
         weakref.finalize(memory, self._left.append, span).atexit = False
         return np.frombuffer(memoryview(memory), np.uint8).reshape(shape)
 
@@ -103,11 +117,13 @@ class SeenFrames:
         """Give memory back to the system, all but what is looked at."""
         if self._mapping is None or not hasattr(mmap, "MADV_REMOVE"):
             return
+        self._drain()
         at, end = 0, len(self._mapping)
-        for start, behind in [*sorted(self.taken()), (end, end)]:
-            if start > at:
-                self._mapping.madvise(mmap.MADV_REMOVE, at, start - at)
-            at = _next_page(behind)
+        with contextlib.suppress(OSError):  # locked pages, or a file system without holes
+            for start, behind in [*sorted(self._taken), (end, end)]:
+                if start > at:
+                    self._mapping.madvise(mmap.MADV_REMOVE, at, start - at)
+                at = _next_page(behind)
 
 
 def _first_gap(size: int, taken: Iterable[Span]) -> int:
