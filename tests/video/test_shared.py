@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from clips import read_numbers, write_clip
-from decoders import decoded, pool, waiting
+from decoders import decoded, open_files, pool, waiting
+from numpy.typing import NDArray
 
 from reelscribe.video import isolate
 from reelscribe.video.shared import DrawnFrames, SeenFrames, _first_gap, nameless_file, read, write
@@ -87,6 +88,26 @@ def test_both_sides_see_the_same() -> None:
     assert drawn.array((1, 50, 50, 3), seen.taken())[1] == (16384, 23884)
     arrays[0][:] = 7
     assert np.all(drawn.array((2, 50, 50, 3), set())[0] == 7)
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="looks at files and memory as Linux shows them")
+def test_many_frames_take_few_descriptors_and_their_memory_goes_with_them() -> None:
+    seen = SeenFrames()
+    drawn = DrawnFrames(seen.file.fileno())
+
+    def one() -> NDArray[np.uint8]:
+        picture, span = drawn.array((4, 64, 64, 3), seen.taken())
+        picture[:] = 1
+        return seen.array(picture.shape, span)
+
+    before = open_files()
+    held = [one() for _ in range(500)]
+    assert open_files() - before < 40
+    most = os.fstat(seen.file.fileno()).st_blocks
+    del held[5:]
+    last = one()  # what is to spare stays
+    assert os.fstat(seen.file.fileno()).st_blocks < most // 20
+    assert all(np.all(array == 1) for array in (*held, last))
 
 
 def test_a_place_is_the_first_that_is_wide_enough() -> None:
