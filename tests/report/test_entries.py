@@ -2,6 +2,9 @@
 
 import json
 import re
+import shutil
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +13,7 @@ from flow import EOC, VIDEO, put_rows, read_rows_of
 
 from reelscribe.errors import DatasetError
 from reelscribe.report.entries import CaptionedData, Entry, NoVideo
+from reelscribe.runners.status import ledger_of
 from reelscribe.schema import Row
 from report.conftest import CANDIDATES, captioned, put_videos
 
@@ -210,7 +214,9 @@ def test_metadata_may_be_json_in_a_text(tmp_path: Path) -> None:
     assert entry.meta == {"model": "m"}
 
 
-def test_a_run_that_is_not_finished_is_told(data: Path) -> None:
-    data.rename(data.with_name("elsewhere"))
+def test_a_run_that_is_not_finished_is_told(data: Path, tmp_path: Path) -> None:
+    output = tmp_path / data.name
+    with closing(sqlite3.connect(shutil.copy(ledger_of(data), ledger_of(output)))) as ledger, ledger:
+        ledger.execute("UPDATE runs SET output = ?", (str(output),))
     with pytest.raises(DatasetError, match=r"the run on .*\.jsonl is not finished: give its command again"):
-        CaptionedData(data)
+        CaptionedData(output)
