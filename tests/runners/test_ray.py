@@ -34,6 +34,7 @@ def ray() -> Iterator[Any]:
 
     os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
     ray.init(
+        address="local",  # not one that another program has left here
         num_cpus=2,
         include_dashboard=False,
         log_to_driver=False,
@@ -120,9 +121,10 @@ def test_chunks_are_read_again_where_their_reader_is_killed(ray: Any, tmp_path: 
     assert _same(tmp_path, "local", "out")
 
 
+@pytest.mark.transformers
 def test_a_killed_driver_goes_on_where_it_was(ray: Any, tmp_path: Path) -> None:
-    data = _data(tmp_path, 120)
-    (tmp_path / "run.toml").write_text('engine = "fake"\ndecoders = 1\n[model_params]\nclips_per_second = 20\n')
+    data = _data(tmp_path, 240)
+    (tmp_path / "run.toml").write_text('model = "shapes"\ndevice = "cpu"\ndecoders = 1\n')
     address = ray.get_runtime_context().gcs_address
     words = ("--config", "run.toml", "--runner", "ray", "--actors", "2", "--address", address)
     (tmp_path / "out").mkdir()
@@ -131,12 +133,12 @@ def test_a_killed_driver_goes_on_where_it_was(ray: Any, tmp_path: Path) -> None:
         os.killpg(first.process.pid, signal.SIGKILL)
         first.end()
     before = first.outcomes()
-    assert 10 < before < 120
+    assert 10 < before < 240
     with ended(Run(tmp_path, "out", *words)) as second:
         told = second.end()
     assert second.process.returncode == 3, told
-    assert f"for 120 rows in out/out.jsonl ({before} taken from the ledger)" in told
-    run([data], tmp_path / "local.jsonl", Settings(engine="fake", decoders=1))
+    assert f"for 240 rows in out/out.jsonl ({before} taken from the ledger)" in told
+    run([data], tmp_path / "local.jsonl", Settings(model="shapes", device="cpu", decoders=1))
     for kind in ("jsonl", "failures.jsonl"):
         assert (tmp_path / "out" / f"out.{kind}").read_bytes() == (tmp_path / f"local.{kind}").read_bytes()
 
