@@ -1,8 +1,10 @@
 """Decoders in processes of their own: as good as in this one, and their crashes and hangs cost a clip each."""
 
 import os
+import resource
 import signal
 import socket
+import sys
 import threading
 from collections.abc import Generator
 from concurrent.futures import ThreadPoolExecutor
@@ -56,6 +58,25 @@ def test_bytes_and_relative_paths_reach_the_decoder(
         relative = Clip(source=plain.name, root=Path(os.path.relpath(plain.parent)))
         assert np.array_equal(pool().decode(relative, BUDGET, threads=1).pixels, expected)
     assert np.array_equal(decoded(plain.name).pixels, expected)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems set no limits of a running process")
+@pytest.mark.parametrize("short", ["frames", "clips"])
+def test_where_files_may_not_grow_nothing_is_lost(short: str, plain: Path) -> None:
+    """Shared memory is a file as well to `ulimit -f`."""
+    expected = decode(Clip(source=str(plain)), BUDGET).pixels
+    decoder = waiting()
+    pid = decoder.process.pid if short == "frames" else os.getpid()
+    before = resource.prlimit(pid, resource.RLIMIT_FSIZE)
+    resource.prlimit(pid, resource.RLIMIT_FSIZE, (0, before[1]))
+    try:
+        frames = decoded(plain.read_bytes())
+    finally:
+        resource.prlimit(pid, resource.RLIMIT_FSIZE, before)
+    assert np.array_equal(frames.pixels, expected)
+    assert frames.pixels.flags.writeable
+    assert waiting() is decoder
+    assert os.fstat(decoder.frames.file.fileno()).st_size == 0 or short == "clips"
 
 
 @pytest.mark.parametrize("content", [None, b"", b"no video" * 100])

@@ -78,6 +78,7 @@ def test_both_sides_see_the_same() -> None:
     arrays = []
     for number in range(3):
         picture, span = drawn.array((2, 50, 50, 3), seen.taken())
+        assert span
         picture[:] = number
         spans.append(span)
         arrays.append(seen.array(picture.shape, span))
@@ -97,6 +98,7 @@ def test_many_frames_take_few_descriptors_and_their_memory_goes_with_them() -> N
 
     def one() -> NDArray[np.uint8]:
         picture, span = drawn.array((4, 64, 64, 3), seen.taken())
+        assert span
         picture[:] = 1
         return seen.array(picture.shape, span)
 

@@ -136,11 +136,9 @@ class _Decoder:
 
     def decode(self, clip: Clip, budget: FrameChoice, threads: int, seconds: float) -> Frames:
         """Let the process decode a clip; raise what it raised."""
-        shape, span, timestamps, duration_seconds, video_tokens, decoded_share = self._ask(
-            clip, budget, threads, seconds
-        )
+        pixels, timestamps, duration_seconds, video_tokens, decoded_share = self._ask(clip, budget, threads, seconds)
         return Frames(
-            pixels=self.frames.array(shape, span),
+            pixels=self.frames.array(*pixels) if isinstance(pixels, tuple) else pixels,
             timestamps=timestamps,
             duration_seconds=duration_seconds,
             video_tokens=video_tokens,
@@ -154,13 +152,13 @@ class _Decoder:
 
     def _ask(self, clip: Clip, budget: FrameChoice | None, threads: int, seconds: float) -> Any:
         """What the process answers; raise what it raised."""
-        size = None
+        size, clip_sent = None, clip
         if isinstance(clip.source, bytes):
-            size = len(clip.source)
-            write(self._clips.fileno(), clip.source)
-            clip_sent = Clip(source=b"")
-        else:
-            clip_sent = clip if clip.path.is_absolute() else replace(clip, root=Path.cwd() / (clip.root or ""))
+            with contextlib.suppress(OSError):  # no room there
+                write(self._clips.fileno(), clip.source)
+                size, clip_sent = len(clip.source), replace(clip, source=b"")
+        elif not clip.path.is_absolute():
+            clip_sent = replace(clip, root=Path.cwd() / (clip.root or ""))
         try:
             self._connection.send((clip_sent, size, budget, threads, self.frames.taken()))
             if not self._connection.poll(seconds):

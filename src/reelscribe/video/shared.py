@@ -4,6 +4,9 @@ They have no name: whatever ends the two, nothing is left of them. Clips go in t
 out through another, and stay where the decoder drew them for as long as the owner looks at them: to copy them would
 cost a tenth of decoding. Each set of frames has a place of its own there; a place that nobody looks at any more is used
 again, and since its pages are mapped already, it is faster than fresh memory.
+
+A limit of the system's on the size of files (`ulimit -f`) holds for these as well. What finds no room in them goes the
+other way: over the socket.
 """
 
 import contextlib
@@ -61,8 +64,8 @@ class DrawnFrames:
         self._file = file
         self._mapping: mmap.mmap | None = None
 
-    def array(self, shape: tuple[int, ...], taken: Iterable[Span]) -> tuple[NDArray[np.uint8], Span]:
-        """An array to draw in: uint8, with anything in it. Returns also where it lies.
+    def array(self, shape: tuple[int, ...], taken: Iterable[Span]) -> tuple[NDArray[np.uint8], Span | None]:
+        """An array to draw in: uint8, with anything in it. Returns also where it lies: None for outside the file.
 
         Args:
             shape: of the array.
@@ -72,7 +75,10 @@ class DrawnFrames:
         start = _first_gap(size, taken)
         if self._mapping is None or len(self._mapping) < start + size:
             # A mapping lives as long as frames in it, and has a descriptor of its own: few are to be made.
-            os.ftruncate(self._file, max(start + size, 2 * os.fstat(self._file).st_size))
+            try:
+                os.ftruncate(self._file, max(start + size, 2 * os.fstat(self._file).st_size))
+            except OSError:
+                return np.empty(shape, np.uint8), None
             self._mapping = mmap.mmap(self._file, 0)
         return np.frombuffer(self._mapping, np.uint8, size, start).reshape(shape), (start, start + size)
 

@@ -37,10 +37,12 @@ _WATCH_SECONDS: Final = 0.05
 fails, FFmpeg may call the file damaged.)"""
 
 Job = tuple[Clip, int | None, FrameChoice | None, int, set[Span]]
-"""Clip; how many bytes in the file for clips it has, where it has no path; budget, or None for its header; threads;
+"""Clip; how many bytes it has in the file for clips, if it is there; budget, or None for its header; threads;
 where frames are to stay as they are."""
-Decoded = tuple[tuple[int, ...], Span, tuple[float, ...], float, int, float | None]
-"""Shape of the pixels, and where they lie in the file for frames; what else `Frames` holds."""
+Pixels = tuple[tuple[int, ...], Span] | NDArray[np.uint8]
+"""Their shape and where they lie in the file for frames, or themselves."""
+Decoded = tuple[Pixels, tuple[float, ...], float, int, float | None]
+"""What `Frames` holds."""
 Answer = Decoded | Header | ClipError
 
 
@@ -101,7 +103,7 @@ def _serve(job: Job, clips: int, drawn: DrawnFrames) -> Decoded | Header:
         clip = replace(clip, source=read(clips, size))
     if budget is None:
         return read_header(clip)
-    span: Span = (0, 0)
+    span: Span | None = None
 
     def allocate(shape: tuple[int, ...]) -> NDArray[np.uint8]:
         nonlocal span
@@ -110,8 +112,7 @@ def _serve(job: Job, clips: int, drawn: DrawnFrames) -> Decoded | Header:
 
     frames = decode(clip, budget, threads=threads, allocate=allocate)
     return (
-        frames.pixels.shape,
-        span,
+        (frames.pixels.shape, span) if span else frames.pixels,
         frames.timestamps,
         frames.duration_seconds,
         frames.video_tokens,
