@@ -200,6 +200,7 @@ def test_caption_carries_where_it_comes_from() -> None:
         "prompt_tokens": 10,
         "completion_tokens": [2, 1],
         "stop_reasons": ["stop", "stop"],
+        "keep": "all",
         "kept": [0, 1],
         "reason": "all candidates are kept",
         "faults": ["", ""],

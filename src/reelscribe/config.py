@@ -246,12 +246,12 @@ AFFECTS: Final[Mapping[Effect, tuple[str, ...]]] = {
         "layout",
     ),
     "captions": (
-        *("model", "revision", "engine", "keep", "fps", "min_frames", "max_frames", "max_video_tokens", "dtype"),
+        *("model", "revision", "engine", "fps", "min_frames", "max_frames", "max_video_tokens", "dtype"),
         *("send", "model_params"),
     ),
     "failures": (
         *("root", "allow_private_urls", "max_video_bytes", "download_seconds", "decode_seconds", "decoder_bytes"),
-        *("max_upload_bytes", "request_timeout", "retry_flagged", "min_decoded"),
+        *("max_upload_bytes", "request_timeout", "retry_flagged", "min_decoded", "keep"),
     ),
     "nothing": (
         *("original", "batch_size", "batch_tokens", "device", "tp", "dp", "prefetch_bytes", "decoders", "base_url"),
@@ -264,8 +264,9 @@ AFFECTS: Final[Mapping[Effect, tuple[str, ...]]] = {
 
 rows: what is asked about each row's videos. A request that stays the same keeps its caption.
 captions: what comes out for one and the same request. No caption made before holds.
-failures: whether a video, or a good caption of it, can be had at all. Captions hold; what failed is tried again, and so
-    are captions that fall short of what is set now (see `Ledger`).
+failures: whether a video, or a good caption of it, can be had at all. Captions hold, with those of their candidates
+    that are to be kept now; what failed is tried again, and so are captions that fall short of what is set now (see
+    `Ledger`).
 nothing: neither; how fast, how it is written, when the run stops.
 """
 

@@ -2,13 +2,13 @@
 
 import hashlib
 from dataclasses import replace
-from typing import Any, Final, Literal
+from typing import Any, Final
 
 from reelscribe.config import Settings
 from reelscribe.engines.base import Engine
-from reelscribe.faults import Fault, find_faults
+from reelscribe.faults import find_faults
 from reelscribe.prompts import Outcome
-from reelscribe.schema import NO_FRAMES, Caption, CaptionRequest, Failure, Frames, Generation
+from reelscribe.schema import NO_FRAMES, Candidate, Caption, CaptionRequest, Failure, Frames, Generation
 from reelscribe.selection import SELECTORS
 
 _RETRY_TEMPERATURE: Final = 0.7
@@ -69,15 +69,6 @@ def select(
     if not spoken or (settings.keep == "all" and len(spoken) < len(candidates)):
         silent = len(candidates) - len(spoken)
         return Failure.of(request, f"the model gave no text for {silent} of {len(candidates)} candidates."), True
-    fewest = min(len(faults[number]) for number in spoken)
-    usable = spoken if settings.keep == "all" else [number for number in spoken if len(faults[number]) == fewest]
-    picked, reason = SELECTORS[settings.keep]([candidates[number].text for number in usable], request)
-    if len(usable) < len(candidates):
-        reason += f"; left out before: {len(candidates) - len(usable)} with faults"
-    kept = tuple(usable[number] for number in picked)
-    flags: set[Fault | Literal["truncated"]] = {fault for number in kept for fault in faults[number]}
-    if "decoded_share" in frames_told:
-        flags.add("truncated")
     meta: dict[str, Any] = {
         "engine": engine.info.engine,
         "model": engine.info.model,
@@ -91,14 +82,45 @@ def select(
         "prompt_tokens": generation.prompt_tokens,
         "completion_tokens": [candidate.num_tokens for candidate in generation.candidates],
         "stop_reasons": [candidate.stop_reason for candidate in generation.candidates],
-        "kept": list(kept),
-        "reason": reason,
         "faults": [" ".join(found) for found in faults],
-        "flags": sorted(flags),
         "try": request.attempt,
         "tries": request.attempt,
     }
-    return Caption(key=request.key, kept=kept, reason=reason, candidates=candidates, meta=meta), all(faults)
+    return _caption(request, candidates, meta, settings), all(faults)
+
+
+def kept_anew(caption: Caption, request: CaptionRequest, settings: Settings) -> Caption:
+    """A caption of an earlier run with those of its candidates that the settings keep now: as if made with these."""
+    if caption.meta["keep"] == settings.keep:
+        return caption
+    return _caption(replace(request, seed=caption.meta["seed"]), caption.candidates, caption.meta, settings)
+
+
+def _caption(
+    request: CaptionRequest, candidates: tuple[Candidate, ...], meta: dict[str, Any], settings: Settings
+) -> Caption:
+    """The caption with those of its candidates that are to be kept. At least one has words; with "all", all have.
+
+    Args:
+        request: that was made.
+        candidates: what came of it.
+        meta: what is told of them; which are kept, and why, is added or replaced.
+        settings: which to keep.
+    """
+    faults = [found.split() for found in meta["faults"]]
+    usable = list(range(len(candidates)))
+    if settings.keep != "all":
+        fewest = min(len(found) for found in faults if "empty" not in found)
+        usable = [number for number, found in enumerate(faults) if "empty" not in found and len(found) == fewest]
+    picked, reason = SELECTORS[settings.keep]([candidates[number].text for number in usable], request)
+    if len(usable) < len(candidates):
+        reason += f"; left out before: {len(candidates) - len(usable)} with faults"
+    kept = tuple(usable[number] for number in picked)
+    flags = {fault for number in kept for fault in faults[number]}
+    if "decoded_share" in meta:
+        flags.add("truncated")
+    told = {"keep": settings.keep, "kept": list(kept), "reason": reason, "flags": sorted(flags)}
+    return Caption(key=request.key, kept=kept, reason=reason, candidates=candidates, meta={**meta, **told})
 
 
 def _prompt_sha256(request: CaptionRequest) -> str:

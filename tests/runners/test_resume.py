@@ -171,6 +171,35 @@ def test_rows_in_another_order_and_new_ones_are_known_by_what_they_are(tmp_path:
     ]  # fmt: skip
 
 
+@pytest.mark.parametrize("before", ["random_any", "similar_one_simhash", "all"])
+@pytest.mark.parametrize("after", ["random_any", "similar_one_simhash", "all"])
+def test_other_candidates_are_kept_without_making_any_again(
+    tmp_path: Path, data: Path, before: str, after: str
+) -> None:
+    _run(tmp_path / "whole" / "out.jsonl", data, num_captions=4, keep=after)
+    _run(tmp_path / "again" / "out.jsonl", data, num_captions=4, keep=before)
+    summary, asked = _run(tmp_path / "again" / "out.jsonl", data, num_captions=4, keep=after)
+    assert asked == []
+    assert summary.known >= summary.captions > 0
+    assert _files(tmp_path / "again") == _files(tmp_path / "whole")
+
+
+def test_where_all_are_to_be_kept_one_without_words_is_no_candidate(tmp_path: Path) -> None:
+    put_clip(tmp_path / "a.mp4")
+    data = put_rows(tmp_path / "in.jsonl", [{"video": "a.mp4"}])
+
+    def texts(engine: ScriptedEngine, keep: str) -> Any:
+        run(data, tmp_path / "out.jsonl", Settings(num_captions=2, keep=keep), engine=engine)
+        return read_rows_of(tmp_path / "out.jsonl")[0]["caption"]
+
+    silent, talking = (ScriptedEngine(lambda _, second=word: said("one", second)) for word in ("", "two"))  # type: ignore[misc]
+    assert texts(silent, "random_any") == "one"
+    assert texts(silent, "all") is None
+    assert texts(silent, "random_any") == "one"
+    assert texts(talking, "all") == "one"
+    assert read_rows_of(tmp_path / "out.jsonl")[0]["captions"] == ["one", "two"]
+
+
 def test_video_that_changes_or_comes_later_is_made_again(tmp_path: Path) -> None:
     put_clip(tmp_path / "a.mp4")
     data = put_rows(tmp_path / "in.jsonl", [{"video": f"{name}.mp4", "text": name} for name in "ab"])
