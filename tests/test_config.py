@@ -28,6 +28,8 @@ def test_settings_cannot_be_changed() -> None:
         ("engine", 3, "engine must be one of transformers, vllm, openai, fake; got 3"),
         ("keep", "best", "keep must be one of random_any, similar_one_simhash, all; got 'best'"),
         ("keep", ["all"], r"keep must be one of random_any, similar_one_simhash, all; got \['all'\]"),
+        ("caption_key", "", "caption_key must be a column of its own; got ''"),
+        ("caption_key", "video", "caption_key must be a column of its own; got 'video'"),
         ("layout", "rows", "layout must be one of auto, interleaved, columns; got 'rows'"),
         ("dtype", "int8", "dtype must be one of auto, bfloat16, float16, float32; got 'int8'"),
         ("min_decoded", 0.0, r"min_decoded must be a number above 0 and at most 1; got 0\.0"),

@@ -141,8 +141,8 @@ def test_videos_may_be_tables_of_bytes_and_path(value: Any, videos: list[Any], l
 def test_columns_that_the_flow_looks_at() -> None:
     added = {"caption", "captions", "caption_meta"}
     assert columns_used(Settings()) == {"video", "videos", "text", *added}
-    named = Settings(video_key="clip", text_key="title", prompt_key="ask")
-    assert columns_used(named) == {"clip", "title", "ask", *added}
+    named = Settings(video_key="clip", text_key="title", prompt_key="ask", caption_key="long")
+    assert columns_used(named) == {"clip", "title", "ask", "long", "longs", "long_meta"}
 
 
 def test_reference_is_the_text_of_the_chunk_without_tokens() -> None:

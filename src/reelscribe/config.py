@@ -78,6 +78,11 @@ class Settings:
     original: bool = _setting(True, "Interleaved layout: keep the original row beside the captioned ones.")
     text_key: str = _setting("text", "Column of the text.")
     video_key: str | None = _setting(None, "Column of the videos; 'videos' or 'video' by default.")
+    caption_key: str = _setting(
+        "caption",
+        "Column of the caption that is kept; with s at its end that of all candidates, with _meta that of "
+        "where they come from.",
+    )
     fps: float = _setting(2.0, "Frames to look at for each second of video.")
     min_frames: int | None = _setting(None, "Fewest frames; the checkpoint's own limit by default.", at_least=1)
     max_frames: int | None = _setting(None, "Most frames; the checkpoint's own limit by default.", at_least=1)
@@ -190,6 +195,8 @@ class Settings:
             raise SettingsError(f"min_decoded must be a number above 0 and at most 1; got {self.min_decoded!r}.")
         if self.min_frames and self.max_frames and self.min_frames > self.max_frames:
             raise SettingsError(f"min_frames ({self.min_frames}) must not exceed max_frames ({self.max_frames}).")
+        if not self.caption_key or {self.video_key, "video", "videos"} & {*self.caption_columns}:
+            raise SettingsError(f"caption_key must be a column of its own; got {self.caption_key!r}.")
         self.sampling_params()
         self.failure_limit()
         self.part()
@@ -212,6 +219,11 @@ class Settings:
         if not (fewest.isdecimal() and most.isdecimal() and 1 <= int(fewest) <= int(most)):
             raise SettingsError(f"actors must be a number, or the fewest and the most, as 1-64; got {self.actors!r}.")
         return int(fewest), int(most)
+
+    @property
+    def caption_columns(self) -> tuple[str, str, str]:
+        """Columns that are added for each video: the kept caption, all candidates, where they come from."""
+        return self.caption_key, f"{self.caption_key}s", f"{self.caption_key}_meta"
 
     def without_token(self) -> dict[str, Any]:
         """All of them, ready for JSON, less what opens the hub to whoever reads them."""
@@ -256,7 +268,7 @@ AFFECTS: Final[Mapping[Effect, tuple[str, ...]]] = {
     "nothing": (
         *("original", "batch_size", "batch_tokens", "device", "tp", "dp", "prefetch_bytes", "decoders", "base_url"),
         *("api_key_env", "max_concurrency", "retry_seconds", "error_budget", "max_line_bytes", "output_format"),
-        *("shard_rows", "sidecar", "resume", "max_failures", "price", "budget"),
+        *("shard_rows", "sidecar", "resume", "max_failures", "price", "budget", "caption_key"),
         *("shard", "runner", "address", "actors"),
     ),
 }

@@ -154,9 +154,13 @@ def caption_rows(
     source = iter(rows)
     peeked = peek(source)
     layout = choose_layout((item.row for item in peeked), settings)
-    replaced = [name for name in layout.adds if any(name in item.row for item in peeked)]
+    added = settings.caption_columns if layout.adds else ()
+    replaced = [name for name in added if any(name in item.row for item in peeked)]
     if replaced:
-        logger.warning("The rows have %s already: this run's results take their place.", " and ".join(replaced))
+        logger.warning(
+            "The rows have %s already: this run's results take their place, unless caption_key names another column.",
+            " and ".join(replaced),
+        )
     pending: deque[_Waiting] = deque()
     _tell_missing([item.row for item in peeked], settings)
     chained = itertools.chain(peeked, source)

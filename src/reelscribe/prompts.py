@@ -66,8 +66,8 @@ class Layout:
     """(row, its index, settings, folder of relative paths) -> one request a video. Raises ClipError."""
     fill: FillRow
     """(plan, one outcome a request, settings) -> the rows to write."""
-    adds: tuple[str, ...] = ()
-    """Columns that `fill` sets, whatever they held before."""
+    adds: bool = False
+    """Whether `fill` sets the columns of captions (`Settings.caption_columns`), whatever they held before."""
 
     def plan(self, row: Row, index: int, settings: Settings, root: Path | None) -> RowPlan:
         """Plan a row; what is wrong with the row becomes its `problem`."""
@@ -82,7 +82,7 @@ def columns_used(settings: Settings) -> frozenset[str]:
     """The columns that the flow looks at; all others only pass through."""
     videos = (settings.video_key,) if settings.video_key else ("video", "videos")
     prompts = (settings.prompt_key,) if settings.prompt_key else ()
-    return frozenset((*videos, settings.text_key, *prompts, *ADDED_COLUMNS))
+    return frozenset((*videos, settings.text_key, *prompts, *settings.caption_columns))
 
 
 def video_column(names: Container[str], settings: Settings) -> str:
@@ -216,34 +216,30 @@ def _columns_requests(row: Row, index: int, settings: Settings, root: Path | Non
 
 
 def _columns_fill(plan: RowPlan, outcomes: Sequence[Outcome], settings: Settings) -> list[Row]:
+    names = settings.caption_columns
     if plan.problem:
-        return [{**plan.row, **_cells(plan.problem)}]
+        return [{**plan.row, **dict(zip(names, caption_cells(plan.problem), strict=True))}]
     listed = videos_of(plan.row, settings)[1]
     if not outcomes:  # nothing was captioned: what the row says of itself stands
-        return [{**({name: [] for name in ADDED_COLUMNS} if listed else _no_cells()), **plan.row}]
-    cells = [_cells(outcome) for outcome in outcomes]
-    return [{**plan.row, **({name: [cell[name] for cell in cells] for name in ADDED_COLUMNS} if listed else cells[0])}]
+        return [{**dict(zip(names, ([], [], []) if listed else (None, [], None), strict=True)), **plan.row}]
+    cells = [caption_cells(outcome) for outcome in outcomes]
+    columns: Iterable[Any] = map(list, zip(*cells, strict=True)) if listed else cells[0]
+    return [{**plan.row, **dict(zip(names, columns, strict=True))}]
 
 
-ADDED_COLUMNS: Final = ("caption", "captions", "caption_meta")
-"""What is added for each video: the kept caption, all candidates, where it comes from."""
+def caption_cells(outcome: Outcome) -> tuple[str | None, list[str], Row]:
+    """What the columns that are added (`Settings.caption_columns`) hold for one video.
 
-
-def _no_cells() -> Row:
-    return {"caption": None, "captions": [], "caption_meta": None}
-
-
-def _cells(outcome: Outcome) -> Row:
-    """The columns that are added for one video. A caption there is always this run's: a failure leaves no older one."""
+    A caption there is always this run's: a failure leaves no older one.
+    """
     if isinstance(outcome, Failure):
-        return {**_no_cells(), "caption_meta": {"failure": outcome.kind, "message": outcome.message}}
-    texts = [candidate.text for candidate in outcome.candidates]
-    return {"caption": outcome.texts[0], "captions": texts, "caption_meta": outcome.meta}
+        return None, [], {"failure": outcome.kind, "message": outcome.message}
+    return outcome.texts[0], [candidate.text for candidate in outcome.candidates], outcome.meta
 
 
 LAYOUTS: Final[dict[str, Layout]] = {
     "interleaved": Layout(requests=_interleaved_requests, fill=_interleaved_fill),
-    "columns": Layout(requests=_columns_requests, fill=_columns_fill, adds=ADDED_COLUMNS),
+    "columns": Layout(requests=_columns_requests, fill=_columns_fill, adds=True),
 }
 
 

@@ -22,7 +22,7 @@ OTHER: dict[str, Any] = {
     "prompt_key": "ask", "system_prompt": "Be brief.", "original": False, "text_key": "words", "video_key": "clip",
     "fps": 3.0, "min_frames": 2, "max_frames": 9, "max_video_tokens": 99, "sampling": {"top_k": 3}, "seed": 3,
     "batch_size": 3, "batch_tokens": 3, "tp": 2, "dp": 2, "device": "cpu", "dtype": "float16", "layout": "columns",
-    "prefetch_bytes": 3,
+    "prefetch_bytes": 3, "caption_key": "long",
     "decoders": 3, "decode_seconds": 3.0, "decoder_bytes": 3, "base_url": "http://host", "api_key_env": "KEY",
     "send": "images", "max_concurrency": 3, "request_timeout": 3.0, "retry_seconds": 3.0, "error_budget": 3,
     "max_upload_bytes": 3, "root": "folder", "allow_private_urls": True, "max_video_bytes": 3, "download_seconds": 3.0,

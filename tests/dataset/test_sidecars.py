@@ -46,6 +46,8 @@ def test_json_holds_all_candidates_and_where_they_come_from(tmp_path: Path) -> N
     table = json.loads(_texts(tmp_path / "clips")["a.json"])
     assert (table["caption"], table["captions"]) == ("text 0 🐑", ["text 0 🐑", "text 1 🐑"])
     assert table["caption_meta"]["kept"] == [0, 1]
+    _run(tmp_path, tmp_path / "clips", sidecar="json", num_captions=2, keep="all", caption_key="long")
+    assert [*json.loads(_texts(tmp_path / "clips")["a.json"])] == ["long", "longs", "long_meta"]
 
 
 def test_run_over_its_own_files_does_not_see_them(tmp_path: Path) -> None:

@@ -9,13 +9,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from flow import EOC, VIDEO, put_rows, read_rows_of
+from flow import EOC, VIDEO, ScriptedEngine, put_rows, read_rows_of
 
+from reelscribe.config import Settings
 from reelscribe.errors import DatasetError
 from reelscribe.report.entries import CaptionedData, Entry, NoVideo
+from reelscribe.runners.local import run
 from reelscribe.runners.status import ledger_of
 from reelscribe.schema import Row
-from report.conftest import CANDIDATES, captioned, put_videos
+from report.conftest import CANDIDATES, ROWS, captioned, put_videos
 
 TWO: list[Row] = [
     {"videos": ["sea.mp4", "dog.mp4"], "text": f"{VIDEO}{VIDEO}two clips{EOC}"},
@@ -104,6 +106,21 @@ def test_interleaved_rows_have_candidates_and_provenance_from_the_ledger(tmp_pat
         assert sorted([*entry.captions, *(text for _, text in entry.others)]) == sorted(CANDIDATES[name])
         assert entry.meta["frame_timestamps"][0] == 0.0
     assert sea.original == TWO[0]["text"]
+
+
+def test_interleaved_rows_whose_captions_were_chosen_anew_have_it_too(tmp_path: Path) -> None:
+    output = captioned(tmp_path, rows=TWO, keep="random_any")
+    kept = {"num_captions": 3, "seed": 1, "decoders": 0, "keep": "all"}
+    run(tmp_path / "in" / "rows.jsonl", output, Settings(**kept), engine=ScriptedEngine(lambda _: ()))  # type: ignore[arg-type]
+    sea = _entries(output)[0]
+    assert sea.captions == CANDIDATES["sea.mp4"]
+    assert sea.meta["keep"] == "all"
+
+
+def test_columns_of_other_names(tmp_path: Path) -> None:
+    output = captioned(tmp_path, rows=ROWS[:1], caption_key="long")
+    [sea] = _entries(output)
+    assert sorted([*sea.captions, *(text for _, text in sea.others)]) == sorted(CANDIDATES["sea.mp4"])
 
 
 def test_what_an_earlier_model_said_is_not_taken_for_the_caption(tmp_path: Path) -> None:

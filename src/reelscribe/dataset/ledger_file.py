@@ -17,7 +17,7 @@ from reelscribe.schema import Candidate, Caption, CaptionRequest, Failure
 _WAIT_SECONDS: Final = 60.0
 """For another process that reads or writes the ledger at the same moment."""
 _CACHE_KIB: Final = 32 << 10
-_VERSION: Final = 1
+_VERSION: Final = 2
 _SCHEMA: Final = (
     "CREATE TABLE outcomes (key BLOB PRIMARY KEY, kind TEXT, outcome BLOB, run INTEGER, tries INTEGER, limits TEXT)",
     "CREATE TABLE runs (number INTEGER PRIMARY KEY, output TEXT, folder TEXT, inputs TEXT, settings TEXT, work TEXT, "

@@ -10,7 +10,7 @@ from reelscribe.config import Settings
 from reelscribe.dataset.files import VIDEO_SUFFIXES, write_whole
 from reelscribe.errors import ClipError, DatasetError
 from reelscribe.pipeline import RowResult
-from reelscribe.prompts import videos_of
+from reelscribe.prompts import caption_cells, videos_of
 from reelscribe.schema import Caption, Clip, Row
 from reelscribe.video.fetch import FetchLimits, local, scheme_of
 
@@ -86,7 +86,7 @@ class SidecarWriter:
             if isinstance(outcome, Caption) and isinstance(video, str) and scheme_of(video) in (None, "file"):
                 path = _path_of(Clip(source=video, root=result.origin.root), self._limits)
                 if path is not None:
-                    _write(sidecar_of(path, kind), _CONTENTS[kind](outcome))
+                    _write(sidecar_of(path, kind), _CONTENTS[kind](outcome, self._settings))
 
 
 def _path_of(clip: Clip, limits: FetchLimits) -> Path | None:
@@ -96,14 +96,13 @@ def _path_of(clip: Clip, limits: FetchLimits) -> Path | None:
         return None
 
 
-def _as_json(caption: Caption) -> str:
-    texts = [candidate.text for candidate in caption.candidates]
-    table = {"caption": caption.texts[0], "captions": texts, "caption_meta": caption.meta}
+def _as_json(caption: Caption, settings: Settings) -> str:
+    table = dict(zip(settings.caption_columns, caption_cells(caption), strict=True))
     return json.dumps(table, ensure_ascii=False, indent=1) + "\n"
 
 
-_CONTENTS: Final[dict[str, Callable[[Caption], str]]] = {
-    "txt": lambda caption: caption.texts[0] + "\n",
+_CONTENTS: Final[dict[str, Callable[[Caption, Settings], str]]] = {
+    "txt": lambda caption, _: caption.texts[0] + "\n",
     "json": _as_json,
 }
 

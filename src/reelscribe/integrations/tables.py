@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Final
 
 import pyarrow as pa
 
@@ -12,9 +11,6 @@ from reelscribe.dataset.formats.arrow import TableMaker, check_schema, rows_of
 from reelscribe.dataset.read import input_row
 from reelscribe.engines.base import Engine
 from reelscribe.pipeline import RowResult, caption_rows
-
-FAILURES: Final = "caption_failures"
-"""Column of why videos of a row have no caption: a list of texts, empty where all have."""
 
 
 def caption_records(records: Iterable[Record], settings: Settings, engine: Engine) -> Iterator[RowResult]:
@@ -37,17 +33,19 @@ def caption_table(
         caption: one result for each row, in order.
 
     Returns:
-        The rows, in order, with the columns that captions add, and `FAILURES`.
+        The rows, in order, with the columns that captions add, and `caption_failures` (or as `settings.caption_key` is
+        called): why videos of a row have no caption, a list of texts that is empty where all have.
 
     Raises:
         DatasetError: columns cannot be told apart.
     """
     check_schema(batch.schema, "the batch")
-    before = batch.drop_columns([FAILURES]) if FAILURES in batch.column_names else batch
+    name = f"{settings.caption_key}_failures"
+    before = batch.drop_columns([name]) if name in batch.column_names else batch
     rows = list(rows_of(before.to_batches(), settings, root))
     made, failures = TableMaker(before.schema, settings), []
     for result in caption(rows):
         made.add(result)
         told = [f"{failure.kind}: {failure.message}" for failure in result.failures]
         failures += [told] * len(result.rows)
-    return made.make().append_column(FAILURES, pa.array(failures, pa.list_(pa.string())))
+    return made.make().append_column(name, pa.array(failures, pa.list_(pa.string())))

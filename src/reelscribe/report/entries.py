@@ -14,8 +14,9 @@ from reelscribe.dataset.read import read_rows
 from reelscribe.dataset.sources import Source, find_sources
 from reelscribe.dataset.write import SHARD, beside
 from reelscribe.errors import ClipError, DatasetError, ReelscribeError
+from reelscribe.outcomes import kept_anew
 from reelscribe.pipeline import InputRow
-from reelscribe.prompts import ADDED_COLUMNS, LAYOUTS, eoc_token, video_token, videos_of
+from reelscribe.prompts import LAYOUTS, eoc_token, video_token, videos_of
 from reelscribe.report.videos import FoundVideo, VideoFinder
 from reelscribe.runners.status import ledger_of, runs_on
 from reelscribe.schema import Caption, CaptionRequest, Row
@@ -83,16 +84,17 @@ class CaptionedData:
         self._remembered: Callable[[CaptionRequest, list[str]], Caption | None] = lambda request, texts: None
         if self._interleaved:
             self._failures = _read_failures(beside(output, "failures.jsonl"))
-            self._remembered = _remembering(output)
+            self._remembered = _remembering(output, self.settings)
 
     def _is_interleaved(self) -> bool:
         rows = [item.row for item, _ in zip(self._rows(), range(_PEEK_ROWS), strict=False)]
-        if any(ADDED_COLUMNS[-1] in row for row in rows):
+        meta = self.settings.caption_columns[-1]
+        if any(meta in row for row in rows):
             return False
         texts = [row.get(self.settings.text_key) for row in rows]
         if not any(isinstance(text, str) and video_token() in text for text in texts):
             raise DatasetError(
-                f"{self.output} holds no captions: its rows have no column {ADDED_COLUMNS[-1]!r}, and their text no "
+                f"{self.output} holds no captions: its rows have no column {meta!r}, and their text no "
                 f"{video_token()}. Give a data set that reelscribe caption wrote."
             )
         if self.run is None:
@@ -115,7 +117,7 @@ class CaptionedData:
         for item in self._rows():
             if item.problem:  # the output itself is damaged here
                 raise DatasetError(f"{self.output}: {item.problem.message}")
-            cells = [item.row.get(name) for name in ADDED_COLUMNS]
+            cells = [item.row.get(name) for name in self.settings.caption_columns]
             cells[2] = _from_json(cells[2])
             videos, listed = self._videos(item.row)
             if not listed:
@@ -282,13 +284,14 @@ def _read_failures(file: Path) -> dict[int, list[Row]]:
     return found
 
 
-def _remembering(output: Path) -> Callable[[CaptionRequest, list[str]], Caption | None]:
+def _remembering(output: Path, settings: Settings) -> Callable[[CaptionRequest, list[str]], Caption | None]:
     """Finds what the ledger knows of a request whose kept captions are these."""
     known = read_captions(ledger_of(output), most=_MOST_REMEMBERED) or {}
 
     def find(request: CaptionRequest, texts: list[str]) -> Caption | None:
         wanted = [text.strip() for text in texts]
-        same = (item for item in known.get(request.seed, []) if [text.strip() for text in item.texts] == wanted)
+        made = (kept_anew(item, request, settings) for item in known.get(request.seed, []))
+        same = (item for item in made if [text.strip() for text in item.texts] == wanted)
         return next((item for item in same if item.meta.get("prompt") == request.prompt), None)
 
     return find

@@ -19,7 +19,10 @@ from reelscribe.runners.status import ledger_of, runs_on
 from reelscribe.schema import CaptionRequest
 from reelscribe.video.sampling import VisionLimits
 
-_ALIKE: Final = (*AFFECTS["rows"], *AFFECTS["captions"], *AFFECTS["failures"], "original", "max_line_bytes")
+_ALIKE: Final = (
+    *(*AFFECTS["rows"], *AFFECTS["captions"], *AFFECTS["failures"]),
+    *("original", "caption_key", "max_line_bytes"),
+)
 """Settings that all shards must have alike."""
 
 

@@ -69,6 +69,22 @@ def _save_hf(table: pa.Table, path: Path, rows: int = 1000) -> None:
     datasets.Dataset(table).save_to_disk(path, num_shards=max(len(table) // rows, 1))
 
 
+def test_an_earlier_caption_stays_where_the_new_one_has_a_column_of_another_name(tmp_path: Path) -> None:
+    put_clip(tmp_path / "a.mp4")
+    files = [tmp_path / f"{name}.parquet" for name in ("in", "first", "second")]
+    _save_parquet(pa.table({"video": ["a.mp4", "gone.mp4"]}), files[0])
+    for before, after, key in zip(files, files[1:], ("caption", "long"), strict=False):
+        _run(after, before, caption_key=key, prompt=key)
+    made = pq.read_table(files[-1])
+    assert made.column_names == ["video", *ADDED, "long", "longs", "long_meta"]
+    assert made.select(ADDED).equals(pq.read_table(files[1]).select(ADDED))
+    assert made.schema.types[1:4] == made.schema.types[4:]
+    assert made["long"].to_pylist() == [TEXT, None]
+    assert made["longs"].to_pylist() == [[TEXT], []]
+    told = [json.loads(meta) for meta in made["long_meta"].to_pylist()]
+    assert (told[0]["prompt"], told[1]["failure"]) == ("long", "missing")
+
+
 Save = Callable[..., None]
 Load = Callable[[Path], pa.Table]
 FORMATS = pytest.mark.parametrize(

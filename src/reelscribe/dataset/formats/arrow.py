@@ -19,7 +19,7 @@ from reelscribe.dataset.formats.jsonl import as_json, to_json
 from reelscribe.dataset.records import changed, full_row
 from reelscribe.errors import DatasetError
 from reelscribe.pipeline import RowResult
-from reelscribe.prompts import ADDED_COLUMNS, columns_used, video_column
+from reelscribe.prompts import columns_used, video_column
 from reelscribe.schema import Row
 
 TABLE_ROWS, TABLE_BYTES = 1000, 1 << 24
@@ -30,7 +30,8 @@ UNFIT: Final = "reelscribe_unfit"
 _UNREADABLE: Final = (ValueError, OverflowError, TypeError)  # of Arrow's own errors, those that a value can cause
 _AS_JSON: Final = {b"reelscribe": b"json"}
 """Metadata of a column that holds its values as JSON."""
-_TYPES: Final = dict(zip(ADDED_COLUMNS, (pa.string(), pa.list_(pa.string()), pa.string()), strict=True))
+_TYPES: Final = (pa.string(), pa.list_(pa.string()), pa.string())
+"""Of the columns that are added for a video: caption, candidates, provenance as JSON."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -122,12 +123,13 @@ class TableMaker:
 
     Args:
         schema: of the rows that were read, where all of them come from Arrow.
-        settings: which column holds the videos.
+        settings: which columns hold videos and captions.
     """
 
     def __init__(self, schema: pa.Schema | None, settings: Settings) -> None:
         self._before = schema
         self._settings = settings
+        self._added = dict(zip(settings.caption_columns, _TYPES, strict=True))
         self._results: list[RowResult] = []
         self._bytes = 0
         self._listed = False
@@ -156,14 +158,14 @@ class TableMaker:
         if self.schema is None:
             column = video_column(before.names, self._settings)
             self._listed = column in before.names and _is_list(before.field(column).type)
-            self.schema = _with_captions(before, (row for _, row in pairs), listed=self._listed)
+            self.schema = self._with_captions(before, (row for _, row in pairs))
         table = self._gather([result.origin.source for result, _ in pairs if result.origin], before)
         changes = [changed(result, row) for result, row in pairs]
         touched = {name for change in changes for name in change}
         arrays = []
         for field in self.schema:
-            if field.name in ADDED_COLUMNS and (field.name in touched or field.name not in before.names):
-                cells = [_cell(field.name, row.get(field.name), listed=self._listed) for _, row in pairs]
+            if field.name in self._added and (field.name in touched or field.name not in before.names):
+                cells = [self._cell(field.name, row.get(field.name)) for _, row in pairs]
                 arrays.append(pa.array(cells, field.type))
             elif field.name in touched:
                 arrays.append(_with_changes(table.column(field.name), [change.get(field.name) for change in changes]))
@@ -198,10 +200,10 @@ class TableMaker:
 
     def _convert(self, rows: list[Row]) -> pa.Table:
         if self.schema is None:
-            self._listed = any(isinstance(row.get("caption"), list) for row in rows)
+            self._listed = any(isinstance(row.get(self._settings.caption_key), list) for row in rows)
             names = dict.fromkeys(name for row in rows for name in row)
             fields = [_infer(name, [row[name] for row in rows if name in row]) for name in names]
-            self.schema = _with_captions(pa.schema(fields), rows, listed=self._listed)
+            self.schema = self._with_captions(pa.schema(fields), rows)
             if rows:
                 self.schema = self.schema.append(pa.field(UNFIT, pa.string()))
         unfit: list[Row] = [{name: row[name] for name in row if name not in self.schema.names} for row in rows]
@@ -210,8 +212,8 @@ class TableMaker:
             if field.name == UNFIT:
                 continue
             cells = [row.get(field.name) for row in rows]
-            if field.name in ADDED_COLUMNS:
-                cells = [_cell(field.name, value, listed=self._listed) for value in cells]
+            if field.name in self._added:
+                cells = [self._cell(field.name, value) for value in cells]
             elif field.metadata == _AS_JSON:
                 cells = [None if value is None else to_json(value) for value in cells]
             array = _column(cells, field.type)
@@ -228,6 +230,29 @@ class TableMaker:
             )
         return pa.Table.from_arrays(arrays, schema=self.schema)
 
+    # The columns that are added.
+
+    def _with_captions(self, schema: pa.Schema, rows: Iterable[Row]) -> pa.Schema:
+        """A schema with those that rows have; they have the same types in every data set."""
+        held = {name for row in rows for name in row}
+        for name, kind in self._added.items():
+            if name in held:
+                field = pa.field(name, pa.list_(kind) if self._listed else kind)
+                place = schema.get_field_index(name)
+                schema = schema.append(field) if place < 0 else schema.set(place, field)
+        return schema
+
+    def _cell(self, name: str, value: Any) -> Any:
+        """What one holds in Arrow: provenance as JSON, whose keys may differ from row to row."""
+        if pa.types.is_list(self._added[name]):
+            flat = bool(value) and not any(item is None or isinstance(item, list) for item in value)
+            return [value] if self._listed and flat else value
+        if self._listed and value is not None and not isinstance(value, list):
+            value = [value]
+        if isinstance(value, list):
+            return [_text(item) for item in value]
+        return _text(value)
+
 
 def _with_changes(column: pa.ChunkedArray, texts: Sequence[str | None]) -> pa.ChunkedArray:
     """A column with text in some places, where it is not None."""
@@ -239,29 +264,6 @@ def _with_changes(column: pa.ChunkedArray, texts: Sequence[str | None]) -> pa.Ch
 
 def _is_list(kind: pa.DataType) -> bool:
     return bool(pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind))
-
-
-def _with_captions(schema: pa.Schema, rows: Iterable[Row], *, listed: bool) -> pa.Schema:
-    """A schema with the columns that are added, where rows have them; they have the same types in every data set."""
-    held = {name for row in rows for name in row if name in ADDED_COLUMNS}
-    for name in ADDED_COLUMNS:
-        if name in held:
-            field = pa.field(name, pa.list_(_TYPES[name]) if listed else _TYPES[name])
-            place = schema.get_field_index(name)
-            schema = schema.append(field) if place < 0 else schema.set(place, field)
-    return schema
-
-
-def _cell(name: str, value: Any, *, listed: bool) -> Any:
-    """What an added column holds in Arrow: provenance as JSON, whose keys may differ from row to row."""
-    if name == "captions":
-        flat = bool(value) and not any(item is None or isinstance(item, list) for item in value)
-        return [value] if listed and flat else value
-    if listed and value is not None and not isinstance(value, list):
-        value = [value]
-    if isinstance(value, list):
-        return [_text(item) for item in value]
-    return _text(value)
 
 
 def _text(value: Any) -> str | None:

@@ -22,7 +22,7 @@ from reelscribe.dataset.formats.jsonl import row_line, splice, to_json
 from reelscribe.dataset.records import changed, full_row
 from reelscribe.errors import ClipError, DatasetError
 from reelscribe.pipeline import RowResult
-from reelscribe.prompts import ADDED_COLUMNS, video_column, videos_of
+from reelscribe.prompts import video_column, videos_of
 from reelscribe.schema import Clip, Row
 from reelscribe.video.fetch import FetchLimits, local, scheme_of
 
@@ -220,7 +220,7 @@ class Writer:
     def _from_row(self, key: str, result: RowResult, row: Row) -> dict[str, bytes]:
         """Write the videos of a row, and return the members that hold all else."""
         before = result.origin.row if result.origin else {}
-        added = {name: row[name] for name in ADDED_COLUMNS if name in row and name not in before}
+        added = {name: row[name] for name in self._settings.caption_columns if name in row and name not in before}
         kept = {name: value for name, value in row.items() if name not in added}
         try:
             videos, listed = videos_of(row, self._settings)
