@@ -383,11 +383,17 @@ def test_columns_that_are_named_and_nowhere_are_warned_of(caplog: pytest.LogCapt
         "'aks', which prompt_key names.",
         "'caption_text', which text_key names.",
     ]
+    caplog.clear()
+    _rows([{"text": "a clip", "file": "a.mp4"}], FakeEngine())
+    assert caplog.messages == ["None of the first rows has a column 'video' or 'videos'; video_key names another one."]
 
 
 def test_columns_that_will_be_replaced_are_warned_of_once(caplog: pytest.LogCaptureFixture) -> None:
     _rows([_clip_row(), _clip_row(caption="old"), _clip_row(caption="old", caption_meta={})], FakeEngine())
-    assert caplog.messages == ["The rows have caption and caption_meta already: this run's results take their place."]
+    [told] = caplog.messages
+    assert told.startswith(
+        "The rows have caption and caption_meta already: this run's results take their place, unless"
+    )
     caplog.clear()
     _rows([{"text": VIDEO, "videos": [clip_bytes()], "caption": "old"}], FakeEngine())
     assert caplog.messages == []

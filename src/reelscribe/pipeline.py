@@ -162,7 +162,7 @@ def caption_rows(
             " and ".join(replaced),
         )
     pending: deque[_Waiting] = deque()
-    _tell_missing([item.row for item in peeked], settings)
+    _tell_missing([item.row for item in peeked if not item.problem], settings)
     chained = itertools.chain(peeked, source)
     # What waits is the difference: an engine may pull in a thread of its own, and each number has one who writes it.
     pulled_bytes, finished_bytes, exhausted = 0, 0, False
@@ -226,6 +226,8 @@ def peek(rows: Iterator[InputRow]) -> list[InputRow]:
 def _tell_missing(rows: Sequence[Row], settings: Settings) -> None:
     """Say where a column that was named is in none of the first rows: most often it is misspelt."""
     text_key = None if settings.text_key == Settings.text_key else settings.text_key
+    if not settings.video_key and rows and not any("video" in row or "videos" in row for row in rows):
+        logger.warning("None of the first rows has a column 'video' or 'videos'; video_key names another one.")
     named = {"video_key": settings.video_key, "prompt_key": settings.prompt_key, "text_key": text_key}
     for option, name in named.items():
         if name and rows and not any(name in row for row in rows):

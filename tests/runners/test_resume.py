@@ -327,7 +327,7 @@ def test_retry_tries_named_kinds_with_other_sampling_and_later_runs_keep_what_ca
     assert Path.cwd() == tmp_path
 
 
-def test_marked_rows_are_made_again_with_other_sampling(tmp_path: Path) -> None:
+def test_marked_rows_are_made_again_with_other_sampling(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     put_clip(tmp_path / "a.mp4")
     rows: list[Row] = [{"video": "a.mp4", "text": text} for text in ("fine", "dull", "noted", "also bad")]
     data, output = (
@@ -351,6 +351,9 @@ def test_marked_rows_are_made_again_with_other_sampling(tmp_path: Path) -> None:
     engine = _Counting()
     retry(output, marks=marks, kinds=["missing"], sampling={"max_tokens": 9}, engine=engine)
     assert engine.asked == ["dull", "also bad"]
+    assert not caplog.messages
+    retry(output, marks=put_rows(marks, [{"row": 5, "flag": True}]), sampling={"max_tokens": 9}, engine=engine)
+    assert caplog.messages == [f"There are no rows 5, which {marks} marks."]
 
 
 @pytest.mark.parametrize(
@@ -364,7 +367,7 @@ def test_marks_that_are_none_are_told(tmp_path: Path, line: str) -> None:
         retry(tmp_path / "out.jsonl", marks=tmp_path / "marks.jsonl")
 
 
-def test_retry_that_is_interrupted_loses_nothing(tmp_path: Path) -> None:
+def test_retry_that_is_interrupted_loses_nothing(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     put_clip(tmp_path / "a.mp4")
     data = put_rows(tmp_path / "in.jsonl", [{"video": "a.mp4", "text": f"bad {n}"} for n in range(4)])
     output = tmp_path / "out.jsonl"
@@ -373,9 +376,12 @@ def test_retry_that_is_interrupted_loses_nothing(tmp_path: Path) -> None:
     with pytest.raises(EngineError):
         retry(output, sampling={"max_tokens": 99}, engine=_Counting(break_after=2))
     assert output.read_bytes() == before
+    assert not caplog.messages
     engine = _Counting()
     assert retry(output, sampling={"max_tokens": 99}, engine=engine).captions == 4
     assert len(engine.asked) == 2
+    [told] = caplog.messages
+    assert told == f"The last run on {output} did not come to its end: what it left is made, too."
 
 
 def test_what_cannot_be_retried_is_told(tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -211,8 +211,10 @@ def retry(
     marked = _flagged(marks) if marks else frozenset()
     last = runs_on(output)[0]
     settings = settings_of(last)
+    if last.ending != "finished":
+        logger.warning("The last run on %s did not come to its end: what it left is made, too.", last.output)
     with in_folder_of(last):
-        return run(
+        summary = run(
             last.inputs,
             Path(last.output),
             settings,
@@ -221,6 +223,10 @@ def retry(
             resampled=sampling,
             **options,
         )
+    absent = sorted(place for place in marked if place >= summary.rows)
+    if absent and not settings.shard:
+        logger.warning("There are no rows %s, which %s marks.", ", ".join(map(str, absent)), marks)
+    return summary
 
 
 def settings_of(run: Run) -> Settings:

@@ -82,7 +82,7 @@ class Cluster:
             _connect(self._settings.address)
         try:
             nodes = ray.nodes()
-            self._lost_nodes = sum(not node["Alive"] for node in nodes)
+            self._lost_nodes = _lost(nodes)
             self._actors = Actors.of(_with_tp(self._settings, nodes), ray.cluster_resources(), nodes)
             logger.info("%s", self._actors)
             self.info = replace(self._look(), gpus=max(self._actors.gpus, 1) * self._actors.most)
@@ -104,12 +104,8 @@ class Cluster:
     def _look(self) -> ModelInfo:
         """Load the engine once, on the cluster: so that what is wrong with it is told before anything begins."""
         looked = ray.remote(max_calls=1, max_retries=2, **self._actors.each())(look)
-        try:
-            found: ModelInfo | ReelscribeError = ray.get(looked.remote(self._actors.settings, str(Path.cwd())))
-        except ray.exceptions.RayError as exc:
-            raise EngineError(f"the engine cannot be loaded on the Ray cluster: {exc}") from exc
-        if isinstance(found, ReelscribeError):
-            raise found
+        asked = looked.remote(self._actors.settings, str(Path.cwd()))
+        found: ModelInfo = _answer(asked, "the engine cannot be loaded on the Ray cluster")
         return found
 
     def __exit__(
@@ -171,7 +167,7 @@ class Cluster:
             self._room.acquire()
 
     def _look_for_lost_nodes(self) -> None:
-        lost = sum(not node["Alive"] for node in ray.nodes())
+        lost = _lost(ray.nodes())
         if lost > self._lost_nodes and self._open:
             logger.warning("A node of the Ray cluster is gone; what it had is given to others.")
             ray.get(self._feed.offer_again.remote())
@@ -295,13 +291,27 @@ def _with_tp(settings: Settings, nodes: list[dict[str, Any]]) -> Settings:
     if settings.engine != "vllm" or settings.device == "cpu" or tp or not gpus:
         return replace(settings, tp=tp)
     asked = ray.remote(num_gpus=1, num_cpus=0, max_calls=1)(planned_tp).remote(settings, str(Path.cwd()), max(gpus))
+    return replace(settings, tp=_answer(asked, "the GPUs of the Ray cluster cannot be asked for their size"))
+
+
+def _answer(asked: Any, trouble: str) -> Any:
+    """What a task came to.
+
+    Raises:
+        EngineError: the cluster could not do it; it says what the trouble is.
+        ReelscribeError: the task's own answer.
+    """
     try:
-        found: int | ReelscribeError = ray.get(asked)
+        found = ray.get(asked)
     except ray.exceptions.RayError as exc:
-        raise EngineError(f"the GPUs of the Ray cluster cannot be asked for their size: {exc}") from exc
+        raise EngineError(f"{trouble}: {exc}") from exc
     if isinstance(found, ReelscribeError):
         raise found
-    return replace(settings, tp=found)
+    return found
+
+
+def _lost(nodes: list[dict[str, Any]]) -> int:
+    return sum(not node["Alive"] for node in nodes)
 
 
 def _cpus_beside(gpus: int, nodes: list[dict[str, Any]]) -> int:

@@ -306,7 +306,7 @@ class MakeOutcomes:
 
     def _end(self, why: ReelscribeError, *, after: float = 0.0) -> NoReturn:
         """End this process, and nothing but that meanwhile: Ray starts another, with an engine that is whole."""
-        ray.get(self._feed.broke.remote(self._name, str(why)))
+        ray.get(self._feed.broke.remote(self._name, f"{why} (on {ray.util.get_node_ip_address()})"))
         time.sleep(after)
         os._exit(1)
 
