@@ -280,6 +280,15 @@ class TestLoading:
         monkeypatch.setattr(AutoModelForImageTextToText, "from_pretrained", spy("model", None))
         return seen
 
+    def test_what_the_hub_logs_is_printed_once(self, loader: dict[str, dict[str, Any]]) -> None:
+        hub, printed = logging.getLogger("huggingface_hub"), logging.StreamHandler()
+        hub.addHandler(printed)
+        assert logging.getLogger().handlers  # as where the command prints what is logged
+        with pytest.raises(ModelError):
+            load_engine(Settings(model="shapes"))
+        assert printed not in hub.handlers
+        assert hub.propagate
+
     def test_settings_reach_the_loader(self, loader: dict[str, dict[str, Any]]) -> None:
         params = {"attn_implementation": "sdpa", "token": "secret"}
         settings = Settings(model="shapes", revision="abc", device="cpu", dtype="bfloat16", model_params=params)

@@ -1,5 +1,6 @@
 """What engines that run a checkpoint themselves have in common: its processor, its limits, and the text of a prompt."""
 
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -41,6 +42,8 @@ class Checkpoint:
         """
         from transformers import AutoConfig, AutoProcessor
 
+        if logging.getLogger().handlers:  # else these print what the hub's library logs a second time, never as JSON
+            logging.getLogger("huggingface_hub").handlers.clear()
         path = str(model_path(model))
         try:
             config = AutoConfig.from_pretrained(path, revision=revision, **hub)
