@@ -7,10 +7,13 @@ import pytest
 import torch
 from conftest import Prepare
 from generating import GREEDY, WILD, answers, texts, variant
+from transformers import AttentionInterface, AttentionMaskInterface
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 
 from reelscribe.engines import running, transformers
 from reelscribe.engines.branching import BranchingCache
-from reelscribe.engines.inputs import InputBuilder, ModelInputs
+from reelscribe.engines.inputs import InputBuilder, ModelInputs, most_tokens
 from reelscribe.engines.running import RunningBatch
 from reelscribe.engines.transformers import TransformersEngine
 from reelscribe.sampling_params import SamplingParams
@@ -128,6 +131,23 @@ class TestOnePass:
         item = prepare("a", sampling=GREEDY)
         assert texts(eager, item) == texts(shapes_engine, item)
 
+    def test_an_attention_keeps_the_name_by_which_its_kernels_are_found(
+        self, shapes_engine: TransformersEngine, prepare: Prepare
+    ) -> None:
+        names = []
+
+        def named(module: Any, *args: Any, **kwargs: Any) -> Any:
+            names.append(module.config._attn_implementation)
+            return sdpa_attention_forward(module, *args, **kwargs)
+
+        AttentionInterface.register("named", named)
+        AttentionMaskInterface.register("named", ALL_MASK_ATTENTION_FUNCTIONS["sdpa"])
+        item = prepare("a", sampling=GREEDY)
+        for _ in range(2):  # the second finds what the first left in the tables
+            engine = TransformersEngine("shapes", device="cpu", model_params={"attn_implementation": "named"})
+            assert texts(engine, item) == texts(shapes_engine, item)
+        assert set(names) == {"named"}
+
 
 class TestJoining:
     def test_finished_candidates_leave_and_the_others_go_on_unharmed(
@@ -197,13 +217,32 @@ class TestJoining:
         self, endless: TransformersEngine, prepare: Prepare, watch: Watch
     ) -> None:
         items = [lasting(prepare, f"{number}", 4, frames=2, num_captions=2) for number in range(6)]
-        cost = endless._inputs.prepare(items[0]).most_tokens
+        cost = most_tokens([endless._inputs.prepare(items[0])])
         assert cost == len(endless.inputs(items[:1])["input_ids"][0]) + 2 * 4
         expected = answers(endless, *items)
         watch.joined.clear()
         endless._batch_tokens = 2 * cost + 1
         assert answers(endless, *items) == expected
         assert max(len(keys) for _, keys in watch.joined) == 2
+
+    def test_padding_counts_as_what_it_takes(self, endless: TransformersEngine, prepare: Prepare, watch: Watch) -> None:
+        short = [lasting(prepare, f"{number}", 4, frames=2) for number in range(3)]
+        long = lasting(prepare, "long", 4, frames=12)
+        tokens = [len(endless.inputs([item])["input_ids"][0]) for item in (short[0], long)]
+        endless._batch_tokens = 3 * tokens[0] + tokens[1] + 4 * 4  # would hold them all, were they not padded
+        replies = answers(endless, *short, long)
+        assert len(replies) == 4
+        assert most_tokens([endless._inputs.prepare(item) for item in (*short, long)]) == 4 * tokens[1] + 4 * 4
+        assert all("long" not in keys or len(keys) == 1 for _, keys in watch.joined)
+
+    def test_clips_join_where_no_more_may_wait_for_company(
+        self, endless: TransformersEngine, prepare: Prepare, watch: Watch, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(transformers, "_WINDOW_BYTES", 1)  # one clip waits at a time, and a quarter is two
+        endless._batch_size = 8
+        items = [lasting(prepare, f"{number}", 100, frames=2) for number in range(4)]
+        assert len(answers(endless, *items)) == 4
+        assert max(watch.steps) > 1
 
     def test_a_clip_larger_than_the_budget_goes_alone(
         self, endless: TransformersEngine, prepare: Prepare, watch: Watch

@@ -235,7 +235,7 @@ class TestFaults:
         assert max(tried[-3:]) <= 2
         assert len(caplog.records) == 1
         assert re.fullmatch(
-            r"Out of memory with \d clips at once; going on with at most \d\.", caplog.records[0].message
+            r"Out of memory with \d clips of \d+ tokens; going on with half as many\.", caplog.records[0].message
         )
 
     def test_a_clip_too_large_by_itself_is_a_failure_that_says_what_to_do(
@@ -248,6 +248,16 @@ class TestFaults:
         [failure] = variant(shapes_engine).generate(iter([prepare("a")]))
         assert isinstance(failure, Failure)
         assert failure.message == "OutOfMemoryError: the card is full; lower max_video_tokens or num_captions"
+
+    def test_a_package_that_is_missed_stops_the_run(
+        self, shapes_engine: TransformersEngine, prepare: Prepare, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def lacking(**kwargs: Any) -> Any:
+            raise ImportError("kernels is not installed")
+
+        monkeypatch.setattr(shapes_engine._model, "forward", lacking)
+        with pytest.raises(EngineError, match="the model lacks a package to run with: kernels is not installed"):
+            list(shapes_engine.generate(iter([prepare("a"), prepare("b")])))
 
     def test_a_broken_device_stops_the_run(
         self, shapes_engine: TransformersEngine, prepare: Prepare, monkeypatch: pytest.MonkeyPatch

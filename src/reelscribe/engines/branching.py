@@ -6,7 +6,7 @@ that of shared-prefix attention; see Juravsky et al., "Hydragen", 2024.) Clips m
 """
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 import torch
@@ -17,26 +17,38 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 _ROOM: Final = 64
 """Tokens by which the room for candidates' own tokens grows, so that few steps copy what is there."""
-_PREFIX: Final = "reelscribe_"
+_EAGER: Final = "reelscribe_eager"
 
 
 def enable_branching(model: Any) -> None:
-    """Let a loaded model's language model decode with a `BranchingCache`; with other caches it does what it did."""
-    config = model.config.get_text_config()
-    original: str = config._attn_implementation
-    # Eager attention is not in the table: each family has its own beside its model.
-    attend = ALL_ATTENTION_FUNCTIONS.get(original) or sys.modules[type(model).__module__].eager_attention_forward
+    """Let a loaded model's language model decode with a `BranchingCache`; with other caches it does what it did.
 
-    def attention(module: torch.nn.Module, query: torch.Tensor, key: Any, value: Any, *args: Any, **kwargs: Any) -> Any:
+    An attention keeps its name, by which flash attention finds its kernels. Only eager attention gets one of ours: it
+    is in no table, since each family has its own beside its model.
+    """
+    name: str = model.config.get_text_config()._attn_implementation
+    attend = ALL_ATTENTION_FUNCTIONS.get(name)
+    if attend is None:
+        attend, name = sys.modules[type(model).__module__].eager_attention_forward, _EAGER
+        AttentionMaskInterface.register(name, ALL_MASK_ATTENTION_FUNCTIONS["eager"])
+    if not isinstance(attend, _Attention):
+        AttentionInterface.register(name, _Attention(attend))
+    if name == _EAGER:
+        model.set_attn_implementation({"text_config": name})
+
+
+class _Attention:
+    """An attention of Transformers that knows a `BranchingCache` as well."""
+
+    def __init__(self, attend: Callable[..., Any]) -> None:
+        self._attend = attend
+
+    def __call__(
+        self, module: torch.nn.Module, query: torch.Tensor, key: Any, value: Any, *args: Any, **kwargs: Any
+    ) -> Any:
         if isinstance(key, _Layer):
             return key.attend(query, kwargs["scaling"]), None
-        return attend(module, query, key, value, *args, **kwargs)
-
-    name = f"{_PREFIX}{original}"
-    AttentionInterface.register(name, attention)
-    if original in ALL_MASK_ATTENTION_FUNCTIONS:
-        AttentionMaskInterface.register(name, ALL_MASK_ATTENTION_FUNCTIONS[original])
-    model.set_attn_implementation({"text_config": name})
+        return self._attend(module, query, key, value, *args, **kwargs)
 
 
 class _Branches:

@@ -107,6 +107,12 @@ class Feed(Generic[Item, Ready]):
         with self._changed:
             return self._ended
 
+    @property
+    def full(self) -> bool:
+        """Whether no more may wait."""
+        with self._changed:
+            return len(self._waiting) >= self._max_waiting or self._bytes >= self._max_bytes
+
     def take(self, taken: list[Ready]) -> None:
         """Take items out."""
         names = {id(item) for item in taken}

@@ -34,8 +34,16 @@ class ModelInputs:
     """uint8, shape (patches, colours x temporal x patch x patch)."""
     grid: tuple[int, int, int]
     """Patches in time, height and width."""
-    most_tokens: int
-    """Tokens that the cache may come to hold for it: those of the prompt, and of all candidates."""
+    longest_answer: int
+    """Tokens that a candidate may have."""
+
+
+def most_tokens(batch: Sequence[ModelInputs]) -> int:
+    """Tokens that the cache may come to hold for a batch: prompts and candidates, each as long as the longest."""
+    if not batch:
+        return 0
+    prompts = len(batch) * max(len(item.ids) for item in batch)
+    return prompts + sum(item.request.num_captions for item in batch) * max(item.longest_answer for item in batch)
 
 
 class InputBuilder:
@@ -81,7 +89,7 @@ class InputBuilder:
             next_position=ids.shape[1] + int(delta),
             patches=torch.from_numpy(self._patches(item.frames.pixels)),
             grid=grid,
-            most_tokens=ids.shape[1] + request.num_captions * longest,
+            longest_answer=longest,
         )
 
     def collate(self, batch: Sequence[ModelInputs]) -> dict[str, torch.Tensor]:

@@ -20,7 +20,7 @@ from reelscribe.engines.base import ModelInfo
 from reelscribe.engines.branching import enable_branching
 from reelscribe.engines.checkpoint import HUB_PARAMS, Checkpoint, cannot_load
 from reelscribe.engines.feed import Feed
-from reelscribe.engines.inputs import InputBuilder, ModelInputs
+from reelscribe.engines.inputs import InputBuilder, ModelInputs, most_tokens
 from reelscribe.engines.running import RunningBatch
 from reelscribe.engines.sampling import TokenRules
 from reelscribe.engines.speedups import speed_up_vision
@@ -89,7 +89,8 @@ class TransformersEngine:
         speed_up_vision(self._model)
         self._processor = checkpoint.processor
         enable_branching(self._model)
-        self._batch_size, self._was_full = batch_size, False
+        self._batch_size = batch_size
+        self._was_full = False
         self._batch_tokens = batch_tokens or _batch_tokens(self._model, self._device)
         self._rules = TokenRules(self._processor.tokenizer, self._model.generation_config)
         self._inputs = InputBuilder(self._processor, self._rules, self._model.model.get_rope_index, self._device)
@@ -109,7 +110,8 @@ class TransformersEngine:
             while True:
                 waiting = feed.wait(0 if batch.clips else self._quorum)
                 refused = [item for item in waiting if isinstance(item, Failure)]
-                group = self._choose([item for item in waiting if isinstance(item, ModelInputs)], batch, feed.ended)
+                ready = [item for item in waiting if isinstance(item, ModelInputs)]
+                group = self._choose(ready, batch, all_there=feed.ended or feed.full)
                 if refused or group:
                     feed.take([*refused, *group])
                 elif not batch.clips and not waiting:
@@ -136,22 +138,25 @@ class TransformersEngine:
         """So many clips join together, where there are so many: each time, the whole cache is copied."""
         return -(-self._batch_size // 4)
 
-    def _choose(self, waiting: list[ModelInputs], batch: RunningBatch, ended: bool) -> list[ModelInputs]:
-        """Those of the waiting clips that are to join now: the oldest, and those most like it in length."""
+    def _choose(self, waiting: list[ModelInputs], batch: RunningBatch, *, all_there: bool) -> list[ModelInputs]:
+        """Those of the waiting clips that are to join now: the oldest, and those most like it in length.
+
+        Args:
+            waiting: oldest first.
+            batch: that they are to join.
+            all_there: whether no more will wait with them, however long they do.
+        """
         room = self._batch_size - len(batch.clips)
         if not waiting or room <= 0:
             return []
-        tokens = self._batch_tokens - sum(item.most_tokens for item in batch.clips.values())
-        if not batch.clips:
-            tokens = max(tokens, waiting[0].most_tokens)
-        group = []
+        running = list(batch.clips.values())
+        group: list[ModelInputs] = []
         for item in sorted(waiting, key=lambda item: abs(len(item.ids) - len(waiting[0].ids)))[:room]:
-            tokens -= item.most_tokens
-            if tokens < 0:
+            if most_tokens([*running, *group, item]) > self._batch_tokens and (running or group):
                 break
             group.append(item)
-        many = len(group) >= self._quorum or sum(item.most_tokens for item in group) >= self._batch_tokens / 4
-        return group if many or not batch.clips or (ended and len(group) == len(waiting)) else []
+        many = len(group) >= self._quorum or most_tokens(group) >= self._batch_tokens / 4
+        return group if many or not running or (all_there and len(group) == len(waiting)) else []
 
     def _advance(
         self, batch: RunningBatch, group: list[ModelInputs], *, to_end: bool = False
@@ -166,6 +171,8 @@ class TransformersEngine:
                 answers += batch.step()
         except torch.AcceleratorError as exc:
             raise EngineError(f"the device {self._device} failed: {exc}") from exc
+        except ImportError as exc:  # a quantised checkpoint's kernels are looked for when they are first needed
+            raise EngineError(f"the model lacks a package to run with: {exc}") from exc
         except _FAULTS as exc:
             return answers, _Fault(exc)
         return answers, None
@@ -176,12 +183,15 @@ class TransformersEngine:
             yield _failure(clips[0].request, fault)
             return
         half = len(clips) // 2
-        if fault.out_of_memory and half < self._batch_size:
+        tokens = most_tokens(clips)
+        if fault.out_of_memory and tokens // 2 < self._batch_tokens:
             level = logging.INFO if self._was_full else logging.WARNING
-            logger.log(level, "Out of memory with %d clips at once; going on with at most %d.", len(clips), half)
-            self._batch_size, self._was_full = half, True
+            logger.log(
+                level, "Out of memory with %d clips of %d tokens; going on with half as many.", len(clips), tokens
+            )
+            self._batch_tokens, self._was_full = tokens // 2, True
         while clips:
-            part, clips = clips[: min(half, self._batch_size)], clips[min(half, self._batch_size) :]
+            part, clips = clips[:half], clips[half:]
             batch = self._new_batch()
             answers, again = self._advance(batch, part, to_end=True)
             yield from answers
