@@ -102,14 +102,19 @@ SMALLEST = {
 def test_the_smallest_tensor_parallelism_that_fits_and_replicas_for_the_rest(
     model: str, place: int, gb: int, gpus: int
 ) -> None:
-    tp = SMALLEST[model][place]
+    tp, size = SMALLEST[model][place], ModelSize.of(FAMILY[model])
     if tp is None or tp > gpus:
+        for tight in (1, 2, 4, 8):
+            if tight <= gpus and size.gpu_bytes(tight, LONGEST) <= 0.9 * gb * GB:
+                made = planned(model, gpus, gb)
+                assert (made.tp, made.dp, made.clips) == (tight, gpus // tight, 1)
+                assert "; the cache has room for few clips of that size" in made.reason
+                return
         with pytest.raises(SettingsError, match="the model does not fit: "):
             planned(model, gpus, gb)
         return
     made = planned(model, gpus, gb)
-    assert (made.tp, made.dp) == (tp, gpus // tp)
-    size = ModelSize.of(FAMILY[model])
+    assert (made.tp, made.dp, made.clips) == (tp, gpus // tp, 4)
     assert size.gpu_bytes(tp, 4 * LONGEST) <= 0.9 * gb * GB
     assert tp == 1 or size.gpu_bytes(tp // 2, 4 * LONGEST) > 0.9 * gb * GB
 
@@ -172,7 +177,7 @@ class TestOverrides:
         assert (made.tp, made.dp) == (2, 3)
         assert made.reason.endswith("; 2 GPUs of 8 stay idle.")
         with pytest.raises(SettingsError, match="split over 1 GPU each must hold"):
-            planned("8B", 8, 24, dp=8)
+            planned("32B", 8, 24, dp=8)
 
     def test_both(self) -> None:
         assert (planned("8B", 8, 80, tp=2, dp=3).tp, planned("8B", 8, 80, tp=2, dp=3).dp) == (2, 3)

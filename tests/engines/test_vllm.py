@@ -6,6 +6,7 @@ One engine serves all tests but those that kill it or run the command; loading t
 import copy
 import itertools
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -13,8 +14,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from commands import Run, ended
 from conftest import Prepare
-from flow import read_rows_of
+from flow import put_rows, read_rows_of
 
 from reelscribe.config import Settings
 from reelscribe.demo import prepare as prepare_clips
@@ -23,6 +25,7 @@ from reelscribe.errors import EngineError, ModelError, SettingsError
 from reelscribe.pipeline import caption
 from reelscribe.prompts import DEFAULT_PROMPT
 from reelscribe.runners.local import run
+from reelscribe.runners.status import read_status
 from reelscribe.sampling_params import SamplingParams
 from reelscribe.schema import Caption, CaptionRequest, Clip, Failure, Generation, PreparedRequest
 
@@ -307,13 +310,15 @@ class TestFaults:
 
         async def broken_off(item: PreparedRequest, replica: int) -> Any:
             output = await real(item, replica)
-            output.outputs[0].finish_reason = "abort"
+            output.outputs[0].finish_reason = item.request.key
             return output
 
         monkeypatch.setattr(vllm_engine, "_run", broken_off)
-        [failure] = vllm_engine.generate(iter([prepare("a", sampling=GREEDY)]))
+        [failure] = vllm_engine.generate(iter([prepare("error", sampling=GREEDY)]))
         assert isinstance(failure, Failure)
-        assert failure.message == "vLLM broke off with the reason abort."
+        assert failure.message == "vLLM broke off with the reason error."
+        with pytest.raises(EngineError, match="vLLM was told from elsewhere to end, with 1 requests in flight"):
+            list(vllm_engine.generate(iter([prepare("abort", sampling=GREEDY)])))
 
     def test_an_engine_that_is_killed_stops_the_run_and_keeps_what_was_done(self, prepare: Prepare) -> None:
         import psutil
@@ -451,12 +456,28 @@ class TestCommand:
         assert "reelscribe: vLLM runs one replica of the model on 1 GPU (tp=1, dp=1): there is no GPU." in said
         assert "6 captions for 6 rows" in said
         assert "pending" not in said  # no task is left behind
-        left = [each for each in psutil.process_iter() if os.getpgid(each.pid) == done.pid]
+        left = [each for each in psutil.process_iter() if os.getsid(each.pid) == done.pid]
         _, alive = psutil.wait_procs(left, timeout=30)
         assert not alive
         captions = [row["caption"] for row in read_rows_of(tmp_path / "out.jsonl")]
         right = sum(made == scene.caption for made, scene in zip(captions, scenes.values(), strict=True))
         assert right >= 5
+
+    @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+    def test_a_signal_to_all_of_the_group_lets_vllm_finish_what_is_in_flight(
+        self, tmp_path: Path, number: signal.Signals
+    ) -> None:
+        file, _ = prepare_clips(tmp_path, clips=1)
+        [clip] = read_rows_of(file)
+        put_rows(tmp_path / "in.jsonl", [{**clip, "text": f"row {n}"} for n in range(600)])
+        with ended(Run(tmp_path, "made", "--model", "shapes", "--engine", "vllm")) as run:
+            run.wait_until(lambda: run.outcomes() >= 1)
+            os.killpg(run.process.pid, number)
+            told = run.end()
+        assert run.process.returncode == 128 + number, told
+        status = read_status(run.output)
+        assert (status.state, status.failures) == ("broken off", {})
+        assert 1 <= status.captions == status.rows < 600
 
     def test_a_command_that_is_killed_takes_vllm_with_it(self, tmp_path: Path) -> None:
         import psutil

@@ -4,12 +4,13 @@ A program that is killed cannot end its children, and vLLM's go on without it, G
 waits beside it for its end, and then ends whatever carries its mark in the environment.
 """
 
+import multiprocessing
 import os
 import subprocess
 import sys
 import uuid
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Final
 
 _MARK: Final = "REELSCRIBE_GUARDED"
@@ -27,6 +28,16 @@ for pid in filter(str.isdigit, os.listdir("/proc")):
     except OSError:  # gone, or someone else's
         pass
 """
+
+
+def leave_group() -> None:
+    """Leave the group of processes that Ctrl-C is sent to; vLLM calls it in each process of its own (`pyproject.toml`).
+
+    There it would break off what the program is about to finish.
+    """
+    if _MARK in os.environ and multiprocessing.parent_process() is not None:
+        with suppress(OSError):
+            os.setpgid(0, 0)
 
 
 class Guard:

@@ -7,7 +7,7 @@ Replicas talk about nothing. So the plan is the smallest tensor parallelism that
 import logging
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from reelscribe.errors import SettingsError
@@ -20,9 +20,8 @@ MEMORY_SHARE: Final = 0.9
 """Of each GPU's memory, what the engine may use. The rest is for the CUDA context and for others."""
 _WORKING_BYTES: Final = 2 * 10**9
 """Activations of a step, the vision encoder's included, on each GPU."""
-_CLIPS: Final = 4
-"""So many of the longest clips must find room in the cache at once: with fewer the GPU would wait."""
-
+CLIPS: Final = 4
+"""So many of the longest clips are to find room in the cache at once: with fewer the GPU would wait."""
 _WORDS_TOKENS: Final = 2048
 """Prompt, times of the frames and answer, for the plan."""
 
@@ -73,10 +72,6 @@ class ModelSize:
         cache = 2 * 2 * self.layers * kv_heads * self.head_dim * cached_tokens
         return self.text_bytes // tp + self.vision_bytes + cache + _WORKING_BYTES
 
-    def needed_bytes(self, tp: int, longest_tokens: int) -> int:
-        """Likewise, with a cache for as many of the longest requests as it takes to keep the GPU busy."""
-        return self.gpu_bytes(tp, _CLIPS * longest_tokens)
-
     def splits(self, tp: int) -> bool:
         """Whether the attention heads can be dealt out to so many GPUs."""
         return self.heads % tp == 0 and (self.kv_heads % tp == 0 or tp % self.kv_heads == 0)
@@ -92,6 +87,8 @@ class Plan:
     """Data parallelism: replicas."""
     reason: str
     """Why, in a sentence."""
+    clips: int = CLIPS
+    """Of the longest ones, so many have room in the cache at least."""
 
     def __str__(self) -> str:
         copies = "one replica of the model" if self.dp == 1 else f"{self.dp} replicas of the model, each"
@@ -135,21 +132,26 @@ def plan(
     if dp is not None:
         allowed = allowed[-1:]  # to leave GPUs idle would help nobody
     usable = int(min(gpu_bytes) * memory_share)
-    need = {degree: size.needed_bytes(degree, longest_tokens) for degree in allowed}
-    fits = next((degree for degree in need if need[degree] <= usable), None)
+    for clips in (CLIPS, 1):  # slow is better than not at all
+        need = {degree: size.gpu_bytes(degree, clips * longest_tokens) for degree in allowed}
+        fits = next((degree for degree in need if need[degree] <= usable), None)
+        if fits is not None:
+            break
     if fits is None:
         most = max(need)
         raise SettingsError(
             f"the model does not fit: with its weights split over {_gpus(most)} each must hold {_gb(need[most])} "
-            f"({_gb(size.text_bytes + size.vision_bytes)} of weights in all, the cache of {_CLIPS} clips of "
+            f"({_gb(size.text_bytes + size.vision_bytes)} of weights in all, the cache of a clip of "
             f"{longest_tokens:,} tokens, and room to work), and {_gb(usable)} of {_gb(min(gpu_bytes))} can be used. "
             f"Take a smaller or quantised checkpoint (-FP8), lower max_video_tokens, or force it with tp={most}."
         )
     words = f"weights, cache and room to work take {_gb(need[fits])} of the {_gb(usable)} that can be used on each"
+    if clips < CLIPS:
+        words += "; the cache has room for few clips of that size, and max_video_tokens makes them smaller"
     before = max((degree for degree in need if degree < fits), default=None)
     if before:
         words += f"; on {_gpus(before)} it would be {_gb(need[before])}"
-    return _spread(fits, dp, count, words, size)
+    return replace(_spread(fits, dp, count, words, size), clips=clips)
 
 
 def longest_tokens(budget: FrameBudget) -> int:

@@ -42,6 +42,8 @@ _ENVIRONMENT: Final = {
 CORE_ENVIRONMENT: Final = {"VLLM_WORKER_MULTIPROC_METHOD": "spawn", "OMP_WAIT_POLICY": "PASSIVE"}
 """For vLLM's processes, likewise: begin afresh, not as copies of this one with its threads; and on a CPU that others
 use, too, wait without burning it."""
+_PROCESSOR_THREADS: Final = 8
+"""For vLLM's preparation of clips, which is one at a time in this process, and has one thread where nobody says."""
 _CPU_EXECUTOR: Final = "vllm.v1.executor.uniproc_executor.UniProcExecutor"
 """Model and scheduler in one process, as on one GPU. vLLM parts them on a CPU, and keeps a core to wait with."""
 _CPU_CACHE_BYTES: Final = 2 << 30
@@ -119,6 +121,8 @@ class VllmEngine:
         except Exception as exc:  # configuration, weights and GPUs raise all kinds of errors in there
             guard.close()
             raise cannot_load(settings.model, " ".join(str(exc).split())) from exc
+        if not current_platform.is_cpu():  # which has its own use for them
+            os.environ.setdefault("OMP_NUM_THREADS", str(min(_PROCESSOR_THREADS, os.cpu_count() or 1)))
         self._loop = asyncio.new_event_loop()
         thread = threading.Thread(target=self._loop.run_forever, daemon=True, name="vllm")
         thread.start()
@@ -242,6 +246,8 @@ class VllmEngine:
             return Failure.of(request, f"{type(cause).__name__}: {cause}")
         ends = self._rules.end_ids | set(request.sampling.stop_token_ids)
         reasons = {made.finish_reason for made in output.outputs}
+        if "abort" in reasons:  # nothing here has asked for it
+            raise EngineError(f"vLLM was told from elsewhere to end, with {1 + len(others)} requests in flight.")
         if not reasons <= set(get_args(StopReason)):
             return Failure.of(request, f"vLLM broke off with the reason {', '.join(map(str, reasons))}.")
         candidates = [_candidate(made, ends) for made in output.outputs]
@@ -319,6 +325,8 @@ def _defaults(
         "tensor_parallel_size": spread.tp,
         "data_parallel_size": spread.dp,
         "mm_encoder_tp_mode": "data" if spread.tp > 1 else "weights",
+        # Else each expert is cut into slices, of which there are as many as GPUs.
+        "enable_expert_parallel": checkpoint.size.is_mixture and spread.dp > 1,
         # Clips differ, so to keep them would fill the host's memory for nothing; candidates of a clip share a prefix.
         "mm_processor_cache_gb": 0,
         "enable_prefix_caching": True,

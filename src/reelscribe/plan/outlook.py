@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from reelscribe.config import Settings
-from reelscribe.engines.planning import MEMORY_SHARE, Plan, longest_tokens, plan
+from reelscribe.engines.planning import CLIPS, MEMORY_SHARE, Plan, longest_tokens, plan
 from reelscribe.engines.prospects import Prospect, look_at_model
 from reelscribe.errors import SettingsError
 from reelscribe.plan.rates import Rate, find_rate
@@ -145,7 +145,7 @@ def look_ahead(
         model=settings.model,
         limits=prospect.source,
         tokens_are_exact=prospect.exact and not seen.remote and seen.looked_at == seen.rows,
-        one_gpu_bytes=prospect.size.needed_bytes(1, longest_tokens(budget)) if prospect.size else None,
+        one_gpu_bytes=prospect.size.gpu_bytes(1, CLIPS * longest_tokens(budget)) if prospect.size else None,
         gpu_plan=gpu_plan,
         no_gpu_plan=no_gpu_plan,
         rate=found_rate,
@@ -181,24 +181,23 @@ def _on_gpus(
     if gpu is None:
         return None, f"--gpu names one of {', '.join(GPU_BYTES)}"
     longest = longest_tokens(budget)
-    spread: Plan | None = None
+    found: list[Plan] = []
     for count in (gpus,) if gpus else _COUNTS:
         try:
-            spread = plan(
-                size, [GPU_BYTES[gpu.lower()]] * count, longest_tokens=longest, tp=settings.tp, dp=settings.dp
+            found.append(
+                plan(size, [GPU_BYTES[gpu.lower()]] * count, longest_tokens=longest, tp=settings.tp, dp=settings.dp)
             )
         except SettingsError as exc:
             problem = exc
-        else:
-            break
-    if spread is None:
+    if not found:
         raise problem
+    spread = max(found, key=lambda item: item.clips)  # of several, the first
     return GpuPlan(
         gpu=gpu.lower(),
         gpus=spread.tp * spread.dp,
         tp=spread.tp,
         dp=spread.dp,
-        needed_bytes=size.needed_bytes(spread.tp, longest),
+        needed_bytes=size.gpu_bytes(spread.tp, spread.clips * longest),
         usable_bytes=int(GPU_BYTES[gpu.lower()] * MEMORY_SHARE),
         reason=spread.reason,
         needs_vllm=settings.engine != "vllm" and spread.tp * spread.dp > 1,
