@@ -347,20 +347,29 @@ def test_rows_of_json_get_types_and_lose_nothing(tmp_path: Path) -> None:
     _run(tmp_path / "out.parquet", source)
     made = pq.read_table(tmp_path / "out.parquet")
     types = {name: str(made.schema.field(name).type) for name in ("n", "f", "mixed", "text")}
-    assert types == {"n": "int64", "f": "double", "mixed": "string", "text": "string"}
+    assert types == {"n": "uint64", "f": "double", "mixed": "string", "text": "string"}
     table = made.to_pylist()
-    assert [row["n"] for row in table[:3]] == [0, 1, 2]
+    assert [row["n"] for row in table[:4]] == [0, 1, 2, 2**63]
     assert [row["mixed"] for row in table[2:5]] == ["2", '"text"', "4"]
     assert [row["text"] for row in table[2:5]] == [None, None, "ünï"]
     unfit = {number: json.loads(row[UNFIT]) for number, row in enumerate(table) if row[UNFIT]}
     assert unfit == {
-        3: {"n": 2**63, "text": "half \ud83d"},
+        3: {"text": "half \ud83d"},
         2050: {"n": "seven", "d": {"x": [1], "z": 5}, "new": [1, {"a": None}]},
         2060: {"n": True, "f": 10**400, "text": "\ud83d"},
         2100: {"unreadable_line": "broken"},
     }
     assert [row["caption"] for row in table] == [TEXT] * 2100 + [None]
     assert made.column_names[-1] == UNFIT
+
+
+@pytest.mark.parametrize("value", [2**63, -1, 2**64, {"seed": 2**63}, [2**63, "a"]])
+def test_large_integers_keep_their_column(tmp_path: Path, value: Any) -> None:
+    rows = [{"x": value if number % 2 else 2**63 + number} for number in range(10)]
+    _run(tmp_path / "out.parquet", put_rows(tmp_path / "in.jsonl", rows))
+    made = pq.read_table(tmp_path / "out.parquet").to_pylist()
+    assert [json.loads(row["x"]) if isinstance(row["x"], str) else row["x"] for row in made] == [r["x"] for r in rows]
+    assert {row[UNFIT] for row in made} == {None}
 
 
 @pytest.mark.parametrize("value", [[], {}, [{}], {"a": []}, [None], None, "", {"": 1}])

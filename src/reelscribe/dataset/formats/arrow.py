@@ -27,6 +27,8 @@ TABLE_ROWS, TABLE_BYTES = 1000, 1 << 24
 UNFIT: Final = "reelscribe_unfit"
 """Column of what does not fit its own column's type, as a JSON object; where rows come from another format."""
 
+_MOST_UNFIT: Final = 0.01
+"""Of the first values of a column. Where more have no place in any type, all become text."""
 _UNREADABLE: Final = (ValueError, OverflowError, TypeError)  # of Arrow's own errors, those that a value can cause
 _AS_JSON: Final = {b"reelscribe": b"json"}
 """Metadata of a column that holds its values as JSON."""
@@ -202,7 +204,7 @@ class TableMaker:
         if self.schema is None:
             self._listed = any(isinstance(row.get(self._settings.caption_key), list) for row in rows)
             names = dict.fromkeys(name for row in rows for name in row)
-            fields = [_infer(name, [row[name] for row in rows if name in row]) for name in names]
+            fields = [_infer(name, [row.get(name) for row in rows]) for name in names]
             self.schema = self._with_captions(pa.schema(fields), rows)
             if rows:
                 self.schema = self.schema.append(pa.field(UNFIT, pa.string()))
@@ -275,11 +277,19 @@ def _infer(name: str, values: Sequence[Any]) -> pa.Field:
     try:
         kind = _settled(pa.array(values).type)
     except _UNREADABLE:
-        try:  # without what no column can hold, as integers of more than 64 bits
-            kind = _settled(pa.array([value for value in values if _column([value], None)]).type)
-        except _UNREADABLE:
-            kind = None
+        kind = _widest(values)
     return pa.field(name, pa.string(), metadata=_AS_JSON) if kind is None else pa.field(name, kind)
+
+
+def _widest(values: Sequence[Any]) -> pa.DataType | None:
+    """A type for most of some values that Arrow finds none for: some integers have more than 63 bits, say."""
+    if all(value is None or (type(value) is int and 0 <= value < 1 << 64) for value in values):
+        return pa.uint64()
+    held = [value for value in values if _column([value], None)]
+    try:
+        return _settled(pa.array(held).type) if len(values) - len(held) <= _MOST_UNFIT * len(values) else None
+    except _UNREADABLE:
+        return None
 
 
 def _settled(kind: pa.DataType) -> pa.DataType | None:
