@@ -386,6 +386,12 @@ def test_columns_that_are_named_and_nowhere_are_warned_of(caplog: pytest.LogCapt
     caplog.clear()
     _rows([{"text": "a clip", "file": "a.mp4"}], FakeEngine())
     assert caplog.messages == ["None of the first rows has a column 'video' or 'videos'; video_key names another one."]
+    caplog.clear()
+    [result] = _rows([_clip_row(text="")], FakeEngine(), keep="similar_one_simhash", num_captions=2)
+    assert caplog.messages == [
+        "None of the first rows has a text for captions to be near to; text_key names its column."
+    ]
+    assert result.captions[0].reason == "there is no original text to be near to"
 
 
 def test_columns_that_will_be_replaced_are_warned_of_once(caplog: pytest.LogCaptureFixture) -> None:

@@ -225,6 +225,13 @@ class Settings:
         """Columns that are added for each video: the kept caption, all candidates, where they come from."""
         return self.caption_key, f"{self.caption_key}s", f"{self.caption_key}_meta"
 
+    @property
+    def named_columns(self) -> dict[str, str]:
+        """Columns of the rows that are named, by the setting that does so."""
+        text_key = None if self.text_key == Settings.text_key else self.text_key
+        named = {"video_key": self.video_key, "prompt_key": self.prompt_key, "text_key": text_key}
+        return {option: name for option, name in named.items() if name}
+
     def without_token(self) -> dict[str, Any]:
         """All of them, ready for JSON, less what opens the hub to whoever reads them."""
         params = {name: value for name, value in self.model_params.items() if name != "token"}

@@ -224,14 +224,14 @@ def peek(rows: Iterator[InputRow]) -> list[InputRow]:
 
 
 def _tell_missing(rows: Sequence[Row], settings: Settings) -> None:
-    """Say where a column that was named is in none of the first rows: most often it is misspelt."""
-    text_key = None if settings.text_key == Settings.text_key else settings.text_key
+    """Say where a column that is needed is in none of the first rows: most often it is misspelt."""
     if not settings.video_key and rows and not any("video" in row or "videos" in row for row in rows):
         logger.warning("None of the first rows has a column 'video' or 'videos'; video_key names another one.")
-    named = {"video_key": settings.video_key, "prompt_key": settings.prompt_key, "text_key": text_key}
-    for option, name in named.items():
-        if name and rows and not any(name in row for row in rows):
+    for option, name in settings.named_columns.items():
+        if rows and not any(name in row for row in rows):
             logger.warning("None of the first rows has a column %r, which %s names.", name, option)
+    if settings.keep == "similar_one_simhash" and rows and not any(row.get(settings.text_key) for row in rows):
+        logger.warning("None of the first rows has a text for captions to be near to; text_key names its column.")
 
 
 def plan_row(item: InputRow, layout: Layout, settings: Settings) -> RowPlan:

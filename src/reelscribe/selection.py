@@ -50,6 +50,8 @@ def _similar_one_simhash(texts: Sequence[str], request: CaptionRequest) -> tuple
     target = simhash(request.reference)
     distances = [(simhash(text) ^ target).bit_count() for text in texts]
     best = min(distances)
+    if not request.reference:
+        return (distances.index(best),), "there is no original text to be near to"
     return (distances.index(best),), f"nearest to the original text: {best} of {_BITS} bits differ"
 
 

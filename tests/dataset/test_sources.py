@@ -121,3 +121,11 @@ def test_missing_extra_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
     (tmp_path / "data.jsonl.zst").write_bytes(b"")
     with pytest.raises(MissingExtraError, match=r"needs (pyarrow|fsspec): pip install 'reelscribe\[data\]'"):
         find_sources([name if "://" in name else tmp_path / name])
+
+
+@pytest.mark.parametrize("name", ["a.csv", "a.TSV", "a.json", "https://host/a.csv"])
+def test_tables_of_other_kinds_are_not_taken_for_videos(tmp_path: Path, name: str) -> None:
+    (tmp_path / "a.csv").write_text("video,text\n")
+    told = r"a\.(csv|TSV|json): data sets are \.jsonl, .* files; in Python, pandas\.read_csv"
+    with pytest.raises(DatasetError, match=told):
+        find_sources([name if "://" in name else tmp_path / name])

@@ -2,6 +2,7 @@
 
 import itertools
 import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -158,6 +159,33 @@ def test_list_of_failures_goes_once_there_are_none(tmp_path: Path) -> None:
     put_clip(tmp_path / "a.mp4")
     assert _run(tmp_path / "out.jsonl", data).failures == {}
     assert _files(tmp_path) == {"data.jsonl", "a.mp4", "out.jsonl", "out.ledger.sqlite", "out.run.json"}
+
+
+@pytest.mark.parametrize("resume", [True, False])
+@pytest.mark.parametrize(
+    ("output", "theirs"),
+    [
+        ("out.jsonl", "out.jsonl"),
+        ("out.jsonl", "out.failures.jsonl"),
+        ("out-{shard}.jsonl", "out-00007.jsonl"),
+        ("out", "out/00007.jsonl"),
+    ],
+)
+def test_files_of_others_are_not_replaced(tmp_path: Path, output: str, theirs: str, resume: bool) -> None:
+    put_clip(tmp_path / "a.mp4")
+    data = put_rows(tmp_path / "in.jsonl", [{"video": "a.mp4"}])
+    (tmp_path / theirs).parent.mkdir(exist_ok=True)
+    (tmp_path / theirs).write_text("precious")
+    before = sorted(tmp_path.rglob("*"))
+    shards: dict[str, Any] = {} if output.endswith("t.jsonl") else {"shard_rows": 5, "output_format": "jsonl"}
+    settings = Settings(engine="fake", resume=resume, **shards)
+    with pytest.raises(DatasetError, match=re.escape(f"{tmp_path / theirs} is there already, and not from a run on")):
+        run(data, tmp_path / output, settings)
+    assert (tmp_path / theirs).read_text() == "precious"
+    assert sorted(path for path in tmp_path.rglob("*") if ".lock" not in path.name) == before
+    (tmp_path / theirs).unlink()
+    run(data, tmp_path / output, settings)
+    run(data, tmp_path / output, settings)
 
 
 def test_urls_and_the_root_folder_hold_for_rows(tmp_path: Path) -> None:

@@ -5,12 +5,18 @@ import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
+from reelscribe.config import Settings
 from reelscribe.dataset.files import VIDEO_SUFFIXES, check_regular, is_url, missing, needs_extra
 from reelscribe.dataset.formats import FORMATS, format_of, load_reader
 from reelscribe.dataset.formats.videos import has_videos, walk
-from reelscribe.errors import DatasetError
+from reelscribe.errors import DatasetError, SettingsError, did_you_mean
+
+_TYPED: Final = ("parquet", "hf")
+"""Formats that state columns and their types before the first row."""
+_TABLES: Final = frozenset({".arrow", ".avro", ".csv", ".feather", ".json", ".lance", ".orc", ".tsv", ".txt", ".xlsx"})
+"""What is no video, and no data set that can be read."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,6 +106,12 @@ def _source(location: str, name: str | None = None) -> Source:
     """What is at a location; anything that is not named as a data set is taken for a video."""
     name = name or format_of(location.partition("?")[0] if is_url(location) else location) or "videos"
     if name == "videos":
+        if Path(location).suffix.lower() in _TABLES:
+            known = ", ".join(item.suffixes[0] for item in FORMATS.values() if item.suffixes)
+            raise DatasetError(
+                f"cannot read {location}: data sets are {known} files; in Python, pandas.read_csv(...).to_parquet(...) "
+                "makes one of a table."
+            )
         if not is_url(location) and not Path(location).exists():
             raise missing(location)
     elif name != "hf":
@@ -108,13 +120,31 @@ def _source(location: str, name: str | None = None) -> Source:
     return Source(location=location, format=name)
 
 
+def check_columns(sources: Sequence[Source], settings: Settings) -> None:
+    """See that the columns which are named are there, where data sets state theirs before they are read.
+
+    Raises:
+        SettingsError: one is not.
+    """
+    if not all(source.format in _TYPED for source in sources):
+        return
+    names = {name for source in sources for name in load_reader(source.format).schema(source.location).names}  # type: ignore[attr-defined]
+    for option, name in settings.named_columns.items():
+        if names and name not in names:
+            hint = did_you_mean(name, sorted(names), otherwise=f"there are {', '.join(sorted(names))}.")
+            raise SettingsError(f"the data set has no column {name!r}, which {option} names; {hint}")
+    if names and not settings.video_key and not names & {"video", "videos"}:
+        there = ", ".join(sorted(names))
+        raise SettingsError(f"the data set has no column 'video' or 'videos'; video_key names another of {there}.")
+
+
 def arrow_schema(sources: Sequence[Source]) -> Any:
     """The Arrow types of the rows of all sources; None where some of them have no such types.
 
     Raises:
         DatasetError: the types do not go together.
     """
-    if not sources or any(source.format not in ("parquet", "hf") for source in sources):
+    if not sources or any(source.format not in _TYPED for source in sources):
         return None
     from reelscribe.dataset.formats.arrow import unify
 

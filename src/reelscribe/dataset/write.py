@@ -73,6 +73,16 @@ class DatasetWriter(AbstractContextManager["DatasetWriter"]):
         ours = path.parent == folder and _number_of(path.name, self._pattern.name) is not None
         return ours or path in (self.output.resolve(), self.failures.resolve())
 
+    def there(self) -> Iterator[Path]:
+        """The files that it would replace or remove."""
+        folder, name = self._pattern.parent, self._pattern.name
+        if self._limit is not None and folder.is_dir():
+            yield from sorted(path for path in folder.iterdir() if _number_of(path.name, name) is not None)
+        elif self.output.is_file() or (self.output.is_dir() and any(self.output.iterdir())):
+            yield self.output
+        if self.failures.exists():
+            yield self.failures
+
     def __enter__(self) -> "DatasetWriter":
         with _writing(self.output):
             self._pattern.parent.mkdir(parents=True, exist_ok=True)

@@ -12,7 +12,7 @@ from typing import Final
 
 from reelscribe.config import Settings
 from reelscribe.dataset.read import count_rows, read_rows
-from reelscribe.dataset.sources import Source, find_sources
+from reelscribe.dataset.sources import Source, check_columns, find_sources
 from reelscribe.errors import ClipError, FailureKind
 from reelscribe.pipeline import InputRow, peek, plan_row
 from reelscribe.prompts import RowPlan, choose_layout
@@ -96,9 +96,11 @@ def survey(
 
     Raises:
         DatasetError: an input cannot be read.
+        SettingsError: a column is named that the data set does not have.
         MissingExtraError: a format needs what is not installed.
     """
     sources = find_sources(inputs)
+    check_columns(sources, settings)
     total = _count(sources, settings)
     chosen = sorted(random.Random(0).sample(range(total), min(total, most_rows)))
     plans = _plans(_only(_rows(sources, settings), chosen), settings)

@@ -16,7 +16,7 @@ from reelscribe.dataset.ledger_file import Run, set_aside
 from reelscribe.dataset.lock import locked
 from reelscribe.dataset.read import count_rows, read_rows
 from reelscribe.dataset.sidecars import SidecarWriter
-from reelscribe.dataset.sources import find_sources
+from reelscribe.dataset.sources import check_columns, find_sources
 from reelscribe.dataset.write import DatasetWriter
 from reelscribe.engines import load_engine
 from reelscribe.engines.base import Engine
@@ -97,6 +97,7 @@ def run(
 
     Raises:
         DatasetError: an input cannot be read, the output or the ledger not written, or another run writes to it.
+        SettingsError: a column is named that the data set does not have.
         MissingExtraError: a format or the engine needs what is not installed.
         ModelError: the engine cannot be loaded.
         EngineError: the engine broke.
@@ -109,6 +110,7 @@ def run(
     if output.suffix.lower() in VIDEO_SUFFIXES:
         raise DatasetError(f"cannot write to {output}: it is named as a video; name a data set, as captions.jsonl.")
     sources = find_sources(inputs)
+    check_columns(sources, settings)
     writer = DatasetWriter(output, settings, sources)
     for source in sources:
         if not is_url(source.location) and writer.owns(Path(source.location)):
@@ -117,6 +119,7 @@ def run(
     sidecars, tally = SidecarWriter(settings), Tally(settings.failure_limit())
     with contextlib.ExitStack() as stack:
         stack.enter_context(locked(lock_of(output), output))
+        _check_not_of_others(output, writer)
         if not settings.resume:
             set_aside(ledger_of(output))
         ledger = stack.enter_context(Ledger(ledger_of(output), again=again, marked=marked, resampled=resampled))
@@ -164,6 +167,15 @@ def run(
             raise _stopped(stop, tally) if stop() else spending.error(tally.rows)
         ledger.flush()  # so that whatever is in a whole output is in the ledger
     return _summary(tally, writer.failures, watch, spending)
+
+
+def _check_not_of_others(output: Path, writer: DatasetWriter) -> None:
+    """Raise where there are files in the place of the output which no run has written, as far as is known."""
+    if not ledger_of(output).is_file() and (there := next(writer.there(), None)):
+        raise DatasetError(
+            f"cannot write to {output}: {there} is there already, and not from a run on this output, which would have "
+            "left a ledger beside it. Choose another output, or move it away."
+        )
 
 
 def _load(settings: Settings, total: int | None, stack: contextlib.ExitStack) -> Engine | Maker:

@@ -3,6 +3,7 @@
 import datetime
 import decimal
 import json
+import re
 import shutil
 import struct
 from collections.abc import Callable
@@ -20,7 +21,7 @@ from reelscribe.dataset.formats import hf, parquet
 from reelscribe.dataset.formats.arrow import UNFIT
 from reelscribe.dataset.read import count_rows, read_rows
 from reelscribe.dataset.sources import find_sources
-from reelscribe.errors import DatasetError
+from reelscribe.errors import DatasetError, SettingsError
 from reelscribe.runners.local import RunSummary, run
 
 datasets.disable_progress_bars()
@@ -289,8 +290,8 @@ def test_data_sets_that_lack_a_column_go_together(tmp_path: Path) -> None:
 
 
 def test_columns_of_several_types_are_refused(tmp_path: Path) -> None:
-    _save_parquet(pa.table({"n": pa.array([1])}), tmp_path / "1.parquet")
-    _save_parquet(pa.table({"n": pa.array([0.5])}), tmp_path / "2.parquet")
+    _save_parquet(pa.table({"n": pa.array([1]), "video": [None]}), tmp_path / "1.parquet")
+    _save_parquet(pa.table({"n": pa.array([0.5]), "video": [None]}), tmp_path / "2.parquet")
     with pytest.raises(DatasetError, match=r"2\.parquet has other types than the data sets before it \(.*n .*\); "):
         _run(tmp_path / "out.parquet", tmp_path / "1.parquet", tmp_path / "2.parquet")
     _run(tmp_path / "out.jsonl", tmp_path / "1.parquet", tmp_path / "2.parquet")
@@ -299,7 +300,7 @@ def test_columns_of_several_types_are_refused(tmp_path: Path) -> None:
 
 def test_type_that_parquet_lacks_is_told_before_a_model_is_loaded(tmp_path: Path) -> None:
     spans = pa.array([(1, 2, 3)], pa.month_day_nano_interval())
-    source = _put_stream(tmp_path / "in", [pa.table({"span": spans})])
+    source = _put_stream(tmp_path / "in", [pa.table({"span": spans, "video": [None]})])
     with pytest.raises(DatasetError, match=r"cannot write out\.parquet: .*interval.*; write \.jsonl or a Hugging Face"):
         _run(tmp_path / "out.parquet", source, engine="vllm")
     assert not list(tmp_path.glob("out*"))
@@ -308,6 +309,27 @@ def test_type_that_parquet_lacks_is_told_before_a_model_is_loaded(tmp_path: Path
         pa.ipc.open_stream((tmp_path / "out" / "data-00000.arrow").read_bytes()).read_all().column("span")[0]
         == spans[0]
     )
+
+
+@pytest.mark.parametrize("suffix", [".parquet", ""])
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [
+        ({"video_key": "clp"}, "no column 'clp', which video_key names; did you mean clip?"),
+        ({"video_key": "clip", "text_key": "words"}, "no column 'words', which text_key names; there are clip, id."),
+        ({"video_key": "clip", "prompt_key": "x"}, "no column 'x', which prompt_key names; there are clip, id."),
+        ({}, "no column 'video' or 'videos'; video_key names another of clip, id."),
+    ],
+)
+def test_columns_that_are_not_there_are_told_before_a_model_is_loaded(
+    tmp_path: Path, settings: dict[str, Any], told: str, suffix: str
+) -> None:
+    table = pa.table({"clip": ["gone.mp4"], "id": [1]})
+    source = tmp_path / f"in{suffix}"
+    (_save_parquet if suffix else _save_hf)(table, source)
+    with pytest.raises(SettingsError, match=re.escape(told)):
+        _run(tmp_path / "out.jsonl", source, engine="vllm", **settings)
+    assert not list(tmp_path.glob("out*"))
 
 
 def test_columns_of_one_name_are_refused(tmp_path: Path) -> None:
@@ -431,12 +453,12 @@ def test_large_rows_are_read_few_at_a_time(tmp_path: Path, repeated: bool) -> No
 
 def test_rows_are_written_in_groups_of_bounded_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(parquet, "_GROUP_ROWS", 1000)
-    table = pa.table({"id": range(2500)})
+    table = pa.table({"id": range(2500), "video": [None] * 2500})
     _save_parquet(table, tmp_path / "in.parquet")
     _run(tmp_path / "out.parquet", tmp_path / "in.parquet")
     file = pq.ParquetFile(tmp_path / "out.parquet")
     assert [file.metadata.row_group(n).num_rows for n in range(file.num_row_groups)] == [1000, 1000, 500]
-    assert file.read(["id"]).equals(table)
+    assert file.read(["id", "video"]).equals(table)
 
 
 def test_numbers_of_rows_are_known(tmp_path: Path) -> None:
@@ -543,7 +565,7 @@ def test_folder_of_something_else_is_not_replaced(tmp_path: Path) -> None:
 
 
 def test_files_of_a_data_set_have_so_many_rows(tmp_path: Path) -> None:
-    _save_parquet(pa.table({"id": range(5)}), tmp_path / "in.parquet")
+    _save_parquet(pa.table({"id": range(5), "video": [None] * 5}), tmp_path / "in.parquet")
     _run(tmp_path / "out", tmp_path / "in.parquet", shard_rows=2)
     assert len(list((tmp_path / "out").glob("data-*.arrow"))) == 3
     assert datasets.load_from_disk(tmp_path / "out")["id"][:] == list(range(5))
