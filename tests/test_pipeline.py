@@ -373,6 +373,13 @@ def test_rows_are_read_as_far_as_they_are_needed() -> None:
     assert len(read) <= 70
 
 
+def test_what_is_no_video_in_a_list_costs_the_others_nothing() -> None:
+    [row] = _rows([{"videos": [None, clip_bytes(), {"path": 5}]}], FakeEngine())
+    assert [failure.kind for failure in row.failures] == ["row", "row"]
+    assert "the list of videos holds something else here" in row.failures[0].message
+    assert [bool(text) for text in row.rows[0]["caption"]] == [False, True, False]
+
+
 def test_columns_that_are_named_and_nowhere_are_warned_of(caplog: pytest.LogCaptureFixture) -> None:
     rows = [_clip_row(ask="What?"), _clip_row()]
     _rows(rows, FakeEngine(), prompt_key="ask")

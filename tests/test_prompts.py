@@ -107,11 +107,9 @@ def test_surplus_videos_are_not_asked_for() -> None:
         ({"text": VIDEO * 3, "videos": ["a.mp4"] * 2}, "prompt", f"has 3 {VIDEO}, but the row only 2 video"),
         ({"text": None, "videos": ["a.mp4"]}, "prompt", f"column 'text' must hold text with {VIDEO}; got nothing"),
         ({"text": [VIDEO], "videos": ["a.mp4"]}, "prompt", f"column 'text' must hold text with {VIDEO}; got list"),
-        ({"text": VIDEO, "videos": [3]}, "row", "column 'videos' must hold paths or bytes of videos; got int"),
+        ({"text": VIDEO, "videos": 3}, "row", "column 'videos' must hold paths or bytes of videos; got int"),
         ({"text": VIDEO, "videos": {"name": "a"}}, "row", "must hold paths or bytes of videos; got dict"),
-        ({"text": VIDEO, "videos": [{"bytes": None, "path": 3}]}, "row", "must hold paths or bytes of videos; got int"),
-        ({"text": VIDEO, "videos": ["a.mp4", None]}, "row", "must hold paths or bytes of videos; got NoneType"),
-        ({"text": VIDEO, "videos": [""]}, "row", "must hold paths or bytes of videos; got empty str"),
+        ({"text": VIDEO, "videos": {"bytes": None, "path": 3}}, "row", "must hold paths or bytes of videos; got int"),
         ({"text": VIDEO, "videos": b""}, "row", "must hold paths or bytes of videos; got empty bytes"),
     ],
 )
@@ -243,6 +241,7 @@ def test_reference_is_the_text_column() -> None:
         ({"clip": "a.mp4", "video": "b.mp4"}, {"video_key": "clip"}, (["a.mp4"], False)),
         ({"video": "b.mp4"}, {"video_key": "clip"}, ([], False)),
         ({"videos": None}, {}, ([], False)),
+        ({"videos": [None, "a.mp4", 3, "", b"", {"path": 3}]}, {}, (["", "a.mp4", "", "", "", ""], True)),
     ],
 )
 def test_videos_are_found_in_their_column(row: Row, settings: Row, found: tuple[list[Any], bool]) -> None:

@@ -94,6 +94,7 @@ def videos_of(row: Row, settings: Settings) -> tuple[list[str | bytes], bool]:
     """The videos of a row, and whether the column holds a list of them.
 
     A video is a path, the bytes of a file, or a table with `bytes` or else `path`, as Hugging Face data sets hold them.
+    Whatever else is in a list becomes an empty path: a video that cannot be had, and costs the others nothing.
 
     Raises:
         ClipError: kind "row", where the column holds something else.
@@ -104,12 +105,13 @@ def videos_of(row: Row, settings: Settings) -> tuple[list[str | bytes], bool]:
         return [], False
     listed = isinstance(value, (list, tuple))
     videos = [_unpacked(video) for video in (value if listed else [value])]
-    for video in videos:
-        if not isinstance(video, (str, bytes)) or not video:
-            empty = "empty " if isinstance(video, (str, bytes)) else ""
-            got = f"{empty}{type(video).__name__}"
-            raise ClipError("row", f"column {key!r} must hold paths or bytes of videos; got {got}.")
-    return videos, listed
+    if listed:
+        return [video if isinstance(video, (str, bytes)) and video else "" for video in videos], True
+    if not isinstance(value, (str, bytes)) or not value:
+        empty = "empty " if isinstance(value, (str, bytes)) else ""
+        got = f"{empty}{type(value).__name__}"
+        raise ClipError("row", f"column {key!r} must hold paths or bytes of videos; got {got}.")
+    return videos, False
 
 
 def _unpacked(video: Any) -> Any:

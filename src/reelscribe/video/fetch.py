@@ -100,10 +100,12 @@ def local(clip: Clip, limits: FetchLimits) -> Clip:
     """A clip on this machine, its `file://` URL turned into a path, held to the root folder.
 
     Raises:
-        ClipError: kind "refused".
+        ClipError: kind "refused", or "row" for an empty path.
     """
     if isinstance(clip.source, bytes):
         return clip
+    if not clip.source:
+        raise ClipError("row", "the list of videos holds something else here than a path or the bytes of a video.")
     if scheme_of(clip.source) == "file":
         parts = urlsplit(clip.source)
         if parts.netloc not in ("", "localhost"):

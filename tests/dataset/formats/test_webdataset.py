@@ -180,7 +180,17 @@ def test_json_names_the_members_that_it_cannot_hold(tmp_path: Path) -> None:
     assert {name: first[name] for name in ("__key__", "__url__", "video", "bin", "caption")} == {
         "__key__": "0", "__url__": str(source), "video": "0.mp4", "bin": "0.bin", "caption": TEXT,
     }  # fmt: skip
-    assert (second["videos"], second["caption"]) == (["1.0.mp4", "1.1.mp4"], None)
+    assert (second["videos"], second["caption"]) == (["1.0.mp4", "1.1.mp4"], [TEXT, None])
+
+
+def test_what_the_json_says_of_the_video_comes_back_where_the_video_cannot(tmp_path: Path) -> None:
+    put_clip(tmp_path / "clips" / "a.mp4")
+    data = put_rows(tmp_path / "in.jsonl", [{"video": "clips/a.mp4", "id": 1}, {"videos": ["clips/a.mp4"], "id": 2}])
+    _run(tmp_path / "packed.tar", data)
+    _run(tmp_path / "out.jsonl", tmp_path / "packed.tar")
+    first, second = read_rows_of(tmp_path / "out.jsonl")
+    assert (first["video"], second["videos"]) == ("clips/a.mp4", ["clips/a.mp4"])
+    assert (first["__key__"], first["id"], first["caption"]) == ("000000000", 1, TEXT)
 
 
 def test_same_rows_give_the_same_bytes(tmp_path: Path) -> None:

@@ -48,9 +48,11 @@ class TarSample:
     """What a member's name has after the key, to its content."""
     columns: dict[str, str]
     """Column to the member that is it, or that holds it."""
+    told: Row
+    """What JSON says in a column whose place the videos take."""
 
     def stand_ins(self, row: Row) -> Row:
-        """Names of members, for the columns of a row that hold their bytes."""
+        """For the columns of a row that hold members' bytes: what JSON says in their place, or the members' names."""
         names = {id(data): f"{self.key}.{name}" for name, data in self.members.items()}
         single = {column: names[id(value)] for column, value in row.items() if id(value) in names}
         lists = {column: value for column, value in row.items() if isinstance(value, list)}
@@ -59,7 +61,8 @@ class TarSample:
             for column, value in lists.items()
             if value and all(id(item) in names for item in value)
         }
-        return single | several
+        names_of_all = single | several
+        return names_of_all | {column: value for column, value in self.told.items() if column in names_of_all}
 
 
 # Reading
@@ -81,12 +84,12 @@ def read(location: str, settings: Settings, _: Path) -> Iterator[Record]:
     with _opened(location) as tar:
         for key, members, problem in _samples(tar, settings.max_video_bytes):
             if problem is None:
-                row, columns, problem = _as_row(members, settings)  # noqa: PLW2901 - one problem or the other
+                row, columns, told, problem = _as_row(members, settings)  # noqa: PLW2901 - one problem or the other
             if problem is not None:
-                told = f"sample {key} of {Path(location).name} is not a row: {problem}."
-                yield Record(row={"__key__": key}, problem=told)
+                message = f"sample {key} of {Path(location).name} is not a row: {problem}."
+                yield Record(row={"__key__": key}, problem=message)
                 continue
-            sample = TarSample(key=key, members=members, columns=columns)
+            sample = TarSample(key=key, members=members, columns=columns, told=told)
             row = {"__key__": key, "__url__": location, **row}
             yield Record(row=row, source=sample, num_bytes=sum(map(len, members.values())))
 
@@ -157,9 +160,10 @@ def _samples(tar: tarfile.TarFile, max_bytes: int) -> Iterator[tuple[str, dict[s
         yield key, members, problem
 
 
-def _as_row(members: dict[str, bytes], settings: Settings) -> tuple[Row, dict[str, str], str | None]:
-    """The columns of a sample, where each comes from, and why they cannot be had."""
+def _as_row(members: dict[str, bytes], settings: Settings) -> tuple[Row, dict[str, str], Row, str | None]:
+    """The columns of a sample, where each comes from, what the videos take the place of, and why all cannot be had."""
     row: Row = {}
+    told: Row = {}
     columns: dict[str, str] = {}
     videos = [name for name in members if f".{name.rpartition('.')[2].lower()}" in VIDEO_SUFFIXES]
     for name, data in members.items():
@@ -175,14 +179,15 @@ def _as_row(members: dict[str, bytes], settings: Settings) -> tuple[Row, dict[st
             else:
                 found = {name: data}
         except (ValueError, RecursionError) as exc:
-            return {}, {}, f"its member {name!r} cannot be read: {exc}"
+            return {}, {}, {}, f"its member {name!r} cannot be read: {exc}"
         row |= found
         columns |= dict.fromkeys(found, name)
     if videos and settings.video_key not in row:
         listed = len(videos) > 1 or "." in videos[0]
         column = settings.video_key or ("videos" if listed else "video")
+        told = {name: row[name] for name in (column,) if name in row}
         row[column] = [members[name] for name in videos] if listed else members[videos[0]]
-    return row, columns, None
+    return row, columns, told, None
 
 
 # Writing
