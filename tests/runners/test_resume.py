@@ -353,7 +353,21 @@ def test_marked_rows_are_made_again_with_other_sampling(tmp_path: Path, caplog: 
     assert engine.asked == ["dull", "also bad"]
     assert not caplog.messages
     retry(output, marks=put_rows(marks, [{"row": 5, "flag": True}]), sampling={"max_tokens": 9}, engine=engine)
-    assert caplog.messages == [f"There are no rows 5, which {marks} marks."]
+    assert caplog.messages == ["Not made again, since they are not what was marked: the videos of rows 5."]
+    assert len(engine.asked) == 2
+
+
+def test_a_mark_holds_for_its_video_alone(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    for name in "abc":
+        put_clip(tmp_path / f"{name}.mp4")
+    rows: list[Row] = [{"videos": ["a.mp4", "b.mp4"], "text": "two"}, {"videos": ["c.mp4"], "text": "one"}]
+    data, output = put_rows(tmp_path / "in.jsonl", rows), tmp_path / "out.jsonl"
+    _run(output, data)
+    marks = put_rows(tmp_path / "marks.jsonl", [{"row": row, "video": "b.mp4", "flag": True} for row in (0, 1)])
+    retry(output, marks=marks, sampling={"max_tokens": 99}, engine=_Counting())
+    assert caplog.messages == ["Not made again, since they are not what was marked: the videos of rows 1."]
+    sampled = [meta["sampling"].get("max_tokens") for row in read_rows_of(output) for meta in row["caption_meta"]]
+    assert sampled == [None, 99, None]
 
 
 @pytest.mark.parametrize(

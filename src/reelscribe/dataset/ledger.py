@@ -46,7 +46,8 @@ class Ledger:
     Args:
         file: the ledger's.
         again: failures of these kinds, of earlier runs, are not known.
-        marked: nor is anything of rows at these places.
+        marked: nor is anything of these videos of rows at these places; of all of a row's where none is named. Videos
+            given by their bytes have no name.
         resampled: sampling parameters for requests that are made again because of that. Their outcomes take the place
             of those that there were.
 
@@ -59,11 +60,14 @@ class Ledger:
         file: Path,
         *,
         again: frozenset[FailureKind] = frozenset(),
-        marked: frozenset[int] = frozenset(),
+        marked: Mapping[int, frozenset[str]] | None = None,
         resampled: Mapping[str, Any] | None = None,
     ) -> None:
         self.file = file
-        self._again, self._marked, self._resampled = again, marked, SamplingParams.parse(resampled or {}).told()
+        self._again, self._resampled = again, SamplingParams.parse(resampled or {}).told()
+        self._marked = dict(marked or {})
+        self.unmet = set(self._marked)
+        """Places of marked rows of which no such video was looked up."""
         self._asked: dict[str, tuple[bytes, CaptionRequest, tuple[Any, ...]]] = {}
         self._lock = threading.RLock()
         self._trouble: DatasetError | None = None
@@ -204,12 +208,22 @@ class Ledger:
                 "SELECT kind, outcome, run, tries, limits FROM outcomes WHERE key = ?", (key,)
             ).fetchone()
             earlier = row is not None and row[2] != self._run
-            marked = earlier and row_of(request) in self._marked
+            marked = self._is_marked(request) and earlier
             if row is not None and not marked and self._holds(known := unpack(row[1], request), *row[2:]):
                 return known
             self._asked[request.key] = key, request, video
         again = marked or (earlier and row[0] in self._again)
         return self._resample(request) if again and self._resampled else request
+
+    def _is_marked(self, request: CaptionRequest) -> bool:
+        if not self._marked or (place := row_of(request)) not in self._marked:
+            return False
+        source = request.clip.source
+        names = self._marked[place]
+        found = not names or isinstance(source, bytes) or source in names
+        if found:
+            self.unmet.discard(place)
+        return found
 
     def _holds(self, known: Outcome, run: int, tries: int, limits: str) -> bool:
         """Whether what is known is not to be tried again."""

@@ -75,7 +75,7 @@ def run(
     handle_signals: bool = False,
     on_stop: Callable[[], None] = tell_stop,
     again: frozenset[FailureKind] = frozenset(),
-    marked: frozenset[int] = frozenset(),
+    marked: Mapping[int, frozenset[str]] | None = None,
     resampled: Mapping[str, Any] | None = None,
 ) -> RunSummary:
     """Caption data sets, or go on where an earlier run on this output ended.
@@ -92,7 +92,8 @@ def run(
             Only in the main thread.
         on_stop: called at the first signal, wherever the program is just then; tells so by default.
         again: failures of these kinds, of earlier runs, are tried again.
-        marked: what earlier runs made of the rows at these places, from 0, is made again.
+        marked: what earlier runs made of these videos of the rows at these places, from 0, is made again; of all
+            videos of a row where none is named.
         resampled: sampling parameters for those.
 
     Raises:
@@ -166,6 +167,7 @@ def run(
         if (stop() or spending.is_over) and not rows.all_are(tally.rows):
             raise _stopped(stop, tally) if stop() else spending.error(tally.rows)
         ledger.flush()  # so that whatever is in a whole output is in the ledger
+        _tell_unmet(ledger)
     return _summary(tally, writer.failures, watch, spending)
 
 
@@ -220,13 +222,13 @@ def retry(
         if kind not in FAILURE_KINDS:
             raise SettingsError(f"there is no failure of kind {kind!r}; kinds are {', '.join(FAILURE_KINDS)}.")
     again = frozenset(kind for kind in FAILURE_KINDS if kind in kinds)
-    marked = _flagged(marks) if marks else frozenset()
+    marked = _flagged(marks) if marks else {}
     last = runs_on(output)[0]
     settings = settings_of(last)
     if last.ending != "finished":
         logger.warning("The last run on %s did not come to its end: what it left is made, too.", last.output)
     with in_folder_of(last):
-        summary = run(
+        return run(
             last.inputs,
             Path(last.output),
             settings,
@@ -235,10 +237,6 @@ def retry(
             resampled=sampling,
             **options,
         )
-    absent = sorted(place for place in marked if place >= summary.rows)
-    if absent and not settings.shard:
-        logger.warning("There are no rows %s, which %s marks.", ", ".join(map(str, absent)), marks)
-    return summary
 
 
 def settings_of(run: Run) -> Settings:
@@ -261,19 +259,19 @@ def in_folder_of(run: Run) -> Iterator[None]:
         yield
 
 
-def _flagged(marks: Path) -> frozenset[int]:
-    """Places of the rows that have a flag in a file of marks."""
-    places = set()
+def _flagged(marks: Path) -> dict[int, frozenset[str]]:
+    """Places of the rows that have a flag in a file of marks, and their videos that have it."""
+    flagged: dict[int, frozenset[str]] = {}
     for item in read_rows(find_sources([marks]), Settings(), output=marks):
-        row, flag = item.row.get("row"), item.row.get("flag")
-        if item.problem or type(row) is not int or type(flag) is not bool:
+        row, video, flag = (item.row.get(name) for name in ("row", "video", "flag"))
+        if item.problem or type(row) is not int or row < 0 or type(flag) is not bool:
             raise DatasetError(
                 f"{marks}, line {item.index + 1}: a mark has a row (a number) and a flag (true or false), as a report "
                 f"exports it; got {item.problem or item.row!r}."
             )
         if flag:
-            places.add(row)
-    return frozenset(places)
+            flagged[row] = flagged.get(row, frozenset()) | ({video} if isinstance(video, str) else set())
+    return flagged
 
 
 class _Rows:
@@ -344,6 +342,12 @@ def _tell_changes(last: Run | None, begun: Run, ledger: Ledger) -> None:
         "changes back.",
         *(begun.output, told, kept),
     )
+
+
+def _tell_unmet(ledger: Ledger) -> None:
+    if ledger.unmet:
+        rows = ", ".join(map(str, sorted(ledger.unmet)))
+        logger.warning("Not made again, since they are not what was marked: the videos of rows %s.", rows)
 
 
 _CALLED: Final = {"weights": "files of the model"}
