@@ -195,8 +195,9 @@ class Settings:
             raise SettingsError(f"min_decoded must be a number above 0 and at most 1; got {self.min_decoded!r}.")
         if self.min_frames and self.max_frames and self.min_frames > self.max_frames:
             raise SettingsError(f"min_frames ({self.min_frames}) must not exceed max_frames ({self.max_frames}).")
-        if not self.caption_key or {self.video_key, "video", "videos"} & {*self.caption_columns}:
-            raise SettingsError(f"caption_key must be a column of its own; got {self.caption_key!r}.")
+        parts_of_names = self.caption_key.startswith("__") or {*"./"} & {*self.caption_key}  # of members of a tar file
+        if not self.caption_key or parts_of_names or {self.video_key, "video", "videos"} & {*self.caption_columns}:
+            raise SettingsError(f"caption_key must be a column of its own, without . and /; got {self.caption_key!r}.")
         self.sampling_params()
         self.failure_limit()
         self.part()

@@ -18,6 +18,7 @@ from reelscribe import VideoCaptioningFromVLMMapper
 from reelscribe.config import Settings
 from reelscribe.demo import write_clip
 from reelscribe.engines.fake import FakeEngine, Reply
+from reelscribe.errors import SettingsError
 from reelscribe.models.shapes.scenes import Scene, random_scene
 from reelscribe.operators import video_captioning_from_vlm_mapper as module
 from reelscribe.schema import PreparedRequest
@@ -246,6 +247,9 @@ def test_captions_go_to_a_field_without_tokens(scripted: Operator, clips: dict[s
     assert out["captions"] == [["a 0 p", "b 0 p"], [None], []]
     own = op.process_batched(batch(("", [a]), ("", []), caption=["mine", "mine, too"]))
     assert (own["caption"], own["captions"]) == (["mine", "mine, too"], [["a 0 p"], []])
+    for field in ("text", "videos"):
+        with pytest.raises(SettingsError, match="caption_field must be a column of its own"):
+            scripted(prompt="p", caption_field=field)
     every = scripted(prompt="p", caption_field="captions", caption_num=2, keep_candidate_mode="all")
     assert every.process_batched(batch(("", [a])))["captions"] == [[["a 0 p", "a 1 p"]]]
 

@@ -88,6 +88,8 @@ class VideoCaptioningFromVLMMapper:
         self.video_key = kwargs.get("video_key", "videos")
         self.accelerator = kwargs.get("accelerator") or self._accelerator
         self.memory = kwargs.get("memory") or "70GB"
+        if caption_field in (self.text_key, self.video_key):
+            raise SettingsError(f"caption_field must be a column of its own; got {caption_field!r}.")
         self.caption_field = caption_field
         self.keeps_all = keep_candidate_mode == "all"
         self._settings = Settings(

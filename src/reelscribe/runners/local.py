@@ -124,6 +124,7 @@ def run(
         if not settings.resume:
             set_aside(ledger_of(output))
         ledger = stack.enter_context(Ledger(ledger_of(output), again=again, marked=marked, resampled=resampled))
+        last = _checked_shard(ledger.last, settings)
         record = stack.enter_context(Record(record_of(output), settings, inputs))
         stack.enter_context(writer)
         loading, spending = time.monotonic(), Spending(settings)
@@ -131,7 +132,6 @@ def run(
         watch = Watch(worker)
         spending.start(watch.info.gpus)
         load_seconds = round(time.monotonic() - loading, 3)
-        last = ledger.last
         begun = ledger.begin(
             settings, watch.info, output=str(output), inputs=[str(item) for item in inputs], total=total
         )
@@ -322,6 +322,16 @@ def _stopped(stop: Stop, tally: Tally) -> StoppedError:
         "goes on from there."
     )
     return StoppedError(message, number)
+
+
+def _checked_shard(last: Run | None, settings: Settings) -> Run | None:
+    """The last run; raise where it was on another shard, whose output this one's would take the place of."""
+    before = last and last.settings.get("shard")
+    if before and settings.shard and before != settings.shard:
+        raise DatasetError(
+            f"the last run on this output was shard {before}, and this is {settings.shard}; name another output."
+        )
+    return last
 
 
 def _tell_changes(last: Run | None, begun: Run, ledger: Ledger) -> None:
