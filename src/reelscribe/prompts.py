@@ -143,7 +143,7 @@ def _request(
         digest.update(len(content).to_bytes(8, "big") + content)
     return CaptionRequest(
         key=f"{index}:{slot}",
-        clip=Clip(source=video, root=root),
+        clip=Clip(source=video, root=root, called=_sample_of(row) if isinstance(video, bytes) else None),
         prompt=prompt,
         system_prompt=settings.system_prompt,
         reference=reference,
@@ -151,6 +151,12 @@ def _request(
         sampling=sampling,
         seed=int.from_bytes(digest.digest()[:8], "big"),
     )
+
+
+def _sample_of(row: Row) -> str | None:
+    """What a sample of a tar file is called, for messages about the videos in it."""
+    key = row.get("__key__")
+    return key if isinstance(key, str) else None
 
 
 # Interleaved: tokens in the text.

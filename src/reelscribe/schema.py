@@ -26,7 +26,8 @@ class Clip:
     root: Path | None = None
     """Folder that a relative path starts from; None for the working directory."""
     called: str | None = None
-    """What to call it in messages, where that is not its source: a downloaded clip goes by its URL."""
+    """What to call it in messages, where that is not its source: a downloaded clip goes by its URL, one in a tar file
+    by its sample's key."""
 
     @property
     def name(self) -> str:

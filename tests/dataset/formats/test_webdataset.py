@@ -223,6 +223,13 @@ def test_bad_sample_costs_itself(tmp_path: Path, members: Members, told: str) ->
         raise Exception(bad.problem.message)
 
 
+def test_a_video_that_fails_is_called_by_its_sample(tmp_path: Path) -> None:
+    _run(tmp_path / "out.jsonl", _put(tmp_path / "in.tar", [("s/0010.mp4", b"no video")]))
+    [failure] = read_rows_of(tmp_path / "out.failures.jsonl")
+    assert failure["video"] == "s/0010"
+    assert str(failure["message"]).startswith("s/0010 cannot be opened as a video")
+
+
 def test_links_and_devices_inside_are_passed_over(tmp_path: Path) -> None:
     with tarfile.open(tmp_path / "in.tar", "w") as tar:
         for name, kind in [("0.mp4", tarfile.SYMTYPE), ("0.mov", tarfile.CHRTYPE), ("0.avi", tarfile.FIFOTYPE)]:
