@@ -32,6 +32,7 @@ def test_settings_cannot_be_changed() -> None:
         ("caption_key", "video", "caption_key must be a column of its own, .* got 'video'"),
         ("caption_key", "a.b", r"caption_key must be a column of its own, .* got 'a\.b'"),
         ("caption_key", "__key__", "caption_key must be a column of its own, .* got '__key__'"),
+        ("video_key", "captions", "video_key must not be a column that caption_key adds; both have 'captions'"),
         ("layout", "rows", "layout must be one of auto, interleaved, columns; got 'rows'"),
         ("dtype", "int8", "dtype must be one of auto, bfloat16, float16, float32; got 'int8'"),
         ("min_decoded", 0.0, r"min_decoded must be a number above 0 and at most 1; got 0\.0"),

@@ -19,6 +19,7 @@ def test_relative_path_starts_from_the_root_of_its_data_set() -> None:
 def test_clip_is_called_by_its_path_as_given_or_by_its_size() -> None:
     assert Clip(source="clips/a.mp4", root=Path("/data")).name == "clips/a.mp4"
     assert Clip(source=bytes(12345)).name == "<12,345 bytes>"
+    assert Clip(source=b"", called="a") == Clip(source=b"", called="b")  # it need be decoded once only
 
 
 def test_clip_of_bytes_has_no_path() -> None:

@@ -195,8 +195,10 @@ class Settings:
             raise SettingsError(f"min_decoded must be a number above 0 and at most 1; got {self.min_decoded!r}.")
         if self.min_frames and self.max_frames and self.min_frames > self.max_frames:
             raise SettingsError(f"min_frames ({self.min_frames}) must not exceed max_frames ({self.max_frames}).")
+        if self.video_key in self.caption_columns:
+            raise SettingsError(f"video_key must not be a column that caption_key adds; both have {self.video_key!r}.")
         parts_of_names = self.caption_key.startswith("__") or {*"./"} & {*self.caption_key}  # of members of a tar file
-        if not self.caption_key or parts_of_names or {self.video_key, "video", "videos"} & {*self.caption_columns}:
+        if not self.caption_key or parts_of_names or {"video", "videos"} & {*self.caption_columns}:
             raise SettingsError(f"caption_key must be a column of its own, without . and /; got {self.caption_key!r}.")
         self.sampling_params()
         self.failure_limit()
@@ -271,12 +273,12 @@ AFFECTS: Final[Mapping[Effect, tuple[str, ...]]] = {
     ),
     "failures": (
         *("root", "allow_private_urls", "max_video_bytes", "download_seconds", "decode_seconds", "decoder_bytes"),
-        *("max_upload_bytes", "request_timeout", "retry_flagged", "min_decoded", "keep"),
+        *("max_upload_bytes", "request_timeout", "retry_flagged", "min_decoded"),
     ),
     "nothing": (
         *("original", "batch_size", "batch_tokens", "device", "tp", "dp", "prefetch_bytes", "decoders", "base_url"),
         *("api_key_env", "max_concurrency", "retry_seconds", "error_budget", "max_line_bytes", "output_format"),
-        *("shard_rows", "sidecar", "resume", "max_failures", "price", "budget", "caption_key"),
+        *("shard_rows", "sidecar", "resume", "max_failures", "price", "budget", "keep", "caption_key"),
         *("shard", "runner", "address", "actors"),
     ),
 }
@@ -284,10 +286,9 @@ AFFECTS: Final[Mapping[Effect, tuple[str, ...]]] = {
 
 rows: what is asked about each row's videos. A request that stays the same keeps its caption.
 captions: what comes out for one and the same request. No caption made before holds.
-failures: whether a video, or a good caption of it, can be had at all. Captions hold, with those of their candidates
-    that are to be kept now; what failed is tried again, and so are captions that fall short of what is set now (see
-    `Ledger`).
-nothing: neither; how fast, how it is written, when the run stops.
+failures: whether a video, or a good caption of it, can be had at all. Captions hold; what failed is tried again, and so
+    are captions that fall short of what is set now (see `Ledger`).
+nothing: neither; how fast, which candidates are kept, how it is written, when the run stops.
 """
 
 PARAMS_WITHOUT_EFFECT: Final = frozenset(

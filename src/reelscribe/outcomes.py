@@ -65,10 +65,9 @@ def select(
         message = f"the engine gave {len(candidates)} candidates; asked for were {request.num_captions}."
         return Failure.of(request, message), False
     faults = [find_faults(candidate, request) for candidate in candidates]
-    spoken = [number for number, found in enumerate(faults) if "empty" not in found]
-    if not spoken or (settings.keep == "all" and len(spoken) < len(candidates)):
-        silent = len(candidates) - len(spoken)
-        return Failure.of(request, f"the model gave no text for {silent} of {len(candidates)} candidates."), True
+    silent = sum("empty" in found for found in faults)
+    if silent == len(candidates) or (silent and settings.keep == "all"):
+        return _silence(request, silent), True
     meta: dict[str, Any] = {
         "engine": engine.info.engine,
         "model": engine.info.model,
@@ -89,11 +88,18 @@ def select(
     return _caption(request, candidates, meta, settings), all(faults)
 
 
-def kept_anew(caption: Caption, request: CaptionRequest, settings: Settings) -> Caption:
+def kept_anew(caption: Caption, request: CaptionRequest, settings: Settings) -> Outcome:
     """A caption of an earlier run with those of its candidates that the settings keep now: as if made with these."""
     if caption.meta["keep"] == settings.keep:
         return caption
+    silent = caption.meta["faults"].count("empty")
+    if silent and settings.keep == "all":
+        return _silence(request, silent)
     return _caption(replace(request, seed=caption.meta["seed"]), caption.candidates, caption.meta, settings)
+
+
+def _silence(request: CaptionRequest, silent: int) -> Failure:
+    return Failure.of(request, f"the model gave no text for {silent} of {request.num_captions} candidates.")
 
 
 def _caption(

@@ -25,7 +25,7 @@ class Clip:
     """A path, or the bytes of a whole video file."""
     root: Path | None = None
     """Folder that a relative path starts from; None for the working directory."""
-    called: str | None = None
+    called: str | None = field(default=None, compare=False)
     """What to call it in messages, where that is not its source: a downloaded clip goes by its URL, one in a tar file
     by its sample's key."""
 

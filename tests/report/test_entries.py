@@ -225,6 +225,12 @@ def test_videos_that_cannot_be_reached(tmp_path: Path, video: str, url: str | No
     assert re.search(problem, entry.video.problem)
 
 
+def test_bytes_that_are_written_as_text_are_a_video_that_cannot_be_reached(tmp_path: Path) -> None:
+    [entry] = _entries(captioned(tmp_path, rows=[{"video": "QUJD" * 5000, "text": "bytes"}]))
+    assert entry.video.clip is None
+    assert len(entry.video.name) == 300
+
+
 def test_metadata_may_be_json_in_a_text(tmp_path: Path) -> None:
     row = {"video": "a.mp4", "caption": "x", "captions": ["x"], "caption_meta": json.dumps({"model": "m"})}
     (entry,) = _entries(put_rows(tmp_path / "rows.jsonl", [row]))

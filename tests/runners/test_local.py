@@ -188,6 +188,24 @@ def test_files_of_others_are_not_replaced(tmp_path: Path, output: str, theirs: s
     run(data, tmp_path / output, settings)
 
 
+def test_a_run_that_sets_a_ledger_aside_and_fails_leaves_the_output_its_own(tmp_path: Path) -> None:
+    put_clip(tmp_path / "a.mp4")
+    data = put_rows(tmp_path / "in.jsonl", [{"video": "a.mp4"}])
+    _run(tmp_path / "out.jsonl", data)
+    with pytest.raises(ModelError):
+        run(data, tmp_path / "out.jsonl", Settings(model=str(tmp_path / "none"), resume=False))
+    assert _run(tmp_path / "out.jsonl", data).captions == 1
+
+
+def test_an_output_of_another_format_is_not_known_by_the_ledger_that_they_share(tmp_path: Path) -> None:
+    put_clip(tmp_path / "a.mp4")
+    data = put_rows(tmp_path / "in.jsonl", [{"video": "a.mp4"}])
+    _run(tmp_path / "out.jsonl", data)
+    (tmp_path / "out.jsonl.gz").write_text("precious")
+    with pytest.raises(DatasetError, match=r"out\.jsonl\.gz is there already, and not from a run"):
+        _run(tmp_path / "out.jsonl.gz", data)
+
+
 def test_urls_and_the_root_folder_hold_for_rows(tmp_path: Path) -> None:
     put_clip(tmp_path / "root" / "a.mp4")
     outside = put_clip(tmp_path / "b.mp4")

@@ -46,8 +46,8 @@ class Ledger:
     Args:
         file: the ledger's.
         again: failures of these kinds, of earlier runs, are not known.
-        marked: nor is anything of these videos of rows at these places; of all of a row's where none is named. Videos
-            given by their bytes have no name.
+        marked: nor is anything of these videos of rows at these places; of all of a row's where none is named. A video
+            goes by its path or URL, or by the number of its row, which a tar file gives it; of bytes nobody knows it.
         resampled: sampling parameters for requests that are made again because of that. Their outcomes take the place
             of those that there were.
 
@@ -220,7 +220,7 @@ class Ledger:
             return False
         source = request.clip.source
         names = self._marked[place]
-        found = not names or isinstance(source, bytes) or source in names
+        found = not names or isinstance(source, bytes) or bool(names & {source, f"{place:09d}"})
         if found:
             self.unmet.discard(place)
         return found
@@ -312,8 +312,6 @@ class Ledger:
 def _falls_short(caption: Caption, settings: Settings) -> bool:
     """Whether a caption of an earlier run is not what these settings ask for, so that it is tried again."""
     if settings.retry_flagged and caption.meta["tries"] == 1 and all(caption.meta["faults"]):
-        return True
-    if settings.keep == "all" and "empty" in caption.meta["faults"]:
         return True
     share = caption.meta.get("decoded_share")  # of a clip that is cut short or damaged
     return share is not None and (share < settings.min_decoded or settings.min_decoded == 1)

@@ -94,13 +94,18 @@ def read_captions(file: Path, *, most: int) -> dict[int, list[Caption]] | None:
     return found
 
 
+def aside(file: Path) -> Path:
+    """Where a ledger is set aside."""
+    return file.with_name(f"{file.name}.older")
+
+
 def set_aside(file: Path) -> None:
     """Give a ledger another name, so that the next run begins a new one."""
     with contextlib.suppress(sqlite3.Error), contextlib.closing(connect(file, "rw")) as base:
         base.execute("SELECT count(*) FROM runs").fetchone()  # has what a killed run left in the journal undone
     try:
         if file.exists():
-            file.replace(file.with_name(f"{file.name}.older"))
+            file.replace(aside(file))
         file.with_name(f"{file.name}-journal").unlink(missing_ok=True)
     except OSError as exc:
         raise DatasetError(f"cannot set {file} aside: {exc.strerror}.") from exc

@@ -15,8 +15,8 @@ from reelscribe.errors import DatasetError, SettingsError, did_you_mean
 
 _TYPED: Final = ("parquet", "hf")
 """Formats that state columns and their types before the first row."""
-_TABLES: Final = frozenset({".arrow", ".avro", ".csv", ".feather", ".json", ".lance", ".orc", ".tsv", ".txt", ".xlsx"})
-"""What is no video, and no data set that can be read."""
+_TABLES: Final = frozenset({".arrow", ".avro", ".csv", ".feather", ".lance", ".orc", ".tsv", ".xlsx"})
+"""What is no video, and no data set that can be read. (Text and JSON may lie beside a video, and be named with it.)"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,9 +104,10 @@ def _shards(folder: Path) -> Iterator[Source]:
 
 def _source(location: str, name: str | None = None) -> Source:
     """What is at a location; anything that is not named as a data set is taken for a video."""
-    name = name or format_of(location.partition("?")[0] if is_url(location) else location) or "videos"
+    file = location.partition("?")[0] if is_url(location) else location
+    name = name or format_of(file) or "videos"
     if name == "videos":
-        if Path(location).suffix.lower() in _TABLES:
+        if Path(file).suffix.lower() in _TABLES and not Path(file).is_dir():
             known = ", ".join(item.suffixes[0] for item in FORMATS.values() if item.suffixes)
             raise DatasetError(
                 f"cannot read {location}: data sets are {known} files; in Python, pandas.read_csv(...).to_parquet(...) "

@@ -291,7 +291,8 @@ def _remembering(output: Path, settings: Settings) -> Callable[[CaptionRequest, 
     def find(request: CaptionRequest, texts: list[str]) -> Caption | None:
         wanted = [text.strip() for text in texts]
         made = (kept_anew(item, request, settings) for item in known.get(request.seed, []))
-        same = (item for item in made if [text.strip() for text in item.texts] == wanted)
+        captions = (item for item in made if isinstance(item, Caption))
+        same = (item for item in captions if [text.strip() for text in item.texts] == wanted)
         return next((item for item in same if item.meta.get("prompt") == request.prompt), None)
 
     return find

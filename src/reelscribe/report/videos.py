@@ -4,6 +4,7 @@ import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 from reelscribe.errors import ClipError
 from reelscribe.schema import Clip
@@ -27,6 +28,10 @@ class FoundVideo:
     def path(self) -> Path | None:
         """The file, where it is one."""
         return None if self.clip is None or isinstance(self.clip.source, bytes) else self.clip.path
+
+
+_LONGEST_NAME: Final = 300
+"""Letters."""
 
 
 class VideoFinder:
@@ -63,8 +68,8 @@ class VideoFinder:
                 os.path.realpath(local(Clip(source=video, root=root), FetchLimits()).path) for root in self._folders
             }
             there = sorted(path for path in paths if Path(path).is_file())
-        except (ClipError, ValueError) as exc:  # on another machine; a NUL in the name
-            return FoundVideo(name=video, problem=f"The video cannot be reached: {exc}")
+        except (ClipError, OSError, ValueError) as exc:  # on another machine; a NUL in the name; bytes, written as text
+            return FoundVideo(name=video[:_LONGEST_NAME], problem=f"The video cannot be reached: {exc}")
         if len(there) > 1:
             return FoundVideo(name=video, problem="Several inputs have a video of this name; tell which with --root.")
         if not there:

@@ -12,7 +12,7 @@ from typing import Any, Final
 from reelscribe.config import Settings, Shard
 from reelscribe.dataset.files import VIDEO_SUFFIXES, is_url
 from reelscribe.dataset.ledger import Ledger
-from reelscribe.dataset.ledger_file import Run, set_aside
+from reelscribe.dataset.ledger_file import Run, aside, read_runs, set_aside
 from reelscribe.dataset.lock import locked
 from reelscribe.dataset.read import count_rows, read_rows
 from reelscribe.dataset.sidecars import SidecarWriter
@@ -173,11 +173,26 @@ def run(
 
 def _check_not_of_others(output: Path, writer: DatasetWriter) -> None:
     """Raise where there are files in the place of the output which no run has written, as far as is known."""
-    if not ledger_of(output).is_file() and (there := next(writer.there(), None)):
-        raise DatasetError(
-            f"cannot write to {output}: {there} is there already, and not from a run on this output, which would have "
-            "left a ledger beside it. Choose another output, or move it away."
-        )
+    written = _outputs_of_runs(output)
+    for path in writer.there():
+        ours = bool(written) if path == writer.failures else output.name in written
+        if not ours:
+            raise DatasetError(
+                f"cannot write to {output}: {path} is there already, and not from a run on this output, which would "
+                "have left a ledger beside it. Choose another output, or move it away."
+            )
+
+
+def _outputs_of_runs(output: Path) -> set[str]:
+    """Names of the outputs that were written from the ledger beside one, or from the one that was set aside there."""
+    names: set[str] = set()
+    for file in (ledger := ledger_of(output), aside(ledger)):
+        if file.is_file():
+            try:
+                names |= {Path(run.output).name for run in read_runs(file)}
+            except DatasetError:  # which a run that opens it will tell
+                names.add(output.name)
+    return names
 
 
 def _load(settings: Settings, total: int | None, stack: contextlib.ExitStack) -> Engine | Maker:
@@ -225,6 +240,8 @@ def retry(
     marked = _flagged(marks) if marks else {}
     last = runs_on(output)[0]
     settings = settings_of(last)
+    if marks and settings.shard:
+        raise SettingsError("marks count the rows of all shards' output: merge these, and retry what comes of that.")
     if last.ending != "finished":
         logger.warning("The last run on %s did not come to its end: what it left is made, too.", last.output)
     with in_folder_of(last):

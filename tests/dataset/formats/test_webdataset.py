@@ -193,6 +193,14 @@ def test_what_the_json_says_of_the_video_comes_back_where_the_video_cannot(tmp_p
     assert (first["__key__"], first["id"], first["caption"]) == ("000000000", 1, TEXT)
 
 
+@pytest.mark.parametrize("told", [["a.mp4"], None, {"fps": 30}, ""])
+def test_json_of_another_shape_does_not_stand_for_a_video(tmp_path: Path, told: Any) -> None:
+    members = [("0.mp4", clip_bytes()), ("0.json", json.dumps({"video": told}).encode())]
+    _run(tmp_path / "out.jsonl", _put(tmp_path / "in.tar", members))
+    [row] = read_rows_of(tmp_path / "out.jsonl")
+    assert (row["video"], row["caption"]) == ("0.mp4", TEXT)
+
+
 def test_same_rows_give_the_same_bytes(tmp_path: Path) -> None:
     source = _put(tmp_path / "in.tar", [("0.mp4", clip_bytes())])
     made = set()

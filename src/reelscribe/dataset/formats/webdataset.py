@@ -62,7 +62,18 @@ class TarSample:
             if value and all(id(item) in names for item in value)
         }
         names_of_all = single | several
-        return names_of_all | {column: value for column, value in self.told.items() if column in names_of_all}
+        return names_of_all | {
+            column: value
+            for column, value in self.told.items()
+            if column in names_of_all and _names_as_many(value, names_of_all[column])
+        }
+
+
+def _names_as_many(value: Any, names: str | list[str]) -> bool:
+    """Whether a value from JSON may stand for videos: a path for one, as many paths for several."""
+    if isinstance(names, str):
+        return isinstance(value, str) and bool(value)
+    return isinstance(value, list) and len(value) == len(names) and all(isinstance(item, str) for item in value)
 
 
 # Reading
