@@ -231,6 +231,14 @@ def test_bytes_that_are_written_as_text_are_a_video_that_cannot_be_reached(tmp_p
     assert len(entry.video.name) == 300
 
 
+def test_shards_with_captions_in_the_text_are_to_be_merged_first(tmp_path: Path) -> None:
+    shards = [captioned(tmp_path, f"{part}.jsonl", rows=TWO, shard=f"{part}/2") for part in (1, 2)]
+    failed = [shard for shard in shards if (tmp_path / f"{shard.stem}.failures.jsonl").exists()]
+    assert len(failed) == 1
+    with pytest.raises(DatasetError, match="is a shard with captions in the text: merge all shards"):
+        CaptionedData(failed[0])
+
+
 def test_metadata_may_be_json_in_a_text(tmp_path: Path) -> None:
     row = {"video": "a.mp4", "caption": "x", "captions": ["x"], "caption_meta": json.dumps({"model": "m"})}
     (entry,) = _entries(put_rows(tmp_path / "rows.jsonl", [row]))

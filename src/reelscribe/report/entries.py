@@ -84,6 +84,10 @@ class CaptionedData:
         self._remembered: Callable[[CaptionRequest, list[str]], Caption | None] = lambda request, texts: None
         if self._interleaved:
             self._failures = _read_failures(beside(output, "failures.jsonl"))
+            if self._failures and self.settings.shard:  # they are counted in the rows of all shards
+                raise DatasetError(
+                    f"{output} is a shard with captions in the text: merge all shards, and report on that."
+                )
             self._remembered = _remembering(output, self.settings)
 
     def _is_interleaved(self) -> bool:
