@@ -36,6 +36,8 @@ def test_a_killed_node_costs_nothing(
     cluster: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Also where no other has room for its engine, which Ray would wait for."""
+    import ray
+
     from reelscribe.runners import ray as module
 
     monkeypatch.setattr(module, "_QUIET_SECONDS", 2.0)
@@ -48,11 +50,16 @@ def test_a_killed_node_costs_nothing(
     )
     run([data], tmp_path / "local.jsonl", Settings(engine="fake", decoders=1))
 
-    def on_row(result: RowResult) -> None:
-        if result.index == 60:
-            cluster.remove_node(cluster.nodes.pop(), allow_graceful=False)
+    both_work: list[int] = []
 
-    slow = Settings(engine="fake", decoders=1, runner="ray", actors="2", model_params={"clips_per_second": 100})
+    def on_row(result: RowResult) -> None:
+        """Kill a node once both engines have their place and were at work for a while."""
+        if ray.available_resources().get("CPU", 0) == 0:
+            both_work.append(result.index)
+            if len(both_work) == 100:
+                cluster.remove_node(cluster.nodes.pop(), allow_graceful=False)
+
+    slow = Settings(engine="fake", decoders=1, runner="ray", actors="2", model_params={"clips_per_second": 40})
     summary = run([data], tmp_path / "out.jsonl", slow, on_row=on_row)
     assert "A node of the Ray cluster is gone" in caplog.text
     assert (summary.captions, summary.failures) == (360, {"unreadable": 40})
