@@ -12,7 +12,7 @@ from flow import EOC, VIDEO, ScriptedEngine, put_clip, put_rows, read_rows_of, s
 from reelscribe.config import Settings
 from reelscribe.engines.base import Engine
 from reelscribe.engines.fake import FakeEngine
-from reelscribe.errors import DatasetError, EngineError, ModelError
+from reelscribe.errors import DatasetError, EngineError, MissingExtraError, ModelError
 from reelscribe.pipeline import RowResult
 from reelscribe.runners import local
 from reelscribe.runners.local import RunSummary, run
@@ -192,7 +192,7 @@ def test_a_run_that_sets_a_ledger_aside_and_fails_leaves_the_output_its_own(tmp_
     put_clip(tmp_path / "a.mp4")
     data = put_rows(tmp_path / "in.jsonl", [{"video": "a.mp4"}])
     _run(tmp_path / "out.jsonl", data)
-    with pytest.raises(ModelError):
+    with pytest.raises((ModelError, MissingExtraError)):
         run(data, tmp_path / "out.jsonl", Settings(model=str(tmp_path / "none"), resume=False))
     assert _run(tmp_path / "out.jsonl", data).captions == 1
 
