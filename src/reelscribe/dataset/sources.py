@@ -127,9 +127,7 @@ def check_columns(sources: Sequence[Source], settings: Settings) -> None:
     Raises:
         SettingsError: one is not.
     """
-    if not all(source.format in _TYPED for source in sources):
-        return
-    names = {name for source in sources for name in load_reader(source.format).schema(source.location).names}  # type: ignore[attr-defined]
+    names = {name for _, schema in _schemas(sources) for name in schema.names}
     for option, name in settings.named_columns.items():
         if names and name not in names:
             hint = did_you_mean(name, sorted(names), otherwise=f"there are {', '.join(sorted(names))}.")
@@ -145,8 +143,16 @@ def arrow_schema(sources: Sequence[Source]) -> Any:
     Raises:
         DatasetError: the types do not go together.
     """
-    if not sources or any(source.format not in _TYPED for source in sources):
+    schemas = _schemas(sources)
+    if not schemas:
         return None
     from reelscribe.dataset.formats.arrow import unify
 
-    return unify([(source.location, load_reader(source.format).schema(source.location)) for source in sources])  # type: ignore[attr-defined]
+    return unify(schemas)
+
+
+def _schemas(sources: Sequence[Source]) -> list[tuple[str, Any]]:
+    """Location and Arrow schema of each source; nothing where some of them have none."""
+    if any(source.format not in _TYPED for source in sources):
+        return []
+    return [(source.location, load_reader(source.format).schema(source.location)) for source in sources]  # type: ignore[attr-defined]

@@ -12,7 +12,7 @@ from typing import Any, Final
 from reelscribe.config import Settings, Shard
 from reelscribe.dataset.files import VIDEO_SUFFIXES, is_url
 from reelscribe.dataset.ledger import Ledger
-from reelscribe.dataset.ledger_file import Run, aside, read_runs, set_aside
+from reelscribe.dataset.ledger_file import Run, set_aside
 from reelscribe.dataset.lock import locked
 from reelscribe.dataset.read import count_rows, read_rows
 from reelscribe.dataset.sidecars import SidecarWriter
@@ -26,7 +26,7 @@ from reelscribe.prompts import RowPlan
 from reelscribe.runners.live import Live
 from reelscribe.runners.record import Record
 from reelscribe.runners.spending import Spending
-from reelscribe.runners.status import ledger_of, lock_of, record_of, runs_on
+from reelscribe.runners.status import ledger_of, lock_of, outputs_of_runs, record_of, runs_on
 from reelscribe.runners.stop import Stop, stop_at_signals, tell_stop
 from reelscribe.runners.tally import Tally
 from reelscribe.runners.watch import Watch
@@ -124,7 +124,7 @@ def run(
         if not settings.resume:
             set_aside(ledger_of(output))
         ledger = stack.enter_context(Ledger(ledger_of(output), again=again, marked=marked, resampled=resampled))
-        last = _checked_shard(ledger.last, settings)
+        _check_shard(ledger.last, settings)
         record = stack.enter_context(Record(record_of(output), settings, inputs))
         stack.enter_context(writer)
         loading, spending = time.monotonic(), Spending(settings)
@@ -135,7 +135,7 @@ def run(
         begun = ledger.begin(
             settings, watch.info, output=str(output), inputs=[str(item) for item in inputs], total=total
         )
-        _tell_changes(last, begun, ledger)
+        _tell_changes(ledger.last, begun, ledger)
         for other in adopt:
             ledger.adopt(other)
         record.told = lambda: {
@@ -173,7 +173,7 @@ def run(
 
 def _check_not_of_others(output: Path, writer: DatasetWriter) -> None:
     """Raise where there are files in the place of the output which no run has written, as far as is known."""
-    written = _outputs_of_runs(output)
+    written = outputs_of_runs(output)
     for path in writer.there():
         ours = bool(written) if path == writer.failures else output.name in written
         if not ours:
@@ -181,18 +181,6 @@ def _check_not_of_others(output: Path, writer: DatasetWriter) -> None:
                 f"cannot write to {output}: {path} is there already, and not from a run on this output, which would "
                 "have left a ledger beside it. Choose another output, or move it away."
             )
-
-
-def _outputs_of_runs(output: Path) -> set[str]:
-    """Names of the outputs that were written from the ledger beside one, or from the one that was set aside there."""
-    names: set[str] = set()
-    for file in (ledger := ledger_of(output), aside(ledger)):
-        if file.is_file():
-            try:
-                names |= {Path(run.output).name for run in read_runs(file)}
-            except DatasetError:  # which a run that opens it will tell
-                names.add(output.name)
-    return names
 
 
 def _load(settings: Settings, total: int | None, stack: contextlib.ExitStack) -> Engine | Maker:
@@ -341,14 +329,13 @@ def _stopped(stop: Stop, tally: Tally) -> StoppedError:
     return StoppedError(message, number)
 
 
-def _checked_shard(last: Run | None, settings: Settings) -> Run | None:
-    """The last run; raise where it was on another shard, whose output this one's would take the place of."""
+def _check_shard(last: Run | None, settings: Settings) -> None:
+    """Raise where the last run was on another shard, whose output this one's would take the place of."""
     before = last and last.settings.get("shard")
     if before and settings.shard and before != settings.shard:
         raise DatasetError(
             f"the last run on this output was shard {before}, and this is {settings.shard}; name another output."
         )
-    return last
 
 
 def _tell_changes(last: Run | None, begun: Run, ledger: Ledger) -> None:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from reelscribe.dataset.ledger_file import Run, read_runs
+from reelscribe.dataset.ledger_file import Run, aside, read_runs
 from reelscribe.dataset.lock import holder
 from reelscribe.dataset.write import beside
 from reelscribe.errors import DatasetError
@@ -106,6 +106,18 @@ def runs_on(output: Path) -> list[Run]:
         others = ", ".join(sorted({run.output for run in runs})) or "nothing yet"
         raise DatasetError(f"no run has begun to write {output}; {file.name} is the ledger of {others}.")
     return ours
+
+
+def outputs_of_runs(output: Path) -> set[str]:
+    """Names of the outputs that were written from the ledger beside one, or from the one that was set aside there."""
+    names: set[str] = set()
+    for file in (ledger := ledger_of(output), aside(ledger)):
+        if file.is_file():
+            try:
+                names |= {Path(run.output).name for run in read_runs(file)}
+            except DatasetError:  # which a run that opens it will tell
+                names.add(output.name)
+    return names
 
 
 def ledger_of(output: Path) -> Path:

@@ -196,7 +196,8 @@ def _as_row(members: dict[str, bytes], settings: Settings) -> tuple[Row, dict[st
     if videos and settings.video_key not in row:
         listed = len(videos) > 1 or "." in videos[0]
         column = settings.video_key or ("videos" if listed else "video")
-        told = {name: row[name] for name in (column,) if name in row}
+        if column in row:
+            told[column] = row[column]
         row[column] = [members[name] for name in videos] if listed else members[videos[0]]
     return row, columns, told, None
 
