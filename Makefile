@@ -3,15 +3,23 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
-# Without any extra: what the package is where only the fake engine can run.
+# Without any extra: what the package is if only the fake engine can run. On the oldest Python that it promises, and
+# on the newest, if that is installed.
 VENV_CORE := .venv-core
 READY_CORE := $(VENV_CORE)/.ready
+NEWEST_PYTHON ?= $(firstword $(foreach python,python3.13 $(wildcard $(HOME)/.pyenv/versions/3.13.*/bin/python3),$(shell $(python) -c 'print("$(python)")' 2>/dev/null)))
+VENV_NEWEST := .venv-newest
+READY_NEWEST := $(VENV_NEWEST)/.ready
+
+# The oldest Transformers that pyproject.toml promises, laid over the newest one, which $(VENV) has.
+OLDEST_TRANSFORMERS := $(VENV)/oldest-transformers
+READY_OLDEST := $(OLDEST_TRANSFORMERS)/.ready
 
 # vLLM for a CPU, which pins another torch than the other environments have.
 VENV_VLLM := .venv-vllm
 READY_VLLM := $(VENV_VLLM)/.ready
 
-.PHONY: help demo test test-vllm test-core browser fuzz check lint types imports docs format clean
+.PHONY: help demo test test-vllm test-core test-oldest browser fuzz check lint types imports docs format clean
 .DEFAULT_GOAL := help
 
 help:
@@ -19,7 +27,8 @@ help:
 	@echo "make test    run all tests, those of the vLLM engine in an environment of its own"
 	@echo "make browser install Chromium (Debian, as root), in which the report's page is tested"
 	@echo "make docs    build the documentation site into site/; a warning is an error"
-	@echo "make check   what CI runs: lint, types, imports, docs, all tests with coverage, and tests without any extra"
+	@echo "make check   what CI runs: lint, types, imports, docs, all tests with coverage, the engine's on the
+	@echo "             oldest Transformers, and tests without any extra on the oldest and newest Python"
 
 $(READY): pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; name one with PYTHON=")'
@@ -30,6 +39,17 @@ $(READY): pyproject.toml
 $(READY_CORE): pyproject.toml
 	$(PYTHON) -m venv $(VENV_CORE)
 	$(VENV_CORE)/bin/pip install --quiet --disable-pip-version-check --editable . pytest
+	@touch $@
+
+$(READY_NEWEST): pyproject.toml
+	$(NEWEST_PYTHON) -m venv $(VENV_NEWEST)
+	$(VENV_NEWEST)/bin/pip install --quiet --disable-pip-version-check --editable . pytest
+	@touch $@
+
+$(READY_OLDEST): $(READY)
+	rm -rf $(OLDEST_TRANSFORMERS)
+	$(BIN)/pip install --quiet --disable-pip-version-check --target $(OLDEST_TRANSFORMERS) \
+		"transformers==$$(sed -n 's/^transformers = .*"transformers>=\([0-9.]*\),.*/\1/p' pyproject.toml)"
 	@touch $@
 
 demo: $(READY)
@@ -67,8 +87,15 @@ test-vllm:
 	elif [ -n "$$CI" ]; then echo "CI is set, and vLLM cannot be installed: its tests must not be skipped." >&2; exit 1; \
 	else echo "!!!! SKIPPED: vLLM for CPU cannot be installed here; the tests of the vLLM engine did not run. !!!!" >&2; fi
 
+CORE := -m "not transformers and not vllm and not data_juicer and not ray and not browser"
 test-core: $(READY_CORE)
-	$(VENV_CORE)/bin/pytest -m "not transformers and not vllm and not data_juicer and not ray and not browser"
+	$(VENV_CORE)/bin/pytest $(CORE)
+	@if [ -n "$(NEWEST_PYTHON)" ]; then $(MAKE) $(READY_NEWEST) && $(VENV_NEWEST)/bin/pytest $(CORE); \
+	elif [ -n "$$CI" ]; then echo "CI is set, and Python 3.13 is not installed: its tests must not be skipped." >&2; exit 1; \
+	else echo "!!!! SKIPPED: Python 3.13 is not installed here; name one with NEWEST_PYTHON=. !!!!" >&2; fi
+
+test-oldest: $(READY_OLDEST)
+	PYTHONPATH=$(OLDEST_TRANSFORMERS) $(BIN)/pytest -m "not vllm" tests/engines tests/test_captioner.py
 
 # Forty times as many broken files as the tests have, and what came of them.
 fuzz: $(READY)
@@ -89,6 +116,7 @@ docs: $(READY)
 
 check: lint types imports docs
 	$(MAKE) test PYTEST_ARGS="--cov --cov-report=term"
+	$(MAKE) test-oldest
 	$(MAKE) test-core
 
 format: $(READY)
@@ -96,4 +124,4 @@ format: $(READY)
 	$(BIN)/ruff check --fix .
 
 clean:
-	rm -rf $(VENV) $(VENV_CORE) $(VENV_VLLM) reelscribe-demo site .doctrees .coverage .mypy_cache .pytest_cache .ruff_cache .import_linter_cache
+	rm -rf $(VENV) $(VENV_CORE) $(VENV_NEWEST) $(VENV_VLLM) reelscribe-demo site .doctrees .coverage .mypy_cache .pytest_cache .ruff_cache .import_linter_cache

@@ -2,6 +2,7 @@
 
 import os
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -139,14 +140,14 @@ def test_linked_folder_is_followed(tmp_path: Path) -> None:
 def test_folder_that_cannot_be_searched_costs_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     put_clip(tmp_path / "clips" / "a.mp4")
     (tmp_path / "clips" / "locked").mkdir()
-    listed = os.listdir
+    listed = Path.iterdir
 
-    def refuse(path: Any = ".") -> list[str]:
-        if str(path).endswith("locked"):
+    def refuse(path: Path) -> Iterator[Path]:
+        if path.name == "locked":
             raise PermissionError(13, "Permission denied")
         return listed(path)
 
-    monkeypatch.setattr(os, "listdir", refuse)
+    monkeypatch.setattr(Path, "iterdir", refuse)
     good, bad = _read(tmp_path / "clips", tmp_path)
     assert (good.row, good.problem) == ({"video": "clips/a.mp4"}, None)
     assert (bad.row, bad.kind) == ({"video": "clips/locked"}, "unreadable")
