@@ -110,7 +110,7 @@ class ClipError(ReelscribeError):
 
 _LOGIN: Final = re.compile(
     r"(?<=://)(?:[^/?#\s]*@"  # user:password@
-    r"|(?![^/?#\s@]*\])[^/?#\s@:]*:(?!\d*(?:[/?#\s]|$))[^\s?#]*@)"  # a password that holds a slash
+    r"|(?![^/?#\s@]*\])[^/?#\s@:]*:(?!\d*(?:[/?#\s]|$))(?:(?!://)[^\s?#])*@)"  # a password that holds a slash
 )
 
 

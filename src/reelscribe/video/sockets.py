@@ -1,5 +1,6 @@
 """Sockets for downloads: each leads to an address that was checked, ends in time, and can be shut down by others."""
 
+import logging
 import selectors
 import socket
 import ssl
@@ -12,10 +13,25 @@ from weakref import WeakSet
 
 import httpcore2
 
+from reelscribe.errors import without_passwords
 from reelscribe.video.addresses import check_public
 
+_LOGS: Final = tuple(f"httpcore2.{part}" for part in ("connection", "http11", "proxy", "socks"))
+"""Where it logs, at DEBUG, what is sent and received."""
 _LEAST_SECONDS: Final = 0.001
 """A time limit of 0 would mean not to wait at all, which is another way of using a socket."""
+
+
+class _WithoutPasswords(logging.Filter):
+    """Takes passwords out of URLs that a server names, as in a redirect."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        record.msg, record.args = without_passwords(record.getMessage()), ()
+        return True
+
+
+for _name in _LOGS:
+    logging.getLogger(_name).addFilter(_WithoutPasswords())
 
 
 class Download:

@@ -42,7 +42,8 @@ _SMALL: Final = 1 << 16
 """Bytes of an answer without a file that are read, so that its connection can be kept."""
 _SILENCE_SECONDS: Final = 30.0
 """A server that says nothing for this long has gone."""
-_ODD: Final = re.compile(r"[\x00-\x20\x7f]")
+_ODD: Final = re.compile(r"[\x00-\x20\x7f]|%(?![0-9A-Fa-f]{2})")
+"""Characters that a URL holds only if they are quoted, and that httpx2 does not quote."""
 
 
 class Web:
@@ -176,6 +177,10 @@ class Web:
                 if download.has_connected:
                     raise
                 # else a kept connection, which the server ended just now: that says nothing of this file
+            except httpcore2.ConnectError as exc:
+                if proxy:
+                    raise httpcore2.ProxyError(reason(exc)) from exc
+                raise
 
     def _take(self, download: Download, response: httpcore2.Response, target: BinaryIO) -> None:
         """Write the file that an answer holds."""
