@@ -1,7 +1,9 @@
 """The command line: parse, call, print."""
 
+import io
 import json
 import logging
+import sys
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
@@ -47,6 +49,8 @@ def main(context: click.Context, verbose: bool) -> None:
     reelscribe merge captioned.jsonl part-*.jsonl          the shards of a run, put together
     reelscribe report captioned.jsonl                      a page to look at the captions
     """  # noqa: D301 - Click takes the backspace for "leave these lines as they are"
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # as stderr: names of files need not be UTF-8
     logging.basicConfig(level=logging.INFO if verbose else logging.WARNING, format="reelscribe: %(message)s")
     logging.getLogger("reelscribe.engines.planning").setLevel(logging.INFO)  # a plan is always told
     if context.invoked_subcommand is None:

@@ -147,6 +147,7 @@ class Settings:
         1 << 30, "Largest video to download, or to read out of a tar, in bytes.", at_least=1
     )
     download_seconds: float = _setting(300.0, "Longest time that a download may take, in seconds.")
+    max_downloads: int = _setting(16, "Most downloads at once.", at_least=1)
     max_line_bytes: int = _setting(
         1 << 24, "Longest line of JSON, in bytes; a longer one is a row that failed.", at_least=1
     )
@@ -279,7 +280,7 @@ AFFECTS: Final[Mapping[Effect, tuple[str, ...]]] = {
         *("original", "batch_size", "batch_tokens", "device", "tp", "dp", "prefetch_bytes", "decoders", "base_url"),
         *("api_key_env", "max_concurrency", "retry_seconds", "error_budget", "max_line_bytes", "output_format"),
         *("shard_rows", "sidecar", "resume", "max_failures", "price", "budget", "keep", "caption_key"),
-        *("shard", "runner", "address", "actors"),
+        *("shard", "runner", "address", "actors", "max_downloads"),
     ),
 }
 """What each setting has a part in, and so what of an earlier run holds when it changes.

@@ -15,8 +15,9 @@ Errors of other libraries are translated once, where they come in.
 """
 
 import difflib
+import re
 from collections.abc import Sequence
-from typing import Literal, get_args
+from typing import Final, Literal, get_args
 
 FailureKind = Literal[
     "row",
@@ -100,11 +101,22 @@ class ClipError(ReelscribeError):
     """One clip cannot be captioned."""
 
     def __init__(self, kind: FailureKind, message: str) -> None:
-        super().__init__(message)
+        super().__init__(without_passwords(message))
         self.kind: FailureKind = kind
 
     def __reduce__(self) -> tuple[type["ClipError"], tuple[FailureKind, str]]:
         return ClipError, (self.kind, str(self))
+
+
+_LOGIN: Final = re.compile(
+    r"(?<=://)(?:[^/?#\s]*@"  # user:password@
+    r"|(?![^/?#\s@]*\])[^/?#\s@:]*:(?!\d*(?:[/?#\s]|$))(?:(?!://)[^\s?#])*@)"  # a password that holds a slash
+)
+
+
+def without_passwords(text: str) -> str:
+    """A text whose URLs have lost their `user:password@`: what may be printed and kept."""
+    return _LOGIN.sub("***@", text) if "@" in text else text
 
 
 def did_you_mean(name: str, known: Sequence[str], *, otherwise: str | None = None, most: int = 3) -> str:

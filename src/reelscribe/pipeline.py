@@ -265,15 +265,20 @@ def caption(
         EngineError: the engine broke, or does not keep to its contract.
     """
     tries = _Tries(requests, settings, record)
-    order: deque[str] = deque()
+    order: dict[str, None] = {}
     in_flight: dict[str, tuple[CaptionRequest, dict[str, Any]]] = {}  # without the pixels, which are the engine's now
 
-    def prepared() -> Iterator[PreparedRequest]:
-        for request, decoded in _with_frames(tries.to_make(), settings, engine):
+    def asked() -> Iterator[CaptionRequest]:
+        """What is to be made, whose order is kept: clips that are ready pass others."""
+        for request in tries.to_make():
             if request.attempt == 1:
-                if request.key in in_flight or tries.knows(request.key):
+                if request.key in order:
                     raise SettingsError(f"two requests have the key {request.key!r}; each needs one of its own.")
-                order.append(request.key)
+                order[request.key] = None
+            yield request
+
+    def prepared() -> Iterator[PreparedRequest]:
+        for request, decoded in _with_frames(asked(), settings, engine):
             if isinstance(decoded, Failure):
                 tries.settle(request, decoded)
             else:
@@ -287,18 +292,19 @@ def caption(
                 raise EngineError(
                     f"the engine answered {answer.key!r}, which it was not asked, or had answered before."
                 )
-            asked, told = in_flight.pop(answer.key)
+            request, told = in_flight.pop(answer.key)
             if isinstance(answer, Failure):
-                tries.settle(asked, answer)
+                tries.settle(request, answer)
             else:
-                outcome, faulty = select(asked, told, answer, settings, engine)
-                tries.settle(asked, outcome, faulty=faulty)
-            while order and order[0] in tries.done:
-                yield tries.done.pop(order.popleft())
+                outcome, faulty = select(request, told, answer, settings, engine)
+                tries.settle(request, outcome, faulty=faulty)
+            while order and (first := next(iter(order))) in tries.done:
+                del order[first]
+                yield tries.done.pop(first)
         if next(stream, None) is not None:
             raise EngineError("the engine stopped although there were requests left.")
-        for asked, _ in in_flight.values():
-            tries.settle(asked, Failure.of(asked, "the engine gave no answer to this request."))
+        for request, _ in in_flight.values():
+            tries.settle(request, Failure.of(request, "the engine gave no answer to this request."))
         in_flight.clear()
         if not tries.again:  # a second stream leaves none: nothing is made a third time
             break
@@ -322,10 +328,6 @@ class _Tries:
         """What is to be made next, as far as that is known now."""
         while (request := self.again.popleft() if self.again else next(self._source, None)) is not None:
             yield request
-
-    def knows(self, key: str) -> bool:
-        """Whether a request of this key has an outcome that nobody has taken yet, or waits for another."""
-        return key in self._first or key in self.done
 
     def settle(self, request: CaptionRequest, outcome: Outcome, *, faulty: bool = False) -> None:
         """Take what one try came to."""

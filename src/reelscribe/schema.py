@@ -7,7 +7,7 @@ from typing import Any, Final, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from reelscribe.errors import FailureKind, SettingsError
+from reelscribe.errors import FailureKind, SettingsError, without_passwords
 from reelscribe.sampling_params import SamplingParams
 
 Row = dict[str, Any]
@@ -31,10 +31,10 @@ class Clip:
 
     @property
     def name(self) -> str:
-        """What to call the clip in messages: its path as given, or the size of its bytes."""
-        if self.called is not None:
-            return self.called
-        return self.source if isinstance(self.source, str) else f"<{len(self.source):,} bytes>"
+        """What to call the clip in messages: its path or URL as given, less any password, or the size of its bytes."""
+        if self.called is None and isinstance(self.source, bytes):
+            return f"<{len(self.source):,} bytes>"
+        return without_passwords(str(self.source if self.called is None else self.called))
 
     @property
     def path(self) -> Path:

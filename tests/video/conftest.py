@@ -1,12 +1,14 @@
-"""A folder for the clips of a test file, the plainest clip, and decoders that are a test's own."""
+"""A folder for the clips of a test file, the plainest clip, decoders that are a test's own, and an HTTP server."""
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from clips import write_clip
+from web_server import Server
 
-from reelscribe.video import isolate
+from reelscribe.video import addresses, isolate
 
 
 @pytest.fixture(scope="module")
@@ -26,3 +28,21 @@ def no_idle_decoders() -> Iterator[None]:
     isolate.end_idle()
     yield
     isolate.end_idle()
+
+
+@pytest.fixture
+def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
+    """An HTTP server, and no proxy before it."""
+    for name in list(os.environ):
+        if name.lower().endswith("_proxy"):
+            monkeypatch.delenv(name)
+    made = Server()
+    yield made
+    made.http.shutdown()
+    made.http.server_close()
+
+
+@pytest.fixture
+def as_public(monkeypatch: pytest.MonkeyPatch) -> None:
+    """127.0.0.1 stands for an address of the public internet."""
+    monkeypatch.setattr(addresses, "is_public", lambda address: address == "127.0.0.1")

@@ -11,8 +11,8 @@ from flow import clip_bytes, put_clip
 from reelscribe.config import Settings
 from reelscribe.errors import ClipError
 from reelscribe.schema import Clip
-from reelscribe.video import fetch
 from reelscribe.video.fetch import FetchLimits, checked, fetched, scheme_of
+from reelscribe.video.web import Web
 
 
 def _fetch(source: str | bytes, start: Path | None = None, **limits: Any) -> tuple[Clip, bytes]:
@@ -28,8 +28,10 @@ def _refused(source: str, start: Path | None = None, **limits: Any) -> tuple[str
 
 
 def test_limits_are_those_of_the_settings() -> None:
-    settings = Settings(root="videos", max_video_bytes=5, download_seconds=6, allow_private_urls=True)
-    assert FetchLimits.of(settings) == FetchLimits(root=Path("videos"), max_bytes=5, seconds=6, allow_private=True)
+    settings = Settings(root="videos", max_video_bytes=5, download_seconds=6, allow_private_urls=True, max_downloads=7)
+    assert FetchLimits.of(settings) == FetchLimits(
+        root=Path("videos"), max_bytes=5, seconds=6, allow_private=True, max_downloads=7
+    )
     assert FetchLimits.of(Settings()) == FetchLimits()
 
 
@@ -112,17 +114,16 @@ def test_loop_of_links_inside_the_root_is_left_to_the_decoder(root: Path) -> Non
 def test_web_download_is_a_file_for_as_long_as_it_is_needed(monkeypatch: pytest.MonkeyPatch) -> None:
     asked = []
 
-    def put(url: str, target: Any, **limits: Any) -> None:
-        asked.append((url, limits))
+    def put(web: Web, url: str, target: Any) -> None:
+        asked.append(url)
         target.write(b"video")
 
-    monkeypatch.setattr(fetch, "download", put)
-    limits = FetchLimits(max_bytes=5, seconds=6, allow_private=True)
-    with fetched(Clip(source="https://x/a.mp4?b", root=Path("/data")), limits) as clip:
+    monkeypatch.setattr(Web, "download", put)
+    with fetched(Clip(source="https://x/a.mp4?b", root=Path("/data")), FetchLimits()) as clip:
         assert (clip.name, clip.path.read_bytes()) == ("https://x/a.mp4?b", b"video")
         assert clip.root is None
     assert not clip.path.exists()
-    assert asked == [("https://x/a.mp4?b", {"max_bytes": 5, "seconds": 6, "allow_private": True})]
+    assert asked == ["https://x/a.mp4?b"]
 
 
 @pytest.mark.parametrize(

@@ -1,12 +1,12 @@
-"""Decoding ahead: in order, failures in place, within the bound of bytes, and no further than it is asked for."""
+"""Decoding ahead: what is ready first, failures too, within the bounds, and no further than it is asked for."""
 
 import os
 import threading
 from collections.abc import Callable, Generator, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 import numpy as np
 import pytest
@@ -14,9 +14,10 @@ from clips import read_numbers, write_clip
 
 from reelscribe.errors import ClipError
 from reelscribe.schema import CaptionRequest, Clip, Failure, Frames
-from reelscribe.video import isolate, prefetch
+from reelscribe.video import isolate, prefetch, stages
 from reelscribe.video.prefetch import decode_ahead
 from reelscribe.video.sampling import FrameBudget, VisionLimits
+from reelscribe.video.stages import Stages
 
 BUDGET = FrameBudget(fps=5, min_frames=4, max_frames=8, max_video_tokens=100, limits=VisionLimits())
 CPUS = 4
@@ -81,7 +82,7 @@ def test_clips_come_decoded_with_failures_in_their_places(tmp_path: Path) -> Non
     broken.write_text("no video")
     sources = [good[0], tmp_path / "gone.mp4", good[1], broken, good[0]]
     asked = [request(str(number), Clip(source=str(source))) for number, source in enumerate(sources)]
-    answers = list(decode_ahead(asked, BUDGET, max_bytes=1 << 30))
+    answers = sorted(decode_ahead(asked, BUDGET, max_bytes=1 << 30), key=lambda answer: answer[0].key)
     assert [each for each, _ in answers] == asked
     first, missing, second, unreadable, third = (outcome for _, outcome in answers)
     for outcome, number in ((first, 0), (second, 100), (third, 0)):
@@ -94,19 +95,37 @@ def test_clips_come_decoded_with_failures_in_their_places(tmp_path: Path) -> Non
     assert (unreadable.key, unreadable.kind) == ("3", "unreadable")
 
 
-def test_the_order_is_kept_though_a_later_clip_is_ready_first(decoder: Put) -> None:
-    last_is_ready = threading.Event()
+def test_clips_that_are_ready_pass_a_slow_one(decoder: Put) -> None:
+    others_are_out = threading.Event()
 
     def decode(name: str) -> Frames:
-        if name == "3":
-            last_is_ready.set()
-        else:
-            assert last_is_ready.wait(timeout=60)
+        if name == "0":
+            assert others_are_out.wait(timeout=60)
         return frames()
 
     decoder(decode)
-    answers = decode_ahead(Source(4), BUDGET, max_bytes=1 << 30)
-    assert [each.key for each, _ in answers] == ["0", "1", "2", "3"]
+    answers = decode_ahead(Source(40), BUDGET, max_bytes=4 * BUDGET.max_bytes)
+    passed = [next(answers)[0].key for _ in range(39)]
+    others_are_out.set()
+    assert sorted(passed, key=int) == [str(number) for number in range(1, 40)]
+    assert [each.key for each, _ in answers] == ["0"]
+
+
+def test_the_oldest_of_those_that_are_ready_comes_first(decoder: Put) -> None:
+    begun = threading.Barrier(CPUS + 1)
+
+    def decode(name: str) -> Frames:
+        if int(name) >= 4:
+            begun.wait(timeout=60)  # so that the four before are done
+        return frames(3)
+
+    decoder(decode)
+    answers = decode_ahead(Source(8), BUDGET, max_bytes=1 << 30)
+    first = next(answers)[0].key
+    begun.wait(timeout=60)
+    others = [next(answers)[0].key for _ in range(3)]
+    assert others == sorted({"0", "1", "2", "3"} - {first})
+    close(answers)
 
 
 def test_nothing_is_pulled_before_it_is_asked_for(decoder: Put) -> None:
@@ -176,18 +195,22 @@ def test_a_consumer_that_stops_stops_the_pulling_and_the_decoding(
     decoder: Put, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     stopped = threading.Event()
+    stopping = Stages.stopping
 
-    class Pool(ThreadPoolExecutor):
-        def shutdown(self, *args: Any, **options: Any) -> None:
+    @contextmanager
+    def told(stages: Stages) -> Iterator[None]:
+        try:
+            with stopping(stages):
+                yield
+        finally:
             stopped.set()
-            super().shutdown(*args, **options)
 
     def decode(name: str) -> Frames:
         if name != "0":
             assert stopped.wait(timeout=60)
         return frames(3)
 
-    monkeypatch.setattr(prefetch, "ThreadPoolExecutor", Pool)
+    monkeypatch.setattr(Stages, "stopping", told)
     calls = decoder(decode)
     source, before = Source(), set(threading.enumerate())
     answers = decode_ahead(source, BUDGET, max_bytes=1 << 30)
@@ -195,7 +218,61 @@ def test_a_consumer_that_stops_stops_the_pulling_and_the_decoding(
     close(answers)
     assert source.pulled == 2 * CPUS
     assert len(calls) <= 1 + CPUS  # those that had begun
-    assert not [thread for thread in set(threading.enumerate()) - before if thread.name.startswith("decode")]
+    assert not [thread for thread in set(threading.enumerate()) - before if thread.name == "decode"]
+
+
+def test_a_consumer_that_stops_does_not_wait_for_a_thread_that_cannot_be_stopped(
+    decoder: Put, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ended = threading.Event()
+
+    def decode(name: str) -> Frames:
+        if name != "0":
+            ended.wait(timeout=60)
+        return frames(3)
+
+    monkeypatch.setattr(stages, "_END_SECONDS", 0.01)
+    decoder(decode)
+    answers = decode_ahead(Source(), BUDGET, max_bytes=1 << 30)
+    next(answers)
+    close(answers)
+    stuck = [thread for thread in threading.enumerate() if thread.name == "decode"]
+    assert stuck
+    assert all(thread.daemon for thread in stuck)
+    ended.set()
+    for thread in stuck:
+        thread.join(60)
+
+
+def test_failures_that_wait_take_no_room(decoder: Put) -> None:
+    """Failed clips behind one that is decoded count for nothing, so that as many more are pulled."""
+    all_begun = threading.Event()
+    begun: list[str] = []
+
+    def decode(name: str) -> Frames:
+        begun.append(name)
+        if name in ("0", "7"):
+            if name == "7":
+                all_begun.set()
+            assert all_begun.wait(timeout=60)
+            return frames()
+        raise ClipError("decode", "broken")
+
+    decoder(decode)
+    room = Stages(workers=CPUS, max_downloads=1, max_bytes=2 * BUDGET.max_bytes, clip_bytes=BUDGET.max_bytes)
+    room.start(nullcontext, lambda clip: decode(clip.name))
+    with closing(room), room.stopping():
+        for number in range(8):
+            assert room.has_room(), number
+            room.add(request(str(number)))
+            if 0 < number < 7:
+                wait_for(room, number)
+
+
+def wait_for(room: Stages, number: int) -> None:
+    """Wait until the clip of this place is done, without taking it."""
+    with room._changed:
+        assert room._changed.wait_for(lambda: room._works[number].stage == max(stages._Stage), timeout=60)
 
 
 def test_an_error_that_is_no_clip_s_own_is_raised_in_its_turn(decoder: Put) -> None:
@@ -315,5 +392,6 @@ def test_clips_can_be_decoded_in_this_process_or_in_others(decoders: int, tmp_pa
     files = [write_clip(tmp_path / f"{first}.mp4", range(first, first + 10)) for first in (0, 50, 100)]
     asked = [request(file.name, Clip(source=file.name, root=tmp_path)) for file in files]
     answers = list(decode_ahead(asked, BUDGET, max_bytes=1 << 30, decoders=decoders))
-    assert [read_numbers(cast(Frames, outcome).pixels)[0] for _, outcome in answers] == [0, 50, 100]
+    first = {each.key: read_numbers(cast(Frames, outcome).pixels)[0] for each, outcome in answers}
+    assert first == {"0.mp4": 0, "50.mp4": 50, "100.mp4": 100}
     assert 0 < len(isolate._idle) <= decoders or decoders == 0

@@ -39,7 +39,8 @@ def write_whole(file: Path, text: str) -> None:
     Raises:
         OSError: it cannot be written; nothing is left of what was.
     """
-    partial = file.with_name(f".{file.name}.{os.getpid()}.partial")
+    # Made of a hash, since a file's own name may be as long as names can be.
+    partial = file.with_name(f".{zlib.crc32(os.fsencode(file.name)):08x}.{os.getpid()}.partial")
     try:
         partial.write_bytes(text.encode("utf-8", "backslashreplace"))
         partial.replace(file)

@@ -18,7 +18,18 @@ from typing import Any, Final, Self
 
 from reelscribe.config import Settings
 from reelscribe.dataset.identity import Keys, told
-from reelscribe.dataset.ledger_file import Run, connect, pack, prepare, read_runs, runs_in, troubles, unpack, uri_of
+from reelscribe.dataset.ledger_file import (
+    Run,
+    connect,
+    pack,
+    prepare,
+    read_runs,
+    runs_in,
+    stored,
+    troubles,
+    unpack,
+    uri_of,
+)
 from reelscribe.engines.base import ModelInfo
 from reelscribe.errors import TRANSIENT_KINDS, DatasetError, FailureKind
 from reelscribe.prompts import Outcome, row_of
@@ -136,8 +147,8 @@ class Ledger:
         """
         self._keys = Keys(settings, info)
         values = {
-            "output": output,
-            "folder": str(Path.cwd()),
+            "output": stored(output),
+            "folder": stored(str(Path.cwd())),
             "inputs": json.dumps(inputs),
             "settings": json.dumps(settings.without_token(), default=str),
             "work": json.dumps(

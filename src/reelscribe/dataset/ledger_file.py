@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import os
 import sqlite3
 import zlib
 from collections.abc import Iterator
@@ -122,7 +123,7 @@ def connect(file: Path, mode: str = "rwc") -> sqlite3.Connection:
 
 def uri_of(file: Path, mode: str) -> str:
     """The file as SQLite is told of it, with the mode to open it in."""
-    return f"file:{quote(str(file.absolute()))}?mode={mode}"
+    return f"file:{quote(os.fsencode(file.absolute()))}?mode={mode}"
 
 
 def _is_ledger(base: sqlite3.Connection, file: Path) -> bool:
@@ -160,7 +161,18 @@ def runs_in(base: sqlite3.Connection) -> Iterator[Run]:
         values = dict(zip(names, row, strict=True))
         for name in ("inputs", "settings", "work", "progress"):
             values[name] = json.loads(values[name])
+        for name in ("output", "folder"):
+            values[name] = os.fsdecode(values[name])
         yield Run(**{**values, "inputs": tuple(values["inputs"])})
+
+
+def stored(path: str) -> str | bytes:
+    """A path as a table takes it: as bytes if they are not UTF-8."""
+    try:
+        path.encode()
+    except UnicodeEncodeError:
+        return os.fsencode(path)
+    return path
 
 
 @contextlib.contextmanager

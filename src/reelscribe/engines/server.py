@@ -4,12 +4,10 @@ The key is in the headers and nowhere else: it is taken out of whatever a server
 it is thrown away.
 """
 
-import email.utils
 import json
 import logging
 import os
 import re
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -19,6 +17,7 @@ import httpx2
 
 from reelscribe.engines.gate import BusyError, FailedError, RefusedError
 from reelscribe.errors import EngineError, SettingsError
+from reelscribe.video.web import retry_after
 
 _LONGEST_MESSAGE: Final = 300
 _SHORTEST_SECRET: Final = 8
@@ -252,11 +251,4 @@ def _read_key(env: str) -> str:
 
 
 def _retry_after(response: httpx2.Response) -> float | None:
-    """Seconds that the server asks to wait; it may give a date instead."""
-    value = response.headers.get("retry-after", "")
-    if re.fullmatch(r"\d+(\.\d+)?", value):
-        return float(value)
-    try:
-        return max(email.utils.parsedate_to_datetime(value).timestamp() - time.time(), 0.0)
-    except (ValueError, TypeError):
-        return None
+    return retry_after(response.headers.get("retry-after", ""))

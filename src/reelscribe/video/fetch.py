@@ -3,23 +3,29 @@
 import os
 import re
 import tempfile
+import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import BinaryIO, Final
-from urllib.parse import urlsplit
+from typing import TYPE_CHECKING, BinaryIO, Final
+from urllib.parse import unquote_to_bytes, urlsplit
 from urllib.request import url2pathname
 
 from reelscribe.config import Settings
 from reelscribe.errors import ClipError
 from reelscribe.schema import Clip
-from reelscribe.video.web import check_address, download, too_large
+from reelscribe.video.addresses import check_address
+
+if TYPE_CHECKING:
+    from reelscribe.video.web import Web
 
 _URL: Final = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)(::.*)?://", re.DOTALL)
 """Also fsspec's chains, as `zip://a.mp4::s3://bucket/clips.zip` or `simplecache::s3://...`."""
 _WEB: Final = frozenset({"http", "https"})
+_WEB_URL: Final = re.compile(r"https?://(?!(?:[^/?#@]*@)?[^/?#\[]*::)", re.IGNORECASE)
+"""No chain: `::` may stand in its path, its query or an address of version 6, but not in its host's name."""
 _STORES: Final = frozenset({"s3", "s3a", "gs", "gcs", "hf", "az", "abfs", "abfss", "adl", "oss", "r2"})
 """Schemes of object stores: the store's address is set where the program runs, so that a URL names no host."""
 _CHUNK = 1 << 20
@@ -35,6 +41,8 @@ class FetchLimits:
     """Largest download."""
     seconds: float = 300.0
     """Longest download."""
+    max_downloads: int = 16
+    """Most downloads at once."""
     allow_private: bool = False
     """Whether URLs may lead to addresses that are not public, and use schemes that reach hosts or files of any kind."""
 
@@ -45,6 +53,7 @@ class FetchLimits:
             root=Path(settings.root) if settings.root else None,
             max_bytes=settings.max_video_bytes,
             seconds=settings.download_seconds,
+            max_downloads=settings.max_downloads,
             allow_private=settings.allow_private_urls,
         )
 
@@ -55,30 +64,103 @@ def scheme_of(source: str) -> str | None:
     return found[1].lower() if found else None
 
 
-@contextmanager
-def fetched(clip: Clip, limits: FetchLimits) -> Iterator[Clip]:
-    """A clip that can be opened: by bytes, or by the path of a file. A download lasts as long as the context.
+def is_remote(clip: Clip) -> bool:
+    """Whether a clip is downloaded before it can be opened."""
+    return not isinstance(clip.source, bytes) and scheme_of(clip.source) not in (None, "file")
 
-    Raises:
-        ClipError: kind "missing", "refused" or "download".
-    """
-    scheme = None if isinstance(clip.source, bytes) else scheme_of(clip.source)
-    if isinstance(clip.source, bytes) or scheme is None or scheme == "file":
-        yield local(clip, limits)
-    else:
-        with tempfile.NamedTemporaryFile(prefix="reelscribe-") as file:
-            if scheme in _WEB and "::" not in clip.source:
-                download(
-                    clip.source,
-                    file,  # type: ignore[arg-type]
+
+class Fetcher:
+    """Fetches the clips of a run, from any thread. At its end what is under way is given up, and no file is left."""
+
+    def __init__(self, limits: FetchLimits) -> None:
+        self._limits = limits
+        self._lock = threading.Lock()
+        self._web: Web | None = None
+        self._files: set[str] = set()
+        self._closed = False
+
+    @contextmanager
+    def fetched(self, clip: Clip) -> Iterator[Clip]:
+        """A clip that can be opened: by bytes, or by the path of a file. A download lasts as long as the context.
+
+        Raises:
+            ClipError: kind "missing", "refused", "download", or "row" for an empty path.
+        """
+        if not is_remote(clip):
+            yield local(clip, self._limits)
+            return
+        with ExitStack() as stack:
+            try:
+                path, file = stack.enter_context(self._temporary_file())
+                self._copy(str(clip.source), file)
+                file.flush()
+            except ClipError:
+                raise
+            except OSError as exc:
+                why = exc.strerror or exc
+                raise ClipError("download", f"{clip.name} cannot be kept in the temporary folder: {why}.") from exc
+            except Exception as exc:
+                raise ClipError("download", f"{clip.name} cannot be downloaded: {type(exc).__name__}: {exc}") from exc
+            yield Clip(source=path, called=clip.source)  # type: ignore[arg-type]
+
+    def close(self) -> None:
+        """Give up what is under way; does not wait for the threads that do it."""
+        with self._lock:
+            self._closed = True
+            web, files = self._web, list(self._files)
+        if web:
+            web.close()
+        for path in files:
+            Path(path).unlink(missing_ok=True)
+
+    @contextmanager
+    def _temporary_file(self) -> Iterator[tuple[str, BinaryIO]]:
+        with self._lock:
+            if self._closed:
+                raise ClipError("download", "the download was given up.")
+            handle, path = tempfile.mkstemp(prefix="reelscribe-")
+            self._files.add(path)
+        file = os.fdopen(handle, "wb")
+        try:
+            yield path, file
+        finally:
+            with suppress(OSError):  # what is not written by now is not wanted
+                file.close()
+            Path(path).unlink(missing_ok=True)
+            self._files.discard(path)
+
+    def _copy(self, url: str, file: BinaryIO) -> None:
+        if _is_web(url):
+            self._open_web().download(url, file)
+        else:
+            _copy_remote(url, file, self._limits)
+
+    def _open_web(self) -> "Web":
+        from reelscribe.video.web import Web  # loads HTTP only if a clip needs it
+
+        limits = self._limits
+        with self._lock:
+            if self._web is None:
+                self._web = Web(
                     max_bytes=limits.max_bytes,
                     seconds=limits.seconds,
                     allow_private=limits.allow_private,
+                    max_kept=limits.max_downloads,
                 )
-            else:
-                _copy_remote(clip.source, scheme, file, limits)  # type: ignore[arg-type]
-            file.flush()
-            yield Clip(source=file.name, called=clip.source)
+            if self._closed:
+                self._web.close()
+            return self._web
+
+
+@contextmanager
+def fetched(clip: Clip, limits: FetchLimits) -> Iterator[Clip]:
+    """One clip that can be opened; see `Fetcher`.
+
+    Raises:
+        ClipError: kind "missing", "refused", "download", or "row" for an empty path.
+    """
+    with closing(Fetcher(limits)) as fetcher, fetcher.fetched(clip) as there:
+        yield there
 
 
 def checked(clip: Clip, limits: FetchLimits) -> Clip:
@@ -89,7 +171,7 @@ def checked(clip: Clip, limits: FetchLimits) -> Clip:
     Raises:
         ClipError: kind "refused".
     """
-    if isinstance(clip.source, bytes) or scheme_of(clip.source) not in _WEB:
+    if isinstance(clip.source, bytes) or not _is_web(clip.source):
         return local(clip, limits)
     if not limits.allow_private:
         check_address(clip.source)
@@ -107,13 +189,27 @@ def local(clip: Clip, limits: FetchLimits) -> Clip:
     if not clip.source:
         raise ClipError("row", "the list of videos holds something else here than a path or the bytes of a video.")
     if scheme_of(clip.source) == "file":
-        parts = urlsplit(clip.source)
-        if parts.netloc not in ("", "localhost"):
-            raise ClipError("refused", f"{clip.source} is on another machine, {parts.netloc}; give file:///path.")
-        clip = replace(clip, source=url2pathname(parts.path), called=clip.source)
+        clip = replace(clip, source=_path_of(clip.source), called=clip.source)
     if limits.root is not None and not _is_inside(clip.path, limits.root):
         raise ClipError("refused", f"{clip.name} leads out of the root folder {limits.root}.")
     return clip
+
+
+def _path_of(url: str) -> str:
+    """The path in a `file://` URL, whose bytes need not be UTF-8."""
+    try:
+        parts = urlsplit(url)
+        if parts.netloc in ("", "localhost"):
+            if os.name == "nt":
+                return url2pathname(parts.path)
+            return os.fsdecode(unquote_to_bytes(parts.path.encode("utf-8", "surrogateescape")))
+    except ValueError as exc:  # a bracket without its other; half a surrogate pair
+        raise ClipError("refused", f"{url} is no URL of a file; give file:///path.") from exc
+    raise ClipError("refused", f"{url} is on another machine, {parts.netloc}; give file:///path.")
+
+
+def _is_web(source: str) -> bool:
+    return _WEB_URL.match(source) is not None
 
 
 def _is_inside(path: Path, root: Path) -> bool:
@@ -125,14 +221,17 @@ def _is_inside(path: Path, root: Path) -> bool:
         return False
 
 
-def _copy_remote(url: str, scheme: str, target: BinaryIO, limits: FetchLimits) -> None:
+def _copy_remote(url: str, target: BinaryIO, limits: FetchLimits) -> None:
     """Copy what fsspec opens. Its time is looked at between reads: a store that hangs in one is not cut off."""
+    scheme = scheme_of(url)
     if not limits.allow_private and (scheme not in _STORES or "::" in url):
         known = ", ".join(sorted(_STORES | _WEB | {"file"}))
         raise ClipError("refused", f"{url}: videos are taken from {known}; other schemes need allow_private_urls.")
     deadline = time.monotonic() + limits.seconds
     try:
         import fsspec
+
+        from reelscribe.video.web import too_large
 
         with fsspec.open(url, "rb") as file:
             received = 0

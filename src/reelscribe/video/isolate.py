@@ -50,6 +50,7 @@ class DecoderPool:
         self._seconds = min(seconds, _LONGEST_SECONDS)
         self._max_memory = max_memory
         self._busy: set[_Decoder] = set()
+        self._closed = False
         self._lock = threading.Lock()
 
     def decode(self, clip: Clip, budget: FrameChoice, *, threads: int) -> Frames:
@@ -74,6 +75,9 @@ class DecoderPool:
         while True:
             decoder = _take(self._max_memory)
             with self._lock:
+                if self._closed:
+                    _idle.append(decoder)
+                    raise ClipError("crashed", "the clip was given up, as the run ended.")
                 self._busy.add(decoder)
             try:
                 return work(decoder)
@@ -95,6 +99,7 @@ class DecoderPool:
     def close(self) -> None:
         """End the decoders that are in the middle of a clip, and let those that wait hold no memory meanwhile."""
         with self._lock:
+            self._closed = True
             for decoder in self._busy:
                 decoder.usable = False  # one that comes to its end just now is not for the next run
                 decoder.process.kill()

@@ -1,36 +1,26 @@
-"""Decode ahead of the engine, in order, within a bound of bytes."""
+"""Decode ahead of the engine, within a bound of bytes."""
 
 import os
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from typing import Protocol
-from weakref import WeakValueDictionary
 
 from reelscribe.config import Settings
-from reelscribe.errors import ClipError
 from reelscribe.schema import CaptionRequest, Clip, Failure, Frames
 from reelscribe.video.decode import decode
-from reelscribe.video.fetch import FetchLimits, fetched
+from reelscribe.video.fetch import Fetcher, FetchLimits
 from reelscribe.video.headers import Header, read_header
 from reelscribe.video.isolate import AVAILABLE, DecoderPool
 from reelscribe.video.sampling import FrameBudget, FrameChoice
+from reelscribe.video.stages import Stages
 
 _MOST_DECODERS = 32
 """Unless more are asked for. Each takes some 50 MB."""
-_CLIPS_AHEAD = 2
-"""Clips under way, at most, for each decoder."""
-_SHARERS = 8
-"""Requests under way, at most, for each of those clips."""
 _ANYWHERE = FetchLimits()
 
 
 class Decode(Protocol):
     def __call__(self, clip: Clip, budget: FrameChoice, *, threads: int) -> Frames: ...
-
-
-_Outcome = Future[Frames | ClipError]
 
 
 def decode_ahead(
@@ -43,13 +33,13 @@ def decode_ahead(
     decoder_bytes: int = 4 << 30,
     limits: FetchLimits = _ANYWHERE,
 ) -> Iterator[tuple[CaptionRequest, Frames | Failure]]:
-    """Decode the clips of requests.
+    """Fetch and decode the clips of requests.
 
     A clip that several requests name is decoded once, and counts once, if they come near each other: while one of them
     is under way. They share its frames.
 
     Args:
-        requests: pulled only as far ahead as the bound allows.
+        requests: pulled only as far ahead as the bounds allow.
         budget: what to decode of each.
         max_bytes: decoded frames that may wait; a clip in the making counts as the largest that the budget allows. One
             clip is always let through.
@@ -57,10 +47,11 @@ def decode_ahead(
             outside the interpreter's lock); then a crash ends it, and the two limits below do not hold.
         decode_seconds: that a clip may take.
         decoder_bytes: memory that a decoder may take, on systems that tell how much it takes (Linux).
-        limits: what may be fetched.
+        limits: what may be fetched, and how much at once.
 
     Yields:
-        Each request, in order, with its frames, or with the failure that it became.
+        Each request, with its frames, or with the failure that it became: as soon as its clip is ready, the oldest
+        first. So a slow clip holds back no other. Once closed, nothing is waited for: what is under way is given up.
 
     Raises:
         EngineError: a decoder's process cannot be started.
@@ -68,31 +59,33 @@ def decode_ahead(
     cpus = usable_cpus()
     workers = max(min(decoders or min(cpus, _MOST_DECODERS), max_bytes // budget.max_bytes), 1)
     threads = -(-cpus // workers)  # clips side by side come first: threads within one cost more than they gain
-    source = iter(requests)
-    window: deque[tuple[CaptionRequest, _Outcome]] = deque()
-    under_way: WeakValueDictionary[Clip, _Outcome] = WeakValueDictionary()
+    stages = Stages(
+        workers=workers, max_downloads=limits.max_downloads, max_bytes=max_bytes, clip_bytes=budget.max_bytes
+    )
     with (
-        ThreadPoolExecutor(workers, thread_name_prefix="decode") as executor,
+        closing(stages),
         decoding(decoders, decode_seconds, decoder_bytes) as decode_clip,
+        closing(Fetcher(limits)) as fetcher,
+        stages.stopping(),
     ):
-        try:
-            while True:
-                while _has_room(window, workers, budget, max_bytes):
-                    request = next(source, None)
-                    if request is None:
-                        break
-                    outcome = under_way.get(request.clip)
-                    if outcome is None:
-                        outcome = executor.submit(_decode_one, decode_clip, request.clip, budget, threads, limits)
-                        under_way[request.clip] = outcome
-                    window.append((request, outcome))
-                if not window:
-                    return
-                request, outcome = window.popleft()
-                yield request, _told_to(request, outcome.result())
-        finally:
-            for _, outcome in window:
-                outcome.cancel()
+        stages.start(fetcher.fetched, lambda clip: decode_clip(clip, budget, threads=threads))
+        yield from _in_turn(iter(requests), stages)
+
+
+def _in_turn(source: Iterator[CaptionRequest], stages: Stages) -> Iterator[tuple[CaptionRequest, Frames | Failure]]:
+    while True:
+        is_dry = False  # for now: it may have more once some have left
+        while not is_dry and stages.has_room():
+            request = next(source, None)
+            if request is None:
+                is_dry = True
+            else:
+                stages.add(request)
+        ready = stages.next_ready(or_room=not is_dry)
+        if ready is not None:
+            yield ready
+        elif is_dry:
+            return
 
 
 def usable_cpus() -> int:
@@ -124,38 +117,3 @@ def reading_headers(settings: Settings) -> Iterator[Callable[[Clip], Header]]:
         yield pool.read_header
     finally:
         pool.close()
-
-
-def _has_room(
-    window: deque[tuple[CaptionRequest, _Outcome]], workers: int, budget: FrameBudget, max_bytes: int
-) -> bool:
-    clips = {outcome for _, outcome in window}
-    most = _CLIPS_AHEAD * workers
-    if len(clips) >= most or len(window) >= _SHARERS * most:
-        return False
-    return not clips or sum(_bytes(clip, budget) for clip in clips) + budget.max_bytes <= max_bytes
-
-
-def _bytes(outcome: _Outcome, budget: FrameBudget) -> int:
-    if not outcome.done():
-        return budget.max_bytes
-    if outcome.exception():  # raised when its turn comes
-        return 0
-    result = outcome.result()
-    return result.pixels.nbytes if isinstance(result, Frames) else 0
-
-
-def _decode_one(
-    decode_clip: Decode, clip: Clip, budget: FrameBudget, threads: int, limits: FetchLimits
-) -> Frames | ClipError:
-    try:
-        with fetched(clip, limits) as fetched_clip:
-            return decode_clip(fetched_clip, budget, threads=threads)
-    except ClipError as exc:
-        return exc
-
-
-def _told_to(request: CaptionRequest, outcome: Frames | ClipError) -> Frames | Failure:
-    if isinstance(outcome, Frames):
-        return outcome
-    return Failure.of(request, str(outcome), outcome.kind)

@@ -5,6 +5,7 @@ Read and written with pyarrow alone: one batch is in memory at a time, where a m
 
 import hashlib
 import json
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -43,7 +44,7 @@ def count(location: str, deadline: float) -> int | None:
 
     def rows() -> Iterator[None]:
         for file in _files(location):
-            with readable(location), pa.memory_map(str(file)) as mapped, pa.ipc.open_stream(mapped) as stream:
+            with readable(location), pa.memory_map(os.fsencode(file)) as mapped, pa.ipc.open_stream(mapped) as stream:
                 for batch in stream:
                     yield from [None] * len(batch)
 
@@ -68,7 +69,7 @@ def _batches(location: str) -> Iterator[pa.RecordBatch]:
 
 def _stream(file: Path, location: str) -> Any:
     try:
-        return pa.ipc.open_stream(pa.OSFile(str(file)))
+        return pa.ipc.open_stream(pa.OSFile(os.fsencode(file)))
     except pa.ArrowException as exc:
         raise DatasetError(f"cannot read {location}: {file.name}: {' '.join(str(exc).split())}.") from exc
 
@@ -129,7 +130,7 @@ class Writer:
         table = self._maker.make()
         if self._writer is None:
             self._names.append(f"data-{len(self._names):05d}.arrow")
-            self._file = pa.OSFile(str(self._folder / self._names[-1]), "wb")
+            self._file = pa.OSFile(os.fsencode(self._folder / self._names[-1]), "wb")
             self._writer = pa.ipc.new_stream(self._file, self._maker.schema)
         if len(table):
             self._writer.write_table(table.combine_chunks())

@@ -1,5 +1,6 @@
 """Parquet: read in batches within its row groups, written in row groups of bounded size."""
 
+import os
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -85,6 +86,7 @@ class Writer:
         self._file = file
         self._maker = TableMaker(before, settings)
         self._tables: list[pa.Table] = []
+        self._sink: Any = None
         self._writer: Any = None
 
     def write(self, result: RowResult) -> None:
@@ -98,7 +100,8 @@ class Writer:
     def _write_group(self) -> None:
         """What was taken becomes one row group."""
         if self._writer is None:
-            self._writer = pq.ParquetWriter(self._file, self._maker.schema, compression="zstd")
+            self._sink = pa.OSFile(os.fsencode(self._file), "wb")  # by its bytes, which need not be UTF-8
+            self._writer = pq.ParquetWriter(self._sink, self._maker.schema, compression="zstd")
         if any(map(len, self._tables)):
             group = pa.concat_tables(self._tables)
             self._writer.write_table(group, row_group_size=len(group))
@@ -109,6 +112,7 @@ class Writer:
         self._tables.append(self._maker.make())
         self._write_group()
         self._writer.close()
+        self._sink.close()
 
 
 def _check_writable(before: pa.Schema, name: str) -> None:

@@ -1,0 +1,51 @@
+"""Proxies, as the environment or the system names them."""
+
+import ipaddress
+import urllib.request
+from contextlib import suppress
+
+import httpcore2
+from httpx2 import URL, InvalidURL
+
+
+def proxy_of(url: URL) -> str | None:
+    """The proxy that the environment (or the system) names for a URL; it may have no scheme and no port."""
+    proxies = urllib.request.getproxies()
+    named = (proxies.get(url.scheme) or proxies.get("all") or "").strip()
+    if not named or _goes_direct(url, proxies.get("no", "")):
+        return None
+    return named if "://" in named else f"http://{named}"
+
+
+def _goes_direct(url: URL, no_proxy: str) -> bool:
+    """Whether no proxy is to be asked for a host: by its name, its domain's, or a network that it is in."""
+    port = url.port or {"http": 80, "https": 443}[url.scheme]
+    if urllib.request.proxy_bypass(url.host) or urllib.request.proxy_bypass(f"{url.host}:{port}"):
+        return True
+    for name in (each.strip() for each in no_proxy.split(",")):
+        if name.startswith("*.") and f".{url.host}".endswith(name[1:].lower()):
+            return True
+        with suppress(ValueError):
+            if ipaddress.ip_address(url.host) in ipaddress.ip_network(name.strip("[]"), strict=False):
+                return True
+    return False
+
+
+def as_proxy(named: str) -> httpcore2.Proxy:
+    """How to ask a proxy.
+
+    Raises:
+        ProxyError: it is named as none can be.
+    """
+    try:
+        url = URL(named)
+    except (InvalidURL, UnicodeError):
+        url = URL("")
+    if url.scheme not in ("http", "https", "socks5", "socks5h") or not url.host:
+        raise httpcore2.ProxyError("the environment must name one as http://host:port (https, socks5 and socks5h too)")
+    port = url.port or (1080 if url.scheme.startswith("socks") else None)
+    login = (url.username.encode(), url.password.encode()) if url.userinfo else None
+    return httpcore2.Proxy(
+        httpcore2.URL(scheme=url.raw_scheme, host=url.raw_host, port=port, target=b"/"),
+        auth=login,
+    )

@@ -1,0 +1,209 @@
+"""Clips on their way to the engine: first fetched, then decoded, in threads that nobody has to wait for."""
+
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from dataclasses import dataclass, field
+from enum import IntEnum
+from typing import Final
+
+from reelscribe.errors import ClipError
+from reelscribe.schema import CaptionRequest, Clip, Failure, Frames
+from reelscribe.video.fetch import is_remote
+
+Fetch = Callable[[Clip], AbstractContextManager[Clip]]
+
+_CLIPS_AHEAD: Final = 2
+"""Clips under way, at most, for each decoder, beside those that are downloaded."""
+_SHARERS: Final = 8
+"""Requests under way, at most, for each of those clips."""
+_END_SECONDS: Final = 1.0
+"""That threads are given to end. One that is in the system's resolver, or in FFmpeg, may take minutes."""
+
+
+class _Stage(IntEnum):
+    REMOTE = 0
+    """Waits to be downloaded."""
+    DOWNLOADING = 1
+    HERE = 2
+    """Waits to be decoded."""
+    DECODING = 3
+    DONE = 4
+
+
+@dataclass(kw_only=True, eq=False)
+class _Work:
+    """A clip under way, and the requests that name it."""
+
+    clip: Clip
+    stage: _Stage
+    requests: deque[CaptionRequest] = field(default_factory=deque)
+    file: ExitStack = field(default_factory=ExitStack)
+    """Holds what was downloaded."""
+    fetched: Clip | None = None
+    result: Frames | BaseException | None = None
+
+    @property
+    def is_error(self) -> bool:
+        """Whether something went wrong that is not the clip's own fault."""
+        return isinstance(self.result, BaseException) and not isinstance(self.result, ClipError)
+
+
+class Stages:
+    """Clips under way, oldest first. All that changes is under one lock.
+
+    Args:
+        workers: clips that are decoded at once.
+        max_downloads: clips that are downloaded at once.
+        max_bytes: decoded frames that may wait; one clip is always let through.
+        clip_bytes: what a clip counts as until it is decoded.
+    """
+
+    def __init__(self, *, workers: int, max_downloads: int, max_bytes: int, clip_bytes: int) -> None:
+        self._workers, self._max_downloads = workers, max_downloads
+        self._max_bytes, self._clip_bytes = max_bytes, clip_bytes
+        self._works: list[_Work] = []
+        self._last: _Work | None = None
+        """Gave the last answer; a next request for its clip shares it."""
+        self._changed = threading.Condition()
+        self._closed = False
+        self._threads: list[threading.Thread] = []
+
+    def start(self, fetch: Fetch, decode: Callable[[Clip], Frames]) -> None:
+        """Say how clips are fetched and decoded. Threads start when there is work for them."""
+        self._fetch, self._decode = fetch, decode
+
+    def has_room(self) -> bool:
+        """Whether another request may be pulled."""
+        with self._changed:
+            return self._has_room()
+
+    def add(self, request: CaptionRequest) -> None:
+        """Take a request, which shares the clip of another one that is under way."""
+        with self._changed:
+            under_way = (work for work in (*self._works, self._last) if work and work.clip == request.clip)
+            work = next(under_way, None) or self._begin(request.clip)
+            if work not in self._works:
+                self._works.append(work)
+            work.requests.append(request)
+            self._changed.notify_all()
+
+    def next_ready(self, *, or_room: bool) -> tuple[CaptionRequest, Frames | Failure] | None:
+        """A request whose clip is done, of the oldest; waits for one.
+
+        Args:
+            or_room: whether to wait no longer than until another request may be pulled.
+
+        Returns:
+            None if none is under way, or there is room before one is done.
+
+        Raises:
+            BaseException: what went wrong with a clip that is not its own fault, once it is the oldest.
+        """
+        with self._changed:
+            while (work := self._first_done()) is None:
+                if not self._works or (or_room and self._has_room()):
+                    return None
+                self._changed.wait()
+            request = work.requests.popleft()
+            if not work.requests:
+                self._works.remove(work)
+            self._last = work
+            self._changed.notify_all()
+        if isinstance(work.result, Frames):
+            return request, work.result
+        if isinstance(work.result, ClipError):
+            return request, Failure.of(request, str(work.result), work.result.kind)
+        assert work.result is not None
+        raise work.result
+
+    @contextmanager
+    def stopping(self) -> Iterator[None]:
+        """At the end of the context no other clip is begun."""
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._closed = True
+                self._changed.notify_all()
+
+    def close(self) -> None:
+        """Wait for the threads, if they end soon."""
+        until = time.monotonic() + _END_SECONDS
+        for thread in self._threads:
+            thread.join(max(until - time.monotonic(), 0))
+
+    def _has_room(self) -> bool:
+        ahead = [work for work in self._works if work.stage >= _Stage.HERE]
+        remote = [work for work in self._works if work.stage < _Stage.DECODING and is_remote(work.clip)]
+        most = _CLIPS_AHEAD * self._workers
+        requests = sum(len(work.requests) for work in self._works)
+        if len(remote) >= self._max_downloads or len(ahead) >= most or requests >= _SHARERS * most + len(remote):
+            return False
+        return self._fits_beside(ahead)
+
+    def _fits_beside(self, works: list[_Work]) -> bool:
+        """Whether the bound of bytes allows another clip to be decoded beside these."""
+        return not works or sum(map(self._bytes, works)) + self._clip_bytes <= self._max_bytes
+
+    def _bytes(self, work: _Work) -> int:
+        if work.stage is not _Stage.DONE:
+            return self._clip_bytes
+        return work.result.pixels.nbytes if isinstance(work.result, Frames) else 0
+
+    def _first_done(self) -> _Work | None:
+        done = (work for work in self._works if work.stage is _Stage.DONE)
+        return next((work for work in done if not work.is_error or work is self._works[0]), None)
+
+    def _begin(self, clip: Clip) -> _Work:
+        if is_remote(clip):
+            self._add_thread("download", self._download_some, self._max_downloads)
+            return _Work(clip=clip, stage=_Stage.REMOTE)
+        self._add_thread("decode", self._decode_some, self._workers)
+        return _Work(clip=clip, stage=_Stage.HERE)
+
+    def _add_thread(self, name: str, run: Callable[[], None], most: int) -> None:
+        if sum(thread.name == name for thread in self._threads) < most:
+            # A daemon: the program can end while it waits for what cannot be given up, such as the system's resolver.
+            thread = threading.Thread(target=run, name=name, daemon=True)
+            self._threads.append(thread)
+            thread.start()
+
+    def _take(self, stage: _Stage) -> _Work | None:
+        """The oldest clip that is ready for a stage's next one, which it enters; waits for one. None at the end."""
+        with self._changed:
+            while not self._closed:
+                work = next((work for work in self._works if work.stage is stage), None)
+                decoding = [work for work in self._works if work.stage > _Stage.HERE]
+                if work and (stage is _Stage.REMOTE or self._fits_beside(decoding)):
+                    work.stage = _Stage(stage + 1)
+                    return work
+                self._changed.wait()
+        return None
+
+    def _download_some(self) -> None:
+        while (work := self._take(_Stage.REMOTE)) is not None:
+            try:
+                work.fetched = work.file.enter_context(self._fetch(work.clip))
+            except BaseException as exc:
+                self._finish(work, exc)
+            else:
+                with self._changed:
+                    work.stage = _Stage.HERE
+                    self._add_thread("decode", self._decode_some, self._workers)
+                    self._changed.notify_all()
+
+    def _decode_some(self) -> None:
+        while (work := self._take(_Stage.HERE)) is not None:
+            try:
+                with work.file:
+                    self._finish(work, self._decode(work.fetched or work.file.enter_context(self._fetch(work.clip))))
+            except BaseException as exc:
+                self._finish(work, exc)
+
+    def _finish(self, work: _Work, result: Frames | BaseException) -> None:
+        with self._changed:
+            work.result, work.stage = result, _Stage.DONE
+            self._changed.notify_all()
