@@ -14,11 +14,12 @@ from typing import Any, Final
 
 import anyio
 import httpx2
-from anyio.from_thread import BlockingPortal, start_blocking_portal
+from anyio.from_thread import start_blocking_portal
 
 from reelscribe.config import DEFAULT_MODEL, Settings
 from reelscribe.engines.base import ModelInfo
 from reelscribe.engines.chat import Answer, Shown, body, is_web_address, read_answer, show
+from reelscribe.engines.feed import feeding
 from reelscribe.engines.gate import FailedError, Gate, RefusedError
 from reelscribe.engines.server import ServedModel, Server
 from reelscribe.errors import ClipError, EngineError
@@ -92,43 +93,45 @@ class OpenAIEngine:
             back_off_seconds=self._back_off,
         )
         self._failed_in_a_row = 0
-        with start_blocking_portal() as portal, portal.wrap_async_context_manager(self._server.connect()) as client:
+        with (
+            feeding(requests) as feed,
+            start_blocking_portal() as portal,
+            portal.wrap_async_context_manager(self._server.connect()) as client,
+        ):
             flying: dict[Future[Reply], _Flight] = {}
+            pull: Future[PreparedRequest | None] | None = None
+            more = True
             try:
                 while True:
-                    self._launch(requests, flying, portal, client, gate)
-                    if not flying:
+                    if more and pull is None and self._has_room(flying, gate):
+                        pull = feed.pull()
+                    if pull is None and not flying:
                         return
-                    done = wait(flying, return_when=FIRST_COMPLETED).done
-                    for future in done:
+                    waited: list[Future[Any]] = [*flying, *([] if pull is None else [pull])]
+                    wait(waited, return_when=FIRST_COMPLETED)
+                    if pull is not None and pull.done():
+                        prepared, pull = pull.result(), None
+                        more = prepared is not None
+                        if prepared is not None:
+                            flight = _Flight(request=prepared.request, waiting=[prepared], held_bytes=_size(prepared))
+                            flying[portal.start_task_soon(self._answer, flight, client, gate)] = flight
+                        del prepared  # it holds the pixels
+                    del waited
+                    finished = [future for future in flying if future.done()]
+                    for future in finished:
                         del flying[future]
                     # What is finished is handed out, also where another request found that the server is broken.
-                    yield from (future.result() for future in done if not future.exception())
-                    for future in done:
+                    yield from (future.result() for future in finished if not future.exception())
+                    for future in finished:
                         future.result()
             finally:
                 for future in flying:
                     future.cancel()
 
-    def _launch(
-        self,
-        requests: Iterator[PreparedRequest],
-        flying: dict["Future[Reply]", _Flight],
-        portal: BlockingPortal,
-        client: httpx2.AsyncClient,
-        gate: Gate,
-    ) -> None:
-        """Pull requests and send them on their way until the window is full, or something is finished."""
-        while not flying or (
-            len(flying) < gate.limit
-            and sum(flight.held_bytes for flight in flying.values()) < _WINDOW_BYTES
-            and not any(future.done() for future in flying)
-        ):
-            prepared = next(requests, None)
-            if prepared is None:
-                return
-            flight = _Flight(request=prepared.request, waiting=[prepared], held_bytes=_size(prepared))
-            flying[portal.start_task_soon(self._answer, flight, client, gate)] = flight
+    def _has_room(self, flying: Mapping["Future[Reply]", _Flight], gate: Gate) -> bool:
+        """Whether one more request may be in flight; one may always."""
+        held = sum(flight.held_bytes for flight in flying.values())
+        return not flying or (len(flying) < gate.limit and held < _WINDOW_BYTES)
 
     async def _answer(self, flight: _Flight, client: httpx2.AsyncClient, gate: Gate) -> Reply:
         request = flight.request

@@ -1,9 +1,10 @@
 """Decode ahead of the engine, in order, within a bound of bytes."""
 
 import os
+import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from typing import Protocol
 from weakref import WeakValueDictionary
@@ -24,6 +25,8 @@ _CLIPS_AHEAD = 2
 _SHARERS = 8
 """Requests under way, at most, for each of those clips."""
 _ANYWHERE = FetchLimits()
+_LOOK_SECONDS = 0.1
+"""How often a wait for a clip looks whether it is still wanted."""
 
 
 class Decode(Protocol):
@@ -42,6 +45,7 @@ def decode_ahead(
     decode_seconds: float = 120.0,
     decoder_bytes: int = 4 << 30,
     limits: FetchLimits = _ANYWHERE,
+    cancelled: threading.Event | None = None,
 ) -> Iterator[tuple[CaptionRequest, Frames | Failure]]:
     """Decode the clips of requests.
 
@@ -58,6 +62,7 @@ def decode_ahead(
         decode_seconds: that a clip may take.
         decoder_bytes: memory that a decoder may take, on systems that tell how much it takes (Linux).
         limits: what may be fetched.
+        cancelled: once another thread sets it, no clip is waited for any more, and nothing more comes.
 
     Yields:
         Each request, in order, with its frames, or with the failure that it became.
@@ -87,6 +92,10 @@ def decode_ahead(
                         under_way[request.clip] = outcome
                     window.append((request, outcome))
                 if not window:
+                    return
+                while cancelled and not cancelled.is_set() and not wait([window[0][1]], _LOOK_SECONDS).done:
+                    pass
+                if cancelled and cancelled.is_set():
                     return
                 request, outcome = window.popleft()
                 yield request, _told_to(request, outcome.result())
