@@ -7,12 +7,13 @@ import queue
 import tempfile
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Container, Iterable, Iterator
 from concurrent.futures import wait
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 
 from reelscribe.demo import write_clip
 from reelscribe.engines.base import ModelInfo
@@ -104,6 +105,23 @@ class SlowRequests(Iterator[CaptionRequest]):
     def give(self, count: int = 1) -> None:
         """Let this many more come."""
         self._given.release(count)
+
+
+def fail_at(
+    monkeypatch: pytest.MonkeyPatch, owner: Any, name: str, error: Exception, *, calls: Container[int] = (1,)
+) -> list[int]:
+    """Let a function raise an error in some of its calls, counted from 1. Returns: the calls that failed, so far."""
+    function, failed = getattr(owner, name), list[int]()
+    numbers = itertools.count(1)
+
+    def failing(*args: Any, **kwargs: Any) -> Any:
+        if (number := next(numbers)) in calls:
+            failed.append(number)
+            raise error
+        return function(*args, **kwargs)
+
+    monkeypatch.setattr(owner, name, failing)
+    return failed
 
 
 class ScriptedEngine:

@@ -108,12 +108,16 @@ def test_answers_are_handed_out_while_the_next_request_is_not_there(prepare: Pre
 
 
 def test_what_is_finished_is_handed_out_before_the_run_stops(prepare: Prepare, monkeypatch: pytest.MonkeyPatch) -> None:
+    all_wait = threading.Event()
+
     def answer(body: Body) -> Reply:
-        server.wait_for(lambda: len(server.bodies) == 8)
+        assert all_wait.wait(20)
         return refuse(401) if prompt_of(body) == "bad" else describe(body)
 
     def wait_for_all(futures: list[Any], **_: Any) -> None:
-        wait(futures, None if len(server.bodies) == 8 else 0.01)  # so that all come at once
+        if len(server.bodies) == 8:
+            all_wait.set()  # so that all come at once
+        wait(futures, None if all_wait.is_set() else 0.01)
 
     monkeypatch.setattr(openai, "wait", wait_for_all)
     with OpenAIServer(answer) as server:
