@@ -3,15 +3,21 @@
 import functools
 import itertools
 import json
+import queue
 import tempfile
-from collections.abc import Callable, Iterable, Iterator
+import threading
+from collections import deque
+from collections.abc import Callable, Container, Iterable, Iterator
+from concurrent.futures import wait
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 
 from reelscribe.demo import write_clip
 from reelscribe.engines.base import ModelInfo
+from reelscribe.engines.feed import feeding
 from reelscribe.models.shapes.scenes import random_scene
 from reelscribe.pipeline import InputRow
 from reelscribe.schema import Candidate, CaptionRequest, Clip, Failure, Frames, Generation, PreparedRequest, Row
@@ -79,6 +85,45 @@ def said(*texts: str) -> tuple[Candidate, ...]:
     )
 
 
+class SlowRequests(Iterator[CaptionRequest]):
+    """Requests that come when a test says so; beside a fast engine a source as slow as can be."""
+
+    def __init__(self, *requests: CaptionRequest) -> None:
+        self._requests = list(requests)
+        self._given = threading.Semaphore(0)
+        self.waited_for = threading.Event()
+        """Set once none is there that is asked for."""
+
+    def __next__(self) -> CaptionRequest:
+        if not self._requests:
+            raise StopIteration
+        if not self._given.acquire(blocking=False):
+            self.waited_for.set()
+            assert self._given.acquire(timeout=20), "nobody gave the next request"
+        return self._requests.pop(0)
+
+    def give(self, count: int = 1) -> None:
+        """Let this many more come."""
+        self._given.release(count)
+
+
+def fail_at(
+    monkeypatch: pytest.MonkeyPatch, owner: Any, name: str, error: Exception, *, calls: Container[int] = (1,)
+) -> list[int]:
+    """Let a function raise an error in some of its calls, counted from 1. Returns: the calls that failed, so far."""
+    function, failed = getattr(owner, name), list[int]()
+    numbers = itertools.count(1)
+
+    def failing(*args: Any, **kwargs: Any) -> Any:
+        if (number := next(numbers)) in calls:
+            failed.append(number)
+            raise error
+        return function(*args, **kwargs)
+
+    monkeypatch.setattr(owner, name, failing)
+    return failed
+
+
 class ScriptedEngine:
     """Takes requests in batches, and answers each batch from its end.
 
@@ -100,3 +145,69 @@ class ScriptedEngine:
                     yield made
                 elif made is not None:
                     yield Generation(key=item.request.key, candidates=made, prompt_tokens=10)
+
+
+class KeepingEngine(ScriptedEngine):
+    """Keeps requests under way, as an engine that batches does: it answers the oldest only when it has enough of them.
+
+    Args:
+        answer: as for `ScriptedEngine`.
+        most: requests that it has at once.
+    """
+
+    def __init__(self, answer: Callable[[PreparedRequest], Answer], *, most: int = 1000) -> None:
+        super().__init__(answer)
+        self._most = most
+        self.streams = 0
+        """That were begun."""
+
+    def generate(self, requests: Iterator[PreparedRequest]) -> Iterator[Generation | Failure]:
+        self.streams += 1
+        kept: deque[PreparedRequest] = deque()
+        for item in requests:
+            kept.append(item)
+            if len(kept) >= self._most:
+                yield from super().generate(iter([kept.popleft()]))
+        yield from super().generate(iter(kept))
+
+
+class AskingEngine(ScriptedEngine):
+    """Asks the feed for a request, and answers those that it has while none has come: as our own engines do."""
+
+    def __init__(self, answer: Callable[[PreparedRequest], Answer]) -> None:
+        super().__init__(answer)
+        self.streams = 0
+        """That were begun."""
+
+    def generate(self, requests: Iterator[PreparedRequest]) -> Iterator[Generation | Failure]:
+        self.streams += 1
+        kept: deque[PreparedRequest] = deque()
+        with feeding(requests) as feed:
+            pull = feed.pull()
+            while True:
+                wait([pull], 0 if kept else None)
+                if not pull.done():
+                    yield from super().generate(iter([kept.popleft()]))
+                elif item := pull.result():
+                    kept.append(item)
+                    pull = feed.pull()
+                else:
+                    break
+            yield from super().generate(iter(kept))
+
+
+class ThreadedEngine(ScriptedEngine):
+    """Pulls in a thread of its own, as far as a queue has room, and answers in batches, each from its end."""
+
+    def generate(self, requests: Iterator[PreparedRequest]) -> Iterator[Generation | Failure]:
+        waiting: queue.Queue[PreparedRequest | None] = queue.Queue(3)
+
+        def pull() -> None:
+            for item in itertools.chain(requests, [None]):
+                waiting.put(item)
+
+        thread = threading.Thread(target=pull)
+        thread.start()
+        pulled = iter(waiting.get, None)
+        yield from super().generate(pulled)
+        thread.join()

@@ -5,13 +5,29 @@ import itertools
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from threading import Event, Timer
 from typing import Any
 
 import pytest
-from flow import EOC, VIDEO, ScriptedEngine, as_input, clip_bytes, put_clip, request, said
+from flow import (
+    EOC,
+    VIDEO,
+    AskingEngine,
+    KeepingEngine,
+    ScriptedEngine,
+    SlowRequests,
+    ThreadedEngine,
+    as_input,
+    clip_bytes,
+    prepared,
+    put_clip,
+    request,
+    said,
+)
 
 from reelscribe import pipeline
 from reelscribe.config import Settings
+from reelscribe.engines import feed
 from reelscribe.engines.base import Engine
 from reelscribe.engines.fake import FakeEngine
 from reelscribe.errors import EngineError, SettingsError
@@ -175,6 +191,112 @@ def test_engine_pulls_and_nothing_runs_far_ahead() -> None:
     outcomes = caption(requests(), Settings(prefetch_bytes=1), _echo())
     assert [next(outcomes).key for _ in range(5)] == ["0", "1", "2", "3", "4"]
     assert len(pulled) <= 7
+
+
+# Slow sources
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Feeds that wait for a moment only."""
+    monkeypatch.setattr(feed, "_PATIENCE_SECONDS", 0.01)
+    monkeypatch.setattr(feed, "_END_SECONDS", 0.01)
+
+
+@pytest.mark.parametrize("engine", [AskingEngine, KeepingEngine, ThreadedEngine, ScriptedEngine])
+@pytest.mark.usefixtures("impatient")
+def test_answers_are_recorded_while_a_slow_clip_is_waited_for(engine: Any) -> None:
+    source = SlowRequests(*(request(key=str(number)) for number in range(5)))
+    recorded: list[Outcome] = []
+    outcomes = caption(source, Settings(prefetch_bytes=1), engine(lambda _: said("text")), record=recorded.append)
+    for first, count in ((0, 2), (2, 1), (3, 2)):
+        source.give(count)
+        keys = [str(number) for number in range(first, first + count)]
+        assert [next(outcomes).key for _ in keys] == keys
+        assert [outcome.key for outcome in recorded][first:] == keys
+    assert list(outcomes) == []
+
+
+@pytest.mark.usefixtures("impatient")
+def test_engine_that_iterates_is_left_alone_while_it_owes_nothing() -> None:
+    engine = KeepingEngine(lambda _: said("text"), most=1)
+    source = SlowRequests(*(request(key=str(number)) for number in range(3)))
+    outcomes = caption(source, Settings(prefetch_bytes=1), engine)
+    for _ in range(3):
+        source.waited_for.clear()
+        Timer(0.05, source.give).start()
+        next(outcomes)
+    assert list(outcomes) == []
+    assert engine.streams == 1
+
+
+@pytest.mark.usefixtures("impatient")
+def test_requests_without_an_answer_do_not_hold_up_a_slow_source() -> None:
+    engine = KeepingEngine(lambda item: None if item.request.key == "0" else said("text"))
+    source = SlowRequests(*(request(key=str(number)) for number in range(3)))
+    source.give(2)
+    recorded: list[Outcome] = []
+
+    def record(outcome: Outcome) -> None:
+        recorded.append(outcome)
+        source.give()
+
+    outcomes = list(caption(source, Settings(prefetch_bytes=1), engine, record=record))
+    assert [outcome.key for outcome in recorded] == ["1", "2", "0"]
+    assert [type(outcome) for outcome in outcomes] == [Failure, Caption, Caption]
+
+
+@pytest.mark.parametrize("engine", [AskingEngine, KeepingEngine, ThreadedEngine, ScriptedEngine])
+def test_error_where_requests_come_from_costs_no_answer(engine: Any) -> None:
+    def requests() -> Iterator[CaptionRequest]:
+        yield from (request(key=str(number)) for number in range(3))
+        raise OSError("the disk is away")
+
+    outcomes = caption(requests(), Settings(prefetch_bytes=1), engine(lambda _: said("text")))
+    assert [next(outcomes).key for _ in range(3)] == ["0", "1", "2"]
+    with pytest.raises(OSError, match="the disk is away"):
+        next(outcomes)
+
+
+@pytest.mark.usefixtures("impatient")
+def test_broken_engine_ends_the_flow_though_its_source_waits() -> None:
+    source = SlowRequests(request(key="0"), request(key="1"))
+
+    def answer(item: PreparedRequest) -> Any:
+        assert source.waited_for.wait(20)
+        raise EngineError("broken")
+
+    source.give()
+    with pytest.raises(EngineError, match="broken"):
+        list(caption(source, Settings(prefetch_bytes=1), AskingEngine(answer)))
+    source.give()  # only now, so that its thread ends
+
+
+@pytest.mark.parametrize("broken", [True, False])
+def test_clips_under_way_are_cancelled_where_nobody_wants_them(broken: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    decoding, given_up = Event(), Event()
+
+    def decode_ahead(requests: Iterator[CaptionRequest], *_: Any, cancelled: Event, **__: Any) -> Iterator[Any]:
+        yield next(requests), prepared().frames
+        decoding.set()
+        if cancelled.wait(20):
+            given_up.set()
+
+    def answer(_: PreparedRequest) -> Any:
+        assert decoding.wait(20)
+        if broken:
+            raise EngineError("broken")
+        return said("text")
+
+    monkeypatch.setattr(pipeline, "decode_ahead", decode_ahead)
+    outcomes = caption([request()], Settings(), AskingEngine(answer))
+    if broken:
+        with pytest.raises(EngineError, match="broken"):
+            next(outcomes)
+    else:
+        next(outcomes)
+        outcomes.close()
+    assert given_up.wait(20)
 
 
 # Candidates
@@ -474,6 +596,43 @@ def test_engine_is_drained_only_where_rows_wait(monkeypatch: pytest.MonkeyPatch)
     rows = (InputRow(index=number, row=_clip_row(), num_bytes=10) for number in range(200))
     assert len(list(caption_rows(rows, Settings(), Counted(lambda _: said("text"))))) == 200
     assert len(runs) == 1
+
+
+@pytest.mark.parametrize("rows_that_fit", [1, 2, 5])
+def test_large_rows_drain_no_engine_that_asks(rows_that_fit: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pipeline, "_PEEK_BYTES", 400)
+    monkeypatch.setattr(pipeline, "_WAITING_BYTES", 400 * rows_that_fit)
+    read = []
+
+    def rows() -> Iterator[InputRow]:
+        for number in range(30):
+            read.append(number)
+            yield InputRow(index=number, row=_clip_row(), num_bytes=400)
+
+    engine = AskingEngine(lambda _: said("text"))
+    for number, result in enumerate(caption_rows(rows(), Settings(), engine)):
+        assert result.index == number
+        assert len(read) <= number + 1 + rows_that_fit + 1
+    assert len(read) == 30
+    assert engine.streams == 1
+
+
+def test_large_rows_drain_an_engine_that_iterates_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It would wait for rows to leave, and they for it."""
+    monkeypatch.setattr(feed, "_PATIENCE_SECONDS", 1000)
+    monkeypatch.setattr(pipeline, "_WAITING_BYTES", 1000)
+    rows = (InputRow(index=number, row=_clip_row(), num_bytes=400) for number in range(30))
+    engine = KeepingEngine(lambda _: said("text"))
+    assert [result.index for result in caption_rows(rows, Settings(), engine)] == list(range(30))
+    assert engine.streams > 1
+
+
+def test_large_rows_that_no_engine_sees_leave_beside_those_that_it_has(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pipeline, "_WAITING_BYTES", 1000)
+    kinds: list[Row] = [{}, _clip_row(), {"video": b"no video"}, {"videos": [b"no video", clip_bytes()]}]
+    rows = [InputRow(index=n, row=kinds[n * 7 % 4 if n % 5 else 0], num_bytes=400) for n in range(40)]
+    for engine in (AskingEngine(lambda _: said("text")), KeepingEngine(lambda _: said("text")), _echo(3)):
+        assert [result.index for result in caption_rows(rows, Settings(), engine)] == list(range(40))
 
 
 def test_result_carries_the_row_that_was_read() -> None:

@@ -1,16 +1,25 @@
 """Candidates with faults: preferred against, flagged, and asked for once more, with the order and the bounds kept."""
 
-import itertools
 import json
-import queue
-import threading
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from flow import ScriptedEngine, as_input, clip_bytes, put_clip, put_rows, read_rows_of, request, said
+from flow import (
+    AskingEngine,
+    KeepingEngine,
+    ScriptedEngine,
+    ThreadedEngine,
+    as_input,
+    clip_bytes,
+    put_clip,
+    put_rows,
+    read_rows_of,
+    request,
+    said,
+)
 
 from reelscribe.config import Settings
 from reelscribe.engines.base import Engine
@@ -20,7 +29,7 @@ from reelscribe.pipeline import caption, caption_rows
 from reelscribe.prompts import Outcome
 from reelscribe.runners.local import run
 from reelscribe.sampling_params import SamplingParams
-from reelscribe.schema import Caption, CaptionRequest, Clip, Failure, Generation, PreparedRequest
+from reelscribe.schema import Caption, CaptionRequest, Clip, Failure, PreparedRequest
 from reelscribe.video.sampling import VisionLimits
 
 if TYPE_CHECKING:
@@ -31,28 +40,13 @@ NO_CLIP = Clip(source=b"this is no video")
 Script = Callable[[PreparedRequest], Any]
 
 
-class _Threaded(ScriptedEngine):
-    """Pulls in a thread of its own, as far as a queue has room, and answers in twos, the later one first."""
-
-    def generate(self, requests: Iterator[PreparedRequest]) -> Iterator[Generation | Failure]:
-        waiting: queue.Queue[PreparedRequest | None] = queue.Queue(3)
-
-        def pull() -> None:
-            for item in itertools.chain(requests, [None]):
-                waiting.put(item)
-
-        thread = threading.Thread(target=pull)
-        thread.start()
-        pulled = iter(waiting.get, None)
-        yield from super().generate(pulled)
-        thread.join()
-
-
 ENGINES: dict[str, Callable[[Script], Engine]] = {
     "one by one": ScriptedEngine,
     "in threes": lambda answer: ScriptedEngine(answer, batch_size=3),
     "all at once": lambda answer: ScriptedEngine(answer, batch_size=1000),
-    "in a thread": lambda answer: _Threaded(answer, batch_size=2),
+    "in a thread": lambda answer: ThreadedEngine(answer, batch_size=2),
+    "asking": AskingEngine,
+    "keeping some": lambda answer: KeepingEngine(answer, most=3),
 }
 
 
@@ -278,6 +272,19 @@ def test_engine_that_breaks_in_the_second_stream_breaks_the_run() -> None:
 
     with pytest.raises(EngineError, match="broken"):
         _only(script)
+
+
+def test_request_that_a_second_stream_leaves_unanswered_keeps_its_first_answer() -> None:
+    engine = ScriptedEngine(_flags({0, 2}, set()), batch_size=1000)
+    answer = engine._answer
+    engine._answer = lambda item: None if item.request.attempt == 2 and item.request.key == "2" else answer(item)
+    outcomes = _caption([request(key=str(n), prompt=str(n)) for n in range(3)], engine)
+    told = [
+        (outcome.key, outcome.texts[0], outcome.meta["try"]) for outcome in outcomes if isinstance(outcome, Caption)
+    ]
+    assert told == [("0", "good 0", 2), ("1", "good 1", 1), ("2", LOOP, 1)]
+    assert isinstance(outcomes[2], Caption)
+    assert outcomes[2].meta["tries"] == 2
 
 
 def test_rows_of_several_videos_are_whole_and_in_order() -> None:

@@ -6,30 +6,46 @@
 runs further ahead than the engine pulls.
 """
 
+import contextlib
 import itertools
 import logging
+import threading
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 from reelscribe.config import Settings
 from reelscribe.engines.base import Engine, ModelInfo
+from reelscribe.engines.feed import Feed
 from reelscribe.errors import ClipError, EngineError, SettingsError
-from reelscribe.outcomes import better_of, kept_anew, once_more, select, tell_frames
+from reelscribe.outcomes import kept_anew, select, tell_frames
 from reelscribe.prompts import Layout, Outcome, RowPlan, choose_layout
-from reelscribe.schema import NO_FRAMES, Caption, CaptionRequest, Failure, Frames, PreparedRequest, Row
+from reelscribe.schema import (
+    NO_FRAMES,
+    Caption,
+    CaptionRequest,
+    Failure,
+    Frames,
+    Generation,
+    PreparedRequest,
+    Row,
+)
+from reelscribe.under_way import InFlight, Tries
 from reelscribe.video.fetch import FetchLimits, checked
 from reelscribe.video.prefetch import decode_ahead
 from reelscribe.video.sampling import FrameBudget
 
 logger = logging.getLogger(__name__)
 
+T = TypeVar("T")
+
 _PEEK_ROWS, _PEEK_BYTES = 64, 1 << 26
 """Rows that the choice of a layout looks at; fewer where they are large."""
-_WAITING_ROWS, _WAITING_BYTES = 4096, 1 << 28
-"""Rows that may wait to be written, beside the last."""
+_WAITING_ROWS, _WAITING_BYTES = 4096, 1 << 30
+"""Rows that may wait to be written, beside the last. The bytes are some fifty rows that hold videos of 20 MB: more than
+an engine has under way, so that it seldom runs short."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -128,6 +144,80 @@ class _Waiting:
         )
 
 
+class _RowsUnderWay(Iterator[CaptionRequest]):
+    """Rows that were read and are not finished: requests are pulled at one end, results leave at the other.
+
+    Requests run out (`paused`) if too many rows wait, and go on once some have left.
+
+    Args:
+        rows: to read.
+        plan: what is to be asked for a row.
+        look_up: the outcome of a request, if it is known; else the request to make.
+        stop: asked before each row; once it says True, no other is read.
+        wanted: asked about each row; one that is not is passed over.
+        max_rows: this many may wait.
+    """
+
+    def __init__(
+        self,
+        rows: Iterator[InputRow],
+        plan: Callable[[InputRow], RowPlan],
+        look_up: Callable[[CaptionRequest], Outcome | CaptionRequest],
+        *,
+        stop: Callable[[], bool],
+        wanted: Callable[[RowPlan], bool],
+        max_rows: int,
+    ) -> None:
+        self._rows, self._plan, self._look_up = rows, plan, look_up
+        self._stop, self._wanted = stop, wanted
+        self._max_rows = max_rows
+        self._pending: deque[_Waiting] = deque()
+        self._to_give: deque[CaptionRequest] = deque()
+        # What waits is the difference: each number is written by one thread only.
+        self._read_bytes = self._finished_bytes = 0
+        self.exhausted = self.paused = False
+        """Whether no row is left to read; and whether requests ran out only for want of room."""
+
+    def __next__(self) -> CaptionRequest:
+        self.paused = False
+        while not self._to_give:
+            self.paused = not self.exhausted and not self.has_room()
+            if self.exhausted or self.paused:
+                raise StopIteration
+            self._read()
+        return self._to_give.popleft()
+
+    def _read(self) -> None:
+        item = None if self._stop() else next(self._rows, None)
+        if item is None:
+            self.exhausted = True
+            return
+        plan = self._plan(item)
+        if not self._wanted(plan):
+            return
+        found = [self._look_up(request) for request in plan.requests]
+        outcomes = [None if isinstance(each, CaptionRequest) else each for each in found]
+        self._read_bytes += item.num_bytes
+        self._pending.append(_Waiting(item=item, plan=plan, outcomes=outcomes))
+        self._to_give += (each for each in found if isinstance(each, CaptionRequest))
+
+    def has_room(self) -> bool:
+        """Whether one more row may be read."""
+        waiting_bytes = self._read_bytes - self._finished_bytes
+        return len(self._pending) < self._max_rows and waiting_bytes < _WAITING_BYTES
+
+    def fill(self, outcome: Outcome) -> None:
+        """Take the next outcome; they come in the order of the requests."""
+        self._pending[0].fill(outcome)
+
+    def finished(self, layout: Layout, settings: Settings) -> Iterator[RowResult]:
+        """The first rows, as far as their outcomes are all there. They leave."""
+        while self._pending and None not in self._pending[0].outcomes:
+            row = self._pending.popleft()
+            self._finished_bytes += row.item.num_bytes
+            yield row.finish(layout, settings)
+
+
 def caption_rows(
     rows: Iterable[InputRow],
     settings: Settings,
@@ -161,49 +251,39 @@ def caption_rows(
             "The rows have %s already: this run's results take their place, unless caption_key names another column.",
             " and ".join(replaced),
         )
-    pending: deque[_Waiting] = deque()
     _tell_missing([item.row for item in peeked if not item.problem], settings)
-    chained = itertools.chain(peeked, source)
-    # What waits is the difference: an engine may pull in a thread of its own, and each number has one who writes it.
-    pulled_bytes, finished_bytes, exhausted = 0, 0, False
-
-    def requests() -> Iterator[CaptionRequest]:
-        nonlocal pulled_bytes, exhausted
-        while (item := None if stop() else next(chained, None)) is not None:
-            plan = plan_row(item, layout, settings)
-            if not wanted(plan):
-                continue
-            found = [_known(request, settings, memory) if memory else request for request in plan.requests]
-            outcomes = [None if isinstance(each, CaptionRequest) else each for each in found]
-            pending.append(_Waiting(item=item, plan=plan, outcomes=outcomes))
-            pulled_bytes += item.num_bytes
-            yield from (each for each in found if isinstance(each, CaptionRequest))
-            if len(pending) >= waiting_rows or pulled_bytes - finished_bytes >= _WAITING_BYTES:
-                return
-        exhausted = True
-
-    def finished() -> Iterator[RowResult]:
-        nonlocal finished_bytes
-        while pending and None not in pending[0].outcomes:
-            row = pending.popleft()
-            finished_bytes += row.item.num_bytes
-            yield row.finish(layout, settings)
-
-    waiting_rows = engine.waiting_rows if isinstance(engine, Maker) else _WAITING_ROWS
+    under_way = _RowsUnderWay(
+        itertools.chain(peeked, source),
+        lambda item: plan_row(item, layout, settings),
+        lambda request: _known(request, settings, memory) if memory else request,
+        stop=stop,
+        wanted=wanted,
+        max_rows=engine.waiting_rows if isinstance(engine, Maker) else _WAITING_ROWS,
+    )
     record = memory.record if memory else None
+    while not under_way.exhausted:
+        made = (
+            engine.make(under_way, record=record)
+            if isinstance(engine, Maker)
+            else caption(under_way, settings, engine, record=record)
+        )
+        with _closing(made) as outcomes:
+            for outcome in outcomes:
+                yield from under_way.finished(layout, settings)
+                under_way.fill(outcome)
+                yield from under_way.finished(layout, settings)
+        yield from under_way.finished(layout, settings)
 
-    def make(requests: Iterator[CaptionRequest]) -> Iterator[Outcome]:
-        if isinstance(engine, Maker):
-            return engine.make(requests, record=record)
-        return caption(requests, settings, engine, record=record)
 
-    while not exhausted:
-        for outcome in make(requests()):
-            yield from finished()
-            pending[0].fill(outcome)
-            if None not in pending[0].outcomes:
-                yield next(finished())
-        yield from finished()
+@contextlib.contextmanager
+def _closing(stream: Iterator[T]) -> Iterator[Iterator[T]]:
+    """Close a stream at the end if it can be closed, as generators can."""
+    try:
+        yield stream
+    finally:
+        close = getattr(stream, "close", None)
+        if close:
+            close()
 
 
 def _known(request: CaptionRequest, settings: Settings, memory: Memory) -> Outcome | CaptionRequest:
@@ -247,7 +327,7 @@ def caption(
     engine: Engine,
     *,
     record: Callable[[Outcome], None] | None = None,
-) -> Iterator[Outcome]:
+) -> Generator[Outcome, None, None]:
     """Caption requests; one Caption or Failure for each, in their order.
 
     With `settings.retry_flagged` a request is made once more where the first try left no good candidate. It takes its
@@ -255,7 +335,7 @@ def caption(
     for that makes a stream of its own in the end. Its clip is decoded again, so that no frames are held for it.
 
     Args:
-        requests: to caption.
+        requests: to caption; pulled in a thread of their own, with the decoding.
         settings: which frames, which candidates to keep, and whether to ask once more.
         engine: that captions.
         record: called with each outcome as soon as there is one, in any order, from any thread.
@@ -264,86 +344,82 @@ def caption(
         SettingsError: two requests that are on their way at one time have the same key.
         EngineError: the engine broke, or does not keep to its contract.
     """
-    tries = _Tries(requests, settings, record)
-    order: dict[str, None] = {}
-    in_flight: dict[str, tuple[CaptionRequest, dict[str, Any]]] = {}  # without the pixels, which are the engine's now
+    tries = Tries(requests, settings, record)
+    in_flight = InFlight()
+    order: deque[str] = deque()
+    on_their_way: set[str] = set()
 
-    def asked() -> Iterator[CaptionRequest]:
-        """What is to be made, whose order is kept: clips that are ready pass others."""
-        for request in tries.to_make():
-            if request.attempt == 1:
-                if request.key in order:
-                    raise SettingsError(f"two requests have the key {request.key!r}; each needs one of its own.")
-                order[request.key] = None
-            yield request
+    def noted(request: CaptionRequest) -> CaptionRequest:
+        """A request that is to be made, whose place is kept: clips that are ready pass others."""
+        if request.attempt == 1:
+            if request.key in on_their_way:
+                raise SettingsError(f"two requests have the key {request.key!r}; each needs one of its own.")
+            on_their_way.add(request.key)
+            order.append(request.key)
+        return request
+
+    def settled() -> Iterator[Outcome]:
+        """The first outcomes in order, as far as they are all there."""
+        while order and order[0] in tries.done:
+            on_their_way.discard(order[0])
+            yield tries.done.pop(order.popleft())
 
     def prepared() -> Iterator[PreparedRequest]:
-        for request, decoded in _with_frames(asked(), settings, engine):
-            if isinstance(decoded, Failure):
-                tries.settle(request, decoded)
-            else:
-                in_flight[request.key] = request, tell_frames(decoded)
-                yield PreparedRequest(request=request, frames=decoded)
+        while True:
+            for request, decoded in _with_frames(map(noted, tries), settings, engine, in_flight.cancelled):
+                if isinstance(decoded, Failure):
+                    tries.settle(request, decoded)
+                else:
+                    in_flight.add(request, tell_frames(decoded))
+                    yield PreparedRequest(request=request, frames=decoded)
+            if not tries.paused:
+                return
+            with feed.holding():
+                in_flight.wait(tries.go_on)
+            if not tries.go_on():  # nor ever: no answer is to come that would make room
+                return
 
     while True:
-        stream = prepared()
-        for answer in engine.generate(stream):
-            if answer.key not in in_flight:
-                raise EngineError(
-                    f"the engine answered {answer.key!r}, which it was not asked, or had answered before."
-                )
-            request, told = in_flight.pop(answer.key)
-            if isinstance(answer, Failure):
-                tries.settle(request, answer)
-            else:
-                outcome, faulty = select(request, told, answer, settings, engine)
-                tries.settle(request, outcome, faulty=faulty)
-            while order and (first := next(iter(order))) in tries.done:
-                del order[first]
-                yield tries.done.pop(first)
-        if next(stream, None) is not None:
-            raise EngineError("the engine stopped although there were requests left.")
-        for request, _ in in_flight.values():
-            tries.settle(request, Failure.of(request, "the engine gave no answer to this request."))
-        in_flight.clear()
-        if not tries.again:  # a second stream leaves none: nothing is made a third time
+        with (
+            Feed(prepared(), owes=lambda: len(in_flight) > 0, cancel=in_flight.cancel) as feed,
+            contextlib.closing(_answers(engine, feed)) as answers,
+        ):
+            for answer in answers:
+                asked, told = in_flight.take(answer)
+                if isinstance(answer, Failure):
+                    tries.settle(asked, answer)
+                else:
+                    outcome, faulty = select(asked, told, answer, settings, engine)
+                    tries.settle(asked, outcome, faulty=faulty)
+                yield from settled()
+                in_flight.tell()
+        for asked in in_flight.clear():
+            tries.settle(asked, Failure.of(asked, "the engine gave no answer to this request."))
+        if not tries.begin_again():  # a second stream leaves none: nothing is made a third time
             break
-    yield from (tries.done.pop(key) for key in order)
+    yield from settled()
 
 
-class _Tries:
-    """Requests, some of which are made once more, and what becomes of them. Used by two threads, one at each end."""
+def _answers(engine: Engine, feed: Feed[PreparedRequest]) -> Generator[Generation | Failure, None, None]:
+    """What the engine answers to all that the feed has; in several streams if it pauses.
 
-    def __init__(
-        self, requests: Iterable[CaptionRequest], settings: Settings, record: Callable[[Outcome], None] | None
-    ) -> None:
-        self._source = iter(requests)
-        self._retry, self._record = settings.retry_flagged, record
-        self._first: dict[str, Outcome] = {}
-        self.again: deque[CaptionRequest] = deque()
-        """Those that wait to be made once more."""
-        self.done: dict[str, Outcome] = {}
-
-    def to_make(self) -> Iterator[CaptionRequest]:
-        """What is to be made next, as far as that is known now."""
-        while (request := self.again.popleft() if self.again else next(self._source, None)) is not None:
-            yield request
-
-    def settle(self, request: CaptionRequest, outcome: Outcome, *, faulty: bool = False) -> None:
-        """Take what one try came to."""
-        if self._retry and request.attempt == 1 and faulty:
-            self._first[request.key] = outcome
-            self.again.append(once_more(request))
-            return
-        if request.attempt > 1:
-            outcome = better_of(self._first.pop(request.key), outcome, faulty=faulty)
-        if self._record:
-            self._record(outcome)
-        self.done[request.key] = outcome
+    Raises:
+        EngineError: the engine broke, or stopped before the end.
+        BaseException: what went wrong where requests come from, once the engine has answered those before.
+    """
+    while True:
+        yield from engine.generate(feed)
+        if not feed.paused:
+            break
+        feed.resume()
+    if feed.pull().result() is not None:
+        raise EngineError("the engine stopped although there were requests left.")
+    if feed.error:
+        raise feed.error
 
 
 def _with_frames(
-    requests: Iterable[CaptionRequest], settings: Settings, engine: Engine
+    requests: Iterable[CaptionRequest], settings: Settings, engine: Engine, cancelled: threading.Event
 ) -> Iterable[tuple[CaptionRequest, Frames | Failure]]:
     """Requests with what their engine takes."""
     limits = FetchLimits.of(settings)
@@ -357,6 +433,7 @@ def _with_frames(
         decode_seconds=settings.decode_seconds,
         decoder_bytes=settings.decoder_bytes,
         limits=limits,
+        cancelled=cancelled,
     )
 
 

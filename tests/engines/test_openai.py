@@ -307,12 +307,66 @@ def test_wrong_key_and_wrong_model_stop_the_run(
     prepare: Prepare, monkeypatch: pytest.MonkeyPatch, trouble: Reply, told: str
 ) -> None:
     monkeypatch.setenv("SOME_KEY", "key-of-the-server")
-    with OpenAIServer(lambda _: trouble) as server:
+    with OpenAIServer(lambda _: trouble, hello=trouble) as server:
         engine = load_openai(server, api_key_env="SOME_KEY")
         with pytest.raises(EngineError) as caught:
             answers_of(engine, *(prepare(f"{n}") for n in range(50)))
     assert told in str(caught.value)
     assert len(server.bodies) <= 8, "nothing but the first window was sent"
+
+
+@pytest.mark.parametrize("status", [403, 404, 400, 451])
+@pytest.mark.parametrize("num_captions", [1, 2])
+def test_request_that_a_server_moderates_costs_one_row(prepare: Prepare, status: int, num_captions: int) -> None:
+    """Whichever of those sent at first comes back first, and on a server that has answered before."""
+
+    def answer(body: Body) -> Reply:
+        if prompt_of(body) == "bad":
+            return refuse(status, "your input was flagged")
+        server.wait_for(lambda: any(prompt_of(body) == "bad" for body in server.bodies) and server.now <= 7)
+        return describe(body)
+
+    with OpenAIServer(answer) as server:
+        engine = load_openai(server)
+        for _ in range(2):
+            asked = [prepare(f"{n}", prompt="bad" if n == 3 else "good", num_captions=num_captions) for n in range(8)]
+            answers = answers_of(engine, *asked)
+            assert problem_of(answers.pop("3")) == f"the server says {status}: your input was flagged."
+            assert all(texts_of(answer) for answer in answers.values())
+
+
+def test_a_wrong_key_stops_the_run_also_in_the_middle(prepare: Prepare) -> None:
+    with OpenAIServer(only_to("bad", refuse(401, "expired"))) as server:
+        engine = load_openai(server, max_concurrency=1)
+        answers = engine.generate(prepare(f"{n}", prompt="good" if n == 0 else "bad") for n in range(3))
+        assert isinstance(next(answers), Generation)
+        with pytest.raises(EngineError, match="says 401: expired"):
+            next(answers)
+
+
+def test_request_that_is_moderated_may_be_the_only_one(prepare: Prepare) -> None:
+    """As where all others are known from earlier runs."""
+    with OpenAIServer(lambda _: refuse(403, "flagged")) as server:
+        answers = answers_of(load_openai(server), *(prepare(f"{n}") for n in range(3)))
+    assert {problem_of(answer) for answer in answers.values()} == {"the server says 403: flagged."}
+
+
+@pytest.mark.parametrize(
+    "hello", [say("Hello"), refuse(400, "no text alone"), refuse(403, "gone"), refuse(404, "gone")]
+)
+def test_many_denied_requests_in_a_row_stop_the_run_only_if_key_or_model_are_not_right_any_more(
+    prepare: Prepare, hello: Reply
+) -> None:
+    with OpenAIServer(only_to("bad", refuse(403, "no")), hello=hello) as server:
+        engine = load_openai(server, error_budget=3, max_concurrency=1)
+        answers = engine.generate(prepare(f"{n}", prompt="bad" if n else "good") for n in range(9))
+        assert isinstance(next(answers), Generation)
+        assert [problem_of(next(answers)) for _ in range(2)] == ["the server says 403: no."] * 2
+        if hello.status in (403, 404):
+            with pytest.raises(EngineError, match="says 403: no"):
+                next(answers)
+        else:
+            assert len(list(answers)) == 6
 
 
 def test_too_many_failures_in_a_row_stop_the_run(prepare: Prepare) -> None:

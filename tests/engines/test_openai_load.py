@@ -5,8 +5,7 @@ import logging
 import threading
 import weakref
 from collections.abc import Iterator
-from concurrent.futures import Future, wait
-from types import SimpleNamespace
+from concurrent.futures import wait
 from typing import Any
 
 import pytest
@@ -93,28 +92,34 @@ def test_bytes_in_flight_are_bounded(prepare: Prepare, monkeypatch: pytest.Monke
     assert len(answers) == 6
 
 
-def test_pulling_stops_where_something_is_finished(prepare: Prepare) -> None:
-    class Portal:
-        def start_task_soon(self, *_: Any) -> Future[None]:
-            future: Future[None] = Future()
-            future.set_result(None)
-            return future
+def test_answers_are_handed_out_while_the_next_request_is_not_there(prepare: Prepare) -> None:
+    answered = threading.Event()
 
-    flying: dict[Any, Any] = {}
+    def requests() -> Iterator[PreparedRequest]:
+        yield from (prepare(key) for key in "ab")
+        assert answered.wait(20), "the answers wait for a slow clip"
+        yield prepare("c")
+
     with OpenAIServer() as server:
-        gate: Any = SimpleNamespace(limit=8)
-        portal: Any = Portal()
-        client: Any = None
-        load_openai(server)._launch((prepare(f"{n}") for n in range(9)), flying, portal, client, gate)
-    assert len(flying) == 1
+        answers = load_openai(server).generate(requests())
+        assert {next(answers).key for _ in range(2)} == {"a", "b"}
+        answered.set()
+        assert [answer.key for answer in answers] == ["c"]
 
 
 def test_what_is_finished_is_handed_out_before_the_run_stops(prepare: Prepare, monkeypatch: pytest.MonkeyPatch) -> None:
+    all_wait = threading.Event()
+
     def answer(body: Body) -> Reply:
-        server.wait_for(lambda: len(server.bodies) == 8)
+        assert all_wait.wait(20)
         return refuse(401) if prompt_of(body) == "bad" else describe(body)
 
-    monkeypatch.setattr(openai, "wait", lambda futures, return_when: wait(futures))  # so that all come at once
+    def wait_for_all(futures: list[Any], **_: Any) -> None:
+        if len(server.bodies) == 8:
+            all_wait.set()  # so that all come at once
+        wait(futures, None if all_wait.is_set() else 0.01)
+
+    monkeypatch.setattr(openai, "wait", wait_for_all)
     with OpenAIServer(answer) as server:
         answers = load_openai(server).generate(prepare(f"{n}", prompt="bad" if n == 3 else "good") for n in range(8))
         assert sorted(next(answers).key for _ in range(7)) == list("0124567")

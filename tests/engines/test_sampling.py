@@ -22,7 +22,7 @@ from transformers import (
 from reelscribe.engines import sampling
 from reelscribe.engines.sampling import DEFAULT_MAX_TOKENS, Sampler, TokenRules
 from reelscribe.sampling_params import SamplingParams
-from reelscribe.schema import Candidate, CaptionRequest, Clip
+from reelscribe.schema import Candidate, CaptionRequest, Clip, Generation
 
 END = 0
 PIECES = ["<end>", "a", "b", "c", " red", " ring", " moves", "."]
@@ -76,7 +76,7 @@ def play(script: Sequence[int], *requests: CaptionRequest) -> list[Candidate]:
     made: dict[str, tuple[Candidate, ...]] = {}
     for token in script:
         sampler.step(100 * torch.nn.functional.one_hot(torch.tensor([token] * len(sampler)), len(PIECES)).float())
-        made |= {answer.key: answer.candidates for answer in sampler.finished()}
+        made |= {answer.key: answer.candidates for answer in sampler.finished() if isinstance(answer, Generation)}
         sampler.drop_finished()
         if not len(sampler):
             break
@@ -207,7 +207,7 @@ class TestDraw:
         while True:
             sampler.step(LOGITS.expand(len(sampler), -1))
             for answer in sampler.finished():
-                if answer.key == "9":
+                if isinstance(answer, Generation) and answer.key == "9":
                     return answer.candidates[0].text
             sampler.drop_finished()
 

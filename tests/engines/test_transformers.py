@@ -3,6 +3,7 @@
 import logging
 import re
 import shutil
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -10,12 +11,17 @@ from typing import Any
 import pytest
 import torch
 from conftest import Prepare
+from flow import fail_at
 from generating import GREEDY, SHAPES, WILD, answers, texts, variant
 from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor, LlamaConfig
 
 from reelscribe.config import Settings
-from reelscribe.engines import load_engine
+from reelscribe.engines import load_engine, transformers
+from reelscribe.engines.branching import BranchingCache
+from reelscribe.engines.inputs import InputBuilder, ModelInputs
+from reelscribe.engines.running import RunningBatch
+from reelscribe.engines.sampling import Sampler, _Draft
 from reelscribe.engines.transformers import TransformersEngine
 from reelscribe.errors import EngineError, ModelError
 from reelscribe.sampling_params import SamplingParams
@@ -268,6 +274,129 @@ class TestFaults:
         monkeypatch.setattr(shapes_engine._model, "forward", broken)
         with pytest.raises(EngineError, match="the device cpu failed: unspecified launch failure"):
             list(shapes_engine.generate(iter([prepare("a"), prepare("b")])))
+
+
+OPERATIONS: list[tuple[Any, str]] = [
+    (InputBuilder, "collate"),
+    (Sampler, "add"),
+    (Sampler, "step"),
+    (Sampler, "_draw"),
+    (Sampler, "drop_finished"),
+    (BranchingCache, "add"),
+    (BranchingCache, "begin_step"),
+    (BranchingCache, "update"),
+    (BranchingCache, "keep"),
+]
+
+
+class TestStepsThatFail:
+    """Whatever fails, and wherever: each clip is answered once, as if nothing had been."""
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def clips(cls, prepare: Prepare) -> list[PreparedRequest]:
+        """Some are finished before others, and some wait while others run."""
+        sampling = [SamplingParams(temperature=0.5, max_tokens=tokens) for tokens in (1, 4, 2, 3)]
+        return [
+            prepare(f"{n}", frames=2, size=(32, 32), num_captions=1 + n % 2, seed=n, sampling=params)
+            for n, params in enumerate(sampling)
+        ]
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def expected(
+        cls, shapes_engine: TransformersEngine, clips: list[PreparedRequest]
+    ) -> dict[str, Generation | Failure]:
+        return answers(variant(shapes_engine, batch_size=3), *clips)
+
+    @pytest.mark.parametrize(("owner", "name"), OPERATIONS)
+    @pytest.mark.parametrize("error", [torch.OutOfMemoryError("the card is full"), AssertionError("a wrong shape")])
+    def test_an_operation_that_fails_once_costs_nothing(
+        self,
+        shapes_engine: TransformersEngine,
+        clips: list[PreparedRequest],
+        expected: dict[str, Generation | Failure],
+        monkeypatch: pytest.MonkeyPatch,
+        owner: Any,
+        name: str,
+        error: Exception,
+    ) -> None:
+        call = 1 if isinstance(error, AssertionError) else 2
+        failed = fail_at(monkeypatch, owner, name, error, calls={call})
+        assert answers(variant(shapes_engine, batch_size=3), *clips) == expected
+        assert failed == [call]
+
+    @pytest.mark.parametrize(("owner", "name"), OPERATIONS[::4])
+    def test_one_that_always_fails_costs_those_that_need_it(
+        self,
+        shapes_engine: TransformersEngine,
+        clips: list[PreparedRequest],
+        monkeypatch: pytest.MonkeyPatch,
+        owner: Any,
+        name: str,
+    ) -> None:
+        fail_at(monkeypatch, owner, name, KeyError("no such layer"), calls=range(100_000))
+        replies = answers(variant(shapes_engine, batch_size=3), *clips)
+        assert sorted(replies) == [item.request.key for item in clips]
+        failures = {reply.message for reply in replies.values() if isinstance(reply, Failure)}
+        assert failures == {"KeyError: 'no such layer'"}
+
+    def test_what_is_finished_in_a_step_that_fails_is_not_made_again(
+        self, shapes_engine: TransformersEngine, prepare: Prepare, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        joined: list[list[str]] = []
+        join = RunningBatch.join
+
+        def see(batch: RunningBatch, group: list[ModelInputs]) -> None:
+            joined.append([item.request.key for item in group])
+            join(batch, group)
+
+        engine = variant(shapes_engine, batch_size=8)
+        short, long = (prepare(f"{n}", sampling=SamplingParams(temperature=0.0, max_tokens=n)) for n in (1, 4))
+        expected = answers(engine, short, long)
+        monkeypatch.setattr(RunningBatch, "join", see)
+        fail_at(monkeypatch, BranchingCache, "begin_step", RuntimeError("made up"))
+        assert answers(engine, short, long) == expected
+        assert joined == [["1", "4"], ["4"]]
+
+    def test_what_is_finished_is_handed_out_before_a_broken_device_stops_the_run(
+        self, shapes_engine: TransformersEngine, prepare: Prepare, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        fail_at(monkeypatch, BranchingCache, "begin_step", torch.AcceleratorError("unspecified launch failure"))
+        clips = (prepare(f"{n}", sampling=SamplingParams(temperature=0.0, max_tokens=n)) for n in (1, 4))
+        replies = variant(shapes_engine, batch_size=8).generate(clips)
+        assert next(replies).key == "1"
+        with pytest.raises(EngineError, match="the device cpu failed: unspecified launch failure"):
+            next(replies)
+
+    def test_a_text_that_cannot_be_read_costs_its_own_clip(
+        self,
+        shapes_engine: TransformersEngine,
+        clips: list[PreparedRequest],
+        expected: dict[str, Generation | Failure],
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        fail_at(monkeypatch, _Draft, "candidate", UnicodeError("odd bytes"), calls={2})
+        replies = answers(variant(shapes_engine, batch_size=3), *clips)
+        [failure] = [reply for reply in replies.values() if isinstance(reply, Failure)]
+        assert failure.message == "UnicodeError: odd bytes"
+        assert {**replies, failure.key: expected[failure.key]} == expected
+
+    def test_clips_that_are_ready_do_not_wait_for_a_slow_one(
+        self, shapes_engine: TransformersEngine, prepare: Prepare, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(transformers, "_PATIENCE_SECONDS", 0.01)
+        answered = threading.Event()
+
+        def requests() -> Iterator[PreparedRequest]:
+            yield prepare("a", sampling=GREEDY)
+            assert answered.wait(60), "the clip that is ready waits for others to join it"
+            yield prepare("b", sampling=GREEDY)
+
+        replies = variant(shapes_engine, batch_size=32).generate(requests())
+        assert next(replies).key == "a"
+        answered.set()
+        assert [reply.key for reply in replies] == ["b"]
 
 
 class TestLoading:

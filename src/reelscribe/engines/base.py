@@ -35,7 +35,10 @@ class Engine(Protocol):
         """Answer each request once, in any order.
 
         The engine pulls as many requests as it can keep busy and no more: that is what holds the decoders back.
-        Batching is its own affair. A request that it cannot answer becomes a Failure of kind "engine", or, where the
+        Batching is its own affair. An engine with answers under way should not wait in `next`: with
+        `reelscribe.engines.feed.feeding(requests)` it asks for a future of the next request instead. One that iterates
+        has to answer all that it was given once iteration ends; it may then be called again with those that follow.
+        A request that it cannot answer becomes a Failure of kind "engine", or, where the
         engine reads the file itself, of the kind that is wrong with that.
 
         Raises:

@@ -1,45 +1,207 @@
-"""Requests on their way into an engine that must not stand still while it waits for the next one."""
+"""How requests come into an engine: pulled in a thread beside it, so that a slow clip holds back no answer."""
 
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+from contextlib import contextmanager
+from queue import SimpleQueue
 from types import TracebackType
-from typing import Generic, TypeVar
+from typing import Final, Generic, Self, TypeVar
 
 Item = TypeVar("Item")
-Ready = TypeVar("Ready")
+Made = TypeVar("Made")
+
+_PATIENCE_SECONDS: Final = 1.0
+"""How long an engine that iterates may wait for an item while it owes answers."""
+_END_SECONDS: Final = 1.0
+"""How long closing waits for the source to let go. One that cannot is left to its thread, which ends with it."""
 
 
-class Feed(Generic[Item, Ready]):
-    """Pulls items in a thread of its own, makes them ready there, and lets the engine choose among them.
+class Feed(Iterator[Item]):
+    """Pulls items in a thread of its own: one at a time, and only when one is asked for.
+
+    An engine with answers under way asks with `pull`, and waits for the future together with its answers. Any other
+    iterates. An iteration that would have to wait for long while answers are owed stops early (`paused`): an engine
+    that is blocked in it could not give the answers that it has.
 
     Args:
-        items: to pull. Only the feed's thread touches them.
-        ready: makes one item ready for the engine.
-        size: of what is ready, in bytes.
-        max_waiting: so many may wait.
-        max_bytes: and so large may they be together; one item may always wait.
+        items: to pull. Only the feed's thread touches them; it also closes them.
+        owes: whether the engine has items that it has not answered.
+        cancel: makes a pull that is under way come back soon. Called when the feed is closed before the end.
     """
 
     def __init__(
         self,
         items: Iterator[Item],
-        ready: Callable[[Item], Ready],
         *,
-        size: Callable[[Ready], int],
+        owes: Callable[[], bool] = lambda: False,
+        cancel: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._items, self._owes, self._cancel = items, owes, cancel
+        self.around: Callable[[Callable[[], Item | None]], Item | None] = lambda pull: pull()
+        """Called for each pull, with what pulls; for who takes times."""
+        self.error: BaseException | None = None
+        """What went wrong in the source. The items end there, so that the engine answers those before."""
+        self.paused = False
+        """Whether an iteration stopped although there may be more; see `resume`."""
+        self._wanted: SimpleQueue[Future[Item | None] | None] = SimpleQueue()
+        self._left: Future[Item | None] | None = None
+        """The pull that a paused iteration did not wait for."""
+        self._ended = self._closed = self._held = False
+        self._changed = threading.Condition()
+        self._thread: threading.Thread | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def pull(self) -> "Future[Item | None]":
+        """Ask for the next item: a future of it, or of None at the end. Whoever asks has to take what comes."""
+        with self._changed:
+            left, self._left = self._left, None
+            if left:
+                return left
+            wanted: Future[Item | None] = Future()
+            if self._closed:
+                wanted.set_result(None)
+                return wanted
+            if not self._thread:
+                self._thread = threading.Thread(target=self._run, name="reelscribe-feed", daemon=True)
+                self._thread.start()
+            self._wanted.put(wanted)
+            return wanted
+
+    def __next__(self) -> Item:
+        if self.paused:
+            raise StopIteration
+        wanted = self.pull()
+        wanted.add_done_callback(self._wake)
+        with self._changed:
+
+            def enough() -> bool:
+                return wanted.done() or (self._held and self._owes())
+
+            while not self._changed.wait_for(enough, _PATIENCE_SECONDS):
+                if self._owes():
+                    break
+            if not wanted.done():
+                self._left, self.paused = wanted, True
+                raise StopIteration
+        item = wanted.result()
+        if item is None:
+            raise StopIteration
+        return item
+
+    def resume(self) -> None:
+        """Let the next iteration go on where the last one paused."""
+        self.paused = False
+
+    @contextmanager
+    def holding(self) -> Iterator[None]:
+        """For the source, while it waits for answers: an iteration that owes some pauses at once."""
+        self._hold(True)
+        try:
+            yield
+        finally:
+            self._hold(False)
+
+    def _hold(self, held: bool) -> None:
+        with self._changed:
+            self._held = held
+            self._changed.notify_all()
+
+    def close(self) -> None:
+        """Pull no more, and close the source. Waits only for a moment where a pull is under way."""
+        with self._changed:
+            if self._closed:
+                return
+            self._closed = True
+            thread = self._thread
+        if not self._ended:
+            self._cancel()
+        if thread:
+            self._wanted.put(None)
+            thread.join(_END_SECONDS)
+        else:
+            self._close_items()
+
+    def _close_items(self) -> None:
+        close = getattr(self._items, "close", None)
+        if close:
+            close()
+
+    def _run(self) -> None:
+        while (wanted := self._wanted.get()) is not None:
+            self._serve(wanted)
+            del wanted  # it holds the item
+        self._close_items()
+
+    def _serve(self, wanted: "Future[Item | None]") -> None:
+        item = None
+        if not self._ended and not self._closed:
+            try:
+                item = self.around(lambda: next(self._items, None))
+            except BaseException as exc:  # who closes the feed raises it
+                self.error = exc
+            self._ended = item is None
+        wanted.set_result(item)
+
+    def _wake(self, _: object) -> None:
+        with self._changed:
+            self._changed.notify_all()
+
+
+@contextmanager
+def feeding(items: Iterator[Item]) -> Iterator[Feed[Item]]:
+    """The feed of these items: they themselves, if they are one, else a feed for as long as the context lasts.
+
+    Raises:
+        BaseException: what went wrong in a source that was no feed, once the items before it are answered.
+    """
+    if isinstance(items, Feed):
+        yield items
+        return
+    with Feed(items) as feed:
+        yield feed
+        if feed.error:
+            raise feed.error
+
+
+class ReadyItems(Generic[Item, Made]):
+    """Items of a feed, made ready ahead of the engine in the feed's thread. The engine chooses among them.
+
+    Args:
+        feed: to pull from.
+        make: makes one item ready.
+        size: of what is ready, in bytes.
+        max_waiting: this many may wait.
+        max_bytes: and this large may they be together; one item may always wait.
+    """
+
+    def __init__(
+        self,
+        feed: Feed[Item],
+        make: Callable[[Item], Made],
+        *,
+        size: Callable[[Made], int],
         max_waiting: int,
         max_bytes: int,
     ) -> None:
-        self._items, self._ready, self._size = items, ready, size
+        self._feed, self._make, self._size = feed, make, size
         self._max_waiting, self._max_bytes = max_waiting, max_bytes
-        self._waiting: list[Ready] = []
+        self._waiting: list[Made] = []
         self._bytes = 0
-        self._ended = self._closed = False
+        self._arrived = 0
+        self._asked = self._ended = self._closed = False
         self._error: BaseException | None = None
         self._changed = threading.Condition()
-        self._thread = threading.Thread(target=self._pull, name="reelscribe-feed", daemon=True)
 
-    def __enter__(self) -> "Feed[Item, Ready]":
-        self._thread.start()
+    def __enter__(self) -> Self:
+        self._ask()
         return self
 
     def __exit__(
@@ -47,56 +209,55 @@ class Feed(Generic[Item, Ready]):
     ) -> None:
         with self._changed:
             self._closed = True
-            self._changed.notify_all()
-        self._thread.join()
 
-    def _pull(self) -> None:
-        try:
-            while self._has_room():
-                try:
-                    item = next(self._items)
-                except StopIteration:
-                    return
-                made = self._ready(item)
-                del item
-                with self._changed:
-                    self._waiting.append(made)
-                    self._bytes += self._size(made)
-                    self._changed.notify_all()
-        except BaseException as exc:  # raised again where the engine waits
-            self._error = exc
-        finally:
-            with self._changed:
-                self._ended = True
-                self._changed.notify_all()
-
-    def _has_room(self) -> bool:
-        """Wait until there is room. False where the engine has enough."""
-
-        def room() -> bool:
-            fits = len(self._waiting) < self._max_waiting and self._bytes < self._max_bytes
-            return self._closed or not self._waiting or fits
-
+    def _ask(self) -> None:
+        """Ask for one more item if there is room, and none is on its way."""
         with self._changed:
-            self._changed.wait_for(room)
-            return not self._closed
+            if self._asked or self._ended or self._closed or (self._waiting and self._is_full()):
+                return
+            self._asked = True
+        self._feed.pull().add_done_callback(self._take_in)
 
-    def wait(self, count: int) -> list[Ready]:
-        """What is ready, oldest first, once there are so many; fewer at the end, or where no more may wait.
+    def _take_in(self, pull: "Future[Item | None]") -> None:
+        try:
+            item = pull.result()
+            made = None if item is None else self._make(item)
+        except BaseException as exc:  # raised again where the engine waits
+            self._error, made = exc, None
+        with self._changed:
+            self._asked = False
+            if made is None:
+                self._ended = True
+            else:
+                self._waiting.append(made)
+                self._bytes += self._size(made)
+                self._arrived += 1
+            self._changed.notify_all()
+        self._ask()
+
+    def _is_full(self) -> bool:
+        return len(self._waiting) >= self._max_waiting or self._bytes >= self._max_bytes
+
+    def wait(self, count: int, *, patience_seconds: float | None = None) -> list[Made]:
+        """What is ready, oldest first, once it is this many; fewer at the end, or if no more may wait.
 
         Args:
             count: 0 to look without waiting.
+            patience_seconds: also fewer, once none has come for this long.
 
         Raises:
-            BaseException: what went wrong while items were pulled; only to who waits, once those before are taken.
+            BaseException: what went wrong while items were made ready; only when those before are taken.
         """
 
         def enough() -> bool:
-            full = len(self._waiting) >= min(count, self._max_waiting) or self._bytes >= self._max_bytes
-            return self._ended or full
+            return self._ended or len(self._waiting) >= count or bool(self._waiting and self._is_full())
+
+        def another(arrived: int) -> bool:
+            return self._changed.wait_for(lambda: enough() or self._arrived > arrived, patience_seconds)
 
         with self._changed:
-            self._changed.wait_for(enough)
+            while not enough() and another(self._arrived):
+                pass
             if self._error and count and not self._waiting:
                 raise self._error
             return list(self._waiting)
@@ -111,12 +272,12 @@ class Feed(Generic[Item, Ready]):
     def full(self) -> bool:
         """Whether no more may wait."""
         with self._changed:
-            return len(self._waiting) >= self._max_waiting or self._bytes >= self._max_bytes
+            return self._is_full()
 
-    def take(self, taken: list[Ready]) -> None:
+    def take(self, taken: list[Made]) -> None:
         """Take items out."""
         names = {id(item) for item in taken}
         with self._changed:
             self._waiting = [item for item in self._waiting if id(item) not in names]
             self._bytes -= sum(self._size(item) for item in taken)
-            self._changed.notify_all()
+        self._ask()

@@ -55,6 +55,19 @@ class RefusedError(Exception):
     """The server works, but does not take this request."""
 
 
+class DeniedError(RefusedError):
+    """The server forbids this request, or does not know what it names. So it may be with every request, or only this.
+
+    Args:
+        message: what happened.
+        for_all: the error that it is if the server denies all requests.
+    """
+
+    def __init__(self, message: str, *, for_all: EngineError) -> None:
+        super().__init__(message)
+        self.for_all = for_all
+
+
 class Gate:
     """Lets attempts through to a server. For one event loop.
 

@@ -9,17 +9,19 @@ import json
 import logging
 from collections.abc import Iterator, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, wait
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Final
 
 import anyio
 import httpx2
-from anyio.from_thread import BlockingPortal, start_blocking_portal
+from anyio.from_thread import start_blocking_portal
 
 from reelscribe.config import DEFAULT_MODEL, Settings
 from reelscribe.engines.base import ModelInfo
 from reelscribe.engines.chat import Answer, Shown, body, is_web_address, read_answer, show
-from reelscribe.engines.gate import FailedError, Gate, RefusedError
+from reelscribe.engines.feed import feeding
+from reelscribe.engines.gate import DeniedError, FailedError, Gate, RefusedError
 from reelscribe.engines.server import ServedModel, Server
 from reelscribe.errors import ClipError, EngineError
 from reelscribe.schema import Candidate, CaptionRequest, Failure, Generation, PreparedRequest
@@ -36,6 +38,9 @@ _WINDOW_BYTES: Final = 1 << 30
 """Frames, pictures and files that requests in flight may hold. One request is always let through."""
 _TAKES_FRAMES: Final = (0, 20)
 """The first version of vLLM that takes frames with their true times."""
+
+HELLO: Final[Mapping[str, Any]] = {"messages": [{"role": "user", "content": "Hello"}], "max_tokens": 1}
+"""A request that costs a token, to see what a server takes."""
 
 Reply = Generation | Failure
 
@@ -71,7 +76,7 @@ class OpenAIEngine:
         self._send = send
         self._back_off = back_off_seconds
         self._takes_n: bool | None = None  # not known yet
-        self._failed_in_a_row = 0
+        self._failed_in_a_row = self._denied_in_a_row = 0
         self._refused_before = False
         # What a frame costs on a server is its own affair, unless it takes ours for the video.
         unknown = {} if send == "frames" else {"video_tokens": None}
@@ -91,60 +96,66 @@ class OpenAIEngine:
             patience_seconds=self._settings.retry_seconds,
             back_off_seconds=self._back_off,
         )
-        self._failed_in_a_row = 0
-        with start_blocking_portal() as portal, portal.wrap_async_context_manager(self._server.connect()) as client:
+        self._failed_in_a_row = self._denied_in_a_row = 0
+        others = _Others(self._server, self.info.model)
+        with (
+            feeding(requests) as feed,
+            start_blocking_portal() as portal,
+            portal.wrap_async_context_manager(self._server.connect()) as client,
+        ):
             flying: dict[Future[Reply], _Flight] = {}
+            pull: Future[PreparedRequest | None] | None = None
+            more = True
             try:
                 while True:
-                    self._launch(requests, flying, portal, client, gate)
-                    if not flying:
+                    if more and pull is None and self._has_room(flying, gate):
+                        pull = feed.pull()
+                    if pull is None and not flying:
                         return
-                    done = wait(flying, return_when=FIRST_COMPLETED).done
-                    for future in done:
+                    waited: list[Future[Any]] = [*flying, *([] if pull is None else [pull])]
+                    wait(waited, return_when=FIRST_COMPLETED)
+                    if pull is not None and pull.done():
+                        prepared, pull = pull.result(), None
+                        more = prepared is not None
+                        if prepared is not None:
+                            flight = _Flight(request=prepared.request, waiting=[prepared], held_bytes=_size(prepared))
+                            flying[portal.start_task_soon(self._answer, flight, client, gate, others)] = flight
+                        del prepared  # it holds the pixels
+                    del waited
+                    finished = [future for future in flying if future.done()]
+                    for future in finished:
                         del flying[future]
                     # What is finished is handed out, also where another request found that the server is broken.
-                    yield from (future.result() for future in done if not future.exception())
-                    for future in done:
+                    yield from (future.result() for future in finished if not future.exception())
+                    for future in finished:
                         future.result()
             finally:
                 for future in flying:
                     future.cancel()
 
-    def _launch(
-        self,
-        requests: Iterator[PreparedRequest],
-        flying: dict["Future[Reply]", _Flight],
-        portal: BlockingPortal,
-        client: httpx2.AsyncClient,
-        gate: Gate,
-    ) -> None:
-        """Pull requests and send them on their way until the window is full, or something is finished."""
-        while not flying or (
-            len(flying) < gate.limit
-            and sum(flight.held_bytes for flight in flying.values()) < _WINDOW_BYTES
-            and not any(future.done() for future in flying)
-        ):
-            prepared = next(requests, None)
-            if prepared is None:
-                return
-            flight = _Flight(request=prepared.request, waiting=[prepared], held_bytes=_size(prepared))
-            flying[portal.start_task_soon(self._answer, flight, client, gate)] = flight
+    def _has_room(self, flying: Mapping["Future[Reply]", _Flight], gate: Gate) -> bool:
+        """Whether one more request may be in flight; one may always."""
+        held = sum(flight.held_bytes for flight in flying.values())
+        return not flying or (len(flying) < gate.limit and held < _WINDOW_BYTES)
 
-    async def _answer(self, flight: _Flight, client: httpx2.AsyncClient, gate: Gate) -> Reply:
+    async def _answer(self, flight: _Flight, client: httpx2.AsyncClient, gate: Gate, others: "_Others") -> Reply:
         request = flight.request
         candidates: list[Candidate] = []
         prompt_tokens: int | None = None
-        try:
-            shown = await self._show(flight)
-            while len(candidates) < request.num_captions:
-                answer = await self._ask(request, shown, len(candidates), client, gate)
-                candidates += answer.candidates
-                prompt_tokens = answer.prompt_tokens
-        except (ClipError, RefusedError, FailedError) as exc:
-            kind = exc.kind if isinstance(exc, ClipError) else "engine"
-            self._count(exc)
-            return Failure.of(request, str(exc), kind)
-        self._failed_in_a_row = 0
+        with others.joined():
+            try:
+                shown = await self._show(flight)
+                while len(candidates) < request.num_captions:
+                    answer = await self._ask(request, shown, len(candidates), client, gate)
+                    others.tell()
+                    candidates += answer.candidates
+                    prompt_tokens = answer.prompt_tokens
+            except (ClipError, RefusedError, FailedError) as exc:
+                if isinstance(exc, DeniedError):
+                    await others.wait_for_answer(exc)
+                await self._count(exc, others)
+                return Failure.of(request, str(exc), exc.kind if isinstance(exc, ClipError) else "engine")
+        self._failed_in_a_row = self._denied_in_a_row = 0
         made = tuple(candidates[: request.num_captions])
         return Generation(key=request.key, candidates=made, prompt_tokens=prompt_tokens)
 
@@ -168,6 +179,8 @@ class OpenAIEngine:
                 answer = await self._try(request, shown, first, missing, client, gate)
                 self._takes_n = len(answer.candidates) > 1
                 return answer
+            except DeniedError:
+                raise
             except RefusedError:
                 if self._takes_n:
                     raise
@@ -203,15 +216,20 @@ class OpenAIEngine:
                 await anyio.sleep(gate.pause(attempt))
         return await gate.attempt(once)
 
-    def _count(self, exc: Exception) -> None:
+    async def _count(self, exc: Exception, others: "_Others") -> None:
         """Keep account of what failed.
 
         Raises:
-            EngineError: the server failed at too many requests in a row.
+            EngineError: the server failed at too many requests in a row, or takes none any more.
         """
         if isinstance(exc, RefusedError) and not self._refused_before:
             self._refused_before = True
             logger.warning("The server refused a request, the first of this run: %s", exc)
+        if isinstance(exc, DeniedError):
+            self._denied_in_a_row += 1
+            if self._denied_in_a_row >= self._settings.error_budget:
+                self._denied_in_a_row = 0
+                await others.ask_plainly(exc)
         if isinstance(exc, FailedError):
             self._failed_in_a_row += 1
             if self._failed_in_a_row >= self._settings.error_budget:
@@ -219,6 +237,68 @@ class OpenAIEngine:
                     f"the server failed at {self._failed_in_a_row} requests in a row, each tried {_ATTEMPTS} times "
                     f"(error_budget is {self._settings.error_budget}). The last one: {exc}"
                 ) from exc
+
+
+class _Others:
+    """What requests in flight know of each other, and of the server. For one event loop.
+
+    Args:
+        server: that they are sent to.
+        model: as it calls it.
+    """
+
+    def __init__(self, server: Server, model: str) -> None:
+        self._server, self._model = server, model
+        self._in_flight = self._denied = 0
+        self._changed = anyio.Event()
+        self._one_asks = anyio.Lock()
+
+    @contextmanager
+    def joined(self) -> Iterator[None]:
+        """Around the time that a request is in flight."""
+        self._in_flight += 1
+        try:
+            yield
+        finally:
+            self._in_flight -= 1
+            self.tell()
+
+    async def wait_for_answer(self, exc: DeniedError) -> None:
+        """Wait until anything else is answered: then the denied request is at fault itself.
+
+        Raises:
+            EngineError: the server denies everything.
+        """
+        self._denied += 1
+        self.tell()
+        try:
+            while not self._server.has_answered:
+                if self._denied == self._in_flight:
+                    await self.ask_plainly(exc)
+                else:
+                    await self._changed.wait()
+        finally:
+            self._denied -= 1
+
+    async def ask_plainly(self, exc: DeniedError) -> None:
+        """Ask what no server moderates, when a request was denied.
+
+        Raises:
+            EngineError: that is denied, too: the key or the model is wrong.
+        """
+        async with self._one_asks:
+            if self._denied and self._server.has_answered:
+                return
+            try:
+                await anyio.to_thread.run_sync(self._server.takes, {"model": self._model, **HELLO})
+            except EngineError:
+                raise exc.for_all from exc
+            self.tell()
+
+    def tell(self) -> None:
+        """Wake those that wait."""
+        self._changed.set()
+        self._changed = anyio.Event()
 
 
 def load(settings: Settings) -> OpenAIEngine:
@@ -239,10 +319,9 @@ def load(settings: Settings) -> OpenAIEngine:
 
 def _takes_frames(server: Server, model: str) -> bool:
     """Whether a vLLM server takes frames as one video, with their times."""
-    asked = {"messages": [{"role": "user", "content": "Hello"}], "max_tokens": 1}
     if server.vllm_version() < _TAKES_FRAMES:
         logger.warning("The server's vLLM takes no frames with their times; at least %d.%d does.", *_TAKES_FRAMES)
-    elif not server.takes({"model": model, **asked, "media_io_kwargs": {"video": {"num_frames": -1}}}):
+    elif not server.takes({"model": model, **HELLO, "media_io_kwargs": {"video": {"num_frames": -1}}}):
         logger.warning("The server takes no frames with their times; start vLLM with --trust-request-mm-kwargs.")
     else:
         return True

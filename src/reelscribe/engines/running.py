@@ -10,7 +10,7 @@ from transformers import DynamicCache
 from reelscribe.engines.branching import BranchingCache
 from reelscribe.engines.inputs import InputBuilder, ModelInputs
 from reelscribe.engines.sampling import Sampler, TokenRules
-from reelscribe.schema import Generation
+from reelscribe.schema import Failure, Generation
 
 _PREFILL_TOKENS: Final = {"cpu": 1280}
 """Tokens that go through the vision encoder and the prefill together: on a CPU so many that the caches hold them."""
@@ -32,8 +32,7 @@ class RunningBatch:
         self._config = model.config.get_text_config()
         has_new_name = "cache" in inspect.signature(model.forward).parameters  # since Transformers 5.23
         self._cache_name = "cache" if has_new_name else "past_key_values"
-        self.clips: dict[str, ModelInputs] = {}
-        """What is under way, by key."""
+        self._clips: dict[str, ModelInputs] = {}
         self._sampler = Sampler(rules, self._config.vocab_size, device)
         self._empty()
 
@@ -44,9 +43,15 @@ class RunningBatch:
         self._positions = torch.zeros(0, 1, dtype=torch.int64, device=self._device)
         """Of the next token of each candidate."""
 
+    @property
+    def clips(self) -> list[ModelInputs]:
+        """What has joined and is not answered: under way, or to be run elsewhere after a step that failed."""
+        return list(self._clips.values())
+
     @torch.inference_mode()
     def join(self, group: Sequence[ModelInputs]) -> None:
-        """Let clips join: look at them, and read their prompts."""
+        """Let clips join: look at them, and read their prompts. They are the batch's from here on, even if it fails."""
+        self._clips |= {item.request.key: item for item in group}
         self._keep(self._sampler.drop_finished(at_least=0))
         filled, masks, logits, counts = [], [], [], []
         for part in _parts(group, _PREFILL_TOKENS.get(self._device.type, _PREFILL_TOKENS_GPU)):
@@ -63,15 +68,11 @@ class RunningBatch:
         self._logits = torch.cat([self._logits.to(scores.dtype), scores.repeat_interleave(repeats, 0)])
         positions = torch.tensor([[item.next_position] for item in group], device=self._device)
         self._positions = torch.cat([self._positions, positions.repeat_interleave(repeats, 0)])
-        self.clips |= {item.request.key: item for item in group}
 
     @torch.inference_mode()
-    def step(self) -> list[Generation]:
-        """Draw a token of each candidate, and score the next ones. Returns the requests that came to their end."""
+    def step(self) -> None:
+        """Draw a token of each candidate, and score the next ones. If scoring fails, what is finished stays."""
         tokens = self._sampler.step(self._logits)
-        finished = self._sampler.finished()
-        for answer in finished:
-            del self.clips[answer.key]
         tokens = self._keep(self._sampler.drop_finished(), tokens)
         if len(tokens):
             self._cache.begin_step()
@@ -84,7 +85,13 @@ class RunningBatch:
             ).last_hidden_state
             self._logits = self._model.lm_head(hidden)[:, -1].to(self._device)
             self._positions = self._positions + 1
-        return finished
+
+    def finished(self) -> list[Generation | Failure]:
+        """The requests that came to their end since the last call; also after a step that failed."""
+        answers = self._sampler.finished()
+        for answer in answers:
+            del self._clips[answer.key]
+        return answers
 
     def _keep(self, rows: torch.Tensor | None, tokens: torch.Tensor | None = None) -> torch.Tensor:
         """Go on with some of the candidates. Returns their tokens."""

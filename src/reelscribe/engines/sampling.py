@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch.nn import functional
 
 from reelscribe.sampling_params import SamplingParams
-from reelscribe.schema import Candidate, CaptionRequest, Generation, StopReason
+from reelscribe.schema import Candidate, CaptionRequest, Failure, Generation, StopReason
 
 DEFAULT_MAX_TOKENS: Final = 512
 """Where neither the user nor the checkpoint says how long a candidate may be."""
@@ -131,6 +131,13 @@ class _Job:
     @property
     def done(self) -> bool:
         return all(draft.stop_reason for draft in self.drafts)
+
+    def answer(self) -> Generation | Failure:
+        try:
+            made = tuple(draft.candidate() for draft in self.drafts)
+        except Exception as exc:  # a checkpoint's own tokenizer may raise anything
+            return Failure.of(self.request, f"{type(exc).__name__}: {exc}")
+        return Generation(key=self.request.key, candidates=made, prompt_tokens=self.prompt_tokens)
 
 
 class Sampler:
@@ -252,18 +259,11 @@ class Sampler:
         draws = self._draws.gather(1, self._steps.clamp(max=self._draws.shape[1] - 1))
         return torch.searchsorted(sums, draws * sums[:, -1:], right=True)[:, 0]
 
-    def finished(self) -> list[Generation]:
+    def finished(self) -> list[Generation | Failure]:
         """The requests that came to their end since the last call, whole."""
         done = [job for job in self._jobs if job.done]
         self._jobs = [job for job in self._jobs if not job.done]
-        return [
-            Generation(
-                key=job.request.key,
-                candidates=tuple(draft.candidate() for draft in job.drafts),
-                prompt_tokens=job.prompt_tokens,
-            )
-            for job in done
-        ]
+        return [job.answer() for job in done]
 
     def drop_finished(self, *, at_least: float = _DEAD_SHARE) -> torch.Tensor | None:
         """Drop finished rows, if they are so large a share that it pays.

@@ -15,7 +15,7 @@ from typing import Any, Final
 import anyio
 import httpx2
 
-from reelscribe.engines.gate import BusyError, FailedError, RefusedError
+from reelscribe.engines.gate import BusyError, DeniedError, FailedError, RefusedError
 from reelscribe.errors import EngineError, SettingsError
 from reelscribe.video.web import retry_after
 
@@ -26,7 +26,9 @@ _CONNECT_SECONDS: Final = 20.0
 _START_SECONDS: Final = 30.0
 _AWAY: Final = frozenset({502, 503, 529})
 """Statuses that say: nobody is here to answer."""
-_FATAL: Final = frozenset({401, 402, 403, 404})
+_FATAL: Final = frozenset({401, 402})
+_DENIED: Final = frozenset({403, 404})
+"""Statuses that servers give for a wrong key or model, but also for one request that they moderate or cannot route."""
 _LOGS: Final = ("httpx2", *(f"httpcore2.{part}" for part in ("connection", "http11", "http2", "proxy", "socks")))
 """Where headers of answers are logged at DEBUG."""
 
@@ -58,6 +60,8 @@ class Server:
         self._env = api_key_env
         self._key = _read_key(api_key_env)
         self._seconds = request_timeout
+        self.has_answered = False
+        """Whether it has answered a request for a completion: key and model are right, or were."""
         for name in _LOGS if self._key else ():  # a filter that is there already is not added again
             logging.getLogger(name).addFilter(_KeyFilter(key=self._key))
 
@@ -100,6 +104,7 @@ class Server:
         response = self._call("POST", f"{self.url}/chat/completions", json.dumps(body).encode())
         if response.status_code not in (200, 400, 422):
             raise self._fatal(response)
+        self.has_answered = True
         return response.status_code == 200
 
     async def ask(self, client: httpx2.AsyncClient, body: bytes) -> Any:
@@ -109,7 +114,7 @@ class Server:
             What the answer's JSON holds.
 
         Raises:
-            BusyError, FailedError, RefusedError: see there.
+            BusyError, FailedError, RefusedError, DeniedError: see there.
             EngineError: no request can be answered: the key or the model is wrong.
         """
         try:
@@ -122,7 +127,9 @@ class Server:
         except (httpx2.TransportError, httpx2.DecodingError) as exc:
             raise FailedError(f"the connection broke off: {self.tell(exc)}.") from exc
         self._judge(response)
-        return self._read(response)
+        content = self._read(response)
+        self.has_answered = True
+        return content
 
     def tell(self, said: object) -> str:
         """What somebody else says, for our messages: in one line, not too long, without the key."""
@@ -159,6 +166,8 @@ class Server:
             raise BusyError(said, retry_after=_retry_after(response), away=status in _AWAY)
         if status >= 500 or status == 408:
             raise FailedError(said, slow=status in (408, 504))
+        if status in _DENIED:
+            raise DeniedError(said, for_all=self._fatal(response))
         raise RefusedError(said)
 
     def _fatal(self, response: httpx2.Response) -> EngineError:

@@ -8,7 +8,7 @@ key-value cache (see `branching`). The loop over tokens and the sampling are our
 import logging
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
 import torch
@@ -19,7 +19,7 @@ from reelscribe.config import Settings
 from reelscribe.engines.base import ModelInfo
 from reelscribe.engines.branching import enable_branching
 from reelscribe.engines.checkpoint import HUB_PARAMS, Checkpoint, cannot_load
-from reelscribe.engines.feed import Feed
+from reelscribe.engines.feed import Feed, ReadyItems, feeding
 from reelscribe.engines.inputs import InputBuilder, ModelInputs, most_tokens
 from reelscribe.engines.running import RunningBatch
 from reelscribe.engines.sampling import TokenRules
@@ -33,6 +33,8 @@ _WINDOW_BATCHES: Final = 2
 """Batches of clips that may wait, to choose from."""
 _WINDOW_BYTES: Final = 512 << 20
 """Pixels that may wait."""
+_PATIENCE_SECONDS: Final = 1.0
+"""How long clips wait for others to begin a batch with, once none has come for so long."""
 _GPU_SHARE: Final = 0.6
 """Of the memory that is free once the model is loaded, for keys and values; the rest is for what passes through."""
 _CPU_SHARE: Final = 0.25
@@ -104,25 +106,31 @@ class TransformersEngine:
     def generate(self, requests: Iterator[PreparedRequest]) -> Iterator[Generation | Failure]:
         """Answer requests as they come to their end. Clips join the running batch when there is room for several."""
         batch = self._new_batch()
-        with Feed(
-            requests, self._prepare, size=_size, max_waiting=_WINDOW_BATCHES * self._batch_size, max_bytes=_WINDOW_BYTES
-        ) as feed:
+        with feeding(requests) as feed, self._ready(feed) as ready:
             while True:
-                waiting = feed.wait(0 if batch.clips else self._quorum)
+                if batch.clips:
+                    waiting = ready.wait(0)
+                else:
+                    ready.wait(1)
+                    waiting = ready.wait(self._quorum, patience_seconds=_PATIENCE_SECONDS)
                 refused = [item for item in waiting if isinstance(item, Failure)]
-                ready = [item for item in waiting if isinstance(item, ModelInputs)]
-                group = self._choose(ready, batch, all_there=feed.ended or feed.full)
+                clips = [item for item in waiting if isinstance(item, ModelInputs)]
+                group = self._choose(clips, batch, all_there=ready.ended or ready.full)
                 if refused or group:
-                    feed.take([*refused, *group])
+                    ready.take([*refused, *group])
                 elif not batch.clips and not waiting:
                     return
                 yield from refused
-                answers, fault = self._advance(batch, group)
+                fault = self._advance(batch, group)
+                yield from batch.finished()
                 if fault:
-                    stopped = [*batch.clips.values(), *group]
+                    stopped = batch.clips
                     batch = self._new_batch()
                     yield from self._apart(stopped, fault)
-                yield from answers
+
+    def _ready(self, feed: Feed[PreparedRequest]) -> ReadyItems[PreparedRequest, ModelInputs | Failure]:
+        most = _WINDOW_BATCHES * self._batch_size
+        return ReadyItems(feed, self._prepare, size=_size, max_waiting=most, max_bytes=_WINDOW_BYTES)
 
     def _new_batch(self) -> RunningBatch:
         return RunningBatch(self._model, self._inputs, self._rules, self._device)
@@ -130,7 +138,7 @@ class TransformersEngine:
     def _prepare(self, item: PreparedRequest) -> ModelInputs | Failure:
         try:
             return self._inputs.prepare(item)
-        except _FAULTS as exc:
+        except Exception as exc:
             return _failure(item.request, _Fault(exc))
 
     @property
@@ -149,7 +157,7 @@ class TransformersEngine:
         room = self._batch_size - len(batch.clips)
         if not waiting or room <= 0:
             return []
-        running = list(batch.clips.values())
+        running = batch.clips
         group: list[ModelInputs] = []
         for item in sorted(waiting, key=lambda item: abs(len(item.ids) - len(waiting[0].ids)))[:room]:
             if most_tokens([*running, *group, item]) > self._batch_tokens and (running or group):
@@ -158,33 +166,35 @@ class TransformersEngine:
         many = len(group) >= self._quorum or most_tokens(group) >= self._batch_tokens / 4
         return group if many or not running or (all_there and len(group) == len(waiting)) else []
 
-    def _advance(
-        self, batch: RunningBatch, group: list[ModelInputs], *, to_end: bool = False
-    ) -> tuple[list[Generation], "_Fault | None"]:
-        """Let clips join a batch and take it a token further, or to its end. Returns also what went wrong."""
-        answers: list[Generation] = []
+    def _advance(self, batch: RunningBatch, group: Sequence[ModelInputs] = ()) -> "_Fault | None":
+        """Let clips join a batch, and take it a token further.
+
+        Returns:
+            What went wrong, if anything did. Then the batch is good for nothing but what it holds: the answers that
+            were finished before, and the clips that are to be run elsewhere.
+
+        Raises:
+            EngineError: no batch can be run.
+        """
         try:
             if group:
                 batch.join(group)
-            answers += batch.step() if batch.clips else []
-            while to_end and batch.clips:
-                answers += batch.step()
-        except torch.AcceleratorError as exc:
-            raise EngineError(f"the device {self._device} failed: {exc}") from exc
-        except ImportError as exc:  # a quantised checkpoint's kernels are looked for when they are first needed
-            raise EngineError(f"the model lacks a package to run with: {exc}") from exc
-        except _FAULTS as exc:
-            return answers, _Fault(exc)
-        return answers, None
+            if batch.clips:
+                batch.step()
+        except Exception as exc:  # of torch, of a model's own code, of a kernel: of any kind
+            return _Fault(exc, self._device)
+        return None
 
-    def _apart(self, clips: list[ModelInputs], fault: "_Fault") -> Iterator[Generation | Failure]:
-        """Go on with clips whose batch failed in ever smaller batches, so that a bad one costs only itself."""
-        if len(clips) == 1:
-            yield _failure(clips[0].request, fault)
-            return
-        half = len(clips) // 2
+    def _apart(self, clips: Sequence[ModelInputs], fault: "_Fault") -> Iterator[Generation | Failure]:
+        """Go on with clips whose batch failed in ever smaller batches, so that a bad one costs only itself.
+
+        One that failed alone is given up only once it has failed again: the trouble may have been the moment's.
+        """
+        if fault.broken:
+            raise fault.broken
+        half = max(len(clips) // 2, 1)
         tokens = most_tokens(clips)
-        if fault.out_of_memory and tokens // 2 < self._batch_tokens:
+        if fault.out_of_memory and len(clips) > 1 and tokens // 2 < self._batch_tokens:
             level = logging.INFO if self._was_full else logging.WARNING
             logger.log(
                 level, "Out of memory with %d clips of %d tokens; going on with half as many.", len(clips), tokens
@@ -193,28 +203,35 @@ class TransformersEngine:
         while clips:
             part, clips = clips[:half], clips[half:]
             batch = self._new_batch()
-            answers, again = self._advance(batch, part, to_end=True)
-            yield from answers
-            if again:
-                answered = {answer.key for answer in answers}
-                del batch
-                yield from self._apart([item for item in part if item.request.key not in answered], again)
+            again = self._advance(batch, part)
+            while batch.clips and not again:
+                yield from batch.finished()
+                again = self._advance(batch)
+            yield from batch.finished()
+            left = batch.clips
+            del batch
+            if again and len(left) == 1 and not again.broken:
+                yield _failure(left[0].request, again)
+            elif again:
+                yield from self._apart(left, again)
 
     def inputs(self, batch: list[PreparedRequest]) -> dict[str, torch.Tensor]:
         """What the model is fed; see `InputBuilder.collate`."""
         return self._inputs.collate([self._inputs.prepare(item) for item in batch])
 
 
-_FAULTS: Final = (RuntimeError, ValueError, LookupError, TypeError, MemoryError)
-"""What running a batch may raise, because of one request in it or for want of memory."""
-
-
 class _Fault:
     """What is told of an error. The error itself would keep alive what was in memory."""
 
-    def __init__(self, exc: Exception) -> None:
+    def __init__(self, exc: Exception, device: torch.device | None = None) -> None:
         self.message = f"{type(exc).__name__}: {exc}"
         self.out_of_memory = isinstance(exc, (torch.OutOfMemoryError, MemoryError))
+        self.broken: EngineError | None = None
+        """Set if no further clip can be run."""
+        if isinstance(exc, torch.AcceleratorError):
+            self.broken = EngineError(f"the device {device} failed: {exc}")
+        elif isinstance(exc, ImportError):  # a quantised checkpoint's kernels are looked for when they are first needed
+            self.broken = EngineError(f"the model lacks a package to run with: {exc}")
 
 
 def _failure(request: CaptionRequest, fault: _Fault) -> Failure:

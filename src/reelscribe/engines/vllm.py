@@ -17,7 +17,7 @@ import queue
 import threading
 import weakref
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from concurrent.futures import Future
+from concurrent.futures import Future, wait
 from dataclasses import dataclass
 from multiprocessing import resource_tracker
 from typing import Any, Final, get_args
@@ -26,6 +26,7 @@ from reelscribe.config import Settings
 from reelscribe.engines import planning
 from reelscribe.engines.base import ModelInfo
 from reelscribe.engines.checkpoint import HUB_PARAMS, Checkpoint, cannot_load, prompt_text
+from reelscribe.engines.feed import feeding
 from reelscribe.engines.guard import Guard
 from reelscribe.engines.planning import MEMORY_SHARE, Plan, longest_tokens, plan
 from reelscribe.errors import EngineError, SettingsError, did_you_mean
@@ -52,6 +53,8 @@ _CPU_BATCH_TOKENS: Final = 1024
 """Tokens of a step on a CPU, unless a request may have more."""
 _AHEAD: Final = 1.25
 """Candidates in flight for each that vLLM runs at once: the others wait there, prepared, for a place."""
+_HEAD_START_SECONDS: Final = 0.05
+"""For a request that is ready, or nearly, to fill a free place before the next answer is handed out."""
 _SECONDS_BETWEEN_LOOKS: Final = 5.0
 """How often to see whether vLLM is still alive while nothing comes out of it."""
 _SECONDS_TO_STOP: Final = 30.0
@@ -151,24 +154,34 @@ class VllmEngine:
         request is always let through.
         """
         flights: set[_Flight] = set()
-        landed: queue.SimpleQueue[_Flight] = queue.SimpleQueue()
+        landed: queue.SimpleQueue[_Flight | None] = queue.SimpleQueue()  # None: a request has come
+        pull: Future[PreparedRequest | None] | None = None
         more = True
-        try:
-            while more or flights:
-                room = more and self._has_room(flights)
-                if room:
-                    item = next(requests, None)
-                    if item is None:
-                        more = False
-                    else:
-                        flights.add(self._send(item, flights, landed))
-                if flights and not (room and landed.empty()):  # an answer for each request, once there are answers
+        with feeding(requests) as feed:
+            try:
+                while True:
+                    if more and pull is None and self._has_room(flights):
+                        pull = feed.pull()
+                        if not wait([pull], _HEAD_START_SECONDS).done:
+                            pull.add_done_callback(lambda _: landed.put(None))
+                    if pull is not None and pull.done():
+                        item, pull = pull.result(), None
+                        more = item is not None
+                        if item is not None:
+                            flights.add(self._send(item, flights, landed))
+                        del item  # its frames are vLLM's now
+                        if landed.empty():  # else an answer for each request
+                            continue
+                    if pull is None and not flights:
+                        return
                     flight = self._wait(landed, flights)
-                    flights.remove(flight)
-                    yield self._answer(flight, flights)
-        finally:
-            for flight in flights:
-                flight.future.cancel()  # vLLM aborts what nobody waits for
+                    if flight is not None:
+                        flights.remove(flight)
+                        yield self._answer(flight, flights)
+                    del flight
+            finally:
+                for flight in flights:
+                    flight.future.cancel()  # vLLM aborts what nobody waits for
 
     def _has_room(self, flights: Collection[_Flight]) -> bool:
         """Whether one more clip, however large, keeps to the bounds."""
@@ -177,7 +190,7 @@ class VllmEngine:
         return not flights or (held <= self._window_bytes and candidates < self._window_candidates)
 
     def _send(
-        self, item: PreparedRequest, flights: Collection[_Flight], landed: "queue.SimpleQueue[_Flight]"
+        self, item: PreparedRequest, flights: Collection[_Flight], landed: "queue.SimpleQueue[_Flight | None]"
     ) -> _Flight:
         """Hand a request to the replica that has least to do. Its candidates stay together, to share a prefill."""
         busy = [0] * self._replicas
@@ -226,8 +239,8 @@ class VllmEngine:
             output_kind=RequestOutputKind.FINAL_ONLY,
         )
 
-    def _wait(self, landed: "queue.SimpleQueue[_Flight]", flights: Collection[_Flight]) -> _Flight:
-        """The next request that is done. An engine that is killed does not always tell those who wait."""
+    def _wait(self, landed: "queue.SimpleQueue[_Flight | None]", flights: Collection[_Flight]) -> _Flight | None:
+        """The next request that is done; None if one has come. An engine that is killed does not always tell."""
         while True:
             try:
                 return landed.get(timeout=_SECONDS_BETWEEN_LOOKS)

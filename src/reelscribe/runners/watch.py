@@ -3,10 +3,11 @@
 import contextlib
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Final, TypeVar
 
 from reelscribe.engines.base import Engine
+from reelscribe.engines.feed import feeding
 from reelscribe.pipeline import Maker, RowResult
 from reelscribe.schema import Caption, Failure, Generation, PreparedRequest
 
@@ -23,8 +24,7 @@ class Watch:
     """Stands between the flow and an engine, as an engine, and takes times.
 
     The clock runs from the first row that is asked for. Reading, decoding and writing are timed where another stage
-    waits for them: what they do while nobody waits costs nothing. (An engine that pulls in a thread of its own may
-    still have work while that thread waits.)
+    waits for them: what they do while nobody waits costs nothing. (An engine may have work while it waits for more.)
 
     Args:
         engine: that does the work; or what does it elsewhere, whose results are then counted.
@@ -39,7 +39,7 @@ class Watch:
         """Generated, as far as the engine tells, those of candidates that were not kept too."""
         self._began: float | None = None
         self._reading = self._waiting = self._writing = 0.0
-        self._lock = threading.Lock()  # an engine may pull in a thread of its own
+        self._lock = threading.Lock()  # requests are pulled in a thread of the feed's own
         self.in_flight = 0
         """Clips that the engine has and has not answered."""
         self._busy, self._busy_since = 0.0, 0.0
@@ -50,10 +50,12 @@ class Watch:
         """Answer as the engine does."""
         if isinstance(self._engine, Maker):
             raise TypeError("what makes captions elsewhere has no engine to drive")
-        for answer in self._engine.generate(self._waited_for(requests)):
-            self._count_in_flight(-1)
-            self._count(answer)
-            yield answer
+        with feeding(requests) as feed:
+            feed.around = self._waited_for
+            for answer in self._engine.generate(feed):
+                self._count_in_flight(-1)
+                self._count(answer)
+                yield answer
 
     def count(self, result: RowResult) -> None:
         """Count what was made elsewhere of a row."""
@@ -70,15 +72,13 @@ class Watch:
             if len(self._course) > _MOST_POINTS:
                 self._course, self._course_step = self._course[1::2], 2 * self._course_step
 
-    def _waited_for(self, requests: Iterator[PreparedRequest]) -> Iterator[PreparedRequest]:
-        while True:
-            began = time.monotonic()
-            request = next(requests, None)
-            self._waiting += time.monotonic() - began
-            if request is None:
-                return
+    def _waited_for(self, pull: Callable[[], PreparedRequest | None]) -> PreparedRequest | None:
+        began = time.monotonic()
+        request = pull()
+        self._waiting += time.monotonic() - began
+        if request is not None:
             self._count_in_flight(1)
-            yield request
+        return request
 
     def _count_in_flight(self, change: int) -> None:
         with self._lock:

@@ -1,6 +1,7 @@
 """Decode ahead of the engine, within a bound of bytes."""
 
 import os
+import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing, contextmanager
 from typing import Protocol
@@ -32,6 +33,7 @@ def decode_ahead(
     decode_seconds: float = 120.0,
     decoder_bytes: int = 4 << 30,
     limits: FetchLimits = _ANYWHERE,
+    cancelled: threading.Event | None = None,
 ) -> Iterator[tuple[CaptionRequest, Frames | Failure]]:
     """Fetch and decode the clips of requests.
 
@@ -48,6 +50,7 @@ def decode_ahead(
         decode_seconds: that a clip may take.
         decoder_bytes: memory that a decoder may take, on systems that tell how much it takes (Linux).
         limits: what may be fetched, and how much at once.
+        cancelled: once another thread sets it, no clip is waited for any more, and nothing more comes.
 
     Yields:
         Each request, with its frames, or with the failure that it became: as soon as its clip is ready, the oldest
@@ -60,7 +63,11 @@ def decode_ahead(
     workers = max(min(decoders or min(cpus, _MOST_DECODERS), max_bytes // budget.max_bytes), 1)
     threads = -(-cpus // workers)  # clips side by side come first: threads within one cost more than they gain
     stages = Stages(
-        workers=workers, max_downloads=limits.max_downloads, max_bytes=max_bytes, clip_bytes=budget.max_bytes
+        workers=workers,
+        max_downloads=limits.max_downloads,
+        max_bytes=max_bytes,
+        clip_bytes=budget.max_bytes,
+        cancelled=cancelled,
     )
     with (
         closing(stages),
@@ -84,7 +91,7 @@ def _in_turn(source: Iterator[CaptionRequest], stages: Stages) -> Iterator[tuple
         ready = stages.next_ready(or_room=not is_dry)
         if ready is not None:
             yield ready
-        elif is_dry:
+        elif is_dry or stages.cancelled.is_set():
             return
 
 

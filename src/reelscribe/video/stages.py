@@ -19,6 +19,8 @@ _CLIPS_AHEAD: Final = 2
 """Clips under way, at most, for each decoder, beside those that are downloaded."""
 _SHARERS: Final = 8
 """Requests under way, at most, for each of those clips."""
+_LOOK_SECONDS: Final = 0.1
+"""How often a wait for a clip looks whether it is still wanted."""
 _END_SECONDS: Final = 1.0
 """That threads are given to end. One that is in the system's resolver, or in FFmpeg, may take minutes."""
 
@@ -59,9 +61,19 @@ class Stages:
         max_downloads: clips that are downloaded at once.
         max_bytes: decoded frames that may wait; one clip is always let through.
         clip_bytes: what a clip counts as until it is decoded.
+        cancelled: once another thread sets it, nothing is waited for any more.
     """
 
-    def __init__(self, *, workers: int, max_downloads: int, max_bytes: int, clip_bytes: int) -> None:
+    def __init__(
+        self,
+        *,
+        workers: int,
+        max_downloads: int,
+        max_bytes: int,
+        clip_bytes: int,
+        cancelled: threading.Event | None = None,
+    ) -> None:
+        self.cancelled = cancelled or threading.Event()
         self._workers, self._max_downloads = workers, max_downloads
         self._max_bytes, self._clip_bytes = max_bytes, clip_bytes
         self._works: list[_Work] = []
@@ -97,16 +109,16 @@ class Stages:
             or_room: whether to wait no longer than until another request may be pulled.
 
         Returns:
-            None if none is under way, or there is room before one is done.
+            None if none is under way, there is room before one is done, or it is cancelled.
 
         Raises:
             BaseException: what went wrong with a clip that is not its own fault, once it is the oldest.
         """
         with self._changed:
             while (work := self._first_done()) is None:
-                if not self._works or (or_room and self._has_room()):
+                if not self._works or (or_room and self._has_room()) or self.cancelled.is_set():
                     return None
-                self._changed.wait()
+                self._changed.wait(_LOOK_SECONDS)
             request = work.requests.popleft()
             if not work.requests:
                 self._works.remove(work)

@@ -1,0 +1,136 @@
+"""Requests that are under way: which of them the engine has, and which are made once more."""
+
+import threading
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, Protocol, runtime_checkable
+
+from reelscribe.config import Settings
+from reelscribe.errors import EngineError
+from reelscribe.outcomes import better_of, once_more
+from reelscribe.prompts import Outcome
+from reelscribe.schema import CaptionRequest, Failure, Generation
+
+
+@runtime_checkable
+class Pausing(Protocol):
+    """Requests that may run out for a while, until outcomes have been taken."""
+
+    paused: bool
+    """Whether they ran out only for want of room."""
+
+    def has_room(self) -> bool:
+        """Whether they would go on now."""
+
+
+class InFlight:
+    """Requests that the engine has, without the pixels, which are its own now. Used by two threads, one at each end."""
+
+    def __init__(self) -> None:
+        self._asked: dict[str, tuple[CaptionRequest, dict[str, Any]]] = {}
+        self._taking = False
+        self._changed = threading.Condition()
+        self.cancelled = threading.Event()
+        """Set once nobody wants what is on its way to the engine."""
+
+    def __len__(self) -> int:
+        return len(self._asked)
+
+    def add(self, request: CaptionRequest, told: dict[str, Any]) -> None:
+        """Note a request that goes to the engine, and what is told of its frames."""
+        self._asked[request.key] = request, told
+
+    def take(self, answer: Generation | Failure) -> tuple[CaptionRequest, dict[str, Any]]:
+        """The request of an answer, which the engine does not have any more.
+
+        Raises:
+            EngineError: it never had it, or has answered it before.
+        """
+        if answer.key not in self._asked:
+            raise EngineError(f"the engine answered {answer.key!r}, which it was not asked, or had answered before.")
+        self._taking = True
+        return self._asked.pop(answer.key)
+
+    def clear(self) -> list[CaptionRequest]:
+        """Take all that are left."""
+        left = [request for request, _ in self._asked.values()]
+        self._asked.clear()
+        return left
+
+    def tell(self) -> None:
+        """Wake who waits: an answer was taken, and what came of it has left."""
+        with self._changed:
+            self._taking = False
+            self._changed.notify_all()
+
+    def wait(self, enough: Callable[[], bool]) -> None:
+        """Wait for answers until there is enough room for more; not when none is to come."""
+
+        def over() -> bool:
+            return not (self._asked or self._taking) or self.cancelled.is_set()
+
+        with self._changed:
+            self._changed.wait_for(lambda: enough() or over())
+
+    def cancel(self) -> None:
+        """Give up what is on its way."""
+        self.cancelled.set()
+        self.tell()
+
+
+class Tries(Iterator[CaptionRequest]):
+    """Requests, some of which are made once more, and what becomes of them. Used by two threads, one at each end.
+
+    It gives what is to be made next. If requests run out only for a while (`Pausing`), so does it.
+
+    Args:
+        requests: to make.
+        settings: whether to make some once more.
+        record: called with each outcome as soon as there is one.
+    """
+
+    def __init__(
+        self, requests: Iterable[CaptionRequest], settings: Settings, record: Callable[[Outcome], None] | None
+    ) -> None:
+        self._source = iter(requests)
+        self._pausing = requests if isinstance(requests, Pausing) else None
+        self._ended = False
+        self._retry, self._record = settings.retry_flagged, record
+        self._first: dict[str, Outcome] = {}
+        self.again: deque[CaptionRequest] = deque()
+        """Those that wait to be made once more."""
+        self.done: dict[str, Outcome] = {}
+
+    def __next__(self) -> CaptionRequest:
+        # What comes back after the end makes a stream of its own, in which clips are decoded again.
+        request = None if self._ended else self.again.popleft() if self.again else next(self._source, None)
+        if request is None:
+            self._ended = not self.paused
+            raise StopIteration
+        return request
+
+    @property
+    def paused(self) -> bool:
+        """Whether requests ran out only for want of room."""
+        return self._pausing is not None and self._pausing.paused
+
+    def go_on(self) -> bool:
+        """Whether there is something to make after a pause."""
+        return bool(self.again) or (self._pausing is not None and self._pausing.has_room())
+
+    def begin_again(self) -> bool:
+        """Begin a stream of those that came back too late for the last one; False if there are none."""
+        self._ended = False
+        return bool(self.again)
+
+    def settle(self, request: CaptionRequest, outcome: Outcome, *, faulty: bool = False) -> None:
+        """Take what one try came to."""
+        if self._retry and request.attempt == 1 and faulty:
+            self._first[request.key] = outcome
+            self.again.append(once_more(request))
+            return
+        if request.attempt > 1:
+            outcome = better_of(self._first.pop(request.key), outcome, faulty=faulty)
+        if self._record:
+            self._record(outcome)
+        self.done[request.key] = outcome
