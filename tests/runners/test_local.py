@@ -66,7 +66,7 @@ def test_run_writes_every_row_and_says_what_it_did(tmp_path: Path) -> None:
     assert [{**row, "id": n} for n, row in enumerate(rows)] == rows
     for before, after in zip(rows, written, strict=False):
         assert before.items() <= after.items()
-    assert written[6]["unreadable_line"] == "broken"
+    assert written[6]["caption_meta"]["unreadable_line"] == "broken"
     failures = read_rows_of(summary.failures_file)
     assert [(item["row"], item["video"], item["kind"]) for item in failures] == [
         (1, "gone.mp4", "missing"),

@@ -154,7 +154,7 @@ def _only(rows: Iterable[InputRow], chosen: Sequence[int]) -> Iterator[InputRow]
 
 def _plans(rows: Iterator[InputRow], settings: Settings) -> Iterator[RowPlan]:
     peeked = peek(rows)
-    layout = choose_layout((item.row for item in peeked), settings)
+    layout = choose_layout([item.row for item in peeked], settings)
     yield from (plan_row(item, layout, settings) for item in itertools.chain(peeked, rows))
 
 

@@ -14,6 +14,7 @@ from reelscribe.dataset.files import count_until, create, is_url, open_binary, r
 from reelscribe.dataset.formats import Record
 from reelscribe.dataset.records import Binary, changed, full_row
 from reelscribe.pipeline import RowResult
+from reelscribe.schema import UNREADABLE
 
 _KEPT_BYTES: Final = 1000
 """How much of a line that is too long is kept."""
@@ -64,7 +65,7 @@ def read(location: str, settings: Settings, _: Path) -> Iterator[Record]:
                 reason = parsed
             kept = line.decode("utf-8", "replace").rstrip("\r\n") + ("..." if cut else "")
             problem = f"line {number} of {name} is not a row: {reason}."
-            yield Record(row={"unreadable_line": kept}, problem=problem, num_bytes=len(line))
+            yield Record(row={UNREADABLE: kept}, problem=problem, num_bytes=len(line))
 
 
 def _lines(file: BinaryIO, limit: int) -> Iterator[tuple[bytes, bool]]:
