@@ -281,7 +281,7 @@ def test_what_cannot_be_read_or_written_is_told_before_a_model_is_loaded(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(local, "load_engine", lambda _: pytest.fail("the engine was loaded"))
-    data = put_rows(tmp_path / "data.jsonl", [])
+    data = put_rows(tmp_path / "data.jsonl", [{"video": "gone.mp4"}])
     with pytest.raises(DatasetError, match="there is no "):
         run([data, tmp_path / "gone.jsonl"], tmp_path / "out.jsonl", Settings())
     with pytest.raises(DatasetError, match=r"cannot write to .*data"):
@@ -296,7 +296,7 @@ def test_model_that_cannot_be_loaded_leaves_no_files(tmp_path: Path, monkeypatch
         raise ModelError("the model cannot be loaded")
 
     monkeypatch.setattr(local, "load_engine", fail)
-    data = put_rows(tmp_path / "data.jsonl", [{}])
+    data = put_rows(tmp_path / "data.jsonl", [{"video": "gone.mp4"}])
     with pytest.raises(ModelError, match="cannot be loaded"):
         run([data], tmp_path / "out.jsonl", Settings())
     assert _files(tmp_path) == {"data.jsonl"}

@@ -7,11 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from reelscribe.config import Settings
 from reelscribe.dataset.files import VIDEO_SUFFIXES, check_regular, is_url, missing, needs_extra
 from reelscribe.dataset.formats import FORMATS, format_of, load_reader
 from reelscribe.dataset.formats.videos import has_videos, walk
-from reelscribe.errors import DatasetError, SettingsError, did_you_mean
+from reelscribe.errors import DatasetError
 
 _TYPED: Final = ("parquet", "hf")
 """Formats that state columns and their types before the first row."""
@@ -121,37 +120,21 @@ def _source(location: str, name: str | None = None) -> Source:
     return Source(location=location, format=name)
 
 
-def check_columns(sources: Sequence[Source], settings: Settings) -> None:
-    """See that the columns which are named are there, where data sets state theirs before they are read.
-
-    Raises:
-        SettingsError: one is not.
-    """
-    names = {name for _, schema in _schemas(sources) for name in schema.names}
-    for option, name in settings.named_columns.items():
-        if names and name not in names:
-            hint = did_you_mean(name, sorted(names), otherwise=f"there are {', '.join(sorted(names))}.")
-            raise SettingsError(f"the data set has no column {name!r}, which {option} names; {hint}")
-    if names and not settings.video_key and not names & {"video", "videos"}:
-        there = ", ".join(sorted(names))
-        raise SettingsError(f"the data set has no column 'video' or 'videos'; video_key names another of {there}.")
-
-
 def arrow_schema(sources: Sequence[Source]) -> Any:
     """The Arrow types of the rows of all sources; None where some of them have no such types.
 
     Raises:
         DatasetError: the types do not go together.
     """
-    schemas = _schemas(sources)
-    if not schemas:
+    found = schemas(sources)
+    if not found:
         return None
     from reelscribe.dataset.formats.arrow import unify
 
-    return unify(schemas)
+    return unify(found)
 
 
-def _schemas(sources: Sequence[Source]) -> list[tuple[str, Any]]:
+def schemas(sources: Sequence[Source]) -> list[tuple[str, Any]]:
     """Location and Arrow schema of each source; nothing where some of them have none."""
     if any(source.format not in _TYPED for source in sources):
         return []
