@@ -206,7 +206,7 @@ HELP = "Try 'reelscribe caption --help'."
         ("caption in.jsonl gone.mp4 -o out.jsonl",
          "there is no gone.mp4; give a data set (.jsonl, .parquet, .tar), a video or a folder of them."),
         ("caption 'no*.jsonl' -o out.jsonl", "nothing is called as 'no*.jsonl'."),
-        ("caption in.jsonl -o out.csv", "cannot write to out.csv: its name says no format; end it in .jsonl, "),
+        ("caption in.jsonl -o out.csv", "cannot write to out.csv: .csv files are read, not written; end it in .jsonl"),
         ("caption in.jsonl -o out.jsonl --shard-rows 0", "shard_rows must be a whole number of at least 1; got 0."),
         ("caption in.jsonl -o out.jsonl --sidecar srt", "'srt' is not one of 'txt', 'json'"),
         ("caption in.jsonl -o out.jsonl", "there is nothing to caption: in.jsonl has no rows."),

@@ -76,7 +76,8 @@ def caption(
 ) -> None:
     """Caption the videos of INPUT: data sets, video files, or folders of either (recursive); globs; URLs.
 
-    Data sets are .jsonl (also .gz, .zst), .parquet, WebDataset's .tar, and folders that Hugging Face's datasets saved.
+    Data sets are .jsonl, .json (an array), .csv, .tsv (all also .gz, .zst), .parquet, WebDataset's .tar, and folders
+    that Hugging Face's datasets saved.
 
     \b
     reelscribe caption clips/ -o captions.jsonl --model shapes
@@ -86,8 +87,8 @@ def caption(
     Writes one row for each input row (interleaved layout: also the original), in order. Rows without a caption are
     kept, and listed in OUTPUT's .failures.jsonl. A run that breaks off, however it does, goes on where it was when the
     same command is given again. Exit code: 0 all captioned, 1 the engine broke or cannot be loaded, or too much failed,
-    2 wrong usage, 3 finished with failures, 4 stopped before --budget was passed, 130 or 143 stopped by Ctrl-C or
-    SIGTERM.
+    2 wrong usage, or nothing to caption, 3 finished with failures, 4 stopped before --budget was passed, 130 or 143
+    stopped by Ctrl-C or SIGTERM.
     """  # noqa: D301 - as above
     from reelscribe.runners.local import run
 
