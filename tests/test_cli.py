@@ -148,15 +148,16 @@ def test_version_is_told() -> None:
 def test_options_set_the_settings(
     here: Path, used: list[Settings], words: tuple[str, ...], settings: dict[str, Any]
 ) -> None:
-    put_rows(here / "data.jsonl", [])
-    _caption("data.jsonl", *words)
+    named = Settings(**settings).named_columns.values()
+    put_rows(here / "data.jsonl", [dict.fromkeys(("video", *named), "gone.mp4")])
+    _caption("data.jsonl", *words, code=3)
     assert used == [Settings(**{"engine": "fake"} | settings)]
 
 
 def test_options_win_over_the_config_file(here: Path, used: list[Settings]) -> None:
-    put_rows(here / "data.jsonl", [])
+    put_rows(here / "data.jsonl", [{"video": "gone.mp4"}])
     (here / "run.toml").write_text("fps = 4\nseed = 7\n[sampling]\ntop_k = 5\n[model_params]\nx = 1\n")
-    _caption("data.jsonl", "--config", "run.toml", "--fps", "1", "--sampling", "top_p=0.5")
+    _caption("data.jsonl", "--config", "run.toml", "--fps", "1", "--sampling", "top_p=0.5", code=3)
     sampling = {"top_k": 5, "top_p": "0.5"}
     assert used == [Settings(engine="fake", fps=1.0, seed=7, sampling=sampling, model_params={"x": 1})]
 
@@ -205,9 +206,10 @@ HELP = "Try 'reelscribe caption --help'."
         ("caption in.jsonl gone.mp4 -o out.jsonl",
          "there is no gone.mp4; give a data set (.jsonl, .parquet, .tar), a video or a folder of them."),
         ("caption 'no*.jsonl' -o out.jsonl", "nothing is called as 'no*.jsonl'."),
-        ("caption in.jsonl -o out.csv", "cannot write to out.csv: its name says no format; end it in .jsonl, "),
+        ("caption in.jsonl -o out.csv", "cannot write to out.csv: .csv files are read, not written; end it in .jsonl"),
         ("caption in.jsonl -o out.jsonl --shard-rows 0", "shard_rows must be a whole number of at least 1; got 0."),
         ("caption in.jsonl -o out.jsonl --sidecar srt", "'srt' is not one of 'txt', 'json'"),
+        ("caption in.jsonl -o out.jsonl", "there is nothing to caption: in.jsonl has no rows."),
         ("caption empty -o out.jsonl", "the folder empty holds no video (.3gp, "),
         ("caption in.jsonl -o out.jsonl --max-failures few", "max_failures must be a whole number, or a share "),
         ("status out.jsonl", "there is no out.ledger.sqlite in .: no run has begun to write there."),
@@ -232,7 +234,7 @@ def test_engine_that_cannot_be_loaded_is_told_in_one_line(
         raise error
 
     monkeypatch.setattr(local, "load_engine", fail)
-    put_rows(here / "in.jsonl", [])
+    put_rows(here / "in.jsonl", [{"video": "gone.mp4"}])
     line = _refused("caption", "in.jsonl", "-o", "out.jsonl", code=1)
     assert line == " ".join(str(error).split("\n"))
 
@@ -387,9 +389,9 @@ def test_cut_off_captions_are_told(here: Path, monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_verbose_names_the_model(here: Path, caplog: pytest.LogCaptureFixture) -> None:
-    put_rows(here / "in.jsonl", [])
+    put_rows(here / "in.jsonl", [{"video": "gone.mp4"}])
     with caplog.at_level(logging.INFO):
-        _type("-v", "caption", "in.jsonl", "-o", "out.jsonl", "--engine", "fake")
+        _type("-v", "caption", "in.jsonl", "-o", "out.jsonl", "--engine", "fake", code=3)
     assert "fake with fake" in caplog.messages
 
 

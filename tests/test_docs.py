@@ -5,6 +5,8 @@ from pathlib import Path
 
 from engines.test_planning import planned
 
+from reelscribe.schema import CAPTION_META
+
 ROOT = Path(__file__).parent.parent
 
 
@@ -23,3 +25,10 @@ def test_figures_in_the_pages_are_those_of_the_results() -> None:
 def test_the_plan_in_the_page_on_engines_is_what_is_planned() -> None:
     said = f"reelscribe: vLLM runs {planned('8B', 8, 80)}"
     assert said in " ".join((ROOT / "docs" / "engines.md").read_text("utf-8").split())
+
+
+def test_keys_of_the_metadata_in_the_page_on_data_sets_are_those_that_are_written() -> None:
+    rows = [f"| `{name}` | {kind} | {text} |" for name, (kind, text) in CAPTION_META.items()]
+    page = (ROOT / "docs" / "datasets.md").read_text("utf-8")
+    table = page.partition("<!-- keys of the metadata")[2].partition("<!-- end")[0]
+    assert table.strip().splitlines()[3:] == rows

@@ -318,7 +318,11 @@ def test_caption_carries_where_it_comes_from() -> None:
         "seed": 5,
         "frame_timestamps": [0.0, 0.25, 0.5, 0.875],
         "frame_size": [64, 64],
+        "fps": 4.0,
         "video_tokens": 8,
+        "decoded_share": 1.0,
+        "decoded_seconds": 1.0,
+        "clip_flags": "",
         "prompt_tokens": 10,
         "completion_tokens": [2, 1],
         "stop_reasons": ["stop", "stop"],
@@ -440,7 +444,7 @@ def test_row_that_the_reader_could_not_read_stays_with_its_problem() -> None:
     rows = [InputRow(index=0, row={"unreadable_line": "{"}, problem=problem), *as_input([{}, _clip_row()])[1:]]
     results = list(caption_rows(rows, Settings(), _echo()))
     assert results[0].failures == (problem,)
-    assert results[0].rows[0]["unreadable_line"] == "{"
+    assert results[0].rows[0]["caption_meta"]["unreadable_line"] == "{"
     assert [len(result.captions) for result in results] == [0, 1]
 
 

@@ -1,6 +1,7 @@
 """Rows to requests, and captions back into rows."""
 
 import copy
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from reelscribe.prompts import (
     columns_used,
     videos_of,
 )
-from reelscribe.schema import Caption, Failure, Row
+from reelscribe.schema import CAPTION_META, Caption, Failure, Row
 
 
 def _plan(row: Row, layout: str = "interleaved", index: int = 0, **settings: Any) -> RowPlan:
@@ -163,13 +164,30 @@ def test_empty_token_in_the_environment_is_no_token(monkeypatch: pytest.MonkeyPa
     assert _filled(row, _caption("new"))[1]["text"] == f"{VIDEO} new {EOC}"
 
 
+@pytest.mark.parametrize("token", [VIDEO, EOC, "<__dj__image>", "<__dj__audio>"])
+def test_token_in_a_caption_is_broken_and_stands_for_nothing(token: str) -> None:
+    row = {"videos": ["a.mp4"], "text": f"{VIDEO}old"}
+    text = _filled(row, _caption(f"It shows {token} twice: {token}"))[1]["text"]
+    broken = f"{token[0]} {token[1:]}"
+    assert text == f"{VIDEO} It shows {broken} twice: {broken} {EOC}"
+
+
 # Columns
+
+
+def _told(meta: Row) -> Row:
+    """What is not empty in the metadata of a video."""
+    return {name: value for name, value in meta.items() if value is not None}
 
 
 def test_single_video_gets_plain_cells() -> None:
     made = _filled({"video": "a.mp4", "id": 7}, _caption("zero", "one", kept=(1,)), layout="columns")
-    cells = {"caption": "one", "captions": ["zero", "one"], "caption_meta": {"model": "m"}}
-    assert made == [{"video": "a.mp4", "id": 7, **cells}]
+    (row,) = made
+    assert row | {"caption_meta": {}} == {
+        **{"video": "a.mp4", "id": 7},
+        **{"caption": "one", "captions": ["zero", "one"], "caption_meta": {}},
+    }
+    assert (row["caption_meta"]["model"], row["caption_meta"]["failure"]) == ("m", "")
 
 
 def test_list_of_videos_gets_lists_also_if_there_is_one() -> None:
@@ -178,13 +196,13 @@ def test_list_of_videos_gets_lists_also_if_there_is_one() -> None:
     made = _filled({"videos": ["a.mp4", "b.mp4"]}, _caption("A."), FAILURE, layout="columns")
     assert made[0]["caption"] == ["A.", None]
     assert made[0]["captions"] == [["A."], []]
-    assert made[0]["caption_meta"][1] == {"failure": "missing", "message": "there is no such file."}
+    assert _told(made[0]["caption_meta"][1]) == {"failure": "missing", "message": "there is no such file."}
 
 
 def test_failed_video_has_no_caption_and_says_why() -> None:
     made = _filled({"video": "b.mp4"}, FAILURE, layout="columns")
-    meta = {"failure": "missing", "message": "there is no such file."}
-    assert made == [{"video": "b.mp4", "caption": None, "captions": [], "caption_meta": meta}]
+    assert _told(made[0].pop("caption_meta")) == {"failure": "missing", "message": "there is no such file."}
+    assert made == [{"video": "b.mp4", "caption": None, "captions": []}]
 
 
 def test_row_with_a_problem_stays_and_says_why() -> None:
@@ -261,12 +279,24 @@ def test_what_is_no_video_is_told() -> None:
         ({"ask": "Who?"}, {"prompt": "What?", "prompt_key": "ask"}, "Who?"),
         ({}, {"prompt": "What?", "prompt_key": "ask"}, "What?"),
         ({"ask": None}, {"prompt": "What?", "prompt_key": "ask"}, "What?"),
-        ({"ask": 3}, {"prompt_key": "ask"}, DEFAULT_PROMPT),
+        ({"ask": ""}, {"prompt": "What?", "prompt_key": "ask"}, "What?"),
+        ({"ask": " \n"}, {"prompt": "What?", "prompt_key": "ask"}, "What?"),
+        ({"ask": " \n"}, {"prompt_key": "ask"}, DEFAULT_PROMPT),
     ],
 )
 def test_prompt_of_the_row_comes_before_that_of_the_settings(row: Row, settings: Row, prompt: str) -> None:
     assert choose_prompt(row, Settings(**settings)) == prompt
     assert DEFAULT_PROMPT == "Describe the input video in 1-2 sentences."
+
+
+@pytest.mark.parametrize("layout", ["columns", "interleaved"])
+@pytest.mark.parametrize(("own", "got"), [(3, "int"), (["Who?"], "list"), (True, "bool"), ({"q": 1}, "dict")])
+def test_prompt_of_a_row_that_is_no_text_is_a_failure(own: Any, got: str, layout: str) -> None:
+    row = {"videos": ["a.mp4"], "text": VIDEO if layout == "interleaved" else "", "ask": own}
+    problem = _plan(row, layout, prompt="What?", prompt_key="ask").problem
+    assert problem is not None
+    assert problem.kind == "prompt"
+    assert problem.message == f"column 'ask' must hold the row's prompt as text; got {got}."
 
 
 def test_request_carries_what_the_settings_say() -> None:
@@ -285,7 +315,7 @@ def _seed(row: Row, *, index: int = 0, slot: int = 0, **settings: Any) -> int:
 def test_seed_depends_on_the_content_of_the_row_alone() -> None:
     row = {"videos": ["a.mp4", "a.mp4"], "text": "old"}
     seed = _seed(row)
-    assert 0 <= seed < 1 << 64
+    assert 0 <= seed < 1 << 63
     assert seed == _seed({**row, "id": 3}, index=99)
     assert seed == _seed(row, num_captions=4, batch_size=1)
     others = {
@@ -321,4 +351,31 @@ def test_half_a_surrogate_pair_in_a_row_is_no_hindrance() -> None:
 )
 def test_layout_is_seen_by_the_tokens_unless_told(texts: list[Any], settings: Row, layout: str) -> None:
     rows = [{"text": text, "videos": ["a.mp4"]} for text in texts]
-    assert choose_layout(rows, Settings(**settings)) is LAYOUTS[layout]
+    assert choose_layout(rows, Settings(**settings)).requests is LAYOUTS[layout].requests
+
+
+def test_token_in_a_row_after_the_layout_was_chosen_is_a_failure_unless_columns_are_set() -> None:
+    row = {"videos": ["a.mp4"], "text": f"{VIDEO} old"}
+    layout = choose_layout([{"videos": ["a.mp4"], "text": "plain"}], Settings())
+    problem = layout.plan(row, 64, Settings(), None).problem
+    assert problem is not None
+    assert problem.kind == "prompt"
+    assert "set layout to interleaved" in problem.message
+    assert layout.plan(row, 64, Settings(layout="columns"), None).problem is None
+
+
+@pytest.mark.parametrize("videos", ["a.mp4", ["a.mp4"], 3, None])
+@pytest.mark.parametrize("listed", [True, False])
+def test_metadata_has_the_same_keys_and_the_shape_of_the_column_whatever_came_of_it(videos: Any, listed: bool) -> None:
+    before = [{"video": ["b.mp4"] if listed else "b.mp4"}]
+    layout = choose_layout(before, Settings(), details=("sent",))
+    row = {"video": videos}
+    outcomes: list[Outcome] = [_caption("A.")] if isinstance(videos, str | list) else []
+    problem = replace(FAILURE, key="0", kind="row")
+    for made in (outcomes, [FAILURE] if outcomes else [], None):
+        plan = RowPlan(index=0, row=row, problem=problem if made is None else None)
+        meta = layout.fill(plan, made or [], Settings())[0]["caption_meta"]
+        several = isinstance(videos, list) or (videos is None and listed)
+        assert isinstance(meta, list) == several or (meta is None and not outcomes and made is not None)
+        for each in meta if isinstance(meta, list) else [meta] if meta else []:
+            assert list(each) == [*CAPTION_META, "sent"]

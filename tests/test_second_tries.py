@@ -349,6 +349,6 @@ def test_real_engine_takes_second_tries_and_repeats_them(shapes_engine: "Transfo
         results = list(caption_rows(as_input(rows), settings, engine))
         assert [result.index for result in results] == list(range(8))
         metas = [result.rows[0]["caption_meta"] for result in results]
-        assert all((meta["flags"], meta["tries"], meta["try"]) == (["cut_off"], 2, 1) for meta in metas)
+        assert all((meta["flags"], meta["tries"], meta["try"]) == ("cut_off", 2, 1) for meta in metas)
         outputs.append(json.dumps([result.rows for result in results]))
     assert outputs[0] == outputs[1]

@@ -18,7 +18,7 @@ from reelscribe.engines import load_engine
 from reelscribe.engines.base import Engine
 from reelscribe.errors import ClipError, MissingExtraError, SettingsError
 from reelscribe.pipeline import InputRow, caption_rows
-from reelscribe.prompts import Outcome
+from reelscribe.prompts import Outcome, caption_cells
 from reelscribe.schema import Caption, Clip, Failure
 
 if TYPE_CHECKING:
@@ -59,14 +59,14 @@ class VideoCaption:
 
     def _repr_html_(self) -> str:
         """What Jupyter shows. The frames are decoded again; where that cannot be done, the reason stands there."""
-        seconds = self.meta.get("frame_timestamps", [])
+        seconds = self.meta["frame_timestamps"] or []
         told = [
             self.video,
             self.meta["model"],
             f"{len(seconds)} frames",
-            f"{self.meta.get('video_tokens', 0):,} tokens",
+            f"{self.meta['video_tokens'] or 0:,} tokens",
         ]
-        flags = self.meta["flags"]
+        flags = self.meta["flags"].split()
         parts = [
             self._frames_html(seconds),
             f'<p style="margin:.4em 0">{html.escape(self.text)}</p>',
@@ -253,7 +253,7 @@ def _told(outcome: Outcome, settings: Settings, root: Path | None, video: str | 
     return VideoCaption(
         text=outcome.texts[0],
         candidates=tuple(candidate.text for candidate in outcome.candidates),
-        meta=outcome.meta,
+        meta=caption_cells(outcome)[2],
         video=clip.name,
         clip=clip,
         settings=settings,

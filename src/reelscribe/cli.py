@@ -15,9 +15,10 @@ import click
 from reelscribe import __version__
 from reelscribe.command import EXIT_ENGINE, EXIT_FAILURES, Group, options, pairs, settings_of, watched, watching
 from reelscribe.config import Settings
-from reelscribe.console import Progress, examples, next_step, say_json, some, summary_lines
+from reelscribe.console import Progress, examples, next_step, say, say_json, some, summary_lines
 from reelscribe.console import kinds as counts
 from reelscribe.errors import DatasetError
+from reelscribe.terminal import PlainFormatter
 
 _PLANNED = (
     *("model", "revision", "engine", "num_captions", "fps", "min_frames", "max_frames", "max_video_tokens", "sampling"),
@@ -51,7 +52,9 @@ def main(context: click.Context, verbose: bool) -> None:
     """  # noqa: D301 - Click takes the backspace for "leave these lines as they are"
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # as stderr: names of files need not be UTF-8
-    logging.basicConfig(level=logging.INFO if verbose else logging.WARNING, format="reelscribe: %(message)s")
+    logging.basicConfig(level=logging.INFO if verbose else logging.WARNING)
+    for handler in logging.getLogger().handlers:
+        handler.setFormatter(PlainFormatter("reelscribe: %(message)s"))
     logging.getLogger("reelscribe.engines.planning").setLevel(logging.INFO)  # a plan is always told
     if context.invoked_subcommand is None:
         click.echo(context.get_help())
@@ -80,7 +83,8 @@ def caption(
 ) -> None:
     """Caption the videos of INPUT: data sets, video files, or folders of either (recursive); globs; URLs.
 
-    Data sets are .jsonl (also .gz, .zst), .parquet, WebDataset's .tar, and folders that Hugging Face's datasets saved.
+    Data sets are .jsonl, .json (an array), .csv, .tsv (all also .gz, .zst), .parquet, WebDataset's .tar, and folders
+    that Hugging Face's datasets saved.
 
     \b
     reelscribe caption clips/ -o captions.jsonl --model shapes
@@ -90,8 +94,8 @@ def caption(
     Writes one row for each input row (interleaved layout: also the original), in order. Rows without a caption are
     kept, and listed in OUTPUT's .failures.jsonl. A run that breaks off, however it does, goes on where it was when the
     same command is given again. Exit code: 0 all captioned, 1 the engine broke or cannot be loaded, or too much failed,
-    2 wrong usage, 3 finished with failures, 4 stopped before --budget was passed, 130 or 143 stopped by Ctrl-C or
-    SIGTERM.
+    2 wrong usage, or nothing to caption, 3 finished with failures, 4 stopped before --budget was passed, 130 or 143
+    stopped by Ctrl-C or SIGTERM.
     """  # noqa: D301 - as above
     from reelscribe.runners.local import run
 
@@ -107,7 +111,7 @@ def _report(summary: Any, output: Path, log_json: bool) -> None:
         say_json("summary", **asdict(summary), output=str(output), next=next_step(summary, output))
     else:
         for line in summary_lines(summary, output):
-            click.echo(line, err=True)
+            say(line, err=True)
     if summary.failures:
         click.get_current_context().exit(EXIT_FAILURES)
 
@@ -141,8 +145,8 @@ def plan(inputs: tuple[str, ...], config: Path | None, as_json: bool, **given: A
     own = {name: given.pop(name) for name in ("gpu", "gpus", "rate", "measured")}
     with Progress() as progress:
         outlook = look_ahead(inputs, settings_of(given, config), **own, on_row=progress.row)
-    for line in [json.dumps(outlook.told(), indent=1, default=str)] if as_json else lines(outlook):
-        click.echo(line)
+    for line in json.dumps(outlook.told(), indent=1, default=str).splitlines() if as_json else lines(outlook):
+        say(line)
 
 
 @main.command()
@@ -215,10 +219,10 @@ def status(output: Path, as_json: bool) -> None:
         "settings": _changed_settings(told.settings) or "defaults",
     }
     for name, text in lines.items():
-        click.echo(f"{name:<10}  {text}".rstrip())
+        say(f"{name:<10}  {text}".rstrip())
         if name == "failed":
             for line in examples(told.failures, told.examples):
-                click.echo(f"{'':<10}  {line}")
+                say(f"{'':<10}  {line}")
 
 
 def _changed_settings(settings: Mapping[str, Any]) -> str:
@@ -254,7 +258,7 @@ def report(output: Path, file: Path | None, **given: Any) -> None:
     with Progress() as progress:
         summary = write_report(output, file, **given, on_clip=progress.clip)
     of = "" if summary.shown == summary.videos else f" of {summary.videos:,}"
-    click.echo(f"{some(summary.shown, 'video')}{of} in {summary.file}", err=True)
+    say(f"{some(summary.shown, 'video')}{of} in {summary.file}", err=True)
 
 
 @main.command()
@@ -266,7 +270,7 @@ def view(output: Path, port: int, **given: Any) -> None:
     from reelscribe.report.view import view as serve
 
     with Progress() as progress:
-        serve(output, port=port, **given, on_clip=progress.clip, on_ready=click.echo)
+        serve(output, port=port, **given, on_clip=progress.clip, on_ready=say)
 
 
 @main.command()
@@ -276,7 +280,7 @@ def demo(folder: Path) -> None:
     from reelscribe.demo import CLIPS, prepare
     from reelscribe.runners.local import run
 
-    click.echo(f"Rendering {CLIPS} clips into {folder} ...", err=True)
+    say(f"Rendering {CLIPS} clips into {folder} ...", err=True)
     try:
         data, scenes = prepare(folder)
     except OSError as exc:
@@ -292,11 +296,13 @@ def demo(folder: Path) -> None:
 
         run([data], output, Settings(model="shapes"), on_start=progress.start, on_row=keep)
     for (name, truth), text in zip(truths.items(), captions, strict=True):
-        click.echo(f"{name}   truth  {truth}\n{' ' * len(name)} {'  =' if text == truth else '!='}  model  {text}")
+        say(f"{name}   truth  {truth}")
+        say(f"{' ' * len(name)} {'  =' if text == truth else '!='}  model  {text}")
     right = sum(text == truth for text, truth in zip(captions, truths.values(), strict=True))
-    click.echo(
-        f"\n{right} of {len(truths)} captions exactly right. The data set stays in {folder}:\n  {data}\n  {output}"
-    )
+    say("")
+    say(f"{right} of {len(truths)} captions exactly right. The data set stays in {folder}:")
+    say(f"  {data}")
+    say(f"  {output}")
 
 
 @main.command("chat-template")
@@ -325,7 +331,7 @@ def doctor(folder: Path, **given: Any) -> None:
     for finding in examine(settings_of(given, None), folder):
         found.append(finding)
         advice = f" -> {finding.advice}" if finding.advice else ""
-        click.echo(f"{finding.state:<8} {finding.check:<13} {finding.text}{advice}")
+        say(f"{finding.state:<8} {finding.check:<13} {finding.text}{advice}")
     if any(finding.state == "problem" for finding in found):
         click.get_current_context().exit(EXIT_ENGINE)
 

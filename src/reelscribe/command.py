@@ -12,7 +12,7 @@ from typing import Any
 import click
 
 from reelscribe.config import Settings, kind_of
-from reelscribe.console import JsonFormatter, Progress, say_json, tell_stop_json
+from reelscribe.console import JsonFormatter, Progress, say, say_json, tell_stop_json
 from reelscribe.errors import BudgetError, DatasetError, ReelscribeError, SettingsError, StoppedError
 
 EXIT_ENGINE, EXIT_USAGE, EXIT_FAILURES, EXIT_BUDGET, EXIT_SIGNAL = 1, 2, 3, 4, 128
@@ -35,7 +35,7 @@ class _OneLine(click.ClickException):
         if self.as_json:
             say_json("error", message=self.message, exit_code=self.exit_code)
             return
-        click.echo(f"reelscribe: {' '.join(self.message.splitlines())}", file=file, err=True)
+        say(f"reelscribe: {' '.join(self.message.splitlines())}", err=True)
 
 
 @contextmanager

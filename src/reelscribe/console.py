@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Final, Self
 import click
 
 from reelscribe.errors import TRANSIENT_KINDS
+from reelscribe.terminal import printable
 
 if TYPE_CHECKING:
     from reelscribe.pipeline import RowResult
@@ -46,6 +47,11 @@ def examples(failures: Mapping[Any, int], told: Mapping[Any, list[str]]) -> Iter
     """A few failures of each kind, the commonest kind first."""
     for kind in sorted(failures, key=lambda kind: (-failures[kind], kind)):
         yield from (f"{kind}: {' '.join(text.split())}" for text in told.get(kind, []))
+
+
+def say(line: str, *, err: bool = False) -> None:
+    """Print a line; what would make a terminal do anything but show it is escaped."""
+    click.echo(printable(line), err=err)
 
 
 # JSON
@@ -152,7 +158,7 @@ class Progress:
             if self._json:
                 say_json("progress", **self._live.told())
             else:
-                click.echo(_line_of_progress(self._live), err=True)
+                say(_line_of_progress(self._live), err=True)
 
 
 def _line_of_progress(live: "Live") -> str:

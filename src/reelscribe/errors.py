@@ -47,7 +47,7 @@ too_large: the pictures, or the memory that decoding takes, are beyond the limit
 decode: some of the frames cannot be decoded, or the file ends before the length it states.
 crashed: the decoder crashed on the clip.
 timeout: the clip took longer to decode than it may.
-prompt: the row's text and its videos do not fit together.
+prompt: the row's text and its videos do not fit together, or its own prompt is no text.
 engine: the engine could not caption this clip.
 """
 

@@ -20,22 +20,21 @@ def tell_frames(frames: Frames) -> dict[str, Any]:
     """What the record says of frames."""
     if frames is NO_FRAMES:
         return {}
-    seen = (
-        {}
-        if frames.decoded_share is None
-        else {"decoded_share": frames.decoded_share, "decoded_seconds": round(frames.duration_seconds, 3)}
-    )
+    flags = {"truncated": frames.decoded_share is not None, "thinned": frames.thinned, "shrunk": frames.shrunk}
     return {
         "frame_timestamps": [round(seconds, 3) for seconds in frames.timestamps],
         "frame_size": [frames.pixels.shape[2], frames.pixels.shape[1]],
+        "fps": round(len(frames.timestamps) / max(frames.duration_seconds, 1e-3), 3),
         "video_tokens": frames.video_tokens,
-        **seen,
+        "decoded_share": 1.0 if frames.decoded_share is None else float(frames.decoded_share),
+        "decoded_seconds": round(float(frames.duration_seconds), 3),
+        "clip_flags": " ".join(name for name, flagged in flags.items() if flagged),
     }
 
 
 def once_more(request: CaptionRequest) -> CaptionRequest:
     """The second try: another seed and, where the likeliest tokens were or may have been taken, others, too."""
-    seed = int.from_bytes(hashlib.sha256(f"{request.seed}, once more".encode()).digest()[:8], "big")
+    seed = int.from_bytes(hashlib.sha256(f"{request.seed}, once more".encode()).digest()[:8], "big") >> 1
     told = request.sampling
     # Without a temperature several candidates are drawn at random; one may be or not, as the checkpoint says.
     greedy = told.temperature == 0 or (told.temperature is None and not told.do_sample and request.num_captions == 1)
@@ -123,8 +122,8 @@ def _caption(
         reason += f"; left out before: {len(candidates) - len(usable)} with faults"
     kept = tuple(usable[number] for number in picked)
     flags = {fault for number in kept for fault in faults[number]}
-    if "decoded_share" in meta:
-        flags.add("truncated")
+    # Release 0.1.0 had no flags of clips, and recorded a share of damaged ones alone.
+    flags |= set(meta.get("clip_flags", "truncated" if "decoded_share" in meta else "").split())
     told = {"keep": settings.keep, "kept": list(kept), "reason": reason, "flags": sorted(flags)}
     return Caption(key=request.key, kept=kept, reason=reason, candidates=candidates, meta={**meta, **told})
 

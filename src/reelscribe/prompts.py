@@ -5,16 +5,18 @@ chunks. `columns` is what most data sets have: a column of videos, to which colu
 """
 
 import hashlib
+import json
 import os
 import re
 from collections.abc import Callable, Container, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
 from reelscribe.config import Settings
 from reelscribe.errors import ClipError
-from reelscribe.schema import Caption, CaptionRequest, Clip, Failure, Row
+from reelscribe.schema import CAPTION_META, UNREADABLE, Caption, CaptionRequest, Clip, Failure, Row
 
 DEFAULT_PROMPT: Final = "Describe the input video in 1-2 sentences."
 
@@ -122,9 +124,16 @@ def _unpacked(video: Any) -> Any:
 
 
 def choose_prompt(row: Row, settings: Settings) -> str:
-    """The row's own prompt, else the setting's, else the default one."""
+    """The row's own prompt, else the setting's, else the default one. One without a word is none.
+
+    Raises:
+        ClipError: kind "prompt", if the row's column of prompts holds something else than text.
+    """
     own = row.get(settings.prompt_key) if settings.prompt_key else None
-    return own if isinstance(own, str) else settings.prompt or DEFAULT_PROMPT
+    if own is not None and not isinstance(own, str):
+        message = f"column {settings.prompt_key!r} must hold the row's prompt as text; got {type(own).__name__}."
+        raise ClipError("prompt", message)
+    return own if own and own.strip() else settings.prompt or DEFAULT_PROMPT
 
 
 def row_of(request: CaptionRequest) -> int:
@@ -149,7 +158,7 @@ def _request(
         reference=reference,
         num_captions=settings.num_captions,
         sampling=sampling,
-        seed=int.from_bytes(digest.digest()[:8], "big"),
+        seed=int.from_bytes(digest.digest()[:8], "big") >> 1,  # 63 bits: Arrow's int64, and so any reader, holds them
     )
 
 
@@ -195,6 +204,16 @@ def _tokens_only(chunk: str) -> list[str]:
     return re.findall("|".join(map(re.escape, special_tokens())), chunk)
 
 
+def without_tokens(text: str) -> str:
+    """A caption as interleaved text can hold it: a special token in it gets a blank after its first character.
+
+    Left as it is, it would stand for one more video, or end the chunk.
+    """
+    for token in special_tokens():
+        text = text.replace(token, f"{token[0]} {token[1:]}")
+    return text
+
+
 def _interleaved_fill(plan: RowPlan, outcomes: Sequence[Outcome], settings: Settings) -> list[Row]:
     captions = [outcome for outcome in outcomes if isinstance(outcome, Caption)]
     if not outcomes or len(captions) < len(outcomes):
@@ -206,7 +225,9 @@ def _interleaved_fill(plan: RowPlan, outcomes: Sequence[Outcome], settings: Sett
         for chunk in plan.row[settings.text_key].split(eoc_token()):
             if video_token() in chunk:
                 tokens = _tokens_only(chunk)
-                pieces = [f"{token} {next(texts)} " if token == video_token() else token for token in tokens]
+                pieces = [
+                    f"{token} {without_tokens(next(texts))} " if token == video_token() else token for token in tokens
+                ]
                 chunks.append("".join(pieces) + eoc_token())
         rows.append({**plan.row, settings.text_key: "".join(chunks)})
     return rows
@@ -219,30 +240,68 @@ def _columns_requests(row: Row, index: int, settings: Settings, root: Path | Non
     videos, _ = videos_of(row, settings)
     text = row.get(settings.text_key)
     reference = text if isinstance(text, str) else ""
+    if videos and settings.layout == "auto" and video_token() in reference:
+        raise ClipError(
+            "prompt",
+            f"the text has {video_token()}, but the first rows have none, so captions go to columns; set layout to "
+            "interleaved, or to columns if that is text as any other.",
+        )
     pairs = enumerate(videos)
     return [_request(row, video, reference, index=index, slot=n, settings=settings, root=root) for n, video in pairs]
 
 
-def _columns_fill(plan: RowPlan, outcomes: Sequence[Outcome], settings: Settings) -> list[Row]:
+def _columns_fill(
+    plan: RowPlan,
+    outcomes: Sequence[Outcome],
+    settings: Settings,
+    *,
+    listed: bool = False,
+    details: Iterable[str] = (),
+) -> list[Row]:
+    """Fill the columns of captions.
+
+    Args:
+        plan: of the row.
+        outcomes: one for each of its requests.
+        settings: what the columns are called.
+        listed: whether rows hold lists of videos, for a row that does not say so itself.
+        details: what the engine adds to the metadata of captions; see `ModelInfo.details`.
+    """
     names = settings.caption_columns
-    if plan.problem:
-        return [{**plan.row, **dict(zip(names, caption_cells(plan.problem), strict=True))}]
-    listed = videos_of(plan.row, settings)[1]
-    if not outcomes:  # nothing was captioned: what the row says of itself stands
-        return [{**dict(zip(names, ([], [], []) if listed else (None, [], None), strict=True)), **plan.row}]
-    cells = [caption_cells(outcome) for outcome in outcomes]
-    columns: Iterable[Any] = map(list, zip(*cells, strict=True)) if listed else cells[0]
-    return [{**plan.row, **dict(zip(names, columns, strict=True))}]
+    held = plan.row.get(video_column(plan.row, settings))
+    if not outcomes and not plan.problem:  # nothing was captioned: what the row says of itself stands
+        blank: tuple[Any, ...] = ([], [], []) if isinstance(held, list | tuple) else (None, [], None)
+        return [{**dict(zip(names, blank, strict=True)), **plan.row}]
+    several = isinstance(held, list | tuple) or (held is None and listed)
+    cells = [caption_cells(outcome, details) for outcome in ([plan.problem] if plan.problem else outcomes)]
+    row = plan.row
+    if plan.problem and row.keys() == {UNREADABLE}:  # readers with types take no column that other rows lack
+        cells[0][2][UNREADABLE], row = row[UNREADABLE], {}
+    columns: Iterable[Any] = map(list, zip(*cells, strict=True)) if several else cells[0]
+    return [{**row, **dict(zip(names, columns, strict=True))}]
 
 
-def caption_cells(outcome: Outcome) -> tuple[str | None, list[str], Row]:
+def caption_cells(outcome: Outcome, details: Iterable[str] = ()) -> tuple[str | None, list[str], Row]:
     """What the columns that are added (`Settings.caption_columns`) hold for one video.
 
-    A caption there is always this run's: a failure leaves no older one.
+    The metadata has the same keys whatever came of the video, and of a caption no value that is null or an empty list
+    for some and something else for others: readers of JSON Lines take the type of a column from its first rows. A
+    caption there is always this run's: a failure leaves no older one.
+
+    Args:
+        outcome: what came of the video.
+        details: keys of its own that the engine adds to the metadata.
     """
+    empty: Row = dict.fromkeys((*CAPTION_META, *details))
     if isinstance(outcome, Failure):
-        return None, [], {"failure": outcome.kind, "message": outcome.message}
-    return outcome.texts[0], [candidate.text for candidate in outcome.candidates], outcome.meta
+        return None, [], empty | {"failure": outcome.kind, "message": outcome.message}
+    meta = empty | {"failure": "", "message": "", UNREADABLE: ""} | outcome.meta
+    if meta["frame_timestamps"] is not None and meta["decoded_share"] is None:
+        meta["decoded_share"] = 1.0  # release 0.1.0 recorded it of damaged clips alone
+    for name in ("flags", "clip_flags"):
+        meta[name] = " ".join(meta[name] or ()) if not isinstance(meta[name], str) else meta[name]
+    meta["sampling"] = json.dumps(meta["sampling"] or {})
+    return outcome.texts[0], [candidate.text for candidate in outcome.candidates], meta
 
 
 LAYOUTS: Final[dict[str, Layout]] = {
@@ -251,10 +310,20 @@ LAYOUTS: Final[dict[str, Layout]] = {
 }
 
 
-def choose_layout(rows: Iterable[Row], settings: Settings) -> Layout:
-    """The layout that the settings name; for "auto", interleaved if any of these rows has a video token in its text."""
-    if settings.layout != "auto":
-        return LAYOUTS[settings.layout]
-    texts = (row.get(settings.text_key) for row in rows)
-    tokens = any(isinstance(text, str) and video_token() in text for text in texts)
-    return LAYOUTS["interleaved" if tokens else "columns"]
+def choose_layout(rows: Sequence[Row], settings: Settings, details: Iterable[str] = ()) -> Layout:
+    """The layout that the settings name; for "auto", interleaved if any of these rows has a video token in its text.
+
+    Args:
+        rows: the first ones.
+        settings: of the run.
+        details: keys that the engine adds to the metadata of captions.
+    """
+    name = settings.layout
+    if name == "auto":
+        texts = (row.get(settings.text_key) for row in rows)
+        name = "interleaved" if any(isinstance(text, str) and video_token() in text for text in texts) else "columns"
+    if name == "interleaved":
+        return LAYOUTS[name]
+    held = [value for row in rows if (value := row.get(video_column(row, settings))) is not None]
+    listed = bool(held) and all(isinstance(value, list | tuple) for value in held)
+    return replace(LAYOUTS[name], fill=partial(_columns_fill, listed=listed, details=tuple(details)))

@@ -59,7 +59,7 @@ class CaptionRequest:
     """Candidates to generate."""
     sampling: SamplingParams = field(default_factory=SamplingParams)
     seed: int = 0
-    """Root of all randomness of this request, 64 bits. A function of the row's content, not of its place in a batch."""
+    """Root of all randomness of this request, 63 bits. A function of the row's content, not of its place in a batch."""
     attempt: int = 1
     """2 where it is asked once more, since all that came of the first try had faults."""
 
@@ -82,6 +82,10 @@ class Frames:
     decoded_share: float | None = None
     """Where the clip is cut short or damaged: the share of it that these frames are spread over, from its start. Then
     `duration_seconds` is the length of that part."""
+    thinned: bool = False
+    """Whether the budget allowed fewer frames a second than were asked for."""
+    shrunk: bool = False
+    """Whether the budget allowed less than a quarter of the picture's pixels."""
 
 
 NO_FRAMES: Final = Frames(pixels=np.empty((0, 0, 0, 3), np.uint8), timestamps=(), duration_seconds=0.0, video_tokens=0)
@@ -114,6 +118,41 @@ class Generation:
     candidates: tuple[Candidate, ...]
     prompt_tokens: int | None
     """Tokens of the whole prompt, those of the video included; None where a server does not tell."""
+
+
+UNREADABLE: Final = "unreadable_line"
+"""Name of what was read in the place of a row, if that is none."""
+
+CAPTION_META: Final[dict[str, tuple[str, str]]] = {
+    "failure": ("string", "kind of failure; empty for a caption"),
+    "message": ("string", "why, and what to do; empty for a caption"),
+    UNREADABLE: ("string", "the line that is no row; empty for a caption"),
+    "engine": ("string", "what ran the model"),
+    "model": ("string", "its name or folder"),
+    "revision": ("string", "its commit on the hub"),
+    "prompt": ("string", "what was asked"),
+    "prompt_sha256": ("string", "hash of the system prompt and the prompt"),
+    "sampling": ("string", "the sampling parameters that were set, as JSON"),
+    "seed": ("int64", "root of the randomness"),
+    "frame_timestamps": ("list of float64", "when each frame that the model saw is shown, in seconds"),
+    "frame_size": ("list of int64", "width and height of these, in pixels"),
+    "fps": ("float64", "frames a second that the model saw"),
+    "video_tokens": ("int64", "vision tokens that the frames cost"),
+    "decoded_share": ("float64", "share of the clip that they are spread over; 1 for a whole clip"),
+    "decoded_seconds": ("float64", "length of that part"),
+    "clip_flags": ("string", "what is to be known of the frames: `truncated`, `thinned`, `shrunk`, or nothing"),
+    "prompt_tokens": ("int64", "tokens of the whole prompt, the video's among them"),
+    "completion_tokens": ("list of int64", "tokens of each candidate"),
+    "stop_reasons": ("list of string", "why each candidate ended: `stop` or `length`"),
+    "faults": ("list of string", "what is wrong with each candidate, or nothing"),
+    "try": ("int64", "which try it is from"),
+    "tries": ("int64", "how many were made"),
+    "keep": ("string", "which candidates were to be kept"),
+    "kept": ("list of int64", "their places"),
+    "reason": ("string", "why those"),
+    "flags": ("string", "faults of the kept ones and `clip_flags`, with blanks between; empty for none"),
+}
+"""Keys of the metadata of each video, for captions and failures: the type and the meaning of each."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -123,9 +123,50 @@ def test_missing_extra_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
         find_sources([name if "://" in name else tmp_path / name])
 
 
-@pytest.mark.parametrize("name", ["a.csv", "a.TSV", "https://host/a.csv?key=a.mp4"])
-def test_tables_of_other_kinds_are_not_taken_for_videos(tmp_path: Path, name: str) -> None:
-    (tmp_path / "a.csv").write_text("video,text\n")
-    told = r"a\.(csv|TSV)(\?key=a\.mp4)?: data sets are \.jsonl, .* files; in Python, pandas\.read_csv"
-    with pytest.raises(DatasetError, match=told):
-        find_sources([name if "://" in name else tmp_path / name])
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [
+        ("a.xlsx", "save it as CSV UTF-8, or pandas.read_excel(FILE).to_parquet('rows.parquet') makes one of it."),
+        ("a.TXT", "if it names a video in each line, jq -cR '{video: .}' FILE > rows.jsonl makes rows of it."),
+        ("a.yaml", "yq -o=json FILE > rows.json makes an array of a list."),
+        ("a.feather", "pandas.read_feather(FILE).to_parquet('rows.parquet') makes one of it; of save_to_disk name the"),
+        ("a.zip", "unpack it first; .jsonl, .json, .csv and .tsv may be compressed, as .gz or .zst."),
+        (
+            "https://host/a.h5?key=a.mp4",
+            """write a line of JSON for each video, as {"video": "clip.mp4"}, into """,
+        ),
+    ],
+)
+def test_what_is_no_video_and_no_data_set_says_what_to_give(tmp_path: Path, name: str, told: str) -> None:
+    location = name if "://" in name else str(tmp_path / name)
+    if location != name:
+        (tmp_path / name).write_text("a.mp4")
+    with pytest.raises(DatasetError) as refused:
+        find_sources([location])
+    assert f"cannot read {location}: data sets are .jsonl, .parquet, .tar, .json, .csv files; {told}" in str(
+        refused.value
+    )
+
+
+def test_text_and_json_beside_videos_are_not_read_again_when_all_files_are_named(tmp_path: Path) -> None:
+    put_clip(tmp_path / "a.mp4")
+    for name in ("a.txt", "a.json", "a.mp4.txt"):
+        (tmp_path / name).write_text("text")
+    put_rows(tmp_path / "b.json", [{}])
+    found = [("a.mp4", "videos"), ("b.json", "json_array")]
+    assert _found(str(tmp_path / "*")) == found
+    assert _found(*sorted(tmp_path.iterdir())) == found
+
+
+def test_json_beside_data_sets_is_left_out_and_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    put_rows(tmp_path / "a.json", [{}])
+    put_rows(tmp_path / "out.run.json", [{}])
+    assert _found(tmp_path) == [("a.json", "json_array")]
+    put_rows(tmp_path / "a.jsonl", [{}])
+    assert _found(tmp_path) == [("a.jsonl", "jsonl")]
+    assert caplog.messages == [f"Left out beside data sets: {tmp_path / 'a.json'}; name .json files to have them read."]
+
+
+def test_braces_in_the_name_of_an_input_are_said_to_be_left_alone(tmp_path: Path) -> None:
+    with pytest.raises(DatasetError, match=r"there is no .*Braces are left to the shell: write them without quotes"):
+        find_sources([tmp_path / "shard-{000..009}.tar"])

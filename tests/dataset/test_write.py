@@ -251,10 +251,15 @@ def test_parquet_that_breaks_off_can_be_read_as_far_as_it_goes(tmp_path: Path) -
     ("name", "settings", "told"),
     [
         (
-            "out.csv",
+            "out.data",
             {},
-            r"out\.csv: its name says no format; end it in \.jsonl, \.parquet, \.tar, or set output_format",
+            r"out\.data: its name says no format; end it in \.jsonl, \.parquet, \.tar, or set output_format",
         ),
+        ("out.csv", {}, r"out\.csv: \.csv files are read, not written; end it in \.jsonl, \.parquet, \.tar\."),
+        ("out.json", {"output_format": "jsonl"}, r"out\.json: \.json files are read, not written; end it in \.jsonl"),
+        ("out-{}.jsonl", {}, r"\{\} stands for nothing; \{shard\} is where the number of each file goes"),
+        ("out-{0..3}.jsonl", {}, r"\{0\.\.3\} stands for nothing"),
+        ("{Shard}-{shard}.jsonl", {}, r"\{Shard\} stands for nothing"),
         ("out", {}, r"out: its name says no format"),
         ("out.jsonl", {"output_format": "parquet"}, r"its name says jsonl, but output_format is parquet"),
         ("out.tar", {"output_format": "hf"}, r"its name says webdataset, but output_format is hf"),

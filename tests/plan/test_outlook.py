@@ -64,7 +64,7 @@ def test_no_rate_no_hours(data: Path) -> None:
 def test_tokens_are_those_of_the_run(data: Path) -> None:
     CliRunner().invoke(main, ["caption", str(data), "-o", "out.jsonl", "--engine", "fake", "--fps", "8"])
     metas = [row["caption_meta"] for row in read_rows_of(Path("out.jsonl"))]
-    spent = sum(meta.get("video_tokens", 0) for meta in metas)
+    spent = sum(meta["video_tokens"] or 0 for meta in metas)
     told = json.loads(_plan(str(data), "--engine", "fake", "--fps", "8", "--json").stdout)
     assert told["tokens"][0]["total"]["value"] == spent > 0
 

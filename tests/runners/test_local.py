@@ -66,7 +66,7 @@ def test_run_writes_every_row_and_says_what_it_did(tmp_path: Path) -> None:
     assert [{**row, "id": n} for n, row in enumerate(rows)] == rows
     for before, after in zip(rows, written, strict=False):
         assert before.items() <= after.items()
-    assert written[6]["unreadable_line"] == "broken"
+    assert written[6]["caption_meta"]["unreadable_line"] == "broken"
     failures = read_rows_of(summary.failures_file)
     assert [(item["row"], item["video"], item["kind"]) for item in failures] == [
         (1, "gone.mp4", "missing"),
@@ -281,7 +281,7 @@ def test_what_cannot_be_read_or_written_is_told_before_a_model_is_loaded(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(local, "load_engine", lambda _: pytest.fail("the engine was loaded"))
-    data = put_rows(tmp_path / "data.jsonl", [])
+    data = put_rows(tmp_path / "data.jsonl", [{"video": "gone.mp4"}])
     with pytest.raises(DatasetError, match="there is no "):
         run([data, tmp_path / "gone.jsonl"], tmp_path / "out.jsonl", Settings())
     with pytest.raises(DatasetError, match=r"cannot write to .*data"):
@@ -296,7 +296,7 @@ def test_model_that_cannot_be_loaded_leaves_no_files(tmp_path: Path, monkeypatch
         raise ModelError("the model cannot be loaded")
 
     monkeypatch.setattr(local, "load_engine", fail)
-    data = put_rows(tmp_path / "data.jsonl", [{}])
+    data = put_rows(tmp_path / "data.jsonl", [{"video": "gone.mp4"}])
     with pytest.raises(ModelError, match="cannot be loaded"):
         run([data], tmp_path / "out.jsonl", Settings())
     assert _files(tmp_path) == {"data.jsonl"}

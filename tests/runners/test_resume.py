@@ -320,7 +320,7 @@ def test_retry_tries_named_kinds_with_other_sampling_and_later_runs_keep_what_ca
     assert (engine.asked, summary.failures) == (["bad"], {"missing": 3, "row": 3})
     (row,) = [row for row in read_rows_of(output) if row["text"] == "bad"]
     assert row["caption"] == "Well? bad 0"
-    assert row["caption_meta"]["sampling"] == {"max_tokens": 99}
+    assert row["caption_meta"]["sampling"] == '{"max_tokens": 99}'
     monkeypatch.chdir(tmp_path)
     written = output.read_bytes()
     assert _run(Path("out.jsonl"), Path("in.jsonl"), prompt="Well?")[1] == []
@@ -344,7 +344,7 @@ def test_marked_rows_are_made_again_with_other_sampling(tmp_path: Path, caplog: 
     engine = _Counting()
     summary = retry(output, marks=marks, sampling={"max_tokens": 99}, engine=engine)
     assert (engine.asked, summary.captions, summary.known) == (["dull", "also bad"], 4, 3)
-    sampled = [row["caption_meta"].get("sampling", {}).get("max_tokens") for row in read_rows_of(output)]
+    sampled = [json.loads(row["caption_meta"]["sampling"] or "{}").get("max_tokens") for row in read_rows_of(output)]
     assert sampled == [None, 99, None, 99, None]
     written, engine = output.read_bytes(), _Counting()
     run([data], output, Settings(decoders=0), engine=engine)
@@ -385,7 +385,8 @@ def test_a_mark_holds_for_its_video_alone(tmp_path: Path, caplog: pytest.LogCapt
     marks = put_rows(tmp_path / "marks.jsonl", [{"row": row, "video": "b.mp4", "flag": True} for row in (0, 1)])
     retry(output, marks=marks, sampling={"max_tokens": 99}, engine=_Counting())
     assert caplog.messages == ["Not made again, since they are not what was marked: the videos of rows 1."]
-    sampled = [meta["sampling"].get("max_tokens") for row in read_rows_of(output) for meta in row["caption_meta"]]
+    metas = [meta for row in read_rows_of(output) for meta in row["caption_meta"]]
+    sampled = [json.loads(meta["sampling"]).get("max_tokens") for meta in metas]
     assert sampled == [None, 99, None]
 
 

@@ -136,10 +136,10 @@ def test_caption_of_a_part_says_so_and_what_it_is_worth_is_up_to_the_settings(tm
     cut(whole, tmp_path / "cut.mp4", keep=0.6)
     rows = [{"video": "whole.mp4"}, {"video": "cut.mp4"}]
     first, second = caption_rows(as_input(rows, tmp_path), Settings(min_decoded=0.3), FakeEngine())
-    assert first.rows[0]["caption_meta"]["flags"] == []
-    assert "decoded_share" not in first.rows[0]["caption_meta"]
+    assert first.rows[0]["caption_meta"]["flags"] == ""
+    assert first.rows[0]["caption_meta"]["decoded_share"] == 1
     meta = second.rows[0]["caption_meta"]
-    assert meta["flags"] == ["truncated"]
+    assert meta["flags"] == "truncated"
     assert 0.3 < meta["decoded_share"] < 0.6
     assert meta["decoded_seconds"] == pytest.approx(4 * meta["decoded_share"], abs=0.01)
     assert meta["frame_timestamps"][-1] < meta["decoded_seconds"]

@@ -77,8 +77,9 @@ def check_regular(location: str) -> None:
 
 def missing(location: str) -> DatasetError:
     """The error of an input that is not there."""
+    braces = " Braces are left to the shell: write them without quotes, or write *." if "{" in location else ""
     return DatasetError(
-        f"there is no {location}; give a data set (.jsonl, .parquet, .tar), a video or a folder of them."
+        f"there is no {location}; give a data set (.jsonl, .parquet, .tar), a video or a folder of them.{braces}"
     )
 
 

@@ -324,5 +324,5 @@ def _falls_short(caption: Caption, settings: Settings) -> bool:
     """Whether a caption of an earlier run is not what these settings ask for, so that it is tried again."""
     if settings.retry_flagged and caption.meta["tries"] == 1 and all(caption.meta["faults"]):
         return True
-    share = caption.meta.get("decoded_share")  # of a clip that is cut short or damaged
-    return share is not None and (share < settings.min_decoded or settings.min_decoded == 1)
+    truncated = "truncated" in caption.meta.get("flags", ())
+    return truncated and (caption.meta["decoded_share"] < settings.min_decoded or settings.min_decoded == 1)

@@ -2,7 +2,7 @@
 
 import itertools
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from pathlib import Path
 
 from reelscribe.config import Settings
@@ -15,7 +15,7 @@ from reelscribe.schema import Failure
 _COUNT_SECONDS = 0.5
 
 
-def read_rows(sources: Sequence[Source], settings: Settings, *, output: Path) -> Iterator[InputRow]:
+def read_rows(sources: Sequence[Source], settings: Settings, *, output: Path) -> Generator[InputRow, None, None]:
     """Read rows, one by one. What breaks off in the middle ends with a row that says so, and the next source follows.
 
     Args:

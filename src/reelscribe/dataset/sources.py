@@ -2,21 +2,39 @@
 
 import glob
 import json
+import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from reelscribe.config import Settings
 from reelscribe.dataset.files import VIDEO_SUFFIXES, check_regular, is_url, missing, needs_extra
-from reelscribe.dataset.formats import FORMATS, format_of, load_reader
+from reelscribe.dataset.formats import first_suffixes, format_of, load_reader
 from reelscribe.dataset.formats.videos import has_videos, walk
-from reelscribe.errors import DatasetError, SettingsError, did_you_mean
+from reelscribe.errors import DatasetError
+
+logger = logging.getLogger(__name__)
 
 _TYPED: Final = ("parquet", "hf")
 """Formats that state columns and their types before the first row."""
-_TABLES: Final = frozenset({".arrow", ".avro", ".csv", ".feather", ".lance", ".orc", ".tsv", ".xlsx"})
-"""What is no video, and no data set that can be read. (Text and JSON may lie beside a video, and be named with it.)"""
+_AS_TABLE: Final = "pandas.{}(FILE).to_parquet('rows.parquet') makes one of it"
+_UNPACKED: Final = "unpack it first; .jsonl, .json, .csv and .tsv may be compressed, as .gz or .zst"
+_OTHERS: Final = (
+    "avro db docx h5 hdf5 html lance log md npy npz pdf pickle pkl pt sqlite sqlite3 srt tfrecord toml vtt xml"
+)
+_NO_ROWS: Final[dict[str, str]] = {
+    ".txt": """if it names a video in each line, jq -cR '{video: .}' FILE > rows.jsonl makes rows of it""",
+    **dict.fromkeys((".xlsx", ".xls", ".ods"), "save it as CSV UTF-8, or " + _AS_TABLE.format("read_excel")),
+    **dict.fromkeys((".arrow", ".feather"), _AS_TABLE.format("read_feather") + "; of save_to_disk name the folder"),
+    ".orc": _AS_TABLE.format("read_orc"),
+    **dict.fromkeys((".yaml", ".yml"), "yq -o=json FILE > rows.json makes an array of a list"),
+    **dict.fromkeys((".zip", ".7z", ".rar", ".bz2", ".xz", ".gz", ".zst"), _UNPACKED),
+    **dict.fromkeys(
+        [f".{name}" for name in _OTHERS.split()],
+        """write a line of JSON for each video, as {"video": "clip.mp4"}, into a file that ends in .jsonl""",
+    ),
+}
+"""What is no video, and no data set that can be read, to what to do about it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,14 +51,25 @@ def find_sources(inputs: Sequence[str | Path]) -> list[Source]:
     """Everything that inputs name, in their order, each seen to be there and of its format.
 
     Args:
-        inputs: data sets (`.jsonl`, `.jsonl.gz`, `.jsonl.zst`, `.parquet`, `.tar`, a Hugging Face data set's folder),
-            folders of such files, videos, folders of videos; paths, globs or URLs.
+        inputs: data sets (`.jsonl`, `.json`, `.csv`, `.tsv`, these also with `.gz` or `.zst`, `.parquet`, `.tar`, a
+            Hugging Face data set's folder), folders of such files, videos, folders of videos; paths, globs or URLs.
 
     Raises:
         DatasetError: an input does not exist, cannot be read, or holds nothing of the kind.
         MissingExtraError: what its format needs is not installed.
     """
-    return [source for named in inputs for source in _expand(str(named))]
+    return [source for named in _without_sidecars(list(map(str, inputs))) for source in _expand(named)]
+
+
+def _without_sidecars(names: Sequence[str]) -> list[str]:
+    """Paths without the text and JSON files that lie beside a video among them: these are read with it."""
+    videos = {name for name in names if Path(name).suffix.lower() in VIDEO_SUFFIXES}
+    stems = videos | {str(Path(name).with_suffix("")) for name in videos}
+    return [
+        name
+        for name in names
+        if Path(name).suffix.lower() not in (".txt", ".json") or str(Path(name).with_suffix("")) not in stems
+    ]
 
 
 def _expand(named: str) -> Iterator[Source]:
@@ -50,7 +79,7 @@ def _expand(named: str) -> Iterator[Source]:
         names = sorted(glob.glob(named, recursive=True))  # noqa: PTH207 - pathlib's takes no absolute pattern
         if not names:
             raise DatasetError(f"nothing is called as {named!r}.")
-        for name in names:
+        for name in _without_sidecars(names):
             yield from _of_path(Path(name))
     else:
         yield from _of_path(Path(named))
@@ -91,12 +120,16 @@ def _splits(folder: Path) -> str:
 def _shards(folder: Path) -> Iterator[Source]:
     """The files of a data set in a folder, in the order of their names; not what an earlier run wrote beside them."""
     found = (path for path, problem in walk(folder) if problem is None and ".failures." not in path.name)
-    shards = [(path, name) for path in found if (name := format_of(path.name))]
+    shards = [(path, name) for path in found if (name := format_of(path.name)) and not path.name.endswith(".run.json")]
     formats = sorted({name for _, name in shards})
-    suffixes = ", ".join(item.suffixes[0] for item in FORMATS.values() if item.suffixes)
     if not shards:
         videos = ", ".join(sorted(VIDEO_SUFFIXES))
-        raise DatasetError(f"the folder {folder} holds no video ({videos}) and no data set ({suffixes}).")
+        raise DatasetError(f"the folder {folder} holds no video ({videos}) and no data set ({first_suffixes()}).")
+    if len(formats) > 1 and "json_array" in formats:  # it says something of the others
+        left_out = [str(path) for path, name in shards if name == "json_array"]
+        logger.warning("Left out beside data sets: %s; name .json files to have them read.", ", ".join(left_out))
+        shards = [(path, name) for path, name in shards if name != "json_array"]
+        formats.remove("json_array")
     if len(formats) > 1:
         raise DatasetError(f"the folder {folder} holds data sets of several formats ({', '.join(formats)}); name one.")
     yield from (_source(str(path), name) for path, name in shards)
@@ -107,12 +140,9 @@ def _source(location: str, name: str | None = None) -> Source:
     file = location.partition("?")[0] if is_url(location) else location
     name = name or format_of(file) or "videos"
     if name == "videos":
-        if Path(file).suffix.lower() in _TABLES and not Path(file).is_dir():
-            known = ", ".join(item.suffixes[0] for item in FORMATS.values() if item.suffixes)
-            raise DatasetError(
-                f"cannot read {location}: data sets are {known} files; in Python, pandas.read_csv(...).to_parquet(...) "
-                "makes one of a table."
-            )
+        advice = _NO_ROWS.get(Path(file).suffix.lower())
+        if advice and not Path(file).is_dir():
+            raise DatasetError(f"cannot read {location}: data sets are {first_suffixes()} files; {advice}.")
         if not is_url(location) and not Path(location).exists():
             raise missing(location)
     elif name != "hf":
@@ -121,37 +151,21 @@ def _source(location: str, name: str | None = None) -> Source:
     return Source(location=location, format=name)
 
 
-def check_columns(sources: Sequence[Source], settings: Settings) -> None:
-    """See that the columns which are named are there, where data sets state theirs before they are read.
-
-    Raises:
-        SettingsError: one is not.
-    """
-    names = {name for _, schema in _schemas(sources) for name in schema.names}
-    for option, name in settings.named_columns.items():
-        if names and name not in names:
-            hint = did_you_mean(name, sorted(names), otherwise=f"there are {', '.join(sorted(names))}.")
-            raise SettingsError(f"the data set has no column {name!r}, which {option} names; {hint}")
-    if names and not settings.video_key and not names & {"video", "videos"}:
-        there = ", ".join(sorted(names))
-        raise SettingsError(f"the data set has no column 'video' or 'videos'; video_key names another of {there}.")
-
-
 def arrow_schema(sources: Sequence[Source]) -> Any:
     """The Arrow types of the rows of all sources; None where some of them have no such types.
 
     Raises:
         DatasetError: the types do not go together.
     """
-    schemas = _schemas(sources)
-    if not schemas:
+    found = schemas(sources)
+    if not found:
         return None
     from reelscribe.dataset.formats.arrow import unify
 
-    return unify(schemas)
+    return unify(found)
 
 
-def _schemas(sources: Sequence[Source]) -> list[tuple[str, Any]]:
+def schemas(sources: Sequence[Source]) -> list[tuple[str, Any]]:
     """Location and Arrow schema of each source; nothing where some of them have none."""
     if any(source.format not in _TYPED for source in sources):
         return []

@@ -10,7 +10,7 @@ from types import TracebackType
 from typing import Final
 
 from reelscribe.config import Settings
-from reelscribe.dataset.formats import FORMATS, RowWriter, format_of, load_writer
+from reelscribe.dataset.formats import FORMATS, RowWriter, first_suffixes, format_of, load_writer
 from reelscribe.dataset.formats.jsonl import to_json
 from reelscribe.dataset.sources import Source, arrow_schema
 from reelscribe.errors import DatasetError
@@ -184,9 +184,12 @@ def _check_no_folder(output: Path) -> None:
 
 def _choose_format(output: Path, settings: Settings) -> str:
     named, told = format_of(output.name), settings.output_format
+    names = first_suffixes(writable=True)
+    if named is not None and not FORMATS[named].writable:
+        suffix = output.suffix.lower()
+        raise DatasetError(f"cannot write to {output}: {suffix} files are read, not written; end it in {names}.")
     if told == "auto" and named is None:
         _check_no_folder(output)
-        names = ", ".join(item.suffixes[0] for item in FORMATS.values() if item.suffixes)
         raise DatasetError(
             f"cannot write to {output}: its name says no format; end it in {names}, or set output_format."
         )
@@ -199,6 +202,11 @@ def _shard_pattern(output: Path, name: str, settings: Settings) -> Path:
     """The file to write, with `{shard}` in its name where there are several."""
     if SHARD in str(output.parent):
         raise DatasetError(f"cannot write to {output}: {SHARD} must be in the name of the file, not in a folder's.")
+    other = re.search(r"\{[^{}]*\}", output.name.replace(SHARD, ""))
+    if other:
+        raise DatasetError(
+            f"cannot write to {output}: {other[0]} stands for nothing; {SHARD} is where the number of each file goes."
+        )
     if name == "hf" or SHARD in output.name or format_of(output.name):
         if settings.shard_rows and name != "hf" and SHARD not in output.name:
             raise DatasetError(f"cannot write shards to {output}: put {SHARD} into its name, or name a folder.")

@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Final
 
 from reelscribe.config import Settings
+from reelscribe.dataset.columns import check_columns
 from reelscribe.dataset.read import count_rows, read_rows
-from reelscribe.dataset.sources import Source, check_columns, find_sources
+from reelscribe.dataset.sources import Source, find_sources
 from reelscribe.errors import ClipError, FailureKind
 from reelscribe.pipeline import InputRow, peek, plan_row
 from reelscribe.prompts import RowPlan, choose_layout
@@ -95,7 +96,7 @@ def survey(
         on_row: called for each row that was looked at, with the number of those that will be.
 
     Raises:
-        DatasetError: an input cannot be read.
+        DatasetError: an input cannot be read, or holds nothing to caption.
         SettingsError: a column is named that the data set does not have.
         MissingExtraError: a format needs what is not installed.
     """
@@ -154,7 +155,7 @@ def _only(rows: Iterable[InputRow], chosen: Sequence[int]) -> Iterator[InputRow]
 
 def _plans(rows: Iterator[InputRow], settings: Settings) -> Iterator[RowPlan]:
     peeked = peek(rows)
-    layout = choose_layout((item.row for item in peeked), settings)
+    layout = choose_layout([item.row for item in peeked], settings)
     yield from (plan_row(item, layout, settings) for item in itertools.chain(peeked, rows))
 
 

@@ -16,7 +16,7 @@ from reelscribe.dataset.write import SHARD, beside
 from reelscribe.errors import ClipError, DatasetError, ReelscribeError
 from reelscribe.outcomes import kept_anew
 from reelscribe.pipeline import InputRow
-from reelscribe.prompts import LAYOUTS, eoc_token, video_token, videos_of
+from reelscribe.prompts import LAYOUTS, eoc_token, video_token, videos_of, without_tokens
 from reelscribe.report.videos import FoundVideo, VideoFinder
 from reelscribe.runners.status import ledger_of, runs_on
 from reelscribe.schema import Caption, CaptionRequest, Row
@@ -145,7 +145,7 @@ class CaptionedData:
             original=_text(item.row.get(self.settings.text_key)),
             meta=meta,
         )
-        if "failure" in meta or caption is None:
+        if meta.get("failure") or caption is None:
             return replace(entry, failure=_text(meta.get("failure")) or "row", message=_text(meta.get("message")))
         texts = [_text(text) for text in candidates] if isinstance(candidates, list) else [_text(caption)]
         return _with_texts(entry, texts, meta.get("kept"), _text(caption))
@@ -293,10 +293,10 @@ def _remembering(output: Path, settings: Settings) -> Callable[[CaptionRequest, 
     known = read_captions(ledger_of(output), most=_MOST_REMEMBERED) or {}
 
     def find(request: CaptionRequest, texts: list[str]) -> Caption | None:
-        wanted = [text.strip() for text in texts]
+        wanted = [text.strip() for text in texts]  # as interleaved text can hold them
         made = (kept_anew(item, request, settings) for item in known.get(request.seed, []))
         captions = (item for item in made if isinstance(item, Caption))
-        same = (item for item in captions if [text.strip() for text in item.texts] == wanted)
+        same = (item for item in captions if [without_tokens(text).strip() for text in item.texts] == wanted)
         return next((item for item in same if item.meta.get("prompt") == request.prompt), None)
 
     return find

@@ -119,7 +119,8 @@ def choose(strata: Sequence[str], most: int, seed: int) -> list[int]:
 
 def flags_of(entry: Entry) -> list[str]:
     """What is noted of a caption."""
-    return [str(flag) for flag in listed(entry.meta.get("flags"))]
+    flags = entry.meta.get("flags")
+    return flags.split() if isinstance(flags, str) else [str(flag) for flag in listed(flags)]
 
 
 def caption_tokens_of(entry: Entry) -> list[int]:

@@ -6,6 +6,7 @@ import json
 import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
@@ -28,6 +29,7 @@ VideoLink = Callable[[Entry], str | None]
 _TOP: Final = 6
 _TOLD_ELSEWHERE: Final = frozenset(
     {"prompt", "flags", "frame_timestamps", "captions", "completion_tokens", "stop_reasons", "failure", "message"}
+    | {"clip_flags", "unreadable_line"}
 )
 _NEAR: Final = "near_duplicate"
 
@@ -200,11 +202,15 @@ def _others(entry: Entry) -> Iterator[Other]:
 
 def _provenance(meta: dict[str, Any]) -> Iterator[tuple[str, str]]:
     """All that is recorded of a caption and not shown elsewhere, as names and values."""
-    if "failure" in meta:
+    if meta.get("failure"):
         return
     for name, value in meta.items():
-        if name in _TOLD_ELSEWHERE or value is None or (isinstance(value, list) and all(item == "" for item in value)):
+        said = value not in (None, "") and not (isinstance(value, list) and all(item == "" for item in value))
+        if name in _TOLD_ELSEWHERE or not said:
             continue
+        if name == "sampling" and isinstance(value, str):
+            with suppress(ValueError):
+                value = json.loads(value)  # noqa: PLW2901 - as it was before it became text
         size = name == "frame_size" and isinstance(value, list)
         yield name.replace("_", " "), " x ".join(map(_told, value)) if size else _told(value)
     for name in ("completion_tokens", "stop_reasons"):

@@ -10,13 +10,14 @@ from signal import Signals
 from typing import Any, Final
 
 from reelscribe.config import Settings, Shard
+from reelscribe.dataset.columns import check_columns, no_video
 from reelscribe.dataset.files import VIDEO_SUFFIXES, is_url
 from reelscribe.dataset.ledger import Ledger
 from reelscribe.dataset.ledger_file import Run, set_aside
 from reelscribe.dataset.lock import locked
 from reelscribe.dataset.read import count_rows, read_rows
 from reelscribe.dataset.sidecars import SidecarWriter
-from reelscribe.dataset.sources import check_columns, find_sources
+from reelscribe.dataset.sources import find_sources
 from reelscribe.dataset.write import DatasetWriter
 from reelscribe.engines import load_engine
 from reelscribe.engines.base import Engine
@@ -97,7 +98,8 @@ def run(
         resampled: sampling parameters for those.
 
     Raises:
-        DatasetError: an input cannot be read, the output or the ledger not written, or another run writes to it.
+        DatasetError: an input cannot be read or holds nothing to caption, the output or the ledger cannot be written,
+            or another run writes to it.
         SettingsError: a column is named that the data set does not have.
         MissingExtraError: a format or the engine needs what is not installed.
         ModelError: the engine cannot be loaded.
@@ -111,11 +113,11 @@ def run(
     if output.suffix.lower() in VIDEO_SUFFIXES:
         raise DatasetError(f"cannot write to {output}: it is named as a video; name a data set, as captions.jsonl.")
     sources = find_sources(inputs)
-    check_columns(sources, settings)
     writer = DatasetWriter(output, settings, sources)
     for source in sources:
         if not is_url(source.location) and writer.owns(Path(source.location)):
             raise DatasetError(f"cannot write to {source.location}: it is an input, too; choose another output.")
+    check_columns(sources, settings)
     total = None if settings.shard else count_rows(sources)
     sidecars, tally = SidecarWriter(settings), Tally(settings.failure_limit())
     with contextlib.ExitStack() as stack:
@@ -166,8 +168,7 @@ def run(
             tally.check()
         if (stop() or spending.is_over) and not rows.all_are(tally.rows):
             raise _stopped(stop, tally) if stop() else spending.error(tally.rows)
-        ledger.flush()  # so that whatever is in a whole output is in the ledger
-        _tell_unmet(ledger)
+        _end(ledger, tally, settings)
     return _summary(tally, writer.failures, watch, spending)
 
 
@@ -358,7 +359,11 @@ def _tell_changes(last: Run | None, begun: Run, ledger: Ledger) -> None:
     )
 
 
-def _tell_unmet(ledger: Ledger) -> None:
+def _end(ledger: Ledger, tally: Tally, settings: Settings) -> None:
+    """Do what comes before the output gets its name."""
+    if tally.rows and tally.without_video == tally.rows and not settings.shard:
+        raise no_video(tally.rows, settings)
+    ledger.flush()  # so that whatever is in a whole output is in the ledger
     if ledger.unmet:
         rows = ", ".join(map(str, sorted(ledger.unmet)))
         logger.warning("Not made again, since they are not what was marked: the videos of rows %s.", rows)

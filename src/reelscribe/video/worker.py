@@ -5,6 +5,7 @@ pixels on the way out) goes through memory that both share (`shared.py`).
 """
 
 import contextlib
+import logging
 import os
 import threading
 import time
@@ -19,6 +20,7 @@ from numpy.typing import NDArray
 
 from reelscribe.errors import ClipError
 from reelscribe.schema import Clip
+from reelscribe.terminal import PlainFormatter
 from reelscribe.video.decode import decode
 from reelscribe.video.headers import Header, read_header
 from reelscribe.video.sampling import FrameChoice
@@ -56,6 +58,8 @@ def main(channel: int, clips: int, frames: int, owner: int, max_bytes: int) -> N
         owner: process that this one ends with.
         max_bytes: memory that decoding may take, beside what the process has to begin with.
     """
+    if logging.lastResort:  # nobody set logging up in this process, so that warnings go to the terminal by this
+        logging.lastResort.setFormatter(PlainFormatter())
     connection = Connection(channel)
     jobs: SimpleQueue[Job] = SimpleQueue()
     busy = threading.Event()

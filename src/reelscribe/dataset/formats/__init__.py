@@ -80,9 +80,19 @@ FORMATS: Final[dict[str, Format]] = {
     "parquet": Format(suffixes=(".parquet",)),
     "hf": Format(),
     "webdataset": Format(suffixes=(".tar", ".tar.gz", ".tgz")),
+    "json_array": Format(suffixes=(".json", ".json.gz", ".json.zst"), writable=False),
+    "delimited": Format(
+        suffixes=(".csv", ".tsv", ".csv.gz", ".tsv.gz", ".csv.zst", ".tsv.zst"),
+        writable=False,
+    ),
     "videos": Format(writable=False),
 }
 """Name of a module in this package, to its format."""
+
+
+def first_suffixes(*, writable: bool = False) -> str:
+    """How files of each format are called, in words; of those that can be written, if only these are meant."""
+    return ", ".join(item.suffixes[0] for item in FORMATS.values() if item.suffixes and (item.writable or not writable))
 
 
 def format_of(name: str) -> str | None:

@@ -14,6 +14,7 @@ from reelscribe.dataset.files import count_until, create, is_url, open_binary, r
 from reelscribe.dataset.formats import Record
 from reelscribe.dataset.records import Binary, changed, full_row
 from reelscribe.pipeline import RowResult
+from reelscribe.schema import UNREADABLE
 
 _KEPT_BYTES: Final = 1000
 """How much of a line that is too long is kept."""
@@ -47,24 +48,33 @@ def count(location: str, deadline: float) -> int | None:
 
 def read(location: str, settings: Settings, _: Path) -> Iterator[Record]:
     """Rows of a file. A line that is no JSON object becomes a record with a problem, and keeps its text."""
-    name, root = Path(location).name, root_of(location, settings)
+    name, root, limit = Path(location).name, root_of(location, settings), settings.max_line_bytes
     with open_binary(location) as file:
-        for number, (line, cut) in enumerate(_lines(file, settings.max_line_bytes), 1):
-            if not line.strip():
-                continue
-            if cut:
-                reason = f"it is longer than {settings.max_line_bytes:,} bytes (max_line_bytes)"
-                line = line[:_KEPT_BYTES]  # noqa: PLW2901 - the rest can go
-            else:
-                parsed = _parse(line)
-                if isinstance(parsed, tuple):
-                    row, text = parsed
-                    yield Record(row=row, root=root, source=JsonLine(text), num_bytes=len(line))
-                    continue
-                reason = parsed
-            kept = line.decode("utf-8", "replace").rstrip("\r\n") + ("..." if cut else "")
-            problem = f"line {number} of {name} is not a row: {reason}."
-            yield Record(row={"unreadable_line": kept}, problem=problem, num_bytes=len(line))
+        for number, (line, cut) in enumerate(_lines(file, limit), 1):
+            if line.strip():
+                yield record(line, called=f"line {number} of {name}", cut=cut, limit=limit, root=root)
+
+
+def record(line: bytes, *, called: str, cut: bool, limit: int, root: Path | None) -> Record:
+    """The record of one row.
+
+    Args:
+        line: its JSON.
+        called: what to call it in messages.
+        cut: whether that was cut off at the limit.
+        limit: most bytes that it may have.
+        root: folder that its relative paths start from.
+    """
+    parsed: tuple[dict[str, Any], str] | str = f"it is longer than {limit:,} bytes (max_line_bytes)"
+    if cut:
+        line = line[:_KEPT_BYTES]  # the rest can go
+    else:
+        parsed = parse(line)
+    if isinstance(parsed, tuple):
+        row, text = parsed
+        return Record(row=row, root=root, source=JsonLine(text), num_bytes=len(line))
+    kept = line.decode("utf-8", "replace").rstrip("\r\n") + ("..." if cut else "")
+    return Record(row={UNREADABLE: kept}, problem=f"{called} is not a row: {parsed}.", num_bytes=len(line))
 
 
 def _lines(file: BinaryIO, limit: int) -> Iterator[tuple[bytes, bool]]:
@@ -76,13 +86,13 @@ def _lines(file: BinaryIO, limit: int) -> Iterator[tuple[bytes, bool]]:
         yield line, len(line) > limit and not line.endswith(b"\n")
 
 
-def _parse(line: bytes) -> tuple[dict[str, Any], str] | str:
+def parse(line: bytes) -> tuple[dict[str, Any], str] | str:
     """A line as a row and its text; or why it is none."""
     try:
         text = line.decode("utf-8-sig").strip()
         row = json.loads(text)
     except json.JSONDecodeError as exc:
-        return f"{exc.msg} at column {exc.colno}"
+        return f"{exc.msg.removesuffix(' at')} at column {exc.colno}"
     except (ValueError, RecursionError) as exc:  # no UTF-8, a number of too many digits, too many levels
         return str(exc)
     return (row, text) if isinstance(row, dict) else f"it must be a JSON object; got {type(row).__name__}"

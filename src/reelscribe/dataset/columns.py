@@ -1,0 +1,132 @@
+"""Whether there is anything to caption: what the first rows say, before a model is loaded or a file is written."""
+
+import logging
+import re
+from collections.abc import Sequence
+from contextlib import closing
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+from typing import Final
+
+from reelscribe.config import Settings
+from reelscribe.dataset.read import read_rows
+from reelscribe.dataset.sources import Source, schemas
+from reelscribe.errors import ClipError, DatasetError, SettingsError, did_you_mean
+from reelscribe.pipeline import InputRow
+from reelscribe.prompts import video_column, videos_of
+from reelscribe.schema import Row
+
+logger = logging.getLogger(__name__)
+
+_MOST_ROWS, _MOST_BYTES = 10_000, 1 << 28
+"""How far to look for a column or a video that the first rows lack: a second or so of reading."""
+_NAME_IN_BRACES: Final = re.compile(r"(?<!\{)\{([^\W\d]\w*)\}(?!\})")
+"""What looks like a place for the value of a column. Braces of JSON in a prompt do not."""
+
+
+@dataclass(kw_only=True)
+class _Seen:
+    """What the first rows hold."""
+
+    names: set[str] = field(default_factory=set)
+    """Columns of any of them."""
+    rows: int = 0
+    read: int = 0
+    """Those of them that are rows; the others are failures of their own."""
+    any_video: bool = False
+    all_rows: bool = False
+    """Whether the data set has no others."""
+
+    def add(self, item: InputRow, settings: Settings) -> None:
+        """Look at a row."""
+        self.rows += 1
+        if item.problem is None:
+            self.read += 1
+            self.names |= item.row.keys()
+            self.any_video = self.any_video or _holds_video(item.row, settings)
+
+
+def check_columns(sources: Sequence[Source], settings: Settings) -> None:
+    """See that there are rows, that the columns which are named are there, and that some row has a video.
+
+    Data sets whose format states columns are known at once; of others rows are read until all is found. A column that
+    none of the first 10,000 rows has counts as missing.
+
+    Raises:
+        SettingsError: a column that is named, or that of the videos, is not there; or a prompt names one in braces.
+        DatasetError: there is no row, or no row has a video.
+    """
+    stated = {name for _, schema in schemas(sources) for name in schema.names}
+    if stated:
+        _check_names(stated, settings, "the data set has")
+    seen = _look(sources, settings)
+    if not seen.rows:
+        raise DatasetError(f"there is nothing to caption: {_called(sources)} has no rows.")
+    if not seen.read:
+        return  # each of them is a failure, which says why
+    names = stated | seen.names
+    _check_braces(names, settings)
+    _check_names(names, settings, "the data set has" if seen.all_rows else f"the first {seen.rows:,} rows have")
+    if seen.all_rows and not seen.any_video:
+        raise no_video(seen.rows, settings, names)
+
+
+def no_video(rows: int, settings: Settings, names: set[str] | None = None) -> DatasetError:
+    """The error of a data set in which no row has a video."""
+    column = video_column(names or (), settings)
+    return DatasetError(
+        f"there is nothing to caption: none of {rows:,} rows has a video in its column {column!r}. If theirs is in "
+        "another column, video_key names it."
+    )
+
+
+def _look(sources: Sequence[Source], settings: Settings) -> _Seen:
+    """Read rows until all is found that is needed; of several sources some rows of each, since columns may differ."""
+    seen, wanted = _Seen(), set(settings.named_columns.values())
+    held, each, ended = 0, max(_MOST_ROWS // max(len(sources), 1), 1), 0
+    for source in sources:
+        with closing(read_rows([source], settings, output=Path("captions.jsonl"))) as rows:
+            for item in islice(rows, each):
+                seen.add(item, settings)
+                held += item.num_bytes
+                if (seen.any_video and wanted <= seen.names) or held > _MOST_BYTES:
+                    return seen
+            ended += next(rows, None) is None
+    seen.all_rows = ended == len(sources)
+    return seen
+
+
+def _holds_video(row: Row, settings: Settings) -> bool:
+    try:
+        return bool(videos_of(row, settings)[0])
+    except ClipError:  # something else is there, which is a failure of the row's own
+        return True
+
+
+def _check_names(names: set[str], settings: Settings, who: str) -> None:
+    there = ", ".join(sorted(names)) or "none"
+    for option, name in settings.named_columns.items():
+        if name not in names:
+            hint = did_you_mean(name, sorted(names), otherwise=f"there are {there}.")
+            raise SettingsError(f"{who} no column {name!r}, which {option} names; {hint}")
+    if not settings.video_key and not names & {"video", "videos"}:
+        raise SettingsError(f"{who} no column 'video' or 'videos'; video_key names another of {there}.")
+
+
+def _check_braces(names: set[str], settings: Settings) -> None:
+    """Say that braces in a prompt are sent as they are, and refuse those that name a column."""
+    for option, text in (("prompt", settings.prompt), ("system_prompt", settings.system_prompt)):
+        found = _NAME_IN_BRACES.findall(text or "")
+        if filled := [name for name in found if name in names]:
+            raise SettingsError(
+                f"{option} has {{{filled[0]}}}, but the value of a column is not put into it; write the whole prompt "
+                "of each row into a column, which prompt_key names."
+            )
+        if found:
+            logger.warning("%s has {%s}; nothing is put there, it is sent as it is.", option, found[0])
+
+
+def _called(sources: Sequence[Source]) -> str:
+    first = sources[0].location if sources else "the input"
+    return first if len(sources) < 2 else f"{first} with {len(sources) - 1} more"

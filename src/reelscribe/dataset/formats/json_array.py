@@ -1,0 +1,168 @@
+"""JSON files: an array of objects, read element by element; or JSON Lines that are called `.json`."""
+
+import re
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import BinaryIO, Final
+
+from reelscribe.config import Settings
+from reelscribe.dataset.files import count_until, is_url, open_binary, root_of
+from reelscribe.dataset.formats import Record, jsonl
+from reelscribe.errors import DatasetError
+
+_CHUNK: Final = 1 << 20
+_MARK: Final = re.compile(rb'["\[\]{},]')
+_IN_STRING: Final = re.compile(rb'(?:[^"\\]++|\\.)*+', re.DOTALL)
+_LINE_BREAKS: Final = re.compile(r"[ \t]*[\r\n]+[ \t\r\n]*")
+_BOM: Final = b"\xef\xbb\xbf"
+
+
+def check(location: str) -> None:
+    """Raise DatasetError where there are no rows to be read."""
+    with open_binary(location) as file:
+        start = _start(file)
+    if not start or start.startswith(b"["):
+        return
+    told = "it holds no JSON objects"
+    if start.startswith((b"\xff\xfe", b"\xfe\xff")):
+        told = "it is not in UTF-8"
+    elif start.startswith(b"{"):
+        first, _, rest = start.partition(b"\n")
+        if not rest.strip() or rest.lstrip().startswith(b"{") or isinstance(jsonl.parse(first), tuple):
+            return  # lines
+        told = "it is one JSON object over several lines"
+    raise DatasetError(
+        f"cannot read {location}: {told}; rows are an array of objects, [{{...}}, {{...}}], or JSON Lines, one object "
+        "a line. A list within an object comes out with jq -c '.NAME[]' FILE > rows.jsonl"
+    )
+
+
+def _start(file: BinaryIO) -> bytes:
+    """The first of what a file holds."""
+    return file.read(_CHUNK).removeprefix(_BOM).lstrip()
+
+
+def _is_array(location: str) -> bool:
+    with open_binary(location) as file:
+        return _start(file).startswith(b"[")
+
+
+def count(location: str, deadline: float) -> int | None:
+    """Number of elements or lines; None for what is compressed or far away, or where it takes too long."""
+    if is_url(location) or location.lower().endswith((".gz", ".zst")):
+        return None
+    if not _is_array(location):
+        return jsonl.count(location, deadline)
+    with open_binary(location) as file:
+        try:
+            return count_until(_elements(file, location, _CHUNK), deadline)
+        except DatasetError:  # it breaks off, which is a row of its own
+            return None
+
+
+def read(location: str, settings: Settings, base: Path) -> Iterator[Record]:
+    """Rows of a file. An element that is no JSON object becomes a record with a problem, and keeps its text.
+
+    Raises:
+        DatasetError: the array breaks off; the rows before are good.
+    """
+    if not _is_array(location):
+        yield from jsonl.read(location, settings, base)
+        return
+    name, root, limit = Path(location).name, root_of(location, settings), settings.max_line_bytes
+    with open_binary(location) as file:
+        for number, (element, cut) in enumerate(_elements(file, location, limit), 1):
+            record = jsonl.record(element, called=f"element {number} of {name}", cut=cut, limit=limit, root=root)
+            if isinstance(record.source, jsonl.JsonLine):
+                # In valid JSON line breaks stand between values only, and mean nothing there.
+                record = replace(record, source=jsonl.JsonLine(_LINE_BREAKS.sub(" ", record.source)))
+            yield record
+
+
+def _elements(file: BinaryIO, location: str, limit: int) -> Iterator[tuple[bytes, bool]]:
+    """Each element of an array, and whether it was cut off at the limit. Holds little more than that of it.
+
+    Raises:
+        DatasetError: the file ends within the array, or goes on after it.
+    """
+    scanner = _Scanner(file, limit)
+    try:
+        yield from scanner.elements()
+    except EOFError as exc:
+        raise DatasetError(f"cannot read on in {location}: the file ends within its array.") from exc
+    if scanner.goes_on():
+        raise DatasetError(f"cannot read on in {location}: its array ends, and more follows.")
+
+
+class _Scanner:
+    """Finds where the elements of an array end, by brackets and strings alone.
+
+    So an element that is no valid JSON, or is too long, costs itself and not those after it.
+    """
+
+    def __init__(self, file: BinaryIO, limit: int) -> None:
+        self._file, self._limit = file, limit
+        self._held = _start(file)[1:]
+        self._start = self._at = 0
+        """Where in what is held the element begins, and how far it was looked at."""
+        self._kept = b""
+        """The beginning of an element that is too long."""
+
+    def elements(self) -> Iterator[tuple[bytes, bool]]:
+        """Each element without blanks around it, and whether it is longer than the limit."""
+        depth = count = 0
+        while True:
+            try:
+                mark = self._next_mark()
+            except EOFError:
+                last = self._held[self._start :].strip()
+                if depth == 0 and last.endswith(b"}") and not self._kept:
+                    yield last, len(last) > self._limit
+                raise
+            if depth or mark not in b",]":
+                depth = max(depth + (mark in b"[{") - (mark in b"]}"), 0)
+                continue
+            element = self._kept or self._held[self._start : self._at - 1].strip()
+            if element or mark == b"," or count:
+                count += 1
+                yield element, len(element) > self._limit
+            self._start, self._kept = self._at, b""
+            if mark == b"]":
+                return
+
+    def goes_on(self) -> bool:
+        """Whether anything follows the array."""
+        return bool(self._held[self._at :].strip() or self._file.read(_CHUNK).strip())
+
+    def _next_mark(self) -> bytes:
+        """The next bracket or comma outside of strings."""
+        while True:
+            found = _MARK.search(self._held, self._at)
+            if found is None:
+                self._at = len(self._held)
+                self._read_on()
+                continue
+            self._at = found.end()
+            if found[0] != b'"':
+                return bytes(found[0])
+            self._pass_string()
+
+    def _pass_string(self) -> None:
+        while True:
+            found = _IN_STRING.match(self._held, self._at)
+            self._at = found.end() if found else self._at
+            if self._held[self._at : self._at + 1] == b'"':
+                self._at += 1
+                return
+            self._read_on()
+
+    def _read_on(self) -> None:
+        if self._at - self._start > self._limit:
+            self._kept = self._kept or self._held[self._start : self._start + self._limit + 1].lstrip()
+            self._start = self._at
+        more = self._file.read(_CHUNK)
+        if not more:
+            raise EOFError
+        self._held = self._held[self._start :] + more
+        self._at, self._start = self._at - self._start, 0
