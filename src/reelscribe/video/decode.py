@@ -269,7 +269,7 @@ def _decode_all(task: _Task, container: InputContainer, stream: VideoStream) -> 
     index = task.index
 
     def frames() -> Iterator[VideoFrame]:
-        for packet in itertools.islice(packets_of(container, stream), index.whole_packets):
+        for packet in itertools.islice(packets_of(container, stream, index.shifts), index.whole_packets):
             yield from packet.decode()
         yield from stream.decode(None)
 
@@ -299,7 +299,7 @@ def _read_runs(
     """The packets of each run, from the file."""
     keyframes = {task.index.packets[pts]: pts for pts in task.index.keyframes}
     worth_a_seek = _SEEK_BYTES * len(task.index.packets) // container.size
-    packets, at = packets_of(container, stream), 0
+    packets, at = packets_of(container, stream, task.index.shifts), 0
     for run in runs:
         if seek and run.start - at > worth_a_seek:
             packets, at = _packets_from(task, container, stream, keyframes[run.start]), run.start

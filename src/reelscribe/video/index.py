@@ -7,11 +7,11 @@ a container says about itself is only held against it, to tell a file that was c
 import contextlib
 import io
 from bisect import bisect_right
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import av
 from av.container import InputContainer
@@ -20,6 +20,8 @@ from av.video.stream import VideoStream
 
 from reelscribe.errors import ClipError
 from reelscribe.schema import Clip
+from reelscribe.video.clock import PacketTimes, Shift, find_shifts, hidden_by_joins, may_jump, shifted
+from reelscribe.video.transport import tell_losses_from_joins
 
 _OPEN: Any = {} if int(av.__version__.split(".")[0]) >= 19 else {"metadata_errors": "replace"}
 """Before PyAV 19, which does so by itself, a title that is not UTF-8 made a file unreadable."""
@@ -31,8 +33,14 @@ _EMPTY_MPEG4 = 10
 """An MPEG-4 packet of at most so many bytes holds no picture of its own: the one before stays on screen."""
 _LOST_SHARE = 0.02
 """A file may lack so much of the bytes that it states: there the tables are that players do without."""
+_TIMED_SHARE = 0.45
+"""If fewer packets have times, they say too little. Of the two fields of an interlaced frame one has a time."""
 _REPEATED_SHARE = 0.1
 """Where so many times come twice, the file is made of parts, each with times of its own."""
+
+
+_Entry: TypeAlias = tuple[int | None, int, bool, bool]
+"""Of a packet: time, duration, whether it is a keyframe, whether its frame is shown."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,6 +61,8 @@ class FrameIndex:
     """Whether decoded frames carry these times. Where they do not, the frames are to be counted."""
     whole_packets: int
     """Packets before the first that cannot be read whole; of a file without damage all."""
+    shifts: list[Shift]
+    """Where the clock jumps; all times above, and those that `packets_of` gives, go on without the jump."""
     sure: int
     """So many of the first frames come one after the other, even if all packets behind those are lost. A few frames
     more may be there, beyond some that are not."""
@@ -124,11 +134,26 @@ def video_stream(container: InputContainer, clip: Clip) -> VideoStream:
     return streams[0]
 
 
-def packets_of(container: InputContainer, stream: VideoStream) -> "Iterator[Packet[VideoStream]]":
-    """All packets of a stream, in order of the file, and an empty one that tells the decoder to finish."""
+def packets_of(
+    container: InputContainer, stream: VideoStream, shifts: Sequence[Shift] = ()
+) -> "Iterator[Packet[VideoStream]]":
+    """All packets of a stream, in order of the file, and an empty one that tells the decoder to finish.
+
+    Args:
+        container: to read from its start, unless there are no shifts.
+        stream: of it.
+        shifts: put the packets' times right.
+    """
     # PyAV may break off, behind the empty packet, where another stream turns up late in the file.
     with contextlib.suppress(IndexError):
-        yield from container.demux(stream)
+        for number, packet in enumerate(container.demux(stream)):
+            if shifts:
+                _shift(packet, shifts, number)
+            yield packet
+
+
+def _shift(packet: "Packet[VideoStream]", shifts: Sequence[Shift], number: int) -> None:
+    packet.pts, packet.dts = shifted(packet.pts, shifts, number), shifted(packet.dts, shifts, number)
 
 
 def read_index(
@@ -158,30 +183,48 @@ def read_index(
     # AVI has times of decoding only. They are those of presentation where no frame refers to a later one.
     timed = container.format.name != "avi" or not (decoder.has_b_frames or decoder.name in ("h264", "hevc"))
     least = _EMPTY_MPEG4 if decoder.name == "mpeg4" and timed else 0
-    entries: list[tuple[int | None, int, bool, bool]] = []  # time, duration, whether a keyframe, whether shown
+    entries: list[_Entry] = []
     broken: list[int] = []
-    decoded_at: list[int | None] = []
+    times: list[PacketTimes] = []
     with contextlib.suppress(av.FFmpegError) if part else contextlib.nullcontext():
         for number, packet in enumerate(packets_of(container, stream)):
             if packet.is_corrupt:
                 broken.append(number)
             visible = packet.size > least and not packet.is_discard
             entries.append((packet.pts, packet.duration or 0, packet.is_keyframe, visible))
-            decoded_at.append(packet.dts)
+            times.append(PacketTimes(packet.pts, packet.dts, packet.is_keyframe, packet.pos))
             if len(entries) <= most:
                 kept.append(packet)
-        entries.pop()
+        entries.pop(), times.pop()  # the empty packet behind the last
     if len(entries) > most:
         kept.clear()
+    joins: list[int] = []
+    if container.format.name == "mpegts":
+        with io.BytesIO(clip.source) if isinstance(clip.source, bytes) else clip.path.open("rb") as file:
+            broken, joins = tell_losses_from_joins(file, stream.id, times, broken)
     if not part:
         _check_complete(container, stream, len(entries) - len(broken), clip)
     if broken and not part:
         message = f"{clip.name} is damaged: of its {len(entries)} packets, {len(broken)} cannot be read whole."
         raise ClipError("decode", message)
 
-    times = [pts for pts, _, _, visible in entries if pts is not None and visible]
-    if len(set(times)) <= len(times) * (1 - _REPEATED_SHARE):  # parts joined end to end, or no times at all
+    hidden = hidden_by_joins(times, joins)
+    shifts = find_shifts(times, stream.time_base or Fraction(1, 1000), joins) if may_jump(container) else []
+    if shifts and container.format.name != "mpegts":  # others give times around a jump to frames beside theirs
+        shifts, timed = [], False
+    entries = [
+        (shifted(time, shifts, number), length, keyframe, visible and number not in hidden)
+        for number, (time, length, keyframe, visible) in enumerate(entries)
+    ]
+    for number, packet in enumerate(kept if shifts else ()):
+        _shift(packet, shifts, number)
+
+    of_shown = [pts for pts, _, _, visible in entries if visible]
+    known = [pts for pts in of_shown if pts is not None]
+    # Parts joined end to end, or hardly any times: MPEG-PS has one for each of its packs, which may hold many frames.
+    if len(known) < len(of_shown) * _TIMED_SHARE or len(set(known)) <= len(known) * (1 - _REPEATED_SHARE):
         timed = False
+    if not timed:
         entries = [(number * (entry[1] or 1), *entry[1:]) for number, entry in enumerate(entries)]
     # Beside packets with a time, one without continues the frame before it: the second field of an interlaced one.
     packets = {pts: number for number, (pts, *_) in enumerate(entries) if pts is not None}
@@ -193,7 +236,7 @@ def read_index(
     pts = sorted(shown)
     whole = broken[0] if broken else len(entries)
     # No frame is shown before it is decoded: those that are shown by the time of the first lost packet are all there.
-    behind = decoded_at[whole - 1] if whole and timed else None
+    behind = shifted(times[whole - 1].dts, shifts, whole - 1) if whole and timed else None
     return FrameIndex(
         pts=pts,
         packets=packets,
@@ -202,6 +245,7 @@ def read_index(
         time_base=stream.time_base or Fraction(1, 1000),
         timed=timed,
         whole_packets=whole,
+        shifts=shifts,
         sure=min(whole, len(pts)) if behind is None else bisect_right(pts, behind + entries[whole - 1][1]),
     )
 
