@@ -12,7 +12,16 @@ from av.container import InputContainer
 from reelscribe.errors import ClipError
 from reelscribe.schema import Clip
 from reelscribe.video.clock import may_jump
-from reelscribe.video.index import check_bytes, open_clip, read_index, reason, stated_seconds, video_stream
+from reelscribe.video.index import (
+    check_bytes,
+    check_not_encrypted,
+    open_clip,
+    packets_of,
+    read_index,
+    reason,
+    stated_seconds,
+    video_stream,
+)
 from reelscribe.video.sampling import FrameBudget, count_video_tokens
 
 _MOST_SECONDS: Final = 1e8
@@ -67,6 +76,8 @@ def read_header(clip: Clip) -> Header:
             if not frames or not 0 < seconds < _MOST_SECONDS or _may_be_joined(container):
                 index = read_index(container, stream, clip, [], 0)
                 frames, seconds = len(index.pts), index.duration_seconds
+            else:
+                check_not_encrypted(next(packets_of(container, stream)), clip)
             if frames < 2:
                 raise ClipError("too_short", f"{clip.name} has 1 frame; at least 2 are needed.")
             aspect = stream.sample_aspect_ratio

@@ -16,19 +16,20 @@ from typing import Any, TypeAlias
 import av
 from av.container import InputContainer
 from av.packet import Packet
+from av.stream import Disposition
 from av.video.stream import VideoStream
 
 from reelscribe.errors import ClipError
 from reelscribe.schema import Clip
 from reelscribe.video.clock import PacketTimes, Shift, find_shifts, hidden_by_joins, may_jump, shifted
+from reelscribe.video.formats import FORMATS, HEAD_BYTES, is_list, looks_like
 from reelscribe.video.transport import tell_losses_from_joins
 
 _OPEN: Any = {} if int(av.__version__.split(".")[0]) >= 19 else {"metadata_errors": "replace"}
 """Before PyAV 19, which does so by itself, a title that is not UTF-8 made a file unreadable."""
+_NO_FILM = Disposition.attached_pic | Disposition.timed_thumbnails
 MAX_PIXELS = 1 << 26
 """Of a picture: 8192 x 8192, beyond the highest levels of H.264 and AV1. A few bytes can claim far more."""
-_LISTS = frozenset({"concat", "dash", "hls", "imf"})
-"""Formats that name other files, which nobody has looked at. A video may be called so by whoever wrote it."""
 _EMPTY_MPEG4 = 10
 """An MPEG-4 packet of at most so many bytes holds no picture of its own: the one before stays on screen."""
 _LOST_SHARE = 0.02
@@ -100,14 +101,33 @@ def open_clip(clip: Clip) -> InputContainer:
             raise ClipError("unreadable", f"{clip.name} is not a file.")
     if size == 0:
         raise ClipError("unreadable", f"{clip.name} is empty (0 bytes).")
+    # A file in memory is read by no protocol.
+    options = {"format_whitelist": FORMATS, "protocol_whitelist": "file" if isinstance(source, str) else "none"}
     try:
-        container: InputContainer = av.open(source, "r", **_OPEN)
+        container: InputContainer = av.open(source, "r", options=options, **_OPEN)
     except (av.FFmpegError, OSError, ValueError) as exc:
-        raise ClipError("unreadable", f"{clip.name} cannot be opened as a video: {reason(exc)}.") from exc
-    if container.format.name in _LISTS:
-        container.close()
-        raise ClipError("unreadable", f"{clip.name} is a list of other files, not a video.")
+        raise _not_a_video(clip, exc) from exc
     return container
+
+
+def _not_a_video(clip: Clip, exc: Exception) -> ClipError:
+    """Say what a file is that cannot be opened."""
+    head = read_head(clip, HEAD_BYTES)
+    if is_list(head):
+        return ClipError("unreadable", f"{clip.name} is a list of other files, not a video.")
+    seen = looks_like(head)
+    why = f"it looks like {seen}" if seen else reason(exc)
+    if not seen and isinstance(exc, av.error.ArgumentError):  # what FFmpeg says of formats that are not allowed
+        why = "it is of a format that is not read"
+    return ClipError("unreadable", f"{clip.name} cannot be opened as a video: {why}.")
+
+
+def read_head(clip: Clip, count: int) -> bytes:
+    """The first bytes of a clip's file."""
+    if isinstance(clip.source, bytes):
+        return clip.source[:count]
+    with clip.path.open("rb") as file:
+        return file.read(count)
 
 
 def reason(exc: Exception) -> str:
@@ -116,22 +136,45 @@ def reason(exc: Exception) -> str:
 
 
 def video_stream(container: InputContainer, clip: Clip) -> VideoStream:
-    """The first video stream that is more than a cover picture.
+    """The video stream that players show: one with frames, by default, and the largest.
 
     Raises:
         ClipError: kind "no_video", "unreadable" or "too_large".
     """
-    streams = [s for s in container.streams.video if not s.disposition & s.disposition.attached_pic]
+    streams = [stream for stream in container.streams.video if not stream.disposition & _NO_FILM]
     if not streams:
-        kinds = ", ".join(sorted({stream.type for stream in container.streams})) or "nothing"
-        raise ClipError("no_video", f"{clip.name} has no video stream, only {kinds}.")
-    if streams[0].codec_context is None:
+        kinds = {"a cover picture" if stream.type == "video" else stream.type for stream in container.streams}
+        raise ClipError(
+            "no_video", f"{clip.name} has no video stream, only {' and '.join(sorted(kinds)) or 'nothing'}."
+        )
+    counts = _count_packets(clip, streams) if len(streams) > 1 else {}
+
+    def rank(stream: VideoStream) -> tuple[int, bool, int, int]:
+        readable = stream.codec_context is not None
+        pixels = stream.width * stream.height if readable else 0
+        is_default = bool(stream.disposition & Disposition.default)
+        return counts.get(stream.index, 0) if readable else -1, is_default, pixels, -stream.index
+
+    stream = max(streams, key=rank)
+    if stream.codec_context is None:
         raise ClipError("unreadable", f"{clip.name}: there is no decoder for its video codec.")
-    width, height = streams[0].width, streams[0].height
+    width, height = stream.width, stream.height
     if width * height > MAX_PIXELS:
         size = f"{width:,} x {height:,} pixels"
         raise ClipError("too_large", f"{clip.name}: its pictures are of {size}; at most {MAX_PIXELS:,} are decoded.")
-    return streams[0]
+    return stream
+
+
+def _count_packets(clip: Clip, streams: Sequence[VideoStream]) -> dict[int, int]:
+    """Packets of each stream, 2 at most: one with a single packet is a picture, and one without any is empty."""
+    counts = dict.fromkeys((stream.index for stream in streams), 0)
+    with open_clip(clip) as container, contextlib.suppress(av.FFmpegError, IndexError):
+        for packet in container.demux([container.streams[index] for index in counts]):
+            if packet.size:
+                counts[packet.stream_index] = min(counts[packet.stream_index] + 1, 2)
+            if min(counts.values()) == 2:
+                break
+    return counts
 
 
 def packets_of(
@@ -154,6 +197,16 @@ def packets_of(
 
 def _shift(packet: "Packet[VideoStream]", shifts: Sequence[Shift], number: int) -> None:
     packet.pts, packet.dts = shifted(packet.pts, shifts, number), shifted(packet.dts, shifts, number)
+
+
+def check_not_encrypted(packet: "Packet[VideoStream]", clip: Clip) -> None:
+    """Raise if a packet says that it is encrypted.
+
+    Raises:
+        ClipError: kind "unreadable".
+    """
+    if packet.has_sidedata("encryption_info"):
+        raise ClipError("unreadable", f"{clip.name} is encrypted (DRM); only who has its key can read it.")
 
 
 def read_index(
@@ -188,6 +241,7 @@ def read_index(
     times: list[PacketTimes] = []
     with contextlib.suppress(av.FFmpegError) if part else contextlib.nullcontext():
         for number, packet in enumerate(packets_of(container, stream)):
+            check_not_encrypted(packet, clip)
             if packet.is_corrupt:
                 broken.append(number)
             visible = packet.size > least and not packet.is_discard
@@ -289,11 +343,7 @@ def _cut_short(clip: Clip, present: int, stated: int, unit: str) -> ClipError:
 
 def _stated_bytes(clip: Clip) -> int:
     """Size of an AVI, Matroska or WebM file as it states it; 0 where it does not, as in a live recording."""
-    if isinstance(clip.source, bytes):
-        head = clip.source[:4096]
-    else:
-        with clip.path.open("rb") as file:
-            head = file.read(4096)
+    head = read_head(clip, HEAD_BYTES)
     if head[:4] == b"RIFF":
         return int.from_bytes(head[4:8], "little") % 0xFFFFFFFF  # which stands for an unknown size, as 0 does
     at = 0
