@@ -82,6 +82,10 @@ class Frames:
     decoded_share: float | None = None
     """Where the clip is cut short or damaged: the share of it that these frames are spread over, from its start. Then
     `duration_seconds` is the length of that part."""
+    tone_mapped: Literal["pq", "hlg"] | None = None
+    """How the clip holds high dynamic range, which was brought to the range of SDR."""
+    deinterlaced: bool = False
+    """Whether pictures of two fields were brought to one moment."""
 
 
 NO_FRAMES: Final = Frames(pixels=np.empty((0, 0, 0, 3), np.uint8), timestamps=(), duration_seconds=0.0, video_tokens=0)

@@ -136,13 +136,17 @@ class _Decoder:
 
     def decode(self, clip: Clip, budget: FrameChoice, threads: int, seconds: float) -> Frames:
         """Let the process decode a clip; raise what it raised."""
-        pixels, timestamps, duration_seconds, video_tokens, decoded_share = self._ask(clip, budget, threads, seconds)
+        pixels, timestamps, duration, tokens, share, tone_mapped, deinterlaced = self._ask(
+            clip, budget, threads, seconds
+        )
         return Frames(
             pixels=self.frames.array(*pixels) if isinstance(pixels, tuple) else pixels,
             timestamps=timestamps,
-            duration_seconds=duration_seconds,
-            video_tokens=video_tokens,
-            decoded_share=decoded_share,
+            duration_seconds=duration,
+            video_tokens=tokens,
+            decoded_share=share,
+            tone_mapped=tone_mapped,
+            deinterlaced=deinterlaced,
         )
 
     def read_header(self, clip: Clip, seconds: float) -> Header:

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from reelscribe.errors import ClipError
 from reelscribe.schema import Clip
+from reelscribe.video.colour import ToneMap
 from reelscribe.video.decode import decode
 from reelscribe.video.headers import Header, read_header
 from reelscribe.video.sampling import FrameChoice
@@ -41,7 +42,7 @@ Job = tuple[Clip, int | None, FrameChoice | None, int, set[Span]]
 where frames are to stay as they are."""
 Pixels = tuple[tuple[int, ...], Span] | NDArray[np.uint8]
 """Their shape and where they lie in the file for frames, or themselves."""
-Decoded = tuple[Pixels, tuple[float, ...], float, int, float | None]
+Decoded = tuple[Pixels, tuple[float, ...], float, int, float | None, ToneMap | None, bool]
 """What `Frames` holds."""
 Answer = Decoded | Header | ClipError
 
@@ -117,4 +118,6 @@ def _serve(job: Job, clips: int, drawn: DrawnFrames) -> Decoded | Header:
         frames.duration_seconds,
         frames.video_tokens,
         frames.decoded_share,
+        frames.tone_mapped,
+        frames.deinterlaced,
     )
