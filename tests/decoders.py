@@ -7,8 +7,12 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
+import av
 import pytest
+from av.packet import Packet
+from clips import write_clip
 from decoding import BUDGET
 
 from reelscribe.errors import ClipError
@@ -69,26 +73,36 @@ def files_of(pid: int) -> set[str]:
 
 
 def hanging(folder: Path) -> Path:
-    """A file that FFmpeg opens and never returns from: a list of files that names a pipe to which nobody writes."""
-    os.mkfifo(folder / "pipe")
-    file = folder / "hanging.mp4"
-    file.write_text("ffconcat version 1.0\nfile pipe\n")
-    return file
+    """A file that takes FFmpeg minutes: very many large frames, each of which repeats the one before."""
+    source = write_clip(
+        folder / "two.mp4", [7, 7], size=(4096, 2304), b_frames=0, options={"x264-params": "scenecut=0"}
+    )
+    with av.open(str(source)) as container, av.open(str(folder / "hanging.mp4"), "w") as target:
+        stream = container.streams.video[0]
+        copied = target.add_stream_from_template(stream)
+        keyframe, still = (packet for packet in container.demux(stream) if packet.size)
+        length = still.duration or 1
+        for number in range(20_000):
+            packet: Packet[Any] = Packet(bytes(still if number else keyframe))
+            packet.stream, packet.time_base = copied, still.time_base
+            packet.pts = packet.dts = number * length
+            packet.duration, packet.is_keyframe = length, number == 0
+            target.mux(packet)
+    return folder / "hanging.mp4"
 
 
 def requests(*sources: Path) -> list[CaptionRequest]:
     return [CaptionRequest(key=str(n), clip=Clip(source=str(s)), prompt="What?") for n, s in enumerate(sources)]
 
 
-def held(folder: Path) -> tuple[int, isolate._Decoder]:
-    """The decoder that `hanging` holds, as soon as it does, and the file by which it does: close it in the end."""
-    writer = os.open(folder / "pipe", os.O_WRONLY)  # returns when FFmpeg opens the other end; it is listed just after
+def held(folder: Path) -> isolate._Decoder:
+    """The decoder that `hanging` holds, as soon as it does."""
     deadline = time.monotonic() + SECONDS
     while time.monotonic() < deadline:
         for decoder in list(isolate._all):
-            if str(folder / "pipe") in files_of(decoder.process.pid):
-                return writer, decoder
-    raise TimeoutError("no decoder has the pipe open")
+            if str(folder / "hanging.mp4") in files_of(decoder.process.pid):
+                return decoder
+    raise TimeoutError("no decoder has the file open")
 
 
 @contextmanager
@@ -96,10 +110,9 @@ def when_busy(folder: Path, act: Callable[[isolate._Decoder], object]) -> Iterat
     """Do something to the decoder that `hanging` holds, as soon as it does."""
 
     def wait() -> None:
-        writer, busy = held(folder)
+        busy = held(folder)
         act(busy)
         gone(busy.process.pid)
-        os.close(writer)
 
     with ThreadPoolExecutor(1) as side:
         done = side.submit(wait)

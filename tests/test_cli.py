@@ -311,7 +311,7 @@ def test_failures_end_with_3_and_are_counted_and_listed(here: Path) -> None:
         "3 failures (1 missing, 1 row, 1 unreadable), listed in out.failures.jsonl",
         f"  missing: row 2: gone.mp4: there is no such file; paths start from {here}.",
         "  row: row 3: line 2 of in.jsonl is not a row: Expecting value at column 1.",
-        "  unreadable: row 1: clips/text.mp4 cannot be opened as a video: Invalid data found when processing input.",
+        "  unreadable: row 1: clips/text.mp4 cannot be opened as a video: it looks like text.",
     ]
     listed = read_rows_of(here / "out.failures.jsonl")
     assert [(item["row"], item["kind"]) for item in listed] == [(1, "unreadable"), (2, "missing"), (3, "row")]

@@ -323,6 +323,8 @@ def test_caption_carries_where_it_comes_from() -> None:
         "decoded_share": 1.0,
         "decoded_seconds": 1.0,
         "clip_flags": "",
+        "tone_mapped": "",
+        "deinterlaced": False,
         "prompt_tokens": 10,
         "completion_tokens": [2, 1],
         "stop_reasons": ["stop", "stop"],

@@ -29,6 +29,8 @@ def tell_frames(frames: Frames) -> dict[str, Any]:
         "decoded_share": 1.0 if frames.decoded_share is None else float(frames.decoded_share),
         "decoded_seconds": round(float(frames.duration_seconds), 3),
         "clip_flags": " ".join(name for name, flagged in flags.items() if flagged),
+        "tone_mapped": frames.tone_mapped or "",
+        "deinterlaced": frames.deinterlaced,
     }
 
 

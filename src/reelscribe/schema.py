@@ -86,6 +86,10 @@ class Frames:
     """Whether the budget allowed fewer frames a second than were asked for."""
     shrunk: bool = False
     """Whether the budget allowed less than a quarter of the picture's pixels."""
+    tone_mapped: Literal["pq", "hlg"] | None = None
+    """How the clip holds high dynamic range, which was brought to the range of SDR."""
+    deinterlaced: bool = False
+    """Whether pictures of two fields were brought to one moment."""
 
 
 NO_FRAMES: Final = Frames(pixels=np.empty((0, 0, 0, 3), np.uint8), timestamps=(), duration_seconds=0.0, video_tokens=0)
@@ -141,6 +145,8 @@ CAPTION_META: Final[dict[str, tuple[str, str]]] = {
     "decoded_share": ("float64", "share of the clip that they are spread over; 1 for a whole clip"),
     "decoded_seconds": ("float64", "length of that part"),
     "clip_flags": ("string", "what is to be known of the frames: `truncated`, `thinned`, `shrunk`, or nothing"),
+    "tone_mapped": ("string", "`pq` or `hlg` for a clip of high dynamic range, which was brought to SDR; else empty"),
+    "deinterlaced": ("bool", "whether pictures of two fields were brought to one moment"),
     "prompt_tokens": ("int64", "tokens of the whole prompt, the video's among them"),
     "completion_tokens": ("list of int64", "tokens of each candidate"),
     "stop_reasons": ("list of string", "why each candidate ended: `stop` or `length`"),

@@ -34,6 +34,11 @@ def text(file: Path) -> Path:
     return file
 
 
+def noise(file: Path) -> Path:
+    file.write_bytes(random.Random(0).randbytes(1000))
+    return file
+
+
 def folder_of_that_name(file: Path) -> Path:
     file.mkdir()
     return file
@@ -65,7 +70,8 @@ def header_behind(file: Path) -> Path:
 
 ODD: dict[str, tuple[Callable[[Path], Path], str, str]] = {
     "0 bytes": (empty, "unreadable", r"is empty \(0 bytes\)\.$"),
-    "text": (text, "unreadable", r"cannot be opened as a video: Invalid data found"),
+    "text": (text, "unreadable", r"cannot be opened as a video: it looks like text\.$"),
+    "noise": (noise, "unreadable", r"cannot be opened as a video: Invalid data found"),
     "a folder": (folder_of_that_name, "unreadable", r"is not a file\.$"),
     "an impossible name": (name_too_long, "unreadable", r"cannot be read: File name too long\.$"),
     "a cut file with its header at the end": (
@@ -75,8 +81,8 @@ ODD: dict[str, tuple[Callable[[Path], Path], str, str]] = {
     ),
     "audio only": (write_audio, "no_video", r"has no video stream, only audio\.$"),
     "one frame": (lambda file: write_clip(file, [7]), "too_short", r"has 1 frame; at least 2 are needed\.$"),
-    "a JPEG": (lambda file: picture(file, "mjpeg", "image2"), "too_short", r"has 1 frame; at least 2 are needed\.$"),
-    "a PNG": (lambda file: picture(file, "png", "image2"), "too_short", r"has 1 frame; at least 2 are needed\.$"),
+    "a JPEG": (lambda file: picture(file, "mjpeg", "image2"), "unreadable", r"it looks like a picture \(JPEG\)\.$"),
+    "a PNG": (lambda file: picture(file, "png", "image2"), "unreadable", r"it looks like a picture \(PNG\)\.$"),
 }
 
 
@@ -99,7 +105,7 @@ def test_a_cover_picture_is_no_video(tmp_path: Path) -> None:
     sound = write_audio(tmp_path / "sound.mp3", codec="mp3").read_bytes()
     error = failure(b"ID3\3\0\0" + size + tag + sound[sound.index(b"\xff\xf3") :])
     assert error.kind == "no_video"
-    assert str(error).endswith("has no video stream, only audio, video.")
+    assert str(error).endswith("has no video stream, only a cover picture and audio.")
 
 
 def test_a_codec_that_cannot_be_decoded_is_told(plain: Path) -> None:

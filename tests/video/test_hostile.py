@@ -32,14 +32,17 @@ def gif(width: int, height: int) -> bytes:
 
 
 def png(width: int, height: int) -> bytes:
-    """A picture that is said to be large."""
+    """An animated picture that is said to be large."""
 
     def chunk(kind: bytes, data: bytes) -> bytes:
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 
     header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    animation = chunk(b"acTL", struct.pack(">II", 2, 0)) + chunk(
+        b"fcTL", struct.pack(">IIIIIHHBB", 0, 1, 1, 0, 0, 1, 25, 0, 0)
+    )
     data = zlib.compress(bytes(1 << 16))
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", data) + chunk(b"IEND", b"")
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + animation + chunk(b"IDAT", data) + chunk(b"IEND", b"")
 
 
 @pytest.mark.parametrize("make", [gif, png])

@@ -208,10 +208,9 @@ def test_a_consumer_that_stops_does_not_wait_for_a_hang(plain: Path, tmp_path: P
     file = hanging(tmp_path)
     answers = decode_ahead(requests(plain, file), BUDGET, max_bytes=1 << 30, decode_seconds=SECONDS * 10)
     next(answers)
-    writer, decoder = held(tmp_path)
+    decoder = held(tmp_path)
     cast(Generator[object, None, None], answers).close()
     assert gone(decoder.process.pid)
-    os.close(writer)
 
 
 def test_a_decoder_that_is_done_as_its_run_ends_is_not_given_to_the_next(

@@ -17,7 +17,7 @@ import sys
 from bisect import bisect_left, bisect_right
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TypeAlias
 
@@ -27,7 +27,6 @@ from av.codec.context import ThreadType
 from av.container import InputContainer
 from av.packet import Packet
 from av.video.frame import VideoFrame
-from av.video.reformatter import VideoReformatter
 from av.video.stream import VideoStream
 from numpy.typing import NDArray
 
@@ -43,7 +42,7 @@ from reelscribe.video.index import (
     stated_seconds,
     video_stream,
 )
-from reelscribe.video.pictures import draw, upright_size
+from reelscribe.video.pictures import Painter, upright_size
 from reelscribe.video.sampling import FrameChoice, count_video_tokens
 
 logger = logging.getLogger(__name__)
@@ -81,6 +80,7 @@ class _Task:
     budget: FrameChoice
     threads: int
     allocate: Allocate
+    painter: Painter = field(default_factory=Painter)
 
 
 def _empty(shape: tuple[int, ...]) -> NDArray[np.uint8]:
@@ -144,6 +144,8 @@ def _decode(clip: Clip, budget: FrameChoice, threads: int, allocate: Allocate) -
         timestamps=tuple(seconds[number] for number in picked),
         duration_seconds=index.duration_seconds,
         video_tokens=count_video_tokens(pixels.shape[2], pixels.shape[1], len(pixels), budget.limits),
+        tone_mapped=task.painter.tone_mapped,
+        deinterlaced=task.painter.deinterlaced,
     )
 
 
@@ -174,6 +176,8 @@ def _decode_part(clip: Clip, budget: FrameChoice, allocate: Allocate) -> Frames:
         duration_seconds=shown.duration_seconds,
         video_tokens=count_video_tokens(pixels.shape[2], pixels.shape[1], len(pixels), budget.limits),
         decoded_share=share,
+        tone_mapped=task.painter.tone_mapped,
+        deinterlaced=task.painter.deinterlaced,
     )
 
 
@@ -250,9 +254,8 @@ def _collect(task: _Task, stream: VideoStream, decoded: _Timed) -> NDArray[np.ui
     first = next(frames)
     width, height = task.budget.fit(*upright_size(stream, first), len(task.wanted))
     pixels = task.allocate((len(task.wanted), height, width, 3))
-    scaler = VideoReformatter()
     for number, frame in enumerate(itertools.chain([first], frames)):
-        draw(frame, pixels[number], scaler)
+        task.painter.draw(frame, pixels[number])
     return pixels
 
 
@@ -269,7 +272,7 @@ def _decode_all(task: _Task, container: InputContainer, stream: VideoStream) -> 
     index = task.index
 
     def frames() -> Iterator[VideoFrame]:
-        for packet in itertools.islice(packets_of(container, stream), index.whole_packets):
+        for packet in itertools.islice(packets_of(container, stream, index.shifts), index.whole_packets):
             yield from packet.decode()
         yield from stream.decode(None)
 
@@ -299,7 +302,7 @@ def _read_runs(
     """The packets of each run, from the file."""
     keyframes = {task.index.packets[pts]: pts for pts in task.index.keyframes}
     worth_a_seek = _SEEK_BYTES * len(task.index.packets) // container.size
-    packets, at = packets_of(container, stream), 0
+    packets, at = packets_of(container, stream, task.index.shifts), 0
     for run in runs:
         if seek and run.start - at > worth_a_seek:
             packets, at = _packets_from(task, container, stream, keyframes[run.start]), run.start

@@ -1,16 +1,33 @@
-"""What the header of a video file says of it: for a look at many files, without reading them.
+"""What the header of a video file says of it: for a look at many files, mostly without reading them.
 
 What a header says may be wrong. Captions are made of what is in a file; see `index.py`.
 """
 
 from dataclasses import dataclass
+from typing import Final
 
 import av
+from av.container import InputContainer
 
 from reelscribe.errors import ClipError
 from reelscribe.schema import Clip
-from reelscribe.video.index import check_bytes, open_clip, read_index, reason, stated_seconds, video_stream
+from reelscribe.video.clock import may_jump
+from reelscribe.video.index import (
+    check_bytes,
+    check_not_encrypted,
+    open_clip,
+    packets_of,
+    read_index,
+    reason,
+    stated_seconds,
+    video_stream,
+)
 from reelscribe.video.sampling import FrameBudget, count_video_tokens
+
+_MOST_SECONDS: Final = 1e8
+"""Three years: no video is as long, and a header that says so is not believed."""
+_READ_BYTES: Final = 256 << 20
+"""Up to this size a file is read whole, if its header does not say how long the video is."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,6 +59,9 @@ def read_header(clip: Clip) -> Header:
     try:
         with open_clip(clip) as container:
             stream = video_stream(container, clip)
+            if not stream.width or not stream.height:
+                size = f"{stream.width} x {stream.height}"
+                raise ClipError("decode", f"{clip.name}: its header says that its pictures are of {size} pixels.")
             is_mp4 = "mp4" in container.format.name
             if is_mp4 and len(stream.index_entries):
                 last = stream.index_entries[len(stream.index_entries) - 1]
@@ -53,9 +73,11 @@ def read_header(clip: Clip) -> Header:
             seconds = stated_seconds(container, stream)
             counted = len(stream.index_entries) if is_mp4 else stream.frames
             frames = counted or round(seconds * float(stream.average_rate or 0))
-            if not frames or not seconds:  # a live recording does not say
+            if not frames or not 0 < seconds < _MOST_SECONDS or _may_be_joined(container):
                 index = read_index(container, stream, clip, [], 0)
                 frames, seconds = len(index.pts), index.duration_seconds
+            else:
+                check_not_encrypted(next(packets_of(container, stream)), clip)
             if frames < 2:
                 raise ClipError("too_short", f"{clip.name} has 1 frame; at least 2 are needed.")
             aspect = stream.sample_aspect_ratio
@@ -72,3 +94,12 @@ def read_header(clip: Clip) -> Header:
         raise ClipError("unreadable", f"{clip.name} cannot be opened as a video: {reason(exc)}.") from exc
     except Exception as exc:  # nobody knows all that a file can do to libraries
         raise ClipError("crashed", f"{clip.name}: its decoder crashed ({type(exc).__name__}: {exc}).") from exc
+
+
+def _may_be_joined(container: InputContainer) -> bool:
+    """Whether a file may be made of parts with clocks of their own, so that only its packets say how long it is.
+
+    In these formats FFmpeg guesses: it takes the time from the first picture to the last. Very large files are left
+    to that guess, since reading them takes as long as captioning does.
+    """
+    return may_jump(container) and container.size <= _READ_BYTES

@@ -7,32 +7,41 @@ a container says about itself is only held against it, to tell a file that was c
 import contextlib
 import io
 from bisect import bisect_right
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import av
 from av.container import InputContainer
 from av.packet import Packet
+from av.stream import Disposition
 from av.video.stream import VideoStream
 
 from reelscribe.errors import ClipError
 from reelscribe.schema import Clip
+from reelscribe.video.clock import PacketTimes, Shift, find_shifts, hidden_by_joins, may_jump, shifted
+from reelscribe.video.formats import FORMATS, HEAD_BYTES, is_list, looks_like
+from reelscribe.video.transport import tell_losses_from_joins
 
 _OPEN: Any = {} if int(av.__version__.split(".")[0]) >= 19 else {"metadata_errors": "replace"}
 """Before PyAV 19, which does so by itself, a title that is not UTF-8 made a file unreadable."""
+_NO_FILM = Disposition.attached_pic | Disposition.timed_thumbnails
 MAX_PIXELS = 1 << 26
 """Of a picture: 8192 x 8192, beyond the highest levels of H.264 and AV1. A few bytes can claim far more."""
-_LISTS = frozenset({"concat", "dash", "hls", "imf"})
-"""Formats that name other files, which nobody has looked at. A video may be called so by whoever wrote it."""
 _EMPTY_MPEG4 = 10
 """An MPEG-4 packet of at most so many bytes holds no picture of its own: the one before stays on screen."""
 _LOST_SHARE = 0.02
 """A file may lack so much of the bytes that it states: there the tables are that players do without."""
+_TIMED_SHARE = 0.45
+"""If fewer packets have times, they say too little. Of the two fields of an interlaced frame one has a time."""
 _REPEATED_SHARE = 0.1
 """Where so many times come twice, the file is made of parts, each with times of its own."""
+
+
+_Entry: TypeAlias = tuple[int | None, int, bool, bool]
+"""Of a packet: time, duration, whether it is a keyframe, whether its frame is shown."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,6 +62,8 @@ class FrameIndex:
     """Whether decoded frames carry these times. Where they do not, the frames are to be counted."""
     whole_packets: int
     """Packets before the first that cannot be read whole; of a file without damage all."""
+    shifts: list[Shift]
+    """Where the clock jumps; all times above, and those that `packets_of` gives, go on without the jump."""
     sure: int
     """So many of the first frames come one after the other, even if all packets behind those are lost. A few frames
     more may be there, beyond some that are not."""
@@ -90,14 +101,33 @@ def open_clip(clip: Clip) -> InputContainer:
             raise ClipError("unreadable", f"{clip.name} is not a file.")
     if size == 0:
         raise ClipError("unreadable", f"{clip.name} is empty (0 bytes).")
+    # A file in memory is read by no protocol.
+    options = {"format_whitelist": FORMATS, "protocol_whitelist": "file" if isinstance(source, str) else "none"}
     try:
-        container: InputContainer = av.open(source, "r", **_OPEN)
+        container: InputContainer = av.open(source, "r", options=options, **_OPEN)
     except (av.FFmpegError, OSError, ValueError) as exc:
-        raise ClipError("unreadable", f"{clip.name} cannot be opened as a video: {reason(exc)}.") from exc
-    if container.format.name in _LISTS:
-        container.close()
-        raise ClipError("unreadable", f"{clip.name} is a list of other files, not a video.")
+        raise _not_a_video(clip, exc) from exc
     return container
+
+
+def _not_a_video(clip: Clip, exc: Exception) -> ClipError:
+    """Say what a file is that cannot be opened."""
+    head = read_head(clip, HEAD_BYTES)
+    if is_list(head):
+        return ClipError("unreadable", f"{clip.name} is a list of other files, not a video.")
+    seen = looks_like(head)
+    why = f"it looks like {seen}" if seen else reason(exc)
+    if not seen and isinstance(exc, av.error.ArgumentError):  # what FFmpeg says of formats that are not allowed
+        why = "it is of a format that is not read"
+    return ClipError("unreadable", f"{clip.name} cannot be opened as a video: {why}.")
+
+
+def read_head(clip: Clip, count: int) -> bytes:
+    """The first bytes of a clip's file."""
+    if isinstance(clip.source, bytes):
+        return clip.source[:count]
+    with clip.path.open("rb") as file:
+        return file.read(count)
 
 
 def reason(exc: Exception) -> str:
@@ -106,29 +136,77 @@ def reason(exc: Exception) -> str:
 
 
 def video_stream(container: InputContainer, clip: Clip) -> VideoStream:
-    """The first video stream that is more than a cover picture.
+    """The video stream that players show: one with frames, by default, and the largest.
 
     Raises:
         ClipError: kind "no_video", "unreadable" or "too_large".
     """
-    streams = [s for s in container.streams.video if not s.disposition & s.disposition.attached_pic]
+    streams = [stream for stream in container.streams.video if not stream.disposition & _NO_FILM]
     if not streams:
-        kinds = ", ".join(sorted({stream.type for stream in container.streams})) or "nothing"
-        raise ClipError("no_video", f"{clip.name} has no video stream, only {kinds}.")
-    if streams[0].codec_context is None:
+        kinds = {"a cover picture" if stream.type == "video" else stream.type for stream in container.streams}
+        raise ClipError(
+            "no_video", f"{clip.name} has no video stream, only {' and '.join(sorted(kinds)) or 'nothing'}."
+        )
+    counts = _count_packets(clip, streams) if len(streams) > 1 else {}
+
+    def rank(stream: VideoStream) -> tuple[int, bool, int, int]:
+        readable = stream.codec_context is not None
+        pixels = stream.width * stream.height if readable else 0
+        is_default = bool(stream.disposition & Disposition.default)
+        return counts.get(stream.index, 0) if readable else -1, is_default, pixels, -stream.index
+
+    stream = max(streams, key=rank)
+    if stream.codec_context is None:
         raise ClipError("unreadable", f"{clip.name}: there is no decoder for its video codec.")
-    width, height = streams[0].width, streams[0].height
+    width, height = stream.width, stream.height
     if width * height > MAX_PIXELS:
         size = f"{width:,} x {height:,} pixels"
         raise ClipError("too_large", f"{clip.name}: its pictures are of {size}; at most {MAX_PIXELS:,} are decoded.")
-    return streams[0]
+    return stream
 
 
-def packets_of(container: InputContainer, stream: VideoStream) -> "Iterator[Packet[VideoStream]]":
-    """All packets of a stream, in order of the file, and an empty one that tells the decoder to finish."""
+def _count_packets(clip: Clip, streams: Sequence[VideoStream]) -> dict[int, int]:
+    """Packets of each stream, 2 at most: one with a single packet is a picture, and one without any is empty."""
+    counts = dict.fromkeys((stream.index for stream in streams), 0)
+    with open_clip(clip) as container, contextlib.suppress(av.FFmpegError, IndexError):
+        for packet in container.demux([container.streams[index] for index in counts]):
+            if packet.size:
+                counts[packet.stream_index] = min(counts[packet.stream_index] + 1, 2)
+            if min(counts.values()) == 2:
+                break
+    return counts
+
+
+def packets_of(
+    container: InputContainer, stream: VideoStream, shifts: Sequence[Shift] = ()
+) -> "Iterator[Packet[VideoStream]]":
+    """All packets of a stream, in order of the file, and an empty one that tells the decoder to finish.
+
+    Args:
+        container: to read from its start, unless there are no shifts.
+        stream: of it.
+        shifts: put the packets' times right.
+    """
     # PyAV may break off, behind the empty packet, where another stream turns up late in the file.
     with contextlib.suppress(IndexError):
-        yield from container.demux(stream)
+        for number, packet in enumerate(container.demux(stream)):
+            if shifts:
+                _shift(packet, shifts, number)
+            yield packet
+
+
+def _shift(packet: "Packet[VideoStream]", shifts: Sequence[Shift], number: int) -> None:
+    packet.pts, packet.dts = shifted(packet.pts, shifts, number), shifted(packet.dts, shifts, number)
+
+
+def check_not_encrypted(packet: "Packet[VideoStream]", clip: Clip) -> None:
+    """Raise if a packet says that it is encrypted.
+
+    Raises:
+        ClipError: kind "unreadable".
+    """
+    if packet.has_sidedata("encryption_info"):
+        raise ClipError("unreadable", f"{clip.name} is encrypted (DRM); only who has its key can read it.")
 
 
 def read_index(
@@ -158,30 +236,49 @@ def read_index(
     # AVI has times of decoding only. They are those of presentation where no frame refers to a later one.
     timed = container.format.name != "avi" or not (decoder.has_b_frames or decoder.name in ("h264", "hevc"))
     least = _EMPTY_MPEG4 if decoder.name == "mpeg4" and timed else 0
-    entries: list[tuple[int | None, int, bool, bool]] = []  # time, duration, whether a keyframe, whether shown
+    entries: list[_Entry] = []
     broken: list[int] = []
-    decoded_at: list[int | None] = []
+    times: list[PacketTimes] = []
     with contextlib.suppress(av.FFmpegError) if part else contextlib.nullcontext():
         for number, packet in enumerate(packets_of(container, stream)):
+            check_not_encrypted(packet, clip)
             if packet.is_corrupt:
                 broken.append(number)
             visible = packet.size > least and not packet.is_discard
             entries.append((packet.pts, packet.duration or 0, packet.is_keyframe, visible))
-            decoded_at.append(packet.dts)
+            times.append(PacketTimes(packet.pts, packet.dts, packet.is_keyframe, packet.pos))
             if len(entries) <= most:
                 kept.append(packet)
-        entries.pop()
+        entries.pop(), times.pop()  # the empty packet behind the last
     if len(entries) > most:
         kept.clear()
+    joins: list[int] = []
+    if container.format.name == "mpegts":
+        with io.BytesIO(clip.source) if isinstance(clip.source, bytes) else clip.path.open("rb") as file:
+            broken, joins = tell_losses_from_joins(file, stream.id, times, broken)
     if not part:
         _check_complete(container, stream, len(entries) - len(broken), clip)
     if broken and not part:
         message = f"{clip.name} is damaged: of its {len(entries)} packets, {len(broken)} cannot be read whole."
         raise ClipError("decode", message)
 
-    times = [pts for pts, _, _, visible in entries if pts is not None and visible]
-    if len(set(times)) <= len(times) * (1 - _REPEATED_SHARE):  # parts joined end to end, or no times at all
+    hidden = hidden_by_joins(times, joins)
+    shifts = find_shifts(times, stream.time_base or Fraction(1, 1000), joins) if may_jump(container) else []
+    if shifts and container.format.name != "mpegts":  # others give times around a jump to frames beside theirs
+        shifts, timed = [], False
+    entries = [
+        (shifted(time, shifts, number), length, keyframe, visible and number not in hidden)
+        for number, (time, length, keyframe, visible) in enumerate(entries)
+    ]
+    for number, packet in enumerate(kept if shifts else ()):
+        _shift(packet, shifts, number)
+
+    of_shown = [pts for pts, _, _, visible in entries if visible]
+    known = [pts for pts in of_shown if pts is not None]
+    # Parts joined end to end, or hardly any times: MPEG-PS has one for each of its packs, which may hold many frames.
+    if len(known) < len(of_shown) * _TIMED_SHARE or len(set(known)) <= len(known) * (1 - _REPEATED_SHARE):
         timed = False
+    if not timed:
         entries = [(number * (entry[1] or 1), *entry[1:]) for number, entry in enumerate(entries)]
     # Beside packets with a time, one without continues the frame before it: the second field of an interlaced one.
     packets = {pts: number for number, (pts, *_) in enumerate(entries) if pts is not None}
@@ -193,7 +290,7 @@ def read_index(
     pts = sorted(shown)
     whole = broken[0] if broken else len(entries)
     # No frame is shown before it is decoded: those that are shown by the time of the first lost packet are all there.
-    behind = decoded_at[whole - 1] if whole and timed else None
+    behind = shifted(times[whole - 1].dts, shifts, whole - 1) if whole and timed else None
     return FrameIndex(
         pts=pts,
         packets=packets,
@@ -202,6 +299,7 @@ def read_index(
         time_base=stream.time_base or Fraction(1, 1000),
         timed=timed,
         whole_packets=whole,
+        shifts=shifts,
         sure=min(whole, len(pts)) if behind is None else bisect_right(pts, behind + entries[whole - 1][1]),
     )
 
@@ -245,11 +343,7 @@ def _cut_short(clip: Clip, present: int, stated: int, unit: str) -> ClipError:
 
 def _stated_bytes(clip: Clip) -> int:
     """Size of an AVI, Matroska or WebM file as it states it; 0 where it does not, as in a live recording."""
-    if isinstance(clip.source, bytes):
-        head = clip.source[:4096]
-    else:
-        with clip.path.open("rb") as file:
-            head = file.read(4096)
+    head = read_head(clip, HEAD_BYTES)
     if head[:4] == b"RIFF":
         return int.from_bytes(head[4:8], "little") % 0xFFFFFFFF  # which stands for an unknown size, as 0 does
     at = 0

@@ -141,14 +141,9 @@ class _Decoder:
 
     def decode(self, clip: Clip, budget: FrameChoice, threads: int, seconds: float) -> Frames:
         """Let the process decode a clip; raise what it raised."""
-        pixels, timestamps, duration_seconds, video_tokens, decoded_share = self._ask(clip, budget, threads, seconds)
-        return Frames(
-            pixels=self.frames.array(*pixels) if isinstance(pixels, tuple) else pixels,
-            timestamps=timestamps,
-            duration_seconds=duration_seconds,
-            video_tokens=video_tokens,
-            decoded_share=decoded_share,
-        )
+        frames: Frames
+        pixels, frames = self._ask(clip, budget, threads, seconds)
+        return replace(frames, pixels=self.frames.array(*pixels) if isinstance(pixels, tuple) else pixels)
 
     def read_header(self, clip: Clip, seconds: float) -> Header:
         """Let the process read a clip's header; raise what it raised."""

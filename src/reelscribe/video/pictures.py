@@ -1,58 +1,118 @@
-"""A decoded frame to the picture that the model sees: upright, at its size, in RGB."""
+"""A decoded frame to the picture that the model sees: upright, at its size, in RGB, of whole lines, in SDR."""
 
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import numpy as np
+from av.filter import Graph
 from av.sidedata.sidedata import SideData
 from av.video.frame import VideoFrame
 from av.video.reformatter import Colorspace, Interpolation, VideoReformatter
 from av.video.stream import VideoStream
 from numpy.typing import NDArray
 
+from reelscribe.video.colour import ToneMap, is_wide, to_sdr, tone_map_of
+
 _UNSPECIFIED_COLORSPACE: Final = 2
+_STRAIGHT: Final = 0.01
+"""How far the sides of a picture may be from upright, as a share of their lengths, to be taken for upright."""
 
 
 def upright_size(stream: VideoStream, frame: VideoFrame) -> tuple[int, int]:
     """Size of the picture as a player shows it: in square pixels, turned upright."""
     aspect = stream.sample_aspect_ratio
     width = max(round(frame.width * aspect), 1) if aspect else frame.width
-    return (frame.height, width) if _quarter_turns(frame) % 2 else (width, frame.height)
+    turns, _ = _turn(frame)
+    return (frame.height, width) if turns % 2 else (width, frame.height)
 
 
-def draw(frame: VideoFrame, picture: NDArray[np.uint8], scaler: VideoReformatter) -> None:
-    """Fill a picture: colours and size in one step of the scaler, then turn upright.
+class Painter:
+    """Draws the frames of one clip."""
 
-    The scaler gives a plane for each colour. That is twice as quick as pixels of three bytes, and exact, where those
-    come out 2 of 255 too dark.
+    def __init__(self) -> None:
+        self.tone_mapped: ToneMap | None = None
+        """Whether frames so far were of high dynamic range, and of which kind."""
+        self.deinterlaced = False
+        """Whether frames so far were of two fields."""
+        self._scaler = VideoReformatter()
+        self._fields = _Fields()
+
+    def draw(self, frame: VideoFrame, picture: NDArray[np.uint8]) -> None:
+        """Fill a picture: colours and size in one step of the scaler, then turn upright.
+
+        The scaler gives a plane for each colour. That is twice as quick as pixels of three bytes, and exact, where
+        those come out 2 of 255 too dark.
+        """
+        turns, mirrored = _turn(frame)
+        height, width = picture.shape[1::-1] if turns % 2 else picture.shape[:2]
+        wide = is_wide(frame)
+        # Players take untagged video for BT.709 from HD sizes on, for BT.601 below, and HDR for BT.2020.
+        guess = Colorspace.ITU709 if frame.height >= 720 else Colorspace.ITU601
+        if tone_map_of(frame):
+            guess = Colorspace.BT2020
+            self.tone_mapped = tone_map_of(frame)
+        whole = frame
+        if frame.interlaced_frame:
+            # One of two moments. What is between its lines is in the other, or was never there.
+            whole, self.deinterlaced = self._fields.first(frame), True
+        scaled = self._scaler.reformat(
+            whole,
+            width=width,
+            height=height,
+            format="gbrp16le" if wide else "gbrp",
+            src_colorspace=guess if frame.colorspace == _UNSPECIFIED_COLORSPACE else None,
+            interpolation=Interpolation.BICUBIC,
+            threads=1,
+        )
+        planes: tuple[Any, ...] = scaled.planes
+        kind = np.dtype("<u2" if wide else np.uint8)
+        green, blue, red = (
+            np.frombuffer(plane, kind).reshape(-1, plane.line_size // kind.itemsize)[:height, :width]
+            for plane in planes
+        )
+        colours = [red, green, blue]
+        if wide:
+            colours = list(to_sdr(np.stack(colours).reshape(3, -1), frame).reshape(3, height, width))
+        for number, lines in enumerate(colours):
+            picture[..., number] = np.rot90(lines[::-1] if mirrored else lines, turns)
+
+
+class _Fields:
+    """Takes the first field of interlaced frames."""
+
+    def __init__(self) -> None:
+        self._shape: tuple[int, int, str] | None = None
+        self._graph: Graph | None = None
+
+    def first(self, frame: VideoFrame) -> VideoFrame:
+        """Every other line of a frame."""
+        shape = (frame.width, frame.height, frame.format.name)
+        if self._graph is None or shape != self._shape:
+            self._graph, self._shape = Graph(), shape
+            source = self._graph.add_buffer(
+                width=frame.width, height=frame.height, format=frame.format, time_base=frame.time_base
+            )
+            field, sink = self._graph.add("field", "top"), self._graph.add("buffersink")
+            source.link_to(field)
+            field.link_to(sink)
+            self._graph.configure()
+        self._graph.push(frame)
+        return cast(VideoFrame, self._graph.pull())
+
+
+def _turn(frame: VideoFrame) -> tuple[int, bool]:
+    """How the stored picture comes to lie as players show it: first flipped upside down, or not; then turned.
+
+    Returns:
+        By how many quarters it is turned, counter-clockwise, and whether it is flipped. A matrix that does more than
+        that, or nothing that a picture could be shown by, is left alone.
     """
-    turns, mirrored = _quarter_turns(frame), _is_mirrored(frame)
-    height, width = picture.shape[1::-1] if turns % 2 else picture.shape[:2]
-    # Players take untagged video for BT.709 from HD sizes on, and for BT.601 below.
-    guess = Colorspace.ITU709 if frame.height >= 720 else Colorspace.ITU601
-    scaled = scaler.reformat(
-        frame,
-        width=width,
-        height=height,
-        format="gbrp",
-        src_colorspace=guess if frame.colorspace == _UNSPECIFIED_COLORSPACE else None,
-        interpolation=Interpolation.BICUBIC,
-        threads=1,
-    )
-    planes: tuple[Any, ...] = scaled.planes
-    for plane, colour in zip(planes, (1, 2, 0), strict=True):  # green, blue, red
-        lines = np.frombuffer(plane, np.uint8).reshape(-1, plane.line_size)[:height, :width]
-        picture[..., colour] = np.rot90(lines[::-1] if mirrored else lines, turns)
-
-
-def _quarter_turns(frame: VideoFrame) -> int:
-    """By how many quarters, counter-clockwise, the stored picture is to be turned."""
-    return round(frame.rotation / 90) % 4
-
-
-def _is_mirrored(frame: VideoFrame) -> bool:
-    """Whether the stored picture is to be flipped upside down before it is turned."""
     matrix = frame.side_data.get("DISPLAYMATRIX")
     if not isinstance(matrix, SideData):
-        return False
-    across, down = np.frombuffer(bytes(matrix), np.int32).reshape(3, 3)[:2, :2].astype(float)
-    return bool(across[0] * down[1] < across[1] * down[0])
+        return 0, False
+    (a, b), (c, d) = np.frombuffer(bytes(matrix), np.int32).reshape(3, 3)[:2, :2].astype(float)
+    if min(abs(a), abs(d)) > 0 and max(abs(b), abs(c)) <= _STRAIGHT * min(abs(a), abs(d)):
+        # Lines stay lines: (1, 1) is upright, (-1, -1) upside down; one sign alone is a flip.
+        return (0 if a > 0 else 2), bool(a * d < 0)
+    if min(abs(b), abs(c)) > 0 and max(abs(a), abs(d)) <= _STRAIGHT * min(abs(b), abs(c)):
+        return (1 if b < 0 else 3), bool(b * c > 0)
+    return 0, False

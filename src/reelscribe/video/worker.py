@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from reelscribe.errors import ClipError
-from reelscribe.schema import Clip
+from reelscribe.schema import NO_FRAMES, Clip, Frames
 from reelscribe.terminal import PlainFormatter
 from reelscribe.video.decode import decode
 from reelscribe.video.headers import Header, read_header
@@ -43,8 +43,8 @@ Job = tuple[Clip, int | None, FrameChoice | None, int, set[Span]]
 where frames are to stay as they are."""
 Pixels = tuple[tuple[int, ...], Span] | NDArray[np.uint8]
 """Their shape and where they lie in the file for frames, or themselves."""
-Decoded = tuple[Pixels, tuple[float, ...], float, int, float | None]
-"""What `Frames` holds."""
+Decoded = tuple[Pixels, Frames]
+"""The pixels, and all else that is known of them: `Frames` with other pixels, which do not count."""
 Answer = Decoded | Header | ClipError
 
 
@@ -115,10 +115,5 @@ def _serve(job: Job, clips: int, drawn: DrawnFrames) -> Decoded | Header:
         return array
 
     frames = decode(clip, budget, threads=threads, allocate=allocate)
-    return (
-        (frames.pixels.shape, span) if span else frames.pixels,
-        frames.timestamps,
-        frames.duration_seconds,
-        frames.video_tokens,
-        frames.decoded_share,
-    )
+    pixels = (frames.pixels.shape, span) if span else frames.pixels
+    return pixels, replace(frames, pixels=NO_FRAMES.pixels)
