@@ -1,8 +1,8 @@
 """What comes of broken containers, and of odd values and names in whole runs.
 
-`tests/fuzzing.py` breaks containers and decodes them: bits flipped, parts cut out, repeated or wiped, boxes resized, ends
-missing. `tests/odd_values.py` puts values that no video can have, and files and members of odd names, among good ones. A
-crash, a hang, or a good row that suffers ends it with an error.
+`tests/fuzzing.py` breaks containers and decodes them: bits flipped, parts cut out, repeated or wiped, boxes resized,
+ends missing. `tests/odd_values.py` puts values that no video can have, and files and members of odd names, among good
+ones. A crash, a hang, or a good row that suffers ends it with an error.
 """
 
 import sys

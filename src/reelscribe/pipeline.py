@@ -268,17 +268,16 @@ def caption(
     order: dict[str, None] = {}
     in_flight: dict[str, tuple[CaptionRequest, dict[str, Any]]] = {}  # without the pixels, which are the engine's now
 
-    def asked() -> Iterator[CaptionRequest]:
-        """What is to be made, whose order is kept: clips that are ready pass others."""
-        for request in tries.to_make():
-            if request.attempt == 1:
-                if request.key in order:
-                    raise SettingsError(f"two requests have the key {request.key!r}; each needs one of its own.")
-                order[request.key] = None
-            yield request
+    def noted(request: CaptionRequest) -> CaptionRequest:
+        """Note the order of requests as they are pulled: clips that are ready pass others."""
+        if request.attempt == 1:
+            if request.key in order:
+                raise SettingsError(f"two requests have the key {request.key!r}; each needs one of its own.")
+            order[request.key] = None
+        return request
 
     def prepared() -> Iterator[PreparedRequest]:
-        for request, decoded in _with_frames(asked(), settings, engine):
+        for request, decoded in _with_frames(map(noted, tries.to_make()), settings, engine):
             if isinstance(decoded, Failure):
                 tries.settle(request, decoded)
             else:

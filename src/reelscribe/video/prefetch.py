@@ -1,6 +1,7 @@
 """Decode ahead of the engine, within a bound of bytes."""
 
 import os
+import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing, contextmanager
 from typing import Protocol
@@ -32,6 +33,7 @@ def decode_ahead(
     decode_seconds: float = 120.0,
     decoder_bytes: int = 4 << 30,
     limits: FetchLimits = _ANYWHERE,
+    cancelled: threading.Event | None = None,
 ) -> Iterator[tuple[CaptionRequest, Frames | Failure]]:
     """Fetch and decode the clips of requests.
 
@@ -48,6 +50,7 @@ def decode_ahead(
         decode_seconds: that a clip may take.
         decoder_bytes: memory that a decoder may take, on systems that tell how much it takes (Linux).
         limits: what may be fetched, and how much at once.
+        cancelled: once another thread sets it, no clip is waited for any more, and nothing more comes.
 
     Yields:
         Each request, with its frames, or with the failure that it became: as soon as its clip is ready, the oldest
@@ -69,22 +72,24 @@ def decode_ahead(
         stages.stopping(),
     ):
         stages.start(fetcher.fetched, lambda clip: decode_clip(clip, budget, threads=threads))
-        yield from _in_turn(iter(requests), stages)
+        yield from _in_turn(iter(requests), stages, cancelled or threading.Event())
 
 
-def _in_turn(source: Iterator[CaptionRequest], stages: Stages) -> Iterator[tuple[CaptionRequest, Frames | Failure]]:
+def _in_turn(
+    source: Iterator[CaptionRequest], stages: Stages, cancelled: threading.Event
+) -> Iterator[tuple[CaptionRequest, Frames | Failure]]:
     while True:
         is_dry = False  # for now: it may have more once some have left
-        while not is_dry and stages.has_room():
+        while not is_dry and not cancelled.is_set() and stages.has_room():
             request = next(source, None)
             if request is None:
                 is_dry = True
             else:
                 stages.add(request)
-        ready = stages.next_ready(or_room=not is_dry)
+        ready = stages.next_ready(or_room=not is_dry, cancelled=cancelled)
         if ready is not None:
             yield ready
-        elif is_dry:
+        elif is_dry or cancelled.is_set():
             return
 
 

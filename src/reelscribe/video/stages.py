@@ -19,6 +19,8 @@ _CLIPS_AHEAD: Final = 2
 """Clips under way, at most, for each decoder, beside those that are downloaded."""
 _SHARERS: Final = 8
 """Requests under way, at most, for each of those clips."""
+_LOOK_SECONDS: Final = 0.1
+"""How often a wait for a clip looks whether it is still wanted."""
 _END_SECONDS: Final = 1.0
 """That threads are given to end. One that is in the system's resolver, or in FFmpeg, may take minutes."""
 
@@ -90,23 +92,26 @@ class Stages:
             work.requests.append(request)
             self._changed.notify_all()
 
-    def next_ready(self, *, or_room: bool) -> tuple[CaptionRequest, Frames | Failure] | None:
+    def next_ready(
+        self, *, or_room: bool, cancelled: threading.Event
+    ) -> tuple[CaptionRequest, Frames | Failure] | None:
         """A request whose clip is done, of the oldest; waits for one.
 
         Args:
             or_room: whether to wait no longer than until another request may be pulled.
+            cancelled: once another thread sets it, nothing is waited for.
 
         Returns:
-            None if none is under way, or there is room before one is done.
+            None if none is under way, there is room before one is done, or it was cancelled.
 
         Raises:
             BaseException: what went wrong with a clip that is not its own fault, once it is the oldest.
         """
         with self._changed:
             while (work := self._first_done()) is None:
-                if not self._works or (or_room and self._has_room()):
+                if not self._works or (or_room and self._has_room()) or cancelled.is_set():
                     return None
-                self._changed.wait()
+                self._changed.wait(_LOOK_SECONDS)
             request = work.requests.popleft()
             if not work.requests:
                 self._works.remove(work)
