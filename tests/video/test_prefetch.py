@@ -244,6 +244,21 @@ def test_a_consumer_that_stops_does_not_wait_for_a_thread_that_cannot_be_stopped
         thread.join(60)
 
 
+def test_who_waits_for_a_clip_can_be_told_that_it_is_not_wanted_any_more(decoder: Put) -> None:
+    ended, cancelled = threading.Event(), threading.Event()
+
+    def decode(_: str) -> Frames:
+        cancelled.set()
+        ended.wait(timeout=60)
+        return frames(3)
+
+    decoder(decode)
+    source = Source()
+    assert list(decode_ahead(source, BUDGET, max_bytes=1 << 30, cancelled=cancelled)) == []
+    assert 0 < source.pulled <= 2 * CPUS
+    ended.set()
+
+
 def test_failures_that_wait_take_no_room(decoder: Put) -> None:
     """Failed clips behind one that is decoded count for nothing, so that as many more are pulled."""
     all_begun = threading.Event()

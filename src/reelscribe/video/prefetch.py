@@ -63,11 +63,7 @@ def decode_ahead(
     workers = max(min(decoders or min(cpus, _MOST_DECODERS), max_bytes // budget.max_bytes), 1)
     threads = -(-cpus // workers)  # clips side by side come first: threads within one cost more than they gain
     stages = Stages(
-        workers=workers,
-        max_downloads=limits.max_downloads,
-        max_bytes=max_bytes,
-        clip_bytes=budget.max_bytes,
-        cancelled=cancelled,
+        workers=workers, max_downloads=limits.max_downloads, max_bytes=max_bytes, clip_bytes=budget.max_bytes
     )
     with (
         closing(stages),
@@ -76,22 +72,24 @@ def decode_ahead(
         stages.stopping(),
     ):
         stages.start(fetcher.fetched, lambda clip: decode_clip(clip, budget, threads=threads))
-        yield from _in_turn(iter(requests), stages)
+        yield from _in_turn(iter(requests), stages, cancelled or threading.Event())
 
 
-def _in_turn(source: Iterator[CaptionRequest], stages: Stages) -> Iterator[tuple[CaptionRequest, Frames | Failure]]:
+def _in_turn(
+    source: Iterator[CaptionRequest], stages: Stages, cancelled: threading.Event
+) -> Iterator[tuple[CaptionRequest, Frames | Failure]]:
     while True:
         is_dry = False  # for now: it may have more once some have left
-        while not is_dry and stages.has_room():
+        while not is_dry and not cancelled.is_set() and stages.has_room():
             request = next(source, None)
             if request is None:
                 is_dry = True
             else:
                 stages.add(request)
-        ready = stages.next_ready(or_room=not is_dry)
+        ready = stages.next_ready(or_room=not is_dry, cancelled=cancelled)
         if ready is not None:
             yield ready
-        elif is_dry or stages.cancelled.is_set():
+        elif is_dry or cancelled.is_set():
             return
 
 

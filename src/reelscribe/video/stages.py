@@ -61,19 +61,9 @@ class Stages:
         max_downloads: clips that are downloaded at once.
         max_bytes: decoded frames that may wait; one clip is always let through.
         clip_bytes: what a clip counts as until it is decoded.
-        cancelled: once another thread sets it, nothing is waited for any more.
     """
 
-    def __init__(
-        self,
-        *,
-        workers: int,
-        max_downloads: int,
-        max_bytes: int,
-        clip_bytes: int,
-        cancelled: threading.Event | None = None,
-    ) -> None:
-        self.cancelled = cancelled or threading.Event()
+    def __init__(self, *, workers: int, max_downloads: int, max_bytes: int, clip_bytes: int) -> None:
         self._workers, self._max_downloads = workers, max_downloads
         self._max_bytes, self._clip_bytes = max_bytes, clip_bytes
         self._works: list[_Work] = []
@@ -102,21 +92,24 @@ class Stages:
             work.requests.append(request)
             self._changed.notify_all()
 
-    def next_ready(self, *, or_room: bool) -> tuple[CaptionRequest, Frames | Failure] | None:
+    def next_ready(
+        self, *, or_room: bool, cancelled: threading.Event
+    ) -> tuple[CaptionRequest, Frames | Failure] | None:
         """A request whose clip is done, of the oldest; waits for one.
 
         Args:
             or_room: whether to wait no longer than until another request may be pulled.
+            cancelled: once another thread sets it, nothing is waited for.
 
         Returns:
-            None if none is under way, there is room before one is done, or it is cancelled.
+            None if none is under way, there is room before one is done, or it was cancelled.
 
         Raises:
             BaseException: what went wrong with a clip that is not its own fault, once it is the oldest.
         """
         with self._changed:
             while (work := self._first_done()) is None:
-                if not self._works or (or_room and self._has_room()) or self.cancelled.is_set():
+                if not self._works or (or_room and self._has_room()) or cancelled.is_set():
                     return None
                 self._changed.wait(_LOOK_SECONDS)
             request = work.requests.popleft()
