@@ -43,7 +43,7 @@ from reelscribe.video.index import (
     stated_seconds,
     video_stream,
 )
-from reelscribe.video.pictures import draw, upright_size
+from reelscribe.video.pictures import draw, stated_size, upright_size
 from reelscribe.video.sampling import FrameChoice, count_video_tokens
 
 logger = logging.getLogger(__name__)
@@ -139,11 +139,14 @@ def _decode(clip: Clip, budget: FrameChoice, threads: int, allocate: Allocate) -
         wanted = [index.pts[number] for number in picked]
         task = _Task(clip=clip, index=index, wanted=wanted, budget=budget, threads=threads, allocate=allocate)
         pixels = _decode_wanted(task, stream, kept, may_seek=container.format.name in _SEEKABLE)
+        width, height = stated_size(stream)
     return Frames(
         pixels=pixels,
         timestamps=tuple(seconds[number] for number in picked),
         duration_seconds=index.duration_seconds,
         video_tokens=count_video_tokens(pixels.shape[2], pixels.shape[1], len(pixels), budget.limits),
+        thinned=budget.thins(len(seconds), index.duration_seconds),
+        shrunk=budget.shrinks(width, height, len(pixels)),
     )
 
 
@@ -156,6 +159,7 @@ def _decode_part(clip: Clip, budget: FrameChoice, allocate: Allocate) -> Frames:
     with open_clip(clip) as container:
         stream = video_stream(container, clip)
         stated = stated_seconds(container, stream)
+        width, height = stated_size(stream)
         index = read_index(container, stream, clip, [], 0, part=True)
         task = _Task(clip=clip, index=index, wanted=index.pts, budget=budget, threads=1, allocate=allocate)
     good = _count_good(task)
@@ -174,6 +178,8 @@ def _decode_part(clip: Clip, budget: FrameChoice, allocate: Allocate) -> Frames:
         duration_seconds=shown.duration_seconds,
         video_tokens=count_video_tokens(pixels.shape[2], pixels.shape[1], len(pixels), budget.limits),
         decoded_share=share,
+        thinned=budget.thins(len(seconds), shown.duration_seconds),
+        shrunk=budget.shrinks(width, height, len(pixels)),
     )
 
 

@@ -136,13 +136,17 @@ class _Decoder:
 
     def decode(self, clip: Clip, budget: FrameChoice, threads: int, seconds: float) -> Frames:
         """Let the process decode a clip; raise what it raised."""
-        pixels, timestamps, duration_seconds, video_tokens, decoded_share = self._ask(clip, budget, threads, seconds)
+        pixels, timestamps, duration_seconds, video_tokens, decoded_share, thinned, shrunk = self._ask(
+            clip, budget, threads, seconds
+        )
         return Frames(
             pixels=self.frames.array(*pixels) if isinstance(pixels, tuple) else pixels,
             timestamps=timestamps,
             duration_seconds=duration_seconds,
             video_tokens=video_tokens,
             decoded_share=decoded_share,
+            thinned=thinned,
+            shrunk=shrunk,
         )
 
     def read_header(self, clip: Clip, seconds: float) -> Header:

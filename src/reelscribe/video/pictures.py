@@ -12,6 +12,12 @@ from numpy.typing import NDArray
 _UNSPECIFIED_COLORSPACE: Final = 2
 
 
+def stated_size(stream: VideoStream) -> tuple[int, int]:
+    """Width and height that the header states, in square pixels, as the picture lies; zeros if it does not."""
+    aspect = stream.sample_aspect_ratio
+    return (max(round(stream.width * aspect), 1) if aspect else stream.width), stream.height
+
+
 def upright_size(stream: VideoStream, frame: VideoFrame) -> tuple[int, int]:
     """Size of the picture as a player shows it: in square pixels, turned upright."""
     aspect = stream.sample_aspect_ratio

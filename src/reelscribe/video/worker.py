@@ -43,7 +43,7 @@ Job = tuple[Clip, int | None, FrameChoice | None, int, set[Span]]
 where frames are to stay as they are."""
 Pixels = tuple[tuple[int, ...], Span] | NDArray[np.uint8]
 """Their shape and where they lie in the file for frames, or themselves."""
-Decoded = tuple[Pixels, tuple[float, ...], float, int, float | None]
+Decoded = tuple[Pixels, tuple[float, ...], float, int, float | None, bool, bool]
 """What `Frames` holds."""
 Answer = Decoded | Header | ClipError
 
@@ -121,4 +121,6 @@ def _serve(job: Job, clips: int, drawn: DrawnFrames) -> Decoded | Header:
         frames.duration_seconds,
         frames.video_tokens,
         frames.decoded_share,
+        frames.thinned,
+        frames.shrunk,
     )
