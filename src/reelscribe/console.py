@@ -31,6 +31,12 @@ _SLOW: Final = {
     "decoding": "decoding held it up: give it more CPU cores, or fewer and smaller frames (--fps, --max-video-tokens)",
     "writing": "writing held it up",
 }
+_ALLOW_MORE: Final = {
+    "cut_off": "--sampling max_tokens=N",
+    "thinned": "--max-frames N",
+    "shrunk": "--max-video-tokens N",
+}
+"""Flags to what their captions were short of."""
 
 
 def some(count: int, noun: str) -> str:
@@ -197,7 +203,8 @@ def summary_lines(summary: "RunSummary", output: Path) -> Iterator[str]:
         where = "if theirs is in another column, name it with --video-key"
         yield f"{some(summary.without_video, 'row')} without a video; {where}"
     if summary.flags:
-        hint = "; allow more with --sampling max_tokens=N" if "cut_off" in summary.flags else ""
+        hints = {option: None for flag, option in _ALLOW_MORE.items() if flag in summary.flags}
+        hint = f"; allow more with {' and '.join(hints)}" if hints else ""
         yield f"flagged captions: {kinds(summary.flags)}{hint}"
     if summary.failures:
         count = some(sum(summary.failures.values()), "failure")

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
+from clips import write_clip
 from engines.test_planning import FAMILY
 from flow import put_clip, put_rows, read_rows_of
 
@@ -67,6 +68,24 @@ def test_tokens_are_those_of_the_run(data: Path) -> None:
     spent = sum(meta["video_tokens"] or 0 for meta in metas)
     told = json.loads(_plan(str(data), "--engine", "fake", "--fps", "8", "--json").stdout)
     assert told["tokens"][0]["total"]["value"] == spent > 0
+
+
+@pytest.mark.parametrize("decoders", ["0", "1"])
+def test_clips_that_the_budget_cuts_down_are_counted_before_and_after_and_flagged(data: Path, decoders: str) -> None:
+    put_rows(data, [{"video": "wide.mp4"}, {"video": "a.mp4"}])
+    write_clip(Path("wide.mp4"), range(30), size=(640, 480), rate=10)
+    options = [str(data), "--engine", "fake", "--fps", "5", "--max-frames", "8", "--max-video-tokens", "8"]
+    told = json.loads(_plan(*options, "--json").stdout)
+    assert (told["thinned"]["value"], told["shrunk"]["value"]) == (1, 1)
+    words = _plan(*options).stdout.splitlines()
+    assert "thinned     1, fewer than 5 frames a second; see --max-frames, --max-video-tokens" in words
+    assert "shrunk      1, less than a quarter of their pixels; see --max-video-tokens, or lower --fps" in words
+    done = CliRunner().invoke(main, ["caption", *options, "-o", "out.jsonl", "--decoders", decoders])
+    hint = "; allow more with --max-frames N and --max-video-tokens N"
+    assert f"flagged captions: 1 shrunk, 1 thinned{hint}" in done.stderr.splitlines()
+    wide, plain = (row["caption_meta"] for row in read_rows_of(Path("out.jsonl")))
+    assert (wide["flags"], wide["clip_flags"], wide["fps"]) == ("shrunk thinned", "thinned shrunk", 2.667)
+    assert (plain["flags"], plain["clip_flags"], plain["fps"]) == ("", "", 4.0)
 
 
 def test_the_rate_of_a_run_goes_into_the_next_plan(data: Path) -> None:

@@ -4,6 +4,7 @@ import itertools
 import math
 import random
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -174,3 +175,48 @@ def test_a_time_at_which_no_frame_is_shown_is_another_video(second: float) -> No
 )
 def test_small_pictures_keep_their_shape(size: tuple[int, int], small: tuple[int, int]) -> None:
     assert FramesAt(seconds=(), max_width=200, max_height=112).fit(*size, 8) == small
+
+
+@pytest.mark.parametrize(
+    ("rate", "seconds", "changes", "thinned"),
+    [
+        (25, 384, {}, False),
+        (25, 385, {}, True),
+        (1, 2000, {}, True),
+        (1, 700, {}, False),  # all that it has
+        (25, 10, {"max_frames": 8}, True),
+        (25, 4, {"max_frames": 8}, False),
+        (25, 10, {"max_video_tokens": 9}, True),
+        (25, 10, {"max_video_tokens": 10}, False),
+        (25, 1, {"min_frames": 20}, False),
+    ],
+)
+def test_a_clip_is_thinned_if_the_budget_keeps_it_from_the_rate(
+    rate: float, seconds: float, changes: dict[str, Any], thinned: bool
+) -> None:
+    budget = replace(BUDGET, **changes)
+    times = at_rate(rate, seconds)
+    assert budget.thins(len(times), seconds) is thinned
+    got = len(budget.pick(times, seconds))
+    assert thinned == (got < min(int(2 * seconds), len(times)) - 1)
+
+
+@pytest.mark.parametrize(
+    ("size", "frames", "changes", "shrunk"),
+    [
+        ((1920, 1080), 32, {}, False),
+        ((1920, 1080), 40, {}, True),
+        ((4096, 2160), 4, {}, False),  # the checkpoint's ceiling, which is no matter of the budget
+        ((4096, 2160), 60, {}, True),
+        ((64, 64), 768, {}, False),
+        ((320, 240), 4, {"max_video_tokens": 4}, True),
+        ((0, 0), 4, {"max_video_tokens": 4}, False),
+    ],
+)
+def test_a_picture_is_shrunk_if_the_budget_leaves_less_than_a_quarter(
+    size: tuple[int, int], frames: int, changes: dict[str, Any], shrunk: bool
+) -> None:
+    budget = replace(BUDGET, **changes)
+    assert budget.shrinks(size[0], size[1], frames) is shrunk
+    assert budget.shrinks(size[1], size[0], frames) is shrunk
+    assert FramesAt(seconds=(), max_width=1, max_height=1).shrinks(*size, frames) is False

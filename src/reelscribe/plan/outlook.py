@@ -66,6 +66,10 @@ class Outlook:
     """Of video."""
     tokens: list[TokenCost]
     """At the rate of frames that is set first; then at half of it and at twice it."""
+    thinned: Estimate
+    """Clips that get fewer frames a second than are set, since they are long."""
+    shrunk: Estimate
+    """Clips whose pictures lose more than three quarters of their pixels, since they have many frames."""
     model: str
     limits: str
     """Where the model's limits come from, on which tokens depend."""
@@ -142,6 +146,8 @@ def look_ahead(
         clips=clips,
         hours=seen.total(lambda header: header.duration_seconds / 3600),
         tokens=[_tokens(seen, replace(budget, fps=budget.fps * many)) for many in (1, 0.5, 2)],
+        thinned=seen.total(lambda header: header.thinned(budget)),
+        shrunk=seen.total(lambda header: header.shrunk(budget)),
         model=settings.model,
         limits=prospect.source,
         tokens_are_exact=prospect.exact and not seen.remote and seen.looked_at == seen.rows,

@@ -32,6 +32,11 @@ def lines(outlook: Outlook) -> Iterator[str]:
             f"{'tokens' if number == 0 else '':<10}  at {cost.fps:g} fps  {cost.per_clip:>{per_clip},.0f} a clip  "
             f"{_number(cost.total)} in all{mark}"
         )
+    rate = f"fewer than {outlook.tokens[0].fps:g} frames a second; see --max-frames, --max-video-tokens"
+    share = "less than a quarter of their pixels; see --max-video-tokens, or lower --fps"
+    for name, clips, what in (("thinned", outlook.thinned, rate), ("shrunk", outlook.shrunk, share)):
+        if clips.value:
+            yield from _columns({name: f"{_number(clips)}, {what}"})
     yield from _columns({"GPU": _gpu(outlook), **_speed(outlook)})
 
 

@@ -42,7 +42,7 @@ from reelscribe.video.index import (
     stated_seconds,
     video_stream,
 )
-from reelscribe.video.pictures import Painter, upright_size
+from reelscribe.video.pictures import Painter, stated_size, upright_size
 from reelscribe.video.sampling import FrameChoice, count_video_tokens
 
 logger = logging.getLogger(__name__)
@@ -139,6 +139,7 @@ def _decode(clip: Clip, budget: FrameChoice, threads: int, allocate: Allocate) -
         wanted = [index.pts[number] for number in picked]
         task = _Task(clip=clip, index=index, wanted=wanted, budget=budget, threads=threads, allocate=allocate)
         pixels = _decode_wanted(task, stream, kept, may_seek=container.format.name in _SEEKABLE)
+        width, height = stated_size(stream)
     return Frames(
         pixels=pixels,
         timestamps=tuple(seconds[number] for number in picked),
@@ -146,6 +147,8 @@ def _decode(clip: Clip, budget: FrameChoice, threads: int, allocate: Allocate) -
         video_tokens=count_video_tokens(pixels.shape[2], pixels.shape[1], len(pixels), budget.limits),
         tone_mapped=task.painter.tone_mapped,
         deinterlaced=task.painter.deinterlaced,
+        thinned=budget.thins(len(seconds), index.duration_seconds),
+        shrunk=budget.shrinks(width, height, len(pixels)),
     )
 
 
@@ -158,6 +161,7 @@ def _decode_part(clip: Clip, budget: FrameChoice, allocate: Allocate) -> Frames:
     with open_clip(clip) as container:
         stream = video_stream(container, clip)
         stated = stated_seconds(container, stream)
+        width, height = stated_size(stream)
         index = read_index(container, stream, clip, [], 0, part=True)
         task = _Task(clip=clip, index=index, wanted=index.pts, budget=budget, threads=1, allocate=allocate)
     good = _count_good(task)
@@ -178,6 +182,8 @@ def _decode_part(clip: Clip, budget: FrameChoice, allocate: Allocate) -> Frames:
         decoded_share=share,
         tone_mapped=task.painter.tone_mapped,
         deinterlaced=task.painter.deinterlaced,
+        thinned=budget.thins(len(seconds), shown.duration_seconds),
+        shrunk=budget.shrinks(width, height, len(pixels)),
     )
 
 

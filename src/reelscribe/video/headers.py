@@ -48,6 +48,14 @@ class Header:
         width, height = budget.fit(self.width, self.height, picked)
         return count_video_tokens(width, height, picked, budget.limits)
 
+    def thinned(self, budget: FrameBudget) -> bool:
+        """Whether the clip gets fewer frames a second than were asked for."""
+        return budget.thins(self.frames, self.duration_seconds)
+
+    def shrunk(self, budget: FrameBudget) -> bool:
+        """Whether its pictures lose more than three quarters of their pixels to the budget."""
+        return budget.shrinks(self.width, self.height, len(budget.pick(range(self.frames), self.duration_seconds)))
+
 
 def read_header(clip: Clip) -> Header:
     """Read the header of a clip's file; all of its packets, where that does not say how long the video is.

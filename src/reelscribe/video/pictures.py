@@ -17,6 +17,12 @@ _STRAIGHT: Final = 0.01
 """How far the sides of a picture may be from upright, as a share of their lengths, to be taken for upright."""
 
 
+def stated_size(stream: VideoStream) -> tuple[int, int]:
+    """Width and height that the header states, in square pixels, as the picture lies; zeros if it does not."""
+    aspect = stream.sample_aspect_ratio
+    return (max(round(stream.width * aspect), 1) if aspect else stream.width), stream.height
+
+
 def upright_size(stream: VideoStream, frame: VideoFrame) -> tuple[int, int]:
     """Size of the picture as a player shows it: in square pixels, turned upright."""
     aspect = stream.sample_aspect_ratio

@@ -13,6 +13,9 @@ from typing import Protocol
 from reelscribe.config import Settings
 from reelscribe.errors import ClipError
 
+_LEAST_SHARE = 0.25
+"""Of a picture's pixels. Below it small things and text in it are lost."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class VisionLimits:
@@ -45,6 +48,12 @@ class FrameChoice(Protocol):
 
     def fit(self, width: int, height: int, num_frames: int) -> tuple[int, int]:
         """Width and height in pixels, for an upright picture of that size."""
+
+    def thins(self, num_frames: int, duration_seconds: float) -> bool:
+        """Whether a clip of so many frames gets fewer a second than were asked for, since it is long."""
+
+    def shrinks(self, width: int, height: int, num_frames: int) -> bool:
+        """Whether a picture loses more than three quarters of its pixels, since the clip has many frames."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,6 +88,11 @@ class FrameBudget:
         return min(self.max_video_tokens, merged * self.limits.max_frame_tokens)
 
     @property
+    def most_frames(self) -> int:
+        """Most frames that one clip can have: each pair of them costs a token at least."""
+        return min(self.max_frames, self.limits.temporal_patch * self.max_video_tokens)
+
+    @property
     def max_bytes(self) -> int:
         """Most bytes that the decoded frames of one clip can take."""
         return self.most_tokens * self.limits.token_pixels**2 * self.limits.temporal_patch * 3
@@ -90,6 +104,18 @@ class FrameBudget:
     def fit(self, width: int, height: int, num_frames: int) -> tuple[int, int]:
         """See `fit_resolution`."""
         return fit_resolution(width, height, num_frames, self)
+
+    def thins(self, num_frames: int, duration_seconds: float) -> bool:
+        """Whether the budget, and not what the clip has, keeps it from `fps` frames a second."""
+        return min(int(duration_seconds * self.fps + 1e-6), num_frames) > self.most_frames
+
+    def shrinks(self, width: int, height: int, num_frames: int) -> bool:
+        """Whether the clip's tokens, spread over so many frames, leave less than a quarter of the pixels."""
+        merged = -(-num_frames // self.limits.temporal_patch)
+        if not width * height or self.max_video_tokens // merged >= self.limits.max_frame_tokens:
+            return False  # the checkpoint's own ceiling for a frame, which no setting lifts
+        fitted = self.fit(width, height, num_frames)
+        return _LEAST_SHARE * width * height > fitted[0] * fitted[1]
 
     def __str__(self) -> str:
         return (
@@ -131,6 +157,14 @@ class FramesAt:
         scale = min(self.max_width / width, self.max_height / height, 1.0)
         return max(round(width * scale), 1), max(round(height * scale), 1)
 
+    def thins(self, *_: float) -> bool:
+        """No: these are the frames that were asked for."""
+        return False
+
+    def shrinks(self, *_: int) -> bool:
+        """No: they are only looked at."""
+        return False
+
 
 _ROUNDED_SECONDS = 0.00051
 
@@ -152,7 +186,7 @@ def pick_frames(timestamps: Sequence[float], duration_seconds: float, budget: Fr
     """
     patch = budget.limits.temporal_patch
     count = int(duration_seconds * budget.fps + 1e-6)
-    count = min(max(count, budget.min_frames), budget.max_frames, patch * budget.max_video_tokens)
+    count = min(max(count, budget.min_frames), budget.most_frames)
     count = max(count - count % patch, patch)  # an odd one out would cost as much as a pair
     if count >= len(timestamps):
         return list(range(len(timestamps)))
