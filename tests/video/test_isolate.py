@@ -117,7 +117,35 @@ def test_another_limit_of_memory_takes_another_process(plain: Path) -> None:
     first = waiting().process
     decoded(plain, pool(max_memory=MEMORY // 2))
     assert waiting().process.pid != first.pid
-    assert first.returncode is not None
+    assert first.returncode is not None, "no run is left that it is for"
+
+
+def test_runs_with_other_limits_of_memory_leave_each_other_s_processes_alone(plain: Path) -> None:
+    one, other = pool(), pool(max_memory=MEMORY // 2)
+    pids = set()
+    for _ in range(3):
+        for decoders in (one, other):
+            decoded(plain, decoders)
+            pids |= {decoder.process.pid for decoder in isolate._idle}
+    assert len(pids) == 2
+
+
+def test_decoders_that_were_closed_start_no_process(plain: Path) -> None:
+    decoders = pool()
+    decoders.close()
+    with pytest.raises(EngineError, match="these decoders were closed"):
+        decoded(plain, decoders)
+    assert not isolate._idle
+
+
+def test_a_process_gets_no_secret_of_the_environment(plain: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("OPENAI_API_KEY", "HF_TOKEN", "AWS_SECRET_ACCESS_KEY", "https_proxy", "SOME_LOGIN"):
+        monkeypatch.setenv(name, "s3cret")
+    monkeypatch.setenv("LC_ALL", "C.UTF-8")
+    decoded(plain)
+    environment = Path(f"/proc/{waiting().process.pid}/environ").read_bytes()
+    assert b"s3cret" not in environment
+    assert b"LC_ALL=C.UTF-8" in environment
 
 
 # Crashes and hangs

@@ -181,6 +181,25 @@ def test_a_decoder_that_nobody_needs_leaves(monkeypatch: pytest.MonkeyPatch) -> 
     assert left == [0]
 
 
+@pytest.mark.parametrize("busy", [False, True])
+def test_a_decoder_whose_owner_is_gone_leaves(busy: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also if somebody else holds the socket open, so that it is not hung up."""
+    ours, _theirs = Pipe()
+    left: list[int] = []
+    working = threading.Event()
+    if busy:
+        working.set()
+    monkeypatch.setattr(os, "_exit", left.append)
+    monkeypatch.setattr(worker, "IDLE_SECONDS", 1e9)
+    somebody_else = os.getppid() + 1
+    listener = threading.Thread(
+        target=worker._listen, args=(ours, SimpleQueue(), working, somebody_else, 1 << 62), daemon=True
+    )
+    listener.start()
+    listener.join(SECONDS)
+    assert left == [0]
+
+
 def test_systems_without_memory_files_have_ordinary_ones(plain: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delattr(os, "memfd_create")
     assert read_numbers(decoded(plain).pixels)[0] == 0

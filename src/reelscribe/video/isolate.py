@@ -18,7 +18,7 @@ from multiprocessing.connection import Pipe
 from multiprocessing.spawn import get_executable
 from pathlib import Path
 from typing import Any, Final, TypeVar
-from weakref import WeakSet
+from weakref import WeakSet, ref
 
 from reelscribe.errors import ClipError, EngineError
 from reelscribe.schema import Clip, Frames
@@ -34,6 +34,15 @@ AVAILABLE: Final = os.name == "posix"
 _START_SECONDS = 120.0
 """Python may have to load from a slow network disk."""
 _END_SECONDS = 10.0
+_PASSED_ON: Final = frozenset(
+    {
+        *("PATH", "HOME", "LANG", "LANGUAGE", "TZ", "TMPDIR", "TEMP", "TMP", "VIRTUAL_ENV"),
+        *("PYTHONHOME", "PYTHONPATH", "PYTHONUTF8", "PYTHONHASHSEED", "PYTHONFAULTHANDLER", "PYTHONNOUSERSITE"),
+        *("PYTHONDONTWRITEBYTECODE", "PYTHONPYCACHEPREFIX", "PYTHONMALLOC"),
+    }
+)
+_PASSED_ON_PREFIXES: Final = ("LC_", "LD_", "DYLD_", "MALLOC_", "GLIBC_")
+"""Of the environment, what Python, its libraries and the linker may need to start."""
 _LONGEST_SECONDS = 1e6
 """As long as a wait can be on every system."""
 
@@ -48,9 +57,11 @@ class DecoderPool:
 
     def __init__(self, *, seconds: float, max_memory: int) -> None:
         self._seconds = min(seconds, _LONGEST_SECONDS)
-        self._max_memory = max_memory
+        self.max_memory = max_memory
+        """Bytes that each decoder may take."""
         self._busy: set[_Decoder] = set()
-        self._closed = False
+        self.is_closed = False
+        """Whether nobody waits for its clips any more."""
         self._lock = threading.Lock()
 
     def decode(self, clip: Clip, budget: FrameChoice, *, threads: int) -> Frames:
@@ -73,12 +84,15 @@ class DecoderPool:
 
     def _with_decoder(self, work: Callable[["_Decoder"], _T]) -> _T:
         while True:
-            decoder = _take(self._max_memory)
+            if self.is_closed:
+                raise EngineError("these decoders were closed: nobody waits for what they would decode.")
+            decoder = _take(self.max_memory)
             with self._lock:
-                if self._closed:
+                if self.is_closed:  # meanwhile
                     _idle.append(decoder)
-                    raise ClipError("crashed", "the clip was given up, as the run ended.")
+                    continue
                 self._busy.add(decoder)
+                decoder.pool = ref(self)
             try:
                 return work(decoder)
             except _LeftError:
@@ -99,7 +113,7 @@ class DecoderPool:
     def close(self) -> None:
         """End the decoders that are in the middle of a clip, and let those that wait hold no memory meanwhile."""
         with self._lock:
-            self._closed = True
+            self.is_closed = True
             for decoder in self._busy:
                 decoder.usable = False  # one that comes to its end just now is not for the next run
                 decoder.process.kill()
@@ -120,6 +134,8 @@ class _Decoder:
     def __init__(self, max_memory: int) -> None:
         self.max_memory = max_memory
         self.usable = True
+        self.pool: Callable[[], DecoderPool | None] = lambda: None
+        """The one that it last worked for, if that is still there."""
         self._connection, theirs = Pipe()
         self._clips = nameless_file()
         self.frames = SeenFrames()
@@ -215,13 +231,28 @@ _all: WeakSet[_Decoder] = WeakSet()
 
 
 def _take(max_memory: int) -> _Decoder:
-    with contextlib.suppress(IndexError):
-        while True:
+    """A decoder that waits for work, or a new one. One with another limit is left to its run, if that goes on."""
+    for _ in range(len(_idle)):
+        try:
             decoder = _idle.pop()
-            if decoder.max_memory == max_memory and decoder.process.poll() is None:
-                return decoder
+        except IndexError:  # another thread has taken the last one
+            break
+        alive = decoder.process.poll() is None
+        if alive and decoder.max_memory == max_memory:
+            return decoder
+        pool = decoder.pool()
+        if alive and pool and not pool.is_closed:
+            _idle.appendleft(decoder)
+        else:
             decoder.end()
     return _Decoder(max_memory)
+
+
+def _environment() -> dict[str, str]:
+    """What a decoder gets of the environment: it opens files of strangers, and needs no key, token or password."""
+    return {
+        name: value for name, value in os.environ.items() if name in _PASSED_ON or name.startswith(_PASSED_ON_PREFIXES)
+    } | {"OPENBLAS_NUM_THREADS": "1"}  # nobody multiplies matrices there
 
 
 def _start(shared: tuple[int, ...], max_memory: int) -> "subprocess.Popen[bytes]":
@@ -233,7 +264,7 @@ def _start(shared: tuple[int, ...], max_memory: int) -> "subprocess.Popen[bytes]
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
         pass_fds=shared,
-        env=os.environ | {"OPENBLAS_NUM_THREADS": "1"},  # nobody multiplies matrices there
+        env=_environment(),
         start_new_session=True,  # Ctrl-C is meant for the owner
     )
 
