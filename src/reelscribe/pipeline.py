@@ -17,7 +17,7 @@ from typing import Any, Protocol, runtime_checkable
 from reelscribe.config import Settings
 from reelscribe.engines.base import Engine, ModelInfo
 from reelscribe.errors import ClipError, EngineError, SettingsError
-from reelscribe.outcomes import better_of, kept_anew, once_more, select, tell_frames
+from reelscribe.outcomes import better_of, once_more, select, tell_frames
 from reelscribe.prompts import Layout, Outcome, RowPlan, choose_layout
 from reelscribe.schema import NO_FRAMES, Caption, CaptionRequest, Failure, Frames, PreparedRequest, Row
 from reelscribe.video.fetch import FetchLimits, checked
@@ -173,7 +173,7 @@ def caption_rows(
             plan = plan_row(item, layout, settings)
             if not wanted(plan):
                 continue
-            found = [_known(request, settings, memory) if memory else request for request in plan.requests]
+            found = [memory.look_up(request) if memory else request for request in plan.requests]
             outcomes = [None if isinstance(each, CaptionRequest) else each for each in found]
             pending.append(_Waiting(item=item, plan=plan, outcomes=outcomes))
             pulled_bytes += item.num_bytes
@@ -204,12 +204,6 @@ def caption_rows(
             if None not in pending[0].outcomes:
                 yield next(finished())
         yield from finished()
-
-
-def _known(request: CaptionRequest, settings: Settings, memory: Memory) -> Outcome | CaptionRequest:
-    """What is known of a request, with the candidates that are to be kept now; or the request to make."""
-    found = memory.look_up(request)
-    return kept_anew(found, request, settings) if isinstance(found, Caption) else found
 
 
 def peek(rows: Iterator[InputRow]) -> list[InputRow]:

@@ -38,7 +38,26 @@ class Keys:
         """Names the settings on which it depends whether a video can be had at all."""
 
     def key(self, request: CaptionRequest, video: tuple[Any, ...]) -> bytes:
-        """The content key of a request for a video: 16 bytes."""
+        """The content key of a request for a video: 16 bytes. The row's text is no part of it."""
+        return _digest(
+            self._captions,
+            video,
+            request.prompt,
+            request.system_prompt,
+            request.num_captions,
+            request.sampling.told(),
+            request.seed,
+        )
+
+    def key_of_0_1(self, request: CaptionRequest, video: tuple[Any, ...]) -> bytes:
+        """The key that release 0.1.0 gave the same request: the row's text was a part of it, and of the seed."""
+        root = self.settings.seed if request.sampling.seed is None else request.sampling.seed
+        slot = request.key.partition(":")[2]
+        digest = hashlib.sha256()
+        asked = (request.prompt, request.system_prompt or "", request.reference)
+        for part in (str(root), request.clip.source, *asked, slot):
+            content = part if isinstance(part, bytes) else part.encode("utf-8", "surrogatepass")
+            digest.update(len(content).to_bytes(8, "big") + content)
         return _digest(
             self._captions,
             video,
@@ -47,7 +66,7 @@ class Keys:
             request.reference,
             request.num_captions,
             request.sampling.told(),
-            request.seed,
+            int.from_bytes(digest.digest()[:8], "big"),
         )
 
     def video(self, clip: Clip) -> tuple[Any, ...]:
