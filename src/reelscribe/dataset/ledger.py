@@ -26,7 +26,9 @@ from reelscribe.dataset.ledger_file import (
     DamagedError,
     Run,
     connect,
+    has_keys_of_0_1,
     has_sidecars,
+    journal_of,
     pack,
     prepare,
     read_runs,
@@ -105,19 +107,12 @@ class Ledger:
             try:
                 prepare(self._base, file)
                 runs = list(runs_in(self._base))
+                self._has_keys_of_0_1 = has_keys_of_0_1(self._base)
             except BaseException:
                 self._base.close()
                 raise
         self._last = next(iter(runs), None)
-        self._is_of_0_1 = False
-        self._kinds_of_0_1: set[str] = set()
-        self._note(runs)
-
-    def _note(self, runs: Sequence[Run]) -> None:
-        """Note what runs of release 0.1.0, whose outcomes are here, did otherwise."""
-        older = [run for run in runs if run.is_of_0_1]
-        self._is_of_0_1 |= bool(older)
-        self._kinds_of_0_1 |= {run.settings["sidecar"] for run in older if run.settings.get("sidecar")}
+        self._kinds_of_0_1 = {run.settings.get("sidecar") for run in runs if run.is_of_0_1}
 
     def __enter__(self) -> Self:
         return self
@@ -141,6 +136,7 @@ class Ledger:
             self._base.close()
             if not self._run and self._last is None:
                 self.file.unlink(missing_ok=True)
+                journal_of(self.file).unlink(missing_ok=True)
 
     # Runs
 
@@ -194,7 +190,7 @@ class Ledger:
     def knows_work_of(self, run: Run) -> bool:
         """Whether an earlier run had the same settings, as far as captions depend on them."""
         with self._lock, troubles(self.file):
-            return any(other.work == run.work for other in runs_in(self._base) if other.number != run.number)
+            return any(not run.differs_from(other) for other in runs_in(self._base) if other.number != run.number)
 
     def advance(self, progress: dict[str, Any]) -> None:
         """Note what the run did so far.
@@ -242,7 +238,7 @@ class Ledger:
         """What lies under the key of a request, or under the one that it had in release 0.1.0: captions first."""
         keys = self._begun()
         names = [keys.key(request, video)]
-        if self._is_of_0_1:
+        if self._has_keys_of_0_1:
             names.append(keys.key_of_0_1(request, video))
         marks = ", ".join("?" * len(names))
         with self._lock, troubles(self.file):
@@ -332,13 +328,15 @@ class Ledger:
         Raises:
             DatasetError: it cannot be read.
         """
-        self._note(read_runs(other))
+        read_runs(other)
         self._take_from(
             other,
             "INSERT INTO outcomes SELECT key, kind, outcome, ?, tries, limits FROM other.outcomes WHERE true "
             + _ADOPTED,
             (self._run,),
         )
+        with self._lock, troubles(self.file):
+            self._has_keys_of_0_1 = has_keys_of_0_1(self._base)
 
     def adopt_sidecars(self, other: Path) -> None:
         """Know the files beside videos that the runs of another ledger wrote.

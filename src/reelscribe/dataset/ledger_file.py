@@ -72,6 +72,10 @@ class Run:
         """Whether it was made by release 0.1.0."""
         return "overwrite_sidecars" not in self.settings
 
+    def differs_from(self, other: "Run") -> list[str]:
+        """The settings on which captions depend, of those that this run knows, that another one had otherwise."""
+        return [name for name, value in self.work.items() if value != other.work.get(name)]
+
 
 @dataclass(frozen=True, kw_only=True)
 class Answer:
@@ -133,17 +137,19 @@ def set_aside(file: Path) -> None:
     with contextlib.suppress(sqlite3.Error), contextlib.closing(connect(file, "rw")) as base:
         base.execute("SELECT count(*) FROM runs").fetchone()  # has what a killed run left in the journal undone
     try:
-        # A journal goes with its ledger: SQLite would play one that stays here into the next ledger of this name.
-        _journal(aside(file)).unlink(missing_ok=True)
-        if _journal(file).exists():
-            _journal(file).replace(_journal(aside(file)))
+        # A journal goes with its ledger and no other: SQLite would play it into one of that name.
         if file.exists():
+            journal_of(aside(file)).unlink(missing_ok=True)
+            if journal_of(file).exists():
+                journal_of(file).replace(journal_of(aside(file)))
             file.replace(aside(file))
+        journal_of(file).unlink(missing_ok=True)
     except OSError as exc:
         raise DatasetError(f"cannot set {file} aside: {exc.strerror}.") from exc
 
 
-def _journal(file: Path) -> Path:
+def journal_of(file: Path) -> Path:
+    """Where SQLite keeps what a transaction changes until it is done."""
     return file.with_name(f"{file.name}-journal")
 
 
@@ -208,27 +214,32 @@ def prepare(base: sqlite3.Connection, file: Path) -> None:
     Raises:
         DatasetError: it is something else, or cannot be copied.
     """
-    before = _version_of(base, file)
-    base.execute("PRAGMA journal_mode = TRUNCATE")
     base.execute("PRAGMA synchronous = FULL")
-    if before == _VERSION:
-        return
-    if before:
-        copy_ledger(file, file.with_name(f"{file.name}.v{before}"))
-    base.execute("BEGIN IMMEDIATE")
-    for version, statements in _MIGRATIONS:
-        if version > before:
-            for statement in statements:
-                base.execute(statement)
-    base.execute(f"PRAGMA user_version = {_VERSION}")
-    base.execute("COMMIT")
-    sync_folder(file.parent)
+    before = _version_of(base, file)
+    if before < _VERSION:
+        if before:
+            copy_ledger(file, file.with_name(f"{file.name}.v{before}"))
+        base.execute("BEGIN IMMEDIATE")
+        for version, statements in _MIGRATIONS:
+            if version > before:
+                for statement in statements:
+                    base.execute(statement)
+        base.execute(f"PRAGMA user_version = {_VERSION}")
+        base.execute("COMMIT")
+        sync_folder(file.parent)
+    base.execute("PRAGMA journal_mode = TRUNCATE")
 
 
 def has_sidecars(file: Path) -> bool:
     """Whether a ledger has the table of them, which that of release 0.1.0 lacks."""
     with troubles(file), contextlib.closing(connect(file, "rw")) as base:
         return _version_of(base, file) > _OLDEST
+
+
+def has_keys_of_0_1(base: sqlite3.Connection) -> bool:
+    """Whether there are outcomes of release 0.1.0, whose keys are shorter."""
+    (found,) = base.execute("SELECT EXISTS (SELECT 1 FROM outcomes WHERE length(key) = 16)").fetchone()
+    return bool(found)
 
 
 def runs_in(base: sqlite3.Connection) -> Iterator[Run]:
@@ -238,6 +249,8 @@ def runs_in(base: sqlite3.Connection) -> Iterator[Run]:
         values = dict(zip(names, row, strict=True))
         for name in ("inputs", "settings", "work", "progress"):
             values[name] = json.loads(values[name])
+            if not isinstance(values[name], list if name == "inputs" else dict):
+                raise ValueError(f"{name} of run {values['number']} is {values[name]!r}")
         yield Run(**{**values, "inputs": tuple(values["inputs"])})
 
 

@@ -93,10 +93,11 @@ def read_sidecars(
 
 def _find_sidecar(video: Path, kind: str) -> Path | None:
     """The file beside a video, if it is there. Most are not, so that is asked first."""
-    if not any(video.with_name(f"{name}.{kind}").is_file() for name in (video.stem, video.name)):
+    # os.path's function says False for a name that is too long, where pathlib's raises.
+    if not any(os.path.isfile(video.with_name(f"{name}.{kind}")) for name in (video.stem, video.name)):  # noqa: PTH113
         return None
     file = sidecar_of(video, kind)
-    return file if file.is_file() else None
+    return file if os.path.isfile(file) else None  # noqa: PTH113
 
 
 def _content(file: Path, settings: Settings) -> bytes:

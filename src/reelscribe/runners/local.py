@@ -120,7 +120,8 @@ def run(
     tally = Tally(settings.failure_limit())
     with contextlib.ExitStack() as stack:
         stack.enter_context(locked(lock_of(output), output))
-        take_over(output)
+        with contextlib.suppress(*(() if settings.resume else (DatasetError,))):  # what is damaged is set aside
+            take_over(output)
         _check_not_of_others(output, writer)
         if not settings.resume:
             set_aside(ledger_of(output))
@@ -350,9 +351,9 @@ def _check_shard(last: Run | None, settings: Settings) -> None:
 
 def _tell_changes(last: Run | None, begun: Run, ledger: Ledger) -> None:
     """Warn of settings with which captions that are there are made again."""
-    if last is None or last.work == begun.work:
+    names = begun.differs_from(last) if last else []
+    if last is None or not names:
         return
-    names = [name for name in begun.work if begun.work[name] != last.work.get(name)]
     told = ", ".join(
         f"{_CALLED.get(name, name)} ({_told(last.work.get(name))} → {_told(begun.work[name])})" for name in names
     )
