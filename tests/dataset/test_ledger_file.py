@@ -248,8 +248,8 @@ def test_page_of_the_file_that_is_damaged_is_told_with_what_to_do(tmp_path: Path
         assert output.read_bytes() == whole
     assert len(told) >= 3, "the first page, and those of both tables"
     for message in told:
-        what = r"the ledger .*out\.ledger\.sqlite (cannot be used: .*(malformed|not a database)|is damaged: .*); put a copy"
-        assert re.match(what, message), message
+        what = r"the ledger .*out\.ledger\.sqlite (cannot be used: .*(malformed|not a database)|is damaged: .*); put "
+        assert re.match(what + "a copy of it in its place", message), message
         assert message.endswith("--no-resume sets it aside and begins anew; it stays, as out.ledger.sqlite.older.")
     assert _run(output, data, resume=False) == ["a.mp4", "b.mp4", "c.mp4"]
     assert (tmp_path / "out.ledger.sqlite.older").is_file()
@@ -263,9 +263,13 @@ def test_run_that_cannot_be_read_is_told(tmp_path: Path, data: Path, column: str
     with contextlib.closing(sqlite3.connect(ledger_of(output))) as base:
         base.execute(f"UPDATE runs SET {column} = ?", (value,))
         base.commit()
+    before = ledger_of(output).read_bytes()
     for use in (lambda: _run(output, data), lambda: read_status(output)):
-        with contextlib.suppress(DatasetError):
+        with pytest.raises(
+            DatasetError, match=r"the ledger .* (is damaged|cannot be used): .*--no-resume sets it aside"
+        ):
             use()
+    assert ledger_of(output).read_bytes() == before
 
 
 def test_ledger_of_a_newer_release_is_told_and_left(tmp_path: Path, data: Path) -> None:

@@ -22,6 +22,8 @@ from typing import Any, Final, Self
 from reelscribe.config import Settings
 from reelscribe.dataset.identity import Keys, told
 from reelscribe.dataset.ledger_file import (
+    ADOPT,
+    MAKE,
     Answer,
     DamagedError,
     Run,
@@ -50,14 +52,6 @@ MOST_TRIES: Final = 3
 """How many runs, one after the other, try a clip that fails for reasons of the moment."""
 _COMMIT_SECONDS: Final = 1.0
 _LARGEST_SEED: Final = (1 << 63) - 1
-_REPLACING: Final = (
-    "ON CONFLICT (key) DO UPDATE SET kind = excluded.kind, outcome = excluded.outcome, run = excluded.run, "
-    "tries = {tries}, limits = excluded.limits WHERE excluded.kind IS NULL OR outcomes.kind IS NOT NULL"
-)
-_MADE: Final = _REPLACING.format(tries="outcomes.tries + (outcomes.run <> excluded.run)")
-"""Doubles of one clip in a run are one try."""
-_ADOPTED: Final = _REPLACING.format(tries="max(outcomes.tries, excluded.tries)")
-"""The same ledger may be taken over several times."""
 
 
 class Ledger:
@@ -318,7 +312,7 @@ class Ledger:
             return
         with self._lock, troubles(self.file):
             self._write(
-                "INSERT INTO outcomes VALUES (?, ?, ?, ?, 1, ?) " + _MADE,
+                MAKE,
                 (key, kind, pack(outcome, request.seed), self._run, keys.failures),
             )
 
@@ -329,12 +323,7 @@ class Ledger:
             DatasetError: it cannot be read.
         """
         read_runs(other)
-        self._take_from(
-            other,
-            "INSERT INTO outcomes SELECT key, kind, outcome, ?, tries, limits FROM other.outcomes WHERE true "
-            + _ADOPTED,
-            (self._run,),
-        )
+        self._take_from(other, ADOPT, (self._run,))
         with self._lock, troubles(self.file):
             self._has_keys_of_0_1 = has_keys_of_0_1(self._base)
 
@@ -355,6 +344,8 @@ class Ledger:
                 self._write(statement, values)
                 self._commit()
             finally:
+                if self._base.in_transaction:  # it cannot be read to its end
+                    self._base.execute("ROLLBACK")
                 self._base.execute("DETACH other")
 
     # Files beside videos

@@ -35,6 +35,19 @@ _MIGRATIONS: Final[tuple[tuple[int, tuple[str, ...]], ...]] = (
 
 outcomes.kind: of a failure, NULL for a caption. limits: the settings under which it failed. The columns of runs are the
 fields of `Run`. sidecars.digest: of the name and the content of a file that a run wrote beside a video."""
+_REPLACING: Final = (
+    "ON CONFLICT (key) DO UPDATE SET kind = excluded.kind, outcome = excluded.outcome, run = excluded.run, "
+    "tries = {tries}, limits = excluded.limits WHERE excluded.kind IS NULL OR outcomes.kind IS NOT NULL"
+)
+MAKE: Final = "INSERT INTO outcomes VALUES (?, ?, ?, ?, 1, ?) " + _REPLACING.format(
+    tries="outcomes.tries + (outcomes.run <> excluded.run)"
+)
+"""Takes an outcome. No failure takes the place of a caption, and doubles of a clip in one run are one try."""
+ADOPT: Final = (
+    "INSERT INTO outcomes SELECT key, kind, outcome, ?, tries, limits FROM other.outcomes WHERE true "
+    + _REPLACING.format(tries="max(outcomes.tries, excluded.tries)")
+)
+"""Takes those of another ledger, which may be taken over several times."""
 _OLDEST: Final = _MIGRATIONS[0][0]
 _VERSION: Final = _MIGRATIONS[-1][0]
 

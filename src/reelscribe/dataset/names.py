@@ -28,7 +28,7 @@ def failures_of(output: Path) -> Path:
     name = output.name
     stem, suffix = _split(name)
     if SHARD in name:
-        name = stem.removesuffix(f"-{SHARD}").replace(SHARD, "") + f"{suffix}.shards"
+        name = stem.removesuffix(f"-{SHARD}").replace(SHARD, "") + f"{suffix or '.data'}.shards"
     elif not suffix:
         name = f"{name}.data"
     elif suffix == ".jsonl" and not stem.endswith((".data", ".shards", *_SUFFIXES)):

@@ -9,7 +9,7 @@ from pathlib import Path
 from signal import Signals
 from typing import Any, Final
 
-from reelscribe.config import Settings, Shard
+from reelscribe.config import Settings
 from reelscribe.dataset.files import VIDEO_SUFFIXES, is_url
 from reelscribe.dataset.ledger import Ledger
 from reelscribe.dataset.ledger_file import Run, aside, set_aside
@@ -22,10 +22,10 @@ from reelscribe.engines import load_engine
 from reelscribe.engines.base import Engine
 from reelscribe.errors import FAILURE_KINDS, DatasetError, FailureKind, SettingsError, StoppedError
 from reelscribe.pipeline import Maker, RowResult, caption_rows
-from reelscribe.prompts import RowPlan
 from reelscribe.runners.live import Live
 from reelscribe.runners.record import Record
 from reelscribe.runners.spending import Spending
+from reelscribe.runners.start import Start
 from reelscribe.runners.status import ledger_of, lock_of, outputs_of_runs, record_of, runs_on, take_over
 from reelscribe.runners.stop import Stop, stop_at_signals, tell_stop
 from reelscribe.runners.tally import Tally
@@ -120,11 +120,7 @@ def run(
     tally = Tally(settings.failure_limit())
     with contextlib.ExitStack() as stack:
         stack.enter_context(locked(lock_of(output), output))
-        with contextlib.suppress(*(() if settings.resume else (DatasetError,))):  # what is damaged is set aside
-            take_over(output)
-        _check_not_of_others(output, writer)
-        if not settings.resume:
-            set_aside(ledger_of(output))
+        _make_way(output, writer, settings)
         ledger = stack.enter_context(Ledger(ledger_of(output), again=again, marked=marked, resampled=resampled))
         _check_shard(ledger.last, settings)
         sidecars = _sidecars(sources, output, settings, ledger, adopt)
@@ -154,7 +150,7 @@ def run(
         on_start(Live(total=total, watch=watch, tally=tally, spending=spending))
         rows = watch.rows(read_rows(sources, settings, output=output, is_own=ledger.may_have_written))
         stop = stack.enter_context(stop_at_signals(handle_signals, on_stop))
-        start = _Start(settings.part(), stop, spending, tally)
+        start = Start(settings.part(), stop, spending, tally)
         maker = worker if isinstance(worker, Maker) else watch
         results = caption_rows(rows, settings, maker, memory=ledger, stop=start.is_cut, wanted=start.may)
         for result in stack.enter_context(contextlib.closing(results)):
@@ -171,6 +167,15 @@ def run(
             raise _stopped(stop, tally) if stop() else spending.error(tally.rows)
         _tell_unmet(ledger)
     return _summary(tally, writer.failures, watch, spending)
+
+
+def _make_way(output: Path, writer: DatasetWriter, settings: Settings) -> None:
+    """See to what earlier runs left, and that there is nothing of others."""
+    with contextlib.suppress(*(() if settings.resume else (DatasetError,))):  # what is damaged is set aside
+        take_over(output)
+    _check_not_of_others(output, writer)
+    if not settings.resume:
+        set_aside(ledger_of(output))
 
 
 def _check_not_of_others(output: Path, writer: DatasetWriter) -> None:
@@ -296,39 +301,6 @@ def _flagged(marks: Path) -> dict[int, frozenset[str]]:
         if flag:
             flagged[row] = flagged.get(row, frozenset()) | ({video} if isinstance(video, str) else set())
     return flagged
-
-
-class _Start:
-    """Whether a row is to be begun; asked before each.
-
-    Once it is enough, rows are read on until there is one that this run would have begun: where there is none, all are
-    done, and the run has come to its end.
-    """
-
-    def __init__(self, shard: Shard | None, stop: Stop, spending: Spending, tally: Tally) -> None:
-        self._shard, self._stop, self._spending, self._tally = shard, stop, spending, tally
-        self._begun = 0
-        self._cut = False
-
-    def may(self, plan: RowPlan) -> bool:
-        """Whether this row is to be begun: one of the shard, while it is not enough."""
-        if self._shard and not self._shard.holds(plan.lot):
-            return False
-        if self._is_enough():
-            self._cut = True
-            return False
-        self._begun += 1
-        return True
-
-    def is_cut(self) -> bool:
-        """Whether there was a row that was not begun, as it was enough."""
-        return self._cut
-
-    def _is_enough(self) -> bool:
-        tally = self._tally
-        videos_a_row = (tally.captions + tally.failures.total()) / max(tally.rows, 1)
-        under_way = (self._begun - tally.rows) * videos_a_row
-        return bool(self._stop()) or self._spending.must_stop(tally.made, under_way)
 
 
 def _stopped(stop: Stop, tally: Tally) -> StoppedError:
