@@ -322,8 +322,8 @@ def test_failures_end_with_3_and_are_counted_and_listed(here: Path) -> None:
 
 def test_ledger_status_and_retry(here: Path) -> None:
     put_clip(here / "a.mp4")
-    put_rows(here / "in.jsonl", [{"video": "a.mp4", "text": str(number)} for number in range(3)])
-    (here / "run.toml").write_text("[model_params]\nbreak_after = 2\n")
+    put_rows(here / "in.jsonl", [{"video": "a.mp4", "ask": str(number)} for number in range(3)])
+    (here / "run.toml").write_text("prompt_key = 'ask'\n[model_params]\nbreak_after = 2\n")
     line = _refused("caption", "in.jsonl", "-o", "out.jsonl", "--engine", "fake", "--config", "run.toml", code=1)
     assert line == "the fake engine breaks after 2 requests, as it was told to."
     lines = _type("status", "out.jsonl").stdout.splitlines()
@@ -339,7 +339,7 @@ def test_ledger_status_and_retry(here: Path) -> None:
     assert lines[7:] == [
         "model       fake with fake",
         "inputs      in.jsonl",
-        "settings    engine='fake', model_params={'break_after': 2}",
+        "settings    engine='fake', prompt_key='ask', model_params={'break_after': 2}",
     ]
     told = _counts(_caption("in.jsonl", "--config", "run.toml"))
     assert told == ["3 captions for 3 rows in out.jsonl (2 taken from the ledger)"]

@@ -357,10 +357,15 @@ def test_empty_candidate_is_never_kept_where_another_has_text() -> None:
         assert outcome.reason.endswith("; left out before: 2 with faults")
 
 
-def test_empty_candidate_is_a_failure_where_all_are_to_be_kept() -> None:
-    outcome = _only(said("text", ""), 2, keep="all")
-    assert isinstance(outcome, Failure)
-    assert outcome.message == "the model gave no text for 1 of 2 candidates."
+def test_empty_candidate_is_left_out_where_all_are_to_be_kept() -> None:
+    outcome = _only(said("", "text", "?"), 3, keep="all")
+    assert isinstance(outcome, Caption)
+    assert (outcome.kept, outcome.meta["kept"], outcome.texts) == ((1,), [1], ("text",))
+    assert outcome.reason == "all candidates are kept; left out before: 2 without words"
+    assert [candidate.text for candidate in outcome.candidates] == ["", "text", "?"]
+    silent = _only(said("", "?"), 2, keep="all")
+    assert isinstance(silent, Failure)
+    assert (silent.kind, silent.message) == ("engine", "the model gave no text for 2 of 2 candidates.")
 
 
 @pytest.mark.parametrize("count", [0, 1, 3])
@@ -461,11 +466,11 @@ def test_interleaved_rows_are_seen_by_their_tokens() -> None:
 
 def _picks(rows: list[Row], batch_size: int = 1, **settings: Any) -> list[str]:
     engine = ScriptedEngine(lambda item: said("zero", "one", "two", "three"), batch_size=batch_size)
-    return [result.rows[0]["caption"] for result in _rows(rows, engine, num_captions=4, **settings)]
+    return [result.rows[0]["caption"] for result in _rows(rows, engine, num_captions=4, prompt_key="ask", **settings)]
 
 
 def test_what_a_row_gets_depends_on_neither_batch_nor_neighbours_nor_place() -> None:
-    rows = [_clip_row(text=f"row {number}") for number in range(12)]
+    rows = [_clip_row(ask=f"row {number}") for number in range(12)]
     picks = _picks(rows)
     assert len(set(picks)) > 1
     assert _picks(rows, batch_size=5) == picks
@@ -475,7 +480,7 @@ def test_what_a_row_gets_depends_on_neither_batch_nor_neighbours_nor_place() -> 
 
 
 def test_another_seed_draws_other_candidates() -> None:
-    rows = [_clip_row(text=f"row {number}") for number in range(12)]
+    rows = [_clip_row(ask=f"row {number}") for number in range(12)]
     assert _picks(rows, seed=1) != _picks(rows) == _picks(rows, seed=0)
     assert _picks(rows, sampling={"seed": 1}) == _picks(rows, seed=1)
 

@@ -142,10 +142,11 @@ def test_request_with_a_good_candidate_is_not_made_again(keep: str) -> None:
     assert outcome.meta["tries"] == 1
 
 
-def test_empty_candidate_that_fails_the_row_is_asked_for_once_more() -> None:
-    outcome = _only(_in_turn(said("good", ""), said("one", "two")), {"keep": "all"}, num_captions=2)
+@pytest.mark.parametrize("keep", ["random_any", "all"])
+def test_empty_candidate_beside_a_good_one_is_not_asked_for_once_more_whichever_are_kept(keep: str) -> None:
+    outcome = _only(_in_turn(said("good", ""), said("one", "two")), {"keep": keep}, num_captions=2)
     assert isinstance(outcome, Caption)
-    assert outcome.texts == ("one", "two")
+    assert outcome.texts == ("good",)
 
 
 @pytest.mark.parametrize("answer", [None, said(), Failure(key="0", video=None, kind="engine", message="no")])
@@ -310,20 +311,20 @@ def test_setting_it_later_makes_only_those_again_that_had_faults(tmp_path: Path)
     put_clip(tmp_path / "a.mp4")
     (tmp_path / "text.mp4").write_text("this is no video")
     words = ["good", "loop", "cut", "empty"]
-    rows = [{"video": "a.mp4", "text": word} for word in words] + [{"video": "text.mp4"}]
+    rows = [{"video": "a.mp4", "ask": word} for word in words] + [{"video": "text.mp4"}]
     data, output = put_rows(tmp_path / "in.jsonl", rows), tmp_path / "out.jsonl"
     asked: list[tuple[str, int]] = []
 
     def script(item: PreparedRequest) -> Any:
-        asked.append((item.request.reference, item.request.attempt))
-        first = {"loop": LOOP, "cut": "cut ...", "empty": "", "good": "good"}[item.request.reference]
+        asked.append((item.request.prompt, item.request.attempt))
+        first = {"loop": LOOP, "cut": "cut ...", "empty": "", "good": "good"}[item.request.prompt]
         return said(first if item.request.attempt == 1 else "better")
 
-    summary = run([data], output, Settings(), engine=ScriptedEngine(script))
+    summary = run([data], output, Settings(prompt_key="ask"), engine=ScriptedEngine(script))
     assert summary.flags == {"loop": 1, "cut_off": 1}
     assert summary.failures == {"engine": 1, "unreadable": 1}
     asked.clear()
-    again = Settings(retry_flagged=True)
+    again = Settings(prompt_key="ask", retry_flagged=True)
     summary = run([data], output, again, engine=ScriptedEngine(script))
     assert sorted(asked) == [(word, attempt) for word in ("cut", "empty", "loop") for attempt in (1, 2)]
     assert [row["caption"] for row in read_rows_of(output)] == ["good", "better", "better", "better", None]

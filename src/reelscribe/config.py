@@ -158,6 +158,9 @@ class Settings:
     sidecar: str | None = _setting(
         None, "Also write each local video's caption beside it, in a file of its name.", *get_args(Sidecar)
     )
+    overwrite_sidecars: bool = _setting(
+        False, "Let --sidecar replace files that no run on OUTPUT wrote; each is kept beside, with .bak at its end."
+    )
     resume: bool = _setting(
         True, "Go on where the last run on OUTPUT ended; without, what it made is set aside and all is made anew."
     )
@@ -264,10 +267,7 @@ class Settings:
 
 
 AFFECTS: Final[Mapping[Effect, tuple[str, ...]]] = {
-    "rows": (
-        *("num_captions", "prompt", "prompt_key", "system_prompt", "text_key", "video_key", "sampling", "seed"),
-        "layout",
-    ),
+    "rows": (*("num_captions", "prompt", "prompt_key", "system_prompt", "video_key", "sampling", "seed", "layout"),),
     "captions": (
         *("model", "revision", "engine", "fps", "min_frames", "max_frames", "max_video_tokens", "dtype"),
         *("send", "model_params"),
@@ -277,10 +277,10 @@ AFFECTS: Final[Mapping[Effect, tuple[str, ...]]] = {
         *("max_upload_bytes", "request_timeout", "retry_flagged", "min_decoded"),
     ),
     "nothing": (
-        *("original", "batch_size", "batch_tokens", "device", "tp", "dp", "prefetch_bytes", "decoders", "base_url"),
-        *("api_key_env", "max_concurrency", "retry_seconds", "error_budget", "max_line_bytes", "output_format"),
-        *("shard_rows", "sidecar", "resume", "max_failures", "price", "budget", "keep", "caption_key"),
-        *("shard", "runner", "address", "actors", "max_downloads"),
+        *("text_key", "original", "batch_size", "batch_tokens", "device", "tp", "dp", "prefetch_bytes", "decoders"),
+        *("base_url", "api_key_env", "max_concurrency", "retry_seconds", "error_budget", "max_line_bytes"),
+        *("output_format", "shard_rows", "sidecar", "overwrite_sidecars", "resume", "max_failures", "price", "budget"),
+        *("keep", "caption_key", "shard", "runner", "address", "actors", "max_downloads"),
     ),
 }
 """What each setting has a part in, and so what of an earlier run holds when it changes.

@@ -1,6 +1,7 @@
 """From an engine's answer to an outcome: which candidates are kept, what is told of them, whether to ask once more."""
 
 import hashlib
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, Final
 
@@ -56,7 +57,7 @@ def better_of(first: Outcome, second: Outcome, *, faulty: bool) -> Outcome:
 def select(
     request: CaptionRequest, frames_told: dict[str, Any], generation: Generation, settings: Settings, engine: Engine
 ) -> tuple[Outcome, bool]:
-    """Keep candidates. One without words is never kept, one with faults only where there is none with fewer.
+    """Find the faults of an answer's candidates, and choose among them. Where none has words, it is a failure.
 
     Returns:
         What came of it, and whether that is nothing but candidates with faults.
@@ -66,9 +67,8 @@ def select(
         message = f"the engine gave {len(candidates)} candidates; asked for were {request.num_captions}."
         return Failure.of(request, message), False
     faults = [find_faults(candidate, request) for candidate in candidates]
-    silent = sum("empty" in found for found in faults)
-    if silent == len(candidates) or (silent and settings.keep == "all"):
-        return _silence(request, silent), True
+    if all("empty" in found for found in faults):
+        return Failure.of(request, f"the model gave no text for {len(faults)} of {len(faults)} candidates."), True
     meta: dict[str, Any] = {
         "engine": engine.info.engine,
         "model": engine.info.model,
@@ -86,48 +86,42 @@ def select(
         "try": request.attempt,
         "tries": request.attempt,
     }
-    return _caption(request, candidates, meta, settings), all(faults)
+    return choose(request, candidates, meta, settings.keep), all(faults)
 
 
-def kept_anew(caption: Caption, request: CaptionRequest, settings: Settings) -> Outcome:
-    """A caption of an earlier run with those of its candidates that the settings keep now: as if made with these."""
-    if caption.meta["keep"] == settings.keep:
-        return caption
-    silent = caption.meta["faults"].count("empty")
-    if silent and settings.keep == "all":
-        return _silence(request, silent)
-    return _caption(replace(request, seed=caption.meta["seed"]), caption.candidates, caption.meta, settings)
+def choose(request: CaptionRequest, candidates: tuple[Candidate, ...], meta: Mapping[str, Any], keep: str) -> Caption:
+    """The caption with those of its candidates that are to be kept: when they are made, and each time they are found.
 
-
-def _silence(request: CaptionRequest, silent: int) -> Failure:
-    return Failure.of(request, f"the model gave no text for {silent} of {request.num_captions} candidates.")
-
-
-def _caption(
-    request: CaptionRequest, candidates: tuple[Candidate, ...], meta: dict[str, Any], settings: Settings
-) -> Caption:
-    """The caption with those of its candidates that are to be kept. At least one has words; with "all", all have.
+    It depends on nothing else, so that runs with other choices may come before and between. A candidate without words
+    is never kept; but for "all", only those with the fewest faults are.
 
     Args:
-        request: that was made.
-        candidates: what came of it.
-        meta: what is told of them; which are kept, and why, is added or replaced.
-        settings: which to keep.
+        request: that was made. Its text has a part in "similar_one_simhash" alone.
+        candidates: what came of it; at least one has words.
+        meta: what is known of them. Chance comes from the seed in it, which is that of the request that made them.
+        keep: a name in `SELECTORS`.
     """
     faults = [found.split() for found in meta["faults"]]
-    usable = list(range(len(candidates)))
-    if settings.keep != "all":
-        fewest = min(len(found) for found in faults if "empty" not in found)
-        usable = [number for number, found in enumerate(faults) if "empty" not in found and len(found) == fewest]
-    picked, reason = SELECTORS[settings.keep]([candidates[number].text for number in usable], request)
+    usable = [number for number, found in enumerate(faults) if "empty" not in found]
+    if keep != "all":
+        fewest = min(len(faults[number]) for number in usable)
+        usable = [number for number in usable if len(faults[number]) == fewest]
+    texts = [candidates[number].text for number in usable]
+    picked, reason = SELECTORS[keep](texts, replace(request, seed=meta["seed"]))
     if len(usable) < len(candidates):
-        reason += f"; left out before: {len(candidates) - len(usable)} with faults"
+        why = "without words" if keep == "all" else "with faults"
+        reason += f"; left out before: {len(candidates) - len(usable)} {why}"
     kept = tuple(usable[number] for number in picked)
     flags = {fault for number in kept for fault in faults[number]}
     # Release 0.1.0 had no flags of clips, and recorded a share of damaged ones alone.
     flags |= set(meta.get("clip_flags", "truncated" if "decoded_share" in meta else "").split())
-    told = {"keep": settings.keep, "kept": list(kept), "reason": reason, "flags": sorted(flags)}
+    told = {"keep": keep, "kept": list(kept), "reason": reason, "flags": sorted(flags)}
     return Caption(key=request.key, kept=kept, reason=reason, candidates=candidates, meta={**meta, **told})
+
+
+def without_choice(meta: Mapping[str, Any]) -> dict[str, Any]:
+    """What is known of candidates, whichever of them are kept."""
+    return {name: value for name, value in meta.items() if name not in ("keep", "kept", "reason", "flags")}
 
 
 def _prompt_sha256(request: CaptionRequest) -> str:

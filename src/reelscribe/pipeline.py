@@ -20,7 +20,7 @@ from reelscribe.config import Settings
 from reelscribe.engines.base import Engine, ModelInfo
 from reelscribe.engines.feed import Feed
 from reelscribe.errors import ClipError, EngineError, SettingsError
-from reelscribe.outcomes import kept_anew, select, tell_frames
+from reelscribe.outcomes import select, tell_frames
 from reelscribe.prompts import Layout, Outcome, RowPlan, choose_layout
 from reelscribe.schema import (
     NO_FRAMES,
@@ -255,7 +255,7 @@ def caption_rows(
     under_way = _RowsUnderWay(
         itertools.chain(peeked, source),
         lambda item: plan_row(item, layout, settings),
-        lambda request: _known(request, settings, memory) if memory else request,
+        memory.look_up if memory else lambda request: request,
         stop=stop,
         wanted=wanted,
         max_rows=engine.waiting_rows if isinstance(engine, Maker) else _WAITING_ROWS,
@@ -284,12 +284,6 @@ def _closing(stream: Iterator[T]) -> Iterator[Iterator[T]]:
         close = getattr(stream, "close", None)
         if close:
             close()
-
-
-def _known(request: CaptionRequest, settings: Settings, memory: Memory) -> Outcome | CaptionRequest:
-    """What is known of a request, with the candidates that are to be kept now; or the request to make."""
-    found = memory.look_up(request)
-    return kept_anew(found, request, settings) if isinstance(found, Caption) else found
 
 
 def peek(rows: Iterator[InputRow]) -> list[InputRow]:

@@ -147,7 +147,7 @@ def _request(
     prompt, sampling = choose_prompt(row, settings), settings.sampling_params()
     digest = hashlib.sha256()
     seed = settings.seed if sampling.seed is None else sampling.seed
-    for part in (str(seed), video, prompt, settings.system_prompt or "", reference, str(slot)):
+    for part in (str(seed), video, prompt, settings.system_prompt or "", str(slot)):
         content = part if isinstance(part, bytes) else part.encode("utf-8", "surrogatepass")
         digest.update(len(content).to_bytes(8, "big") + content)
     return CaptionRequest(
@@ -219,8 +219,9 @@ def _interleaved_fill(plan: RowPlan, outcomes: Sequence[Outcome], settings: Sett
     if not outcomes or len(captions) < len(outcomes):
         return [plan.row]
     rows = [plan.row] if settings.original else []
-    for number in range(len(captions[0].kept)):
-        texts = iter([caption.texts[number] for caption in captions])
+    for number in range(max(len(caption.kept) for caption in captions)):
+        # With "all", a video may have fewer than others: those without words are left out. It begins again then.
+        texts = iter([caption.texts[number % len(caption.kept)] for caption in captions])
         chunks = []
         for chunk in plan.row[settings.text_key].split(eoc_token()):
             if video_token() in chunk:

@@ -54,12 +54,12 @@ class CaptionRequest:
     prompt: str
     system_prompt: str | None = None
     reference: str = ""
-    """The original text, for selection by similarity."""
+    """The original text, for selection by similarity. It has no part in what is made."""
     num_captions: int = 1
     """Candidates to generate."""
     sampling: SamplingParams = field(default_factory=SamplingParams)
     seed: int = 0
-    """Root of all randomness of this request, 63 bits. A function of the row's content, not of its place in a batch."""
+    """Root of all randomness of this request, 63 bits. A function of what is asked, not of its place in a batch."""
     attempt: int = 1
     """2 where it is asked once more, since all that came of the first try had faults."""
 

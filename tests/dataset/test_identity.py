@@ -26,7 +26,9 @@ OTHER: dict[str, Any] = {
     "decoders": 3, "decode_seconds": 3.0, "decoder_bytes": 3, "base_url": "http://host", "api_key_env": "KEY",
     "send": "images", "max_concurrency": 3, "request_timeout": 3.0, "retry_seconds": 3.0, "error_budget": 3,
     "max_upload_bytes": 3, "root": "folder", "allow_private_urls": True, "max_video_bytes": 3, "download_seconds": 3.0,
+    "max_downloads": 3,
     "max_line_bytes": 3, "output_format": "jsonl", "shard_rows": 3, "sidecar": "txt", "resume": False,
+    "overwrite_sidecars": True,
     "retry_flagged": True, "min_decoded": 0.5, "max_failures": "3", "price": 2.0, "budget": 3.0,
     "shard": "1/2", "runner": "ray", "address": "auto", "actors": "2",
     "model_params": {"attn_implementation": "eager"},
@@ -54,7 +56,6 @@ def test_setting_enters_where_the_table_says(name: str) -> None:
     [
         {"prompt": "Who?"},
         {"system_prompt": "Be brief."},
-        {"reference": "words"},
         {"num_captions": 2},
         {"sampling": SamplingParams(temperature=0.5)},
         {"seed": 5},
@@ -67,7 +68,8 @@ def test_what_is_asked_makes_the_key(change: dict[str, Any]) -> None:
     assert _key(request(**change)) != _key()
 
 
-def test_place_in_the_data_set_does_not() -> None:
+def test_place_in_the_data_set_and_its_text_do_not() -> None:
+    assert _key(request(reference="words")) == _key(), "no prompt names it"
     assert _key(request(key="7:1")) == _key(request(key="0:0"))
 
 

@@ -14,12 +14,14 @@ from flow import ScriptedEngine, put_clip, request, said
 from reelscribe.config import Settings
 from reelscribe.dataset import ledger_file
 from reelscribe.dataset.ledger import Ledger
-from reelscribe.dataset.ledger_file import read_captions, read_runs, set_aside
+from reelscribe.dataset.ledger_file import read_answers, read_runs, set_aside
 from reelscribe.errors import FAILURE_KINDS, TRANSIENT_KINDS, DatasetError, FailureKind
+from reelscribe.outcomes import choose
 from reelscribe.prompts import Outcome
 from reelscribe.sampling_params import SamplingParams
 from reelscribe.schema import Candidate, Caption, CaptionRequest, Clip, Failure
 
+KEEP = Settings.keep
 INFO = ScriptedEngine(lambda _: said("text")).info
 
 
@@ -28,13 +30,13 @@ def _begin(ledger: Ledger, **settings: Any) -> Ledger:
     return ledger
 
 
-def _caption(key: str = "0", text: str = "half a pair \ud83d") -> Caption:
+def _caption(key: str = "0", text: str = "half a pair \ud83d", **meta: Any) -> Caption:
     candidates = (
         Candidate(text="one", stop_reason="stop", num_tokens=None),
         Candidate(text=text, stop_reason="length", num_tokens=3),
     )
-    meta = {"times": [0.1, 1e-9, 1 / 3], "none": None, "deep": {"a": [1, {"b": "ü"}]}}
-    return Caption(key=key, kept=(1,), reason="drawn", candidates=candidates, meta=meta)
+    told = {"times": [0.1, 1e-9, 1 / 3], "none": None, "deep": {"a": [1, {"b": "ü"}]}}
+    return choose(request(key=key), candidates, {**told, "faults": ["loop", ""], "seed": 3, "tries": 1, **meta}, KEEP)
 
 
 def _failure(kind: FailureKind = "decode", key: str = "0") -> Failure:
@@ -64,7 +66,7 @@ def file(tmp_path: Path) -> Path:
 
 
 def _faulty(faults: list[str], tries: int = 1) -> Caption:
-    return replace(_caption(), meta={"faults": faults, "tries": tries})
+    return _caption(faults=faults, tries=tries)
 
 
 @pytest.mark.parametrize(
@@ -143,6 +145,85 @@ def test_named_kinds_are_tried_again_once(file: Path) -> None:
         assert _make(_begin(ledger), _failure("decode")) == request()
         assert ledger.look_up(request()) == _failure("decode")
     assert _look_up(file) == _failure("decode")
+
+
+def test_doubles_of_one_clip_in_a_run_are_one_try(file: Path) -> None:
+    for tried in (1, 2, 3):
+        with Ledger(file) as ledger:
+            _begin(ledger)
+            asked = [ledger.look_up(request(key=key)) for key in "abc"]
+            assert all(isinstance(item, CaptionRequest) for item in asked)
+            for key in "abc":
+                ledger.record(_failure("download", key))
+        with sqlite3.connect(file) as base:
+            assert base.execute("SELECT tries FROM outcomes").fetchall() == [(tried,)]
+    assert _look_up(file) == _failure("download")
+
+
+@pytest.mark.parametrize(("own", "theirs", "tries"), [(0, 3, 3), (1, 3, 3), (3, 1, 3), (1, 2, 2)])
+def test_tries_of_a_ledger_that_is_taken_over_count(file: Path, own: int, theirs: int, tries: int) -> None:
+    """Once: also where it is taken over again, as by a merge that is given again."""
+    other = file.with_name("other.sqlite")
+    for each, count in ((file, own), (other, theirs)):
+        for _ in range(count):
+            with Ledger(each) as ledger:
+                _make(_begin(ledger), _failure("download"))
+    for _ in range(2):
+        with Ledger(file) as ledger:
+            _begin(ledger).adopt(other)
+    with sqlite3.connect(file) as base:
+        assert base.execute("SELECT tries FROM outcomes").fetchall() == [(tries,)]
+    assert _look_up(file) == (_failure("download") if tries == 3 else request())
+
+
+def test_another_seed_for_what_is_tried_again_is_mixed_with_that_of_each_request(file: Path) -> None:
+    """Or all would draw the same; and the same again, and others with another seed."""
+
+    def seeds(seed: int | None) -> list[int]:
+        with Ledger(file, again=frozenset({"decode"}), resampled={} if seed is None else {"seed": seed}) as ledger:
+            _begin(ledger)
+            found = [ledger.look_up(request(prompt=str(number), seed=1 << number)) for number in range(63)]
+        return [item.seed for item in found if isinstance(item, CaptionRequest)]
+
+    with Ledger(file) as ledger:
+        _begin(ledger)
+        for number in range(63):
+            _make(ledger, _failure(), prompt=str(number), seed=1 << number)
+    plain = [1 << number for number in range(63)]
+    first, other = seeds(4), seeds(5)
+    assert seeds(None) == plain
+    assert len({*plain, *first, *other}) == 3 * 63
+    assert seeds(4) == first
+    assert all(0 <= seed < 1 << 63 for seed in first + other)
+
+
+def test_choice_is_that_of_the_request_that_was_made(file: Path) -> None:
+    """Not that of this run, whose seed may be another: of a second try, of a retry, of release 0.1.0."""
+    candidates = tuple(Candidate(text=f"text {n}", stop_reason="stop", num_tokens=1) for n in range(50))
+    meta = {"faults": [""] * 50, "seed": 12345, "tries": 1}
+    made = choose(request(), candidates, meta, "random_any")
+    assert made.kept != choose(request(), candidates, {**meta, "seed": request().seed}, "random_any").kept
+    with Ledger(file) as ledger:
+        _make(_begin(ledger), choose(request(), candidates, meta, "all"))
+    for keep in ("random_any", "all", "similar_one_simhash", "random_any"):
+        found = _look_up(file, keep=keep)
+        assert isinstance(found, Caption)
+        assert found.kept == (made.kept if keep == "random_any" else found.kept)
+        assert len(found.kept) == (50 if keep == "all" else 1)
+
+
+def test_text_of_the_row_has_a_part_in_the_choice_alone(file: Path) -> None:
+    candidates = tuple(
+        Candidate(text=text, stop_reason="stop", num_tokens=1) for text in ("a sheep talks to me", "two dogs run away")
+    )
+    made = choose(request(), candidates, {"faults": ["", ""], "seed": 1, "tries": 1}, KEEP)
+    with Ledger(file) as ledger:
+        _make(_begin(ledger, keep="similar_one_simhash"), made, reference="a sheep talks to him")
+    for text, kept in (("a sheep talks to him", 0), ("two dogs run home", 1), ("", 0)):
+        with Ledger(file) as ledger:
+            found = _begin(ledger, keep="similar_one_simhash").look_up(request(reference=text))
+        assert isinstance(found, Caption)
+        assert found.kept == (kept,)
 
 
 def test_other_sampling_is_for_what_is_tried_again_alone_and_kept_under_the_old_key(file: Path) -> None:
@@ -370,28 +451,27 @@ def test_version_that_is_to_come_is_told(file: Path) -> None:
 # What is told to who looks at captions
 
 
-def test_captions_are_found_by_the_seed_of_their_request_the_last_run_first(tmp_path: Path) -> None:
-    file = tmp_path / "l.sqlite"
+def test_answers_are_found_by_the_seed_of_what_was_asked_the_last_run_first(file: Path) -> None:
     for model, text in (("a", "first"), ("b", "second")):
         with Ledger(file) as ledger:
             _begin(ledger, model=model, fps=len(text))
-            for key, seed in (("0", 7), ("1", 1 << 63)):
+            for key, seed in (("0", 7), ("1", 1 << 62)):
                 asked = request(key=key, seed=seed, prompt=key)
                 assert ledger.look_up(asked) is asked
-                made = _caption(key, f"{text} {key}")
-                ledger.record(replace(made, meta={**made.meta, "seed": seed}))
+                ledger.record(_caption(key, f"{text} {key}", seed=9 if key == "0" else seed))  # of a second try
             failed = request(key="2", prompt="fails")
             ledger.look_up(failed)
             ledger.record(_failure(key="2"))
-    known = read_captions(file, most=4)
+    known = read_answers(file, most=4)
     assert known is not None
-    assert {seed: [item.texts[0] for item in items] for seed, items in known.items()} == {
+    assert {seed: [item.candidates[1].text for item in items] for seed, items in known.items()} == {
         7: ["second 0", "first 0"],
-        1 << 63: ["second 1", "first 1"],
+        1 << 62: ["second 1", "first 1"],
     }
-    assert read_captions(file, most=3) is None
+    assert not {"keep", "kept", "reason", "flags"} & known[7][0].meta.keys(), "the choice is computed, never stored"
+    assert read_answers(file, most=3) is None
 
 
 def test_captions_of_no_ledger(tmp_path: Path) -> None:
     with pytest.raises(DatasetError, match=r"there is no l\.sqlite in"):
-        read_captions(tmp_path / "l.sqlite", most=1)
+        read_answers(tmp_path / "l.sqlite", most=1)

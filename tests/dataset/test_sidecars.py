@@ -1,41 +1,62 @@
-"""Captions beside videos: whole, in the right place, and never over anything else."""
+"""Captions beside videos: whole files, where they belong, and never in the place of what a person wrote."""
 
 import json
+import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 from flow import ScriptedEngine as Scripted
-from flow import clip_bytes, put_clip, put_rows, said
+from flow import clip_bytes, put_clip, put_rows, read_rows_of, said
 
 from reelscribe.config import Settings
+from reelscribe.dataset import sidecars
+from reelscribe.dataset.files import write_whole
 from reelscribe.dataset.sidecars import sidecar_of
-from reelscribe.errors import DatasetError
-from reelscribe.runners.local import run
+from reelscribe.errors import DatasetError, EngineError
+from reelscribe.runners.local import retry, run
+from reelscribe.schema import PreparedRequest
 
 
-def _run(folder: Path, *inputs: Path, sidecar: str = "txt", **settings: Any) -> None:
-    engine = Scripted(lambda item: said(*[f"text {n} 🐑" for n in range(item.request.num_captions)]))
-    run(inputs, folder / "out.jsonl", Settings(sidecar=sidecar, **settings), engine=engine)
+def _say(item: PreparedRequest) -> Any:
+    return said(*[f"text {n} 🐑" for n in range(item.request.num_captions)])
+
+
+def _run(
+    folder: Path,
+    *inputs: Path,
+    sidecar: str | None = "txt",
+    output: str = "out.jsonl",
+    say: Any = _say,
+    **settings: Any,
+) -> None:
+    run(inputs, folder / output, Settings(sidecar=sidecar, decoders=0, **settings), engine=Scripted(say))
 
 
 def _texts(folder: Path) -> dict[str, str]:
     found = (
-        path for path in folder.rglob("*") if path.suffix in (".txt", ".json", ".partial") and ".run." not in path.name
+        path
+        for path in folder.rglob("*")
+        if path.suffix in (".txt", ".json", ".partial", ".bak", ".bak1") and ".run." not in path.name
     )
     return {path.relative_to(folder).as_posix(): path.read_text("utf-8") for path in sorted(found)}
+
+
+def _original(folder: Path, output: str = "out.jsonl") -> list[str | None]:
+    """The texts that a run read beside the videos."""
+    return [row.get("text") for row in read_rows_of(folder / output)]
 
 
 def test_each_video_of_a_folder_gets_its_caption(tmp_path: Path) -> None:
     for name in ("a.mp4", "deep/b.mov"):
         put_clip(tmp_path / "clips" / name)
     (tmp_path / "clips" / "bad.mp4").write_text("no video")
-    (tmp_path / "clips" / "bad.txt").write_text("my own")
-    (tmp_path / "clips" / "a.txt").write_text("older")
+    (tmp_path / "clips" / "alone.txt").write_text("my own")
     _run(tmp_path, tmp_path / "clips")
     assert _texts(tmp_path / "clips") == {
         "a.txt": "text 0 🐑\n",
-        "bad.txt": "my own",
+        "alone.txt": "my own",
         "deep/b.txt": "text 0 🐑\n",
     }
 
@@ -54,8 +75,9 @@ def test_run_over_its_own_files_does_not_see_them(tmp_path: Path) -> None:
     put_clip(tmp_path / "clips" / "a.mp4")
     _run(tmp_path, tmp_path / "clips")
     first = (tmp_path / "out.jsonl").read_bytes()
-    _run(tmp_path, tmp_path / "clips")
-    assert (tmp_path / "out.jsonl").read_bytes() == first
+    for sidecar in ("txt", None, "json", "txt"):
+        _run(tmp_path, tmp_path / "clips", sidecar=sidecar)
+        assert (tmp_path / "out.jsonl").read_bytes() == first
 
 
 def test_videos_of_one_name_have_files_of_their_own(tmp_path: Path) -> None:
@@ -74,6 +96,7 @@ def test_rows_that_name_videos_get_theirs_beside_them(tmp_path: Path) -> None:
         {"videos": ["clips/a.mp4", "gone.mp4"]},
         {"video": f"file://{tmp_path}/clips/odd.txt"},
         {"video": 5},
+        {"video": "nul \0.mp4"},
         {},
     ]
     _run(tmp_path, put_rows(tmp_path / "in.jsonl", rows))
@@ -89,18 +112,230 @@ def test_videos_by_bytes_have_none(tmp_path: Path) -> None:
     assert _texts(tmp_path) == {}
 
 
-def test_link_is_replaced_not_what_it_leads_to(tmp_path: Path) -> None:
+# Files of others
+
+
+def _never(item: PreparedRequest) -> Any:
+    pytest.fail("nothing is made before it is seen that no file is in the way")
+
+
+def _write(text: str) -> Callable[[Path], None]:
+    return lambda file: [file.write_text(text, "utf-8")].clear()
+
+
+IN_THE_WAY: dict[str, Callable[[Path], Any]] = {
+    "text": _write("my own"),
+    "empty": _write(""),
+    "the same as the caption but for white space": _write("text 0 🐑"),
+    "no text": lambda file: file.write_bytes(b"\xff"),
+    "link": lambda file: file.symlink_to(file.with_suffix(".mp4")),
+    "link to nowhere": lambda file: file.symlink_to("gone"),
+    "folder": lambda file: (file / "inside").mkdir(parents=True),
+}
+
+
+@pytest.mark.parametrize("what", IN_THE_WAY)
+@pytest.mark.parametrize("sidecar", ["txt", "json"])
+def test_file_that_no_run_wrote_stops_the_run_before_it_costs_anything(tmp_path: Path, what: str, sidecar: str) -> None:
+    for name in "ab":
+        put_clip(tmp_path / "clips" / f"{name}.mp4")
+    IN_THE_WAY[what](tmp_path / "clips" / f"b.{sidecar}")
+    before = sorted((path, path.lstat().st_mtime_ns) for path in tmp_path.rglob("*"))
+    told = rf"would replace files that no run on this output wrote, or that were changed since: .*clips/b\.{sidecar}\. "
+    for _ in range(2):
+        with pytest.raises(DatasetError, match=told + ".* give --overwrite-sidecars, which keeps each as .bak"):
+            _run(tmp_path, tmp_path / "clips", sidecar=sidecar, say=_never)
+    assert sorted((path, path.lstat().st_mtime_ns) for path in tmp_path.rglob("*")) == before
+
+
+def test_many_files_in_the_way_are_counted(tmp_path: Path) -> None:
+    for number in range(5):
+        put_clip(tmp_path / "clips" / f"{number}.mp4").with_suffix(".txt").write_text("mine")
+    with pytest.raises(DatasetError, match=r"clips/0\.txt, .*1\.txt, .*2\.txt and 2 more\. Move them away"):
+        _run(tmp_path, tmp_path / "clips", say=_never)
+
+
+def test_file_that_was_edited_since_is_a_persons(tmp_path: Path) -> None:
+    file = put_clip(tmp_path / "clips" / "a.mp4").with_suffix(".txt")
+    _run(tmp_path, tmp_path / "clips")
+    file.write_text("text 0, corrected")
+    with pytest.raises(DatasetError, match=r"changed since: .*a\.txt"):
+        _run(tmp_path, tmp_path / "clips", say=_never)
+    assert file.read_text() == "text 0, corrected"
+    _run(tmp_path, tmp_path / "clips", sidecar=None, say=_never)
+    assert _original(tmp_path) == ["text 0, corrected"], "it is read as any text of a person"
+    _run(tmp_path, tmp_path / "clips", say=_never, overwrite_sidecars=True)
+    assert _texts(tmp_path / "clips") == {"a.txt": "text 0 🐑\n", "a.txt.bak": "text 0, corrected"}
+
+
+def test_what_is_replaced_is_kept_and_still_read(tmp_path: Path) -> None:
+    file = put_clip(tmp_path / "clips" / "a.mp4").with_suffix(".txt")
+    outputs = []
+    for text in ("mine", "mine again"):
+        file.write_text(text)
+        for _ in range(2):
+            _run(tmp_path, tmp_path / "clips", overwrite_sidecars=True)
+            outputs.append(_original(tmp_path))
+    assert outputs == [["mine"], ["mine"], ["mine again"], ["mine again"]], (
+        "as at first, whenever the run is given again"
+    )
+    assert _texts(tmp_path / "clips") == {"a.txt": "text 0 🐑\n", "a.txt.bak": "mine", "a.txt.bak1": "mine again"}
+
+
+def test_link_is_kept_and_what_it_leads_to_is_not_touched(tmp_path: Path) -> None:
     put_clip(tmp_path / "clips" / "a.mp4")
     (tmp_path / "precious").write_text("mine")
     (tmp_path / "clips" / "a.txt").symlink_to(tmp_path / "precious")
-    _run(tmp_path, tmp_path / "clips")
+    _run(tmp_path, tmp_path / "clips", overwrite_sidecars=True)
     assert (tmp_path / "precious").read_text() == "mine"
-    assert not (tmp_path / "clips" / "a.txt").is_symlink()
+    assert (tmp_path / "clips" / "a.txt.bak").is_symlink()
+    assert _texts(tmp_path / "clips") == {"a.txt": "text 0 🐑\n", "a.txt.bak": "mine"}
 
 
-def test_file_that_cannot_be_written_is_told_and_leaves_nothing(tmp_path: Path) -> None:
+def test_folder_cannot_be_replaced_and_nothing_is_left(tmp_path: Path) -> None:
     put_clip(tmp_path / "clips" / "a.mp4")
     (tmp_path / "clips" / "a.txt" / "in the way").mkdir(parents=True)
     with pytest.raises(DatasetError, match=r"cannot write to .*clips/a\.txt: Is a directory"):
-        _run(tmp_path, tmp_path / "clips")
+        _run(tmp_path, tmp_path / "clips", overwrite_sidecars=True)
     assert sorted(path.name for path in (tmp_path / "clips").iterdir()) == ["a.mp4", "a.txt"]
+
+
+def test_files_of_a_run_on_another_output_are_those_of_others_and_change_nothing_that_is_known(tmp_path: Path) -> None:
+    put_clip(tmp_path / "clips" / "a.mp4")
+    _run(tmp_path, tmp_path / "clips", output="first.jsonl", sidecar=None)
+    _run(tmp_path, tmp_path / "clips", output="second.jsonl")
+    _run(tmp_path, tmp_path / "clips", output="first.jsonl", sidecar=None, say=_never)
+    assert _original(tmp_path, "first.jsonl") == ["text 0 🐑"]
+    with pytest.raises(DatasetError, match="no run on this output wrote"):
+        _run(tmp_path, tmp_path / "clips", output="first.jsonl", say=_never)
+
+
+def test_texts_of_persons_are_read_by_the_run_that_writes_beside_them(tmp_path: Path) -> None:
+    put_clip(tmp_path / "clips" / "a.mp4").with_suffix(".txt").write_text("the second of two texts")
+    say = lambda _: said("the first of texts", "the second of two words", "no text at all")  # noqa: E731
+    _run(tmp_path, tmp_path / "clips", sidecar="json", num_captions=3, keep="similar_one_simhash", say=say)
+    [row] = read_rows_of(tmp_path / "out.jsonl")
+    assert (row["text"], row["caption"]) == ("the second of two texts", "the second of two words")
+
+
+def test_file_that_comes_while_the_run_goes_on_stays(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    file = put_clip(tmp_path / "clips" / "a.mp4").with_suffix(".txt")
+
+    def say(item: PreparedRequest) -> Any:
+        file.write_text("just written")
+        return _say(item)
+
+    _run(tmp_path, tmp_path / "clips", say=say)
+    assert file.read_text() == "just written"
+    [told] = caplog.messages
+    assert "a.txt stays as it is, though the caption is another: it is not as a run on this output wrote it" in told
+    file.write_text("text 0 🐑\n", "utf-8")
+    with pytest.raises(DatasetError, match="would replace"):
+        _run(tmp_path, tmp_path / "clips")
+
+
+def test_files_of_a_run_that_was_killed_are_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Killed before and after it was written, and what is made anew is another text."""
+    file = put_clip(tmp_path / "clips" / "a.mp4").with_suffix(".txt")
+    write = write_whole
+    for number, place in enumerate(["before", "after"]):
+
+        def killed(to: Path, text: str, place: str = place) -> None:
+            if place == "after":
+                write(to, text)
+            raise KeyboardInterrupt
+
+        monkeypatch.setattr(sidecars, "write_whole", killed)
+        with pytest.raises(KeyboardInterrupt):
+            _run(tmp_path, tmp_path / "clips", seed=number, say=lambda _, n=number: said(f"made {n}"))
+        assert file.exists() == (place == "after")
+    monkeypatch.setattr(sidecars, "write_whole", write)
+    _run(tmp_path, tmp_path / "clips", seed=2, say=lambda _: said("made 2"))
+    assert _texts(tmp_path / "clips") == {"a.txt": "made 2\n"}
+
+
+def test_changed_choice_and_a_run_from_the_start_replace_their_own(tmp_path: Path) -> None:
+    file = put_clip(tmp_path / "clips" / "a.mp4").with_suffix(".txt")
+    say = lambda _: said("one", "two", "three")  # noqa: E731
+    seen = set()
+    for seed in range(12):
+        _run(tmp_path, tmp_path / "clips", num_captions=3, seed=seed, say=say, resume=bool(seed % 2))
+        seen.add(file.read_text())
+    assert len(seen) == 3
+    assert len(_texts(tmp_path / "clips")) == 1
+
+
+def test_data_set_that_moved_with_its_output_knows_its_files(tmp_path: Path) -> None:
+    put_clip(tmp_path / "old" / "clips" / "a.mp4")
+    _run(tmp_path / "old", tmp_path / "old" / "clips")
+    (tmp_path / "old").rename(tmp_path / "new")
+    (tmp_path / "new" / "clips" / "b.mp4").write_bytes(clip_bytes())
+    _run(tmp_path / "new", tmp_path / "new" / "clips", num_captions=1, say=lambda _: said("other"))
+    assert _texts(tmp_path / "new" / "clips") == {"a.txt": "other\n", "b.txt": "other\n"}
+    (tmp_path / "new" / "clips" / "a.txt").rename(tmp_path / "new" / "clips" / "b.txt")
+    (tmp_path / "new" / "clips" / "a.txt").write_text("text 0 🐑\n", "utf-8")
+    _run(tmp_path / "new", tmp_path / "new" / "clips")
+
+
+def test_permission_to_replace_is_not_taken_over_by_retry(tmp_path: Path) -> None:
+    file = put_clip(tmp_path / "clips" / "a.mp4").with_suffix(".txt")
+    (tmp_path / "clips" / "bad.mp4").write_text("no video")
+    file.write_text("mine")
+    _run(tmp_path, tmp_path / "clips", overwrite_sidecars=True)
+    file.write_text("mine again")
+    with pytest.raises(DatasetError, match="changed since"):
+        retry(tmp_path / "out.jsonl", engine=Scripted(_never))
+    assert file.read_text() == "mine again"
+
+
+def test_shard_looks_at_its_own_rows_alone(tmp_path: Path) -> None:
+    rows = [{"video": put_clip(tmp_path / "clips" / f"{n}.mp4").relative_to(tmp_path).as_posix()} for n in range(8)]
+    data = put_rows(tmp_path / "in.jsonl", rows)
+    for number in (1, 2):
+        _run(tmp_path, data, output=f"{number}.jsonl", shard=f"{number}/2")
+        assert len(_texts(tmp_path / "clips")) >= number
+    assert len(_texts(tmp_path / "clips")) == 8
+
+
+# Names and disks
+
+
+@pytest.mark.parametrize("stem", ["羊" * 80, "x" * 251, "ä" * 125])
+def test_long_names_cost_their_own_file_at_most(tmp_path: Path, stem: str, caplog: pytest.LogCaptureFixture) -> None:
+    put_clip(tmp_path / "clips" / f"{stem}.mp4")
+    put_clip(tmp_path / "clips" / "b.mp4")
+    for sidecar in ("txt", "json"):
+        _run(tmp_path, tmp_path / "clips", sidecar=sidecar)
+    names = {path.name for path in (tmp_path / "clips").iterdir() if path.suffix != ".mp4"}
+    long = {f"{stem}{end}" for end in (".txt", ".json") if len(os.fsencode(stem + end)) <= 255}
+    assert names == {"b.txt", "b.json"} | long
+    assert [row["caption"] for row in read_rows_of(tmp_path / "out.jsonl")] == ["text 0 🐑"] * 2
+    assert len([message for message in caplog.messages if "its name is too long" in message]) == 2 - len(long)
+
+
+def test_full_disk_is_told_and_nothing_is_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    put_clip(tmp_path / "clips" / "a.mp4")
+
+    def full(_: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("reelscribe.dataset.files.os.fsync", full)
+    with pytest.raises(DatasetError, match=r"cannot write to .*clips/a\.txt: No space left on device"):
+        _run(tmp_path, tmp_path / "clips")
+    assert [path.name for path in (tmp_path / "clips").iterdir()] == ["a.mp4"]
+
+
+def test_run_that_breaks_has_written_what_it_had(tmp_path: Path) -> None:
+    for name in "abc":
+        put_clip(tmp_path / "clips" / f"{name}.mp4")
+
+    def say(item: PreparedRequest) -> Any:
+        if item.request.clip.name.endswith("c.mp4"):
+            raise EngineError("broken")
+        return _say(item)
+
+    with pytest.raises(EngineError):
+        _run(tmp_path, tmp_path / "clips", say=say)
+    assert {"a.txt"} <= _texts(tmp_path / "clips").keys() <= {"a.txt", "b.txt"}
+    _run(tmp_path, tmp_path / "clips")
+    assert _texts(tmp_path / "clips").keys() == {"a.txt", "b.txt", "c.txt"}

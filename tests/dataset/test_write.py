@@ -169,13 +169,13 @@ def test_shards_get_their_names_when_they_are_full(tmp_path: Path) -> None:
     with _writer(tmp_path / "made" / "part-{shard}.jsonl", shard_rows=2) as writer:
         for number in range(2):
             writer.write(_result({"n": number}))
-        assert _files(tmp_path / "made") == {"part-00000.jsonl.partial", "part.failures.jsonl.partial"}
+        assert _files(tmp_path / "made") == {"part-00000.jsonl.partial", "part.jsonl.shards.failures.jsonl.partial"}
         writer.write(_result({"n": 2}, failures=(FAILURE,)))
-        assert _files(tmp_path / "made") - {"part.failures.jsonl.partial"} == {
+        assert _files(tmp_path / "made") - {"part.jsonl.shards.failures.jsonl.partial"} == {
             "part-00000.jsonl",
             "part-00001.jsonl.partial",
         }
-    assert _files(tmp_path / "made") == {"part-00000.jsonl", "part-00001.jsonl", "part.failures.jsonl"}
+    assert _files(tmp_path / "made") == {"part-00000.jsonl", "part-00001.jsonl", "part.jsonl.shards.failures.jsonl"}
     assert read_rows_of(tmp_path / "made" / "part-00000.jsonl") == [{"n": 0}, {"n": 1}]
     assert read_rows_of(tmp_path / "made" / "part-00001.jsonl") == [{"n": 2}]
 
@@ -192,7 +192,7 @@ def test_folder_of_shards(tmp_path: Path) -> None:
         writer.write(_result({"n": 0}, failures=(FAILURE,)))
         writer.write(_result({"n": 1}))
     assert _files(tmp_path / "made") == {"00000.jsonl", "00001.jsonl"}
-    assert _files(tmp_path) == {"made", "made.failures.jsonl"}
+    assert _files(tmp_path) == {"made", "made.data.failures.jsonl"}
 
 
 def test_shards_of_an_earlier_longer_run_go_and_nothing_else(tmp_path: Path) -> None:
@@ -276,16 +276,16 @@ def test_output_that_is_not_clear_is_refused(tmp_path: Path, name: str, settings
 def test_format_may_be_told_where_the_name_says_none(tmp_path: Path) -> None:
     with _writer(tmp_path / "out.data", output_format="jsonl") as writer:
         writer.write(_result({"n": 0}, failures=(FAILURE,)))
-    assert _files(tmp_path) == {"out.data", "out.data.failures.jsonl"}
+    assert _files(tmp_path) == {"out.data", "out.data.data.failures.jsonl"}
 
 
 @pytest.mark.parametrize(
     ("output", "settings", "ours"),
     [
         ("out.jsonl", {}, {"out.jsonl", "out.failures.jsonl"}),
-        ("out-{shard}.jsonl", {}, {"out-00000.jsonl", "out-123456.jsonl", "out.failures.jsonl"}),
-        ("out", {"output_format": "hf"}, {"out", "out/data-00000.arrow", "out.failures.jsonl"}),
-        ("out", {"output_format": "jsonl", "shard_rows": 1}, {"out", "out/00000.jsonl", "out.failures.jsonl"}),
+        ("out-{shard}.jsonl", {}, {"out-00000.jsonl", "out-123456.jsonl", "out.jsonl.shards.failures.jsonl"}),
+        ("out", {"output_format": "hf"}, {"out", "out/data-00000.arrow", "out.data.failures.jsonl"}),
+        ("out", {"output_format": "jsonl", "shard_rows": 1}, {"out", "out/00000.jsonl", "out.data.failures.jsonl"}),
     ],
 )
 def test_what_may_be_replaced_is_known(tmp_path: Path, output: str, settings: dict[str, Any], ours: set[str]) -> None:

@@ -19,7 +19,16 @@ from reelscribe.runners.merge import merge
 from reelscribe.runners.status import ledger_of, read_status
 from reelscribe.schema import Row
 
-CONFIG = 'engine = "fake"\nnum_captions = 2\ndecoders = 1\nsidecar = "txt"\n[model_params]\nclips_per_second = {rate}\n'
+CONFIG = """
+engine = "fake"
+prompt_key = "ask"
+num_captions = 2
+decoders = 1
+sidecar = "txt"
+overwrite_sidecars = true
+[model_params]
+clips_per_second = {rate}
+"""
 ROWS = 90
 
 
@@ -30,7 +39,7 @@ def _rows(folder: Path) -> Iterator[Row]:
     (folder / "text.mp4").write_text("this is no video")
     for number in range(ROWS):
         videos = [["a.mp4"], ["b.mp4", "text.mp4", "a.mp4"], ["gone.mp4"], [], ["b.mp4"]][number % 5]
-        yield {"id": number, "videos": videos, "text": f"row {number % 80}"}
+        yield {"id": number, "videos": videos, "ask": f"row {number % 80}"}
 
 
 @pytest.fixture
@@ -41,7 +50,7 @@ def data(tmp_path: Path) -> Path:
 
 
 def _run(data: Path, output: Path, engine: Any = None, **settings: Any) -> RunSummary:
-    made = Settings(engine="fake", decoders=0, **settings)
+    made = Settings(engine="fake", decoders=0, prompt_key="ask", **settings)
     return run([data], output, made, engine=engine or FakeEngine())
 
 
@@ -84,8 +93,8 @@ def test_merged_shards_of_real_runs_are_the_bytes_of_a_run_without(tmp_path: Pat
 def test_the_layout_is_that_of_the_whole_data_set(tmp_path: Path) -> None:
     """It is told by the first rows of all, though this shard may have none of those."""
     put_clip(tmp_path / "a.mp4")
-    rows = [{"text": f"<__dj__video>{number}", "videos": ["a.mp4"]} for number in range(2)]
-    rows += [{"text": f"{number}", "videos": ["a.mp4"]} for number in range(20)]
+    rows = [{"text": f"<__dj__video>{number}", "videos": ["a.mp4"], "ask": ""} for number in range(2)]
+    rows += [{"text": f"{number}", "videos": ["a.mp4"], "ask": ""} for number in range(20)]
     data = put_rows(tmp_path / "in.jsonl", rows)
     _run(data, tmp_path / "whole.jsonl")
     merge(tmp_path / "merged.jsonl", _shards(data, 8))
@@ -101,11 +110,11 @@ def test_formats_with_types_come_out_the_same(tmp_path: Path, data: Path) -> Non
 
 def test_doubles_share_a_shard_and_new_rows_move_no_other(tmp_path: Path, data: Path) -> None:
     before = [_ids(output) for output in _shards(data)]
-    data.write_bytes(b'{"id": "new", "videos": ["a.mp4"], "text": "new"}\n' + data.read_bytes())
+    data.write_bytes(b'{"id": "new", "videos": ["a.mp4"], "ask": "new"}\n' + data.read_bytes())
     asked: list[str] = []
 
     def reply(prepared: Any, _: int) -> str:
-        asked.append(prepared.request.reference)
+        asked.append(prepared.request.prompt)
         return "text"
 
     for number in (1, 2, 3):

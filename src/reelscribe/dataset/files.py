@@ -7,7 +7,7 @@ import stat
 import time
 import zlib
 from collections.abc import Iterable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO, Final, cast
 
@@ -42,11 +42,35 @@ def write_whole(file: Path, text: str) -> None:
     # Made of a hash, since a file's own name may be as long as names can be.
     partial = file.with_name(f".{zlib.crc32(os.fsencode(file.name)):08x}.{os.getpid()}.partial")
     try:
-        partial.write_bytes(text.encode("utf-8", "backslashreplace"))
+        with partial.open("wb") as opened:
+            opened.write(text.encode("utf-8", "backslashreplace"))
+            opened.flush()
+            os.fsync(opened.fileno())
         partial.replace(file)
     except BaseException:
-        partial.unlink(missing_ok=True)
+        with suppress(OSError):
+            partial.unlink(missing_ok=True)
         raise
+
+
+def sync(path: Path) -> None:
+    """See that a file, or all files in a folder, and their names are on the disk."""
+    files = [item for item in path.rglob("*") if item.is_file()] if path.is_dir() else [path]
+    for file in files:
+        with file.open("rb") as opened:
+            os.fsync(opened.fileno())
+    for folder in {file.parent for file in files}:
+        sync_folder(folder)
+
+
+def sync_folder(folder: Path) -> None:
+    """See that the names in a folder are on the disk, where the system can do that."""
+    with suppress(OSError):  # some network disks and Windows cannot
+        opened = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(opened)
+        finally:
+            os.close(opened)
 
 
 @contextmanager

@@ -16,6 +16,13 @@ from reelscribe.video.fetch import FetchLimits, local, scheme_of
 
 _VERSION: Final = 2
 """Part of every key. To be raised when the same request comes to give another caption."""
+_FIRST: Final = frozenset(
+    {
+        *("model", "revision", "engine", "fps", "min_frames", "max_frames", "max_video_tokens", "dtype"),
+        *("send", "model_params"),
+    }
+)
+"""Settings that make a key since release 0.1.0."""
 _SAMPLE_BYTES: Final = 1 << 16
 
 
@@ -33,12 +40,32 @@ class Keys:
         self.weights = _weights(info.model)
         """What tells the files of a model in a folder from others."""
         running = (info.engine, info.model, info.revision, self.weights)
-        self._captions = _digest(_VERSION, running, told(settings, "captions"))
+        self._captions = _digest(_VERSION, running, _that_matter(told(settings, "captions")))
         self.failures = _digest(told(settings, "failures")).hex()
         """Names the settings on which it depends whether a video can be had at all."""
 
     def key(self, request: CaptionRequest, video: tuple[Any, ...]) -> bytes:
-        """The content key of a request for a video: 16 bytes."""
+        """The content key of a request for a video: 20 bytes. The row's text is no part of it."""
+        return _digest(
+            self._captions,
+            video,
+            request.prompt,
+            request.system_prompt,
+            request.num_captions,
+            request.sampling.told(),
+            request.seed,
+            length=20,
+        )
+
+    def key_of_0_1(self, request: CaptionRequest, video: tuple[Any, ...]) -> bytes:
+        """The key that release 0.1.0 gave the same request: 16 bytes, of which the row's text was a part."""
+        root = self.settings.seed if request.sampling.seed is None else request.sampling.seed
+        slot = request.key.partition(":")[2]
+        digest = hashlib.sha256()
+        asked = (request.prompt, request.system_prompt or "", request.reference)
+        for part in (str(root), request.clip.source, *asked, slot):
+            content = part if isinstance(part, bytes) else part.encode("utf-8", "surrogatepass")
+            digest.update(len(content).to_bytes(8, "big") + content)
         return _digest(
             self._captions,
             video,
@@ -47,7 +74,7 @@ class Keys:
             request.reference,
             request.num_captions,
             request.sampling.told(),
-            request.seed,
+            int.from_bytes(digest.digest()[:8], "big"),
         )
 
     def video(self, clip: Clip) -> tuple[Any, ...]:
@@ -84,6 +111,12 @@ def told(settings: Settings, *effects: Effect) -> dict[str, Any]:
     return loaded
 
 
+def _that_matter(values: dict[str, Any]) -> dict[str, Any]:
+    """Settings that make a key: one that came later is none of them while it has its default."""
+    defaults = told(Settings(), "captions")
+    return {name: value for name, value in values.items() if name in _FIRST or value != defaults[name]}
+
+
 def _weights(model: str) -> str | None:
     """What tells a model in a folder from another one that takes its place: samples of its files; else None."""
     folder = Path(model_path(model))
@@ -101,8 +134,8 @@ def _weights(model: str) -> str | None:
     return digest.hexdigest()
 
 
-def _digest(*parts: Any) -> bytes:
-    return hashlib.sha256(_to_json(parts).encode()).digest()[:16]
+def _digest(*parts: Any, length: int = 16) -> bytes:
+    return hashlib.sha256(_to_json(parts).encode()).digest()[:length]
 
 
 def _to_json(value: Any) -> str:

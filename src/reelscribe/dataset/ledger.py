@@ -5,13 +5,16 @@ row: what is in it is a function of rows and outcomes.
 """
 
 import contextlib
+import hashlib
 import json
+import logging
+import os
 import sqlite3
 import threading
 import time
 import zlib
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self
@@ -19,8 +22,15 @@ from typing import Any, Final, Self
 from reelscribe.config import Settings
 from reelscribe.dataset.identity import Keys, told
 from reelscribe.dataset.ledger_file import (
+    ADOPT,
+    MAKE,
+    Answer,
+    DamagedError,
     Run,
     connect,
+    has_keys_of_0_1,
+    has_sidecars,
+    journal_of,
     pack,
     prepare,
     read_runs,
@@ -32,18 +42,17 @@ from reelscribe.dataset.ledger_file import (
 )
 from reelscribe.engines.base import ModelInfo
 from reelscribe.errors import TRANSIENT_KINDS, DatasetError, FailureKind
+from reelscribe.outcomes import choose
 from reelscribe.prompts import Outcome, row_of
 from reelscribe.sampling_params import SamplingParams
 from reelscribe.schema import Caption, CaptionRequest, Failure
 
+logger = logging.getLogger(__name__)
+
 MOST_TRIES: Final = 3
 """How many runs, one after the other, try a clip that fails for reasons of the moment."""
 _COMMIT_SECONDS: Final = 1.0
-_REPLACING: Final = (
-    "ON CONFLICT (key) DO UPDATE SET kind = excluded.kind, outcome = excluded.outcome, run = excluded.run, "
-    "tries = outcomes.tries + excluded.tries, limits = excluded.limits "
-    "WHERE excluded.kind IS NULL OR outcomes.kind IS NOT NULL"
-)
+_LARGEST_SEED: Final = (1 << 63) - 1
 
 
 class Ledger:
@@ -80,6 +89,7 @@ class Ledger:
         self.unmet = set(self._marked)
         """Places of marked rows of which no such video was looked up."""
         self._asked: dict[str, tuple[bytes, CaptionRequest, tuple[Any, ...]]] = {}
+        self._damaged = 0
         self._lock = threading.RLock()
         self._trouble: DatasetError | None = None
         self._done = threading.Event()
@@ -91,10 +101,13 @@ class Ledger:
             self._base = connect(file)
             try:
                 prepare(self._base, file)
-                self._last = next(runs_in(self._base), None)
+                runs = list(runs_in(self._base))
+                self._has_keys_of_0_1 = has_keys_of_0_1(self._base)
             except BaseException:
                 self._base.close()
                 raise
+        self._last = next(iter(runs), None)
+        self._kinds_of_0_1 = {run.settings.get("sidecar") for run in runs if run.is_of_0_1}
 
     def __enter__(self) -> Self:
         return self
@@ -118,6 +131,7 @@ class Ledger:
             self._base.close()
             if not self._run and self._last is None:
                 self.file.unlink(missing_ok=True)
+                journal_of(self.file).unlink(missing_ok=True)
 
     # Runs
 
@@ -125,13 +139,6 @@ class Ledger:
     def last(self) -> Run | None:
         """The last run before this one."""
         return self._last
-
-    @property
-    def sidecar(self) -> str | None:
-        """Kind of the files beside videos that earlier runs wrote; the last one that wrote any says."""
-        with self._lock, troubles(self.file):
-            kinds = (run.settings.get("sidecar") for run in runs_in(self._base))
-            return next((kind for kind in kinds if kind), None)
 
     def begin(
         self, settings: Settings, info: ModelInfo, *, output: str, inputs: Sequence[str], total: int | None
@@ -178,7 +185,7 @@ class Ledger:
     def knows_work_of(self, run: Run) -> bool:
         """Whether an earlier run had the same settings, as far as captions depend on them."""
         with self._lock, troubles(self.file):
-            return any(other.work == run.work for other in runs_in(self._base) if other.number != run.number)
+            return any(not run.differs_from(other) for other in runs_in(self._base) if other.number != run.number)
 
     def advance(self, progress: dict[str, Any]) -> None:
         """Note what the run did so far.
@@ -213,18 +220,57 @@ class Ledger:
         """The outcome of a request; where there is none that holds, the request to make."""
         keys = self._begun()
         video = keys.video(request.clip)
-        key = keys.key(request, video)
-        with self._lock, troubles(self.file):
-            row = self._base.execute(
-                "SELECT kind, outcome, run, tries, limits FROM outcomes WHERE key = ?", (key,)
-            ).fetchone()
-            earlier = row is not None and row[2] != self._run
-            marked = self._is_marked(request) and earlier
-            if row is not None and not marked and self._holds(known := unpack(row[1], request), *row[2:]):
-                return known
-            self._asked[request.key] = key, request, video
-        again = marked or (earlier and row[0] in self._again)
+        found = self._find(request, video)
+        with self._lock:
+            marked = self._is_marked(request) and found is not None and found.earlier
+            if found is not None and not marked and self._holds(found):
+                return found.outcome
+            self._asked[request.key] = keys.key(request, video), request, video
+        again = marked or (found is not None and found.earlier and found.kind in self._again)
         return self._resample(request) if again and self._resampled else request
+
+    def _find(self, request: CaptionRequest, video: tuple[Any, ...]) -> "_Found | None":
+        """What lies under the key of a request, or under the one that it had in release 0.1.0: captions first."""
+        keys = self._begun()
+        names = [keys.key(request, video)]
+        if self._has_keys_of_0_1:
+            names.append(keys.key_of_0_1(request, video))
+        marks = ", ".join("?" * len(names))
+        with self._lock, troubles(self.file):
+            rows = self._base.execute(
+                f"SELECT key, kind, outcome, run, tries, limits FROM outcomes WHERE key IN ({marks}) "
+                "ORDER BY kind IS NOT NULL, key <> ?",
+                (*names, names[0]),
+            ).fetchall()
+        for key, kind, packed, run, tries, limits in rows:
+            try:
+                known = unpack(packed, request)
+                chosen = self._chosen(known, request) if isinstance(known, Answer) else known
+            except DamagedError as exc:
+                self._drop(key, exc)
+                continue
+            return _Found(outcome=chosen, kind=kind, earlier=run != self._run, tries=tries, limits=limits)
+        return None
+
+    def _chosen(self, known: Answer, request: CaptionRequest) -> Caption:
+        """A caption with the candidates that this run keeps. Seeds of release 0.1.0 are beyond Arrow's int64."""
+        try:
+            made = choose(request, known.candidates, known.meta, self._begun().settings.keep)
+        except (ValueError, LookupError, TypeError, AttributeError) as exc:
+            raise DamagedError(str(exc)) from exc
+        return replace(made, meta={**made.meta, "seed": made.meta["seed"] & _LARGEST_SEED})
+
+    def _drop(self, key: bytes, why: DamagedError) -> None:
+        """Forget an outcome that cannot be read, so that it is made again."""
+        with self._lock, troubles(self.file):
+            self._write("DELETE FROM outcomes WHERE key = ?", (key,))
+            self._damaged += 1
+            if self._damaged == 1:
+                logger.warning(
+                    "The ledger %s is damaged: an outcome cannot be read (%s). It is made again, and so are others "
+                    "like it; see to the disk.",
+                    *(self.file, why),
+                )
 
     def _is_marked(self, request: CaptionRequest) -> bool:
         if not self._marked or (place := row_of(request)) not in self._marked:
@@ -236,21 +282,21 @@ class Ledger:
             self.unmet.discard(place)
         return found
 
-    def _holds(self, known: Outcome, run: int, tries: int, limits: str) -> bool:
+    def _holds(self, found: "_Found") -> bool:
         """Whether what is known is not to be tried again."""
-        if run == self._run:
+        if not found.earlier:
             return True
-        if isinstance(known, Caption):
-            return not _falls_short(known, self._begun().settings)
-        if known.kind in self._again or limits != self._begun().failures:
+        if isinstance(found.outcome, Caption):
+            return not _falls_short(found.outcome, self._begun().settings)
+        if found.outcome.kind in self._again or found.limits != self._begun().failures:
             return False
-        return known.kind not in TRANSIENT_KINDS or tries >= MOST_TRIES
+        return found.outcome.kind not in TRANSIENT_KINDS or found.tries >= MOST_TRIES
 
     def _resample(self, request: CaptionRequest) -> CaptionRequest:
         sampling = SamplingParams.parse({**request.sampling.told(), **self._resampled})
         seed = request.seed
         if sampling.seed != request.sampling.seed:
-            seed = (seed ^ zlib.crc32(str(sampling.seed).encode())) & (1 << 64) - 1
+            seed = (seed ^ zlib.crc32(str(sampling.seed).encode())) & _LARGEST_SEED
         return replace(request, sampling=sampling, seed=seed)
 
     def record(self, outcome: Outcome) -> None:
@@ -267,8 +313,8 @@ class Ledger:
             return
         with self._lock, troubles(self.file):
             self._write(
-                "INSERT INTO outcomes VALUES (?, ?, ?, ?, 1, ?) " + _REPLACING,
-                (key, kind, pack(outcome), self._run, keys.failures),
+                MAKE,
+                (key, kind, pack(outcome, request.seed), self._run, keys.failures),
             )
 
     def adopt(self, other: Path) -> None:
@@ -278,18 +324,49 @@ class Ledger:
             DatasetError: it cannot be read.
         """
         read_runs(other)
+        self._take_from(other, ADOPT, (self._run,))
+        with self._lock, troubles(self.file):
+            self._has_keys_of_0_1 = has_keys_of_0_1(self._base)
+
+    def adopt_sidecars(self, other: Path) -> None:
+        """Know the files beside videos that the runs of another ledger wrote.
+
+        Raises:
+            DatasetError: it cannot be read.
+        """
+        if has_sidecars(other):
+            self._take_from(other, "INSERT OR IGNORE INTO sidecars SELECT digest FROM other.sidecars", ())
+
+    def _take_from(self, other: Path, statement: str, values: Sequence[Any]) -> None:
         with self._lock, troubles(other):
             self._commit()
             self._base.execute("ATTACH ? AS other", (uri_of(other, "rw"),))
             try:
-                self._write(
-                    "INSERT INTO outcomes SELECT key, kind, outcome, ?, tries, limits FROM other.outcomes WHERE true "
-                    + _REPLACING,
-                    (self._run,),
-                )
+                self._write(statement, values)
                 self._commit()
             finally:
+                if self._base.in_transaction:  # it cannot be read to its end
+                    self._base.execute("ROLLBACK")
                 self._base.execute("DETACH other")
+
+    # Files beside videos
+
+    def wrote(self, file: Path, content: bytes) -> bool:
+        """Whether a run wrote this content to a file of this name. (Of its folder nothing is known: data sets move.)"""
+        with self._lock, troubles(self.file):
+            found = self._base.execute("SELECT 1 FROM sidecars WHERE digest = ?", (_digest(file, content),))
+            return found.fetchone() is not None
+
+    def may_have_written(self, file: Path, content: bytes) -> bool:
+        """Whether a run wrote a file, or may have: release 0.1.0 did not note what it wrote."""
+        return file.suffix[1:] in self._kinds_of_0_1 or self.wrote(file, content)
+
+    def note_sidecar(self, file: Path, content: bytes) -> None:
+        """Note, on the disk, that a file is about to be written: whenever the run is killed, it is known."""
+        if not self.wrote(file, content):
+            with self._lock, troubles(self.file):
+                self._write("INSERT OR IGNORE INTO sidecars VALUES (?)", (_digest(file, content),))
+            self.flush()
 
     def _check(self) -> None:
         if self._trouble:
@@ -318,6 +395,24 @@ class Ledger:
             except DatasetError as exc:  # told to the run at its next row
                 self._trouble = exc
                 return
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Found:
+    """An outcome, and what is known of how it came about."""
+
+    outcome: Outcome
+    kind: FailureKind | None
+    earlier: bool
+    """Whether it is of a run before this one."""
+    tries: int
+    """Runs that tried it."""
+    limits: str
+    """Names the settings under which it failed."""
+
+
+def _digest(file: Path, content: bytes) -> bytes:
+    return hashlib.sha256(os.fsencode(file.name) + b"\0" + content).digest()[:16]
 
 
 def _falls_short(caption: Caption, settings: Settings) -> bool:

@@ -11,22 +11,45 @@ from pathlib import Path
 from typing import Any, Final
 from urllib.parse import quote
 
+from reelscribe.dataset.files import sync_folder
 from reelscribe.errors import DatasetError
+from reelscribe.outcomes import without_choice
 from reelscribe.prompts import Outcome
-from reelscribe.schema import Candidate, Caption, CaptionRequest, Failure
+from reelscribe.schema import Candidate, CaptionRequest, Failure
 
 _WAIT_SECONDS: Final = 60.0
 """For another process that reads or writes the ledger at the same moment."""
 _CACHE_KIB: Final = 32 << 10
-_VERSION: Final = 2
-_SCHEMA: Final = (
-    "CREATE TABLE outcomes (key BLOB PRIMARY KEY, kind TEXT, outcome BLOB, run INTEGER, tries INTEGER, limits TEXT)",
+_RUNS: Final = (
     "CREATE TABLE runs (number INTEGER PRIMARY KEY, output TEXT, folder TEXT, inputs TEXT, settings TEXT, work TEXT, "
-    "engine TEXT, model TEXT, total INTEGER, started REAL, updated REAL, ended REAL, ending TEXT, progress TEXT)",
-    f"PRAGMA user_version = {_VERSION}",
+    "engine TEXT, model TEXT, total INTEGER, started REAL, updated REAL, ended REAL, ending TEXT, progress TEXT)"
 )
-"""outcomes.kind: of a failure, NULL for a caption. limits: the settings under which it failed. The columns of runs are
-the fields of `Run`."""
+_OUTCOMES: Final = (
+    "CREATE TABLE outcomes (key BLOB PRIMARY KEY, kind TEXT, outcome BLOB, run INTEGER, tries INTEGER, limits TEXT)"
+)
+_MIGRATIONS: Final[tuple[tuple[int, tuple[str, ...]], ...]] = (
+    (2, (_OUTCOMES, _RUNS)),
+    (3, ("CREATE TABLE sidecars (digest BLOB PRIMARY KEY) WITHOUT ROWID",)),
+)
+"""Each version of the tables, and what makes it of the one before; the first is that of release 0.1.0.
+
+outcomes.kind: of a failure, NULL for a caption. limits: the settings under which it failed. The columns of runs are the
+fields of `Run`. sidecars.digest: of the name and the content of a file that a run wrote beside a video."""
+_REPLACING: Final = (
+    "ON CONFLICT (key) DO UPDATE SET kind = excluded.kind, outcome = excluded.outcome, run = excluded.run, "
+    "tries = {tries}, limits = excluded.limits WHERE excluded.kind IS NULL OR outcomes.kind IS NOT NULL"
+)
+MAKE: Final = "INSERT INTO outcomes VALUES (?, ?, ?, ?, 1, ?) " + _REPLACING.format(
+    tries="outcomes.tries + (outcomes.run <> excluded.run)"
+)
+"""Takes an outcome. No failure takes the place of a caption, and doubles of a clip in one run are one try."""
+ADOPT: Final = (
+    "INSERT INTO outcomes SELECT key, kind, outcome, ?, tries, limits FROM other.outcomes WHERE true "
+    + _REPLACING.format(tries="max(outcomes.tries, excluded.tries)")
+)
+"""Takes those of another ledger, which may be taken over several times."""
+_OLDEST: Final = _MIGRATIONS[0][0]
+_VERSION: Final = _MIGRATIONS[-1][0]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,6 +80,28 @@ class Run:
     progress: dict[str, Any]
     """What it did so far, as the runner tells it."""
 
+    @property
+    def is_of_0_1(self) -> bool:
+        """Whether it was made by release 0.1.0."""
+        return "overwrite_sidecars" not in self.settings
+
+    def differs_from(self, other: "Run") -> list[str]:
+        """The settings on which captions depend, of those that this run knows, that another one had otherwise."""
+        return [name for name, value in self.work.items() if value != other.work.get(name)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Answer:
+    """What the model said to a request. Which of it is kept is computed when it is looked up."""
+
+    candidates: tuple[Candidate, ...]
+    meta: dict[str, Any]
+    """What is known of them; see `outcomes.choose`."""
+
+
+class DamagedError(Exception):
+    """What lies in a ledger under one key cannot be read."""
+
 
 def read_runs(file: Path) -> list[Run]:
     """All runs that a ledger knows, the last one first; also while one of them is going on.
@@ -67,15 +112,15 @@ def read_runs(file: Path) -> list[Run]:
     if not file.is_file():
         raise DatasetError(f"there is no {file.name} in {file.parent}: no run has begun to write there.")
     with troubles(file), contextlib.closing(connect(file, "rw")) as base:
-        return list(runs_in(base)) if _is_ledger(base, file) else []
+        return list(runs_in(base)) if _version_of(base, file) else []
 
 
-def read_captions(file: Path, *, most: int) -> dict[int, list[Caption]] | None:
-    """All captions that a ledger knows, by the seed of their request, which is a function of what was asked.
+def read_answers(file: Path, *, most: int) -> dict[int, list[Answer]] | None:
+    """All answers that a ledger knows, by the seed of their request, which is a function of what was asked.
 
     Args:
         file: the ledger's.
-        most: captions to hold in memory.
+        most: answers to hold in memory.
 
     Returns:
         None where there are more than that.
@@ -84,14 +129,14 @@ def read_captions(file: Path, *, most: int) -> dict[int, list[Caption]] | None:
         DatasetError: there is no ledger, or it cannot be read.
     """
     read_runs(file)
-    found: dict[int, list[Caption]] = {}
+    found: dict[int, list[Answer]] = {}
     with troubles(file), contextlib.closing(connect(file, "rw")) as base:
         (count,) = base.execute("SELECT count(*) FROM outcomes WHERE kind IS NULL").fetchone()
         if count > most:
             return None
         for (packed,) in base.execute("SELECT outcome FROM outcomes WHERE kind IS NULL ORDER BY run DESC"):
-            known = _caption(json.loads(zlib.decompress(packed)), key="")
-            found.setdefault(known.meta.get("seed", -1), []).append(known)
+            with contextlib.suppress(DamagedError), _unpacked(packed) as values:  # the next run makes it again
+                found.setdefault(values.get("asked", values["meta"].get("seed", -1)), []).append(_answer(values))
     return found
 
 
@@ -105,11 +150,37 @@ def set_aside(file: Path) -> None:
     with contextlib.suppress(sqlite3.Error), contextlib.closing(connect(file, "rw")) as base:
         base.execute("SELECT count(*) FROM runs").fetchone()  # has what a killed run left in the journal undone
     try:
+        # A journal goes with its ledger and no other: SQLite would play it into one of that name.
         if file.exists():
+            journal_of(aside(file)).unlink(missing_ok=True)
+            if journal_of(file).exists():
+                journal_of(file).replace(journal_of(aside(file)))
             file.replace(aside(file))
-        file.with_name(f"{file.name}-journal").unlink(missing_ok=True)
+        journal_of(file).unlink(missing_ok=True)
     except OSError as exc:
         raise DatasetError(f"cannot set {file} aside: {exc.strerror}.") from exc
+
+
+def journal_of(file: Path) -> Path:
+    """Where SQLite keeps what a transaction changes until it is done."""
+    return file.with_name(f"{file.name}-journal")
+
+
+def copy_ledger(file: Path, to: Path) -> None:
+    """Copy a ledger, whole also where a run writes to it at the moment.
+
+    Raises:
+        DatasetError: it cannot be read, or the copy not written.
+    """
+    partial = to.with_name(f"{to.name}.partial")
+    partial.unlink(missing_ok=True)
+    with (
+        troubles(file),
+        contextlib.closing(connect(file, "rw")) as base,
+        contextlib.closing(connect(partial)) as copy,
+    ):
+        base.backup(copy)
+    partial.replace(to)
 
 
 def connect(file: Path, mode: str = "rwc") -> sqlite3.Connection:
@@ -126,32 +197,62 @@ def uri_of(file: Path, mode: str) -> str:
     return f"file:{quote(os.fsencode(file.absolute()))}?mode={mode}"
 
 
-def _is_ledger(base: sqlite3.Connection, file: Path) -> bool:
-    """Whether a database is a ledger; False for an empty one.
+def _version_of(base: sqlite3.Connection, file: Path) -> int:
+    """The version of a ledger's tables; 0 for an empty file.
 
     Raises:
-        DatasetError: it is something else.
+        DatasetError: it is something else, or of a release that is not known.
     """
     (version,) = base.execute("PRAGMA user_version").fetchone()
     (tables,) = base.execute("SELECT count(*) FROM sqlite_master").fetchone()
-    if version != _VERSION and (version or tables):
-        raise DatasetError(f"{file} is no ledger that this release knows; --no-resume sets it aside and begins anew.")
-    return bool(version)
+    if not version and not tables:
+        return 0
+    if _OLDEST <= version <= _VERSION:
+        return int(version)
+    what = f"it is of version {version}, and versions {_OLDEST} to {_VERSION} are known" if version else "it is none"
+    raise DatasetError(
+        f"{file} is no ledger that this release knows ({what}): take the release that wrote it, or {_begin_anew(file)}"
+    )
+
+
+def _begin_anew(file: Path) -> str:
+    return f"--no-resume sets it aside and begins anew; it stays, as {aside(file).name}."
 
 
 def prepare(base: sqlite3.Connection, file: Path) -> None:
-    """Make a ledger of an empty file, and see that what is committed is on disk.
+    """Make a ledger of an empty file, bring one of an earlier release up to date, and see that commits are on disk.
+
+    A ledger of an earlier release is copied first, as `FILE.v2` for version 2 of its tables.
 
     Raises:
-        DatasetError: it is something else.
+        DatasetError: it is something else, or cannot be copied.
     """
-    if not _is_ledger(base, file):
-        base.execute("BEGIN IMMEDIATE")
-        for statement in _SCHEMA:
-            base.execute(statement)
-        base.execute("COMMIT")
-    base.execute("PRAGMA journal_mode = TRUNCATE")
     base.execute("PRAGMA synchronous = FULL")
+    before = _version_of(base, file)
+    if before < _VERSION:
+        if before:
+            copy_ledger(file, file.with_name(f"{file.name}.v{before}"))
+        base.execute("BEGIN IMMEDIATE")
+        for version, statements in _MIGRATIONS:
+            if version > before:
+                for statement in statements:
+                    base.execute(statement)
+        base.execute(f"PRAGMA user_version = {_VERSION}")
+        base.execute("COMMIT")
+        sync_folder(file.parent)
+    base.execute("PRAGMA journal_mode = TRUNCATE")
+
+
+def has_sidecars(file: Path) -> bool:
+    """Whether a ledger has the table of them, which that of release 0.1.0 lacks."""
+    with troubles(file), contextlib.closing(connect(file, "rw")) as base:
+        return _version_of(base, file) > _OLDEST
+
+
+def has_keys_of_0_1(base: sqlite3.Connection) -> bool:
+    """Whether there are outcomes of release 0.1.0, whose keys are shorter."""
+    (found,) = base.execute("SELECT EXISTS (SELECT 1 FROM outcomes WHERE length(key) = 16)").fetchone()
+    return bool(found)
 
 
 def runs_in(base: sqlite3.Connection) -> Iterator[Run]:
@@ -161,6 +262,8 @@ def runs_in(base: sqlite3.Connection) -> Iterator[Run]:
         values = dict(zip(names, row, strict=True))
         for name in ("inputs", "settings", "work", "progress"):
             values[name] = json.loads(values[name])
+            if not isinstance(values[name], list if name == "inputs" else dict):
+                raise ValueError(f"{name} of run {values['number']} is {values[name]!r}")
         for name in ("output", "folder"):
             values[name] = os.fsdecode(values[name])
         yield Run(**{**values, "inputs": tuple(values["inputs"])})
@@ -177,37 +280,60 @@ def stored(path: str) -> str | bytes:
 
 @contextlib.contextmanager
 def troubles(file: Path) -> Iterator[None]:
-    """Say what to do about what SQLite says."""
+    """Say what to do about what SQLite says, and about what does not read as it was written."""
     try:
         yield
     except sqlite3.Error as exc:
-        code = getattr(exc, "sqlite_errorcode", 0) & 0xFF
-        hint = _HINTS.get(code, "once that is put right, the same command goes on.")
+        code = getattr(exc, "sqlite_errorcode", sqlite3.SQLITE_CORRUPT) & 0xFF  # none: text that is no UTF-8
+        hint = "once that is put right, the same command goes on."
+        if code == sqlite3.SQLITE_FULL:
+            hint = "make room, and the same command goes on."
+        elif code in (sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CORRUPT):
+            hint = f"put a copy of it in its place, or {_begin_anew(file)}"
         raise DatasetError(f"the ledger {file} cannot be used: {exc}; {hint}") from exc
+    except (ValueError, TypeError) as exc:  # of a column that holds something else than runs write
+        raise DatasetError(
+            f"the ledger {file} is damaged: {exc}; put a copy of it in its place, or {_begin_anew(file)}"
+        ) from exc
 
 
-_HINTS: Final = {
-    sqlite3.SQLITE_FULL: "make room, and the same command goes on.",
-    sqlite3.SQLITE_NOTADB: "--no-resume sets it aside and begins anew.",
-    sqlite3.SQLITE_CORRUPT: "--no-resume sets it aside and begins anew.",
-}
+def pack(outcome: Outcome, asked: int) -> bytes:
+    """An outcome as it lies in its table: what the model said, or why it said nothing.
 
-
-def pack(outcome: Outcome) -> bytes:
-    """An outcome as it lies in its table."""
-    values = asdict(outcome)
-    del values["key"]  # it names a place in one run
+    Args:
+        outcome: of a request.
+        asked: the seed of the request, which may not be that of the try which led to the outcome.
+    """
+    if isinstance(outcome, Failure):
+        values = asdict(outcome)
+        del values["key"]  # it names a place in one run
+    else:
+        candidates = [asdict(candidate) for candidate in outcome.candidates]
+        values = {"candidates": candidates, "meta": without_choice(outcome.meta), "asked": asked}
     return zlib.compress(json.dumps(values).encode())
 
 
-def unpack(packed: bytes, request: CaptionRequest) -> Outcome:
-    """The way back, as the outcome of a request of this run."""
-    values = json.loads(zlib.decompress(packed))
-    if "kind" in values:
-        return Failure(key=request.key, **{**values, "video": request.clip.name})
-    return _caption(values, request.key)
+def unpack(packed: bytes, request: CaptionRequest) -> Answer | Failure:
+    """The way back, for a request of this run.
+
+    Raises:
+        DamagedError: it is not what was written.
+    """
+    with _unpacked(packed) as values:
+        if "kind" in values:
+            return Failure(key=request.key, **{**values, "video": request.clip.name})
+        return _answer(values)
 
 
-def _caption(values: dict[str, Any], key: str) -> Caption:
-    candidates = tuple(Candidate(**candidate) for candidate in values.pop("candidates"))
-    return Caption(key=key, **{**values, "kept": tuple(values["kept"])}, candidates=candidates)
+@contextlib.contextmanager
+def _unpacked(packed: bytes) -> Iterator[dict[str, Any]]:
+    try:
+        # zlib keeps a checksum of what it compressed, so that a bit that flipped on the disk is an error here.
+        yield json.loads(zlib.decompress(packed))
+    except (zlib.error, ValueError, TypeError, LookupError, AttributeError) as exc:
+        raise DamagedError(str(exc)) from exc
+
+
+def _answer(values: dict[str, Any]) -> Answer:
+    candidates = tuple(Candidate(**candidate) for candidate in values["candidates"])
+    return Answer(candidates=candidates, meta=without_choice(values["meta"]))

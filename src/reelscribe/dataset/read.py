@@ -6,7 +6,8 @@ from collections.abc import Generator, Iterator, Sequence
 from pathlib import Path
 
 from reelscribe.config import Settings
-from reelscribe.dataset.formats import Record, load_reader
+from reelscribe.dataset.formats import Record, load_reader, videos
+from reelscribe.dataset.sidecars import IsOwn
 from reelscribe.dataset.sources import Source
 from reelscribe.errors import DatasetError
 from reelscribe.pipeline import InputRow
@@ -15,17 +16,24 @@ from reelscribe.schema import Failure
 _COUNT_SECONDS = 0.5
 
 
-def read_rows(sources: Sequence[Source], settings: Settings, *, output: Path) -> Generator[InputRow, None, None]:
+def read_rows(
+    sources: Sequence[Source],
+    settings: Settings,
+    *,
+    output: Path,
+    is_own: IsOwn = lambda file, content: False,
+) -> Generator[InputRow, None, None]:
     """Read rows, one by one. What breaks off in the middle ends with a row that says so, and the next source follows.
 
     Args:
         sources: as `find_sources` gives them.
         settings: which columns are looked at, limits, root.
         output: where the result will be; rows made for video files name them relative to it, unless there is a root.
+        is_own: tells files beside videos that runs on this output wrote, which are not read.
     """
     numbers = itertools.count()
     for source in sources:
-        for record in _records(source, settings, output.parent):
+        for record in _records(source, settings, output.parent, is_own):
             yield input_row(record, next(numbers))
 
 
@@ -42,9 +50,12 @@ def input_row(record: Record, index: int) -> InputRow:
     )
 
 
-def _records(source: Source, settings: Settings, base: Path) -> Iterator[Record]:
+def _records(source: Source, settings: Settings, base: Path, is_own: IsOwn) -> Iterator[Record]:
     try:
-        yield from load_reader(source.format).read(source.location, settings, base)
+        if source.format == "videos":
+            yield from videos.read(source.location, settings, base, is_own)
+        else:
+            yield from load_reader(source.format).read(source.location, settings, base)
     except DatasetError as exc:
         yield Record(row={}, problem=f"{exc} What it holds from here on is left out.")
 

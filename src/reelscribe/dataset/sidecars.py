@@ -1,18 +1,45 @@
-"""Captions in files beside local videos: `clip.txt` or `clip.json` for `clip.mp4`."""
+"""Captions in files beside local videos: `clip.txt` or `clip.json` for `clip.mp4`.
 
+A file that no run on this output wrote, or that was changed since, is a person's: it is read, and never replaced
+unless the settings say so. Then it stays beside the new one, as `clip.txt.bak`, and is read from there.
+"""
+
+import errno
+import itertools
 import json
+import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
-from typing import Final
+from typing import Final, Protocol
 
 from reelscribe.config import Settings
 from reelscribe.dataset.files import VIDEO_SUFFIXES, write_whole
 from reelscribe.errors import ClipError, DatasetError
-from reelscribe.pipeline import RowResult
-from reelscribe.prompts import caption_cells, videos_of
+from reelscribe.pipeline import InputRow, RowResult
+from reelscribe.prompts import LAYOUTS, caption_cells, videos_of
 from reelscribe.schema import Caption, Clip, Row
 from reelscribe.video.fetch import FetchLimits, local, scheme_of
+
+logger = logging.getLogger(__name__)
+
+IsOwn = Callable[[Path, bytes], bool]
+"""(file, its content) -> whether runs on this output wrote it."""
+_MOST_NAMED: Final = 3
+
+
+class Notes(Protocol):
+    """What is known of the files that runs on this output wrote."""
+
+    def wrote(self, file: Path, content: bytes) -> bool:
+        """Whether a run wrote it."""
+
+    def may_have_written(self, file: Path, content: bytes) -> bool:
+        """Whether a run wrote it, or one of a release that did not note that may have."""
+
+    def note_sidecar(self, file: Path, content: bytes) -> None:
+        """Note that it is about to be written."""
 
 
 def sidecar_of(video: Path, kind: str) -> Path:
@@ -26,20 +53,30 @@ def sidecar_of(video: Path, kind: str) -> Path:
     return video.with_name(f"{name}.{kind}")
 
 
-def read_sidecars(video: Path, settings: Settings) -> tuple[Row, str | None]:
+# Reading
+
+
+def read_sidecars(
+    video: Path, settings: Settings, is_own: IsOwn = lambda file, content: False
+) -> tuple[Row, str | None]:
     """The columns that files beside a video hold, and what is wrong with them.
 
-    `.txt` is the column of the text, `.json` holds columns. What runs on this output write (`settings.sidecar`) is not
-    read.
+    `.txt` is the column of the text, `.json` holds columns. What runs on this output wrote is not read, but what a
+    person wrote and they replaced is.
     """
     row: Row = {}
     for kind in ("json", "txt"):
         file = _find_sidecar(video, kind)
-        if kind == settings.sidecar or file is None:
+        if file is None:
             continue
         try:
-            with file.open("rb") as opened:
-                data = opened.read(settings.max_line_bytes + 1)
+            data = _content(file, settings)
+            if is_own(file, data):
+                backups = list(_backups(file))
+                if not backups:
+                    continue
+                file = backups[-1]
+                data = _content(file, settings)
             if len(data) > settings.max_line_bytes:
                 return row, f"{file} is longer than {settings.max_line_bytes:,} bytes (max_line_bytes)."
             text = data.decode("utf-8-sig")
@@ -63,15 +100,87 @@ def _find_sidecar(video: Path, kind: str) -> Path | None:
     return file if os.path.isfile(file) else None  # noqa: PTH113
 
 
+def _content(file: Path, settings: Settings) -> bytes:
+    """What a file holds, up to one byte more than is read of any."""
+    with file.open("rb") as opened:
+        return opened.read(settings.max_line_bytes + 1)
+
+
+def _backups(file: Path) -> Iterator[Path]:
+    """The files that took a replaced one's content, the latest last."""
+    names = (f"{file.name}.bak{number or ''}" for number in itertools.count())
+    return itertools.takewhile(os.path.lexists, (file.with_name(name) for name in names))
+
+
+# Writing
+
+
 class SidecarWriter:
-    """Writes a file beside each local video that has a caption, whole or not at all. One that is there is replaced.
+    """Writes a file beside each local video that has a caption, whole or not at all.
 
     Videos given by URL or by bytes have none, and a video without a caption leaves what is there.
+
+    Args:
+        settings: which kind of files, and whether those of others may be replaced.
+        notes: which files runs on this output wrote, and is told of new ones.
     """
 
-    def __init__(self, settings: Settings) -> None:
-        self._settings = settings
+    def __init__(self, settings: Settings, notes: Notes) -> None:
+        self._settings, self._notes = settings, notes
+        # The first request of a row, which tells its shard, is the same in all layouts.
+        self._as_columns = replace(settings, layout="columns")
         self._limits = FetchLimits.of(settings)
+        self._left = 0
+
+    def check(self, rows: Iterable[InputRow]) -> None:
+        """See that no file of others is in the way, before anything is made.
+
+        Raises:
+            DatasetError: there are some.
+        """
+        if self._settings.sidecar is None or self._settings.overwrite_sidecars:
+            return
+        found: dict[Path, None] = {}
+        for row in rows:
+            if self._is_of_shard(row):
+                found |= dict.fromkeys(file for _, file in self._files(row) if self._is_of_others(file))
+        if found:
+            named = ", ".join(map(str, itertools.islice(found, _MOST_NAMED)))
+            more = f" and {len(found) - _MOST_NAMED:,} more" if len(found) > _MOST_NAMED else ""
+            raise DatasetError(
+                f"sidecars would replace files that no run on this output wrote, or that were changed since: {named}"
+                f"{more}. Move them away, leave out --sidecar, or give --overwrite-sidecars, which keeps each as .bak."
+            )
+
+    def _is_of_shard(self, row: InputRow) -> bool:
+        shard = self._settings.part()
+        if shard is None or row.problem:
+            return True
+        return shard.holds(LAYOUTS["columns"].plan(row.row, row.index, self._as_columns, row.root).lot)
+
+    def _files(self, row: InputRow) -> Iterator[tuple[int, Path]]:
+        """Number of each local video of a row, and the file beside it."""
+        try:
+            videos, _ = videos_of(row.row, self._settings)
+        except ClipError:
+            return
+        for number, video in enumerate(videos):
+            if isinstance(video, str) and scheme_of(video) in (None, "file"):
+                try:
+                    path = local(Clip(source=video, root=row.root), self._limits).path
+                    file = sidecar_of(path, self._settings.sidecar or "") if path.is_file() else None
+                except (ClipError, OSError, ValueError):  # no such file can be there, or may be read
+                    continue
+                if file is not None:
+                    yield number, file
+
+    def _is_of_others(self, file: Path) -> bool:
+        if not os.path.lexists(file):
+            return False
+        try:
+            return file.is_symlink() or not self._notes.may_have_written(file, _content(file, self._settings))
+        except OSError:  # a folder, or what may not be read
+            return True
 
     def write(self, result: RowResult) -> None:
         """Write the files of one row.
@@ -82,19 +191,46 @@ class SidecarWriter:
         kind = self._settings.sidecar
         if kind is None or result.origin is None or not result.captions:
             return
-        videos, _ = videos_of(result.origin.row, self._settings)
-        for video, outcome in zip(videos, result.outcomes, strict=False):
-            if isinstance(outcome, Caption) and isinstance(video, str) and scheme_of(video) in (None, "file"):
-                path = _path_of(Clip(source=video, root=result.origin.root), self._limits)
-                if path is not None:
-                    _write(sidecar_of(path, kind), _CONTENTS[kind](outcome, self._settings))
+        for number, file in self._files(result.origin):
+            outcome = result.outcomes[number] if number < len(result.outcomes) else None
+            if isinstance(outcome, Caption):
+                try:
+                    self._put(file, _CONTENTS[kind](outcome, self._settings))
+                except OSError as exc:
+                    if exc.errno != errno.ENAMETOOLONG:
+                        raise DatasetError(f"cannot write to {file}: {exc.strerror}.") from exc
+                    logger.warning("%s is not written: its name is too long.", file)
+
+    def _put(self, file: Path, text: str) -> None:
+        """Write a file, unless one of others is there."""
+        content = text.encode("utf-8", "backslashreplace")
+        if os.path.lexists(file):
+            there = None if file.is_symlink() or file.is_dir() else _content(file, self._settings)
+            if there == content:
+                self._notes.note_sidecar(file, content)
+                return
+            if there is None or not self._notes.wrote(file, there):
+                if not self._settings.overwrite_sidecars:
+                    self._leave(file)
+                    return
+                if not file.is_dir():
+                    file.rename(next_backup(file))
+        self._notes.note_sidecar(file, content)
+        write_whole(file, text)
+
+    def _leave(self, file: Path) -> None:
+        self._left += 1
+        if self._left <= _MOST_NAMED:
+            logger.warning(
+                "%s stays as it is, though the caption is another: it is not as a run on this output wrote it. Give "
+                "--overwrite-sidecars to have the caption there.",
+                file,
+            )
 
 
-def _path_of(clip: Clip, limits: FetchLimits) -> Path | None:
-    try:
-        return local(clip, limits).path
-    except ClipError:  # it was captioned, so this is another file by now
-        return None
+def next_backup(file: Path) -> Path:
+    """Where a file goes that is replaced: `.bak`, or `.bak1` and so on where there are some."""
+    return file.with_name(f"{file.name}.bak{len(list(_backups(file))) or ''}")
 
 
 def _as_json(caption: Caption, settings: Settings) -> str:
@@ -106,10 +242,3 @@ _CONTENTS: Final[dict[str, Callable[[Caption, Settings], str]]] = {
     "txt": lambda caption, _: caption.texts[0] + "\n",
     "json": _as_json,
 }
-
-
-def _write(file: Path, text: str) -> None:
-    try:
-        write_whole(file, text)
-    except OSError as exc:
-        raise DatasetError(f"cannot write to {file}: {exc.strerror}.") from exc

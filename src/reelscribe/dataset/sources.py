@@ -79,7 +79,8 @@ def _expand(named: str) -> Iterator[Source]:
         names = sorted(glob.glob(named, recursive=True))  # noqa: PTH207 - pathlib's takes no absolute pattern
         if not names:
             raise DatasetError(f"nothing is called as {named!r}.")
-        for name in _without_sidecars(names):
+        # Lists of failures lie beside shards, and may be called as they are.
+        for name in _without_sidecars([name for name in names if ".failures." not in Path(name).name] or names):
             yield from _of_path(Path(name))
     else:
         yield from _of_path(Path(named))

@@ -3,25 +3,25 @@
 import os
 import re
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
-from typing import Final
 
 from reelscribe.config import Settings
+from reelscribe.dataset.files import sync, sync_folder
 from reelscribe.dataset.formats import FORMATS, RowWriter, first_suffixes, format_of, load_writer
 from reelscribe.dataset.formats.jsonl import to_json
+from reelscribe.dataset.names import SHARD, failures_of
 from reelscribe.dataset.sources import Source, arrow_schema
 from reelscribe.errors import DatasetError
 from reelscribe.pipeline import RowResult
 
-SHARD: Final = "{shard}"
 _DEFAULT_SHARD_ROWS = 10_000
 
 
 class DatasetWriter(AbstractContextManager["DatasetWriter"]):
-    """Writes `OUTPUT` and, where rows failed, `OUTPUT.failures.jsonl` beside it.
+    """Writes `OUTPUT` and, where rows failed, the list of failures beside it; see `failures_of`.
 
     Rows go to `OUTPUT.partial` as they come. Each file gets its name in one step when it is whole: a shard when it is
     full, the last one and the list of failures at the end, when shards of an earlier, longer run go as well. A run that
@@ -32,6 +32,9 @@ class DatasetWriter(AbstractContextManager["DatasetWriter"]):
             and its name has no suffix; or the folder of a Hugging Face data set. Folders are made.
         settings: format, shards, columns.
         sources: where the rows come from; if all of them have Arrow's types, these are kept.
+
+    Before a file gets its name, it is on the disk, and `before_named` is called: what is in a whole output is in the
+    ledger.
 
     Raises:
         DatasetError: the format is not clear, or the files cannot be written.
@@ -48,9 +51,10 @@ class DatasetWriter(AbstractContextManager["DatasetWriter"]):
             _check_replaceable(output)
         elif self._limit is None:
             _check_no_folder(output)
-        self.failures = beside(output, "failures.jsonl")
+        self.failures = failures_of(output)
         self._make = load_writer(self._format)
         self._schema = arrow_schema(sources) if self._format in ("parquet", "hf") else None
+        self.before_named: Callable[[], None] = lambda: None
         self._writer: RowWriter | None = None
         self._shard = self._rows = self._failed = 0
 
@@ -120,13 +124,17 @@ class DatasetWriter(AbstractContextManager["DatasetWriter"]):
         if self._writer is not None:
             writer, self._writer = self._writer, None
             writer.close()
+            sync(self.partial)
+            self.before_named()
             if not self.file.is_dir():
                 self.partial.replace(self.file)
+                sync_folder(self.file.parent)
                 return
             # Nothing replaces a folder in one step.
             older = self.file.with_name(f"{self.file.name}.{os.getpid()}.older")
             self.file.replace(older)
             self.partial.replace(self.file)
+            sync_folder(self.file.parent)
             _remove(older)
 
     def __exit__(
@@ -140,7 +148,9 @@ class DatasetWriter(AbstractContextManager["DatasetWriter"]):
 
     def _finish(self) -> None:
         self._failures.close()
+        self.before_named()
         if self._failed:
+            sync(_partial(self.failures))
             _partial(self.failures).replace(self.failures)
         else:
             _partial(self.failures).unlink()
@@ -218,15 +228,6 @@ def _number_of(name: str, pattern: str) -> int | None:
     """Which shard a file is; None for another file."""
     found = re.fullmatch(re.escape(pattern).replace(re.escape(SHARD), r"(\d{5,})"), name)
     return found and int(found[1] if found.groups() else 0)
-
-
-def beside(output: Path, kind: str) -> Path:
-    """A file of another kind: `a.KIND` for `a.jsonl`, `a.jsonl.gz`, `a-{shard}.parquet` and a folder `a`."""
-    name = output.name.replace(SHARD, "")
-    suffixes = sorted((suffix for item in FORMATS.values() for suffix in item.suffixes), key=len, reverse=True)
-    suffix = next((suffix for suffix in suffixes if name.lower().endswith(suffix)), "")
-    stem = name[: len(name) - len(suffix)].strip("-_.") or "shards"
-    return output.with_name(f"{stem}.{kind}")
 
 
 def _partial(file: Path) -> Path:

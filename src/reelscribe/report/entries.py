@@ -3,22 +3,22 @@
 import contextlib
 import json
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
 from reelscribe.config import Settings
-from reelscribe.dataset.ledger_file import Run, read_captions
+from reelscribe.dataset.ledger_file import Answer, Run, read_answers
+from reelscribe.dataset.names import SHARD
 from reelscribe.dataset.read import read_rows
 from reelscribe.dataset.sources import Source, find_sources
-from reelscribe.dataset.write import SHARD, beside
 from reelscribe.errors import ClipError, DatasetError, ReelscribeError
-from reelscribe.outcomes import kept_anew
+from reelscribe.outcomes import choose
 from reelscribe.pipeline import InputRow
 from reelscribe.prompts import LAYOUTS, eoc_token, video_token, videos_of, without_tokens
 from reelscribe.report.videos import FoundVideo, VideoFinder
-from reelscribe.runners.status import ledger_of, runs_on
+from reelscribe.runners.status import find_failures, find_ledger, ledger_of, runs_on
 from reelscribe.schema import Caption, CaptionRequest, Row
 
 _PEEK_ROWS: Final = 64
@@ -82,13 +82,16 @@ class CaptionedData:
         self._interleaved = self._is_interleaved()
         self._failures: dict[int, list[Row]] = {}
         self._remembered: Callable[[CaptionRequest, list[str]], Caption | None] = lambda request, texts: None
+        self._kept: Callable[[CaptionRequest], int] = lambda request: 0
         if self._interleaved:
-            self._failures = _read_failures(beside(output, "failures.jsonl"))
+            self._failures = _read_failures(find_failures(output))
             if self._failures and self.settings.shard:  # they are counted in the rows of all shards
                 raise DatasetError(
                     f"{output} is a shard with captions in the text: merge all shards, and report on that."
                 )
-            self._remembered = _remembering(output, self.settings)
+            known = read_answers(find_ledger(output), most=_MOST_REMEMBERED) or {}
+            self._remembered = _remembering(known, self.settings)
+            self._kept = _counting(known, self.settings)
 
     def _is_interleaved(self) -> bool:
         rows = [item.row for item, _ in zip(self._rows(), range(_PEEK_ROWS), strict=False)]
@@ -160,7 +163,6 @@ class CaptionedData:
 
     def _from_text(self) -> Iterator[Entry | NoVideo]:
         rows = (item.row for item in self._rows())
-        copies = self.settings.num_captions if self.settings.keep == "all" else 1
         for index, first in enumerate(rows):
             failed = self._failures.get(index)
             videos, _ = self._videos(first)
@@ -169,6 +171,7 @@ class CaptionedData:
             elif not videos:
                 yield NoVideo(row=index)
             else:
+                copies = self._copies(index, first)
                 made = [next(rows, {}) for _ in range(copies)] if self.settings.original else [first]
                 made += [next(rows, {}) for _ in range(copies - len(made))]
                 texts = [_texts_after_tokens(_text(row.get(self.settings.text_key))) for row in made]
@@ -178,6 +181,19 @@ class CaptionedData:
                         "give the command of that run again."
                     )
                 yield from self._captioned(index, first, texts)
+
+    def _copies(self, index: int, first: Row) -> int:
+        """How many rows were made of one: as many as its videos have captions that were kept, those with most."""
+        if self.settings.keep != "all":
+            return 1
+        requests = self._requests(index, first)
+        kept = [self._kept(request) for request in requests]
+        return max((count for count in kept if count), default=self.settings.num_captions)
+
+    def _requests(self, index: int, row: Row) -> list[CaptionRequest]:
+        with contextlib.suppress(ClipError):
+            return LAYOUTS["interleaved"].requests(row, index, self.settings, None)
+        return []
 
     def _failed(self, index: int, row: Row, slot: int, told: Row) -> Entry:
         return Entry(
@@ -192,10 +208,7 @@ class CaptionedData:
     def _captioned(self, index: int, first: Row, texts: list[list[str]]) -> Iterator[Entry]:
         """The entries of a row, from the captions of each row that was made of it."""
         videos, _ = self._videos(first)
-        requests: list[CaptionRequest] = []
-        if self.settings.original:
-            with contextlib.suppress(ClipError):
-                requests = LAYOUTS["interleaved"].requests(first, index, self.settings, None)
+        requests = self._requests(index, first) if self.settings.original else []
         for slot, (video, *captions) in enumerate(zip(videos, *texts, strict=False)):
             entry = Entry(
                 row=index,
@@ -248,7 +261,7 @@ def _text(value: Any) -> str:
 
 def _last_run(output: Path) -> Run | None:
     """The last run on the output; None where its ledger is gone."""
-    return runs_on(output)[0] if ledger_of(output).is_file() else None
+    return runs_on(output)[0] if find_ledger(output).is_file() else None
 
 
 def _settings_of(run: Run | None) -> Settings:
@@ -288,14 +301,25 @@ def _read_failures(file: Path) -> dict[int, list[Row]]:
     return found
 
 
-def _remembering(output: Path, settings: Settings) -> Callable[[CaptionRequest, list[str]], Caption | None]:
+def _counting(known: Mapping[int, list[Answer]], settings: Settings) -> Callable[[CaptionRequest], int]:
+    """Finds how many captions of a request the last run kept; 0 where that is not known."""
+
+    def count(request: CaptionRequest) -> int:
+        answers = known.get(request.seed, [])
+        return len(choose(request, answers[0].candidates, answers[0].meta, settings.keep).kept) if answers else 0
+
+    return count
+
+
+def _remembering(
+    known: Mapping[int, list[Answer]], settings: Settings
+) -> Callable[[CaptionRequest, list[str]], Caption | None]:
     """Finds what the ledger knows of a request whose kept captions are these."""
-    known = read_captions(ledger_of(output), most=_MOST_REMEMBERED) or {}
 
     def find(request: CaptionRequest, texts: list[str]) -> Caption | None:
         wanted = [text.strip() for text in texts]  # as interleaved text can hold them
-        made = (kept_anew(item, request, settings) for item in known.get(request.seed, []))
-        captions = (item for item in made if isinstance(item, Caption))
+        answers = known.get(request.seed, [])
+        captions = (choose(request, item.candidates, item.meta, settings.keep) for item in answers)
         same = (item for item in captions if [without_tokens(text).strip() for text in item.texts] == wanted)
         return next((item for item in same if item.meta.get("prompt") == request.prompt), None)
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from reelscribe.dataset.write import beside
+from reelscribe.dataset.names import beside
 from reelscribe.errors import DatasetError, MissingExtraError, SettingsError
 from reelscribe.report.course import Course
 from reelscribe.report.entries import CaptionedData, Entry

@@ -9,25 +9,25 @@ from pathlib import Path
 from signal import Signals
 from typing import Any, Final
 
-from reelscribe.config import Settings, Shard
+from reelscribe.config import Settings
 from reelscribe.dataset.columns import check_columns, no_video
 from reelscribe.dataset.files import VIDEO_SUFFIXES, is_url
 from reelscribe.dataset.ledger import Ledger
-from reelscribe.dataset.ledger_file import Run, set_aside
+from reelscribe.dataset.ledger_file import Run, aside, set_aside
 from reelscribe.dataset.lock import locked
 from reelscribe.dataset.read import count_rows, read_rows
 from reelscribe.dataset.sidecars import SidecarWriter
-from reelscribe.dataset.sources import find_sources
+from reelscribe.dataset.sources import Source, find_sources
 from reelscribe.dataset.write import DatasetWriter
 from reelscribe.engines import load_engine
 from reelscribe.engines.base import Engine
 from reelscribe.errors import FAILURE_KINDS, DatasetError, FailureKind, SettingsError, StoppedError
-from reelscribe.pipeline import InputRow, Maker, RowResult, caption_rows
-from reelscribe.prompts import RowPlan
+from reelscribe.pipeline import Maker, RowResult, caption_rows
 from reelscribe.runners.live import Live
 from reelscribe.runners.record import Record
 from reelscribe.runners.spending import Spending
-from reelscribe.runners.status import ledger_of, lock_of, outputs_of_runs, record_of, runs_on
+from reelscribe.runners.start import Start
+from reelscribe.runners.status import ledger_of, lock_of, outputs_of_runs, record_of, runs_on, take_over
 from reelscribe.runners.stop import Stop, stop_at_signals, tell_stop
 from reelscribe.runners.tally import Tally
 from reelscribe.runners.watch import Watch
@@ -119,14 +119,14 @@ def run(
             raise DatasetError(f"cannot write to {source.location}: it is an input, too; choose another output.")
     check_columns(sources, settings)
     total = None if settings.shard else count_rows(sources)
-    sidecars, tally = SidecarWriter(settings), Tally(settings.failure_limit())
+    tally = Tally(settings.failure_limit())
     with contextlib.ExitStack() as stack:
         stack.enter_context(locked(lock_of(output), output))
-        _check_not_of_others(output, writer)
-        if not settings.resume:
-            set_aside(ledger_of(output))
+        _make_way(output, writer, settings)
         ledger = stack.enter_context(Ledger(ledger_of(output), again=again, marked=marked, resampled=resampled))
         _check_shard(ledger.last, settings)
+        sidecars = _sidecars(sources, output, settings, ledger, adopt)
+        writer.before_named = ledger.flush
         record = stack.enter_context(Record(record_of(output), settings, inputs))
         stack.enter_context(writer)
         loading, spending = time.monotonic(), Spending(settings)
@@ -150,12 +150,11 @@ def run(
             "course": watch.course,
         }
         on_start(Live(total=total, watch=watch, tally=tally, spending=spending))
-        reading = settings if settings.sidecar else replace(settings, sidecar=ledger.sidecar)
-        rows = _Rows(watch.rows(read_rows(sources, reading, output=output)), settings.part())
+        rows = watch.rows(read_rows(sources, settings, output=output, is_own=ledger.may_have_written))
         stop = stack.enter_context(stop_at_signals(handle_signals, on_stop))
-        enough = _Enough(rows, stop, spending, tally)
+        start = Start(settings.part(), stop, spending, tally)
         maker = worker if isinstance(worker, Maker) else watch
-        results = caption_rows(rows, settings, maker, memory=ledger, stop=enough, wanted=rows.wanted)
+        results = caption_rows(rows, settings, maker, memory=ledger, stop=start.is_cut, wanted=start.may)
         for result in stack.enter_context(contextlib.closing(results)):
             if maker is not watch:
                 watch.count(result)
@@ -166,10 +165,19 @@ def run(
                 ledger.advance(tally.told())
             on_row(result)
             tally.check()
-        if (stop() or spending.is_over) and not rows.all_are(tally.rows):
+        if start.is_cut():
             raise _stopped(stop, tally) if stop() else spending.error(tally.rows)
         _end(ledger, tally, settings)
     return _summary(tally, writer.failures, watch, spending)
+
+
+def _make_way(output: Path, writer: DatasetWriter, settings: Settings) -> None:
+    """See to what earlier runs left, and that there is nothing of others."""
+    with contextlib.suppress(*(() if settings.resume else (DatasetError,))):  # what is damaged is set aside
+        take_over(output)
+    _check_not_of_others(output, writer)
+    if not settings.resume:
+        set_aside(ledger_of(output))
 
 
 def _check_not_of_others(output: Path, writer: DatasetWriter) -> None:
@@ -182,6 +190,23 @@ def _check_not_of_others(output: Path, writer: DatasetWriter) -> None:
                 f"cannot write to {output}: {path} is there already, and not from a run on this output, which would "
                 "have left a ledger beside it. Choose another output, or move it away."
             )
+
+
+def _sidecars(
+    sources: Sequence[Source], output: Path, settings: Settings, ledger: Ledger, adopt: Sequence[Path]
+) -> SidecarWriter:
+    """What writes files beside videos, once it is seen that none of others is in the way."""
+    others = list(adopt)
+    if not settings.resume and (older := aside(ledger_of(output))).is_file():
+        others.append(older)
+    for other in others:
+        try:
+            ledger.adopt_sidecars(other)
+        except DatasetError as exc:
+            logger.warning("Which files beside videos earlier runs wrote is not known: %s", exc)
+    sidecars = SidecarWriter(settings, ledger)
+    sidecars.check(read_rows(sources, settings, output=output))
+    return sidecars
 
 
 def _load(settings: Settings, total: int | None, stack: contextlib.ExitStack) -> Engine | Maker:
@@ -249,7 +274,7 @@ def settings_of(run: Run) -> Settings:
     """The settings that a run had, to go on with it."""
     names = {item.name for item in fields(Settings)}
     told = {name: value for name, value in run.settings.items() if name in names}
-    return replace(Settings.load(None, **told), resume=True)
+    return replace(Settings.load(None, **told), resume=True, overwrite_sidecars=False)
 
 
 @contextlib.contextmanager
@@ -280,47 +305,6 @@ def _flagged(marks: Path) -> dict[int, frozenset[str]]:
     return flagged
 
 
-class _Rows:
-    """Counts rows: those that are read, some of which are only looked at as yet, and those of the shard."""
-
-    def __init__(self, rows: Iterator[InputRow], shard: Shard | None) -> None:
-        self._rows, self._shard = rows, shard
-        self._read = self._left_out = 0
-        self._ended = False
-        self.begun = 0
-
-    def __iter__(self) -> Iterator[InputRow]:
-        for row in self._rows:
-            self._read += 1
-            yield row
-        self._ended = True
-
-    def wanted(self, plan: RowPlan) -> bool:
-        """Whether a row, which is about to be begun, is in the shard."""
-        if self._shard and not self._shard.holds(plan.lot):
-            self._left_out += 1
-            return False
-        self.begun += 1
-        return True
-
-    def all_are(self, count: int) -> bool:
-        """Whether so many rows are all that there are in the shard."""
-        return self._ended and self._read - self._left_out == count
-
-
-class _Enough:
-    """Whether no row is to be begun any more; asked before each."""
-
-    def __init__(self, rows: _Rows, stop: Stop, spending: Spending, tally: Tally) -> None:
-        self._rows, self._stop, self._spending, self._tally = rows, stop, spending, tally
-
-    def __call__(self) -> bool:
-        tally = self._tally
-        videos_a_row = (tally.captions + tally.failures.total()) / max(tally.rows, 1)
-        under_way = (self._rows.begun - tally.rows) * videos_a_row
-        return bool(self._stop()) or self._spending.must_stop(tally.made, under_way)
-
-
 def _stopped(stop: Stop, tally: Tally) -> StoppedError:
     number = stop.signal or 0
     message = (
@@ -341,9 +325,9 @@ def _check_shard(last: Run | None, settings: Settings) -> None:
 
 def _tell_changes(last: Run | None, begun: Run, ledger: Ledger) -> None:
     """Warn of settings with which captions that are there are made again."""
-    if last is None or last.work == begun.work:
+    names = begun.differs_from(last) if last else []
+    if last is None or not names:
         return
-    names = [name for name in begun.work if begun.work[name] != last.work.get(name)]
     told = ", ".join(
         f"{_CALLED.get(name, name)} ({_told(last.work.get(name))} → {_told(begun.work[name])})" for name in names
     )
@@ -363,7 +347,6 @@ def _end(ledger: Ledger, tally: Tally, settings: Settings) -> None:
     """Do what comes before the output gets its name."""
     if tally.rows and tally.without_video == tally.rows and not settings.shard:
         raise no_video(tally.rows, settings)
-    ledger.flush()  # so that whatever is in a whole output is in the ledger
     if ledger.unmet:
         rows = ", ".join(map(str, sorted(ledger.unmet)))
         logger.warning("Not made again, since they are not what was marked: the videos of rows %s.", rows)

@@ -15,13 +15,13 @@ from reelscribe.engines.base import ModelInfo
 from reelscribe.errors import DatasetError
 from reelscribe.prompts import Outcome
 from reelscribe.runners.local import RunSummary, in_folder_of, run, settings_of
-from reelscribe.runners.status import ledger_of, runs_on
+from reelscribe.runners.status import find_ledger, ledger_of, runs_on
 from reelscribe.schema import CaptionRequest
 from reelscribe.video.sampling import VisionLimits
 
 _ALIKE: Final = (
     *(*AFFECTS["rows"], *AFFECTS["captions"], *AFFECTS["failures"]),
-    *("original", "keep", "caption_key", "max_line_bytes"),
+    *("original", "keep", "caption_key", "text_key", "max_line_bytes"),
 )
 """Settings that all shards must have alike."""
 
@@ -43,7 +43,7 @@ def merge(output: Path, shards: Sequence[Path], **options: Any) -> RunSummary:
     """
     output = output.absolute()
     first = _checked([(shard, runs_on(shard)[0]) for shard in shards])
-    ledgers = [ledger_of(shard).absolute() for shard in shards]
+    ledgers = [find_ledger(shard).absolute() for shard in shards]
     if ledger_of(output) in ledgers:
         raise DatasetError(f"cannot write to {output}: it has the name of one of the shards; choose another output.")
     with in_folder_of(first):

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from reelscribe.dataset.ledger_file import Run, aside, read_runs
+from reelscribe.dataset.ledger_file import Run, aside, copy_ledger, read_runs
 from reelscribe.dataset.lock import holder
-from reelscribe.dataset.write import beside
+from reelscribe.dataset.names import beside, beside_in_0_1, failures_of
 from reelscribe.errors import DatasetError
 
 
@@ -98,14 +98,18 @@ def runs_on(output: Path) -> list[Run]:
     Raises:
         DatasetError: there is none, or its ledger cannot be read.
     """
-    file = ledger_of(output)
+    file = find_ledger(output)
     runs = read_runs(file)
-    wanted = os.path.abspath(output)  # noqa: PTH100 - resolves ".." as users mean it
-    ours = [run for run in runs if os.path.abspath(Path(run.folder, run.output)) == wanted]  # noqa: PTH100
+    ours = [run for run in runs if _is_on(run, output)]
     if not ours:
         others = ", ".join(sorted({run.output for run in runs})) or "nothing yet"
         raise DatasetError(f"no run has begun to write {output}; {file.name} is the ledger of {others}.")
     return ours
+
+
+def _is_on(run: Run, output: Path) -> bool:
+    # os.path resolves ".." as users mean it
+    return os.path.abspath(Path(run.folder, run.output)) == os.path.abspath(output)  # noqa: PTH100
 
 
 def outputs_of_runs(output: Path) -> set[str]:
@@ -123,6 +127,50 @@ def outputs_of_runs(output: Path) -> set[str]:
 def ledger_of(output: Path) -> Path:
     """Where the ledger of an output is. Outputs that differ in their format alone share one, and its captions."""
     return beside(output, "ledger.sqlite")
+
+
+def find_ledger(output: Path) -> Path:
+    """The ledger of an output; where there is none, that of a run of release 0.1.0, which may have called it otherwise.
+
+    Raises:
+        DatasetError: there is such a one, and it cannot be read.
+    """
+    file, older = ledger_of(output), beside_in_0_1(output, "ledger.sqlite")
+    if file == older or file.is_file() or not older.is_file():
+        return file
+    return older if any(_is_on(run, output) for run in read_runs(older)) else file
+
+
+def find_failures(output: Path) -> Path:
+    """The list of failures that the last run on an output left."""
+    file, older = failures_of(output), beside_in_0_1(output, "failures.jsonl")
+    return older if runs_on(output)[0].is_of_0_1 and older.is_file() and not file.is_file() else file
+
+
+def take_over(output: Path) -> None:
+    """Give the files of a run of release 0.1.0 the names that they have now; who holds the lock calls this.
+
+    Where they may be of other outputs, too, these keep theirs: the ledger is copied, and the list of failures left.
+
+    Raises:
+        DatasetError: that cannot be done.
+    """
+    found, file = find_ledger(output), ledger_of(output)
+    runs = read_runs(found) if found.is_file() else []
+    ours = [run for run in runs if _is_on(run, output)]
+    if not ours or not ours[0].is_of_0_1:
+        return
+    alone = len(ours) == len(runs)
+    older, failures = beside_in_0_1(output, "failures.jsonl"), failures_of(output)
+    try:
+        if found != file:
+            copy_ledger(found, file)
+            if alone:
+                found.unlink()
+        if alone and older != failures and older.is_file() and not failures.exists():
+            older.rename(failures)
+    except OSError as exc:
+        raise DatasetError(f"cannot take over what an earlier run left of {output}: {exc.strerror}.") from exc
 
 
 def lock_of(output: Path) -> Path:

@@ -567,7 +567,7 @@ def test_folder_of_something_else_is_not_replaced(tmp_path: Path) -> None:
     with pytest.raises(DatasetError, match=r"cannot write to .*: it is an input, too"):
         _run(tmp_path / "out", tmp_path / "out")
     assert sorted(file.name for file in tmp_path.iterdir()) == [
-        "in.parquet", "other", "out", "out.failures.jsonl", "out.ledger.sqlite", "out.run.json",
+        "in.parquet", "other", "out", "out.data.failures.jsonl", "out.ledger.sqlite", "out.run.json",
     ]  # fmt: skip
 
 

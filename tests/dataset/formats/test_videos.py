@@ -11,6 +11,8 @@ from flow import put_clip
 
 from reelscribe.config import Settings
 from reelscribe.dataset.formats import Record, videos
+from reelscribe.dataset.read import read_rows
+from reelscribe.dataset.sources import find_sources
 from reelscribe.errors import DatasetError
 
 
@@ -84,8 +86,21 @@ def test_what_the_run_itself_writes_beside_videos_is_not_read(tmp_path: Path) ->
     put_clip(tmp_path / "a.mp4")
     (tmp_path / "a.txt").write_text("a caption")
     (tmp_path / "a.json").write_text('{"id": 7}')
-    assert [item.row for item in _read(tmp_path, tmp_path, sidecar="txt")] == [{"video": "a.mp4", "id": 7}]
-    assert [item.row for item in _read(tmp_path, tmp_path, sidecar="json")] == [{"video": "a.mp4", "text": "a caption"}]
+    both = {"video": "a.mp4", "id": 7, "text": "a caption"}
+    assert [item.row for item in _read(tmp_path, tmp_path, sidecar="txt")] == [both], "a person may have written it"
+    sources, seen = find_sources([tmp_path]), []
+
+    def is_own(file: Path, content: bytes) -> bool:
+        seen.append((file.name, content))
+        return file.suffix == ".txt"
+
+    rows = read_rows(sources, Settings(), output=tmp_path / "out.jsonl", is_own=is_own)
+    assert [item.row for item in rows] == [{"video": "a.mp4", "id": 7}]
+    assert seen == [("a.json", b'{"id": 7}'), ("a.txt", b"a caption")]
+    (tmp_path / "a.txt.bak").write_text("older")
+    (tmp_path / "a.txt.bak1").write_text("what a person wrote")
+    rows = read_rows(sources, Settings(), output=tmp_path / "out.jsonl", is_own=is_own)
+    assert [item.row["text"] for item in rows] == ["what a person wrote"]
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ from pathlib import Path
 from reelscribe.config import Settings
 from reelscribe.dataset.files import VIDEO_SUFFIXES, count_until, is_url
 from reelscribe.dataset.formats import Record
-from reelscribe.dataset.sidecars import read_sidecars
+from reelscribe.dataset.sidecars import IsOwn, read_sidecars
 from reelscribe.errors import DatasetError
 
 logger = logging.getLogger(__name__)
@@ -23,8 +23,13 @@ def count(location: str, deadline: float) -> int | None:
     return count_until(_find(location), deadline)
 
 
-def read(location: str, settings: Settings, base: Path) -> Iterator[Record]:
-    """A row for each video, named as seen from the root folder or else from `base`, in the order of the names."""
+def read(
+    location: str, settings: Settings, base: Path, is_own: IsOwn = lambda file, content: False
+) -> Iterator[Record]:
+    """A row for each video, named as seen from the root folder or else from `base`, in the order of the names.
+
+    Files beside a video are its columns, unless runs on the same output wrote them (`is_own`).
+    """
     if is_url(location):
         yield Record(row={"video": location})
         return
@@ -37,7 +42,7 @@ def read(location: str, settings: Settings, base: Path) -> Iterator[Record]:
             yield Record(row={"video": named}, problem=problem, kind="unreadable")
             continue
         video = {settings.video_key or "video": named}
-        columns, wrong = read_sidecars(path, settings)
+        columns, wrong = read_sidecars(path, settings, is_own)
         yield Record(row=video | columns | video, root=root, problem=wrong)
 
 

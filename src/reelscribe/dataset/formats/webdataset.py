@@ -2,41 +2,48 @@
 
 In a row, the video is in the column `video` (`videos`, where names go on with a number: `a.0.mp4`, `a.1.mp4`), `a.txt`
 is the column of the text, `a.json` holds columns, `a.NAME.txt` and `a.NAME.json` are the column NAME, and any other
-member is a column called as its name goes on. A sample is written as it was, with a member for each new column.
+member is a column called as its name goes on. A sample is written as it was, with a member for each new column. What
+is no part of a sample, and samples that are no rows, are copied from the file that they are in.
 """
 
 import io
+import itertools
 import json
 import re
 import tarfile
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from contextlib import ExitStack
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, BinaryIO, Final, Self, cast
+from typing import Any, BinaryIO, Final, cast
 
 from reelscribe.config import Settings
-from reelscribe.dataset.files import VIDEO_SUFFIXES, create, open_binary
+from reelscribe.dataset.files import VIDEO_SUFFIXES, create
 from reelscribe.dataset.formats import Record
 from reelscribe.dataset.formats.jsonl import row_line, splice, to_json
 from reelscribe.dataset.records import changed, full_row
-from reelscribe.errors import ClipError, DatasetError
+from reelscribe.dataset.tarfiles import Originals, Span, opened, renamed
+from reelscribe.errors import ClipError
 from reelscribe.pipeline import RowResult
 from reelscribe.prompts import video_column, videos_of
 from reelscribe.schema import Clip, Row
 from reelscribe.video.fetch import FetchLimits, local, scheme_of
 
 _NAME: Final = re.compile(r"((?:.*/)?[^./][^./]*)\.([^/]+)", re.DOTALL)
+_COPY: Final = re.compile(r"_[0-9]+\Z")
 _MOST_MEMBERS: Final = 1000
-_BUFFER = 1 << 16
-_MOST_HEADER_BYTES = 1 << 20
-_CONTINUING: Final = (
-    tarfile.XHDTYPE,
-    tarfile.XGLTYPE,
-    tarfile.SOLARIS_XHDTYPE,
-    tarfile.GNUTYPE_LONGNAME,
-    tarfile.GNUTYPE_LONGLINK,
-)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class BrokenSample:
+    """A sample that is no row."""
+
+    span: Span
+    """All of it, with what follows it."""
+    before: Span | None
+    """What is before the first sample."""
+    names: frozenset[str]
+    """Some of its members, by what their names have after the key."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -44,12 +51,19 @@ class TarSample:
     """One sample: its members, and which of them a column was read from."""
 
     key: str
+    location: str
     members: dict[str, bytes]
     """What a member's name has after the key, to its content."""
     columns: dict[str, str]
     """Column to the member that is it, or that holds it."""
     told: Row
     """What JSON says in a column whose place the videos take."""
+    headers: dict[str, tarfile.TarInfo]
+    """Of its members."""
+    before: Span | None
+    """What is before the first sample."""
+    others: tuple[Span, ...]
+    """What is no member of a sample, as folders: between the members of this one, and behind it."""
 
     def stand_ins(self, row: Row) -> Row:
         """For the columns of a row that hold members' bytes: what JSON says in their place, or the members' names."""
@@ -81,7 +95,7 @@ def _names_as_many(value: Any, names: str | list[str]) -> bool:
 
 def check(location: str) -> None:
     """Raise DatasetError where this is no tar file."""
-    with _opened(location) as tar:
+    with opened(location) as tar:
         tar.next()
 
 
@@ -92,83 +106,94 @@ def count(_: str, __: float) -> int | None:
 
 def read(location: str, settings: Settings, _: Path) -> Iterator[Record]:
     """A row for each sample. One that is too large, or has a member twice, becomes a record with a problem."""
-    with _opened(location) as tar:
-        for key, members, problem in _samples(tar, settings.max_video_bytes):
-            if problem is None:
-                row, columns, told, problem = _as_row(members, settings)  # noqa: PLW2901 - one problem or the other
-            if problem is not None:
-                message = f"sample {key} of {Path(location).name} is not a row: {problem}."
-                yield Record(row={"__key__": key}, problem=message)
+    with opened(location) as tar:
+        for met in _samples(tar, location, settings.max_video_bytes):
+            row, columns, told, problem = _as_row(met.members, settings)
+            if problem := met.problem or problem:
+                message = f"sample {met.key} of {Path(location).name} is not a row: {problem}."
+                broken = BrokenSample(span=met.span(), before=met.before, names=frozenset(met.headers))
+                yield Record(row={"__key__": met.key}, problem=message, source=broken)
                 continue
-            sample = TarSample(key=key, members=members, columns=columns, told=told)
-            row = {"__key__": key, "__url__": location, **row}
-            yield Record(row=row, source=sample, num_bytes=sum(map(len, members.values())))
+            sample = TarSample(
+                key=met.key,
+                location=location,
+                members=met.members,
+                columns=columns,
+                told=told,
+                headers=met.headers,
+                before=met.before,
+                others=tuple(met.others),
+            )
+            row = {"__key__": met.key, "__url__": location, **row}
+            yield Record(row=row, source=sample, num_bytes=sum(map(len, met.members.values())))
 
 
-class _StrictInfo(tarfile.TarInfo):
-    """A header, or an error: by itself, `tarfile` takes what is no header for the end of the file.
+@dataclass(kw_only=True, eq=False)
+class _Met:
+    """A sample as far as it was read."""
 
-    A header may be continued by long names and the like, which are read at once: they must not be gigantic.
-    """
-
-    @classmethod
-    def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> Self:
-        info = super().frombuf(buf, encoding, errors)
-        if info.type in _CONTINUING and info.size > _MOST_HEADER_BYTES:
-            raise tarfile.HeaderError(f"a header of {info.size:,} bytes")
-        return info
-
-    @classmethod
-    def fromtarfile(cls, tar: tarfile.TarFile) -> Self:
-        try:
-            return super().fromtarfile(tar)
-        except tarfile.EOFHeaderError:  # type: ignore[attr-defined] # typeshed lacks it
-            raise
-        except tarfile.HeaderError as exc:
-            raise tarfile.ReadError(f"it is damaged, or no tar file: {exc}") from exc
-
-
-@contextmanager
-def _opened(location: str) -> Iterator[tarfile.TarFile]:
-    try:
-        with (
-            open_binary(location) as file,
-            tarfile.open(fileobj=file, mode="r|", bufsize=_BUFFER, tarinfo=_StrictInfo) as tar,
-        ):
-            yield tar
-    except tarfile.TarError as exc:
-        raise DatasetError(f"cannot read {location}: {exc}.") from exc
-
-
-def _samples(tar: tarfile.TarFile, max_bytes: int) -> Iterator[tuple[str, dict[str, bytes], str | None]]:
-    """Each sample's key and members, and what is wrong with it."""
-    key: str | None = None
-    members: dict[str, bytes] = {}
+    key: str
+    location: str
+    start: int
+    end: int = 0
+    before: Span | None = None
+    members: dict[str, bytes] = field(default_factory=dict)
+    headers: dict[str, tarfile.TarInfo] = field(default_factory=dict)
+    others: list[Span] = field(default_factory=list)
     problem: str | None = None
-    held = 0
+    held: int = 0
+
+    def span(self) -> Span:
+        return Span(location=self.location, start=self.start, end=self.end)
+
+    def add(self, name: str, info: tarfile.TarInfo, tar: tarfile.TarFile, max_bytes: int) -> None:
+        """Take a member, unless the sample is no row."""
+        self.held += info.size
+        if name in self.headers:
+            self.problem = f"it has the member {name!r} twice"
+        elif self.held > max_bytes:
+            self.problem = f"it holds more than {max_bytes:,} bytes (max_video_bytes)"
+        elif len(self.headers) >= _MOST_MEMBERS:
+            self.problem = f"it has more than {_MOST_MEMBERS:,} members"
+        if len(self.headers) < _MOST_MEMBERS:
+            self.headers[name] = info
+        if self.problem is None:
+            self.members[name] = cast(BinaryIO, tar.extractfile(info)).read()
+        else:
+            self.members = {}
+
+    def add_other(self, start: int, end: int) -> None:
+        """Take what is no member of a sample."""
+        if self.others and self.others[-1].end == start:
+            start = self.others.pop().start
+        self.others.append(Span(location=self.location, start=start, end=end))
+        self.end = end
+
+
+def _samples(tar: tarfile.TarFile, location: str, max_bytes: int) -> Iterator[_Met]:
+    """Each sample, once all of it is met."""
+    sample: _Met | None = None
+    before: Span | None = None
+    end = 0
     while (info := tar.next()) is not None:
         tar.members.clear()  # type: ignore[attr-defined] # or the list of all that was met would grow
-        found = _NAME.fullmatch(info.name)
-        if not info.isfile() or found is None:
+        found = _NAME.fullmatch(info.name) if info.isfile() else None
+        # A member's offset is that of its own extended headers, but not of global ones before it.
+        start, others_end, end = end, info.offset if found else tar.offset, tar.offset
+        if others_end > start and sample is None:
+            before = Span(location=location, start=before.start if before else start, end=others_end)
+        elif others_end > start and sample is not None:
+            sample.add_other(start, others_end)
+        if found is None:
             continue
-        if found[1] != key:
-            if key is not None:
-                yield key, members, problem
-            key, members, problem, held = found[1], {}, None, 0
-        held += info.size
-        name = found[2]
-        if name in members:
-            problem = f"it has the member {name!r} twice"
-        elif held > max_bytes:
-            problem = f"it holds more than {max_bytes:,} bytes (max_video_bytes)"
-        elif len(members) >= _MOST_MEMBERS:
-            problem = f"it has more than {_MOST_MEMBERS:,} members"
-        if problem is None:
-            members[name] = cast(BinaryIO, tar.extractfile(info)).read()
-        else:
-            members = {}
-    if key is not None:
-        yield key, members, problem
+        if sample is None or found[1] != sample.key:
+            if sample is not None:
+                yield sample
+            sample, before = _Met(key=found[1], location=location, start=info.offset, before=before), None
+        sample.add(found[2], info, tar, max_bytes)
+        sample.end = end
+    if sample is not None:
+        yield sample
 
 
 def _as_row(members: dict[str, bytes], settings: Settings) -> tuple[Row, dict[str, str], Row, str | None]:
@@ -218,21 +243,47 @@ class Writer:
         self._settings = settings
         self._limits = FetchLimits.of(settings)
         self._stack = ExitStack()
-        opened = create(file, name, self._stack)
-        self._tar = self._stack.enter_context(tarfile.TarFile(fileobj=opened, mode="w", format=tarfile.PAX_FORMAT))
+        self._file = create(file, name, self._stack)
+        self._tar = self._stack.enter_context(tarfile.TarFile(fileobj=self._file, mode="w", format=tarfile.PAX_FORMAT))
+        self._originals = Originals(self._stack)
 
     def write(self, result: RowResult) -> None:
         """Write the rows of one input row, each as a sample; local videos of other formats go in as they are."""
         source = result.origin.source if result.origin else None
-        for number, row in enumerate(result.rows):
-            key = source.key if isinstance(source, TarSample) else f"{result.index:09d}"
-            key = f"{key}_{number}" if number else key
+        if isinstance(source, BrokenSample):
+            self._write_broken(source, result)
+            return
+        if isinstance(source, TarSample) and source.before:
+            self._originals.copy(source.before, self._file, self._tar)
+        for key, row in zip(self._keys(source, result.index), result.rows, strict=False):
+            headers = source.headers if isinstance(source, TarSample) else {}
             if isinstance(source, TarSample):
                 members = _updated(source, changed(result, row))
             else:
                 members = self._from_row(key, result, row)
             for name, data in members.items():
-                self._add(f"{key}.{name}", io.BytesIO(data), len(data))
+                self._add(f"{key}.{name}", io.BytesIO(data), len(data), headers.get(name))
+        for span in source.others if isinstance(source, TarSample) else ():
+            self._originals.copy(span, self._file, self._tar)
+
+    def _write_broken(self, source: BrokenSample, result: RowResult) -> None:
+        """Copy a sample that is no row, and put what is told of it behind its members."""
+        for span in (source.before, source.span):
+            if span:
+                self._originals.copy(span, self._file, self._tar)
+        for row in result.rows:
+            for column, value in changed(result, row).items():
+                for name, data in _member(column, value).items():
+                    if name not in source.names:
+                        self._add(f"{row['__key__']}.{name}", io.BytesIO(data), len(data))
+
+    def _keys(self, source: Any, index: int) -> Iterator[str]:
+        """A name for each row of a sample: its own, and then such that no sample of the file has."""
+        key = source.key if isinstance(source, TarSample) else f"{index:09d}"
+        yield key
+        taken = self._originals.names(source.location, _numbered) if isinstance(source, TarSample) else frozenset()
+        copies = (f"{key}_{number}" for number in itertools.count(1))
+        yield from (name for name in copies if name not in taken)
 
     def _from_row(self, key: str, result: RowResult, row: Row) -> dict[str, bytes]:
         """Write the videos of a row, and return the members that hold all else."""
@@ -270,8 +321,8 @@ class Writer:
         except (ClipError, OSError, ValueError):
             return  # then it has no caption either, and that says why
 
-    def _add(self, name: str, content: BinaryIO, size: int) -> None:
-        info = tarfile.TarInfo(name)
+    def _add(self, name: str, content: BinaryIO, size: int, header: tarfile.TarInfo | None = None) -> None:
+        info = tarfile.TarInfo(name) if header is None else renamed(header, name)
         info.size = size
         self._tar.addfile(info, content)
         self._tar.members.clear()  # type: ignore[attr-defined] # or the list of all that was written would grow
@@ -279,6 +330,12 @@ class Writer:
     def close(self) -> None:
         """Write the end of the archive."""
         self._stack.close()
+
+
+def _numbered(name: str) -> str | None:
+    """The key of a member that ends in a number, as those of further rows do."""
+    found = _NAME.fullmatch(name)
+    return found[1] if found and _COPY.search(found[1]) else None
 
 
 def _updated(sample: TarSample, changes: Row) -> dict[str, bytes]:
