@@ -141,6 +141,7 @@ CAPTION_META: Final[dict[str, tuple[str, str]]] = {
     "decoded_share": ("float64", "share of the clip that they are spread over; 1 for a whole clip"),
     "decoded_seconds": ("float64", "length of that part"),
     "clip_flags": ("string", "what is to be known of the frames: `truncated`, `thinned`, `shrunk`, or nothing"),
+    "sent": ("string", "what a server was sent; null for a model that runs here"),
     "prompt_tokens": ("int64", "tokens of the whole prompt, the video's among them"),
     "completion_tokens": ("list of int64", "tokens of each candidate"),
     "stop_reasons": ("list of string", "why each candidate ended: `stop` or `length`"),
