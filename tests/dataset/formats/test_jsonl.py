@@ -179,9 +179,7 @@ def test_what_json_does_not_know_becomes_text() -> None:
 @pytest.mark.parametrize("text", ['[{"n": 1}, {"n": 2}]', '[\n{"n": 1},\n{"n": 2}\n]\n', "[\n", '[{"n":\n1}]'])
 def test_array_that_is_called_lines_says_what_to_do(tmp_path: Path, text: str) -> None:
     (tmp_path / "data.jsonl").write_text(text, "utf-8")
-    with pytest.raises(
-        DatasetError, match=r"data\.jsonl: it is a JSON array, .*; call it \.json to have its elements read"
-    ):
+    with pytest.raises(DatasetError, match=r"data\.jsonl: it is a JSON array, .*; call it \.json, and its"):
         jsonl.check(str(tmp_path / "data.jsonl"))
 
 
