@@ -186,6 +186,11 @@ def test_map_says_what_it_cannot_take(captioner: VideoCaptioner, monkeypatch: py
         captioner.map([{"video": "a.mp4"}])
     with pytest.raises(SettingsError, match=r"no column video or videos, only clip; name that .* with video_key\."):
         captioner.map(datasets.Dataset.from_dict({"clip": ["a.mp4"]}))
+    with (
+        VideoCaptioner("shapes", engine="fake", prompt_key="ask") as asking,
+        pytest.raises(SettingsError, match="no column 'ask', which prompt_key names"),
+    ):
+        asking.map(datasets.Dataset.from_dict({"video": ["a.mp4"]}))
     monkeypatch.setitem(sys.modules, "datasets", None)
     with pytest.raises(MissingExtraError, match=r"VideoCaptioner\.map needs datasets: pip install datasets"):
         captioner.map([])

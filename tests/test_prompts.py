@@ -368,7 +368,7 @@ def test_token_in_a_row_after_the_layout_was_chosen_is_a_failure_unless_columns_
 @pytest.mark.parametrize("listed", [True, False])
 def test_metadata_has_the_same_keys_and_the_shape_of_the_column_whatever_came_of_it(videos: Any, listed: bool) -> None:
     before = [{"video": ["b.mp4"] if listed else "b.mp4"}]
-    layout = choose_layout(before, Settings(), details=("sent",))
+    layout = choose_layout(before, Settings())
     row = {"video": videos}
     outcomes: list[Outcome] = [_caption("A.")] if isinstance(videos, str | list) else []
     problem = replace(FAILURE, key="0", kind="row")
@@ -378,4 +378,4 @@ def test_metadata_has_the_same_keys_and_the_shape_of_the_column_whatever_came_of
         several = isinstance(videos, list) or (videos is None and listed)
         assert isinstance(meta, list) == several or (meta is None and not outcomes and made is not None)
         for each in meta if isinstance(meta, list) else [meta] if meta else []:
-            assert list(each) == [*CAPTION_META, "sent"]
+            assert list(each) == [*CAPTION_META]

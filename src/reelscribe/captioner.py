@@ -206,6 +206,9 @@ class VideoCaptioner:
                 f"the data set has no column {' or '.join(wanted)}, only {', '.join(names)}; name that of the videos "
                 "with video_key."
             )
+        for option, name in self.settings.named_columns.items():
+            if names is not None and name not in names:
+                raise SettingsError(f"the data set has no column {name!r}, which {option} names.")
 
     def _table(self, batch: "pa.Table") -> "pa.Table":
         from reelscribe.integrations.tables import caption_records, caption_table

@@ -243,7 +243,7 @@ def caption_rows(
     """
     source = iter(rows)
     peeked = peek(source)
-    layout = choose_layout([item.row for item in peeked], settings, engine.info.details)
+    layout = choose_layout([item.row for item in peeked], settings)
     added = settings.caption_columns if layout.adds else ()
     replaced = [name for name in added if any(name in item.row for item in peeked)]
     if replaced:

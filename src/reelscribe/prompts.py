@@ -251,30 +251,15 @@ def _columns_requests(row: Row, index: int, settings: Settings, root: Path | Non
     return [_request(row, video, reference, index=index, slot=n, settings=settings, root=root) for n, video in pairs]
 
 
-def _columns_fill(
-    plan: RowPlan,
-    outcomes: Sequence[Outcome],
-    settings: Settings,
-    *,
-    listed: bool = False,
-    details: Iterable[str] = (),
-) -> list[Row]:
-    """Fill the columns of captions.
-
-    Args:
-        plan: of the row.
-        outcomes: one for each of its requests.
-        settings: what the columns are called.
-        listed: whether rows hold lists of videos, for a row that does not say so itself.
-        details: what the engine adds to the metadata of captions; see `ModelInfo.details`.
-    """
+def _columns_fill(plan: RowPlan, outcomes: Sequence[Outcome], settings: Settings, *, listed: bool = False) -> list[Row]:
+    """Fill the columns of captions; `listed`: whether other rows hold lists of videos, if this one does not say."""
     names = settings.caption_columns
     held = plan.row.get(video_column(plan.row, settings))
     if not outcomes and not plan.problem:  # nothing was captioned: what the row says of itself stands
         blank: tuple[Any, ...] = ([], [], []) if isinstance(held, list | tuple) else (None, [], None)
         return [{**dict(zip(names, blank, strict=True)), **plan.row}]
     several = isinstance(held, list | tuple) or (held is None and listed)
-    cells = [caption_cells(outcome, details) for outcome in ([plan.problem] if plan.problem else outcomes)]
+    cells = [caption_cells(outcome) for outcome in ([plan.problem] if plan.problem else outcomes)]
     row = plan.row
     if plan.problem and row.keys() == {UNREADABLE}:  # readers with types take no column that other rows lack
         cells[0][2][UNREADABLE], row = row[UNREADABLE], {}
@@ -282,18 +267,14 @@ def _columns_fill(
     return [{**row, **dict(zip(names, columns, strict=True))}]
 
 
-def caption_cells(outcome: Outcome, details: Iterable[str] = ()) -> tuple[str | None, list[str], Row]:
+def caption_cells(outcome: Outcome) -> tuple[str | None, list[str], Row]:
     """What the columns that are added (`Settings.caption_columns`) hold for one video.
 
     The metadata has the same keys whatever came of the video, and of a caption no value that is null or an empty list
     for some and something else for others: readers of JSON Lines take the type of a column from its first rows. A
     caption there is always this run's: a failure leaves no older one.
-
-    Args:
-        outcome: what came of the video.
-        details: keys of its own that the engine adds to the metadata.
     """
-    empty: Row = dict.fromkeys((*CAPTION_META, *details))
+    empty: Row = dict.fromkeys(CAPTION_META)
     if isinstance(outcome, Failure):
         return None, [], empty | {"failure": outcome.kind, "message": outcome.message}
     meta = empty | {"failure": "", "message": "", UNREADABLE: ""} | outcome.meta
@@ -311,14 +292,8 @@ LAYOUTS: Final[dict[str, Layout]] = {
 }
 
 
-def choose_layout(rows: Sequence[Row], settings: Settings, details: Iterable[str] = ()) -> Layout:
-    """The layout that the settings name; for "auto", interleaved if any of these rows has a video token in its text.
-
-    Args:
-        rows: the first ones.
-        settings: of the run.
-        details: keys that the engine adds to the metadata of captions.
-    """
+def choose_layout(rows: Sequence[Row], settings: Settings) -> Layout:
+    """The layout that the settings name; for "auto", interleaved if any of these rows has a video token in its text."""
     name = settings.layout
     if name == "auto":
         texts = (row.get(settings.text_key) for row in rows)
@@ -327,4 +302,4 @@ def choose_layout(rows: Sequence[Row], settings: Settings, details: Iterable[str
         return LAYOUTS[name]
     held = [value for row in rows if (value := row.get(video_column(row, settings))) is not None]
     listed = bool(held) and all(isinstance(value, list | tuple) for value in held)
-    return replace(LAYOUTS[name], fill=partial(_columns_fill, listed=listed, details=tuple(details)))
+    return replace(LAYOUTS[name], fill=partial(_columns_fill, listed=listed))

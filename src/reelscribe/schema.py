@@ -147,6 +147,7 @@ CAPTION_META: Final[dict[str, tuple[str, str]]] = {
     "clip_flags": ("string", "what is to be known of the frames: `truncated`, `thinned`, `shrunk`, or nothing"),
     "tone_mapped": ("string", "`pq` or `hlg` for a clip of high dynamic range, which was brought to SDR; else empty"),
     "deinterlaced": ("bool", "whether pictures of two fields were brought to one moment"),
+    "sent": ("string", "what a server was sent; null for a model that runs here"),
     "prompt_tokens": ("int64", "tokens of the whole prompt, the video's among them"),
     "completion_tokens": ("list of int64", "tokens of each candidate"),
     "stop_reasons": ("list of string", "why each candidate ended: `stop` or `length`"),

@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from flow import EOC, VIDEO, ScriptedEngine, put_rows, read_rows_of
+from flow import EOC, VIDEO, ScriptedEngine, put_rows, read_rows_of, said
 
 from reelscribe.config import Settings
 from reelscribe.errors import DatasetError
+from reelscribe.prompts import DEFAULT_PROMPT
 from reelscribe.report.entries import CaptionedData, Entry, NoVideo
 from reelscribe.runners.local import run
 from reelscribe.runners.status import ledger_of
@@ -115,6 +116,19 @@ def test_interleaved_rows_whose_captions_were_chosen_anew_have_it_too(tmp_path: 
     sea = _entries(output)[0]
     assert sea.captions == CANDIDATES["sea.mp4"]
     assert sea.meta["keep"] == "all"
+
+
+def test_captions_that_hold_tokens_are_those_of_their_videos(tmp_path: Path) -> None:
+    put_videos(tmp_path)
+    data = put_rows(tmp_path / "in.jsonl", TWO[:1])
+    engine = ScriptedEngine(lambda item: said(f"{item.request.key} says {VIDEO}, {EOC} and <__dj__audio>", "Another."))
+    settings = Settings(num_captions=2, keep="random_any", decoders=0)
+    run(data, tmp_path / "out.jsonl", settings, engine=engine)
+    entries = _entries(tmp_path / "out.jsonl")
+    assert [len(entry.others) for entry in entries] == [1, 1]
+    assert {entry.meta["prompt"] for entry in entries} == {DEFAULT_PROMPT}
+    again = run(tmp_path / "out.jsonl", tmp_path / "again.jsonl", settings, engine=engine)
+    assert (again.captions, again.failures) == (4, {})
 
 
 def test_columns_of_other_names(tmp_path: Path) -> None:

@@ -174,3 +174,16 @@ def test_what_json_does_not_know_becomes_text() -> None:
         '["2024-02-29T12:30:00.000001+00:00", "2024-02-29", "12:30:00.000001"]'
     )
     assert to_json({"d": decimal.Decimal("1.10"), "b": b"\xff\x00"}) == '{"d": "1.10", "b": "/wA="}'
+
+
+@pytest.mark.parametrize("text", ['[{"n": 1}, {"n": 2}]', '[\n{"n": 1},\n{"n": 2}\n]\n', "[\n", '[{"n":\n1}]'])
+def test_array_that_is_called_lines_says_what_to_do(tmp_path: Path, text: str) -> None:
+    (tmp_path / "data.jsonl").write_text(text, "utf-8")
+    with pytest.raises(DatasetError, match=r"data\.jsonl: it is a JSON array, .*; call it \.json, and its"):
+        jsonl.check(str(tmp_path / "data.jsonl"))
+
+
+def test_array_in_a_line_costs_that_line(tmp_path: Path) -> None:
+    (tmp_path / "data.jsonl").write_text('[1]\n{"n": 2}\n')
+    jsonl.check(str(tmp_path / "data.jsonl"))
+    assert [bool(record.problem) for record in _read(tmp_path / "data.jsonl")] == [True, False]

@@ -11,7 +11,7 @@ from reelscribe.dataset.files import count_until, is_url, open_binary, root_of
 from reelscribe.dataset.formats import Record, jsonl
 from reelscribe.errors import DatasetError
 
-_CHUNK: Final = 1 << 20
+_CHUNK: Final = 1 << 16
 _MARK: Final = re.compile(rb'["\[\]{},]')
 _IN_STRING: Final = re.compile(rb'(?:[^"\\]++|\\.)*+', re.DOTALL)
 _LINE_BREAKS: Final = re.compile(r"[ \t]*[\r\n]+[ \t\r\n]*")

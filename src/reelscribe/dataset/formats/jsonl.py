@@ -13,6 +13,7 @@ from reelscribe.config import Settings
 from reelscribe.dataset.files import count_until, create, is_url, open_binary, root_of
 from reelscribe.dataset.formats import Record
 from reelscribe.dataset.records import Binary, changed, full_row
+from reelscribe.errors import DatasetError
 from reelscribe.pipeline import RowResult
 from reelscribe.schema import UNREADABLE
 
@@ -33,9 +34,16 @@ class JsonLine(str):
 
 
 def check(location: str) -> None:
-    """Raise DatasetError where nothing can be read."""
+    """Raise DatasetError where nothing can be read, or where the file is one array."""
     with open_binary(location) as file:
-        file.read(1)
+        if file.read(1) != b"[":
+            return
+        first, _, rest = file.read(_KEPT_BYTES).partition(b"\n")
+    if not first.strip() or not rest.lstrip().startswith(b"{"):
+        raise DatasetError(
+            f"cannot read {location}: it is a JSON array, where each line should be an object; call it .json, and its "
+            "elements are rows."
+        )
 
 
 def count(location: str, deadline: float) -> int | None:
