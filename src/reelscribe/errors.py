@@ -58,7 +58,10 @@ TRANSIENT_KINDS: frozenset[FailureKind] = frozenset({"download", "crashed", "tim
 
 
 class ReelscribeError(Exception):
-    """Base of all errors of this package; its text says what to do."""
+    """Base of all errors of this package; its text says what to do, and holds no password of a URL."""
+
+    def __init__(self, message: str = "") -> None:
+        super().__init__(without_passwords(message))
 
 
 class SettingsError(ReelscribeError, ValueError):
@@ -101,7 +104,7 @@ class ClipError(ReelscribeError):
     """One clip cannot be captioned."""
 
     def __init__(self, kind: FailureKind, message: str) -> None:
-        super().__init__(without_passwords(message))
+        super().__init__(message)
         self.kind: FailureKind = kind
 
     def __reduce__(self) -> tuple[type["ClipError"], tuple[FailureKind, str]]:
@@ -114,9 +117,9 @@ _LOGIN: Final = re.compile(
 )
 
 
-def without_passwords(text: str) -> str:
-    """A text whose URLs have lost their `user:password@`: what may be printed and kept."""
-    return _LOGIN.sub("***@", text) if "@" in text else text
+def without_passwords(text: str, mark: str = "***@") -> str:
+    """A text whose URLs have lost their `user:password@`, for a mark: what may be printed and kept."""
+    return _LOGIN.sub(mark, text) if "@" in text else text
 
 
 def did_you_mean(name: str, known: Sequence[str], *, otherwise: str | None = None, most: int = 3) -> str:

@@ -13,8 +13,9 @@ from flow import clip_bytes, put_rows
 from web_server import Server, download, give, give_whole, open_web, refused
 
 from reelscribe.config import Settings
-from reelscribe.errors import ClipError, without_passwords
-from reelscribe.runners.local import run
+from reelscribe.errors import ClipError, DatasetError, without_passwords
+from reelscribe.runners.local import retry, run
+from reelscribe.runners.status import read_status
 from reelscribe.schema import Clip
 from reelscribe.video.fetch import FetchLimits, fetched
 
@@ -144,6 +145,19 @@ def test_credentials_are_in_no_message(server: Server, path: str, caplog: pytest
 def test_passwords_are_found_in_texts(text: str, told: str) -> None:
     assert without_passwords(text) == told
     assert str(ClipError("download", text)) == told
+
+
+def test_input_by_url_is_named_without_its_password(server: Server, tmp_path: Path) -> None:
+    server.answers["/a.mp4"] = give(clip_bytes())
+    settings = Settings(engine="fake", model="fake", allow_private_urls=True, decoders=0)
+    output = tmp_path / "out.jsonl"
+    assert run([server.url("/a.mp4", "user:hidden@127.0.0.1")], output, settings).captions == 1
+    assert "hidden" not in (tmp_path / "out.run.json").read_text()
+    assert read_status(output).inputs == (server.url("/a.mp4", "***@127.0.0.1"),)
+    assert retry(output).captions == 1
+    pytest.importorskip("fsspec")
+    with pytest.raises(DatasetError, match=r"://\*\*\*@127\.0\.0\.1"):
+        run([server.url("/gone.jsonl", "user:hidden@127.0.0.1")], tmp_path / "other.jsonl", settings)
 
 
 def test_run_leaves_no_password_anywhere_but_in_the_row_itself(server: Server, tmp_path: Path) -> None:

@@ -277,7 +277,7 @@ class Ledger:
             return False
         source = request.clip.source
         names = self._marked[place]
-        found = not names or isinstance(source, bytes) or bool(names & {source, f"{place:09d}"})
+        found = not names or isinstance(source, bytes) or bool(names & {source, request.clip.name, f"{place:09d}"})
         if found:
             self.unmet.discard(place)
         return found

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from reelscribe.errors import ClipError
+from reelscribe.errors import ClipError, without_passwords
 from reelscribe.schema import Clip
 from reelscribe.video.fetch import FetchLimits, local, scheme_of
 
@@ -58,8 +58,9 @@ class VideoFinder:
             return FoundVideo(name=clip.name, clip=clip)
         scheme = scheme_of(video)
         if scheme not in (None, "file"):
-            url = video if scheme in ("http", "https") else None
-            return FoundVideo(name=video, url=url, problem="The video is at a URL, from which nothing is downloaded.")
+            url = without_passwords(video, "") if scheme in ("http", "https") else None
+            name = without_passwords(video)
+            return FoundVideo(name=name, url=url, problem="The video is at a URL, from which nothing is downloaded.")
         return self._find_file(video)
 
     def _find_file(self, video: str) -> FoundVideo:

@@ -14,6 +14,7 @@ from typing import Any, Final, Self
 
 from reelscribe.config import Settings
 from reelscribe.dataset.files import write_whole
+from reelscribe.errors import without_passwords
 from reelscribe.video.prefetch import usable_cpus
 
 logger = logging.getLogger(__name__)
@@ -60,7 +61,7 @@ class Record:
             "started": _iso(self._started),
             "ended": _iso(time.time()),
             **self.told(),
-            "inputs": [str(item) for item in self._inputs],
+            "inputs": [without_passwords(str(item)) for item in self._inputs],
             "settings": self._settings.without_token(),
             "versions": versions(),
             "hardware": hardware(),

@@ -8,7 +8,7 @@ from typing import Any
 from reelscribe.dataset.ledger_file import Run, aside, copy_ledger, read_runs
 from reelscribe.dataset.lock import holder
 from reelscribe.dataset.names import beside, beside_in_0_1, failures_of
-from reelscribe.errors import DatasetError
+from reelscribe.errors import DatasetError, without_passwords
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,7 +87,7 @@ def read_status(output: Path) -> RunStatus:
         updated=last.updated,
         engine=last.engine,
         model=last.model,
-        inputs=last.inputs,
+        inputs=tuple(map(without_passwords, last.inputs)),
         settings=last.settings,
     )
 

@@ -53,8 +53,9 @@ def decode_ahead(
         cancelled: once another thread sets it, no clip is waited for any more, and nothing more comes.
 
     Yields:
-        Each request, with its frames, or with the failure that it became: as soon as its clip is ready, the oldest
-        first. So a slow clip holds back no other. Once closed, nothing is waited for: what is under way is given up.
+        Each request, with its frames, or with the failure that it became. In order, except that clips which are
+        downloaded, or take long to decode, hold back no others: these pass them. Once closed, nothing is waited for:
+        what is under way is given up.
 
     Raises:
         EngineError: a decoder's process cannot be started.

@@ -19,8 +19,10 @@ _CLIPS_AHEAD: Final = 2
 """Clips under way, at most, for each decoder, beside those that are downloaded."""
 _SHARERS: Final = 8
 """Requests under way, at most, for each of those clips."""
+_PATIENCE_SECONDS: Final = 1.0
+"""That a clip may be decoded before others pass it."""
 _LOOK_SECONDS: Final = 0.1
-"""How often a wait for a clip looks whether it is still wanted."""
+"""How often a wait for a clip looks whether it is slow, and whether it is still wanted."""
 _END_SECONDS: Final = 1.0
 """That threads are given to end. One that is in the system's resolver, or in FFmpeg, may take minutes."""
 
@@ -45,6 +47,8 @@ class _Work:
     file: ExitStack = field(default_factory=ExitStack)
     """Holds what was downloaded."""
     fetched: Clip | None = None
+    begun: float = 0.0
+    """When its decoding was."""
     result: Frames | BaseException | None = None
 
     @property
@@ -95,7 +99,7 @@ class Stages:
     def next_ready(
         self, *, or_room: bool, cancelled: threading.Event
     ) -> tuple[CaptionRequest, Frames | Failure] | None:
-        """A request whose clip is done, of the oldest; waits for one.
+        """A request whose clip is done, in order, except that slow clips are passed; waits for one.
 
         Args:
             or_room: whether to wait no longer than until another request may be pulled.
@@ -159,8 +163,18 @@ class Stages:
         return work.result.pixels.nbytes if isinstance(work.result, Frames) else 0
 
     def _first_done(self) -> _Work | None:
-        done = (work for work in self._works if work.stage is _Stage.DONE)
-        return next((work for work in done if not work.is_error or work is self._works[0]), None)
+        """The oldest clip that is done, unless one before it is worth waiting for."""
+        for work in self._works:
+            if work.stage is _Stage.DONE and (not work.is_error or work is self._works[0]):
+                return work
+            if not self._may_be_passed(work):
+                break
+        return None
+
+    def _may_be_passed(self, work: _Work) -> bool:
+        """Whether a clip is so slow that others go before it. Else their order is kept, the same in every run."""
+        slow = work.stage is _Stage.DECODING and time.monotonic() - work.begun > _PATIENCE_SECONDS
+        return slow or work.stage is _Stage.DONE or is_remote(work.clip)
 
     def _begin(self, clip: Clip) -> _Work:
         if is_remote(clip):
@@ -183,7 +197,7 @@ class Stages:
                 work = next((work for work in self._works if work.stage is stage), None)
                 decoding = [work for work in self._works if work.stage > _Stage.HERE]
                 if work and (stage is _Stage.REMOTE or self._fits_beside(decoding)):
-                    work.stage = _Stage(stage + 1)
+                    work.stage, work.begun = _Stage(stage + 1), time.monotonic()
                     return work
                 self._changed.wait()
         return None
