@@ -208,7 +208,7 @@ HELP = "Try 'reelscribe caption --help'."
         ("caption in.jsonl -o out.csv", "cannot write to out.csv: its name says no format; end it in .jsonl, "),
         ("caption in.jsonl -o out.jsonl --shard-rows 0", "shard_rows must be a whole number of at least 1; got 0."),
         ("caption in.jsonl -o out.jsonl --sidecar srt", "'srt' is not one of 'txt', 'json'"),
-        ("caption empty -o out.jsonl", "the folder empty holds no video (.3gp, "),
+        ("caption empty -o out.jsonl", "the folder empty holds no video (.264, "),
         ("caption in.jsonl -o out.jsonl --max-failures few", "max_failures must be a whole number, or a share "),
         ("status out.jsonl", "there is no out.ledger.sqlite in .: no run has begun to write there."),
         ("retry out.jsonl", "there is no out.ledger.sqlite in .: no run has begun to write there."),

@@ -197,6 +197,8 @@ def test_caption_carries_where_it_comes_from() -> None:
         "frame_timestamps": [0.0, 0.25, 0.5, 0.875],
         "frame_size": [64, 64],
         "video_tokens": 8,
+        "tone_mapped": "",
+        "deinterlaced": False,
         "prompt_tokens": 10,
         "completion_tokens": [2, 1],
         "stop_reasons": ["stop", "stop"],

@@ -25,15 +25,13 @@ def tell_frames(frames: Frames) -> dict[str, Any]:
         if frames.decoded_share is None
         else {"decoded_share": frames.decoded_share, "decoded_seconds": round(frames.duration_seconds, 3)}
     )
-    changed = {"tone_mapped": frames.tone_mapped} if frames.tone_mapped else {}
-    fields = {"deinterlaced": True} if frames.deinterlaced else {}
     return {
         "frame_timestamps": [round(seconds, 3) for seconds in frames.timestamps],
         "frame_size": [frames.pixels.shape[2], frames.pixels.shape[1]],
         "video_tokens": frames.video_tokens,
         **seen,
-        **changed,
-        **fields,
+        "tone_mapped": frames.tone_mapped or "",
+        "deinterlaced": frames.deinterlaced,
     }
 
 

@@ -52,7 +52,7 @@ def test_run_writes_every_row_and_says_what_it_did(tmp_path: Path) -> None:
         failures={"missing": 1, "unreadable": 1, "row": 2},
         examples={
             "missing": [f"row 1: gone.mp4: there is no such file; paths start from {tmp_path}."],
-            "unreadable": ["row 3: text.mp4 cannot be opened as a video: Invalid data found when processing input."],
+            "unreadable": ["row 3: text.mp4 cannot be opened as a video: it looks like text."],
             "row": [
                 "row 4: column 'video' must hold paths or bytes of videos; got int.",
                 "row 6: line 7 of data.jsonl is not a row: Expecting value at column 1.",

@@ -2,6 +2,7 @@
 
 import glob
 import json
+import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,8 +11,10 @@ from typing import Any, Final
 from reelscribe.config import Settings
 from reelscribe.dataset.files import VIDEO_SUFFIXES, check_regular, is_url, missing, needs_extra
 from reelscribe.dataset.formats import FORMATS, format_of, load_reader
-from reelscribe.dataset.formats.videos import has_videos, walk
+from reelscribe.dataset.formats.videos import has_videos, left_out, walk
 from reelscribe.errors import DatasetError, SettingsError, did_you_mean
+
+logger = logging.getLogger(__name__)
 
 _TYPED: Final = ("parquet", "hf")
 """Formats that state columns and their types before the first row."""
@@ -76,6 +79,10 @@ def _of_path(path: Path) -> Iterator[Source]:
     elif (path / "state.json").is_file() and (path / "dataset_info.json").is_file():
         yield _source(str(path), "hf")
     elif has_videos(path):
+        if others := left_out(path):
+            logger.warning(
+                "Left out of %s: %s. A file that is named itself is read whatever it is called.", path, others
+            )
         yield _source(str(path), "videos")
     else:
         yield from _shards(path)
