@@ -241,7 +241,8 @@ def read_index(
     times: list[PacketTimes] = []
     with contextlib.suppress(av.FFmpegError) if part else contextlib.nullcontext():
         for number, packet in enumerate(packets_of(container, stream)):
-            check_not_encrypted(packet, clip)
+            if number & (number - 1) == 0:  # asking takes long; there may be a clear start before what is encrypted
+                check_not_encrypted(packet, clip)
             if packet.is_corrupt:
                 broken.append(number)
             visible = packet.size > least and not packet.is_discard
@@ -266,10 +267,11 @@ def read_index(
     shifts = find_shifts(times, stream.time_base or Fraction(1, 1000), joins) if may_jump(container) else []
     if shifts and container.format.name != "mpegts":  # others give times around a jump to frames beside theirs
         shifts, timed = [], False
-    entries = [
-        (shifted(time, shifts, number), length, keyframe, visible and number not in hidden)
-        for number, (time, length, keyframe, visible) in enumerate(entries)
-    ]
+    if hidden or shifts:
+        entries = [
+            (shifted(time, shifts, number), length, keyframe, visible and number not in hidden)
+            for number, (time, length, keyframe, visible) in enumerate(entries)
+        ]
     for number, packet in enumerate(kept if shifts else ()):
         _shift(packet, shifts, number)
 
