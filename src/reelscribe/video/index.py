@@ -23,7 +23,7 @@ from reelscribe.errors import ClipError
 from reelscribe.schema import Clip
 from reelscribe.video.clock import PacketTimes, Shift, find_shifts, hidden_by_joins, may_jump, shifted
 from reelscribe.video.formats import FORMATS, HEAD_BYTES, is_list, looks_like
-from reelscribe.video.transport import tell_losses_from_joins
+from reelscribe.video.transport import find_seams
 
 _OPEN: Any = {} if int(av.__version__.split(".")[0]) >= 19 else {"metadata_errors": "replace"}
 """Before PyAV 19, which does so by itself, a title that is not UTF-8 made a file unreadable."""
@@ -256,7 +256,7 @@ def read_index(
     if len(entries) > most:
         kept.clear()
     times = _times_of(entries, decoded_at, places) if may_jump(container) else []
-    broken, joins = _look_for_losses(container, stream, clip, times, broken)
+    broken, joins = _look_for_losses(container, stream, clip, times, broken, part=part)
     if not part:
         _check_complete(container, stream, len(entries) - len(broken), clip)
     if broken and not part:
@@ -308,13 +308,23 @@ def _times_of(
 
 
 def _look_for_losses(
-    container: InputContainer, stream: VideoStream, clip: Clip, times: Sequence[PacketTimes], broken: list[int]
+    container: InputContainer,
+    stream: VideoStream,
+    clip: Clip,
+    times: Sequence[PacketTimes],
+    broken: list[int],
+    *,
+    part: bool,
 ) -> tuple[list[int], list[int]]:
     """Packets that are damaged, and those that begin another part of the file."""
     if container.format.name != "mpegts":
         return broken, []
     with io.BytesIO(clip.source) if isinstance(clip.source, bytes) else clip.path.open("rb") as file:
-        return tell_losses_from_joins(file, stream.id, times, broken)
+        seams = find_seams(file, stream.id, times, broken)
+    if seams.goes_on_elsewhere and not part:
+        message = f"{clip.name} is joined of parts whose videos have different numbers (PIDs); only one would be seen."
+        raise ClipError("decode", message)
+    return seams.damaged, seams.joins
 
 
 def _without_jumps(
