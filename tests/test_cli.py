@@ -210,7 +210,7 @@ HELP = "Try 'reelscribe caption --help'."
         ("caption in.jsonl -o out.jsonl --shard-rows 0", "shard_rows must be a whole number of at least 1; got 0."),
         ("caption in.jsonl -o out.jsonl --sidecar srt", "'srt' is not one of 'txt', 'json'"),
         ("caption in.jsonl -o out.jsonl", "there is nothing to caption: in.jsonl has no rows."),
-        ("caption empty -o out.jsonl", "the folder empty holds no video (.3gp, "),
+        ("caption empty -o out.jsonl", "the folder empty holds no video (.264, "),
         ("caption in.jsonl -o out.jsonl --max-failures few", "max_failures must be a whole number, or a share "),
         ("status out.jsonl", "there is no out.ledger.sqlite in .: no run has begun to write there."),
         ("retry out.jsonl", "there is no out.ledger.sqlite in .: no run has begun to write there."),

@@ -34,6 +34,16 @@ def test_folder_of_videos_is_one_source_even_beside_data_sets(tmp_path: Path) ->
     assert _found(tmp_path) == [(tmp_path.name, "videos")]
 
 
+def test_what_is_left_out_of_a_folder_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    put_clip(tmp_path / "a.mp4")
+    (tmp_path / "a.txt").write_text("A text.")
+    _found(tmp_path)
+    assert not caplog.records
+    (tmp_path / "readme.nfo").write_text("words")
+    _found(tmp_path)
+    assert "1 file that is no video: 1 .nfo." in caplog.text
+
+
 def test_folder_of_shards_gives_them_in_order_of_their_names(tmp_path: Path) -> None:
     for name in ("2.jsonl", "10.jsonl", "sub/3.ndjson", "1.jsonl", "0.failures.jsonl", "4.jsonl.partial", "notes.txt"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
@@ -82,7 +92,7 @@ def test_folder_without_videos_is_told_what_counts(tmp_path: Path, name: str) ->
     (tmp_path / name / "notes.txt").write_text("no video")
     with pytest.raises(
         DatasetError,
-        match=rf"the folder .*{name} holds no video \(\.3gp, .*\.mp4, .*\.wmv\) and no data set \(\.jsonl, \.parquet, ",
+        match=rf"the folder .*{name} holds no video \(\.264, .*\.mp4, .*\.y4m\) and no data set \(\.jsonl, \.parquet, ",
     ):
         find_sources([tmp_path / name])
 

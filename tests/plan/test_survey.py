@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+from clips import write_clip
 from flow import EOC, VIDEO, clip_bytes, put_clip, put_rows
 
 from reelscribe.config import Settings
@@ -39,6 +40,14 @@ def test_every_row_is_accounted_for(folder: Path) -> None:
     assert (seen.clips.value, seen.clips.error) == (3, 0)
     assert seen.total(lambda header: header.duration_seconds).value == pytest.approx(2.0)
     assert told == [7] * 7
+
+
+def test_a_header_without_a_size_costs_its_row(folder: Path) -> None:
+    data = write_clip(folder / "b.ts", range(30), keyframe_every=10).read_bytes()
+    (folder / "b.ts").write_bytes(data.replace(b"\0\0\1\x67", b"\0\0\1\x6c"))  # parameter sets hold the size
+    seen = survey([folder], Settings())
+    assert seen.failures == {"decode": 1, "unreadable": 1}
+    assert seen.total(lambda header: header.duration_seconds).value == pytest.approx(1.0)
 
 
 def test_clips_of_interleaved_rows_bytes_and_folders(folder: Path) -> None:

@@ -11,6 +11,9 @@ from av.video.reformatter import ColorRange, Colorspace
 from clips import read_numbers, write_clip
 from decoding import BUDGET, EVERY_FRAME, decoded
 
+from reelscribe.schema import Clip
+from reelscribe.video.decode import decode
+
 # Upright, in shape, in colour
 
 
@@ -21,6 +24,35 @@ def test_pictures_are_upright(suffix: str, mirrored: bool, turn: int, tmp_path: 
     frames = decoded(file)
     assert read_numbers(frames.pixels) == [0, 5, 11, 17, 23, 29]
     assert frames.pixels.shape[1:3] == ((192, 128) if turn % 2 else (128, 192))
+
+
+ONE = 1 << 16
+
+
+@pytest.mark.parametrize(
+    ("matrix", "turns"),
+    [
+        ((0, 0, 0, 0), 0),
+        ((ONE, ONE // 2, 0, ONE), 0),
+        ((ONE, 0, ONE, ONE), 0),
+        ((ONE // 2, ONE // 2, -ONE // 2, ONE // 2), 0),
+        ((0, ONE, 0, 0), 0),
+        ((2 * ONE, 0, 0, 2 * ONE), 0),
+        ((0, 2 * ONE, -2 * ONE, 0), 3),
+        ((300, ONE, -ONE, -300), 3),
+        ((0, -ONE, ONE, 0), 1),
+    ],
+)
+def test_matrices_that_do_not_turn_are_left_alone(
+    matrix: tuple[int, int, int, int], turns: int, tmp_path: Path
+) -> None:
+    data = bytearray(write_clip(tmp_path / "a.mp4", turn=turns, size=(192, 128)).read_bytes())
+    at = data.index(b"tkhd") + 44
+    for place, value in zip((0, 4, 12, 16), matrix, strict=True):
+        data[at + place : at + place + 4] = value.to_bytes(4, signed=True)
+    frames = decode(Clip(source=bytes(data)), BUDGET)
+    assert frames.pixels.shape[1:3] == ((192, 128) if turns % 2 else (128, 192))
+    assert read_numbers(frames.pixels) == [0, 5, 11, 17, 23, 29]
 
 
 @pytest.mark.parametrize("suffix", ["mp4", "mkv", "mpg"])

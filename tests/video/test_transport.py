@@ -1,5 +1,6 @@
 """Counters of MPEG transport streams: parts that are joined lose nothing, and what is lost is damage."""
 
+import io
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from decoding import EVERY_FRAME, failure
 from reelscribe.schema import Clip
 from reelscribe.video.decode import decode
 from reelscribe.video.headers import read_header
+from reelscribe.video.transport import find_jumps
 
 PACKET = 188
 
@@ -94,7 +96,7 @@ def test_a_loss_beside_a_join_is_damage_all_the_same(tmp_path: Path) -> None:
 
 
 def test_a_part_that_starts_between_keyframes_is_damage(tmp_path: Path) -> None:
-    whole = write_part(tmp_path / "b.ts", range(30, 60))
+    whole = write_part(tmp_path / "b.ts", range(30, 60), start=0)
     tables, number = whole[: 3 * PACKET], 20
     while not whole[number * PACKET + 1] & 0x40 or pid(whole, number) != 0x100:
         number += 1
@@ -114,3 +116,43 @@ def test_the_part_before_a_loss_reaches_over_a_join(tmp_path: Path) -> None:
     numbers = read_numbers(frames.pixels)
     assert numbers == list(range(len(numbers)))
     assert len(numbers) > 40
+
+
+@pytest.mark.parametrize(
+    ("field", "whole"),
+    [
+        (b"", False),  # no room beside the frame
+        (b"\x00", True),
+        (b"\x01\x00", True),
+        (b"\x05\x00" + b"\xff" * 4, True),
+        (b"\x07\x10" + bytes(6), False),  # a clock, and no more
+        (b"\x09\x10" + bytes(6) + b"\xff" * 2, True),
+        (b"\x03\x02\x01\x00", False),  # data of others
+    ],
+)
+def test_padding_tells_that_a_frame_is_whole(field: bytes, whole: bool) -> None:
+    def packet(counter: int, start: bool, field: bytes) -> bytes:
+        head = bytes([0x47, start << 6 | 1, 0, (0x30 if field else 0x10) | counter]) + field
+        return head + bytes(PACKET - len(head))
+
+    data = packet(3, True, b"") + packet(4, False, field) + packet(9, True, b"") + packet(10, True, b"")
+    [jump], _ = find_jumps(io.BytesIO(data), 0x100)
+    assert (jump.before, jump.place) == (PACKET, 2 * PACKET)
+    assert jump.between_frames is whole
+
+
+def renumber(data: bytes, numbers: dict[int, int]) -> bytes:
+    """The same with other numbers of streams; what the tables say is put right, but for their checksums."""
+    moved = bytearray(data)
+    for number in range(len(data) // PACKET):
+        if (new := numbers.get(pid(data, number))) is not None:
+            at = number * PACKET + 1
+            moved[at : at + 2] = (int.from_bytes(moved[at : at + 2]) & 0xE000 | new).to_bytes(2)
+    return bytes(moved)
+
+
+def test_video_that_goes_on_as_another_stream_is_not_left_out(tmp_path: Path) -> None:
+    first, second = write_part(tmp_path / "a.ts", range(30)), write_part(tmp_path / "b.ts", range(30, 60))
+    error = failure(first + renumber(second, {0x100: 0x101}))
+    assert error.kind == "decode"
+    assert "is joined of parts whose videos have different numbers" in str(error)

@@ -16,7 +16,11 @@ from reelscribe.errors import DatasetError, MissingExtraError, ReelscribeError
 from reelscribe.video.fetch import scheme_of
 
 _BUFFER = 1 << 20
-_SUFFIXES = "3gp asf avi flv gif m2ts m4v mkv mov mp4 mpeg mpg mts mxf ogv ts vob webm wmv"
+_SUFFIXES = (
+    "264 265 3g2 3gp 3gpp amv asf av1 avi avs2 avs3 divx dv dvr-ms evc f4v flv gif gxf h261 h263 h264 h265 hevc ivf"
+    " m1v m2p m2t m2ts m2v m4v mj2 mjpeg mjpg mk3d mkv mov mp4 mp4v mpe mpeg mpg mpv mts mxf nsv nut obu ogm ogv qt rm"
+    " rmvb tod tp trp ts vc1 vob vvc webm wmv wtv xvid y4m"
+)
 VIDEO_SUFFIXES: Final = frozenset(f".{name}" for name in _SUFFIXES.split())
 """What counts as a video in a folder. A file that is named itself may be called anything."""
 

@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from reelscribe.dataset.files import VIDEO_SUFFIXES, check_regular, is_url, missing, needs_extra
 from reelscribe.dataset.formats import first_suffixes, format_of, load_reader
-from reelscribe.dataset.formats.videos import has_videos, walk
+from reelscribe.dataset.formats.videos import has_videos, left_out, walk
 from reelscribe.errors import DatasetError
 
 logger = logging.getLogger(__name__)
@@ -106,6 +106,10 @@ def _of_path(path: Path) -> Iterator[Source]:
     elif (path / "state.json").is_file() and (path / "dataset_info.json").is_file():
         yield _source(str(path), "hf")
     elif has_videos(path):
+        if others := left_out(path):
+            logger.warning(
+                "Left out of %s: %s. A file that is named itself is read whatever it is called.", path, others
+            )
         yield _source(str(path), "videos")
     else:
         yield from _shards(path)

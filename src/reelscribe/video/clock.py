@@ -96,7 +96,8 @@ def _restarts(times: Sequence[PacketTimes], limits: _Limits, joins: frozenset[in
             )
         if packet.is_keyframe and packet.pts is not None and latest is not None:
             # In order of decoding no frame before a keyframe is shown after it, unless the clock has gone back.
-            jumps |= packet.pts <= latest
+            second_field = times[number - 1].is_keyframe and times[number - 1].pts == packet.pts
+            jumps |= packet.pts <= latest and not second_field
         if jumps:
             starts.append(number)
             latest = None

@@ -23,7 +23,7 @@ from reelscribe.errors import ClipError
 from reelscribe.schema import Clip
 from reelscribe.video.clock import PacketTimes, Shift, find_shifts, hidden_by_joins, may_jump, shifted
 from reelscribe.video.formats import FORMATS, HEAD_BYTES, is_list, looks_like
-from reelscribe.video.transport import tell_losses_from_joins
+from reelscribe.video.transport import find_seams
 
 _OPEN: Any = {} if int(av.__version__.split(".")[0]) >= 19 else {"metadata_errors": "replace"}
 """Before PyAV 19, which does so by itself, a title that is not UTF-8 made a file unreadable."""
@@ -238,40 +238,36 @@ def read_index(
     least = _EMPTY_MPEG4 if decoder.name == "mpeg4" and timed else 0
     entries: list[_Entry] = []
     broken: list[int] = []
-    times: list[PacketTimes] = []
+    decoded_at: list[int | None] = []
+    places: list[int | None] = []  # in the file
     with contextlib.suppress(av.FFmpegError) if part else contextlib.nullcontext():
         for number, packet in enumerate(packets_of(container, stream)):
-            check_not_encrypted(packet, clip)
+            if number & (number - 1) == 0:  # asking takes long; there may be a clear start before what is encrypted
+                check_not_encrypted(packet, clip)
             if packet.is_corrupt:
                 broken.append(number)
             visible = packet.size > least and not packet.is_discard
             entries.append((packet.pts, packet.duration or 0, packet.is_keyframe, visible))
-            times.append(PacketTimes(packet.pts, packet.dts, packet.is_keyframe, packet.pos))
+            decoded_at.append(packet.dts)
+            places.append(packet.pos)
             if len(entries) <= most:
                 kept.append(packet)
-        entries.pop(), times.pop()  # the empty packet behind the last
+        entries.pop()  # the empty packet behind the last
     if len(entries) > most:
         kept.clear()
-    joins: list[int] = []
-    if container.format.name == "mpegts":
-        with io.BytesIO(clip.source) if isinstance(clip.source, bytes) else clip.path.open("rb") as file:
-            broken, joins = tell_losses_from_joins(file, stream.id, times, broken)
+    times = _times_of(entries, decoded_at, places) if may_jump(container) else []
+    broken, joins = _look_for_losses(container, stream, clip, times, broken, part=part)
     if not part:
         _check_complete(container, stream, len(entries) - len(broken), clip)
     if broken and not part:
         message = f"{clip.name} is damaged: of its {len(entries)} packets, {len(broken)} cannot be read whole."
         raise ClipError("decode", message)
 
-    hidden = hidden_by_joins(times, joins)
-    shifts = find_shifts(times, stream.time_base or Fraction(1, 1000), joins) if may_jump(container) else []
+    shifts = find_shifts(times, stream.time_base or Fraction(1, 1000), joins) if times else []
     if shifts and container.format.name != "mpegts":  # others give times around a jump to frames beside theirs
         shifts, timed = [], False
-    entries = [
-        (shifted(time, shifts, number), length, keyframe, visible and number not in hidden)
-        for number, (time, length, keyframe, visible) in enumerate(entries)
-    ]
-    for number, packet in enumerate(kept if shifts else ()):
-        _shift(packet, shifts, number)
+    if joins or shifts:
+        entries, decoded_at = _without_jumps(entries, times, joins, shifts, kept)
 
     of_shown = [pts for pts, _, _, visible in entries if visible]
     known = [pts for pts in of_shown if pts is not None]
@@ -290,7 +286,7 @@ def read_index(
     pts = sorted(shown)
     whole = broken[0] if broken else len(entries)
     # No frame is shown before it is decoded: those that are shown by the time of the first lost packet are all there.
-    behind = shifted(times[whole - 1].dts, shifts, whole - 1) if whole and timed else None
+    behind = decoded_at[whole - 1] if whole and timed else None
     return FrameIndex(
         pts=pts,
         packets=packets,
@@ -302,6 +298,51 @@ def read_index(
         shifts=shifts,
         sure=min(whole, len(pts)) if behind is None else bisect_right(pts, behind + entries[whole - 1][1]),
     )
+
+
+def _times_of(
+    entries: Sequence[_Entry], decoded_at: Sequence[int | None], places: Sequence[int | None]
+) -> list[PacketTimes]:
+    together = zip(entries, decoded_at, places, strict=False)  # but for the empty packet behind the last
+    return [PacketTimes(entry[0], dts, entry[2], place) for entry, dts, place in together]
+
+
+def _look_for_losses(
+    container: InputContainer,
+    stream: VideoStream,
+    clip: Clip,
+    times: Sequence[PacketTimes],
+    broken: list[int],
+    *,
+    part: bool,
+) -> tuple[list[int], list[int]]:
+    """Packets that are damaged, and those that begin another part of the file."""
+    if container.format.name != "mpegts":
+        return broken, []
+    with io.BytesIO(clip.source) if isinstance(clip.source, bytes) else clip.path.open("rb") as file:
+        seams = find_seams(file, stream.id, times, broken)
+    if seams.goes_on_elsewhere and not part:
+        message = f"{clip.name} is joined of parts whose videos have different numbers (PIDs); only one would be seen."
+        raise ClipError("decode", message)
+    return seams.damaged, seams.joins
+
+
+def _without_jumps(
+    entries: Sequence[_Entry],
+    times: Sequence[PacketTimes],
+    joins: Sequence[int],
+    shifts: Sequence[Shift],
+    kept: "list[Packet[VideoStream]]",
+) -> tuple[list[_Entry], list[int | None]]:
+    """The packets, and when they are decoded, by a clock that does not jump; those that are kept are put right."""
+    for number, packet in enumerate(kept):
+        _shift(packet, shifts, number)
+    hidden = hidden_by_joins(times, joins)
+    straight = [
+        (shifted(time, shifts, number), length, keyframe, visible and number not in hidden)
+        for number, (time, length, keyframe, visible) in enumerate(entries)
+    ]
+    return straight, [shifted(each.dts, shifts, number) for number, each in enumerate(times)]
 
 
 def stated_seconds(container: InputContainer, stream: VideoStream) -> float:

@@ -1,6 +1,6 @@
 """A decoded frame to the picture that the model sees: upright, at its size, in RGB, of whole lines, in SDR."""
 
-from typing import Any, Final, cast
+from typing import Any, Final, NamedTuple, cast
 
 import numpy as np
 from av.filter import Graph
@@ -25,9 +25,10 @@ def stated_size(stream: VideoStream) -> tuple[int, int]:
 
 def upright_size(stream: VideoStream, frame: VideoFrame) -> tuple[int, int]:
     """Size of the picture as a player shows it: in square pixels, turned upright."""
-    aspect = stream.sample_aspect_ratio
+    turns, _, odd = _turn(frame)
+    # FFmpeg makes an aspect ratio of any matrix, also of one that no picture can be shown by.
+    aspect = stream.codec_context.sample_aspect_ratio if odd else stream.sample_aspect_ratio
     width = max(round(frame.width * aspect), 1) if aspect else frame.width
-    turns, _ = _turn(frame)
     return (frame.height, width) if turns % 2 else (width, frame.height)
 
 
@@ -48,7 +49,7 @@ class Painter:
         The scaler gives a plane for each colour. That is twice as quick as pixels of three bytes, and exact, where
         those come out 2 of 255 too dark.
         """
-        turns, mirrored = _turn(frame)
+        turns, mirrored, _ = _turn(frame)
         height, width = picture.shape[1::-1] if turns % 2 else picture.shape[:2]
         wide = is_wide(frame)
         # Players take untagged video for BT.709 from HD sizes on, for BT.601 below, and HDR for BT.2020.
@@ -105,20 +106,24 @@ class _Fields:
         return cast(VideoFrame, self._graph.pull())
 
 
-def _turn(frame: VideoFrame) -> tuple[int, bool]:
-    """How the stored picture comes to lie as players show it: first flipped upside down, or not; then turned.
+class _Turn(NamedTuple):
+    """How the stored picture comes to lie as players show it."""
 
-    Returns:
-        By how many quarters it is turned, counter-clockwise, and whether it is flipped. A matrix that does more than
-        that, or nothing that a picture could be shown by, is left alone.
-    """
+    turns: int = 0
+    """By how many quarters it is turned, counter-clockwise."""
+    mirrored: bool = False
+    """Whether it is flipped upside down before that."""
+    odd: bool = False
+    """Whether the matrix asks for something else, as a shear, or is none that a picture can be shown by."""
+
+
+def _turn(frame: VideoFrame) -> _Turn:
     matrix = frame.side_data.get("DISPLAYMATRIX")
     if not isinstance(matrix, SideData):
-        return 0, False
-    (a, b), (c, d) = np.frombuffer(bytes(matrix), np.int32).reshape(3, 3)[:2, :2].astype(float)
+        return _Turn()
+    (a, b), (c, d) = np.frombuffer(bytes(matrix), np.int32).reshape(3, 3)[:2, :2].astype(float).tolist()
     if min(abs(a), abs(d)) > 0 and max(abs(b), abs(c)) <= _STRAIGHT * min(abs(a), abs(d)):
-        # Lines stay lines: (1, 1) is upright, (-1, -1) upside down; one sign alone is a flip.
-        return (0 if a > 0 else 2), bool(a * d < 0)
+        return _Turn(turns=0 if a > 0 else 2, mirrored=a * d < 0)
     if min(abs(b), abs(c)) > 0 and max(abs(a), abs(d)) <= _STRAIGHT * min(abs(b), abs(c)):
-        return (1 if b < 0 else 3), bool(b * c > 0)
-    return 0, False
+        return _Turn(turns=1 if b < 0 else 3, mirrored=b * c > 0)
+    return _Turn(odd=True)

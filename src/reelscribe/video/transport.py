@@ -45,9 +45,19 @@ class CounterJump:
     """Whether this counter, and that of the tables just before, jump to 0, as in a file of its own."""
 
 
-def tell_losses_from_joins(
-    file: BinaryIO, pid: int, times: Sequence[PacketTimes], broken: Sequence[int]
-) -> tuple[list[int], list[int]]:
+@dataclass(frozen=True, kw_only=True)
+class Seams:
+    """What was found between the packets of a stream."""
+
+    damaged: list[int]
+    """Packets that are not whole, or behind which some are missing, by number."""
+    joins: list[int]
+    """Packets that begin another part of the file."""
+    goes_on_elsewhere: bool
+    """Whether other video comes before the first or behind the last packet, as a stream of another number."""
+
+
+def find_seams(file: BinaryIO, pid: int, times: Sequence[PacketTimes], broken: Sequence[int]) -> Seams:
     """Tell losses in a transport stream from places where parts are joined.
 
     Args:
@@ -56,15 +66,12 @@ def tell_losses_from_joins(
         times: of the stream's packets.
         broken: packets that FFmpeg takes for damaged, since a counter jumps in or behind them. It passes over the first
             one, and takes joins for damage.
-
-    Returns:
-        Packets that are damaged, and those that begin another part.
     """
     joins: dict[int, int] = {}
     damaged: set[int] = set()
     places = [-1 if each.place is None else each.place for each in times]
     typical = typical_step([each.dts for each in times])
-    jumps = find_jumps(file, pid)
+    jumps, apart = find_jumps(file, pid)
     for jump in jumps:
         number = bisect_right(places, jump.before)
         # A part does not refer to what is before it only if it starts with a keyframe.
@@ -81,24 +88,34 @@ def tell_losses_from_joins(
         following = bisect_right(at, places[number])
         if following == len(at) or at[following] not in joins:
             damaged.add(number)
-    return sorted(damaged), list(joins.values())
+    return Seams(damaged=sorted(damaged), joins=list(joins.values()), goes_on_elsewhere=apart)
 
 
-def find_jumps(file: BinaryIO, pid: int) -> list[CounterJump]:
-    """Read a file, from its start, for the jumps of one stream's counter.
+def find_jumps(file: BinaryIO, pid: int) -> tuple[list[CounterJump], bool]:
+    """Read a file, from its start, for the jumps of one stream's counter, and for video in other streams.
 
     Args:
         file: to read.
         pid: number of the stream in the transport stream.
+
+    Returns:
+        The jumps, and whether there is other video where the stream has none: before its start, or behind its end.
     """
     ours, tables = _Counter(), _Counter()
+    spans: dict[int, tuple[int, int]] = {}  # from the first start of a frame to the last one
     for places, packets in _packets(file):
         pids = (packets[:, 1] & 0x1F).astype(np.int32) << 8 | packets[:, 2]
         counted = packets[:, 3] & 0x10 > 0  # packets without a payload do not count
         for counter, number in ((ours, pid), (tables, _TABLES)):
             chosen = counted & (pids == number)
             counter.add(places[chosen], packets[chosen])
+        starts = _starts_of_video(packets)
+        for number in np.unique(pids[starts]).tolist():
+            its = places[starts & (pids == number)]
+            spans[number] = spans.get(number, (int(its[0]), 0))[0], int(its[-1])
     restarts = [jump.place for jump in tables.jumps if jump.counter == 0]
+    begin, end = spans.pop(pid, (0, 0))
+    apart = any(last < begin or first > end for first, last in spans.values())
     return [
         CounterJump(
             before=jump.before,
@@ -107,7 +124,7 @@ def find_jumps(file: BinaryIO, pid: int) -> list[CounterJump]:
             starts_anew=jump.counter == 0 and bisect_right(restarts, jump.before) < bisect_left(restarts, jump.place),
         )
         for jump in ours.jumps
-    ]
+    ], apart
 
 
 class _Jump(NamedTuple):
@@ -139,6 +156,15 @@ class _Counter:
             counter = int(after[at, 3] & 0x0F)
             self.jumps.append(_Jump(int(places[at]), int(places[at + 1]), counter, bool(between[at])))
         self._place, self._last = places[-1:], stream[-1:]
+
+
+def _starts_of_video(packets: Bytes) -> NDArray[np.bool_]:
+    """Whether packets start a frame of video."""
+    before = np.where(packets[:, 3] & 0x20 > 0, 5 + packets[:, 4].astype(np.int32), 4)
+    at = np.minimum(before, _PACKET - 4)[:, None] + np.arange(4)
+    mark = np.take_along_axis(packets, at, axis=1)
+    said: NDArray[np.bool_] = (mark[:, :3] == (0, 0, 1)).all(axis=1) & (mark[:, 3] & 0xF0 == 0xE0)
+    return said & (packets[:, 1] & 0x40 > 0) & (packets[:, 3] & 0x10 > 0)
 
 
 def _ends_frame(packets: Bytes) -> NDArray[np.bool_]:

@@ -181,3 +181,51 @@ def test_counting_ends_in_time(tmp_path: Path) -> None:
     for number in range(1024):
         (tmp_path / f"{number}.mp4").touch()
     assert videos.count(str(tmp_path), time.monotonic() - 1) is None
+
+
+def test_videos_are_known_by_all_their_suffixes(tmp_path: Path) -> None:
+    names = [
+        "a.3g2",
+        "b.f4v",
+        "c.hevc",
+        "d.nut",
+        "e.divx",
+        "f.M2V",
+        "g.rmvb",
+        "h.ogm",
+        "i.h264",
+        "j.y4m",
+        "k.mj2",
+        "l.qt",
+        "m.WMV",
+    ]
+    for name in names:
+        (tmp_path / name).write_bytes(b"")
+    assert _names(_read(tmp_path, tmp_path)) == names
+
+
+def test_an_ogg_file_is_a_video_if_it_has_pictures(tmp_path: Path) -> None:
+    page = b"OggS\0\2" + bytes(21) + b"\x2a"
+    (tmp_path / "film.ogg").write_bytes(page + b"\x80theora" + bytes(500))
+    (tmp_path / "song.ogg").write_bytes(page + b"\x01vorbis" + bytes(500))
+    assert _names(_read(tmp_path, tmp_path)) == ["film.ogg"]
+    assert videos.left_out(tmp_path) == "1 file that is no video: 1 .ogg"
+
+
+def test_what_is_left_out_is_counted_and_named(tmp_path: Path) -> None:
+    def put(*names: str) -> None:
+        for name in names:
+            (tmp_path / name).parent.mkdir(exist_ok=True)
+            (tmp_path / name).write_bytes(b"")
+
+    put("a.mp4", "sub/b.mov")
+    assert videos.left_out(tmp_path) == ""
+    put(
+        "a.txt", "a.json", "a.mp4.txt", "sub/b.json", ".hidden", ".DS_Store", "captions.jsonl", "captions.ledger.sqlite"
+    )
+    put("captions.failures.jsonl", "captions.run.json", "captions.jsonl.partial", "captions.report.html")
+    assert videos.left_out(tmp_path) == ""
+    put("readme.txt", "sub/a.txt", "sub/c.nfo", "d.NFO", "sub/e.nfo", "LICENSE", "other.jsonl")
+    assert videos.left_out(tmp_path) == "7 files that are no videos: 3 .nfo, 2 .txt, 1 without a suffix, 1 .jsonl"
+    put(*(f"z.{number}" for number in range(9)))
+    assert videos.left_out(tmp_path).endswith("1 .0, 1 .1, 7 others")

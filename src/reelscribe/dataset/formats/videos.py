@@ -2,8 +2,12 @@
 
 import logging
 import os
+import re
+import time
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Final
 
 from reelscribe.config import Settings
 from reelscribe.dataset.files import VIDEO_SUFFIXES, count_until, is_url
@@ -12,6 +16,23 @@ from reelscribe.dataset.sidecars import IsOwn, read_sidecars
 from reelscribe.errors import DatasetError
 
 logger = logging.getLogger(__name__)
+
+_FILM_IN_OGG: Final = re.compile(rb"\x80theora|\x01video\0|BBCD\0|OVP80")
+"""Starts of the streams of pictures that an Ogg file may hold, in its first page; most hold sound."""
+_BESIDE_OUTPUTS: Final = (
+    ".failures.jsonl",
+    ".ledger.lock",
+    ".ledger.sqlite",
+    ".ledger.sqlite-journal",
+    ".partial",
+    ".report.html",
+    ".run.json",
+)
+"""Ends of the names of what runs write beside their outputs."""
+_MOST_KINDS: Final = 6
+"""Kinds of files that are named; of the rest only the number is."""
+_COUNTING_SECONDS: Final = 5
+"""The longest that files which are left out are counted."""
 
 
 def check(_: str) -> None:
@@ -57,8 +78,54 @@ def _find(location: str) -> Iterator[tuple[Path, str | None]]:
         yield path, None
         return
     for file, problem in walk(path):
-        if problem is not None or file.suffix.lower() in VIDEO_SUFFIXES:
+        if problem is not None or _is_video(file):
             yield file, problem
+
+
+def _is_video(file: Path) -> bool:
+    suffix = file.suffix.lower()
+    if suffix != ".ogg":
+        return suffix in VIDEO_SUFFIXES
+    try:
+        with file.open("rb") as opened:
+            return _FILM_IN_OGG.search(opened.read(512)) is not None
+    except OSError:
+        return True  # so that it comes as a row that says what is wrong with it
+
+
+def left_out(folder: Path) -> str:
+    """How many files of a folder of videos are no videos, and of which kinds; empty if there are none.
+
+    Hidden files, texts and columns beside a video, and what earlier runs wrote are not counted.
+    """
+    deadline = time.monotonic() + _COUNTING_SECONDS
+    others: list[Path] = []
+    videos: set[Path] = set()
+    outputs: set[Path] = set()
+    more = ""
+    for file, problem in walk(folder):
+        if _is_video(file):
+            videos |= {file, file.with_suffix("")}
+        elif file.name.endswith(".ledger.sqlite"):
+            outputs.add(file.with_name(file.name.removesuffix(".ledger.sqlite")))
+        elif problem is None and not file.name.startswith(".") and not file.name.endswith(_BESIDE_OUTPUTS):
+            others.append(file)
+        if time.monotonic() > deadline:
+            more = "at least "
+            break
+    kinds = Counter(
+        file.suffix.lower() or "without a suffix"
+        for file in others
+        if not (file.suffix.lower() in (".txt", ".json") and file.with_suffix("") in videos)
+        and file.with_name(file.name.partition(".")[0]) not in outputs
+    )
+    if not kinds:
+        return ""
+    named = [f"{count} {kind}" for kind, count in kinds.most_common(_MOST_KINDS)]
+    rest = kinds.total() - sum(count for _, count in kinds.most_common(_MOST_KINDS))
+    named += [f"{rest} others"] if rest else []
+    files = "file that is no video" if kinds.total() == 1 else "files that are no videos"
+    return f"{more}{kinds.total()} {files}: {', '.join(named)}"
 
 
 def walk(folder: Path) -> Iterator[tuple[Path, str | None]]:
