@@ -19,7 +19,7 @@ from typing import Any, Protocol, TypeVar, runtime_checkable
 from reelscribe.config import Settings
 from reelscribe.engines.base import Engine, ModelInfo
 from reelscribe.engines.feed import Feed
-from reelscribe.errors import ClipError, EngineError, SettingsError
+from reelscribe.errors import ClipError, EngineError
 from reelscribe.outcomes import kept_anew, select, tell_frames
 from reelscribe.prompts import Layout, Outcome, RowPlan, choose_layout
 from reelscribe.schema import (
@@ -346,15 +346,10 @@ def caption(
     """
     tries = Tries(requests, settings, record)
     in_flight = InFlight()
-    order: deque[str] = deque()
 
     def prepared() -> Iterator[PreparedRequest]:
         while True:
             for request, decoded in _with_frames(tries, settings, engine, in_flight.cancelled):
-                if request.attempt == 1:
-                    if request.key in in_flight or tries.knows(request.key):
-                        raise SettingsError(f"two requests have the key {request.key!r}; each needs one of its own.")
-                    order.append(request.key)
                 if isinstance(decoded, Failure):
                     tries.settle(request, decoded)
                 else:
@@ -379,14 +374,13 @@ def caption(
                 else:
                     outcome, faulty = select(asked, told, answer, settings, engine)
                     tries.settle(asked, outcome, faulty=faulty)
-                while order and order[0] in tries.done:
-                    yield tries.done.pop(order.popleft())
+                yield from tries.finished()
                 in_flight.tell()
         for asked in in_flight.clear():
             tries.settle(asked, Failure.of(asked, "the engine gave no answer to this request."))
         if not tries.begin_again():  # a second stream leaves none: nothing is made a third time
             break
-    yield from (tries.done.pop(key) for key in order)
+    yield from tries.finished()
 
 
 def _answers(engine: Engine, feed: Feed[PreparedRequest]) -> Generator[Generation | Failure, None, None]:
