@@ -15,8 +15,8 @@ from memory import peak_memory_bytes
 from vllm import LLM
 
 from reelscribe.config import Settings
-from reelscribe.engines.checkpoint import prompt_text
 from reelscribe.engines.guard import Guard
+from reelscribe.engines.prompt import Prompt
 from reelscribe.engines.vllm import CORE_ENVIRONMENT, VllmEngine, load
 from reelscribe.schema import PreparedRequest
 
@@ -38,7 +38,7 @@ class Raw:
         times = list(item.frames.timestamps)
         metadata = {"fps": 1.0, "frames_indices": times, "total_num_frames": len(times), "do_sample_frames": False}
         return {
-            "prompt": prompt_text(self._engine._processor, item.request),
+            "prompt": Prompt.of(self._engine._processor, item.request).text,
             "multi_modal_data": {"video": [(item.frames.pixels, metadata)]},
             "mm_processor_kwargs": {"do_resize": False, "do_sample_frames": False},
         }

@@ -258,6 +258,25 @@ def test_error_where_requests_come_from_costs_no_answer(engine: Any) -> None:
         next(outcomes)
 
 
+@pytest.mark.parametrize("batch_size", [1, 3, 100])
+def test_clips_that_pass_slow_ones_are_recorded_at_once_and_leave_in_their_place(
+    batch_size: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def decode_ahead(requests: Iterator[CaptionRequest], *_: Any, **__: Any) -> Iterator[Any]:
+        while batch := list(itertools.islice(requests, 4)):
+            for item in reversed(batch):
+                bad = item.clip == NO_CLIP
+                yield item, Failure.of(item, "no video", "unreadable") if bad else prepared().frames
+
+    monkeypatch.setattr(pipeline, "decode_ahead", decode_ahead)
+    asked = [request(key=str(n), prompt=str(n), **({"clip": NO_CLIP} if n in (2, 7) else {})) for n in range(10)]
+    recorded: list[Outcome] = []
+    outcomes = list(caption(asked, Settings(), _echo(batch_size), record=recorded.append))
+    assert [outcome.key for outcome in outcomes] == [str(n) for n in range(10)]
+    assert sorted(recorded, key=lambda outcome: int(outcome.key)) == outcomes
+    assert [outcome.key for outcome in recorded] != [outcome.key for outcome in outcomes]
+
+
 @pytest.mark.usefixtures("impatient")
 def test_broken_engine_ends_the_flow_though_its_source_waits() -> None:
     source = SlowRequests(request(key="0"), request(key="1"))

@@ -19,7 +19,7 @@ from typing import Any, Protocol, TypeVar, runtime_checkable
 from reelscribe.config import Settings
 from reelscribe.engines.base import Engine, ModelInfo
 from reelscribe.engines.feed import Feed
-from reelscribe.errors import ClipError, EngineError, SettingsError
+from reelscribe.errors import ClipError, EngineError
 from reelscribe.outcomes import select, tell_frames
 from reelscribe.prompts import Layout, Outcome, RowPlan, choose_layout
 from reelscribe.schema import (
@@ -340,27 +340,10 @@ def caption(
     """
     tries = Tries(requests, settings, record)
     in_flight = InFlight()
-    order: deque[str] = deque()
-    on_their_way: set[str] = set()
-
-    def noted(request: CaptionRequest) -> CaptionRequest:
-        """A request that is to be made, whose place is kept: clips that are ready pass others."""
-        if request.attempt == 1:
-            if request.key in on_their_way:
-                raise SettingsError(f"two requests have the key {request.key!r}; each needs one of its own.")
-            on_their_way.add(request.key)
-            order.append(request.key)
-        return request
-
-    def settled() -> Iterator[Outcome]:
-        """The first outcomes in order, as far as they are all there."""
-        while order and order[0] in tries.done:
-            on_their_way.discard(order[0])
-            yield tries.done.pop(order.popleft())
 
     def prepared() -> Iterator[PreparedRequest]:
         while True:
-            for request, decoded in _with_frames(map(noted, tries), settings, engine, in_flight.cancelled):
+            for request, decoded in _with_frames(tries, settings, engine, in_flight.cancelled):
                 if isinstance(decoded, Failure):
                     tries.settle(request, decoded)
                 else:
@@ -385,13 +368,13 @@ def caption(
                 else:
                     outcome, faulty = select(asked, told, answer, settings, engine)
                     tries.settle(asked, outcome, faulty=faulty)
-                yield from settled()
+                yield from tries.finished()
                 in_flight.tell()
         for asked in in_flight.clear():
             tries.settle(asked, Failure.of(asked, "the engine gave no answer to this request."))
         if not tries.begin_again():  # a second stream leaves none: nothing is made a third time
             break
-    yield from settled()
+    yield from tries.finished()
 
 
 def _answers(engine: Engine, feed: Feed[PreparedRequest]) -> Generator[Generation | Failure, None, None]:

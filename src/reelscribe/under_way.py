@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Protocol, runtime_checkable
 
 from reelscribe.config import Settings
-from reelscribe.errors import EngineError
+from reelscribe.errors import EngineError, SettingsError
 from reelscribe.outcomes import better_of, once_more
 from reelscribe.prompts import Outcome
 from reelscribe.schema import CaptionRequest, Failure, Generation
@@ -81,12 +81,16 @@ class InFlight:
 class Tries(Iterator[CaptionRequest]):
     """Requests, some of which are made once more, and what becomes of them. Used by two threads, one at each end.
 
-    It gives what is to be made next. If requests run out only for a while (`Pausing`), so does it.
+    It gives what is to be made next. If requests run out only for a while (`Pausing`), so does it. Outcomes come in any
+    order, and leave in that of the requests.
 
     Args:
         requests: to make.
         settings: whether to make some once more.
         record: called with each outcome as soon as there is one.
+
+    Raises:
+        SettingsError: two requests that are under way at one time have the same key.
     """
 
     def __init__(
@@ -99,14 +103,24 @@ class Tries(Iterator[CaptionRequest]):
         self._first: dict[str, Outcome] = {}
         self.again: deque[CaptionRequest] = deque()
         """Those that wait to be made once more."""
-        self.done: dict[str, Outcome] = {}
+        self._order: deque[str] = deque()
+        """Keys of the requests that are under way."""
+        self._keys: set[str] = set()
+        """The same."""
+        self._done: dict[str, Outcome] = {}
 
     def __next__(self) -> CaptionRequest:
         # What comes back after the end makes a stream of its own, in which clips are decoded again.
-        request = None if self._ended else self.again.popleft() if self.again else next(self._source, None)
+        if self.again and not self._ended:
+            return self.again.popleft()
+        request = None if self._ended else next(self._source, None)
         if request is None:
             self._ended = not self.paused
             raise StopIteration
+        if request.key in self._keys:
+            raise SettingsError(f"two requests have the key {request.key!r}; each needs one of its own.")
+        self._keys.add(request.key)
+        self._order.append(request.key)
         return request
 
     @property
@@ -133,4 +147,11 @@ class Tries(Iterator[CaptionRequest]):
             outcome = better_of(self._first.pop(request.key), outcome, faulty=faulty)
         if self._record:
             self._record(outcome)
-        self.done[request.key] = outcome
+        self._done[request.key] = outcome
+
+    def finished(self) -> Iterator[Outcome]:
+        """The first outcomes, as far as they are there. They leave."""
+        while self._order and self._order[0] in self._done:
+            key = self._order.popleft()
+            self._keys.remove(key)
+            yield self._done.pop(key)

@@ -68,6 +68,14 @@ def test_weights_are_those_of_the_released_models(model: str, billions: float) -
     assert (size.text_bytes + size.vision_bytes) / 2 / GB == pytest.approx(billions, rel=0.01)
 
 
+@pytest.mark.parametrize(("tp", "held"), [(1, 4), (2, 2), (4, 1), (8, 1), (16, 1)])
+def test_a_head_of_keys_that_cannot_be_split_is_copied_to_each_gpu(tp: int, held: int) -> None:
+    size = ModelSize.of(FAMILY["30B-A3B"])
+    of_one_head = 2 * 2 * size.layers * size.head_dim  # keys and values of two bytes
+    assert size.splits(tp)
+    assert size.gpu_bytes(tp, 1000) - size.gpu_bytes(tp, 0) == 1000 * held * of_one_head
+
+
 @pytest.mark.transformers
 def test_weights_of_the_built_in_model_are_counted_exactly() -> None:
     from safetensors import safe_open

@@ -192,11 +192,6 @@ class TestFaults:
     @pytest.mark.parametrize(
         ("fault", "reason"),
         [
-            (
-                {"prompt": "What does <|video_pad|> mean?"},
-                r"ValueError: a prompt must not hold <\|video_pad\|>, .* take it out\.",
-            ),
-            ({"system_prompt": "See <|image_pad|>."}, r"ValueError: a prompt must not hold <\|image_pad\|>, "),
             ({"size": (96, 40)}, "ValueError: cannot reshape array of size"),
         ],
     )
@@ -326,7 +321,9 @@ class TestStepsThatFail:
         assert answers(variant(shapes_engine, batch_size=3), *clips) == expected
         assert failed == [call]
 
-    @pytest.mark.parametrize(("owner", "name"), OPERATIONS[::4])
+    @pytest.mark.parametrize(
+        ("owner", "name"), [(InputBuilder, "collate"), (Sampler, "step"), (BranchingCache, "begin_step")]
+    )
     def test_one_that_always_fails_costs_those_that_need_it(
         self,
         shapes_engine: TransformersEngine,

@@ -1,4 +1,4 @@
-"""What engines that run a checkpoint themselves have in common: its processor, its limits, and the text of a prompt."""
+"""What engines that run a checkpoint themselves have in common: its processor, its limits and its size."""
 
 import logging
 from dataclasses import dataclass
@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any, Final
 
 from reelscribe.engines.planning import ModelSize
+from reelscribe.engines.prompt import bare_video
 from reelscribe.errors import ModelError
 from reelscribe.models import BUILT_IN, model_path
-from reelscribe.schema import CaptionRequest
 from reelscribe.video.sampling import VisionLimits
 
 _FAMILY: Final = "qwen3_vl"
@@ -100,27 +100,8 @@ def cannot_load(model: str, reason: str) -> ModelError:
     return ModelError(f"the model {model!r} cannot be loaded: {said}{hint}")
 
 
-def prompt_text(processor: Any, request: CaptionRequest) -> str:
-    """The chat template's text, with the bare video token where the video belongs.
-
-    The video stands before the question, so that a second question can reuse its prefix.
-
-    Raises:
-        ValueError: a prompt holds a placeholder itself.
-    """
-    for token in (processor.video_token, processor.image_token):
-        if token in request.prompt or token in (request.system_prompt or ""):
-            raise ValueError(f"a prompt must not hold {token}, which stands for what the model sees; take it out.")
-    video_first = [{"type": "video"}, {"type": "text", "text": request.prompt}]
-    messages = [{"role": "user", "content": video_first}]
-    if request.system_prompt:
-        messages.insert(0, {"role": "system", "content": [{"type": "text", "text": request.system_prompt}]})
-    text: str = processor.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-    return _bare_video(text, processor)
-
-
 def chat_template(model: str, revision: str | None = None) -> str:
-    """The checkpoint's chat template with the bare video token, to start a server with: see `prompt_text`.
+    """The checkpoint's chat template with the bare video token, to start a server with: see `Prompt`.
 
     Raises:
         ModelError: the checkpoint cannot be read, is not of the Qwen3-VL family, or has no template with a video.
@@ -129,14 +110,4 @@ def chat_template(model: str, revision: str | None = None) -> str:
     template = processor.chat_template or ""
     if processor.video_token not in template:
         raise ModelError(f"the chat template of the model {model!r} has no {processor.video_token} in it.")
-    return _bare_video(template, processor)
-
-
-def _bare_video(text: str, processor: Any) -> str:
-    """Take the pair of vision tokens away that a chat template has around a video.
-
-    Each pair of frames will be wrapped in one of its own, and the models were released knowing the layout without the
-    outer one.
-    """
-    video = processor.video_token
-    return text.replace(f"{processor.vision_start_token}{video}{processor.vision_end_token}", video)
+    return bare_video(template, processor)

@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch.nn import functional
 
-from reelscribe.engines.checkpoint import prompt_text
+from reelscribe.engines.prompt import Prompt
 from reelscribe.engines.sampling import TokenRules
 from reelscribe.schema import CaptionRequest, Frames, PreparedRequest
 
@@ -74,10 +74,10 @@ class InputBuilder:
         """One request as the model is fed it. Nothing is on the device yet.
 
         Raises:
-            ValueError: a prompt holds a placeholder itself, or frames are not of a size that the model takes.
+            ValueError: frames are not of a size that the model takes.
         """
         grid = self._grid(item.frames)
-        ids = self._processor.tokenizer(self._text(item, grid), return_tensors="pt")["input_ids"]
+        ids = torch.tensor([self._prompt(item, grid).ids(self._processor.tokenizer)])
         kinds = 2 * (ids == self._processor.video_token_id)
         request = item.request
         longest = self._rules.resolve(request.sampling, request.num_captions).max_tokens or 0
@@ -121,17 +121,13 @@ class InputBuilder:
         count, height, width, _ = frames.pixels.shape
         return -(-count // self._temporal), height // self._patch, width // self._patch
 
-    def _text(self, item: PreparedRequest, grid: tuple[int, int, int]) -> str:
-        """The prompt's text, with a placeholder for each vision token.
-
-        Raises:
-            ValueError: a prompt holds a placeholder itself.
-        """
+    def _prompt(self, item: PreparedRequest, grid: tuple[int, int, int]) -> Prompt:
+        """The prompt, with a placeholder for each vision token."""
         start, end = self._processor.vision_start_token, self._processor.vision_end_token
         placeholder: str = self._processor.video_token
         tokens = grid[1] * grid[2] // self._merge**2
         layout = "".join(f"<{when:.1f} seconds>{start}{placeholder * tokens}{end}" for when in self._times(item.frames))
-        return prompt_text(self._processor, item.request).replace(placeholder, layout, 1)
+        return Prompt.of(self._processor, item.request).with_video(placeholder, layout)
 
     def _times(self, frames: Frames) -> list[float]:
         """A time for each merged group of frames: the middle between its first and last."""

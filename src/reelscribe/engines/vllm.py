@@ -25,10 +25,11 @@ from typing import Any, Final, get_args
 from reelscribe.config import Settings
 from reelscribe.engines import planning
 from reelscribe.engines.base import ModelInfo
-from reelscribe.engines.checkpoint import HUB_PARAMS, Checkpoint, cannot_load, prompt_text
+from reelscribe.engines.checkpoint import HUB_PARAMS, Checkpoint, cannot_load
 from reelscribe.engines.feed import feeding
 from reelscribe.engines.guard import Guard
 from reelscribe.engines.planning import MEMORY_SHARE, Plan, longest_tokens, plan
+from reelscribe.engines.prompt import Prompt
 from reelscribe.errors import EngineError, SettingsError, did_you_mean
 from reelscribe.sampling_params import SamplingParams
 from reelscribe.schema import Candidate, Failure, Generation, PreparedRequest, StopReason
@@ -207,8 +208,10 @@ class VllmEngine:
         request, times = item.request, item.frames.timestamps
         # With one "frame a second" the numbers of the frames are their times.
         metadata = {"fps": 1.0, "frames_indices": list(times), "total_num_frames": len(times)}
+        words = Prompt.of(self._processor, request)
+        ids = {"prompt_token_ids": words.ids(self._processor.tokenizer)}
         prompt = {
-            "prompt": prompt_text(self._processor, request),
+            **(ids if words.covered else {"prompt": words.text}),
             "multi_modal_data": {"video": [(item.frames.pixels, metadata | {"do_sample_frames": False})]},
             "mm_processor_kwargs": {"do_resize": False, "do_sample_frames": False},
         }

@@ -60,8 +60,7 @@ class DecoderPool:
         self.max_memory = max_memory
         """Bytes that each decoder may take."""
         self._busy: set[_Decoder] = set()
-        self.is_closed = False
-        """Whether nobody waits for its clips any more."""
+        self._closed = False
         self._lock = threading.Lock()
 
     def decode(self, clip: Clip, budget: FrameChoice, *, threads: int) -> Frames:
@@ -84,13 +83,11 @@ class DecoderPool:
 
     def _with_decoder(self, work: Callable[["_Decoder"], _T]) -> _T:
         while True:
-            if self.is_closed:
-                raise EngineError("these decoders were closed: nobody waits for what they would decode.")
-            decoder = _take(self.max_memory)
+            decoder = None if self._closed else _take(self.max_memory)
             with self._lock:
-                if self.is_closed:  # meanwhile
-                    _idle.append(decoder)
-                    continue
+                if decoder is None or self._closed:
+                    _idle.extend([decoder] if decoder else [])
+                    raise ClipError("crashed", "the clip was given up, as the run ended.")
                 self._busy.add(decoder)
                 decoder.pool = ref(self)
             try:
@@ -113,7 +110,7 @@ class DecoderPool:
     def close(self) -> None:
         """End the decoders that are in the middle of a clip, and let those that wait hold no memory meanwhile."""
         with self._lock:
-            self.is_closed = True
+            self._closed = True
             for decoder in self._busy:
                 decoder.usable = False  # one that comes to its end just now is not for the next run
                 decoder.process.kill()
@@ -241,7 +238,7 @@ def _take(max_memory: int) -> _Decoder:
         if alive and decoder.max_memory == max_memory:
             return decoder
         pool = decoder.pool()
-        if alive and pool and not pool.is_closed:
+        if alive and pool and not pool._closed:
             _idle.appendleft(decoder)
         else:
             decoder.end()
