@@ -109,7 +109,10 @@ class TestFeed:
             feed.resume()
             assert [next(feed), next(feed)] == [1, 2], "nothing is lost"
 
-    def test_an_iteration_pauses_at_once_while_the_source_waits_for_answers(self) -> None:
+    def test_an_iteration_pauses_at_once_while_the_source_waits_for_answers(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(module, "_PATIENCE_SECONDS", 1000)
         answered = threading.Event()
 
         def source() -> Iterator[int]:

@@ -165,7 +165,8 @@ class OpenAIEngine:
                 flight.waiting.pop(), self._send, self._settings.max_upload_bytes, FetchLimits.of(self._settings)
             )
 
-        shown = await anyio.to_thread.run_sync(convert)
+        # A file that is still fetched for nobody is not waited for.
+        shown = await anyio.to_thread.run_sync(convert, abandon_on_cancel=True)
         flight.held_bytes = 2 * shown.held_bytes  # once more in the body
         return shown
 
