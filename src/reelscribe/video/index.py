@@ -260,8 +260,9 @@ def read_index(
     if not part:
         _check_complete(container, stream, len(entries) - len(broken), clip)
     if broken and not part:
-        message = f"{clip.name} is damaged: of its {len(entries)} packets, {len(broken)} cannot be read whole."
-        raise ClipError("decode", message)
+        raise ClipError(
+            "decode", f"{clip.name} is damaged: of its {len(entries)} packets, {len(broken)} cannot be read whole."
+        )
 
     shifts = find_shifts(times, stream.time_base or Fraction(1, 1000), joins) if times else []
     if shifts and container.format.name != "mpegts":  # others give times around a jump to frames beside theirs
