@@ -17,7 +17,7 @@ WRAP = (1 << 33) // 3600
 
 
 @pytest.mark.parametrize("codec", ["libx264", "mpeg2video"])
-@pytest.mark.parametrize("start", [0, 1, 7, 29, 30, 31, 100, 400, 1000, 90_000, 2_000_000])
+@pytest.mark.parametrize("start", [0, 1, 7, 29, 30, 31, 34, 50, 100, 400, 1000, 90_000, 2_000_000])
 def test_a_clock_that_starts_again_at_any_time(codec: str, start: int, tmp_path: Path) -> None:
     first = write_clip(tmp_path / "a.ts", range(30), codec=codec).read_bytes()
     second = write_clip(tmp_path / "b.ts", range(30, 60), codec=codec, times=range(start, start + 30)).read_bytes()
@@ -42,6 +42,39 @@ def test_a_clock_that_jumps_between_any_frames(jump: int, at: int, tmp_path: Pat
     assert read_numbers(frames.pixels) == list(range(60))
     assert frames.duration_seconds == pytest.approx(2.4, abs=0.1)
     assert (header.frames, header.duration_seconds) == (60, frames.duration_seconds)
+
+
+def set_on(data: bytes, frame: int, ticks: int) -> bytes:
+    """A transport stream whose clock goes on by some ticks more from a frame on, in order of decoding."""
+
+    def moved(field: bytes) -> bytes:  # 33 bits, of which 3, 15 and 15 have a mark behind them
+        time = (field[0] >> 1 & 7) << 30 | field[1] << 22 | field[2] >> 1 << 15 | field[3] << 7 | field[4] >> 1
+        time = (time + ticks) % (1 << 33)
+        middle, low = time >> 15 & 0x7FFF, time & 0x7FFF
+        high = field[0] & 0xF1 | time >> 30 << 1
+        return bytes([high, middle >> 7, middle << 1 & 0xFF | 1, low >> 7, low << 1 & 0xFF | 1])
+
+    changed, count = bytearray(data), 0
+    for at in range(0, len(data), 188):
+        payload = at + 4 + (1 + data[at + 4] if data[at + 3] & 0x20 else 0)
+        if not data[at + 1] & 0x40 or data[payload : payload + 4] != b"\0\0\1\xe0":
+            continue
+        count += 1
+        places = (9, 14)[: {2: 1, 3: 2}.get(data[payload + 7] >> 6, 0)] if count > frame else ()
+        for place in places:
+            field = slice(payload + place, payload + place + 5)
+            changed[field] = moved(bytes(changed[field]))
+    return bytes(changed)
+
+
+@pytest.mark.parametrize("codec", ["libx264", "mpeg2video"])
+@pytest.mark.parametrize("seconds", [-7, -2, -0.2, 11, 5000, 40_000])
+def test_a_clock_that_jumps_within_a_group_of_pictures(codec: str, seconds: float, tmp_path: Path) -> None:
+    data = write_clip(tmp_path / "a.ts", range(60), codec=codec, times=range(200, 260), keyframe_every=20).read_bytes()
+    for frame in (2, 13, 14, 15, 16, 47):
+        frames = decode(Clip(source=set_on(data, frame, round(90_000 * seconds))), EVERY_FRAME)
+        assert read_numbers(frames.pixels) == list(range(60)), frame
+        assert frames.duration_seconds == pytest.approx(2.4, abs=0.2), frame
 
 
 @pytest.mark.parametrize("before", [3, 20, 55])

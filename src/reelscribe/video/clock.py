@@ -16,8 +16,8 @@ _TS_DISCONT: Final = 0x200
 """FFmpeg's AVFMT_TS_DISCONT."""
 _GAP_SECONDS: Final = 10
 """A longer step forwards is a jump of the clock. FFmpeg's own limit (`-dts_delta_threshold`)."""
-_JOIN_SECONDS: Final = 1
-"""The limit at a place where parts are joined: there the clock may jump by any amount."""
+_JOIN_STEPS: Final = 2
+"""At a place where parts are joined the clock may jump by any amount: there the limit is this many usual steps."""
 _TYPICAL_STEPS: Final = 20
 """A jump is also this many times as long as frames usually are shown: the pictures of a slide show stay on screen."""
 _BACK_SECONDS: Final = Fraction(1, 10)
@@ -59,10 +59,8 @@ def find_shifts(times: Sequence[PacketTimes], time_base: Fraction, joins: Sequen
         joins: numbers of packets that begin another part of the file.
     """
     typical = typical_step([each.dts for each in times])
-    far, far_at_join = (
-        max(round(seconds / time_base), _TYPICAL_STEPS * typical) for seconds in (_GAP_SECONDS, _JOIN_SECONDS)
-    )
-    limits = _Limits(back=round(_BACK_SECONDS / time_base), far=far, far_at_join=far_at_join)
+    far = max(round(_GAP_SECONDS / time_base), _TYPICAL_STEPS * typical)
+    limits = _Limits(back=round(_BACK_SECONDS / time_base), far=far, far_at_join=_JOIN_STEPS * typical)
     ticks = _close_restarts(times, _restarts(times, limits, frozenset(joins)), typical)
     ticks = _close_gaps(times, ticks, far, typical)
     return [

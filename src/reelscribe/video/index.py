@@ -260,8 +260,9 @@ def read_index(
     if not part:
         _check_complete(container, stream, len(entries) - len(broken), clip)
     if broken and not part:
-        message = f"{clip.name} is damaged: of its {len(entries)} packets, {len(broken)} cannot be read whole."
-        raise ClipError("decode", message)
+        raise ClipError(
+            "decode", f"{clip.name} is damaged: of its {len(entries)} packets, {len(broken)} cannot be read whole."
+        )
 
     shifts = find_shifts(times, stream.time_base or Fraction(1, 1000), joins) if times else []
     if shifts and container.format.name != "mpegts":  # others give times around a jump to frames beside theirs
@@ -269,11 +270,7 @@ def read_index(
     if joins or shifts:
         entries, decoded_at = _without_jumps(entries, times, joins, shifts, kept)
 
-    of_shown = [pts for pts, _, _, visible in entries if visible]
-    known = [pts for pts in of_shown if pts is not None]
-    # Parts joined end to end, or hardly any times: MPEG-PS has one for each of its packs, which may hold many frames.
-    if len(known) < len(of_shown) * _TIMED_SHARE or len(set(known)) <= len(known) * (1 - _REPEATED_SHARE):
-        timed = False
+    timed = timed and _have_times(entries)
     if not timed:
         entries = [(number * (entry[1] or 1), *entry[1:]) for number, entry in enumerate(entries)]
     # Beside packets with a time, one without continues the frame before it: the second field of an interlaced one.
@@ -298,6 +295,17 @@ def read_index(
         shifts=shifts,
         sure=min(whole, len(pts)) if behind is None else bisect_right(pts, behind + entries[whole - 1][1]),
     )
+
+
+def _have_times(entries: Sequence[_Entry]) -> bool:
+    """Whether shown frames can be told by the times of their packets, and need not be counted.
+
+    They cannot if parts are joined end to end, or if hardly any have a time: MPEG-PS has one for each of its packs,
+    which may hold many frames.
+    """
+    shown = [pts for pts, _, _, visible in entries if visible]
+    known = [pts for pts in shown if pts is not None]
+    return len(known) >= len(shown) * _TIMED_SHARE and len(set(known)) > len(known) * (1 - _REPEATED_SHARE)
 
 
 def _times_of(
