@@ -84,7 +84,12 @@ def _stages(slow: Slow, *, patience: float, monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def _next(made: Stages) -> str | None:
-    ready = made.next_ready(or_room=False, cancelled=threading.Event())
+    """Who comes next; None where nobody does."""
+    cancelled = threading.Event()
+    giving_up = threading.Timer(60, cancelled.set)
+    giving_up.start()
+    ready = made.next_ready(or_room=False, cancelled=cancelled)
+    giving_up.cancel()
     return ready and ready[0].key
 
 
