@@ -3,7 +3,7 @@
 import os
 import threading
 from collections.abc import Callable, Generator, Iterator
-from contextlib import closing, contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import cast
@@ -257,37 +257,6 @@ def test_who_waits_for_a_clip_can_be_told_that_it_is_not_wanted_any_more(decoder
     assert list(decode_ahead(source, BUDGET, max_bytes=1 << 30, cancelled=cancelled)) == []
     assert 0 < source.pulled <= 2 * CPUS
     ended.set()
-
-
-def test_failures_that_wait_take_no_room(decoder: Put) -> None:
-    """Failed clips behind one that is decoded count for nothing, so that as many more are pulled."""
-    all_begun = threading.Event()
-    begun: list[str] = []
-
-    def decode(name: str) -> Frames:
-        begun.append(name)
-        if name in ("0", "7"):
-            if name == "7":
-                all_begun.set()
-            assert all_begun.wait(timeout=60)
-            return frames()
-        raise ClipError("decode", "broken")
-
-    decoder(decode)
-    room = Stages(workers=CPUS, max_downloads=1, max_bytes=2 * BUDGET.max_bytes, clip_bytes=BUDGET.max_bytes)
-    room.start(nullcontext, lambda clip: decode(clip.name))
-    with closing(room), room.stopping():
-        for number in range(8):
-            assert room.has_room(), number
-            room.add(request(str(number)))
-            if 0 < number < 7:
-                wait_for(room, number)
-
-
-def wait_for(room: Stages, number: int) -> None:
-    """Wait until the clip of this place is done, without taking it."""
-    with room._changed:
-        assert room._changed.wait_for(lambda: room._works[number].stage == max(stages._Stage), timeout=60)
 
 
 def test_an_error_that_is_no_clip_s_own_is_raised_in_its_turn(decoder: Put) -> None:
