@@ -10,17 +10,19 @@ from flow import EOC, VIDEO, said
 
 from reelscribe.config import Settings
 from reelscribe.errors import ClipError
+from reelscribe.outcomes import kept_anew, once_more
 from reelscribe.prompts import (
     DEFAULT_PROMPT,
     LAYOUTS,
     Outcome,
     RowPlan,
+    caption_cells,
     choose_layout,
     choose_prompt,
     columns_used,
     videos_of,
 )
-from reelscribe.schema import CAPTION_META, Caption, Failure, Row
+from reelscribe.schema import CAPTION_META, Caption, CaptionRequest, Clip, Failure, Row
 
 
 def _plan(row: Row, layout: str = "interleaved", index: int = 0, **settings: Any) -> RowPlan:
@@ -315,7 +317,7 @@ def _seed(row: Row, *, index: int = 0, slot: int = 0, **settings: Any) -> int:
 def test_seed_depends_on_the_content_of_the_row_alone() -> None:
     row = {"videos": ["a.mp4", "a.mp4"], "text": "old"}
     seed = _seed(row)
-    assert 0 <= seed < 1 << 63
+    assert all(0 <= _seed({"video": f"{number}.mp4"}) < 1 << 63 for number in range(64))
     assert seed == _seed({**row, "id": 3}, index=99)
     assert seed == _seed({**row, "text": "new"}), "which no prompt names"
     assert seed == _seed(row, num_captions=4, batch_size=1)
@@ -379,3 +381,21 @@ def test_metadata_has_the_same_keys_and_the_shape_of_the_column_whatever_came_of
         assert isinstance(meta, list) == several or (meta is None and not outcomes and made is not None)
         for each in meta if isinstance(meta, list) else [meta] if meta else []:
             assert list(each) == [*CAPTION_META]
+
+
+def test_records_of_the_first_release_get_the_same_keys_and_types() -> None:
+    told = {"keep": "all", "faults": [""], "seed": 5, "flags": ["truncated"], "sampling": {"top_k": 5}}
+    frames = {"frame_timestamps": [0.0, 0.5], "decoded_share": 0.5}
+    old = Caption(key="0:0", kept=(0,), reason="", candidates=said("A."), meta=told | frames)
+    (_, _, meta), (_, _, whole) = caption_cells(old), caption_cells(replace(old, meta={**told, **frames, "flags": []}))
+    assert (list(meta), meta["flags"], meta["sampling"]) == ([*CAPTION_META], "truncated", '{"top_k": 5}')
+    assert (whole["flags"], whole["clip_flags"]) == ("", "")
+    assert caption_cells(replace(old, meta={**told, "frame_timestamps": [0.0]}))[2]["decoded_share"] == 1.0
+    chosen = kept_anew(old, CaptionRequest(key="0:0", clip=Clip(source="a.mp4"), prompt="?"), Settings())
+    assert isinstance(chosen, Caption)
+    assert chosen.meta["flags"] == ["truncated"]
+
+
+def test_seed_of_a_second_try_has_no_more_bits() -> None:
+    asked = CaptionRequest(key="0:0", clip=Clip(source="a.mp4"), prompt="?")
+    assert all(0 <= once_more(replace(asked, seed=number)).seed < 1 << 63 for number in range(64))
