@@ -11,7 +11,7 @@ READY_CORE := $(VENV_CORE)/.ready
 VENV_VLLM := .venv-vllm
 READY_VLLM := $(VENV_VLLM)/.ready
 
-.PHONY: help demo test test-vllm test-core browser fuzz check lint types imports docs format clean
+.PHONY: help demo test test-vllm test-core browser fuzz damage check lint types imports docs format clean
 .DEFAULT_GOAL := help
 
 help:
@@ -73,6 +73,10 @@ test-core: $(READY_CORE)
 # Forty times as many broken files as the tests have, and what came of them.
 fuzz: $(READY)
 	$(BIN)/python benchmarks/fuzz.py
+
+# Every packet of clips of ten kinds damaged, and what came of them.
+damage: $(READY)
+	$(BIN)/python benchmarks/damage.py
 
 lint: $(READY)
 	$(BIN)/ruff check .
