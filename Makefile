@@ -19,7 +19,7 @@ READY_OLDEST := $(OLDEST_TRANSFORMERS)/.ready
 VENV_VLLM := .venv-vllm
 READY_VLLM := $(VENV_VLLM)/.ready
 
-.PHONY: help demo test test-vllm test-core test-oldest browser fuzz check lint types imports docs format clean
+.PHONY: help demo test test-vllm test-core test-oldest browser fuzz damage check lint types imports docs format clean
 .DEFAULT_GOAL := help
 
 help:
@@ -100,6 +100,10 @@ test-oldest: $(READY_OLDEST)
 # Forty times as many broken files as the tests have, and what came of them.
 fuzz: $(READY)
 	$(BIN)/python benchmarks/fuzz.py
+
+# Every packet of clips of ten kinds damaged, and what came of them.
+damage: $(READY)
+	$(BIN)/python benchmarks/damage.py
 
 lint: $(READY)
 	$(BIN)/ruff check .

@@ -97,9 +97,23 @@ def odd_values() -> Iterator[str]:
             yield f"| {name} | {rows:,} | 0 | {came_to or 'captions: all are good'} |"
 
 
+def damage() -> Iterator[str]:
+    """What came of damaged packets, by codec, of short clips; and how often frames were wrong in all."""
+    for result in _results("damage"):
+        yield "| | reported: failure | reported: wrong frames | silent: right frames | silent: wrong frames |"
+        yield "| --- | --- | --- | --- | --- |"
+        for name, told in result["results"]["short"].items():
+            counts = (told.get(key, 0) for key in _DAMAGE)
+            yield f"| {name.replace('_', ' ')} | {' | '.join(f'{count:,}' for count in counts)} |"
+        wrong = result["wrong_frames_where_a_plain_decode_reports_damage"]
+        yield f"\nWrong frames of reported damage, {', '.join(f'{way}: {count}' for way, count in wrong.items())}."
+
+
+_DAMAGE: Final = ("reported, failure", "reported, wrong", "silent, right", "silent, wrong")
+
 PAGES: Final[dict[Path, tuple[Callable[[], Iterator[str]], ...]]] = {
     HERE.parent / "README.md": (speeds,),
-    HERE.parent / "docs" / "reliability.md": (streaming, soak, fuzz, odd_values),
+    HERE.parent / "docs" / "reliability.md": (streaming, soak, fuzz, odd_values, damage),
 }
 
 

@@ -14,6 +14,7 @@ from typing import Any, Literal, cast
 import av
 import numpy as np
 from av.audio.frame import AudioFrame
+from av.audio.stream import AudioStream
 from av.container import OutputContainer
 from av.packet import Packet
 from av.video.frame import VideoFrame
@@ -122,19 +123,14 @@ def write_clip(
             container.mux(stream.encode(frame))
         container.mux(stream.encode())
         if audio:
-            for sound in _silence(audio_seconds):
-                container.mux(audio.encode(sound))
-            container.mux(audio.encode())
+            _write_silence(container, audio, audio_seconds)
     return file
 
 
 def write_audio(file: Path, *, codec: Literal["aac", "mp3"] = "aac", seconds: float = 1.0) -> Path:
     """Render silence."""
     with av.open(str(file), "w") as container:
-        audio = container.add_stream(codec, rate=16000)
-        for sound in _silence(seconds):
-            container.mux(audio.encode(sound))
-        container.mux(audio.encode())
+        _write_silence(container, container.add_stream(codec, rate=16000), seconds)
     return file
 
 
@@ -145,27 +141,39 @@ def cut(source: Path, file: Path, *, keep: float) -> Path:
     return file
 
 
-def copy_packets(source: Path, file: Path, change: Callable[[list[bytes]], list[bytes]]) -> Path:
+def copy_packets(
+    source: Path,
+    file: Path,
+    change: Callable[[list[bytes]], list[bytes]],
+    *,
+    all_keyframes: bool = False,
+    audio_seconds: float = 0.0,
+) -> Path:
     """Copy a clip, packet by packet, with their bytes changed.
 
     Args:
         source: to copy from.
         file: to write.
         change: takes the bytes of all packets in order of the file, and gives as many back.
+        all_keyframes: whether the file is to say of every packet that it is a keyframe's.
+        audio_seconds: length of an audio track beside the video.
 
     Returns:
         `file`.
     """
     with av.open(str(source)) as container, av.open(str(file), "w") as target:
         stream = container.streams.video[0]
-        copied = target.add_stream_from_template(stream)
+        copied = target.add_stream_from_template(stream, opaque=True)
+        audio = target.add_stream("aac", rate=16000) if audio_seconds else None
         packets = [packet for packet in container.demux(stream) if packet.size]
         for packet, data in zip(packets, change([bytes(packet) for packet in packets]), strict=True):
             fresh: Packet[Any] = Packet(data)
             fresh.stream, fresh.time_base = copied, packet.time_base
             fresh.pts, fresh.dts, fresh.duration = packet.pts, packet.dts, packet.duration
-            fresh.is_keyframe = packet.is_keyframe
+            fresh.is_keyframe = packet.is_keyframe or all_keyframes
             target.mux(fresh)
+        if audio:
+            _write_silence(target, audio, audio_seconds)
     return file
 
 
@@ -201,6 +209,12 @@ def pack_b_frames(packets: list[bytes]) -> list[bytes]:
 
 def _add_video(container: OutputContainer, codec: str, rate: int, options: dict[str, str]) -> VideoStream:
     return cast(VideoStream, container.add_stream(cast(Any, codec), rate=rate, options=options))
+
+
+def _write_silence(container: OutputContainer, audio: AudioStream, seconds: float) -> None:
+    for sound in _silence(seconds):
+        container.mux(audio.encode(sound))
+    container.mux(audio.encode())
 
 
 def _silence(seconds: float) -> Iterator[AudioFrame]:

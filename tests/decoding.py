@@ -12,7 +12,7 @@ from reelscribe.errors import ClipError
 from reelscribe.schema import Clip, Frames
 from reelscribe.video.decode import decode
 from reelscribe.video.index import FrameIndex, open_clip, read_index, video_stream
-from reelscribe.video.sampling import FrameBudget, VisionLimits
+from reelscribe.video.sampling import FrameBudget, FrameChoice, VisionLimits
 
 BUDGET = FrameBudget(fps=5, min_frames=4, max_frames=768, max_video_tokens=2000, limits=VisionLimits())
 EVERY_FRAME = replace(BUDGET, fps=1000)
@@ -49,7 +49,7 @@ def decoded(file: Path, budget: FrameBudget = BUDGET) -> Frames:
     return decode(Clip(source=str(file)), budget)
 
 
-def failure(file: Path | bytes, budget: FrameBudget = BUDGET) -> ClipError:
+def failure(file: Path | bytes, budget: FrameChoice = BUDGET) -> ClipError:
     with pytest.raises(ClipError) as caught:
         decode(Clip(source=file if isinstance(file, bytes) else str(file)), budget)
     return caught.value

@@ -80,8 +80,8 @@ class Frames:
     video_tokens: int
     """Vision tokens that the clip costs."""
     decoded_share: float | None = None
-    """Where the clip is cut short or damaged: the share of it that these frames are spread over, from its start. Then
-    `duration_seconds` is the length of that part."""
+    """If the clip is cut short or damaged: the share of it that these frames are spread over, which is its longest
+    stretch without damage. Then `duration_seconds` is the length of that."""
     thinned: bool = False
     """Whether the budget allowed fewer frames a second than were asked for."""
     shrunk: bool = False

@@ -2,7 +2,6 @@
 
 import logging
 import os
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,7 +9,6 @@ from typing import Any
 import numpy as np
 import pytest
 from av.container import InputContainer
-from av.video.frame import VideoFrame
 from clips import read_numbers, write_clip
 from decoding import BUDGET, EVERY_FRAME, KINDS, decoded, index_of
 
@@ -18,33 +16,43 @@ from reelscribe.errors import ClipError
 from reelscribe.schema import Clip
 from reelscribe.video import decode as decode_module
 from reelscribe.video.decode import decode
-from reelscribe.video.index import open_clip, packets_of, video_stream
+from reelscribe.video.index import open_clip
 
 
-@pytest.fixture(params=["kept", "read on", "seek", "every frame"])
+@pytest.fixture
+def long(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Take every clip for a long one, of which the decoder gets only what is needed."""
+    monkeypatch.setattr(decode_module, "_WHOLE_PACKETS", 0)
+
+
+@pytest.fixture(params=["whole, kept", "whole, read", "kept", "read on", "seek"])
 def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """Make the decoder take one of its ways, and no other."""
+    way = str(request.param)
 
-    def closed(*_: Any) -> Iterator[tuple[int, VideoFrame]]:
+    def closed(*_: Any) -> Any:
         raise ClipError("decode", "this way is closed")
 
-    monkeypatch.setattr(decode_module, "_decode_runs" if request.param == "every frame" else "_decode_all", closed)
-    if request.param != "kept":
+    monkeypatch.setattr(decode_module, "_WHOLE_PACKETS", 750 if "whole" in way else 0)
+    monkeypatch.setattr(decode_module, "_runs" if "whole" in way else "_whole_run", closed)
+    if "kept" not in way:
         monkeypatch.setattr(decode_module, "_KEPT_BYTES", 0)
-    if request.param == "seek":
+    if way == "seek":
         monkeypatch.setattr(decode_module, "_SEEK_BYTES", 0)
     else:
         monkeypatch.setattr(decode_module, "_SEEKABLE", frozenset())
-    return str(request.param)
+    return way
 
 
 # The right frames
 
 
+@pytest.mark.parametrize("whole_packets", [0, 750])
 @pytest.mark.parametrize("name", KINDS)
 def test_frames_times_and_size_are_right_in_every_container_and_codec(
-    name: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    name: str, whole_packets: int, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(decode_module, "_WHOLE_PACKETS", whole_packets)
     file = write_clip(tmp_path / name, **KINDS[name])
     with caplog.at_level(logging.DEBUG):
         frames = decoded(file)
@@ -90,7 +98,7 @@ def test_all_ways_through_a_file_give_the_same_frames(
         write_clip(file, range(128), **settings)
     with caplog.at_level(logging.DEBUG):
         frames = decoded(file, replace(BUDGET, fps=fps))
-    assert way == "every frame" or not caplog.records, "this way failed, and another was taken"
+    assert not caplog.records, "this way failed, and another was taken"
     expected = [round(second * 25) for second in frames.timestamps]
     assert read_numbers(frames.pixels) == expected
     assert expected[0] == 0
@@ -101,20 +109,8 @@ def test_frames_between_the_needed_ones_are_passed_over(folder: Path) -> None:
     file = write_clip(folder / "dense.mp4", range(120), keyframe_every=10, options={"x264-params": "scenecut=0"})
     index = index_of(file)
     runs = decode_module._runs(index, [index.pts[number] for number in (0, 42, 88, 119)])
-    assert [run.start for run in runs] == [0, 40, 80, 110]
-    assert sum(len(run) for run in runs) < 30
-
-
-def test_frames_that_no_other_refers_to_are_not_decoded(folder: Path) -> None:
-    file = write_clip(folder / "b_frames.mp4", options={"x264-params": "scenecut=0:b-adapt=0:bframes=2"})
-    index, clip = index_of(file), Clip(source=str(file))
-    wanted = [index.pts[0], index.pts[29]]
-    task = decode_module._Task(clip=clip, index=index, wanted=wanted, budget=BUDGET, threads=1, allocate=np.empty)
-    with open_clip(clip) as container:
-        stream = video_stream(container, clip)
-        given = list(decode_module._decode_runs(task, stream, [list(packets_of(container, stream))[:-1]]))
-    assert len(given) <= 20
-    assert {*wanted} <= {pts for pts, _ in given}
+    assert [run.packets.start for run in runs] == [0, 40, 80, 110]
+    assert sum(len(run.packets) for run in runs) < 30
 
 
 def seeks(monkeypatch: pytest.MonkeyPatch) -> list[int]:
@@ -131,6 +127,7 @@ def seeks(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return made
 
 
+@pytest.mark.usefixtures("long")
 def test_long_stretches_that_are_not_needed_are_sought_over(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = write_clip(folder / "long.mp4", range(120), keyframe_every=10, options={"x264-params": "scenecut=0"})
     made, index = seeks(monkeypatch), index_of(file)
@@ -142,6 +139,7 @@ def test_long_stretches_that_are_not_needed_are_sought_over(folder: Path, monkey
     assert len(made) == 3
 
 
+@pytest.mark.usefixtures("long")
 @pytest.mark.parametrize("miss", [-1, 20, 59])
 def test_a_seek_that_misses_costs_time_but_no_frame(
     miss: int, folder: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture

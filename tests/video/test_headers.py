@@ -1,10 +1,12 @@
 """Headers say beforehand what decoding finds."""
 
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import pytest
-from clips import write_audio, write_clip
+from clips import copy_packets, write_audio, write_clip
 
 from reelscribe.errors import ClipError
 from reelscribe.schema import Clip
@@ -54,6 +56,31 @@ def test_files_that_say_little_of_themselves(name: str, options: dict[str, str],
     header, decoded = read_header(clip), decode(clip, BUDGET)
     assert header.video_tokens(BUDGET) == decoded.video_tokens
     assert header.duration_seconds == pytest.approx(decoded.duration_seconds, abs=0.2)
+
+
+@pytest.mark.parametrize("tagged", [True, False])
+@pytest.mark.parametrize(
+    "settings",
+    [{}, {"audio_seconds": 20.0}, {"times": range(90_000, 90_100)}, {"times": range(50, 150), "audio_seconds": 9.0}],
+)
+def test_length_in_matroska_is_that_of_the_video(settings: dict[str, Any], tagged: bool, tmp_path: Path) -> None:
+    data = write_clip(tmp_path / "a.mkv", range(100), **settings).read_bytes()
+    clip = Clip(source=data if tagged else data.replace(b"DURATION", b"DURATIO_"))
+    header = read_header(clip)
+    assert header.duration_seconds == pytest.approx(4.0, abs=0.002)
+    assert header.frames == 100
+    assert header.video_tokens(BUDGET) == decode(clip, BUDGET).video_tokens
+
+
+def test_share_of_a_part_of_matroska_is_that_of_the_video(tmp_path: Path) -> None:
+    whole = write_clip(tmp_path / "a.mkv", range(100), keyframe_every=20, options={"x264-params": "scenecut=0"})
+
+    def change(packets: list[bytes]) -> list[bytes]:
+        return [data[:4] + bytes(len(data) - 4) if number == 90 else data for number, data in enumerate(packets)]
+
+    damaged = copy_packets(whole, tmp_path / "b.mkv", change, audio_seconds=20.0)
+    frames = decode(Clip(source=str(damaged)), replace(BUDGET, min_decoded=0.5))
+    assert frames.decoded_share == pytest.approx(0.8, abs=0.01)
 
 
 def test_odd_pixels_and_turned_pictures(tmp_path: Path) -> None:

@@ -1,13 +1,13 @@
 """Clip to frames, with PyAV. Never makes a frame up: what cannot be decoded is a ClipError.
 
-All packets are read once, for the index of frames, from which the wanted ones are picked. Then the decoder is given the
-packets that those need, and each wanted frame is brought to its final size and colours in one step. The packets of a
-small file are kept from the first reading. A large file is read again, with seeks over long stretches that are not
-needed if the container has an index to seek by. Where a seek does not land on the very packet that it was for, or the
-decoder does not give what it should, a plainer way through the file is taken.
+All packets are read once, for the index of frames, from which the wanted ones are picked. A clip that is not long is
+then decoded whole, so that damage is noticed whatever frames are wanted. Of a long one the decoder gets the packets
+that the wanted frames need. The packets of a small file are kept from the first reading. A large file is read again,
+with seeks over long stretches that are not needed if the container has an index to seek by. If a seek does not land on
+the very packet that it was for, or the decoder does not give what it should, the whole clip is decoded, which decides.
 
-Of a file that is cut short or damaged, the part from its start is taken where the budget says that it is enough. All
-of that is decoded first, to see how far it goes: what counts are frames that came out of the decoder without a word.
+If the budget allows it, the longest stretch without damage is taken of a file that is cut short or damaged. All of the
+file is decoded first, to find it: what counts are frames that came out of the decoder without a word.
 """
 
 import contextlib
@@ -35,6 +35,7 @@ from reelscribe.schema import Clip, Frames
 from reelscribe.video.index import (
     MAX_PIXELS,
     FrameIndex,
+    latest_seconds,
     open_clip,
     packets_of,
     read_index,
@@ -47,12 +48,16 @@ from reelscribe.video.sampling import FrameChoice, count_video_tokens
 
 logger = logging.getLogger(__name__)
 
+_WHOLE_PACKETS = 750
+"""A clip of up to this many packets is decoded whole. Half a minute, which few clips of data sets exceed: what is not
+wanted of it costs little (see docs/architecture.md)."""
 _SKIP_GAIN = 8
-"""Packets are passed over where there are at least so many: to start the decoder afresh costs about as much as so many
+"""Packets are passed over if there are at least this many: to start the decoder again costs about as much as this many
 frames."""
-_MARKS_UNREFERENCED = frozenset({"h264", "mpeg1video", "mpeg2video", "mpeg4"})
-"""Codecs in which a frame that is marked as not referred to is not referred to by any frame. (In HEVC the mark holds
-for one temporal layer only.)"""
+_THREADS_TELL_DAMAGE = frozenset({"hevc", "vp8", "vp9", "libdav1d"})
+"""Decoders that report damage with several threads as with one. Those that fill in what is lost (H.264, MPEG-4) mark
+such a frame at its end, when another thread may have given it out: with two threads 9 of 245 damaged clips got through.
+"""
 _KEPT_BYTES, _KEPT_PACKETS = 16 << 20, 20_000
 """Of a file up to this size the packets are kept from the first reading."""
 _SEEK_BYTES = 4 << 20
@@ -81,6 +86,18 @@ class _Task:
     threads: int
     allocate: Allocate
     painter: Painter = field(default_factory=Painter)
+    part: bool = False
+    """Whether what comes behind the last wanted frame may be damaged."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Run:
+    """Packets to decode one after the other, from a keyframe on."""
+
+    packets: range
+    """Their numbers."""
+    keyframe: int
+    """Its time. What is shown earlier may refer to packets before these, and is left out."""
 
 
 def _empty(shape: tuple[int, ...]) -> NDArray[np.uint8]:
@@ -93,7 +110,7 @@ def decode(clip: Clip, budget: FrameChoice, *, threads: int = 0, allocate: Alloc
     Args:
         clip: to decode.
         budget: which frames, and at which size.
-        threads: of the decoder; 0 for one on each CPU.
+        threads: of the decoder, if its codec allows several; 0 for one on each CPU.
         allocate: makes the array of the pixels.
 
     Raises:
@@ -153,27 +170,33 @@ def _decode(clip: Clip, budget: FrameChoice, threads: int, allocate: Allocate) -
 
 
 def _decode_part(clip: Clip, budget: FrameChoice, allocate: Allocate) -> Frames:
-    """Decode the start of a clip, up to where it is cut short or damaged.
+    """Decode the longest stretch of a clip that is cut short or damaged.
 
     Raises:
-        ClipError: kind "decode", where that is too little of it.
+        ClipError: kind "decode", if that is too little of it.
     """
     with open_clip(clip) as container:
         stream = video_stream(container, clip)
-        stated = stated_seconds(container, stream)
+        stated = stated_seconds(container, stream) or latest_seconds(container, stream)
         width, height = stated_size(stream)
         index = read_index(container, stream, clip, [], 0, part=True)
-        task = _Task(clip=clip, index=index, wanted=index.pts, budget=budget, threads=1, allocate=allocate)
-    good = _count_good(task)
-    shown = _first_frames(index, good)
-    share = min(shown.duration_seconds / stated, 1.0) if good > 1 and stated else good / len(index.pts)
-    if good < 2 or share < budget.min_decoded:
+    task = _Task(clip=clip, index=index, wanted=index.pts, budget=budget, threads=1, allocate=allocate, part=True)
+    run, good = _longest_stretch(task)
+    shown = _stretch(index, good)
+    share = min(shown.duration_seconds / stated, 1.0) if len(good) > 1 and stated else len(good) / len(index.pts)
+    if len(good) < 2 or share < budget.min_decoded:
         message = f"Of it {share:.0%} can be decoded; min_decoded asks for {budget.min_decoded:.0%}."
         raise ClipError("decode", message)
     seconds = shown.seconds
     picked = budget.pick(seconds, shown.duration_seconds)
     task = replace(task, index=shown, wanted=[shown.pts[number] for number in picked])
-    pixels = _decode_wanted(task, stream, [], may_seek=False)
+    with open_clip(clip) as container:
+        stream = video_stream(container, clip)
+        packets = _read_runs(task, container, stream, [run], seek=False)
+        pixels = _collect(task, stream, _decode_run(index, stream, run, next(packets)))
+        stated_aspect, aspect = stream.sample_aspect_ratio, stream.codec_context.sample_aspect_ratio
+    if good.start and aspect and stated_aspect != aspect:  # FFmpeg has the shape of pixels from the damaged beginning
+        raise ClipError("decode", "The shape of its pixels is not known: its beginning is damaged.")
     return Frames(
         pixels=pixels,
         timestamps=tuple(seconds[number] for number in picked),
@@ -187,70 +210,108 @@ def _decode_part(clip: Clip, budget: FrameChoice, allocate: Allocate) -> Frames:
     )
 
 
-def _first_frames(index: FrameIndex, count: int) -> FrameIndex:
-    """The index of a part; the next frame may be lost, so that the last one ends after as long as the others take."""
-    pts = index.pts[:count]
-    if count < 2:
+def _stretch(index: FrameIndex, good: range) -> FrameIndex:
+    """The index of a stretch. The next frame may be lost: so the last one ends after as long as the others take."""
+    pts = index.pts[good.start : good.stop]
+    if len(pts) < 2:
         return replace(index, pts=pts)
-    return replace(index, pts=pts, end=min((*index.pts, index.end)[count], pts[-1] + (pts[-1] - pts[0]) // (count - 1)))
+    end = min((*index.pts, index.end)[good.stop], pts[-1] + (pts[-1] - pts[0]) // (len(pts) - 1))
+    return replace(index, pts=pts, end=end)
 
 
-def _count_good(task: _Task) -> int:
-    """How many frames can be decoded, from the first one on.
+def _longest_stretch(task: _Task) -> tuple[_Run, range]:
+    """The most frames in a row that can be decoded, by number, and the packets that give them.
 
-    Decoders notice damage late, and fill in what they lack until then. So where one notices any, all frames since the
-    last keyframe before are left out. Where whole packets just come to an end, nothing is.
+    The first stretch begins with the first keyframe, another one with the first keyframe behind the end of the one
+    before. Frames without times of their own can be counted from the start only.
     """
-    index, good, noticed = task.index, 0, False
+    index = task.index
+    best, reached = (_whole_run(index), range(0)), index.keyframes[0] - 1
+    for keyframe in index.keyframes if index.timed else index.keyframes[:1]:
+        first = bisect_left(index.pts, keyframe)
+        if keyframe <= reached:
+            continue
+        if len(index.pts) - first <= len(best[1]):
+            break
+        start = index.packets[keyframe]
+        stop = next((number for number in index.broken if number >= start), index.num_packets)
+        run = _Run(packets=range(start, stop), keyframe=keyframe)
+        seen, good = _count_good(task, run, first)
+        reached = index.pts[min(first + seen, len(index.pts)) - 1] if seen else keyframe
+        if good > len(best[1]):
+            best = run, range(first, first + good)
+    return best
+
+
+def _count_good(task: _Task, run: _Run, first: int) -> tuple[int, int]:
+    """How many frames come out of the decoder, from a keyframe on, and how many of them are good.
+
+    Decoders notice damage late, and fill in what they lack until then. So if one notices any, all frames since the
+    last keyframe before are left out. If whole packets just come to an end, none is.
+    """
+    index, seen, noticed = task.index, 0, False
+    most = _contiguous(index, run, first)
     with open_clip(task.clip) as container:
         stream = video_stream(container, task.clip)
         _set_up(task, stream)
+        packets = _read_runs(task, container, stream, [run], seek=False)
         try:
-            for pts, frame in _decode_all(task, container, stream):
-                if pts < index.pts[0]:
-                    continue
-                noticed = good < index.sure and (pts != index.pts[good] or frame.is_corrupt)
-                if noticed or good == index.sure:
+            for pts, _ in _decode_runs(task, stream, [run], packets):
+                while seen < most and pts > index.pts[first + seen] and index.pts[first + seen] not in index.due:
+                    seen += 1  # a repetition of the last one
+                if seen < most and pts != index.pts[first + seen]:
+                    noticed = True
                     break
-                good += 1
-        except av.FFmpegError:
+                seen = min(seen + 1, most)  # frames beyond may still show damage
+        except (ClipError, av.FFmpegError):
             noticed = True
-    if not (noticed and good):
-        return good
-    keyframe = index.keyframes[bisect_right(index.keyframes, index.pts[good - 1]) - 1]
-    return bisect_left(index.pts, keyframe)
+    if not (noticed and seen):
+        return seen, seen
+    keyframe = index.keyframes[bisect_right(index.keyframes, index.pts[first + seen - 1]) - 1]
+    return seen, max(bisect_left(index.pts, keyframe) - first, 0)
+
+
+def _contiguous(index: FrameIndex, run: _Run, first: int) -> int:
+    """How many frames come one after the other, even if all packets behind the run's are lost.
+
+    No frame is shown before it is decoded: those that are shown by the time of the first lost packet are all there. A
+    few frames more may be, beyond some that are not.
+    """
+    if index.complete and run.packets.stop == index.num_packets:
+        return len(index.pts) - first
+    behind = index.decoded_by[run.packets.stop - 1] if run.packets else None
+    if behind is None:
+        return min(len(run.packets), len(index.pts) - first)
+    return max(bisect_right(index.pts, behind) - first, 0)
 
 
 def _decode_wanted(task: _Task, stream: VideoStream, kept: list[_Packet], *, may_seek: bool) -> NDArray[np.uint8]:
     """Take the shortest way that leads to all frames. Returns: uint8, shape (frames, height, width, 3)."""
-    runs = _runs(task.index, task.wanted)
 
-    def from_kept() -> NDArray[np.uint8]:
-        return _collect(task, stream, _decode_runs(task, stream, (kept[run.start : run.stop] for run in runs)))
+    def from_kept(runs: list[_Run]) -> NDArray[np.uint8]:
+        packets = (kept[run.packets.start : run.packets.stop] for run in runs)
+        return _collect(task, stream, _decode_runs(task, stream, runs, packets))
 
-    def from_file(*, seek: bool) -> NDArray[np.uint8]:
+    def from_file(runs: list[_Run], *, seek: bool = False) -> NDArray[np.uint8]:
         with open_clip(task.clip) as container:
             stream = video_stream(container, task.clip)
             packets = _read_runs(task, container, stream, runs, seek=seek)
-            return _collect(task, stream, _decode_runs(task, stream, packets))
+            return _collect(task, stream, _decode_runs(task, stream, runs, packets))
 
-    def every_frame() -> NDArray[np.uint8]:
-        with open_clip(task.clip) as container:
-            stream = video_stream(container, task.clip)
-            return _collect(task, stream, _decode_all(task, container, stream))
-
-    short_ways: list[Callable[[], NDArray[np.uint8]]] = []
-    if task.index.timed and kept:
-        short_ways = [from_kept]
-    elif task.index.timed:
-        short_ways = [partial(from_file, seek=seek) for seek in ((True, False) if may_seek else (False,))]
+    index = task.index
+    short_ways: list[Callable[[list[_Run]], NDArray[np.uint8]]] = []
+    if index.timed and not index.doubtful and index.num_packets > _WHOLE_PACKETS:
+        seeks = (True, False) if may_seek else (False,)
+        short_ways = [from_kept] if kept else [partial(from_file, seek=seek) for seek in seeks]
     for way in short_ways:
         try:
-            return way()
+            return way(_runs(index, task.wanted))
         except (ClipError, av.FFmpegError) as exc:
             # A seek may miss, a keyframe be one that decoding cannot start at, a packet give no frame of its own.
             logger.debug("%s: once more, by a plainer way: %s", task.clip.name, exc)
-    return every_frame()
+    if kept and not short_ways:  # a decoder is set up only once
+        return from_kept([_whole_run(index)])
+    return from_file([_whole_run(index)])
 
 
 def _collect(task: _Task, stream: VideoStream, decoded: _Timed) -> NDArray[np.uint8]:
@@ -262,58 +323,97 @@ def _collect(task: _Task, stream: VideoStream, decoded: _Timed) -> NDArray[np.ui
     pixels = task.allocate((len(task.wanted), height, width, 3))
     for number, frame in enumerate(itertools.chain([first], frames)):
         task.painter.draw(frame, pixels[number])
+    if not task.part:
+        deque(decoded, maxlen=0)  # what is not wanted may be damaged
     return pixels
 
 
 def _set_up(task: _Task, stream: VideoStream) -> None:
     """Set the decoder up; only before the first packet."""
-    stream.codec_context.thread_count = task.threads
-    # With threads inside a frame, which is PyAV's own choice, H.264 damage would go unreported.
-    stream.codec_context.thread_type = ThreadType.AUTO
+    # Threads inside a frame, which are PyAV's own choice, swallow errors of MPEG-1, MPEG-2 and H.264.
+    stream.codec_context.thread_type = ThreadType.FRAME
+    stream.codec_context.thread_count = task.threads if stream.codec_context.name in _THREADS_TELL_DAMAGE else 1
     stream.codec_context.options = {"max_pixels": str(MAX_PIXELS)}  # the size may change on the way
 
 
-def _decode_all(task: _Task, container: InputContainer, stream: VideoStream) -> _Timed:
-    """Every frame, as far as packets are whole."""
-    index = task.index
+def _whole_run(index: FrameIndex) -> _Run:
+    """All packets from the first keyframe on."""
+    keyframe = index.keyframes[0]
+    return _Run(packets=range(index.packets[keyframe], index.num_packets), keyframe=keyframe)
+
+
+def _runs(index: FrameIndex, wanted: list[int]) -> list[_Run]:
+    """The packets that decoding the wanted frames takes: for each from the keyframe before it."""
+    runs: list[_Run] = []
+    for pts in wanted:
+        keyframe = index.keyframes[bisect_right(index.keyframes, pts) - 1]
+        start, stop = index.packets[keyframe], index.packets[pts] + 1
+        if runs and start - runs[-1].packets.stop < _SKIP_GAIN:
+            last = runs.pop()
+            keyframe, start, stop = last.keyframe, last.packets.start, max(last.packets.stop, stop)
+        runs.append(_Run(packets=range(start, stop), keyframe=keyframe))
+    return runs
+
+
+def _decode_runs(task: _Task, stream: VideoStream, runs: list[_Run], packets: Iterable[Iterable[_Packet]]) -> _Timed:
+    """The frames of each run; raise if one that there has to be is damaged or missing."""
+    due_of = {task.index.packets[pts]: pts for pts in task.index.due}
+    for run, of_run in zip(runs, packets, strict=False):
+        due = {due_of[number] for number in run.packets if number in due_of}
+        yield from _watch(task, run, _decode_run(task.index, stream, run, of_run), due)
+        stream.codec_context.flush_buffers()
+
+
+def _decode_run(index: FrameIndex, stream: VideoStream, run: _Run, packets: Iterable[_Packet]) -> _Timed:
+    """The frames of a run, each with its time."""
 
     def frames() -> Iterator[VideoFrame]:
-        for packet in itertools.islice(packets_of(container, stream, index.shifts), index.whole_packets):
+        for packet in packets:
             yield from packet.decode()
         yield from stream.decode(None)
 
     for number, frame in enumerate(frames()):
         if not index.timed:
             yield index.pts[min(number, len(index.pts) - 1)], frame
-        elif frame.pts is not None:
+        elif frame.pts is not None and frame.pts >= run.keyframe:
             yield frame.pts, frame
 
 
-def _decode_runs(task: _Task, stream: VideoStream, runs: Iterable[Iterable[_Packet]]) -> _Timed:
-    """The wanted frames, and those that they refer to."""
-    decoder = stream.codec_context
-    needed = {None, *task.wanted}  # None: a packet without a time continues the frame before it
-    for run in runs:
-        for packet in run:
-            if decoder.name in _MARKS_UNREFERENCED:
-                decoder.skip_frame = "DEFAULT" if packet.pts in needed else "NONREF"
-            yield from ((frame.pts, frame) for frame in packet.decode() if frame.pts is not None)
-        yield from ((frame.pts, frame) for frame in stream.decode(None) if frame.pts is not None)
-        decoder.flush_buffers()
+def _watch(task: _Task, run: _Run, decoded: _Timed, due: set[int]) -> _Timed:
+    """Pass frames on; raise at one that is damaged, or if one that is due is missing in the end."""
+    index, count = task.index, 0
+    missing = {pts for pts in due if pts >= run.keyframe}
+    for pts, frame in decoded:
+        # If a container calls a frame a keyframe that is none, decoders begin with a grey picture.
+        astray = pts == run.keyframe > index.keyframes[0] and not frame.key_frame
+        if frame.is_corrupt or astray:
+            raise _damaged(task, pts)
+        missing.discard(pts)
+        count += 1
+        yield pts, frame
+    if index.timed and missing:
+        raise _damaged(task, min(missing))
+    if not index.timed and count < len(due):
+        raise _damaged(task, index.pts[count])
+
+
+def _damaged(task: _Task, pts: int) -> ClipError:
+    number, count = bisect_left(task.index.pts, pts), len(task.index.pts)
+    return ClipError("decode", f"{task.clip.name}: frame {number} of {count} cannot be decoded; the file is damaged.")
 
 
 def _read_runs(
-    task: _Task, container: InputContainer, stream: VideoStream, runs: list[range], *, seek: bool
+    task: _Task, container: InputContainer, stream: VideoStream, runs: list[_Run], *, seek: bool
 ) -> Iterator[Iterator[_Packet]]:
     """The packets of each run, from the file."""
-    keyframes = {task.index.packets[pts]: pts for pts in task.index.keyframes}
     worth_a_seek = _SEEK_BYTES * len(task.index.packets) // container.size
     packets, at = packets_of(container, stream, task.index.shifts), 0
     for run in runs:
-        if seek and run.start - at > worth_a_seek:
-            packets, at = _packets_from(task, container, stream, keyframes[run.start]), run.start
-        yield itertools.islice(packets, run.start - at, run.stop - at)
-        at = run.stop
+        start, stop = run.packets.start, run.packets.stop
+        if seek and start - at > worth_a_seek:
+            packets, at = _packets_from(task, container, stream, run.keyframe), start
+        yield itertools.islice(packets, start - at, stop - at)
+        at = stop
 
 
 def _packets_from(task: _Task, container: InputContainer, stream: VideoStream, pts: int) -> Iterator[_Packet]:
@@ -328,42 +428,20 @@ def _packets_from(task: _Task, container: InputContainer, stream: VideoStream, p
     raise ClipError("decode", f"{task.clip.name}: a seek missed its keyframe.")
 
 
-def _runs(index: FrameIndex, wanted: list[int]) -> list[range]:
-    """Numbers of the packets that decoding the wanted frames takes: each from the keyframe before it."""
-    runs: list[range] = []
-    for pts in wanted:
-        keyframe = index.keyframes[bisect_right(index.keyframes, pts) - 1]
-        start, stop = index.packets[keyframe], index.packets[pts] + 1
-        if runs and start - runs[-1].stop < _SKIP_GAIN:
-            last = runs.pop()
-            start, stop = last.start, max(last.stop, stop)
-        runs.append(range(start, stop))
-    return runs
-
-
 def _on_screen(task: _Task, decoded: _Timed) -> Iterator[VideoFrame]:
-    """The frame that is on screen at each of the wanted times; raise where it cannot be had."""
+    """The frame that is on screen at each of the wanted times; raise if it cannot be had."""
     index = task.index
-
-    def damaged(pts: int) -> ClipError:
-        number = bisect_left(index.pts, pts)
-        return ClipError(
-            "decode", f"{task.clip.name}: frame {number} of {len(index.pts)} cannot be decoded; the file is damaged."
-        )
-
     waiting = deque(task.wanted)
     shown: tuple[int, VideoFrame] | None = None
     for pts, frame in itertools.chain(decoded, [(sys.maxsize, None)]):
         while waiting and waiting[0] < pts:
             # A packet may hold no picture of its own, only repeat the last one or serve later ones.
             if shown is None or shown[0] != index.pts[bisect_left(index.pts, waiting[0]) - 1]:
-                raise damaged(waiting[0])
+                raise _damaged(task, waiting[0])
             waiting.popleft()
             yield shown[1]
         if not waiting or frame is None:
             return
-        if frame.is_corrupt:
-            raise damaged(pts)
         shown = pts, frame
         if pts == waiting[0]:
             waiting.popleft()

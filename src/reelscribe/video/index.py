@@ -6,7 +6,7 @@ a container says about itself is only held against it, to tell a file that was c
 
 import contextlib
 import io
-from bisect import bisect_right
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
@@ -21,6 +21,7 @@ from av.video.stream import VideoStream
 
 from reelscribe.errors import ClipError
 from reelscribe.schema import Clip
+from reelscribe.video.bitstream import Picture, look_with
 from reelscribe.video.clock import PacketTimes, Shift, find_shifts, hidden_by_joins, may_jump, shifted
 from reelscribe.video.formats import FORMATS, HEAD_BYTES, is_list, looks_like
 from reelscribe.video.transport import find_seams
@@ -32,6 +33,7 @@ MAX_PIXELS = 1 << 26
 """Of a picture: 8192 x 8192, beyond the highest levels of H.264 and AV1. A few bytes can claim far more."""
 _EMPTY_MPEG4 = 10
 """An MPEG-4 packet of at most so many bytes holds no picture of its own: the one before stays on screen."""
+_TAGGED_DURATION = re.compile(r"(\d+):(\d\d):(\d\d(?:\.\d+)?)")
 _LOST_SHARE = 0.02
 """A file may lack so much of the bytes that it states: there the tables are that players do without."""
 _TIMED_SHARE = 0.45
@@ -60,19 +62,28 @@ class FrameIndex:
     """Seconds."""
     timed: bool
     """Whether decoded frames carry these times. Where they do not, the frames are to be counted."""
-    whole_packets: int
-    """Packets before the first that cannot be read whole; of a file without damage all."""
     shifts: list[Shift]
     """Where the clock jumps; all times above, and those that `packets_of` gives, go on without the jump."""
-    sure: int
-    """So many of the first frames come one after the other, even if all packets behind those are lost. A few frames
-    more may be there, beyond some that are not."""
+    start: int
+    """When the clip begins: with the first frame, unless the packets that come before the first keyframe are of no use
+    without one that is lost."""
+    num_packets: int
+    broken: list[int]
+    """Packets that cannot be read whole, by number."""
+    complete: bool
+    """Whether there is as much as the file says that it holds, if it says anything."""
+    decoded_by: list[int | None]
+    """For each packet, the time by which it is decoded; None if the container does not say."""
+    due: frozenset[int]
+    """Times of the shown frames that decoding has to give. (Any other one may be a repetition of the last.)"""
+    doubtful: bool
+    """Whether there are packets that hold nothing which a decoder could read."""
 
     @property
     def seconds(self) -> list[float]:
-        """When each frame is shown, in seconds from the first."""
+        """When each frame is shown, in seconds from the start of the clip."""
         ticks, unit = self.time_base.denominator, self.time_base.numerator
-        return [(pts - self.pts[0]) * unit / ticks for pts in self.pts]
+        return [(pts - self.start) * unit / ticks for pts in self.pts]
 
     @property
     def duration_seconds(self) -> float:
@@ -240,6 +251,8 @@ def read_index(
     broken: list[int] = []
     decoded_at: list[int | None] = []
     places: list[int | None] = []  # in the file
+    looks: list[Picture] = []
+    look = look_with(decoder)
     with contextlib.suppress(av.FFmpegError) if part else contextlib.nullcontext():
         for number, packet in enumerate(packets_of(container, stream)):
             if number & (number - 1) == 0:  # asking takes long; there may be a clear start before what is encrypted
@@ -250,6 +263,7 @@ def read_index(
             entries.append((packet.pts, packet.duration or 0, packet.is_keyframe, visible))
             decoded_at.append(packet.dts)
             places.append(packet.pos)
+            looks.append(look(packet))
             if len(entries) <= most:
                 kept.append(packet)
         entries.pop()  # the empty packet behind the last
@@ -276,14 +290,16 @@ def read_index(
     # Beside packets with a time, one without continues the frame before it: the second field of an interlaced one.
     packets = {pts: number for number, (pts, *_) in enumerate(entries) if pts is not None}
     keyframes = sorted({pts for pts, _, key, _ in entries if pts is not None and key}) or list(packets)[:1]
+    # The leading frames of an open group of pictures follow their keyframe. What comes before it has lost its own.
+    first = packets[keyframes[0]] if keyframes else 0
+    lost = [pts for pts, _, _, visible in entries[:first] if pts is not None and visible and pts < keyframes[0]]
+    if lost and not part:
+        raise ClipError("decode", f"{clip.name} begins between keyframes: its first {len(lost)} frames are lost.")
     shown = {pts: length for pts, length, _, visible in entries if pts is not None and visible and pts >= keyframes[0]}
     if len(shown) < 2:
         count = "1 frame" if shown else "no frames"
         raise ClipError("too_short", f"{clip.name} has {count}; at least 2 are needed.")
     pts = sorted(shown)
-    whole = broken[0] if broken else len(entries)
-    # No frame is shown before it is decoded: those that are shown by the time of the first lost packet are all there.
-    behind = decoded_at[whole - 1] if whole and timed else None
     return FrameIndex(
         pts=pts,
         packets=packets,
@@ -291,9 +307,17 @@ def read_index(
         end=pts[-1] + (shown[pts[-1]] or (pts[-1] - pts[0]) // (len(pts) - 1)),
         time_base=stream.time_base or Fraction(1, 1000),
         timed=timed,
-        whole_packets=whole,
+        start=min([*lost, pts[0]]),
+        num_packets=len(entries),
+        broken=broken,
+        complete=_is_complete(container, stream, len(entries) - len(broken), clip),
+        decoded_by=[
+            at + entry[1] if at is not None and timed else None
+            for at, entry in zip(decoded_at, entries, strict=False)  # the last is the empty packet's
+        ],
+        due=frozenset(at for at in pts if looks[packets[at]] not in (Picture.UNSURE, Picture.NONE)),
+        doubtful=Picture.BROKEN in looks[: len(entries)],
         shifts=shifts,
-        sure=min(whole, len(pts)) if behind is None else bisect_right(pts, behind + entries[whole - 1][1]),
     )
 
 
@@ -354,13 +378,37 @@ def _without_jumps(
 
 
 def stated_seconds(container: InputContainer, stream: VideoStream) -> float:
-    """How long a file says that its video is; 0 where it does not say.
+    """How long a file says that its video is; 0 if it does not say.
 
     FFmpeg guesses the duration of an AVI file that is cut short from what is there; the number of frames is the file's.
     """
+    if "matroska" in container.format.name:
+        return _stated_by_matroska(container, stream)
     by_frames = stream.frames / stream.average_rate if stream.average_rate else 0
     by_stream = (stream.duration or 0) * (stream.time_base or 0)
     return float(max(by_frames, by_stream) or Fraction(container.duration or 0, av.time_base))
+
+
+def latest_seconds(container: InputContainer, stream: VideoStream) -> float:
+    """How long a video is if it goes on to the end of the whole file; 0 if that is not known."""
+    start = float((stream.start_time or 0) * (stream.time_base or 0))
+    return max((container.duration or 0) / av.time_base - start, 0.0)
+
+
+def _stated_by_matroska(container: InputContainer, stream: VideoStream) -> float:
+    """Matroska has one length for the whole file, that of the longest stream. Those of streams are in tags.
+
+    FFmpeg's muxer writes when the stream ends, even if its clock does not start at 0; mkvmerge writes a length.
+    """
+    tag = next((text for name, text in stream.metadata.items() if name.upper().startswith("DURATION")), "")
+    if not (parts := _TAGGED_DURATION.fullmatch(tag)):
+        alone = len(container.streams) == 1 and not stream.start_time
+        return latest_seconds(container, stream) if alone else 0.0
+    hours, minutes, seconds = (float(part) for part in parts.groups())
+    total = 3600 * hours + 60 * minutes + seconds
+    if container.metadata.get("ENCODER", "").startswith("Lavf"):
+        total -= float((stream.start_time or 0) * (stream.time_base or 0))
+    return max(total, 0.0)
 
 
 def _check_complete(container: InputContainer, stream: VideoStream, count: int, clip: Clip) -> None:
@@ -372,6 +420,13 @@ def _check_complete(container: InputContainer, stream: VideoStream, count: int, 
         check_bytes(container, clip)
     elif count < len(stream.index_entries):
         raise _cut_short(clip, count, len(stream.index_entries), "frames")
+
+
+def _is_complete(container: InputContainer, stream: VideoStream, count: int, clip: Clip) -> bool:
+    with contextlib.suppress(ClipError):
+        _check_complete(container, stream, count, clip)
+        return True
+    return False
 
 
 def check_bytes(container: InputContainer, clip: Clip) -> None:
