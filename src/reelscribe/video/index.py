@@ -20,7 +20,7 @@ from av.video.stream import VideoStream
 
 from reelscribe.errors import ClipError
 from reelscribe.schema import Clip
-from reelscribe.video.bitstream import Picture, look_with
+from reelscribe.video.bitstream import EMPTY_MPEG4, Picture, look_with
 
 _OPEN: Any = {} if int(av.__version__.split(".")[0]) >= 19 else {"metadata_errors": "replace"}
 """Before PyAV 19, which does so by itself, a title that is not UTF-8 made a file unreadable."""
@@ -28,8 +28,6 @@ MAX_PIXELS = 1 << 26
 """Of a picture: 8192 x 8192, beyond the highest levels of H.264 and AV1. A few bytes can claim far more."""
 _LISTS = frozenset({"concat", "dash", "hls", "imf"})
 """Formats that name other files, which nobody has looked at. A video may be called so by whoever wrote it."""
-_EMPTY_MPEG4 = 10
-"""An MPEG-4 packet of at most so many bytes holds no picture of its own: the one before stays on screen."""
 _TAGGED_DURATION = re.compile(r"(\d+):(\d\d):(\d\d(?:\.\d+)?)")
 _LOST_SHARE = 0.02
 """A file may lack so much of the bytes that it states: there the tables are that players do without."""
@@ -168,7 +166,7 @@ def read_index(
     decoder = stream.codec_context
     # AVI has times of decoding only. They are those of presentation where no frame refers to a later one.
     timed = container.format.name != "avi" or not (decoder.has_b_frames or decoder.name in ("h264", "hevc"))
-    least = _EMPTY_MPEG4 if decoder.name == "mpeg4" and timed else 0
+    least = EMPTY_MPEG4 if decoder.name == "mpeg4" and timed else 0
     entries: list[tuple[int | None, int, bool, bool]] = []  # time, duration, whether a keyframe, whether shown
     broken: list[int] = []
     decoded_at: list[int | None] = []
