@@ -30,8 +30,8 @@ class Picture(Enum):
 _PictureOf = Callable[[int], Picture | None]
 Look = Callable[["Packet[VideoStream]"], Picture]
 
-_MPEG4_EMPTY = 10
-"""An MPEG-4 picture of at most this many bytes is a repetition of the last one. (FFmpeg's own limit is 19 in AVI.)"""
+EMPTY_MPEG4 = 10
+"""An MPEG-4 picture of at most this many bytes is none of its own: the one before stays on screen."""
 _MPEG4_PICTURE, _MPEG2_PICTURE, _MPEG2_EXTENSION = b"\0\0\1\xb6", b"\0\0\1\0", b"\0\0\1\xb5"
 _HEVC_SPLICES = frozenset({16, 17, 18, 36, 37})
 """Units that say that the stream does not go on from what came before: broken links (BLA), ends of sequences."""
@@ -108,7 +108,7 @@ def _mpeg4_picture(data: bytes) -> Picture:
     at = data.find(_MPEG4_PICTURE)
     if at < 0:
         return Picture.BROKEN
-    if len(data) - at <= _MPEG4_EMPTY:
+    if len(data) - at <= EMPTY_MPEG4:
         return Picture.NONE
     if data.find(_MPEG4_PICTURE, at + 4) >= 0:  # DivX packs two into one packet
         return Picture.UNSURE

@@ -21,7 +21,7 @@ from av.video.stream import VideoStream
 
 from reelscribe.errors import ClipError
 from reelscribe.schema import Clip
-from reelscribe.video.bitstream import Picture, look_with
+from reelscribe.video.bitstream import EMPTY_MPEG4, Picture, look_with
 from reelscribe.video.clock import PacketTimes, Shift, find_shifts, hidden_by_joins, may_jump, shifted
 from reelscribe.video.formats import FORMATS, HEAD_BYTES, is_list, looks_like
 from reelscribe.video.transport import find_seams
@@ -31,8 +31,6 @@ _OPEN: Any = {} if int(av.__version__.split(".")[0]) >= 19 else {"metadata_error
 _NO_FILM = Disposition.attached_pic | Disposition.timed_thumbnails
 MAX_PIXELS = 1 << 26
 """Of a picture: 8192 x 8192, beyond the highest levels of H.264 and AV1. A few bytes can claim far more."""
-_EMPTY_MPEG4 = 10
-"""An MPEG-4 packet of at most so many bytes holds no picture of its own: the one before stays on screen."""
 _TAGGED_DURATION = re.compile(r"(\d+):(\d\d):(\d\d(?:\.\d+)?)")
 _LOST_SHARE = 0.02
 """A file may lack so much of the bytes that it states: there the tables are that players do without."""
@@ -246,7 +244,7 @@ def read_index(
     decoder = stream.codec_context
     # AVI has times of decoding only. They are those of presentation where no frame refers to a later one.
     timed = container.format.name != "avi" or not (decoder.has_b_frames or decoder.name in ("h264", "hevc"))
-    least = _EMPTY_MPEG4 if decoder.name == "mpeg4" and timed else 0
+    least = EMPTY_MPEG4 if decoder.name == "mpeg4" and timed else 0
     entries: list[_Entry] = []
     broken: list[int] = []
     decoded_at: list[int | None] = []
