@@ -60,8 +60,10 @@ def _processes(title: bytes) -> list[int]:
 def _data(folder: Path, count: int) -> Path:
     put_clip(folder / "a.mp4")
     (folder / "text.mp4").write_text("this is no video")
-    kinds: list[list[str]] = [["a.mp4"], ["a.mp4", "text.mp4"], ["gone.mp4"], []]
-    rows: list[Row] = [{"id": n, "videos": kinds[n % 4], "text": f"row {n}"} for n in range(count)]
+    rows: list[Row] = []
+    for n in range(count):
+        clip = put_clip(folder / f"{n}.mp4").name
+        rows.append({"id": n, "videos": [[clip], [clip, "text.mp4"], ["gone.mp4"], []][n % 4], "text": f"row {n}"})
     return put_rows(folder / "in.jsonl", rows)
 
 
