@@ -23,7 +23,7 @@ pytestmark = pytest.mark.usefixtures("quick_and_alone")
 
 
 def _rows(folder: Path, count: int) -> Path:
-    clips = [put_clip(folder / f"{n}.mp4").name for n in range(count)]
+    clips = [put_clip(folder / f"clip{n or ''}.mp4").name for n in range(count)]
     return put_rows(folder / "in.jsonl", [{"video": clip} for clip in clips])
 
 
