@@ -59,11 +59,11 @@ def _processes(title: bytes) -> list[int]:
 
 def _data(folder: Path, count: int) -> Path:
     put_clip(folder / "a.mp4")
-    (folder / "text.mp4").write_text("this is no video")
     rows: list[Row] = []
     for n in range(count):
-        clip = put_clip(folder / f"{n}.mp4").name
-        rows.append({"id": n, "videos": [[clip], [clip, "text.mp4"], ["gone.mp4"], []][n % 4], "text": f"row {n}"})
+        clip, text = put_clip(folder / f"{n}.mp4").name, f"text-{n}.mp4"
+        (folder / text).write_text("this is no video")
+        rows.append({"id": n, "videos": [[clip], [clip, text], [f"gone-{n}.mp4"], []][n % 4], "text": f"row {n}"})
     return put_rows(folder / "in.jsonl", rows)
 
 
