@@ -30,7 +30,7 @@ _BAD_EVERY: Final = 100
 _BAD: Final = {"missing.mp4": "missing", "text.mp4": "unreadable", "empty.mp4": "unreadable"}
 _LOOK_SECONDS: Final = 0.2
 _EXPECTED: Final = "Candidate 0: 4 frames of 64x64 over 1.0 s."
-_CONFIG: Final = 'engine = "fake"\ndecoders = 2\n[model_params]\nclips_per_second = {rate}\n'
+_CONFIG: Final = 'engine = "fake"\nprompt_key = "ask"\ndecoders = 2\n[model_params]\nclips_per_second = {rate}\n'
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -138,7 +138,7 @@ def _rows(folder: Path, count: int) -> Iterator[Row]:
     (folder / "text.mp4").write_text("this is no video")
     (folder / "empty.mp4").touch()
     for number in range(count):
-        yield {"id": number, "video": _video(number), "text": f"row {number}"}
+        yield {"id": number, "video": _video(number), "text": f"row {number}", "ask": f"{number}?"}
 
 
 def _video(number: int) -> str:

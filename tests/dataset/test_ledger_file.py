@@ -24,7 +24,7 @@ from reelscribe.schema import Caption, CaptionRequest, Failure, Row
 INFO = ScriptedEngine(lambda _: said("text")).info
 ROWS: list[Row] = [
     {"video": "https://host/a.mp4", "text": "a text"},
-    {"video": "https://host/a.mp4", "text": "another"},
+    {"video": "https://host/a.mp4", "text": "a second"},
     {"video": "https://host/gone.mp4"},
 ]
 
@@ -59,9 +59,9 @@ def test_ledger_of_0_1_0_is_taken_over_with_a_copy_kept(tmp_path: Path) -> None:
         first, second, failed = _look_up(file, ROWS)
         assert isinstance(first, Caption)
         assert isinstance(second, Caption)
-        assert [first.texts[0][:-2], second.texts[0][:-2]] == ["a text", "another"], "each row has what it had"
+        assert [first.texts[0][:-2], second.texts[0][:-2]] == ["a text", "a second"], "each row has what it had"
         assert first.meta["faults"] == ["empty", "", ""]
-        assert 0 <= first.meta["seed"] < 1 << 63
+        assert all(0 <= item.meta["seed"] < 1 << 63 for item in (first, second))
         assert isinstance(failed, CaptionRequest), "two tries of three"
     copy = file.with_name("out.ledger.sqlite.v2")
     assert [run.number for run in read_runs(copy)] == [2, 1]
@@ -103,6 +103,8 @@ def test_ledger_of_0_1_0_is_taken_over_by_a_merge(tmp_path: Path) -> None:
         ledger.begin(Settings(num_captions=3), INFO, output="out.jsonl", inputs=[], total=3)
         ledger.adopt_sidecars(old)
         ledger.adopt(old)
+        [asked] = LAYOUTS["columns"].requests(ROWS[0], 0, Settings(num_captions=3), None)
+        assert isinstance(ledger.look_up(asked), Caption), "in the merge itself, and later"
     assert isinstance(_look_up(tmp_path / "out.ledger.sqlite", ROWS)[0], Caption)
 
 
@@ -169,7 +171,8 @@ def test_ledger_of_0_1_0_that_two_outputs_shared_is_theirs_both(tmp_path: Path) 
         base.commit()
     (tmp_path / "out.failures.jsonl").write_text("{}\n")
     data = put_rows(tmp_path / "in.jsonl", ROWS[:2])
-    for name in ("out.jsonl", "out-.jsonl"):
+    for name in ("out-.jsonl", "out.jsonl"):
+        assert (tmp_path / "out.failures.jsonl").exists(), "it may be the other's"
         run([data], tmp_path / name, Settings(num_captions=3), engine=ScriptedEngine(lambda _: pytest.fail("known")))
         assert len(runs_on(tmp_path / name)) == 2
     assert (tmp_path / "out.ledger.sqlite").is_file()
@@ -221,6 +224,21 @@ def test_damaged_outcome_costs_itself(
     assert "It is made again, and so are others like it" in told
     caplog.clear()
     assert (_run(output, data), caplog.messages) == ([], [])
+
+
+def test_failure_takes_the_place_of_a_damaged_caption(
+    tmp_path: Path, data: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    output = tmp_path / "out.jsonl"
+    _run(output, data)
+    with contextlib.closing(sqlite3.connect(ledger_of(output))) as base:
+        base.execute("UPDATE outcomes SET outcome = x'00' WHERE kind IS NULL")
+        base.commit()
+    refusing = ScriptedEngine(lambda item: Failure.of(item.request, "no"))
+    for _ in range(3):
+        assert run([data], output, Settings(decoders=0), engine=refusing).failures == {"engine": 3, "missing": 1}
+    assert len(caplog.messages) == 1, "at the first of these runs alone"
+    assert _run(output, data) == []
 
 
 @pytest.mark.parametrize("packed", [b"", b"x", b"x\x9c\x03\x00\x00\x00\x00\x01", None, 5, "text"])

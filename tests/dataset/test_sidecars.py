@@ -200,6 +200,22 @@ def test_folder_cannot_be_replaced_and_nothing_is_left(tmp_path: Path) -> None:
     assert sorted(path.name for path in (tmp_path / "clips").iterdir()) == ["a.mp4", "a.txt"]
 
 
+def test_caption_that_was_linked_or_copied_to_another_video_is_a_persons(tmp_path: Path) -> None:
+    for name in "ab":
+        put_clip(tmp_path / "clips" / f"{name}.mp4")
+    say = lambda item: said(f"of {item.request.clip.name[-5]}")  # noqa: E731
+    _run(tmp_path, tmp_path / "clips", say=say)
+    first, second = (tmp_path / "clips" / f"{name}.txt" for name in "ab")
+    first.rename(tmp_path / "a.txt")
+    first.symlink_to(tmp_path / "a.txt")
+    with pytest.raises(DatasetError, match=r"changed since: [^,]*a\.txt\. "):
+        _run(tmp_path, tmp_path / "clips", say=say)
+    first.unlink()
+    first.write_bytes(second.read_bytes())
+    with pytest.raises(DatasetError, match=r"changed since: [^,]*a\.txt\. "):
+        _run(tmp_path, tmp_path / "clips", say=say)
+
+
 def test_files_of_a_run_on_another_output_are_those_of_others_and_change_nothing_that_is_known(tmp_path: Path) -> None:
     put_clip(tmp_path / "clips" / "a.mp4")
     _run(tmp_path, tmp_path / "clips", output="first.jsonl", sidecar=None)

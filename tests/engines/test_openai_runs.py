@@ -23,8 +23,8 @@ pytestmark = pytest.mark.usefixtures("quick_and_alone")
 
 
 def _rows(folder: Path, count: int) -> Path:
-    put_clip(folder / "clip.mp4")
-    return put_rows(folder / "in.jsonl", [{"video": "clip.mp4", "text": f"{n}"} for n in range(count)])
+    clips = [put_clip(folder / f"clip{n or ''}.mp4").name for n in range(count)]
+    return put_rows(folder / "in.jsonl", [{"video": clip} for clip in clips])
 
 
 SHOWN = {"frame_timestamps": [0.0, 0.25, 0.5, 0.875], "frame_size": [64, 64]}

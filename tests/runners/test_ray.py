@@ -59,9 +59,11 @@ def _processes(title: bytes) -> list[int]:
 
 def _data(folder: Path, count: int) -> Path:
     put_clip(folder / "a.mp4")
-    (folder / "text.mp4").write_text("this is no video")
-    kinds: list[list[str]] = [["a.mp4"], ["a.mp4", "text.mp4"], ["gone.mp4"], []]
-    rows: list[Row] = [{"id": n, "videos": kinds[n % 4], "text": f"row {n}"} for n in range(count)]
+    rows: list[Row] = []
+    for n in range(count):
+        clip, text = put_clip(folder / f"{n}.mp4").name, f"text-{n}.mp4"
+        (folder / text).write_text("this is no video")
+        rows.append({"id": n, "videos": [[clip], [clip, text], [f"gone-{n}.mp4"], []][n % 4], "text": f"row {n}"})
     return put_rows(folder / "in.jsonl", rows)
 
 

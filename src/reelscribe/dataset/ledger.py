@@ -362,11 +362,10 @@ class Ledger:
         return file.suffix[1:] in self._kinds_of_0_1 or self.wrote(file, content)
 
     def note_sidecar(self, file: Path, content: bytes) -> None:
-        """Note, on the disk, that a file is about to be written: whenever the run is killed, it is known."""
+        """Note that a file is about to be written. Once that is flushed, it is known, whenever the run is killed."""
         if not self.wrote(file, content):
             with self._lock, troubles(self.file):
                 self._write("INSERT OR IGNORE INTO sidecars VALUES (?)", (_digest(file, content),))
-            self.flush()
 
     def _check(self) -> None:
         if self._trouble:

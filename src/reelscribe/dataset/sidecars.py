@@ -9,10 +9,14 @@ import itertools
 import json
 import logging
 import os
+import time
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import Final, Protocol
+from types import TracebackType
+from typing import Final, Protocol, Self
 
 from reelscribe.config import Settings
 from reelscribe.dataset.files import VIDEO_SUFFIXES, write_whole
@@ -27,6 +31,8 @@ logger = logging.getLogger(__name__)
 IsOwn = Callable[[Path, bytes], bool]
 """(file, its content) -> whether runs on this output wrote it."""
 _MOST_NAMED: Final = 3
+_MOST_WAITING, _WAIT_SECONDS = 256, 1.0
+"""Files that are noted and written in one go, and for how long they may wait for more."""
 
 
 class Notes(Protocol):
@@ -40,6 +46,9 @@ class Notes(Protocol):
 
     def note_sidecar(self, file: Path, content: bytes) -> None:
         """Note that it is about to be written."""
+
+    def flush(self) -> None:
+        """Bring the notes to the disk."""
 
 
 def sidecar_of(video: Path, kind: str) -> Path:
@@ -131,6 +140,8 @@ class SidecarWriter:
         self._as_columns = replace(settings, layout="columns")
         self._limits = FetchLimits.of(settings)
         self._left = 0
+        self._waiting: dict[Path, str] = {}
+        self._written = time.monotonic()
 
     def check(self, rows: Iterable[InputRow]) -> None:
         """See that no file of others is in the way, before anything is made.
@@ -183,10 +194,10 @@ class SidecarWriter:
             return True
 
     def write(self, result: RowResult) -> None:
-        """Write the files of one row.
+        """Take the files of one row. They are written a second later at most, or when the context ends.
 
         Raises:
-            DatasetError: one cannot be written.
+            DatasetError: some cannot be written.
         """
         kind = self._settings.sidecar
         if kind is None or result.origin is None or not result.captions:
@@ -194,29 +205,56 @@ class SidecarWriter:
         for number, file in self._files(result.origin):
             outcome = result.outcomes[number] if number < len(result.outcomes) else None
             if isinstance(outcome, Caption):
-                try:
-                    self._put(file, _CONTENTS[kind](outcome, self._settings))
-                except OSError as exc:
-                    if exc.errno != errno.ENAMETOOLONG:
-                        raise DatasetError(f"cannot write to {file}: {exc.strerror}.") from exc
-                    logger.warning("%s is not written: its name is too long.", file)
+                self._waiting[file] = _CONTENTS[kind](outcome, self._settings)
+        if len(self._waiting) >= _MOST_WAITING or time.monotonic() - self._written > _WAIT_SECONDS:
+            self._write_waiting()
 
-    def _put(self, file: Path, text: str) -> None:
-        """Write a file, unless one of others is there."""
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        with suppress(*(DatasetError,) if error else ()):
+            self._write_waiting()
+
+    def _write_waiting(self) -> None:
+        """Note in one go what is to be written, since that takes a while on most disks, and then write it."""
+        waiting, self._waiting = self._waiting, {}
+        wanted = [item for item in waiting.items() if _tried(item[0], partial(self._is_wanted, *item))]
+        if wanted:
+            self._notes.flush()
+        for file, text in wanted:
+            _tried(file, partial(self._put, file, text))
+        self._written = time.monotonic()
+
+    def _is_wanted(self, file: Path, text: str) -> bool:
+        """Whether a file is to be written, which is noted: unless it is there, or one of others is."""
         content = text.encode("utf-8", "backslashreplace")
-        if os.path.lexists(file):
-            there = None if file.is_symlink() or file.is_dir() else _content(file, self._settings)
-            if there == content:
-                self._notes.note_sidecar(file, content)
-                return
-            if there is None or not self._notes.wrote(file, there):
-                if not self._settings.overwrite_sidecars:
-                    self._leave(file)
-                    return
-                if not file.is_dir():
-                    file.rename(next_backup(file))
+        if not self._may_replace(file, content):
+            return False
         self._notes.note_sidecar(file, content)
+        return self._content_at(file) != content
+
+    def _content_at(self, file: Path) -> bytes | None:
+        """What is in a file; None for what is none, as no run leaves it."""
+        return None if file.is_symlink() or not file.is_file() else _content(file, self._settings)
+
+    def _may_replace(self, file: Path, content: bytes) -> bool:
+        there = self._content_at(file)
+        if not os.path.lexists(file) or self._settings.overwrite_sidecars or there == content:
+            return True
+        if there is not None and self._notes.wrote(file, there):
+            return True
+        self._leave(file)
+        return False
+
+    def _put(self, file: Path, text: str) -> bool:
+        there = self._content_at(file)
+        if os.path.lexists(file) and not file.is_dir() and (there is None or not self._notes.wrote(file, there)):
+            file.rename(next_backup(file))
         write_whole(file, text)
+        return True
 
     def _leave(self, file: Path) -> None:
         self._left += 1
@@ -226,6 +264,21 @@ class SidecarWriter:
                 "--overwrite-sidecars to have the caption there.",
                 file,
             )
+
+
+def _tried(file: Path, do: Callable[[], bool]) -> bool:
+    """Do what there is to do for a file. A name that is too long costs its file alone.
+
+    Raises:
+        DatasetError: it cannot be done, for another reason.
+    """
+    try:
+        return do()
+    except OSError as exc:
+        if exc.errno != errno.ENAMETOOLONG:
+            raise DatasetError(f"cannot write to {file}: {exc.strerror}.") from exc
+        logger.warning("%s is not written: its name is too long.", file)
+        return False
 
 
 def next_backup(file: Path) -> Path:

@@ -155,6 +155,7 @@ def run(
         start = Start(settings.part(), stop, spending, tally)
         maker = worker if isinstance(worker, Maker) else watch
         results = caption_rows(rows, settings, maker, memory=ledger, stop=start.is_cut, wanted=start.may)
+        stack.enter_context(sidecars)
         for result in stack.enter_context(contextlib.closing(results)):
             if maker is not watch:
                 watch.count(result)

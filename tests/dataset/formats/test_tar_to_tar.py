@@ -71,6 +71,7 @@ def test_every_member_comes_out_as_it_was(tmp_path: Path, name: str) -> None:
     summary = _run(tmp_path / "out.tar", source, max_video_bytes=29_000)
     assert (summary.captions, summary.failures) == (2, {"row": 3})
     before, after = _members(source), _members(tmp_path / "out.tar")
+    assert (tmp_path / "out.tar").stat().st_size % tarfile.RECORDSIZE == 0
     assert not Counter(map(repr, before)) - Counter(map(repr, after))
     added = [item[0] for item in after if repr(item) not in map(repr, before)]
     broken = [f"{key}.{column}.json" for key in ("large", "latin", "twice") for column in ("captions", "caption_meta")]
@@ -112,14 +113,15 @@ def test_file_that_shrank_in_the_meantime_is_told(tmp_path: Path) -> None:
 
 def test_copies_have_names_that_no_sample_has(tmp_path: Path) -> None:
     tar = _Tar(tmp_path / "in.tar")
-    for key in ("a", "a_1", "a_3", "a_1_2", "b", "a_x"):
+    keys_in = ("a", "a_1", "a_3", "a_1_2", "b", "a_x", "long" * 50)
+    for key in keys_in:
         tar.add(f"{key}.mp4", clip_bytes()).add(f"{key}.txt", f"{VIDEO}{key}{EOC}".encode())
     _run(tmp_path / "out.tar", tar.close(), num_captions=3, keep="all")
     members = _members(tmp_path / "out.tar")
     names = [item[0] for item in members]
-    assert len(names) == len(set(names)) == 6 * 4 * 2
+    assert len(names) == len(set(names)) == 7 * 4 * 2
     by_name = {item[0]: item[-1].decode("utf-8", "replace") for item in members}
-    for key in ("a", "a_1", "a_3", "a_1_2", "b", "a_x"):
+    for key in keys_in:
         assert by_name[f"{key}.txt"] == f"{VIDEO}{key}{EOC}", "each sample has its own text still"
     assert [name for name in names if name.startswith("b")] == [
         f"b{end}.{kind}" for end in ("", "_1", "_2", "_3") for kind in ("mp4", "txt")
@@ -128,4 +130,4 @@ def test_copies_have_names_that_no_sample_has(tmp_path: Path) -> None:
     keys = [
         item.row["__key__"] for item in read_rows(find_sources([tmp_path / "out.tar"]), Settings(), output=tmp_path)
     ]
-    assert len(keys) == len(set(keys)) == 24
+    assert len(keys) == len(set(keys)) == 28
