@@ -3,6 +3,8 @@
 import json
 import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -115,3 +117,12 @@ def test_value_that_no_system_takes_is_a_failure_of_its_row(tmp_path: Path, valu
     for _ in range(2):
         summary = run([rows], tmp_path / "out.jsonl", SETTINGS)
         assert (summary.captions, sum(summary.failures.values())) == (2, 1)
+
+
+def test_name_that_is_not_utf_8_is_printed_escaped(odd_folder: Path) -> None:
+    put_clip(odd_folder / "a.mp4")
+    run([odd_folder], odd_folder / "out.jsonl", SETTINGS)
+    command = [sys.executable, "-c", "from reelscribe.cli import main; main()", "status", str(odd_folder / "out.jsonl")]
+    strict = os.environ | {"PYTHONIOENCODING": "utf-8:strict"}
+    done = subprocess.run(command, env=strict, capture_output=True, check=True)
+    assert b"caf\\udce9" in done.stdout
