@@ -158,9 +158,7 @@ def test_text_and_json_beside_videos_are_not_read_again_when_all_files_are_named
     found = [("a.mp4", "videos"), ("b.json", "json_array")]
     assert _found(str(tmp_path / "*")) == found
     assert _found(*sorted(tmp_path.iterdir())) == found
-    beside = (
-        f"3 of the files that are named, as {tmp_path / 'a.json'}, lie beside a video, and are read with it, not as"
-    )
+    beside = f"3 of the files that are named, as {tmp_path / 'a.json'}, lie beside a video, and are read with it"
     assert caplog.messages == [f"{beside}, not as inputs."] * 2
 
 
