@@ -158,7 +158,9 @@ def test_what_is_no_video_and_no_data_set_says_what_to_give(tmp_path: Path, name
     )
 
 
-def test_text_and_json_beside_videos_are_not_read_again_when_all_files_are_named(tmp_path: Path) -> None:
+def test_text_and_json_beside_videos_are_not_read_again_when_all_files_are_named(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     put_clip(tmp_path / "a.mp4")
     for name in ("a.txt", "a.json", "a.mp4.txt"):
         (tmp_path / name).write_text("text")
@@ -166,6 +168,8 @@ def test_text_and_json_beside_videos_are_not_read_again_when_all_files_are_named
     found = [("a.mp4", "videos"), ("b.json", "json_array")]
     assert _found(str(tmp_path / "*")) == found
     assert _found(*sorted(tmp_path.iterdir())) == found
+    beside = f"3 of the files that are named, as {tmp_path / 'a.json'}, lie beside a video, and are read with it"
+    assert caplog.messages == [f"{beside}, not as inputs."] * 2
 
 
 def test_json_beside_data_sets_is_left_out_and_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -65,11 +65,16 @@ def _without_sidecars(names: Sequence[str]) -> list[str]:
     """Paths without the text and JSON files that lie beside a video among them: these are read with it."""
     videos = {name for name in names if Path(name).suffix.lower() in VIDEO_SUFFIXES}
     stems = videos | {str(Path(name).with_suffix("")) for name in videos}
-    return [
+    kept = [
         name
         for name in names
         if Path(name).suffix.lower() not in (".txt", ".json") or str(Path(name).with_suffix("")) not in stems
     ]
+    if len(kept) < len(names):
+        beside = next(name for name in names if name not in kept)
+        told = "%d of the files that are named, as %s, lie beside a video, and are read with it, not as inputs."
+        logger.warning(told, len(names) - len(kept), beside)
+    return kept
 
 
 def _expand(named: str) -> Iterator[Source]:
