@@ -2,7 +2,9 @@
 
 import json
 import os
+import sqlite3
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +13,7 @@ from flow import ScriptedEngine as Scripted
 from flow import clip_bytes, put_clip, put_rows, read_rows_of, said
 
 from reelscribe.config import Settings
-from reelscribe.dataset import sidecars
+from reelscribe.dataset import ledger, sidecars
 from reelscribe.dataset.files import write_whole
 from reelscribe.dataset.sidecars import sidecar_of
 from reelscribe.errors import DatasetError, EngineError
@@ -253,10 +255,13 @@ def test_file_that_comes_while_the_run_goes_on_stays(tmp_path: Path, caplog: pyt
 def test_files_of_a_run_that_was_killed_are_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Killed before and after it was written, and what is made anew is another text."""
     file = put_clip(tmp_path / "clips" / "a.mp4").with_suffix(".txt")
+    monkeypatch.setattr(ledger, "_COMMIT_SECONDS", 1e6)
     write = write_whole
     for number, place in enumerate(["before", "after"]):
 
-        def killed(to: Path, text: str, place: str = place) -> None:
+        def killed(to: Path, text: str, place: str = place, number: int = number) -> None:
+            with closing(sqlite3.connect(tmp_path / "out.ledger.sqlite")) as base:  # as it is on the disk
+                assert base.execute("SELECT count(*) FROM sidecars").fetchone() == (number + 1,)
             if place == "after":
                 write(to, text)
             raise KeyboardInterrupt
@@ -268,6 +273,26 @@ def test_files_of_a_run_that_was_killed_are_its_own(tmp_path: Path, monkeypatch:
     monkeypatch.setattr(sidecars, "write_whole", write)
     _run(tmp_path, tmp_path / "clips", seed=2, say=lambda _: said("made 2"))
     assert _texts(tmp_path / "clips") == {"a.txt": "made 2\n"}
+
+
+@pytest.mark.parametrize("seconds", [0.0, 1e6])
+def test_files_are_written_as_the_run_goes_or_at_its_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seconds: float
+) -> None:
+    monkeypatch.setattr(sidecars, "_WAIT_SECONDS", seconds)
+    monkeypatch.setattr(sidecars, "_MOST_WAITING", 3)
+    for number in range(8):
+        put_clip(tmp_path / "clips" / f"{number}.mp4")
+    seen: list[int] = []
+    run(
+        [tmp_path / "clips"],
+        tmp_path / "out.jsonl",
+        Settings(sidecar="txt", decoders=0),
+        engine=Scripted(_say),
+        on_row=lambda _: seen.append(len(_texts(tmp_path / "clips"))),
+    )
+    assert seen == ([1, 2, 3, 4, 5, 6, 7, 8] if seconds == 0 else [0, 0, 3, 3, 3, 6, 6, 6])
+    assert len(_texts(tmp_path / "clips")) == 8
 
 
 def test_changed_choice_and_a_run_from_the_start_replace_their_own(tmp_path: Path) -> None:

@@ -206,7 +206,8 @@ def _sidecars(
         except DatasetError as exc:
             logger.warning("Which files beside videos earlier runs wrote is not known: %s", exc)
     sidecars = SidecarWriter(settings, ledger)
-    sidecars.check(read_rows(sources, settings, output=output))
+    beside_files = [source for source in sources if source.format != "webdataset"]  # whose videos are bytes
+    sidecars.check(read_rows(beside_files, settings, output=output))
     return sidecars
 
 
