@@ -11,7 +11,8 @@ from clips import draw_number
 from reelscribe.errors import ClipError
 from reelscribe.schema import Clip, Frames
 from reelscribe.video.decode import decode
-from reelscribe.video.index import FrameIndex, open_clip, read_index, video_stream
+from reelscribe.video.index import FrameIndex, read_index
+from reelscribe.video.opening import open_clip, video_stream
 from reelscribe.video.sampling import FrameBudget, FrameChoice, VisionLimits
 
 BUDGET = FrameBudget(fps=5, min_frames=4, max_frames=768, max_video_tokens=2000, limits=VisionLimits())

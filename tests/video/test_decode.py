@@ -15,8 +15,9 @@ from decoding import BUDGET, EVERY_FRAME, KINDS, decoded, index_of
 from reelscribe.errors import ClipError
 from reelscribe.schema import Clip
 from reelscribe.video import decode as decode_module
+from reelscribe.video import runs
 from reelscribe.video.decode import decode
-from reelscribe.video.index import open_clip
+from reelscribe.video.opening import open_clip
 
 
 @pytest.fixture
@@ -34,11 +35,11 @@ def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
         raise ClipError("decode", "this way is closed")
 
     monkeypatch.setattr(decode_module, "_WHOLE_PACKETS", 750 if "whole" in way else 0)
-    monkeypatch.setattr(decode_module, "_runs" if "whole" in way else "_whole_run", closed)
+    monkeypatch.setattr(decode_module, "runs_to" if "whole" in way else "whole_run", closed)
     if "kept" not in way:
         monkeypatch.setattr(decode_module, "_KEPT_BYTES", 0)
     if way == "seek":
-        monkeypatch.setattr(decode_module, "_SEEK_BYTES", 0)
+        monkeypatch.setattr(runs, "_SEEK_BYTES", 0)
     else:
         monkeypatch.setattr(decode_module, "_SEEKABLE", frozenset())
     return way
@@ -108,22 +109,22 @@ def test_all_ways_through_a_file_give_the_same_frames(
 def test_frames_between_the_needed_ones_are_passed_over(folder: Path) -> None:
     file = write_clip(folder / "dense.mp4", range(120), keyframe_every=10, options={"x264-params": "scenecut=0"})
     index = index_of(file)
-    runs = decode_module._runs(index, [index.pts[number] for number in (0, 42, 88, 119)])
-    assert [run.packets.start for run in runs] == [0, 40, 80, 110]
-    assert sum(len(run.packets) for run in runs) < 30
+    made = runs.runs_to(index, [index.pts[number] for number in (0, 42, 88, 119)])
+    assert [run.packets.start for run in made] == [0, 40, 80, 110]
+    assert sum(len(run.packets) for run in made) < 30
 
 
 def seeks(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Where the decoder seeks to, from now on; files are read again however small they are."""
     monkeypatch.setattr(decode_module, "_KEPT_BYTES", 0)
     made: list[int] = []
-    seek = decode_module._packets_from
+    seek = runs._packets_from
 
-    def counted(task: Any, container: Any, stream: Any, pts: int) -> Any:
+    def counted(clip: Any, container: Any, stream: Any, pts: int) -> Any:
         made.append(pts)
-        return seek(task, container, stream, pts)
+        return seek(clip, container, stream, pts)
 
-    monkeypatch.setattr(decode_module, "_packets_from", counted)
+    monkeypatch.setattr(runs, "_packets_from", counted)
     return made
 
 
@@ -131,10 +132,10 @@ def seeks(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 def test_long_stretches_that_are_not_needed_are_sought_over(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = write_clip(folder / "long.mp4", range(120), keyframe_every=10, options={"x264-params": "scenecut=0"})
     made, index = seeks(monkeypatch), index_of(file)
-    monkeypatch.setattr(decode_module, "_SEEK_BYTES", file.stat().st_size // 5)
+    monkeypatch.setattr(runs, "_SEEK_BYTES", file.stat().st_size // 5)
     assert read_numbers(decoded(file, replace(BUDGET, min_frames=4, fps=0.5)).pixels) == [0, 39, 79, 119]
     assert made == [index.pts[number] for number in (30, 70, 110)]
-    monkeypatch.setattr(decode_module, "_SEEK_BYTES", file.stat().st_size // 2)
+    monkeypatch.setattr(runs, "_SEEK_BYTES", file.stat().st_size // 2)
     assert read_numbers(decoded(file, replace(BUDGET, min_frames=4, fps=0.5)).pixels) == [0, 39, 79, 119]
     assert len(made) == 3
 
@@ -146,7 +147,7 @@ def test_a_seek_that_misses_costs_time_but_no_frame(
 ) -> None:
     file = write_clip(folder / "missed.mkv", range(60), keyframe_every=10, options={"x264-params": "scenecut=0"})
     seeks(monkeypatch)
-    monkeypatch.setattr(decode_module, "_SEEK_BYTES", 0)
+    monkeypatch.setattr(runs, "_SEEK_BYTES", 0)
     index = index_of(file)
     seek = InputContainer.seek
 

@@ -21,7 +21,7 @@ from decoding import BUDGET, failure, index_of
 from reelscribe.schema import Clip
 from reelscribe.video import decode as decode_module
 from reelscribe.video.decode import decode
-from reelscribe.video.index import open_clip, video_stream
+from reelscribe.video.opening import open_clip, video_stream
 from reelscribe.video.sampling import FramesAt
 
 BEGINNING = FramesAt(seconds=(0.0, 0.2), max_width=160, max_height=120, min_decoded=1.0)

@@ -21,7 +21,8 @@ from reelscribe.engines.gate import FailedError
 from reelscribe.errors import ClipError
 from reelscribe.schema import Candidate, CaptionRequest, Clip, Frames, PreparedRequest
 from reelscribe.video.fetch import FetchLimits, fetched
-from reelscribe.video.index import open_clip, read_index, reason, video_stream
+from reelscribe.video.index import read_index
+from reelscribe.video.opening import open_clip, reason, video_stream
 
 _TICKS: Final = 1_000_000
 _JPEG_QUANTISER: Final = 2

@@ -19,53 +19,37 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import TypeAlias
 
 import av
 import numpy as np
 from av.codec.context import ThreadType
-from av.container import InputContainer
-from av.packet import Packet
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 from numpy.typing import NDArray
 
 from reelscribe.errors import ClipError
 from reelscribe.schema import Clip, Frames
-from reelscribe.video.index import (
-    MAX_PIXELS,
-    FrameIndex,
-    latest_seconds,
-    open_clip,
-    packets_of,
-    read_index,
-    reason,
-    stated_seconds,
-    video_stream,
-)
+from reelscribe.video.index import FrameIndex, read_index
+from reelscribe.video.opening import MAX_PIXELS, open_clip, reason, video_stream
 from reelscribe.video.pictures import Painter, stated_size, upright_size
+from reelscribe.video.runs import Run, VideoPacket, contiguous, read_runs, runs_to, whole_run
 from reelscribe.video.sampling import FrameChoice, count_video_tokens
+from reelscribe.video.stated import latest_seconds, stated_seconds
 
 logger = logging.getLogger(__name__)
 
 _WHOLE_PACKETS = 750
 """A clip of up to this many packets is decoded whole. Half a minute, which few clips of data sets exceed: what is not
 wanted of it costs little (see docs/architecture.md)."""
-_SKIP_GAIN = 8
-"""Packets are passed over if there are at least this many: to start the decoder again costs about as much as this many
-frames."""
 _THREADS_TELL_DAMAGE = frozenset({"hevc", "vp8", "vp9", "libdav1d"})
 """Decoders that report damage with several threads as with one. Those that fill in what is lost (H.264, MPEG-4) mark
 such a frame at its end, when another thread may have given it out: with two threads 9 of 245 damaged clips got through.
 """
 _KEPT_BYTES, _KEPT_PACKETS = 16 << 20, 20_000
 """Of a file up to this size the packets are kept from the first reading."""
-_SEEK_BYTES = 4 << 20
-"""Up to so many bytes are read past: disks read ahead about as far."""
 _SEEKABLE = frozenset({"mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm"})
 """Containers with an index to seek by."""
 
-_Packet: TypeAlias = "Packet[VideoStream]"
 _Timed = Iterator[tuple[int, VideoFrame]]
 """Frames, each with its time, in order of presentation."""
 
@@ -88,16 +72,6 @@ class _Task:
     painter: Painter = field(default_factory=Painter)
     part: bool = False
     """Whether what comes behind the last wanted frame may be damaged."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Run:
-    """Packets to decode one after the other, from a keyframe on."""
-
-    packets: range
-    """Their numbers."""
-    keyframe: int
-    """Its time. What is shown earlier may refer to packets before these, and is left out."""
 
 
 def _empty(shape: tuple[int, ...]) -> NDArray[np.uint8]:
@@ -149,7 +123,7 @@ def _troubles(clip: Clip) -> Iterator[None]:
 def _decode(clip: Clip, budget: FrameChoice, threads: int, allocate: Allocate) -> Frames:
     with open_clip(clip) as container:
         stream = video_stream(container, clip)
-        kept: list[_Packet] = []
+        kept: list[VideoPacket] = []
         index = read_index(container, stream, clip, kept, _KEPT_PACKETS if container.size <= _KEPT_BYTES else 0)
         seconds = index.seconds
         picked = budget.pick(seconds, index.duration_seconds)
@@ -192,7 +166,7 @@ def _decode_part(clip: Clip, budget: FrameChoice, allocate: Allocate) -> Frames:
     task = replace(task, index=shown, wanted=[shown.pts[number] for number in picked])
     with open_clip(clip) as container:
         stream = video_stream(container, clip)
-        packets = _read_runs(task, container, stream, [run], seek=False)
+        packets = read_runs(task.index, task.clip, container, stream, [run], seek=False)
         pixels = _collect(task, stream, _decode_run(index, stream, run, next(packets)))
         stated_aspect, aspect = stream.sample_aspect_ratio, stream.codec_context.sample_aspect_ratio
     if good.start and aspect and stated_aspect != aspect:  # FFmpeg has the shape of pixels from the damaged beginning
@@ -219,14 +193,14 @@ def _stretch(index: FrameIndex, good: range) -> FrameIndex:
     return replace(index, pts=pts, end=end)
 
 
-def _longest_stretch(task: _Task) -> tuple[_Run, range]:
+def _longest_stretch(task: _Task) -> tuple[Run, range]:
     """The most frames in a row that can be decoded, by number, and the packets that give them.
 
     The first stretch begins with the first keyframe, another one with the first keyframe behind the end of the one
     before. Frames without times of their own can be counted from the start only.
     """
     index = task.index
-    best, reached = (_whole_run(index), range(0)), index.keyframes[0] - 1
+    best, reached = (whole_run(index), range(0)), index.keyframes[0] - 1
     for keyframe in index.keyframes if index.timed else index.keyframes[:1]:
         first = bisect_left(index.pts, keyframe)
         if keyframe <= reached:
@@ -235,7 +209,7 @@ def _longest_stretch(task: _Task) -> tuple[_Run, range]:
             break
         start = index.packets[keyframe]
         stop = next((number for number in index.broken if number >= start), index.num_packets)
-        run = _Run(packets=range(start, stop), keyframe=keyframe)
+        run = Run(packets=range(start, stop), keyframe=keyframe)
         seen, good = _count_good(task, run, first)
         reached = index.pts[min(first + seen, len(index.pts)) - 1] if seen else keyframe
         if good > len(best[1]):
@@ -243,18 +217,18 @@ def _longest_stretch(task: _Task) -> tuple[_Run, range]:
     return best
 
 
-def _count_good(task: _Task, run: _Run, first: int) -> tuple[int, int]:
+def _count_good(task: _Task, run: Run, first: int) -> tuple[int, int]:
     """How many frames come out of the decoder, from a keyframe on, and how many of them are good.
 
     Decoders notice damage late, and fill in what they lack until then. So if one notices any, all frames since the
     last keyframe before are left out. If whole packets just come to an end, none is.
     """
     index, seen, noticed = task.index, 0, False
-    most = _contiguous(index, run, first)
+    most = contiguous(index, run, first)
     with open_clip(task.clip) as container:
         stream = video_stream(container, task.clip)
         _set_up(task, stream)
-        packets = _read_runs(task, container, stream, [run], seek=False)
+        packets = read_runs(task.index, task.clip, container, stream, [run], seek=False)
         try:
             for pts, _ in _decode_runs(task, stream, [run], packets):
                 while seen < most and pts > index.pts[first + seen] and index.pts[first + seen] not in index.due:
@@ -271,47 +245,33 @@ def _count_good(task: _Task, run: _Run, first: int) -> tuple[int, int]:
     return seen, max(bisect_left(index.pts, keyframe) - first, 0)
 
 
-def _contiguous(index: FrameIndex, run: _Run, first: int) -> int:
-    """How many frames come one after the other, even if all packets behind the run's are lost.
-
-    No frame is shown before it is decoded: those that are shown by the time of the first lost packet are all there. A
-    few frames more may be, beyond some that are not.
-    """
-    if index.complete and run.packets.stop == index.num_packets:
-        return len(index.pts) - first
-    behind = index.decoded_by[run.packets.stop - 1] if run.packets else None
-    if behind is None:
-        return min(len(run.packets), len(index.pts) - first)
-    return max(bisect_right(index.pts, behind) - first, 0)
-
-
-def _decode_wanted(task: _Task, stream: VideoStream, kept: list[_Packet], *, may_seek: bool) -> NDArray[np.uint8]:
+def _decode_wanted(task: _Task, stream: VideoStream, kept: list[VideoPacket], *, may_seek: bool) -> NDArray[np.uint8]:
     """Take the shortest way that leads to all frames. Returns: uint8, shape (frames, height, width, 3)."""
 
-    def from_kept(runs: list[_Run]) -> NDArray[np.uint8]:
+    def from_kept(runs: list[Run]) -> NDArray[np.uint8]:
         packets = (kept[run.packets.start : run.packets.stop] for run in runs)
         return _collect(task, stream, _decode_runs(task, stream, runs, packets))
 
-    def from_file(runs: list[_Run], *, seek: bool = False) -> NDArray[np.uint8]:
+    def from_file(runs: list[Run], *, seek: bool = False) -> NDArray[np.uint8]:
         with open_clip(task.clip) as container:
             stream = video_stream(container, task.clip)
-            packets = _read_runs(task, container, stream, runs, seek=seek)
+            packets = read_runs(task.index, task.clip, container, stream, runs, seek=seek)
             return _collect(task, stream, _decode_runs(task, stream, runs, packets))
 
     index = task.index
-    short_ways: list[Callable[[list[_Run]], NDArray[np.uint8]]] = []
+    short_ways: list[Callable[[list[Run]], NDArray[np.uint8]]] = []
     if index.timed and not index.doubtful and index.num_packets > _WHOLE_PACKETS:
         seeks = (True, False) if may_seek else (False,)
         short_ways = [from_kept] if kept else [partial(from_file, seek=seek) for seek in seeks]
     for way in short_ways:
         try:
-            return way(_runs(index, task.wanted))
+            return way(runs_to(index, task.wanted))
         except (ClipError, av.FFmpegError) as exc:
             # A seek may miss, a keyframe be one that decoding cannot start at, a packet give no frame of its own.
             logger.debug("%s: once more, by a plainer way: %s", task.clip.name, exc)
     if kept and not short_ways:  # a decoder is set up only once
-        return from_kept([_whole_run(index)])
-    return from_file([_whole_run(index)])
+        return from_kept([whole_run(index)])
+    return from_file([whole_run(index)])
 
 
 def _collect(task: _Task, stream: VideoStream, decoded: _Timed) -> NDArray[np.uint8]:
@@ -336,26 +296,7 @@ def _set_up(task: _Task, stream: VideoStream) -> None:
     stream.codec_context.options = {"max_pixels": str(MAX_PIXELS)}  # the size may change on the way
 
 
-def _whole_run(index: FrameIndex) -> _Run:
-    """All packets from the first keyframe on."""
-    keyframe = index.keyframes[0]
-    return _Run(packets=range(index.packets[keyframe], index.num_packets), keyframe=keyframe)
-
-
-def _runs(index: FrameIndex, wanted: list[int]) -> list[_Run]:
-    """The packets that decoding the wanted frames takes: for each from the keyframe before it."""
-    runs: list[_Run] = []
-    for pts in wanted:
-        keyframe = index.keyframes[bisect_right(index.keyframes, pts) - 1]
-        start, stop = index.packets[keyframe], index.packets[pts] + 1
-        if runs and start - runs[-1].packets.stop < _SKIP_GAIN:
-            last = runs.pop()
-            keyframe, start, stop = last.keyframe, last.packets.start, max(last.packets.stop, stop)
-        runs.append(_Run(packets=range(start, stop), keyframe=keyframe))
-    return runs
-
-
-def _decode_runs(task: _Task, stream: VideoStream, runs: list[_Run], packets: Iterable[Iterable[_Packet]]) -> _Timed:
+def _decode_runs(task: _Task, stream: VideoStream, runs: list[Run], packets: Iterable[Iterable[VideoPacket]]) -> _Timed:
     """The frames of each run; raise if one that there has to be is damaged or missing."""
     due_of = {task.index.packets[pts]: pts for pts in task.index.due}
     for run, of_run in zip(runs, packets, strict=False):
@@ -364,7 +305,7 @@ def _decode_runs(task: _Task, stream: VideoStream, runs: list[_Run], packets: It
         stream.codec_context.flush_buffers()
 
 
-def _decode_run(index: FrameIndex, stream: VideoStream, run: _Run, packets: Iterable[_Packet]) -> _Timed:
+def _decode_run(index: FrameIndex, stream: VideoStream, run: Run, packets: Iterable[VideoPacket]) -> _Timed:
     """The frames of a run, each with its time."""
 
     def frames() -> Iterator[VideoFrame]:
@@ -379,7 +320,7 @@ def _decode_run(index: FrameIndex, stream: VideoStream, run: _Run, packets: Iter
             yield frame.pts, frame
 
 
-def _watch(task: _Task, run: _Run, decoded: _Timed, due: set[int]) -> _Timed:
+def _watch(task: _Task, run: Run, decoded: _Timed, due: set[int]) -> _Timed:
     """Pass frames on; raise at one that is damaged, or if one that is due is missing in the end."""
     index, count = task.index, 0
     missing = {pts for pts in due if pts >= run.keyframe}
@@ -400,32 +341,6 @@ def _watch(task: _Task, run: _Run, decoded: _Timed, due: set[int]) -> _Timed:
 def _damaged(task: _Task, pts: int) -> ClipError:
     number, count = bisect_left(task.index.pts, pts), len(task.index.pts)
     return ClipError("decode", f"{task.clip.name}: frame {number} of {count} cannot be decoded; the file is damaged.")
-
-
-def _read_runs(
-    task: _Task, container: InputContainer, stream: VideoStream, runs: list[_Run], *, seek: bool
-) -> Iterator[Iterator[_Packet]]:
-    """The packets of each run, from the file."""
-    worth_a_seek = _SEEK_BYTES * len(task.index.packets) // container.size
-    packets, at = packets_of(container, stream, task.index.shifts), 0
-    for run in runs:
-        start, stop = run.packets.start, run.packets.stop
-        if seek and start - at > worth_a_seek:
-            packets, at = _packets_from(task, container, stream, run.keyframe), start
-        yield itertools.islice(packets, start - at, stop - at)
-        at = stop
-
-
-def _packets_from(task: _Task, container: InputContainer, stream: VideoStream, pts: int) -> Iterator[_Packet]:
-    """Seek to a keyframe, or to one before it and read on; raise if that went astray."""
-    container.seek(pts, stream=stream)
-    packets = packets_of(container, stream)
-    for packet in packets:
-        if packet.is_keyframe and packet.pts == pts:
-            return itertools.chain([packet], packets)
-        if packet.pts is None or packet.pts > pts:
-            break
-    raise ClipError("decode", f"{task.clip.name}: a seek missed its keyframe.")
 
 
 def _on_screen(task: _Task, decoded: _Timed) -> Iterator[VideoFrame]:

@@ -12,17 +12,10 @@ from av.container import InputContainer
 from reelscribe.errors import ClipError
 from reelscribe.schema import Clip
 from reelscribe.video.clock import may_jump
-from reelscribe.video.index import (
-    check_bytes,
-    check_not_encrypted,
-    open_clip,
-    packets_of,
-    read_index,
-    reason,
-    stated_seconds,
-    video_stream,
-)
+from reelscribe.video.index import packets_of, read_index
+from reelscribe.video.opening import check_not_encrypted, open_clip, reason, video_stream
 from reelscribe.video.sampling import FrameBudget, count_video_tokens
+from reelscribe.video.stated import check_bytes, stated_seconds
 
 _MOST_SECONDS: Final = 1e8
 """Three years: no video is as long, and a header that says so is not believed."""

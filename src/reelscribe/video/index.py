@@ -6,34 +6,24 @@ a container says about itself is only held against it, to tell a file that was c
 
 import contextlib
 import io
-import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from pathlib import Path
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import av
 from av.container import InputContainer
 from av.packet import Packet
-from av.stream import Disposition
 from av.video.stream import VideoStream
 
 from reelscribe.errors import ClipError
 from reelscribe.schema import Clip
 from reelscribe.video.bitstream import EMPTY_MPEG4, Picture, look_with
 from reelscribe.video.clock import PacketTimes, Shift, find_shifts, hidden_by_joins, may_jump, shifted
-from reelscribe.video.formats import FORMATS, HEAD_BYTES, is_list, looks_like
+from reelscribe.video.opening import check_not_encrypted
+from reelscribe.video.stated import check_complete, is_complete
 from reelscribe.video.transport import find_seams
 
-_OPEN: Any = {} if int(av.__version__.split(".")[0]) >= 19 else {"metadata_errors": "replace"}
-"""Before PyAV 19, which does so by itself, a title that is not UTF-8 made a file unreadable."""
-_NO_FILM = Disposition.attached_pic | Disposition.timed_thumbnails
-MAX_PIXELS = 1 << 26
-"""Of a picture: 8192 x 8192, beyond the highest levels of H.264 and AV1. A few bytes can claim far more."""
-_TAGGED_DURATION = re.compile(r"(\d+):(\d\d):(\d\d(?:\.\d+)?)")
-_LOST_SHARE = 0.02
-"""A file may lack so much of the bytes that it states: there the tables are that players do without."""
 _TIMED_SHARE = 0.45
 """If fewer packets have times, they say too little. Of the two fields of an interlaced frame one has a time."""
 _REPEATED_SHARE = 0.1
@@ -89,103 +79,6 @@ class FrameIndex:
         return float((self.end - self.pts[0]) * self.time_base)
 
 
-def open_clip(clip: Clip) -> InputContainer:
-    """Open a clip's file.
-
-    Raises:
-        ClipError: kind "missing" or "unreadable".
-    """
-    source: str | io.BytesIO
-    if isinstance(clip.source, bytes):
-        size, source = len(clip.source), io.BytesIO(clip.source)
-    else:
-        try:
-            size, source = clip.path.stat().st_size, f"file:{clip.path}"  # else "10:30.mp4" reads as a protocol
-        except (FileNotFoundError, NotADirectoryError, ValueError) as exc:
-            start = clip.root or Path.cwd()
-            raise ClipError("missing", f"{clip.name}: there is no such file; paths start from {start}.") from exc
-        except OSError as exc:
-            raise ClipError("unreadable", f"{clip.name} cannot be read: {reason(exc)}.") from exc
-        if not clip.path.is_file():
-            raise ClipError("unreadable", f"{clip.name} is not a file.")
-    if size == 0:
-        raise ClipError("unreadable", f"{clip.name} is empty (0 bytes).")
-    # A file in memory is read by no protocol.
-    options = {"format_whitelist": FORMATS, "protocol_whitelist": "file" if isinstance(source, str) else "none"}
-    try:
-        container: InputContainer = av.open(source, "r", options=options, **_OPEN)
-    except (av.FFmpegError, OSError, ValueError) as exc:
-        raise _not_a_video(clip, exc) from exc
-    return container
-
-
-def _not_a_video(clip: Clip, exc: Exception) -> ClipError:
-    """Say what a file is that cannot be opened."""
-    head = read_head(clip, HEAD_BYTES)
-    if is_list(head):
-        return ClipError("unreadable", f"{clip.name} is a list of other files, not a video.")
-    seen = looks_like(head)
-    why = f"it looks like {seen}" if seen else reason(exc)
-    if not seen and isinstance(exc, av.error.ArgumentError):  # what FFmpeg says of formats that are not allowed
-        why = "it is of a format that is not read"
-    return ClipError("unreadable", f"{clip.name} cannot be opened as a video: {why}.")
-
-
-def read_head(clip: Clip, count: int) -> bytes:
-    """The first bytes of a clip's file."""
-    if isinstance(clip.source, bytes):
-        return clip.source[:count]
-    with clip.path.open("rb") as file:
-        return file.read(count)
-
-
-def reason(exc: Exception) -> str:
-    """What an error of the system or of FFmpeg says, without the path and number around it."""
-    return str(getattr(exc, "strerror", None) or exc)
-
-
-def video_stream(container: InputContainer, clip: Clip) -> VideoStream:
-    """The video stream that players show: one with frames, by default, and the largest.
-
-    Raises:
-        ClipError: kind "no_video", "unreadable" or "too_large".
-    """
-    streams = [stream for stream in container.streams.video if not stream.disposition & _NO_FILM]
-    if not streams:
-        kinds = {"a cover picture" if stream.type == "video" else stream.type for stream in container.streams}
-        raise ClipError(
-            "no_video", f"{clip.name} has no video stream, only {' and '.join(sorted(kinds)) or 'nothing'}."
-        )
-    counts = _count_packets(clip, streams) if len(streams) > 1 else {}
-
-    def rank(stream: VideoStream) -> tuple[int, bool, int, int]:
-        readable = stream.codec_context is not None
-        pixels = stream.width * stream.height if readable else 0
-        is_default = bool(stream.disposition & Disposition.default)
-        return counts.get(stream.index, 0) if readable else -1, is_default, pixels, -stream.index
-
-    stream = max(streams, key=rank)
-    if stream.codec_context is None:
-        raise ClipError("unreadable", f"{clip.name}: there is no decoder for its video codec.")
-    width, height = stream.width, stream.height
-    if width * height > MAX_PIXELS:
-        size = f"{width:,} x {height:,} pixels"
-        raise ClipError("too_large", f"{clip.name}: its pictures are of {size}; at most {MAX_PIXELS:,} are decoded.")
-    return stream
-
-
-def _count_packets(clip: Clip, streams: Sequence[VideoStream]) -> dict[int, int]:
-    """Packets of each stream, 2 at most: one with a single packet is a picture, and one without any is empty."""
-    counts = dict.fromkeys((stream.index for stream in streams), 0)
-    with open_clip(clip) as container, contextlib.suppress(av.FFmpegError, IndexError):
-        for packet in container.demux([container.streams[index] for index in counts]):
-            if packet.size:
-                counts[packet.stream_index] = min(counts[packet.stream_index] + 1, 2)
-            if min(counts.values()) == 2:
-                break
-    return counts
-
-
 def packets_of(
     container: InputContainer, stream: VideoStream, shifts: Sequence[Shift] = ()
 ) -> "Iterator[Packet[VideoStream]]":
@@ -206,16 +99,6 @@ def packets_of(
 
 def _shift(packet: "Packet[VideoStream]", shifts: Sequence[Shift], number: int) -> None:
     packet.pts, packet.dts = shifted(packet.pts, shifts, number), shifted(packet.dts, shifts, number)
-
-
-def check_not_encrypted(packet: "Packet[VideoStream]", clip: Clip) -> None:
-    """Raise if a packet says that it is encrypted.
-
-    Raises:
-        ClipError: kind "unreadable".
-    """
-    if packet.has_sidedata("encryption_info"):
-        raise ClipError("unreadable", f"{clip.name} is encrypted (DRM); only who has its key can read it.")
 
 
 def read_index(
@@ -270,7 +153,7 @@ def read_index(
     times = _times_of(entries, decoded_at, places) if may_jump(container) else []
     broken, joins = _look_for_losses(container, stream, clip, times, broken, part=part)
     if not part:
-        _check_complete(container, stream, len(entries) - len(broken), clip)
+        check_complete(container, stream, len(entries) - len(broken), clip)
     if broken and not part:
         raise ClipError(
             "decode", f"{clip.name} is damaged: of its {len(entries)} packets, {len(broken)} cannot be read whole."
@@ -308,7 +191,7 @@ def read_index(
         start=min([*lost, pts[0]]),
         num_packets=len(entries),
         broken=broken,
-        complete=_is_complete(container, stream, len(entries) - len(broken), clip),
+        complete=is_complete(container, stream, len(entries) - len(broken), clip),
         decoded_by=[
             at + entry[1] if at is not None and timed else None
             for at, entry in zip(decoded_at, entries, strict=False)  # the last is the empty packet's
@@ -373,89 +256,3 @@ def _without_jumps(
         for number, (time, length, keyframe, visible) in enumerate(entries)
     ]
     return straight, [shifted(each.dts, shifts, number) for number, each in enumerate(times)]
-
-
-def stated_seconds(container: InputContainer, stream: VideoStream) -> float:
-    """How long a file says that its video is; 0 if it does not say.
-
-    FFmpeg guesses the duration of an AVI file that is cut short from what is there; the number of frames is the file's.
-    """
-    if "matroska" in container.format.name:
-        return _stated_by_matroska(container, stream)
-    by_frames = stream.frames / stream.average_rate if stream.average_rate else 0
-    by_stream = (stream.duration or 0) * (stream.time_base or 0)
-    return float(max(by_frames, by_stream) or Fraction(container.duration or 0, av.time_base))
-
-
-def latest_seconds(container: InputContainer, stream: VideoStream) -> float:
-    """How long a video is if it goes on to the end of the whole file; 0 if that is not known."""
-    start = float((stream.start_time or 0) * (stream.time_base or 0))
-    return max((container.duration or 0) / av.time_base - start, 0.0)
-
-
-def _stated_by_matroska(container: InputContainer, stream: VideoStream) -> float:
-    """Matroska has one length for the whole file, that of the longest stream. Those of streams are in tags.
-
-    FFmpeg's muxer writes when the stream ends, even if its clock does not start at 0; mkvmerge writes a length.
-    """
-    tag = next((text for name, text in stream.metadata.items() if name.upper().startswith("DURATION")), "")
-    if not (parts := _TAGGED_DURATION.fullmatch(tag)):
-        alone = len(container.streams) == 1 and not stream.start_time
-        return latest_seconds(container, stream) if alone else 0.0
-    hours, minutes, seconds = (float(part) for part in parts.groups())
-    total = 3600 * hours + 60 * minutes + seconds
-    if container.metadata.get("ENCODER", "").startswith("Lavf"):
-        total -= float((stream.start_time or 0) * (stream.time_base or 0))
-    return max(total, 0.0)
-
-
-def _check_complete(container: InputContainer, stream: VideoStream, count: int, clip: Clip) -> None:
-    """Raise where the file ends before what it states.
-
-    Lengths in seconds are no measure: they are rounded, or another stream's, or tell how long the last frame stays.
-    """
-    if "mp4" not in container.format.name:
-        check_bytes(container, clip)
-    elif count < len(stream.index_entries):
-        raise _cut_short(clip, count, len(stream.index_entries), "frames")
-
-
-def _is_complete(container: InputContainer, stream: VideoStream, count: int, clip: Clip) -> bool:
-    with contextlib.suppress(ClipError):
-        _check_complete(container, stream, count, clip)
-        return True
-    return False
-
-
-def check_bytes(container: InputContainer, clip: Clip) -> None:
-    """Raise where a file has fewer bytes than it states.
-
-    Raises:
-        ClipError: kind "decode".
-    """
-    present, stated = container.size, _stated_bytes(clip)
-    if present < stated * (1 - _LOST_SHARE):
-        raise _cut_short(clip, present, stated, "bytes")
-
-
-def _cut_short(clip: Clip, present: int, stated: int, unit: str) -> ClipError:
-    message = f"{clip.name} is cut short: {present:,} of the {stated:,} {unit} that it states are there."
-    return ClipError("decode", message)
-
-
-def _stated_bytes(clip: Clip) -> int:
-    """Size of an AVI, Matroska or WebM file as it states it; 0 where it does not, as in a live recording."""
-    head = read_head(clip, HEAD_BYTES)
-    if head[:4] == b"RIFF":
-        return int.from_bytes(head[4:8], "little") % 0xFFFFFFFF  # which stands for an unknown size, as 0 does
-    at = 0
-    for element in ("1a45dfa3", "18538067"):  # EBML, Segment
-        if head[at : at + 4].hex() != element or len(head) < at + 12:
-            return 0
-        width = 9 - head[at + 4].bit_length()  # bytes of the size field: its leading zero bits tell
-        unknown = (1 << 7 * width) - 1
-        size = int.from_bytes(head[at + 4 : at + 4 + width]) & unknown
-        if size == unknown:
-            return 0
-        at += 4 + width + size
-    return at

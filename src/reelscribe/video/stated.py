@@ -1,0 +1,104 @@
+"""What a file states of its video: how long it is, and how much of it there is. Held against what is there."""
+
+import contextlib
+import re
+from fractions import Fraction
+
+import av
+from av.container import InputContainer
+from av.video.stream import VideoStream
+
+from reelscribe.errors import ClipError
+from reelscribe.schema import Clip
+from reelscribe.video.formats import HEAD_BYTES
+from reelscribe.video.opening import read_head
+
+_TAGGED_DURATION = re.compile(r"(\d+):(\d\d):(\d\d(?:\.\d+)?)")
+_LOST_SHARE = 0.02
+"""A file may lack so much of the bytes that it states: there the tables are that players do without."""
+
+
+def stated_seconds(container: InputContainer, stream: VideoStream) -> float:
+    """How long a file says that its video is; 0 if it does not say.
+
+    FFmpeg guesses the duration of an AVI file that is cut short from what is there; the number of frames is the file's.
+    """
+    if "matroska" in container.format.name:
+        return _stated_by_matroska(container, stream)
+    by_frames = stream.frames / stream.average_rate if stream.average_rate else 0
+    by_stream = (stream.duration or 0) * (stream.time_base or 0)
+    return float(max(by_frames, by_stream) or Fraction(container.duration or 0, av.time_base))
+
+
+def latest_seconds(container: InputContainer, stream: VideoStream) -> float:
+    """How long a video is if it goes on to the end of the whole file; 0 if that is not known."""
+    start = float((stream.start_time or 0) * (stream.time_base or 0))
+    return max((container.duration or 0) / av.time_base - start, 0.0)
+
+
+def _stated_by_matroska(container: InputContainer, stream: VideoStream) -> float:
+    """Matroska has one length for the whole file, that of the longest stream. Those of streams are in tags.
+
+    FFmpeg's muxer writes when the stream ends, even if its clock does not start at 0; mkvmerge writes a length.
+    """
+    tag = next((text for name, text in stream.metadata.items() if name.upper().startswith("DURATION")), "")
+    if not (parts := _TAGGED_DURATION.fullmatch(tag)):
+        alone = len(container.streams) == 1 and not stream.start_time
+        return latest_seconds(container, stream) if alone else 0.0
+    hours, minutes, seconds = (float(part) for part in parts.groups())
+    total = 3600 * hours + 60 * minutes + seconds
+    if container.metadata.get("ENCODER", "").startswith("Lavf"):
+        total -= float((stream.start_time or 0) * (stream.time_base or 0))
+    return max(total, 0.0)
+
+
+def check_complete(container: InputContainer, stream: VideoStream, count: int, clip: Clip) -> None:
+    """Raise where the file ends before what it states.
+
+    Lengths in seconds are no measure: they are rounded, or another stream's, or tell how long the last frame stays.
+    """
+    if "mp4" not in container.format.name:
+        check_bytes(container, clip)
+    elif count < len(stream.index_entries):
+        raise _cut_short(clip, count, len(stream.index_entries), "frames")
+
+
+def is_complete(container: InputContainer, stream: VideoStream, count: int, clip: Clip) -> bool:
+    with contextlib.suppress(ClipError):
+        check_complete(container, stream, count, clip)
+        return True
+    return False
+
+
+def check_bytes(container: InputContainer, clip: Clip) -> None:
+    """Raise where a file has fewer bytes than it states.
+
+    Raises:
+        ClipError: kind "decode".
+    """
+    present, stated = container.size, _stated_bytes(clip)
+    if present < stated * (1 - _LOST_SHARE):
+        raise _cut_short(clip, present, stated, "bytes")
+
+
+def _cut_short(clip: Clip, present: int, stated: int, unit: str) -> ClipError:
+    message = f"{clip.name} is cut short: {present:,} of the {stated:,} {unit} that it states are there."
+    return ClipError("decode", message)
+
+
+def _stated_bytes(clip: Clip) -> int:
+    """Size of an AVI, Matroska or WebM file as it states it; 0 where it does not, as in a live recording."""
+    head = read_head(clip, HEAD_BYTES)
+    if head[:4] == b"RIFF":
+        return int.from_bytes(head[4:8], "little") % 0xFFFFFFFF  # which stands for an unknown size, as 0 does
+    at = 0
+    for element in ("1a45dfa3", "18538067"):  # EBML, Segment
+        if head[at : at + 4].hex() != element or len(head) < at + 12:
+            return 0
+        width = 9 - head[at + 4].bit_length()  # bytes of the size field: its leading zero bits tell
+        unknown = (1 << 7 * width) - 1
+        size = int.from_bytes(head[at + 4 : at + 4 + width]) & unknown
+        if size == unknown:
+            return 0
+        at += 4 + width + size
+    return at
