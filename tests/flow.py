@@ -19,8 +19,17 @@ from reelscribe.demo import write_clip
 from reelscribe.engines.base import ModelInfo
 from reelscribe.engines.feed import feeding
 from reelscribe.models.shapes.scenes import random_scene
-from reelscribe.pipeline import InputRow
-from reelscribe.schema import Candidate, CaptionRequest, Clip, Failure, Frames, Generation, PreparedRequest, Row
+from reelscribe.schema import (
+    Candidate,
+    CaptionRequest,
+    Clip,
+    Failure,
+    Frames,
+    Generation,
+    InputRow,
+    PreparedRequest,
+    Row,
+)
 from reelscribe.video.sampling import VisionLimits
 
 VIDEO, EOC = "<__dj__video>", "<|__dj__eoc|>"

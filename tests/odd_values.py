@@ -18,9 +18,8 @@ from flow import EOC, VIDEO, put_clip
 
 from reelscribe.config import Settings
 from reelscribe.engines.fake import FakeEngine
-from reelscribe.pipeline import RowResult
 from reelscribe.runners.local import run
-from reelscribe.schema import PreparedRequest
+from reelscribe.schema import PreparedRequest, RowResult
 
 GOOD = "good.mp4"
 GOOD_EVERY = 5

@@ -25,15 +25,26 @@ from flow import (
     said,
 )
 
-from reelscribe import pipeline
+from reelscribe import pipeline, under_way
 from reelscribe.config import Settings
 from reelscribe.engines import feed
 from reelscribe.engines.base import Engine
 from reelscribe.engines.fake import FakeEngine
 from reelscribe.errors import EngineError, SettingsError
-from reelscribe.pipeline import InputRow, RowResult, caption, caption_rows
-from reelscribe.prompts import Outcome
-from reelscribe.schema import NO_FRAMES, Caption, CaptionRequest, Clip, Failure, Generation, PreparedRequest, Row
+from reelscribe.pipeline import caption, caption_rows
+from reelscribe.schema import (
+    NO_FRAMES,
+    Caption,
+    CaptionRequest,
+    Clip,
+    Failure,
+    Generation,
+    InputRow,
+    Outcome,
+    PreparedRequest,
+    Row,
+    RowResult,
+)
 
 NO_CLIP = Clip(source=b"this is no video")
 
@@ -571,7 +582,7 @@ def test_columns_that_will_be_replaced_are_warned_of_once(caplog: pytest.LogCapt
 def test_long_run_of_rows_that_no_engine_sees_does_not_pile_up(
     row: Row | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pipeline, "_WAITING_ROWS", 10)
+    monkeypatch.setattr(pipeline, "WAITING_ROWS", 10)
     read = []
 
     def rows() -> Iterator[InputRow]:
@@ -593,13 +604,13 @@ def test_what_comes_out_does_not_depend_on_how_many_rows_may_wait(
     good, bad = clip_bytes(), b"no video"
     rows: list[Row] = [{"videos": videos} for videos in ([good], [], [bad], [good, bad, good], [], [], [bad], [good])]
     whole = _rows(rows, _echo(3))
-    monkeypatch.setattr(pipeline, "_WAITING_ROWS", waiting)
+    monkeypatch.setattr(pipeline, "WAITING_ROWS", waiting)
     assert _rows(rows, _echo(3)) == whole
 
 
 def test_large_rows_are_not_read_far_ahead(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pipeline, "_PEEK_BYTES", 1000)
-    monkeypatch.setattr(pipeline, "_WAITING_BYTES", 1000)
+    monkeypatch.setattr(under_way, "_WAITING_BYTES", 1000)
     read = []
 
     def rows() -> Iterator[InputRow]:
@@ -615,7 +626,7 @@ def test_large_rows_are_not_read_far_ahead(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_engine_is_drained_only_where_rows_wait(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pipeline, "_WAITING_BYTES", 1000)
+    monkeypatch.setattr(under_way, "_WAITING_BYTES", 1000)
     runs = []
 
     class Counted(ScriptedEngine):
@@ -631,7 +642,7 @@ def test_engine_is_drained_only_where_rows_wait(monkeypatch: pytest.MonkeyPatch)
 @pytest.mark.parametrize("rows_that_fit", [1, 2, 5])
 def test_large_rows_drain_no_engine_that_asks(rows_that_fit: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pipeline, "_PEEK_BYTES", 400)
-    monkeypatch.setattr(pipeline, "_WAITING_BYTES", 400 * rows_that_fit)
+    monkeypatch.setattr(under_way, "_WAITING_BYTES", 400 * rows_that_fit)
     read = []
 
     def rows() -> Iterator[InputRow]:
@@ -650,7 +661,7 @@ def test_large_rows_drain_no_engine_that_asks(rows_that_fit: int, monkeypatch: p
 def test_large_rows_drain_an_engine_that_iterates_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """It would wait for rows to leave, and they for it."""
     monkeypatch.setattr(feed, "_PATIENCE_SECONDS", 1000)
-    monkeypatch.setattr(pipeline, "_WAITING_BYTES", 1000)
+    monkeypatch.setattr(under_way, "_WAITING_BYTES", 1000)
     rows = (InputRow(index=number, row=_clip_row(), num_bytes=400) for number in range(30))
     engine = KeepingEngine(lambda _: said("text"))
     assert [result.index for result in caption_rows(rows, Settings(), engine)] == list(range(30))
@@ -658,7 +669,7 @@ def test_large_rows_drain_an_engine_that_iterates_at_once(monkeypatch: pytest.Mo
 
 
 def test_large_rows_that_no_engine_sees_leave_beside_those_that_it_has(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pipeline, "_WAITING_BYTES", 1000)
+    monkeypatch.setattr(under_way, "_WAITING_BYTES", 1000)
     kinds: list[Row] = [{}, _clip_row(), {"video": b"no video"}, {"videos": [b"no video", clip_bytes()]}]
     rows = [InputRow(index=n, row=kinds[n * 7 % 4 if n % 5 else 0], num_bytes=400) for n in range(40)]
     for engine in (AskingEngine(lambda _: said("text")), KeepingEngine(lambda _: said("text")), _echo(3)):
@@ -700,7 +711,7 @@ def _asking(*prompts: str) -> list[Row]:
 def test_what_is_known_is_not_made_and_comes_in_its_place(
     known: str, waiting: int, batch_size: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pipeline, "_WAITING_ROWS", waiting)
+    monkeypatch.setattr(pipeline, "WAITING_ROWS", waiting)
     notes = _Notes(known)
     settings = Settings(prompt_key="ask")
     results = list(caption_rows(as_input(_asking(*"abcdef")), settings, _echo(batch_size), memory=notes))
@@ -745,7 +756,7 @@ def test_all_outcomes_are_recorded_as_soon_as_they_are_there_whatever_they_are()
 
 
 def test_long_run_of_known_rows_does_not_pile_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pipeline, "_WAITING_ROWS", 10)
+    monkeypatch.setattr(pipeline, "WAITING_ROWS", 10)
     read = []
 
     def rows() -> Iterator[InputRow]:

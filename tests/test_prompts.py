@@ -14,7 +14,6 @@ from reelscribe.outcomes import choose, once_more
 from reelscribe.prompts import (
     DEFAULT_PROMPT,
     LAYOUTS,
-    Outcome,
     RowPlan,
     caption_cells,
     choose_layout,
@@ -22,7 +21,7 @@ from reelscribe.prompts import (
     columns_used,
     videos_of,
 )
-from reelscribe.schema import CAPTION_META, Caption, CaptionRequest, Clip, Failure, Row
+from reelscribe.schema import CAPTION_META, Caption, CaptionRequest, Clip, Failure, Outcome, Row
 
 
 def _plan(row: Row, layout: str = "interleaved", index: int = 0, **settings: Any) -> RowPlan:

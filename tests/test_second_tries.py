@@ -26,10 +26,9 @@ from reelscribe.engines.base import Engine
 from reelscribe.engines.fake import FakeEngine
 from reelscribe.errors import EngineError
 from reelscribe.pipeline import caption, caption_rows
-from reelscribe.prompts import Outcome
 from reelscribe.runners.local import run
 from reelscribe.sampling_params import SamplingParams
-from reelscribe.schema import Caption, CaptionRequest, Clip, Failure, PreparedRequest
+from reelscribe.schema import Caption, CaptionRequest, Clip, Failure, Outcome, PreparedRequest
 from reelscribe.video.sampling import VisionLimits
 
 if TYPE_CHECKING:

@@ -17,9 +17,9 @@ from reelscribe.config import DEFAULT_MODEL, Settings
 from reelscribe.engines import load_engine
 from reelscribe.engines.base import Engine
 from reelscribe.errors import ClipError, MissingExtraError, SettingsError
-from reelscribe.pipeline import InputRow, caption_rows
-from reelscribe.prompts import Outcome, caption_cells
-from reelscribe.schema import Caption, Clip, Failure
+from reelscribe.pipeline import caption_rows
+from reelscribe.prompts import caption_cells
+from reelscribe.schema import Caption, Clip, Failure, InputRow, Outcome
 
 if TYPE_CHECKING:
     import pyarrow as pa

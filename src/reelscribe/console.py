@@ -18,9 +18,9 @@ from reelscribe.errors import TRANSIENT_KINDS
 from reelscribe.terminal import printable
 
 if TYPE_CHECKING:
-    from reelscribe.pipeline import RowResult
     from reelscribe.runners.live import Live
     from reelscribe.runners.local import RunSummary
+    from reelscribe.schema import RowResult
 
 logger = logging.getLogger(__name__)
 

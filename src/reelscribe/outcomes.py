@@ -8,8 +8,7 @@ from typing import Any, Final
 from reelscribe.config import Settings
 from reelscribe.engines.base import Engine
 from reelscribe.faults import find_faults
-from reelscribe.prompts import Outcome
-from reelscribe.schema import NO_FRAMES, Candidate, Caption, CaptionRequest, Failure, Frames, Generation
+from reelscribe.schema import NO_FRAMES, Candidate, Caption, CaptionRequest, Failure, Frames, Generation, Outcome
 from reelscribe.selection import SELECTORS
 
 _RETRY_TEMPERATURE: Final = 0.7

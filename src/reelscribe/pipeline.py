@@ -10,29 +10,29 @@ import contextlib
 import itertools
 import logging
 import threading
-from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
-from pathlib import Path
-from typing import Any, Protocol, TypeVar, runtime_checkable
+from dataclasses import replace
+from typing import Protocol, TypeVar, runtime_checkable
 
 from reelscribe.config import Settings
 from reelscribe.engines.base import Engine, ModelInfo
 from reelscribe.engines.feed import Feed
 from reelscribe.errors import ClipError, EngineError
 from reelscribe.outcomes import select, tell_frames
-from reelscribe.prompts import Layout, Outcome, RowPlan, choose_layout
+from reelscribe.prompts import Layout, RowPlan, choose_layout
 from reelscribe.schema import (
     NO_FRAMES,
-    Caption,
     CaptionRequest,
     Failure,
     Frames,
     Generation,
+    InputRow,
+    Outcome,
     PreparedRequest,
     Row,
+    RowResult,
 )
-from reelscribe.under_way import InFlight, Tries
+from reelscribe.under_way import WAITING_ROWS, InFlight, RowsUnderWay, Tries
 from reelscribe.video.fetch import FetchLimits, checked
 from reelscribe.video.prefetch import decode_ahead
 from reelscribe.video.sampling import FrameBudget
@@ -43,52 +43,6 @@ T = TypeVar("T")
 
 _PEEK_ROWS, _PEEK_BYTES = 64, 1 << 26
 """Rows that the choice of a layout looks at; fewer where they are large."""
-_WAITING_ROWS, _WAITING_BYTES = 4096, 1 << 30
-"""Rows that may wait to be written, beside the last. The bytes are some fifty rows that hold videos of 20 MB: more than
-an engine has under way, so that it seldom runs short."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class InputRow:
-    """A row as a reader gives it."""
-
-    index: int
-    """Its place in the data set, from 0."""
-    row: Row
-    root: Path | None = None
-    """Folder that its relative paths start from."""
-    problem: Failure | None = None
-    """Set by a reader that found no row here."""
-    source: Any = None
-    """The record as its reader had it, where that is more than `row` holds: then `row` has the columns that the flow
-    looks at, and a writer takes the others from here, unchanged."""
-    num_bytes: int = 0
-    """About how much memory it takes; bounds how many are read ahead."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class RowResult:
-    """What became of one row."""
-
-    index: int
-    rows: tuple[Row, ...]
-    """The rows to write in its place."""
-    outcomes: tuple[Outcome, ...]
-    """One for each of its videos, in order; or the one Failure that the row is as a whole."""
-    origin: InputRow | None = None
-    """The row that was read."""
-    known: frozenset[str] = frozenset()
-    """Keys of those outcomes that were known before."""
-
-    @property
-    def captions(self) -> tuple[Caption, ...]:
-        """Its videos that have a caption."""
-        return tuple(outcome for outcome in self.outcomes if isinstance(outcome, Caption))
-
-    @property
-    def failures(self) -> tuple[Failure, ...]:
-        """Why the others have none."""
-        return tuple(outcome for outcome in self.outcomes if isinstance(outcome, Failure))
 
 
 @runtime_checkable
@@ -113,109 +67,6 @@ class Memory(Protocol):
 
     def record(self, outcome: Outcome) -> None:
         """Take the outcome of a request that was made, as soon as there is one."""
-
-
-@dataclass(kw_only=True)
-class _Waiting:
-    """A row that was read and is not finished."""
-
-    item: InputRow
-    plan: RowPlan
-    outcomes: list[Outcome | None]
-    """One for each request; None until there is one."""
-    known: frozenset[str] = field(init=False)
-
-    def __post_init__(self) -> None:
-        self.known = frozenset(outcome.key for outcome in self.outcomes if outcome)
-
-    def fill(self, outcome: Outcome) -> None:
-        """Take the next outcome; those of a row come in order."""
-        self.outcomes[self.outcomes.index(None)] = outcome
-
-    def finish(self, layout: Layout, settings: Settings) -> RowResult:
-        """The result of a row whose outcomes are all there."""
-        outcomes = [outcome for outcome in self.outcomes if outcome]
-        return RowResult(
-            index=self.plan.index,
-            rows=tuple(layout.fill(self.plan, outcomes, settings)),
-            outcomes=(self.plan.problem,) if self.plan.problem else tuple(outcomes),
-            origin=self.item,
-            known=self.known,
-        )
-
-
-class _RowsUnderWay(Iterator[CaptionRequest]):
-    """Rows that were read and are not finished: requests are pulled at one end, results leave at the other.
-
-    Requests run out (`paused`) if too many rows wait, and go on once some have left.
-
-    Args:
-        rows: to read.
-        plan: what is to be asked for a row.
-        look_up: the outcome of a request, if it is known; else the request to make.
-        stop: asked before each row; once it says True, no other is read.
-        wanted: asked about each row; one that is not is passed over.
-        max_rows: this many may wait.
-    """
-
-    def __init__(
-        self,
-        rows: Iterator[InputRow],
-        plan: Callable[[InputRow], RowPlan],
-        look_up: Callable[[CaptionRequest], Outcome | CaptionRequest],
-        *,
-        stop: Callable[[], bool],
-        wanted: Callable[[RowPlan], bool],
-        max_rows: int,
-    ) -> None:
-        self._rows, self._plan, self._look_up = rows, plan, look_up
-        self._stop, self._wanted = stop, wanted
-        self._max_rows = max_rows
-        self._pending: deque[_Waiting] = deque()
-        self._to_give: deque[CaptionRequest] = deque()
-        # What waits is the difference: each number is written by one thread only.
-        self._read_bytes = self._finished_bytes = 0
-        self.exhausted = self.paused = False
-        """Whether no row is left to read; and whether requests ran out only for want of room."""
-
-    def __next__(self) -> CaptionRequest:
-        self.paused = False
-        while not self._to_give:
-            self.paused = not self.exhausted and not self.has_room()
-            if self.exhausted or self.paused:
-                raise StopIteration
-            self._read()
-        return self._to_give.popleft()
-
-    def _read(self) -> None:
-        item = None if self._stop() else next(self._rows, None)
-        if item is None:
-            self.exhausted = True
-            return
-        plan = self._plan(item)
-        if not self._wanted(plan):
-            return
-        found = [self._look_up(request) for request in plan.requests]
-        outcomes = [None if isinstance(each, CaptionRequest) else each for each in found]
-        self._read_bytes += item.num_bytes
-        self._pending.append(_Waiting(item=item, plan=plan, outcomes=outcomes))
-        self._to_give += (each for each in found if isinstance(each, CaptionRequest))
-
-    def has_room(self) -> bool:
-        """Whether one more row may be read."""
-        waiting_bytes = self._read_bytes - self._finished_bytes
-        return len(self._pending) < self._max_rows and waiting_bytes < _WAITING_BYTES
-
-    def fill(self, outcome: Outcome) -> None:
-        """Take the next outcome; they come in the order of the requests."""
-        self._pending[0].fill(outcome)
-
-    def finished(self, layout: Layout, settings: Settings) -> Iterator[RowResult]:
-        """The first rows, as far as their outcomes are all there. They leave."""
-        while self._pending and None not in self._pending[0].outcomes:
-            row = self._pending.popleft()
-            self._finished_bytes += row.item.num_bytes
-            yield row.finish(layout, settings)
 
 
 def caption_rows(
@@ -252,13 +103,13 @@ def caption_rows(
             " and ".join(replaced),
         )
     _tell_missing([item.row for item in peeked if not item.problem], settings)
-    under_way = _RowsUnderWay(
+    under_way = RowsUnderWay(
         itertools.chain(peeked, source),
         lambda item: plan_row(item, layout, settings),
         memory.look_up if memory else lambda request: request,
         stop=stop,
         wanted=wanted,
-        max_rows=engine.waiting_rows if isinstance(engine, Maker) else _WAITING_ROWS,
+        max_rows=engine.waiting_rows if isinstance(engine, Maker) else WAITING_ROWS,
     )
     record = memory.record if memory else None
     while not under_way.exhausted:

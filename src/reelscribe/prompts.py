@@ -16,7 +16,7 @@ from typing import Any, Final
 
 from reelscribe.config import Settings
 from reelscribe.errors import ClipError
-from reelscribe.schema import CAPTION_META, UNREADABLE, Caption, CaptionRequest, Clip, Failure, Row
+from reelscribe.schema import CAPTION_META, UNREADABLE, Caption, CaptionRequest, Clip, Failure, Outcome, Row
 
 DEFAULT_PROMPT: Final = "Describe the input video in 1-2 sentences."
 
@@ -55,7 +55,6 @@ class RowPlan:
         return self.requests[0].seed if self.requests else self.index
 
 
-Outcome = Caption | Failure
 PlanRow = Callable[[Row, int, Settings, Path | None], list[CaptionRequest]]
 FillRow = Callable[[RowPlan, Sequence[Outcome], Settings], list[Row]]
 

@@ -194,3 +194,50 @@ class Failure:
     def of(cls, request: CaptionRequest, message: str, kind: FailureKind = "engine") -> "Failure":
         """What a request came to."""
         return cls(key=request.key, video=request.clip.name, kind=kind, message=message)
+
+
+Outcome = Caption | Failure
+"""What a request came to."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class InputRow:
+    """A row as a reader gives it."""
+
+    index: int
+    """Its place in the data set, from 0."""
+    row: Row
+    root: Path | None = None
+    """Folder that its relative paths start from."""
+    problem: Failure | None = None
+    """Set by a reader that found no row here."""
+    source: Any = None
+    """The record as its reader had it, where that is more than `row` holds: then `row` has the columns that the flow
+    looks at, and a writer takes the others from here, unchanged."""
+    num_bytes: int = 0
+    """About how much memory it takes; bounds how many are read ahead."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RowResult:
+    """What became of one row."""
+
+    index: int
+    rows: tuple[Row, ...]
+    """The rows to write in its place."""
+    outcomes: tuple[Outcome, ...]
+    """One for each of its videos, in order; or the one Failure that the row is as a whole."""
+    origin: InputRow | None = None
+    """The row that was read."""
+    known: frozenset[str] = frozenset()
+    """Keys of those outcomes that were known before."""
+
+    @property
+    def captions(self) -> tuple[Caption, ...]:
+        """Its videos that have a caption."""
+        return tuple(outcome for outcome in self.outcomes if isinstance(outcome, Caption))
+
+    @property
+    def failures(self) -> tuple[Failure, ...]:
+        """Why the others have none."""
+        return tuple(outcome for outcome in self.outcomes if isinstance(outcome, Failure))

@@ -1,15 +1,20 @@
-"""Requests that are under way: which of them the engine has, and which are made once more."""
+"""Rows and requests that are under way: which of them the engine has, and which are made once more."""
 
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
 from reelscribe.config import Settings
 from reelscribe.errors import EngineError, SettingsError
 from reelscribe.outcomes import better_of, once_more
-from reelscribe.prompts import Outcome
-from reelscribe.schema import CaptionRequest, Failure, Generation
+from reelscribe.prompts import Layout, RowPlan
+from reelscribe.schema import CaptionRequest, Failure, Generation, InputRow, Outcome, RowResult
+
+WAITING_ROWS, _WAITING_BYTES = 4096, 1 << 30
+"""Rows that may wait to be written, beside the last. The bytes are some fifty rows that hold videos of 20 MB: more than
+an engine has under way, so that it seldom runs short."""
 
 
 @runtime_checkable
@@ -155,3 +160,106 @@ class Tries(Iterator[CaptionRequest]):
             key = self._order.popleft()
             self._keys.remove(key)
             yield self._done.pop(key)
+
+
+@dataclass(kw_only=True)
+class _Waiting:
+    """A row that was read and is not finished."""
+
+    item: InputRow
+    plan: RowPlan
+    outcomes: list[Outcome | None]
+    """One for each request; None until there is one."""
+    known: frozenset[str] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.known = frozenset(outcome.key for outcome in self.outcomes if outcome)
+
+    def fill(self, outcome: Outcome) -> None:
+        """Take the next outcome; those of a row come in order."""
+        self.outcomes[self.outcomes.index(None)] = outcome
+
+    def finish(self, layout: Layout, settings: Settings) -> RowResult:
+        """The result of a row whose outcomes are all there."""
+        outcomes = [outcome for outcome in self.outcomes if outcome]
+        return RowResult(
+            index=self.plan.index,
+            rows=tuple(layout.fill(self.plan, outcomes, settings)),
+            outcomes=(self.plan.problem,) if self.plan.problem else tuple(outcomes),
+            origin=self.item,
+            known=self.known,
+        )
+
+
+class RowsUnderWay(Iterator[CaptionRequest]):
+    """Rows that were read and are not finished: requests are pulled at one end, results leave at the other.
+
+    Requests run out (`paused`) if too many rows wait, and go on once some have left.
+
+    Args:
+        rows: to read.
+        plan: what is to be asked for a row.
+        look_up: the outcome of a request, if it is known; else the request to make.
+        stop: asked before each row; once it says True, no other is read.
+        wanted: asked about each row; one that is not is passed over.
+        max_rows: this many may wait.
+    """
+
+    def __init__(
+        self,
+        rows: Iterator[InputRow],
+        plan: Callable[[InputRow], RowPlan],
+        look_up: Callable[[CaptionRequest], Outcome | CaptionRequest],
+        *,
+        stop: Callable[[], bool],
+        wanted: Callable[[RowPlan], bool],
+        max_rows: int,
+    ) -> None:
+        self._rows, self._plan, self._look_up = rows, plan, look_up
+        self._stop, self._wanted = stop, wanted
+        self._max_rows = max_rows
+        self._pending: deque[_Waiting] = deque()
+        self._to_give: deque[CaptionRequest] = deque()
+        # What waits is the difference: each number is written by one thread only.
+        self._read_bytes = self._finished_bytes = 0
+        self.exhausted = self.paused = False
+        """Whether no row is left to read; and whether requests ran out only for want of room."""
+
+    def __next__(self) -> CaptionRequest:
+        self.paused = False
+        while not self._to_give:
+            self.paused = not self.exhausted and not self.has_room()
+            if self.exhausted or self.paused:
+                raise StopIteration
+            self._read()
+        return self._to_give.popleft()
+
+    def _read(self) -> None:
+        item = None if self._stop() else next(self._rows, None)
+        if item is None:
+            self.exhausted = True
+            return
+        plan = self._plan(item)
+        if not self._wanted(plan):
+            return
+        found = [self._look_up(request) for request in plan.requests]
+        outcomes = [None if isinstance(each, CaptionRequest) else each for each in found]
+        self._read_bytes += item.num_bytes
+        self._pending.append(_Waiting(item=item, plan=plan, outcomes=outcomes))
+        self._to_give += (each for each in found if isinstance(each, CaptionRequest))
+
+    def has_room(self) -> bool:
+        """Whether one more row may be read."""
+        waiting_bytes = self._read_bytes - self._finished_bytes
+        return len(self._pending) < self._max_rows and waiting_bytes < _WAITING_BYTES
+
+    def fill(self, outcome: Outcome) -> None:
+        """Take the next outcome; they come in the order of the requests."""
+        self._pending[0].fill(outcome)
+
+    def finished(self, layout: Layout, settings: Settings) -> Iterator[RowResult]:
+        """The first rows, as far as their outcomes are all there. They leave."""
+        while self._pending and None not in self._pending[0].outcomes:
+            row = self._pending.popleft()
+            self._finished_bytes += row.item.num_bytes
+            yield row.finish(layout, settings)

@@ -17,9 +17,8 @@ from reelscribe.dataset.ledger import Ledger
 from reelscribe.dataset.ledger_file import read_answers, read_runs, set_aside
 from reelscribe.errors import FAILURE_KINDS, TRANSIENT_KINDS, DatasetError, FailureKind
 from reelscribe.outcomes import choose
-from reelscribe.prompts import Outcome
 from reelscribe.sampling_params import SamplingParams
-from reelscribe.schema import Candidate, Caption, CaptionRequest, Clip, Failure
+from reelscribe.schema import Candidate, Caption, CaptionRequest, Clip, Failure, Outcome
 
 KEEP = Settings.keep
 INFO = ScriptedEngine(lambda _: said("text")).info

@@ -15,11 +15,11 @@ from reelscribe.dataset import ledger_file
 from reelscribe.dataset.ledger import Ledger
 from reelscribe.dataset.ledger_file import copy_ledger, read_answers, read_runs, set_aside
 from reelscribe.errors import DatasetError
-from reelscribe.prompts import LAYOUTS, Outcome
+from reelscribe.prompts import LAYOUTS
 from reelscribe.report.entries import CaptionedData, Entry
 from reelscribe.runners.local import run
 from reelscribe.runners.status import find_failures, find_ledger, ledger_of, read_status, runs_on
-from reelscribe.schema import Caption, CaptionRequest, Failure, Row
+from reelscribe.schema import Caption, CaptionRequest, Failure, Outcome, Row
 
 INFO = ScriptedEngine(lambda _: said("text")).info
 ROWS: list[Row] = [

@@ -21,9 +21,8 @@ from reelscribe.engines.checkpoint import chat_template
 from reelscribe.engines.inputs import InputBuilder
 from reelscribe.errors import EngineError
 from reelscribe.models import model_path
-from reelscribe.pipeline import RowResult
 from reelscribe.runners.local import run
-from reelscribe.schema import PreparedRequest
+from reelscribe.schema import PreparedRequest, RowResult
 
 if TYPE_CHECKING:
     from reelscribe.engines.transformers import TransformersEngine

@@ -14,9 +14,8 @@ from reelscribe.config import Settings
 from reelscribe.dataset.formats import Record
 from reelscribe.errors import DatasetError, EngineError
 from reelscribe.integrations.ray import CaptionBatches
-from reelscribe.pipeline import RowResult
 from reelscribe.runners.stream import Batch
-from reelscribe.schema import Failure, Generation, PreparedRequest
+from reelscribe.schema import Failure, Generation, PreparedRequest, RowResult
 
 
 @pytest.fixture

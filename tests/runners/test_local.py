@@ -13,10 +13,9 @@ from reelscribe.config import Settings
 from reelscribe.engines.base import Engine
 from reelscribe.engines.fake import FakeEngine
 from reelscribe.errors import DatasetError, EngineError, MissingExtraError, ModelError
-from reelscribe.pipeline import RowResult
 from reelscribe.runners import local
 from reelscribe.runners.local import RunSummary, run
-from reelscribe.schema import Row
+from reelscribe.schema import Row, RowResult
 
 
 def _run(output: Path, *inputs: Path, engine: Engine | None = None, **settings: Any) -> RunSummary:

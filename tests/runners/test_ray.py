@@ -16,10 +16,9 @@ from reelscribe.config import Settings
 from reelscribe.demo import write_clip
 from reelscribe.errors import EngineError, ModelError, SettingsError
 from reelscribe.models.shapes.scenes import random_scene
-from reelscribe.pipeline import RowResult
 from reelscribe.runners.local import run
 from reelscribe.runners.status import read_status
-from reelscribe.schema import Row
+from reelscribe.schema import Row, RowResult
 
 pytestmark = [pytest.mark.ray, pytest.mark.filterwarnings("ignore")]
 

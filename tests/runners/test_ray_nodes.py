@@ -10,8 +10,8 @@ from flow import put_clip, put_rows
 
 from reelscribe.config import Settings
 from reelscribe.errors import ModelError
-from reelscribe.pipeline import RowResult
 from reelscribe.runners.local import run
+from reelscribe.schema import RowResult
 
 pytestmark = [pytest.mark.ray, pytest.mark.filterwarnings("ignore")]
 

@@ -12,11 +12,11 @@ from flow import ScriptedEngine, put_clip, put_rows, said
 from reelscribe.config import Settings, Shard
 from reelscribe.dataset.ledger_file import read_runs
 from reelscribe.errors import StoppedError
-from reelscribe.pipeline import InputRow, plan_row
+from reelscribe.pipeline import plan_row
 from reelscribe.prompts import LAYOUTS
 from reelscribe.runners.local import RunSummary, run
 from reelscribe.runners.status import ledger_of
-from reelscribe.schema import PreparedRequest, Row
+from reelscribe.schema import InputRow, PreparedRequest, Row
 
 FEWEST_BYTES = Settings().max_video_tokens * 32**2 * 2 * 3
 """With which one clip is decoded at a time."""

@@ -15,9 +15,9 @@ from reelscribe.config import Settings
 from reelscribe.dataset.ledger_file import read_runs
 from reelscribe.engines.fake import FakeEngine
 from reelscribe.errors import DatasetError, EngineError
-from reelscribe.pipeline import RowResult
 from reelscribe.runners.local import run
 from reelscribe.runners.status import RunStatus, ledger_of, lock_of, read_status
+from reelscribe.schema import RowResult
 
 
 @pytest.fixture

@@ -7,9 +7,8 @@ import pytest
 
 from reelscribe.config import FailureLimit
 from reelscribe.errors import FailureKind, FailuresError
-from reelscribe.pipeline import RowResult
 from reelscribe.runners.tally import Tally
-from reelscribe.schema import Candidate, Caption, Failure
+from reelscribe.schema import Candidate, Caption, Failure, RowResult
 
 
 def _caption(key: str = "0:0", *flags: str) -> Caption:

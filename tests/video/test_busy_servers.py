@@ -17,9 +17,8 @@ from web_server import Answer, Server, download, drip, give, give_whole, open_we
 
 from reelscribe.config import Settings
 from reelscribe.errors import ClipError, EngineError
-from reelscribe.pipeline import RowResult
 from reelscribe.runners.local import run
-from reelscribe.schema import CaptionRequest, Clip, Frames, PreparedRequest
+from reelscribe.schema import CaptionRequest, Clip, Frames, PreparedRequest, RowResult
 from reelscribe.video import web as web_module
 from reelscribe.video.fetch import Fetcher, FetchLimits
 from reelscribe.video.prefetch import decode_ahead

@@ -13,9 +13,8 @@ from reelscribe.config import Settings
 from reelscribe.dataset.read import read_rows
 from reelscribe.dataset.sources import Source, schemas
 from reelscribe.errors import ClipError, DatasetError, SettingsError, did_you_mean
-from reelscribe.pipeline import InputRow
 from reelscribe.prompts import video_column, videos_of
-from reelscribe.schema import Row
+from reelscribe.schema import InputRow, Row
 
 logger = logging.getLogger(__name__)
 

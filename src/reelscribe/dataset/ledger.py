@@ -43,9 +43,9 @@ from reelscribe.dataset.ledger_file import (
 from reelscribe.engines.base import ModelInfo
 from reelscribe.errors import TRANSIENT_KINDS, DatasetError, FailureKind
 from reelscribe.outcomes import choose
-from reelscribe.prompts import Outcome, row_of
+from reelscribe.prompts import row_of
 from reelscribe.sampling_params import SamplingParams
-from reelscribe.schema import Caption, CaptionRequest, Failure
+from reelscribe.schema import Caption, CaptionRequest, Failure, Outcome
 
 logger = logging.getLogger(__name__)
 

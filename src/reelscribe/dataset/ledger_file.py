@@ -14,8 +14,7 @@ from urllib.parse import quote
 from reelscribe.dataset.files import sync_folder
 from reelscribe.errors import DatasetError
 from reelscribe.outcomes import without_choice
-from reelscribe.prompts import Outcome
-from reelscribe.schema import Candidate, CaptionRequest, Failure
+from reelscribe.schema import Candidate, CaptionRequest, Failure, Outcome
 
 _WAIT_SECONDS: Final = 60.0
 """For another process that reads or writes the ledger at the same moment."""

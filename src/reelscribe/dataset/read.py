@@ -10,8 +10,7 @@ from reelscribe.dataset.formats import Record, load_reader, videos
 from reelscribe.dataset.sidecars import IsOwn
 from reelscribe.dataset.sources import Source
 from reelscribe.errors import DatasetError
-from reelscribe.pipeline import InputRow
-from reelscribe.schema import Failure
+from reelscribe.schema import Failure, InputRow
 
 _COUNT_SECONDS = 0.5
 

@@ -3,8 +3,7 @@
 from collections.abc import Mapping
 from typing import Any, Protocol, runtime_checkable
 
-from reelscribe.pipeline import RowResult
-from reelscribe.schema import Row
+from reelscribe.schema import Row, RowResult
 
 
 @runtime_checkable

@@ -21,9 +21,8 @@ from typing import Final, Protocol, Self
 from reelscribe.config import Settings
 from reelscribe.dataset.files import VIDEO_SUFFIXES, write_whole
 from reelscribe.errors import ClipError, DatasetError
-from reelscribe.pipeline import InputRow, RowResult
 from reelscribe.prompts import LAYOUTS, caption_cells, videos_of
-from reelscribe.schema import Caption, Clip, Row
+from reelscribe.schema import Caption, Clip, InputRow, Row, RowResult
 from reelscribe.video.fetch import FetchLimits, local, scheme_of
 
 logger = logging.getLogger(__name__)

@@ -14,8 +14,8 @@ from reelscribe.dataset.formats import Record
 from reelscribe.engines import load_engine
 from reelscribe.engines.base import Engine
 from reelscribe.errors import MissingExtraError
-from reelscribe.pipeline import RowResult
 from reelscribe.runners.stream import SharedStream
+from reelscribe.schema import RowResult
 
 try:
     import pyarrow as pa

@@ -12,8 +12,8 @@ from reelscribe.config import DEFAULT_MODEL, Keep, Settings
 from reelscribe.engines import load_engine
 from reelscribe.engines.base import Engine
 from reelscribe.errors import SettingsError
-from reelscribe.pipeline import InputRow, RowResult, caption_rows
-from reelscribe.schema import Caption, Failure, Row
+from reelscribe.pipeline import caption_rows
+from reelscribe.schema import Caption, Failure, InputRow, Row, RowResult
 
 logger = logging.getLogger(__name__)
 

@@ -15,9 +15,9 @@ from reelscribe.dataset.columns import check_columns
 from reelscribe.dataset.read import count_rows, read_rows
 from reelscribe.dataset.sources import Source, find_sources
 from reelscribe.errors import ClipError, FailureKind
-from reelscribe.pipeline import InputRow, peek, plan_row
+from reelscribe.pipeline import peek, plan_row
 from reelscribe.prompts import RowPlan, choose_layout
-from reelscribe.schema import Clip
+from reelscribe.schema import Clip, InputRow
 from reelscribe.video.fetch import FetchLimits, local, scheme_of
 from reelscribe.video.headers import Header
 from reelscribe.video.prefetch import reading_headers, usable_cpus

@@ -15,11 +15,10 @@ from reelscribe.dataset.read import read_rows
 from reelscribe.dataset.sources import Source, find_sources
 from reelscribe.errors import ClipError, DatasetError, ReelscribeError
 from reelscribe.outcomes import choose
-from reelscribe.pipeline import InputRow
 from reelscribe.prompts import LAYOUTS, eoc_token, video_token, videos_of, without_tokens
 from reelscribe.report.videos import FoundVideo, VideoFinder
 from reelscribe.runners.status import find_failures, find_ledger, ledger_of, runs_on
-from reelscribe.schema import Caption, CaptionRequest, Row
+from reelscribe.schema import Caption, CaptionRequest, InputRow, Row
 
 _PEEK_ROWS: Final = 64
 _MOST_REMEMBERED: Final = 200_000

@@ -22,7 +22,7 @@ from reelscribe.dataset.write import DatasetWriter
 from reelscribe.engines import load_engine
 from reelscribe.engines.base import Engine
 from reelscribe.errors import FAILURE_KINDS, DatasetError, FailureKind, SettingsError, StoppedError
-from reelscribe.pipeline import Maker, RowResult, caption_rows
+from reelscribe.pipeline import Maker, caption_rows
 from reelscribe.runners.live import Live
 from reelscribe.runners.record import Record
 from reelscribe.runners.spending import Spending
@@ -31,6 +31,7 @@ from reelscribe.runners.status import ledger_of, lock_of, outputs_of_runs, recor
 from reelscribe.runners.stop import Stop, stop_at_signals, tell_stop
 from reelscribe.runners.tally import Tally
 from reelscribe.runners.watch import Watch
+from reelscribe.schema import RowResult
 
 logger = logging.getLogger(__name__)
 

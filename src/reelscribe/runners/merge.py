@@ -13,10 +13,9 @@ from reelscribe.config import AFFECTS, Shard
 from reelscribe.dataset.ledger_file import Run
 from reelscribe.engines.base import ModelInfo
 from reelscribe.errors import DatasetError
-from reelscribe.prompts import Outcome
 from reelscribe.runners.local import RunSummary, in_folder_of, run, settings_of
 from reelscribe.runners.status import find_ledger, ledger_of, runs_on
-from reelscribe.schema import CaptionRequest
+from reelscribe.schema import CaptionRequest, Outcome
 from reelscribe.video.sampling import VisionLimits
 
 _ALIKE: Final = (

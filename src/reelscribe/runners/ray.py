@@ -24,9 +24,8 @@ from typing import Any, Final, Self
 from reelscribe.config import Settings
 from reelscribe.engines.base import ModelInfo
 from reelscribe.errors import EngineError, MissingExtraError, ReelscribeError, SettingsError
-from reelscribe.prompts import Outcome
 from reelscribe.runners.ray_stage import CHUNKS_AT_ONCE, Feed, look, outcomes_of, planned_tp
-from reelscribe.schema import CaptionRequest
+from reelscribe.schema import CaptionRequest, Outcome
 
 try:
     import ray

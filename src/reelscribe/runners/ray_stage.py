@@ -25,9 +25,8 @@ from reelscribe.engines.planning import MEMORY_SHARE, longest_tokens, plan
 from reelscribe.engines.prospects import look_at_model, visible_gpus
 from reelscribe.errors import EngineError, MissingExtraError, ReelscribeError
 from reelscribe.pipeline import caption
-from reelscribe.prompts import Outcome
 from reelscribe.runners.stream import SharedStream
-from reelscribe.schema import Caption, CaptionRequest, Failure
+from reelscribe.schema import Caption, CaptionRequest, Failure, Outcome
 from reelscribe.video.sampling import FrameBudget
 
 try:

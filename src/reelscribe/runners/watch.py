@@ -8,8 +8,8 @@ from typing import Any, Final, TypeVar
 
 from reelscribe.engines.base import Engine
 from reelscribe.engines.feed import feeding
-from reelscribe.pipeline import Maker, RowResult
-from reelscribe.schema import Caption, Failure, Generation, PreparedRequest
+from reelscribe.pipeline import Maker
+from reelscribe.schema import Caption, Failure, Generation, PreparedRequest, RowResult
 
 T = TypeVar("T")
 

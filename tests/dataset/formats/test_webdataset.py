@@ -15,8 +15,8 @@ from reelscribe.config import Settings
 from reelscribe.dataset.formats import webdataset
 from reelscribe.dataset.read import count_rows, read_rows
 from reelscribe.dataset.sources import find_sources
-from reelscribe.pipeline import InputRow, RowResult
 from reelscribe.runners.local import RunSummary, run
+from reelscribe.schema import InputRow, RowResult
 
 TEXT = "Candidate 0: 4 frames of 64x64 over 1.0 s."
 Members = list[tuple[str, bytes]]

@@ -12,8 +12,7 @@ from typing import Any, Final, Protocol, cast
 from reelscribe.config import Settings
 from reelscribe.dataset.files import needs_extra
 from reelscribe.errors import FailureKind
-from reelscribe.pipeline import RowResult
-from reelscribe.schema import Row
+from reelscribe.schema import Row, RowResult
 
 
 @dataclass(frozen=True, kw_only=True)

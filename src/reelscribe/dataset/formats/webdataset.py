@@ -24,9 +24,8 @@ from reelscribe.dataset.formats.jsonl import row_line, splice, to_json
 from reelscribe.dataset.records import changed, full_row
 from reelscribe.dataset.tarfiles import Originals, Span, opened, renamed
 from reelscribe.errors import ClipError
-from reelscribe.pipeline import RowResult
 from reelscribe.prompts import video_column, videos_of
-from reelscribe.schema import Clip, Row
+from reelscribe.schema import Clip, Row, RowResult
 from reelscribe.video.fetch import FetchLimits, local, scheme_of
 
 _NAME: Final = re.compile(r"((?:.*/)?[^./][^./]*)\.([^/]+)", re.DOTALL)
