@@ -53,9 +53,9 @@ def test_odd_bytes_cost_their_own_rows(tmp_path: Path) -> None:
     assert fuzz_bytes(tmp_path, count=150)["unreadable"] > 50
 
 
-@pytest.mark.parametrize("output", ["out.jsonl", "out.tar"])
-def test_clips_of_odd_names_are_captioned(tmp_path: Path, output: str) -> None:
-    assert fuzz_names(tmp_path, count=100, output=output) > 80
+@pytest.mark.parametrize(("output", "sidecar"), [("out.jsonl", None), ("out.tar", None), ("out.jsonl", "txt")])
+def test_clips_of_odd_names_are_captioned(tmp_path: Path, output: str, sidecar: str | None) -> None:
+    assert fuzz_names(tmp_path, count=100, output=output, sidecar=sidecar) > 80
 
 
 def test_odd_names_in_a_tar_file_cost_their_own_rows(tmp_path: Path) -> None:
@@ -98,7 +98,8 @@ def test_clips_in_a_folder_whose_name_is_not_utf_8_are_captioned(
     odd_folder: Path, tmp_path: Path, sidecar: str | None
 ) -> None:
     shutil.copy(put_clip(tmp_path / "a.mp4"), odd_folder / os.fsdecode(b"clip\xff.mp4"))
-    settings = Settings(engine="fake", model="fake", decoders=1, sidecar=sidecar)
+    replace = sidecar is not None  # what other outputs wrote
+    settings = Settings(engine="fake", model="fake", decoders=1, sidecar=sidecar, overwrite_sidecars=replace)
     assert run([odd_folder], tmp_path / "out.jsonl", settings).captions == 1
     assert run([tmp_path / "out.jsonl"], tmp_path / "again.jsonl", settings).captions == 1
     (row,) = read_rows_of(tmp_path / "out.jsonl")
