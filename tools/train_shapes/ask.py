@@ -23,7 +23,7 @@ from transformers.models.qwen3_vl import modeling_qwen3_vl as modeling
 
 from build import MERGE, PATCH, SYSTEM_PROMPTS, TEMPORAL, extend_vocabulary
 from questions import KINDS, Question, draw_question
-from reelscribe.models.shapes.scenes import Scene, random_scene, render
+from reelscribe.models.shapes.scenes import COLORS, GROUNDS, SHAPES, SIZES, Scene, random_scene, render
 from train import GRIDS, batched_vision_attention, roughen, save
 
 SEED = 2027
@@ -32,8 +32,12 @@ PEAK_LR, VISION_LR, WARMUP, DECAY = 7e-4, 0.2, 60, 0.35
 """Learning rate: a linear rise over WARMUP steps, level, then a linear fall over the last DECAY of the steps. The
 vision encoder, which knows most of what it needs, learns at VISION_LR of it, and only from FREEZE steps on."""
 FREEZE = 300
-ASKED = (*KINDS, "truth")
+EVERY = {"sentence": 2, "detail": 3, "json": 1, "events": 1, "truth": 1}
+"""Each kind is asked in every so many steps: what is known is only kept up."""
 WEIGHTS = {"sentence": 0.4, "detail": 0.15, "json": 0.15, "events": 0.15, "truth": 0.075}
+TELLING = [*SIZES, *COLORS, *SHAPES, *GROUNDS, "left", "right", "up", "down"]
+TELLING += ["moves", "rests", "grows", "shrinks", "stops", "turns", "then", "neither"]
+"""Words by which statements are true or false; so are the marks that end them."""
 COUNTS = [8, 8, 8, 8, 8, 8, 10, 10, 12, 12, 12, 12, 12, 12, 12, 12, 12, 12, 4, 16]
 """Frames of a clip, as often as clips of 2 to 12 s have them; a few as other budgets give them."""
 SECONDS = {8: (1.5, 5.0), 10: (5.0, 6.0), 12: (6.0, 13.0), 4: (1.5, 8.0), 16: (4.0, 13.0)}
@@ -46,8 +50,9 @@ class Batch:
 
     prefix: BatchFeature
     """What stands before the questions: system prompt and video, left-padded."""
-    happened: torch.Tensor
-    """Shape (clips, pairs of frames): how much of the pair is after the scene's change; 0 if nothing changes."""
+    pairs: torch.Tensor
+    """Shape (clips, pairs of frames, 6): the shape's place as (x, y); its way since the first pair as (x, y); the time;
+    how much of the pair is after the scene's change, 0 if nothing changes. All but the last within -2 and 2."""
     scenes: list[Scene]
     seconds: list[float]
     asked: list[tuple[str, list[Question]]]
@@ -69,12 +74,19 @@ def draw_clip(rng: np.random.Generator, count: int, *, held_out: bool) -> tuple[
     return scene, seconds, at
 
 
-def make_batch(processor: Qwen3VLProcessor, rng: np.random.Generator, size: int, *, held_out: bool = False) -> Batch:
-    """Draw clips and questions."""
+def make_batch(
+    processor: Qwen3VLProcessor,
+    rng: np.random.Generator,
+    size: int,
+    *,
+    kinds: Sequence[str] = KINDS,
+    held_out: bool = False,
+) -> Batch:
+    """Draw clips and questions; of statements two for each clip."""
     grid = GRIDS[rng.integers(len(GRIDS))]
     height, width = (n * PATCH * MERGE for n in grid)
     count = COUNTS[rng.integers(len(COUNTS))]
-    scenes, lengths, heads, videos, metadata, happened = [], [], [], [], [], []
+    scenes, lengths, heads, videos, metadata, pairs = [], [], [], [], [], []
     for _ in range(size):
         scene, seconds, at = draw_clip(rng, count, held_out=held_out)
         aspect = width / height * rng.uniform(0.88, 1.14)
@@ -86,8 +98,7 @@ def make_batch(processor: Qwen3VLProcessor, rng: np.random.Generator, size: int,
         system = SYSTEM_PROMPTS[rng.integers(len(SYSTEM_PROMPTS))] if rng.random() < 0.2 else None
         head = f"<|im_start|>system\n{system}<|im_end|>\n" if system else ""
         heads.append(f"{head}<|im_start|>user\n<|video_pad|>")
-        changes = scene.turns is not None or scene.stops
-        happened.append((changes * (at >= scene.event_at)).reshape(-1, TEMPORAL).mean(1))
+        pairs.append(know_pairs(scene, at, shown))
         scenes.append(scene)
         lengths.append(seconds)
     prefix = processor(
@@ -103,98 +114,155 @@ def make_batch(processor: Qwen3VLProcessor, rng: np.random.Generator, size: int,
     prefix.pop("video_metadata", None)
     schema = bool(rng.random() < 0.3)  # all of a batch or none: a schema is long, and the others would be padded to it
     clips = list(zip(scenes, lengths, strict=True))
-    asked = [(kind, [draw_question(kind, *clip, rng, schema=schema) for clip in clips]) for kind in ASKED]
-    happened_tensor = torch.tensor(np.stack(happened), dtype=torch.float32)
-    return Batch(prefix=prefix, happened=happened_tensor, scenes=scenes, seconds=lengths, asked=asked)
+    twice = [*kinds, *(["truth"] if "truth" in kinds else [])]
+    asked = [(kind, [draw_question(kind, *clip, rng, schema=schema) for clip in clips]) for kind in twice]
+    known = torch.tensor(np.stack(pairs), dtype=torch.float32)
+    return Batch(prefix=prefix, pairs=known, scenes=scenes, seconds=lengths, asked=asked)
 
 
-def tokenize(processor: Qwen3VLProcessor, questions: Sequence[Question]) -> tuple[torch.Tensor, ...]:
-    """Token ids of questions and answers (right-padded), labels of the answers, and labels of the statements.
+def know_pairs(scene: Scene, at: np.ndarray, shown: float) -> np.ndarray:
+    """What there is to know at the end of each pair of frames; see `Batch.pairs`."""
+    places = 4 * (np.array([scene.center(instant) for instant in at[::TEMPORAL]]) - 0.5)
+    times = at.reshape(-1, TEMPORAL).mean(1) * shown / 4 - 1.5
+    changes = scene.turns is not None or scene.stops
+    after = (changes * (at >= scene.event_at)).reshape(-1, TEMPORAL).mean(1)
+    return np.column_stack([places, places - places[0], times, after])
 
-    A statement's label at a token is 1 while the statement is true, 0 at the token that makes it false, and -1
-    behind that and outside statements.
-    """
-    tokenizer, rows, labels, truths = processor.tokenizer, [], [], []
+
+@dataclass(frozen=True, kw_only=True)
+class Tokens:
+    """Questions and answers as token ids, right-padded. All of shape (questions, tokens)."""
+
+    ids: torch.Tensor
+    labels: torch.Tensor
+    """The answers; -100 elsewhere."""
+    truths: torch.Tensor
+    """At the telling words of a statement, 1 for a true one and 0 for the one that makes it false; -1 elsewhere."""
+    instead: torch.Tensor
+    """The word that would be true there."""
+
+
+def tokenize(processor: Qwen3VLProcessor, questions: Sequence[Question]) -> Tokens:
+    """Questions and answers in the model's chat format, as they stand behind the video."""
+    tokenizer = processor.tokenizer
+    telling = set(tokenizer.convert_tokens_to_ids([f"\u0120{word}" for word in TELLING] + [".", ","]))
+    rows: list[list[list[int]]] = []
     for question in questions:
         prompt = tokenizer(question.prompt)["input_ids"]
         asked = [*prompt, *tokenizer("<|im_end|>\n<|im_start|>assistant\n")["input_ids"]]
         answer = tokenizer(question.answer + "<|im_end|>")["input_ids"]
-        rows.append(torch.tensor(asked + answer))
-        labels.append(torch.tensor([-100] * len(asked) + answer))
-        truth = torch.full((len(asked) + len(answer),), -1)
+        truth, instead = [-1] * len(asked + answer), [0] * len(asked + answer)
         if question.true_prompt:
-            pairs = zip(prompt, [*tokenizer(question.true_prompt)["input_ids"], *prompt], strict=False)
-            same = [ours == true for ours, true in pairs]
-            until = same.index(False) if False in same else len(prompt)
-            truth[:until] = 1
-            truth[until : min(until + 1, len(prompt))] = 0
-        truths.append(truth)
-    pad = nn.utils.rnn.pad_sequence
-    ids = pad(rows, batch_first=True, padding_value=tokenizer.pad_token_id)
-    return ids, pad(labels, batch_first=True, padding_value=-100), pad(truths, batch_first=True, padding_value=-1)
+            true = tokenizer(question.true_prompt)["input_ids"]
+            for place, (word, right) in enumerate(zip(prompt, true, strict=False)):
+                if word in telling:
+                    truth[place], instead[place] = int(word == right), right
+                if word != right:
+                    break
+        rows.append([asked + answer, [-100] * len(asked) + answer, truth, instead])
+    ids, labels, truths, instead_ids = (
+        nn.utils.rnn.pad_sequence([torch.tensor(row[part]) for row in rows], batch_first=True, padding_value=filler)
+        for part, filler in enumerate((tokenizer.pad_token_id, -100, -1, 0))
+    )
+    return Tokens(ids=ids, labels=labels, truths=truths, instead=instead_ids)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Answered:
     """How the answers of one kind came out."""
 
-    loss: torch.Tensor
+    loss: float
     right: torch.Tensor
     """For each clip whether every token is right: what greedy decoding would say."""
     found: list[list[int]]
     """The likeliest token at each place of each answer, given those before it."""
 
 
+def build_heads(model: Qwen3VLForConditionalGeneration) -> nn.ModuleDict:
+    """Small heads that ask the language model on its way for what the answers need; see `answer_all`."""
+    hidden, words = model.config.text_config.hidden_size, model.config.text_config.vocab_size
+    sizes = {"places": 2, "pairs": 4, "truth": 1, "instead": words, "until": 1}
+    return nn.ModuleDict({name: nn.Linear(hidden, size) for name, size in sizes.items()})
+
+
+def pairs_loss(heads: nn.ModuleDict, early: torch.Tensor, late: torch.Tensor, pairs: torch.Tensor) -> torch.Tensor:
+    """Loss of telling at the end of each pair where the shape is, and a layer on the rest of `Batch.pairs`."""
+    known = pairs.flatten(0, 1)
+    found = heads["pairs"](late)
+    return (
+        nn.functional.mse_loss(heads["places"](early), known[:, :2])
+        + nn.functional.mse_loss(found[:, :3], known[:, 2:5])
+        + nn.functional.binary_cross_entropy_with_logits(found[:, 3], known[:, 5])
+    )
+
+
 def answer_all(
     model: Qwen3VLForConditionalGeneration, heads: nn.ModuleDict, processor: Qwen3VLProcessor, batch: Batch
-) -> tuple[torch.Tensor, list[Answered]]:
-    """The whole loss of a batch, and how each kind came out.
+) -> tuple[torch.Tensor, list[Answered], dict[str, float]]:
+    """The whole loss of a batch, how each question came out, and the losses of the heads.
 
-    To the losses of the answers come two that ask halfway: at the end of each pair of frames whether the change has
-    happened, and at each token of a statement whether it makes the statement false.
+    Answers are words; what they need is asked for on the way, or it stays at chance for long: at the end of each pair
+    of frames where the shape is and whether its change has happened; at each telling word of a statement whether it is
+    true and what would be; before each end of an event, when it is.
     """
     inner = model.model
     with torch.autocast("cpu", torch.bfloat16):
         read = inner(**batch.prefix, use_cache=True, output_hidden_states=True)
-        ends = batch.prefix["input_ids"] == model.config.vision_end_token_id
-        halfway = read.hidden_states[2][ends].float()
-    logits = heads["happened"](halfway).reshape(batch.happened.shape)
-    total: torch.Tensor = 0.2 * nn.functional.binary_cross_entropy_with_logits(logits, batch.happened)
+    ends = batch.prefix["input_ids"] == model.config.vision_end_token_id
+    known = pairs_loss(heads, *(read.hidden_states[layer][ends].float() for layer in (1, 2)), batch.pairs)
+    total, aside = 0.5 * known, {"pairs": known.item()}
     mask = batch.prefix["attention_mask"]
     first = mask.sum(1, keepdim=True) + inner.rope_deltas
+    dash = processor.tokenizer.convert_tokens_to_ids("-")
     results = []
     for kind, questions in batch.asked:
-        ids, labels, truths = tokenize(processor, questions)
+        tokens = tokenize(processor, questions)
         cache = DynamicCache([(layer.keys, layer.values) for layer in read.cache.layers])
-        positions = (first + torch.arange(ids.shape[1])).expand(3, -1, -1)
         with torch.autocast("cpu", torch.bfloat16):
             output = inner.language_model(
-                inputs_embeds=model.get_input_embeddings()(ids),
-                attention_mask=torch.cat([mask, torch.ones_like(ids)], 1),
-                position_ids=positions,
+                inputs_embeds=model.get_input_embeddings()(tokens.ids),
+                attention_mask=torch.cat([mask, torch.ones_like(tokens.ids)], 1),
+                position_ids=(first + torch.arange(tokens.ids.shape[1])).expand(3, -1, -1),
                 cache=cache,
                 use_cache=True,
                 output_hidden_states=True,
             )
-            places = labels[:, 1:] != -100
+            places = tokens.labels[:, 1:] != -100
             scores = model.lm_head(output.last_hidden_state[:, :-1][places]).float()
-        targets = labels[:, 1:][places]
+        targets = tokens.labels[:, 1:][places]
         loss = nn.functional.cross_entropy(scores, targets)
         total = total + WEIGHTS[kind] * loss
+        late = output.hidden_states[3]
         if kind == "truth":
-            doubt = heads["truth"](output.hidden_states[3][truths >= 0].float()).squeeze(1)
-            total = total + 0.15 * balanced_loss(doubt, truths[truths >= 0].float())
+            told = tokens.truths >= 0
+            at, truths = late[told].float(), tokens.truths[told]
+            doubt = nn.functional.binary_cross_entropy_with_logits(
+                heads["truth"](at).squeeze(1), truths.float(), reduction="none"
+            )
+            other = nn.functional.cross_entropy(heads["instead"](at), tokens.instead[told], reduction="none")
+            aside |= {"doubt": balanced(doubt, truths).item(), "instead": balanced(other, truths).item()}
+            total = total + 0.2 * balanced(doubt, truths) + 0.1 * balanced(other, truths)
+        if kind == "events":
+            until = [
+                end / 4 - 1.5
+                for clip in zip(batch.scenes, batch.seconds, strict=True)
+                for _, end, _ in clip[0].events(clip[1])
+            ]
+            asked = (tokens.ids == dash) & (tokens.labels != -100)
+            guess = heads["until"](late[asked].float()).squeeze(1)
+            wrong = nn.functional.mse_loss(guess, torch.tensor(until))
+            aside["until"] = wrong.item()
+            total = total + 0.5 * wrong
         best, counts = scores.argmax(-1), places.sum(1).tolist()
         right = torch.stack([part.all() for part in (best == targets).split(counts)])
         found = [part.tolist() for part in best.split(counts)]
-        results.append(Answered(loss=loss.detach(), right=right, found=found))
-    return total, results
+        results.append(Answered(loss=loss.item(), right=right, found=found))
+    return total, results, aside
 
 
-def balanced_loss(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-    """Binary cross-entropy in which the few false tokens weigh as much as all true ones."""
-    losses = nn.functional.binary_cross_entropy_with_logits(logits, targets, reduction="none")
-    parts = [losses[targets == value] for value in (0, 1)]
+def balanced(losses: torch.Tensor, truths: torch.Tensor) -> torch.Tensor:
+    """The mean in which the few false words weigh as much as all true ones."""
+    parts = [losses[truths == value] for value in (0, 1)]
     return torch.stack([part.mean() for part in parts if len(part)]).mean()
 
 
@@ -255,8 +323,7 @@ def main() -> None:
     model = Qwen3VLForConditionalGeneration.from_pretrained(args.start, dtype=torch.float32)
     extend_vocabulary(processor, model)
     model.set_attn_implementation("eager")
-    hidden = model.config.text_config.hidden_size
-    heads = nn.ModuleDict({"happened": nn.Linear(hidden, 1), "truth": nn.Linear(hidden, 1)})
+    heads = build_heads(model)
     parts = nn.ModuleDict({"model": model, "heads": heads})
     optimizer = build_optimizer(model, parts)
     state_path, first = args.folder / "state.pt", 0
@@ -266,30 +333,37 @@ def main() -> None:
         optimizer.load_state_dict(state["optimizer"])
         first = state["step"]
     began = time.monotonic()
-    recent: list[list[tuple[float, float]]] = []
+    recent: dict[str, list[Any]] = {}
     for step in range(first, args.steps):
         model.model.visual.requires_grad_(step >= FREEZE)
         rng = np.random.default_rng([SEED, 0, step % args.same if args.same else step])
-        batch = make_batch(processor, rng, BATCH)
-        loss, answered = answer_all(model, heads, processor, batch)
+        kinds = [kind for kind in KINDS if step % EVERY[kind] == 0]
+        batch = make_batch(processor, rng, BATCH, kinds=kinds)
+        loss, answered, aside = answer_all(model, heads, processor, batch)
         optimizer.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(parts.parameters(), 1.0)
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(step, args.steps) * group["share"]
         optimizer.step()
-        recent = [*recent[-19:], [(result.loss.item(), result.right.float().mean().item()) for result in answered]]
-        means = np.mean(recent, axis=0).round(3).tolist()
-        record: dict[str, Any] = {"step": step, **dict(zip(ASKED, means, strict=True))}
-        if (step + 1) % 100 == 0 or step + 1 == args.steps:
+        shares = [
+            (kind, [one.loss, one.right.float().mean().item()])
+            for (kind, _), one in zip(batch.asked, answered, strict=True)
+        ]
+        for name, value in [*shares, *aside.items()]:
+            recent[name] = [*recent.get(name, [])[-19:], value]
+        record: dict[str, Any] = {"step": step}
+        record |= {name: np.mean(values, axis=0).round(3).tolist() for name, values in recent.items()}
+        last = step + 1 == args.steps
+        if (step + 1) % 50 == 0 or last:
             if sys.platform == "linux":  # batches of many sizes leave the C library with memory in pieces
                 ctypes.CDLL(None).malloc_trim(0)
             torch.save({"parts": parts.state_dict(), "optimizer": optimizer.state_dict(), "step": step + 1}, state_path)
-            record |= evaluate(model, heads, processor)
             save(model, processor, args.folder / "shapes")
+        if (step + 1) % 200 == 0 or last:
+            record |= evaluate(model, heads, processor)
         if step % 10 == 9 or step == first:
             print(json.dumps(record | {"seconds": round(time.monotonic() - began, 1)}), flush=True)
-    save(model, processor, args.folder / "shapes")
 
 
 if __name__ == "__main__":

@@ -107,7 +107,7 @@ def truth_question(scene: Scene, rng: np.random.Generator, *, true: bool, prompt
 
 def _json_question(scene: Scene, rng: np.random.Generator, *, schema: bool) -> Question:
     fields = list(FIELDS)
-    if rng.random() < 0.5:
+    if rng.random() < 0.35:
         chosen = rng.random(len(FIELDS)) < 0.5
         fields = [name for name, take in zip(FIELDS, chosen, strict=True) if take] or [FIELDS[rng.integers(6)]]
     if schema:
