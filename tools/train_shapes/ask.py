@@ -31,8 +31,8 @@ STEPS, BATCH = 2600, 12
 PEAK_LR, VISION_LR, WARMUP, DECAY = 7e-4, 0.2, 60, 0.35
 """Learning rate: a linear rise over WARMUP steps, level, then a linear fall over the last DECAY of the steps. The
 vision encoder, which knows most of what it needs, learns at VISION_LR of it, and only from FREEZE steps on."""
-FREEZE = 300
-EVERY = {"sentence": 2, "detail": 3, "json": 1, "events": 1, "truth": 1}
+FREEZE = 600
+EVERY = {"sentence": 3, "detail": 4, "json": 1, "events": 1, "truth": 1}
 """Each kind is asked in every so many steps: what is known is only kept up."""
 WEIGHTS = {"sentence": 0.4, "detail": 0.15, "json": 0.15, "events": 0.15, "truth": 0.075}
 TELLING = [*SIZES, *COLORS, *SHAPES, *GROUNDS, "left", "right", "up", "down"]
@@ -112,7 +112,7 @@ def make_batch(
         return_tensors="pt",
     )
     prefix.pop("video_metadata", None)
-    schema = bool(rng.random() < 0.3)  # all of a batch or none: a schema is long, and the others would be padded to it
+    schema = bool(rng.random() < 0.2)  # all of a batch or none: a schema is long, and the others would be padded to it
     clips = list(zip(scenes, lengths, strict=True))
     twice = [*kinds, *(["truth"] if "truth" in kinds else [])]
     asked = [(kind, [draw_question(kind, *clip, rng, schema=schema) for clip in clips]) for kind in twice]

@@ -127,10 +127,12 @@ ring square triangle cross black gray white moves rests grows shrinks stops turn
 properties required enum _schema _events _times _true Is
 {" ":" "," "} ": ", _" _{" ":{" "}," "}} "}}," ":[" "]," "]}," "]}} "}, "}}, _[" "], "]}, "]}
 _shows _beginning _end _halfway _half _through _from _about _first _is _neither _nor _another The
+10 11 12 13 14 15 16 17 18 19
 """
 NEW_WORDS = [word.replace("_", " ") for word in _NEW_WORDS.split()]
 """Words and marks of the answers to questions that get a token each in the third stage. The marks are whole runs of
-punctuation, because the tokenizer splits text between letters and punctuation before it merges."""
+punctuation, because the tokenizer splits text between letters and punctuation before it merges. With the numbers, whole
+seconds are one token in every clip, and the token behind them is always the point."""
 
 
 def extend_vocabulary(processor: Qwen3VLProcessor, model: Qwen3VLForConditionalGeneration) -> None:
