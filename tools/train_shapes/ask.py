@@ -209,7 +209,8 @@ def answer_all(
     with torch.autocast("cpu", torch.bfloat16):
         read = inner(**batch.prefix, use_cache=True, output_hidden_states=True)
     ends = batch.prefix["input_ids"] == model.config.vision_end_token_id
-    known = pairs_loss(heads, *(read.hidden_states[layer][ends].float() for layer in (1, 2)), batch.pairs)
+    early, late = (read.hidden_states[layer][ends].float() for layer in (1, 2))
+    known = pairs_loss(heads, early, late, batch.pairs)
     total, aside = 0.5 * known, {"pairs": known.item()}
     mask = batch.prefix["attention_mask"]
     first = mask.sum(1, keepdim=True) + inner.rope_deltas
