@@ -97,6 +97,8 @@ def truth_question(scene: Scene, rng: np.random.Generator, *, true: bool, prompt
     field = FIELDS[rng.integers(len(FIELDS))]
     about = "caption" if rng.random() < 0.5 else field
     said = scene if true else change_fact(scene, field, rng)
+    while said.is_held_out and not scene.is_held_out:  # else training would learn that these pairs are always false
+        said = change_fact(scene, field, rng)
     template = prompt or _one_of(TRUTH_PROMPTS, rng)
     return Question(
         prompt=template.format(said.claims[about]),
