@@ -135,6 +135,8 @@ def draw_schema(fields: list[str], rng: np.random.Generator) -> str:
     schema: dict[str, object] = {"type": "object", "properties": properties}
     if rng.random() < 0.5:
         schema["required"] = fields
+    if rng.random() < 0.5:
+        schema["additionalProperties"] = False
     return json.dumps(schema, separators=(",", ":") if rng.random() < 0.5 else None)
 
 
