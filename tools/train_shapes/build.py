@@ -1,5 +1,6 @@
 """Builds the untrained parts of the `shapes` checkpoint: tokenizer, processor, configuration."""
 
+import json
 import math
 from collections.abc import Iterator
 
@@ -118,6 +119,49 @@ def build_processor() -> Qwen3VLProcessor:
         **pixels,
     )
     return Qwen3VLProcessor(image, tokenizer, video, chat_template=CHAT_TEMPLATE)
+
+
+_NEW_WORDS = """
+size color shape ground motion change _size _ground _change _JSON _fields small large red green blue yellow purple cyan
+ring square triangle cross black gray white moves rests grows shrinks stops turns none Yes No type object string
+properties required enum _schema _events _times _true Is
+{" ":" "," "} ": ", _" _{" ":{" "}," "}} "}}," ":[" "]," "]}," "]}} "}, "}}, _[" "], "]}, "]}
+_shows _beginning _end _halfway _half _through _from _about _first _is _neither _nor _another The
+10 11 12 13 14 15 16 17 18 19
+"""
+NEW_WORDS = [word.replace("_", " ") for word in _NEW_WORDS.split()]
+"""Words and marks of the answers to questions that get a token each in the third stage. The marks are whole runs of
+punctuation, because the tokenizer splits text between letters and punctuation before it merges. With the numbers, whole
+seconds are one token in every clip, and the token behind them is always the point."""
+
+
+def extend_vocabulary(processor: Qwen3VLProcessor, model: Qwen3VLForConditionalGeneration) -> None:
+    """Give each of `NEW_WORDS` a token, behind all that there are; what was one token before stays that token.
+
+    A new word begins as the same word with a space before it if there is one, else as the mean of its pieces.
+    """
+    tokenizer = processor.tokenizer
+    state = json.loads(tokenizer.backend_tokenizer.to_str())
+    vocabulary, merges = state["model"]["vocab"], state["model"]["merges"]
+    old = model.get_input_embeddings().weight.detach()
+    rows = list(old)
+    for word in NEW_WORDS:
+        pieces, spaced = tokenizer.tokenize(word), tokenizer.tokenize(" " + word)
+        like = spaced if len(spaced) == 1 else pieces
+        row = torch.stack([rows[vocabulary[piece]] for piece in like]).mean(0)
+        while len(pieces) > 1:
+            joined = pieces[0] + pieces[1]
+            merges.append(pieces[:2])
+            if joined not in vocabulary:
+                vocabulary[joined] = len(rows)
+                rows.append(
+                    0.7 * row + 0.3 * old.std() * torch.randn_like(row)
+                )  # shorter, so that old words win at first
+            pieces[:2] = [joined]
+        tokenizer._tokenizer = Tokenizer.from_str(json.dumps(state))
+    model.resize_token_embeddings(len(rows))
+    with torch.no_grad():
+        model.get_input_embeddings().weight.copy_(torch.stack(rows))
 
 
 def build_model(processor: Qwen3VLProcessor) -> Qwen3VLForConditionalGeneration:

@@ -19,9 +19,9 @@ from torch import nn
 from transformers import BatchFeature, Qwen3VLForConditionalGeneration, Qwen3VLProcessor, Qwen3VLVideoProcessor
 from transformers.models.qwen3_vl import modeling_qwen3_vl as modeling
 
-from build import MERGE, PATCH, PROMPTS, SYSTEM_PROMPTS, TEMPORAL, build_model, build_processor
+from build import MERGE, PATCH, TEMPORAL, build_model, build_processor
+from questions import draw_prompt
 from reelscribe.models.shapes.scenes import COLORS, GROUNDS, SHAPES, random_scene, render
-from reelscribe.prompts import DEFAULT_PROMPT
 
 SEED = 2026
 STILL_STEPS, CLIP_STEPS = 2400, 2600
@@ -33,18 +33,6 @@ PEAK_LR, WARMUP, DECAY = 1e-3, 100, 0.3
 GRIDS = [(3, 5), (3, 5), (3, 4), (3, 4), (3, 3), (4, 3), (5, 3), (2, 4)]
 """Heights and widths of a frame in merged patches, as common aspect ratios give them."""
 HEAD_SIZES = [len(SHAPES), len(COLORS), len(GROUNDS)]
-WORDS = ["tell", "me", "about", "this", "short", "clip", "please", "write", "list", "every", "event", "in", "order"]
-
-
-def draw_prompt(rng: np.random.Generator) -> tuple[str | None, str]:
-    """A system prompt or None, and a user prompt: often the default, sometimes words in no order."""
-    system = SYSTEM_PROMPTS[rng.integers(len(SYSTEM_PROMPTS))] if rng.random() < 0.2 else None
-    choice = rng.random()
-    if choice < 0.5:
-        return system, DEFAULT_PROMPT
-    if choice < 0.8:
-        return system, PROMPTS[rng.integers(len(PROMPTS))]
-    return system, " ".join(rng.choice(WORDS, rng.integers(1, 12))).capitalize() + "?."[rng.integers(2)]
 
 
 def roughen(frames: NDArray[np.uint8], rng: np.random.Generator) -> NDArray[np.uint8]:

@@ -1,12 +1,14 @@
-"""The world that the built-in model knows: one coloured shape on a plain ground, and its one-sentence caption.
+"""The world that the built-in model knows: one coloured shape on a plain ground, and what is true of it.
 
 A `Scene` says what happens; `render` draws any instant of it at any size. The training program, `reelscribe demo`, the
-tests and the benchmarks all draw from here, so that a caption and a picture cannot drift apart.
+tests and the benchmarks all draw from here, so that an answer and a picture cannot drift apart.
 """
 
+import json
+import re
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Final, Literal, get_args
+from dataclasses import dataclass, replace
+from typing import Any, Final, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,6 +36,9 @@ RGB: Final[dict[str, tuple[int, int, int]]] = {
     "gray": (128, 128, 128),
     "white": (245, 245, 245),
 }
+
+FIELDS: Final = ("size", "color", "shape", "ground", "motion", "change")
+"""The facts of a scene, in the order in which JSON has them."""
 
 HELD_OUT: Final[frozenset[tuple[Color, Shape]]] = frozenset(
     {("green", "ring"), ("red", "square"), ("blue", "triangle"), ("yellow", "cross")}
@@ -78,6 +83,71 @@ class Scene:
     def caption(self) -> str:
         event = f", then turns {self.turns}" if self.turns else ", then stops" if self.stops else ""
         return f"A {self.size} {self.color} {self.shape} {self.motion} on a {self.ground} background{event}."
+
+    @property
+    def detail(self) -> str:
+        """Two sentences: what is seen, then what happens."""
+        happens = f"{self.motion} from beginning to end"
+        if self.turns:
+            happens += f", and turns from {self.color} to {self.turns} about halfway through"
+        elif self.stops:
+            happens = f"{self.motion} for the first half, and then stops"
+        look = f"{self.size} {self.color} {self.shape}"
+        return f"The video shows a {look} on a plain {self.ground} background. The {self.shape} {happens}."
+
+    @property
+    def facts(self) -> dict[str, str]:
+        """The value of each of `FIELDS`."""
+        change = f"turns {self.turns}" if self.turns else "stops" if self.stops else "none"
+        values = (self.size, self.color, self.shape, self.ground, self.motion, change)
+        return dict(zip(FIELDS, values, strict=True))
+
+    def as_json(self, fields: Sequence[str] = FIELDS) -> str:
+        """Facts as a JSON object without white space between its parts, keys in the order of `FIELDS`."""
+        chosen = {name: value for name, value in self.facts.items() if name in fields}
+        return json.dumps(chosen, separators=(",", ":"))
+
+    def events(self, seconds: float) -> list[tuple[float, float, str]]:
+        """What happens from when to when, in a clip of that length: (start, end, words)."""
+        change = self.facts["change"]
+        if change == "none":
+            return [(0.0, seconds, self.motion)]
+        at = self.event_at * seconds
+        return [(0.0, at, self.motion), (at, seconds, change)]
+
+    def timeline(self, seconds: float) -> str:
+        """The events in one line, with times to the nearest half second."""
+        return "; ".join(
+            f"{round(2 * start) / 2:.1f}-{round(2 * end) / 2:.1f} s: {words}"
+            for start, end, words in self.events(seconds)
+        )
+
+    def fits_timeline(self, text: str, seconds: float, *, within: float = 0.5) -> bool:
+        """Whether a line like `timeline` has the right words, and each time within this many seconds."""
+        said = [re.fullmatch(r"(\d+\.\d)-(\d+\.\d) s: (.+)", part) for part in text.split("; ")]
+        true = self.events(seconds)
+        return len(said) == len(true) and all(
+            match is not None
+            and match[3] == words
+            and abs(float(match[1]) - start) <= within
+            and abs(float(match[2]) - end) <= within
+            for match, (start, end, words) in zip(said, true, strict=True)
+        )
+
+    @property
+    def claims(self) -> dict[str, str]:
+        """True statements: the caption, and one about each of `FIELDS`."""
+        change = self.facts["change"]
+        still = "neither stops nor turns another color"
+        return {
+            "caption": self.caption,
+            "size": f"The {self.shape} is {self.size}.",
+            "color": f"The {self.shape} is {self.color} at first.",
+            "shape": f"The shape is a {self.shape}.",
+            "ground": f"The background is {self.ground}.",
+            "motion": f"The {self.shape} {self.motion}.",
+            "change": f"The {self.shape} {still if change == 'none' else f'then {change}'}.",
+        }
 
     def center(self, instant: float) -> tuple[float, float]:
         """Where the shape is, as fractions of width and height, at a fraction of the clip."""
@@ -132,6 +202,32 @@ def _draw(rng: np.random.Generator, *, still: bool) -> Scene:
         travel=travel,
         event_at=float(rng.uniform(0.4, 0.6)),
     )
+
+
+def change_fact(scene: Scene, field: str, rng: np.random.Generator) -> Scene:
+    """The scene with another value for one of `FIELDS` and all others as they are: the hardest to tell from it."""
+    if field == "change":
+        return _change_event(scene, rng)
+    choices: dict[str, tuple[Any, ...]] = {
+        "size": SIZES,
+        "color": tuple(color for color in COLORS if color != scene.turns),
+        "shape": SHAPES,
+        "ground": GROUNDS,
+        "motion": tuple(_DIRECTIONS) if scene.stops else MOTIONS,
+    }
+    free = [value for value in choices[field] if value != scene.facts[field]]
+    return replace(scene, **{field: free[rng.integers(len(free))]})
+
+
+def _change_event(scene: Scene, rng: np.random.Generator) -> Scene:
+    colors = [color for color in COLORS if color not in (scene.color, scene.turns)]
+    events: list[tuple[Color | None, bool]] = [(colors[rng.integers(len(colors))], False)]
+    if scene.turns or scene.stops:
+        events.append((None, False))
+    if scene.motion in _DIRECTIONS and not scene.stops:
+        events.append((None, True))
+    turns, stops = events[rng.integers(len(events))]
+    return replace(scene, turns=turns, stops=stops)
 
 
 def render(
