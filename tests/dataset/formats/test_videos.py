@@ -70,6 +70,11 @@ def test_url_is_a_video_as_it_stands(tmp_path: Path) -> None:
     assert (read.row, read.root) == ({"video": "https://example.org/a.mp4"}, None)
 
 
+def test_url_is_in_the_column_that_is_named(tmp_path: Path) -> None:
+    [record] = videos.read("https://host/a.mp4", Settings(video_key="clip"), tmp_path)
+    assert record.row == {"clip": "https://host/a.mp4"}
+
+
 def test_files_beside_a_video_are_its_columns(tmp_path: Path) -> None:
     put_clip(tmp_path / "a.mp4")
     (tmp_path / "a.txt").write_text("two sheep\n", "utf-8")

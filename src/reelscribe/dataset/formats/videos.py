@@ -52,7 +52,7 @@ def read(
     Files beside a video are its columns, unless runs on the same output wrote them (`is_own`).
     """
     if is_url(location):
-        yield Record(row={"video": location})
+        yield Record(row={settings.video_key or "video": location})
         return
     root = Path(settings.root) if settings.root else base
     start = root.resolve()
