@@ -133,6 +133,27 @@ def test_sidecars_that_0_1_0_may_have_written_are_neither_read_nor_replaced(
     assert (tmp_path / "clips" / "same.txt").read_text() == "new\n"
 
 
+def test_merge_takes_over_sidecars_that_0_1_0_may_have_written(tmp_path: Path) -> None:
+    old = _old_ledger(tmp_path / "part.ledger.sqlite")
+    put_clip(tmp_path / "clips" / "a.mp4").with_suffix(".txt").write_text("a text\n")
+    engine = ScriptedEngine(lambda _: said("a text"))
+    run([tmp_path / "clips"], tmp_path / "out.jsonl", Settings(sidecar="txt"), engine=engine, adopt=[old])
+    assert not any("text" in row for row in read_rows_of(tmp_path / "out.jsonl"))
+
+
+def test_report_knows_what_0_1_0_made_of_interleaved_rows(tmp_path: Path) -> None:
+    """Of the three candidates of each, one has no words."""
+    _old_ledger(tmp_path / "out.ledger.sqlite")
+    texts = [f"<__dj__video>{row['text']}<|__dj__eoc|>" for row in ROWS[:2]]
+    rows: list[Row] = [{"text": text, "videos": [ROWS[0]["video"]]} for text in texts]
+    data, output = put_rows(tmp_path / "in.jsonl", rows), tmp_path / "out.jsonl"
+    settings = Settings(num_captions=3, keep="all")
+    run([data], output, settings, engine=ScriptedEngine(lambda _: pytest.fail("it is known")))
+    entries = [item for item in CaptionedData(output).entries() if isinstance(item, Entry)]
+    assert [(entry.row, len(entry.captions)) for entry in entries] == [(0, 2), (1, 2)]
+    assert all(entry.meta["prompt"] for entry in entries)
+
+
 def test_new_release_says_nothing_of_settings_that_made_no_difference(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from reelscribe.config import Settings
+from reelscribe.dataset.identity import seed_of_0_1
 from reelscribe.dataset.ledger_file import Answer, Run, read_answers
 from reelscribe.dataset.names import SHARD
 from reelscribe.dataset.read import read_rows
@@ -300,11 +301,16 @@ def _read_failures(file: Path) -> dict[int, list[Row]]:
     return found
 
 
+def _answers(known: Mapping[int, list[Answer]], request: CaptionRequest, settings: Settings) -> list[Answer]:
+    """What is known of a request, the answers that release 0.1.0 had to it last."""
+    return [*known.get(request.seed, []), *known.get(seed_of_0_1(request, settings), [])]
+
+
 def _counting(known: Mapping[int, list[Answer]], settings: Settings) -> Callable[[CaptionRequest], int]:
     """Finds how many captions of a request the last run kept; 0 where that is not known."""
 
     def count(request: CaptionRequest) -> int:
-        answers = known.get(request.seed, [])
+        answers = _answers(known, request, settings)
         return len(choose(request, answers[0].candidates, answers[0].meta, settings.keep).kept) if answers else 0
 
     return count
@@ -317,7 +323,7 @@ def _remembering(
 
     def find(request: CaptionRequest, texts: list[str]) -> Caption | None:
         wanted = [text.strip() for text in texts]  # as interleaved text can hold them
-        answers = known.get(request.seed, [])
+        answers = _answers(known, request, settings)
         captions = (choose(request, item.candidates, item.meta, settings.keep) for item in answers)
         same = (item for item in captions if [without_tokens(text).strip() for text in item.texts] == wanted)
         return next((item for item in same if item.meta.get("prompt") == request.prompt), None)
