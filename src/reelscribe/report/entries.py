@@ -1,6 +1,7 @@
 """The captions and failures of a data set that a run wrote, in either layout, with all that is known of each."""
 
 import contextlib
+import itertools
 import json
 import os
 from collections.abc import Callable, Iterator, Mapping
@@ -163,7 +164,11 @@ class CaptionedData:
 
     def _from_text(self) -> Iterator[Entry | NoVideo]:
         rows = (item.row for item in self._rows())
-        for index, first in enumerate(rows):
+        next_one: list[Row] = []
+        for index in itertools.count():
+            first = next_one.pop() if next_one else next(rows, None)
+            if first is None:
+                return
             failed = self._failures.get(index)
             videos, _ = self._videos(first)
             if failed:
@@ -172,8 +177,13 @@ class CaptionedData:
                 yield NoVideo(row=index)
             else:
                 copies = self._copies(index, first)
-                made = [next(rows, {}) for _ in range(copies)] if self.settings.original else [first]
-                made += [next(rows, {}) for _ in range(copies - len(made))]
+                made = [] if self.settings.original else [first]
+                while len(made) < (copies or self.settings.num_captions):
+                    row = next(rows, {})
+                    if made and not copies and not self._is_made_of(row, videos):
+                        next_one += [row] if row else []
+                        break
+                    made.append(row)
                 texts = [_texts_after_tokens(_text(row.get(self.settings.text_key))) for row in made]
                 if not all(texts) or any(self._videos(row)[0] != videos for row in made):
                     raise DatasetError(
@@ -182,13 +192,22 @@ class CaptionedData:
                     )
                 yield from self._captioned(index, first, texts)
 
+    def _is_made_of(self, row: Row, videos: list[str | bytes]) -> bool:
+        """Whether a row with these videos looks as one that was made: a blank and a caption follow each token."""
+        text = _text(row.get(self.settings.text_key))
+        all_spaced = text.count(video_token()) == text.count(f"{video_token()} ")
+        return all_spaced and bool(_texts_after_tokens(text)) and self._videos(row)[0] == videos
+
     def _copies(self, index: int, first: Row) -> int:
-        """How many rows were made of one: as many as its videos have captions that were kept, those with most."""
+        """How many rows were made of one: as many as its videos have captions that were kept, those with most.
+
+        0 where that is not known: of a great many captions, and of videos in a tar file, which were paths before.
+        """
         if self.settings.keep != "all":
             return 1
         requests = self._requests(index, first)
         kept = [self._kept(request) for request in requests]
-        return max((count for count in kept if count), default=self.settings.num_captions)
+        return max(kept, default=0)
 
     def _requests(self, index: int, row: Row) -> list[CaptionRequest]:
         with contextlib.suppress(ClipError):
