@@ -226,7 +226,16 @@ def test_what_is_left_out_is_counted_and_named(tmp_path: Path) -> None:
     put("a.mp4", "sub/b.mov")
     assert videos.left_out(tmp_path) == ""
     put(
-        "a.txt", "a.json", "a.mp4.txt", "sub/b.json", ".hidden", ".DS_Store", "captions.jsonl", "captions.ledger.sqlite"
+        "a.txt",
+        "a.txt.bak",
+        "a.json.bak12",
+        "a.json",
+        "a.mp4.txt",
+        "sub/b.json",
+        ".hidden",
+        ".DS_Store",
+        "captions.jsonl",
+        "captions.ledger.sqlite",
     )
     put("captions.failures.jsonl", "captions.run.json", "captions.jsonl.partial", "captions.report.html")
     assert videos.left_out(tmp_path) == ""
