@@ -127,8 +127,8 @@ class CaptionedData:
                 raise DatasetError(f"{self.output}: {item.problem.message}")
             cells = [item.row.get(name) for name in self.settings.caption_columns]
             cells[2] = _from_json(cells[2])
-            videos, listed = self._videos(item.row)
-            if not listed:
+            videos, _ = self._videos(item.row)
+            if not isinstance(cells[2], list):
                 cells = [[cell] for cell in cells]
             metas = cells[2] if isinstance(cells[2], list) else []
             if not any(metas):
