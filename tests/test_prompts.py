@@ -393,6 +393,8 @@ def test_records_of_the_first_release_get_the_same_keys_and_types() -> None:
     asked = CaptionRequest(key="0:0", clip=Clip(source="a.mp4"), prompt="?")
     chosen = choose(asked, old.candidates, old.meta, "random_any")
     assert chosen.meta["flags"] == ["truncated"]
+    meta = caption_cells(chosen)[2]
+    assert (meta["clip_flags"], meta["tone_mapped"], meta["deinterlaced"]) == ("truncated", "", False)
 
 
 def test_seed_of_a_second_try_has_no_more_bits() -> None:

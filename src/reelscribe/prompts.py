@@ -277,8 +277,11 @@ def caption_cells(outcome: Outcome) -> tuple[str | None, list[str], Row]:
     if isinstance(outcome, Failure):
         return None, [], empty | {"failure": outcome.kind, "message": outcome.message}
     meta = empty | {"failure": "", "message": "", UNREADABLE: ""} | outcome.meta
-    if meta["frame_timestamps"] is not None and meta["decoded_share"] is None:
-        meta["decoded_share"] = 1.0  # release 0.1.0 recorded it of damaged clips alone
+    if meta["frame_timestamps"] is not None and meta["clip_flags"] is None:
+        # Release 0.1.0 recorded the share of damaged clips alone, and made neither SDR nor one moment of anything.
+        share = 1.0 if meta["decoded_share"] is None else meta["decoded_share"]
+        flags = "truncated" if "truncated" in (meta["flags"] or ()) else ""
+        meta |= {"decoded_share": share, "clip_flags": flags, "tone_mapped": "", "deinterlaced": False}
     for name in ("flags", "clip_flags"):
         meta[name] = " ".join(meta[name] or ()) if not isinstance(meta[name], str) else meta[name]
     meta["sampling"] = json.dumps(meta["sampling"] or {})

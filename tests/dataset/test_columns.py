@@ -81,6 +81,13 @@ def test_what_the_first_rows_lack_may_come_later_but_not_too_late(
     _check(late)  # a video may come as late as it likes
 
 
+def test_what_few_large_rows_lack_may_come_later(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(columns, "_MOST_BYTES", 100)
+    large = _put_tar(tmp_path / "in.tar", [{"video": "a.mp4", "notes": "x" * 99}] * 3 + [ROW])
+    _check(large, prompt_key="ask")
+    _check(large, put_rows(tmp_path / "in.jsonl", [{**ROW, "words": "x"}]), text_key="words")
+
+
 def test_no_more_rows_are_read_than_it_takes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     read: list[Row] = []
 

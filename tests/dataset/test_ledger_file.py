@@ -16,6 +16,7 @@ from reelscribe.dataset.ledger import Ledger
 from reelscribe.dataset.ledger_file import copy_ledger, read_answers, read_runs, set_aside
 from reelscribe.errors import DatasetError
 from reelscribe.prompts import LAYOUTS
+from reelscribe.report import entries as entries_module
 from reelscribe.report.entries import CaptionedData, Entry
 from reelscribe.runners.local import run
 from reelscribe.runners.status import find_failures, find_ledger, ledger_of, read_status, runs_on
@@ -131,6 +132,27 @@ def test_sidecars_that_0_1_0_may_have_written_are_neither_read_nor_replaced(
         engine=ScriptedEngine(lambda _: said("new")),
     )
     assert (tmp_path / "clips" / "same.txt").read_text() == "new\n"
+
+
+def test_merge_takes_over_sidecars_that_0_1_0_may_have_written(tmp_path: Path) -> None:
+    old = _old_ledger(tmp_path / "part.ledger.sqlite")
+    put_clip(tmp_path / "clips" / "a.mp4").with_suffix(".txt").write_text("a text\n")
+    engine = ScriptedEngine(lambda _: said("a text"))
+    run([tmp_path / "clips"], tmp_path / "out.jsonl", Settings(sidecar="txt"), engine=engine, adopt=[old])
+    assert not any("text" in row for row in read_rows_of(tmp_path / "out.jsonl"))
+
+
+def test_report_knows_what_0_1_0_made_of_interleaved_rows(tmp_path: Path) -> None:
+    """Of the three candidates of each, one has no words."""
+    _old_ledger(tmp_path / "out.ledger.sqlite")
+    texts = [f"<__dj__video>{row['text']}<|__dj__eoc|>" for row in ROWS[:2]]
+    rows: list[Row] = [{"text": text, "videos": [ROWS[0]["video"]]} for text in texts]
+    data, output = put_rows(tmp_path / "in.jsonl", rows), tmp_path / "out.jsonl"
+    settings = Settings(num_captions=3, keep="all")
+    run([data], output, settings, engine=ScriptedEngine(lambda _: pytest.fail("it is known")))
+    entries = [item for item in CaptionedData(output).entries() if isinstance(item, Entry)]
+    assert [(entry.row, len(entry.captions)) for entry in entries] == [(0, 2), (1, 2)]
+    assert all(entry.meta["prompt"] for entry in entries)
 
 
 def test_new_release_says_nothing_of_settings_that_made_no_difference(
@@ -360,3 +382,22 @@ def test_report_of_interleaved_rows_knows_how_many_were_made_of_each(tmp_path: P
         assert made == [
             (0, ("1", "2", "3")), (1, ("1", "3")), (2, ("2",)), (3, ("1", "3", "1")), (3, ("1", "2", "3")),
         ]  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "most"), [("out.jsonl", 1), ("out.tar", 9)])
+@pytest.mark.parametrize("original", [True, False])
+def test_report_tells_rows_that_were_made_of_one_also_where_the_ledger_does_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, most: int, original: bool
+) -> None:
+    """The ledger does not where it holds very many captions, or where the output has bytes in place of paths."""
+    monkeypatch.setattr(entries_module, "_MOST_REMEMBERED", most)
+    rows: list[Row] = []
+    for number, video in enumerate(("two", "one", "last")):
+        put_clip(tmp_path / f"{video}.mp4").open("ab").write(bytes(8 + number))
+        rows.append({"text": f"<__dj__video>{video}<|__dj__eoc|>", "videos": [f"{video}.mp4"]})
+    said_of = {"two.mp4": said("1", "2"), "one.mp4": said("", "2"), "last.mp4": said("1", "")}
+    settings = Settings(num_captions=2, keep="all", original=original, decoders=0)
+    engine = ScriptedEngine(lambda item: said_of[item.request.clip.name])
+    run([put_rows(tmp_path / "in.jsonl", rows)], tmp_path / name, settings, engine=engine)
+    entries = [item for item in CaptionedData(tmp_path / name).entries() if isinstance(item, Entry)]
+    assert [(entry.row, entry.captions) for entry in entries] == [(0, ("1", "2")), (1, ("2",)), (2, ("1",))]

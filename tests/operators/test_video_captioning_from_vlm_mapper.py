@@ -216,8 +216,8 @@ def test_prompt_comes_from_the_row_then_the_setting_then_the_default(
         op = scripted(prompt="general", prompt_key="ask", keep_original_sample=False)
     assert "Both prompt and prompt_key are set" in caplog.text
     out = op.process_batched(batch(*rows, ask=["own", None, " ", 5]))
-    assert [text.split()[3] for text in out["text"][:3]] == ["own", "general", "general"]
-    assert (out["text"][3], [failure.kind for failure in op.failures]) == (VIDEO, ["prompt"])
+    assert [text.split()[3] for text in out["text"]] == ["own", "general", "general", "general"]
+    assert (out["ask"], op.failures) == (["own", None, " ", 5], [])
     without_field = op.process_batched(batch(rows[0]))
     assert without_field["text"] == [f"{VIDEO} a 0 general {EOC}"]
     default = scripted(prompt_key="ask", keep_original_sample=False).process_batched(batch(rows[0]))

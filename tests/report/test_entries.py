@@ -131,6 +131,19 @@ def test_captions_that_hold_tokens_are_those_of_their_videos(tmp_path: Path) -> 
     assert (again.captions, again.failures) == (4, {})
 
 
+@pytest.mark.parametrize("suffix", ["jsonl", "parquet"])
+def test_failures_of_rows_without_a_list_are_told_where_others_have_one(tmp_path: Path, suffix: str) -> None:
+    if suffix == "parquet":
+        pytest.importorskip("pyarrow")
+    put_videos(tmp_path)
+    data, output = put_rows(tmp_path / "in.jsonl", [{"videos": ["sea.mp4", "dog.mp4"]}]), tmp_path / f"out.{suffix}"
+    with data.open("a") as file:
+        file.write("broken\n")
+    run([data], output, Settings(decoders=0), engine=ScriptedEngine(lambda _: said("A.")))
+    told = [(entry.row, entry.slot, entry.captions, entry.failure) for entry in _entries(output)]
+    assert told == [(0, 0, ("A.",), None), (0, 1, ("A.",), None), (1, 0, (), "row")]
+
+
 def test_columns_of_other_names(tmp_path: Path) -> None:
     output = captioned(tmp_path, rows=ROWS[:1], caption_key="long")
     [sea] = _entries(output)

@@ -36,6 +36,8 @@ class _Seen:
     any_video: bool = False
     all_rows: bool = False
     """Whether the data set has no others."""
+    too_large: bool = False
+    """Whether they are too large to read on for what they lack."""
 
     def add(self, item: InputRow, settings: Settings) -> None:
         """Look at a row."""
@@ -50,7 +52,7 @@ def check_columns(sources: Sequence[Source], settings: Settings) -> None:
     """See that there are rows, that the columns which are named are there, and that some row has a video.
 
     Data sets whose format states columns are known at once; of others rows are read until all is found. A column that
-    none of the first 10,000 rows has counts as missing.
+    none of the first 10,000 rows has counts as missing, unless they are too large to read so many for that.
 
     Raises:
         SettingsError: a column that is named, or that of the videos, is not there; or a prompt names one in braces.
@@ -66,6 +68,8 @@ def check_columns(sources: Sequence[Source], settings: Settings) -> None:
         return  # each of them is a failure, which says why
     names = stated | seen.names
     _check_braces(names, settings)
+    if seen.too_large:
+        return  # they may be few, and others may have what they lack: of that the run warns
     _check_names(names, settings, "the data set has" if seen.all_rows else f"the first {seen.rows:,} rows have")
     if seen.all_rows and not seen.any_video:
         raise no_video(seen.rows, settings, names)
@@ -89,7 +93,8 @@ def _look(sources: Sequence[Source], settings: Settings) -> _Seen:
             for item in islice(rows, each):
                 seen.add(item, settings)
                 held += item.num_bytes
-                if (seen.any_video and wanted <= seen.names) or held > _MOST_BYTES:
+                seen.too_large = held > _MOST_BYTES
+                if (seen.any_video and wanted <= seen.names) or seen.too_large:
                     return seen
             ended += next(rows, None) is None
     seen.all_rows = ended == len(sources)

@@ -59,13 +59,6 @@ class Keys:
 
     def key_of_0_1(self, request: CaptionRequest, video: tuple[Any, ...]) -> bytes:
         """The key that release 0.1.0 gave the same request: 16 bytes, of which the row's text was a part."""
-        root = self.settings.seed if request.sampling.seed is None else request.sampling.seed
-        slot = request.key.partition(":")[2]
-        digest = hashlib.sha256()
-        asked = (request.prompt, request.system_prompt or "", request.reference)
-        for part in (str(root), request.clip.source, *asked, slot):
-            content = part if isinstance(part, bytes) else part.encode("utf-8", "surrogatepass")
-            digest.update(len(content).to_bytes(8, "big") + content)
         return _digest(
             self._captions,
             video,
@@ -74,7 +67,7 @@ class Keys:
             request.reference,
             request.num_captions,
             request.sampling.told(),
-            int.from_bytes(digest.digest()[:8], "big"),
+            seed_of_0_1(request, self.settings),
         )
 
     def video(self, clip: Clip) -> tuple[Any, ...]:
@@ -96,6 +89,18 @@ class Keys:
         except ValueError:  # a NUL, or half a surrogate pair: no such file can be there
             return ("missing", clip.source)
         return ("file", path, stat.st_size, stat.st_mtime_ns)
+
+
+def seed_of_0_1(request: CaptionRequest, settings: Settings) -> int:
+    """The seed that release 0.1.0 gave the same request: 64 bits, in which the row's text had a part."""
+    root = settings.seed if request.sampling.seed is None else request.sampling.seed
+    slot = request.key.partition(":")[2]
+    digest = hashlib.sha256()
+    asked = (request.prompt, request.system_prompt or "", request.reference)
+    for part in (str(root), request.clip.source, *asked, slot):
+        content = part if isinstance(part, bytes) else part.encode("utf-8", "surrogatepass")
+        digest.update(len(content).to_bytes(8, "big") + content)
+    return int.from_bytes(digest.digest()[:8], "big")
 
 
 def told(settings: Settings, *effects: Effect) -> dict[str, Any]:

@@ -107,7 +107,7 @@ class Ledger:
                 self._base.close()
                 raise
         self._last = next(iter(runs), None)
-        self._kinds_of_0_1 = {run.settings.get("sidecar") for run in runs if run.is_of_0_1}
+        self._kinds_of_0_1 = _sidecars_of_0_1(runs)
 
     def __enter__(self) -> Self:
         return self
@@ -334,6 +334,7 @@ class Ledger:
         Raises:
             DatasetError: it cannot be read.
         """
+        self._kinds_of_0_1 |= _sidecars_of_0_1(read_runs(other))
         if has_sidecars(other):
             self._take_from(other, "INSERT OR IGNORE INTO sidecars SELECT digest FROM other.sidecars", ())
 
@@ -408,6 +409,11 @@ class _Found:
     """Runs that tried it."""
     limits: str
     """Names the settings under which it failed."""
+
+
+def _sidecars_of_0_1(runs: Sequence[Run]) -> set[str]:
+    """Kinds of files beside videos that runs of release 0.1.0 wrote, and did not note."""
+    return {run.settings["sidecar"] for run in runs if run.is_of_0_1 and run.settings.get("sidecar")}
 
 
 def _digest(file: Path, content: bytes) -> bytes:

@@ -139,16 +139,18 @@ class VideoCaptioningFromVLMMapper:
         count = len(samples[columns[0]]) if columns else 0
         if not count:
             return {name: [] for name in columns}
-        rows = [InputRow(index=n, row={name: samples[name][n] for name in columns}) for n in range(count)]
+        rows = [{name: samples[name][n] for name in columns} for n in range(count)]
+        odd = [self._odd_prompt(row) for row in rows]
+        asked = [InputRow(index=n, row=row | dict.fromkeys(odd[n])) for n, row in enumerate(rows)]
         made: list[Row] = []
-        for result in caption_rows(rows, self._settings, self._load(rank)):
+        for result in caption_rows(asked, self._settings, self._load(rank)):
             for failure in result.failures:
                 logger.warning("No caption: %s [%s]", failure.message, failure.kind)
             self.failures += result.failures
             if self.caption_field:
-                made.append({**rows[result.index].row, self.caption_field: self._texts(result)})
+                made.append({**rows[result.index], self.caption_field: self._texts(result)})
             else:
-                made += result.rows
+                made += [{**row, **odd[result.index]} for row in result.rows]
         if self.caption_field and self.caption_field not in columns:
             columns.append(self.caption_field)
         return {name: [row[name] for row in made] for name in columns}
@@ -156,6 +158,11 @@ class VideoCaptioningFromVLMMapper:
     def release(self) -> None:
         """Let go of the model; the next batch loads it again."""
         self._engine = None
+
+    def _odd_prompt(self, row: Row) -> Row:
+        """The row's own prompt where it is no text, which then is none: that of the operator is asked."""
+        key = self._settings.prompt_key
+        return {key: row[key]} if key in row and not isinstance(row[key], str) else {}
 
     def _texts(self, result: RowResult) -> list[Any]:
         kept = [outcome.texts if isinstance(outcome, Caption) else None for outcome in result.outcomes]

@@ -1,6 +1,7 @@
 """The captions and failures of a data set that a run wrote, in either layout, with all that is known of each."""
 
 import contextlib
+import itertools
 import json
 import os
 from collections.abc import Callable, Iterator, Mapping
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from reelscribe.config import Settings
+from reelscribe.dataset.identity import seed_of_0_1
 from reelscribe.dataset.ledger_file import Answer, Run, read_answers
 from reelscribe.dataset.names import SHARD
 from reelscribe.dataset.read import read_rows
@@ -125,8 +127,8 @@ class CaptionedData:
                 raise DatasetError(f"{self.output}: {item.problem.message}")
             cells = [item.row.get(name) for name in self.settings.caption_columns]
             cells[2] = _from_json(cells[2])
-            videos, listed = self._videos(item.row)
-            if not listed:
+            videos, _ = self._videos(item.row)
+            if not isinstance(cells[2], list):
                 cells = [[cell] for cell in cells]
             metas = cells[2] if isinstance(cells[2], list) else []
             if not any(metas):
@@ -162,7 +164,11 @@ class CaptionedData:
 
     def _from_text(self) -> Iterator[Entry | NoVideo]:
         rows = (item.row for item in self._rows())
-        for index, first in enumerate(rows):
+        next_one: list[Row] = []
+        for index in itertools.count():
+            first = next_one.pop() if next_one else next(rows, None)
+            if first is None:
+                return
             failed = self._failures.get(index)
             videos, _ = self._videos(first)
             if failed:
@@ -171,8 +177,13 @@ class CaptionedData:
                 yield NoVideo(row=index)
             else:
                 copies = self._copies(index, first)
-                made = [next(rows, {}) for _ in range(copies)] if self.settings.original else [first]
-                made += [next(rows, {}) for _ in range(copies - len(made))]
+                made = [] if self.settings.original else [first]
+                while len(made) < (copies or self.settings.num_captions):
+                    row = next(rows, {})
+                    if made and not copies and not self._is_made_of(row, videos):
+                        next_one += [row] if row else []
+                        break
+                    made.append(row)
                 texts = [_texts_after_tokens(_text(row.get(self.settings.text_key))) for row in made]
                 if not all(texts) or any(self._videos(row)[0] != videos for row in made):
                     raise DatasetError(
@@ -181,13 +192,22 @@ class CaptionedData:
                     )
                 yield from self._captioned(index, first, texts)
 
+    def _is_made_of(self, row: Row, videos: list[str | bytes]) -> bool:
+        """Whether a row with these videos looks as one that was made: a blank and a caption follow each token."""
+        text = _text(row.get(self.settings.text_key))
+        all_spaced = text.count(video_token()) == text.count(f"{video_token()} ")
+        return all_spaced and bool(_texts_after_tokens(text)) and self._videos(row)[0] == videos
+
     def _copies(self, index: int, first: Row) -> int:
-        """How many rows were made of one: as many as its videos have captions that were kept, those with most."""
+        """How many rows were made of one: as many as its videos have captions that were kept, those with most.
+
+        0 where that is not known: of a great many captions, and of videos in a tar file, which were paths before.
+        """
         if self.settings.keep != "all":
             return 1
         requests = self._requests(index, first)
         kept = [self._kept(request) for request in requests]
-        return max((count for count in kept if count), default=self.settings.num_captions)
+        return max(kept, default=0)
 
     def _requests(self, index: int, row: Row) -> list[CaptionRequest]:
         with contextlib.suppress(ClipError):
@@ -300,11 +320,16 @@ def _read_failures(file: Path) -> dict[int, list[Row]]:
     return found
 
 
+def _answers(known: Mapping[int, list[Answer]], request: CaptionRequest, settings: Settings) -> list[Answer]:
+    """What is known of a request, the answers that release 0.1.0 had to it last."""
+    return [*known.get(request.seed, []), *known.get(seed_of_0_1(request, settings), [])]
+
+
 def _counting(known: Mapping[int, list[Answer]], settings: Settings) -> Callable[[CaptionRequest], int]:
     """Finds how many captions of a request the last run kept; 0 where that is not known."""
 
     def count(request: CaptionRequest) -> int:
-        answers = known.get(request.seed, [])
+        answers = _answers(known, request, settings)
         return len(choose(request, answers[0].candidates, answers[0].meta, settings.keep).kept) if answers else 0
 
     return count
@@ -317,7 +342,7 @@ def _remembering(
 
     def find(request: CaptionRequest, texts: list[str]) -> Caption | None:
         wanted = [text.strip() for text in texts]  # as interleaved text can hold them
-        answers = known.get(request.seed, [])
+        answers = _answers(known, request, settings)
         captions = (choose(request, item.candidates, item.meta, settings.keep) for item in answers)
         same = (item for item in captions if [without_tokens(text).strip() for text in item.texts] == wanted)
         return next((item for item in same if item.meta.get("prompt") == request.prompt), None)

@@ -129,3 +129,9 @@ def test_run_over_a_table(tmp_path: Path, output: str) -> None:
     assert (summary.captions, summary.failures) == (1, {"row": 1})
     if output == "out.jsonl":
         assert [row["n"] for row in read_rows_of(tmp_path / output)] == ["1", "2"]
+
+
+def test_long_line_that_may_be_read_is_no_trouble_where_rows_are_counted(tmp_path: Path) -> None:
+    file = _put(tmp_path / "a.csv", f"video,notes\na.mp4,{'x' * (2 << 20)}\nb.mp4,short\n")
+    assert count_rows(find_sources([file])) is None
+    assert [record.row["video"] for record in _read(file)] == ["a.mp4", "b.mp4"]

@@ -70,6 +70,11 @@ def test_url_is_a_video_as_it_stands(tmp_path: Path) -> None:
     assert (read.row, read.root) == ({"video": "https://example.org/a.mp4"}, None)
 
 
+def test_url_is_in_the_column_that_is_named(tmp_path: Path) -> None:
+    [record] = videos.read("https://host/a.mp4", Settings(video_key="clip"), tmp_path)
+    assert record.row == {"clip": "https://host/a.mp4"}
+
+
 def test_files_beside_a_video_are_its_columns(tmp_path: Path) -> None:
     put_clip(tmp_path / "a.mp4")
     (tmp_path / "a.txt").write_text("two sheep\n", "utf-8")
@@ -221,7 +226,16 @@ def test_what_is_left_out_is_counted_and_named(tmp_path: Path) -> None:
     put("a.mp4", "sub/b.mov")
     assert videos.left_out(tmp_path) == ""
     put(
-        "a.txt", "a.json", "a.mp4.txt", "sub/b.json", ".hidden", ".DS_Store", "captions.jsonl", "captions.ledger.sqlite"
+        "a.txt",
+        "a.txt.bak",
+        "a.json.bak12",
+        "a.json",
+        "a.mp4.txt",
+        "sub/b.json",
+        ".hidden",
+        ".DS_Store",
+        "captions.jsonl",
+        "captions.ledger.sqlite",
     )
     put("captions.failures.jsonl", "captions.run.json", "captions.jsonl.partial", "captions.report.html")
     assert videos.left_out(tmp_path) == ""

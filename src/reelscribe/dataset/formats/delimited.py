@@ -33,7 +33,10 @@ def count(location: str, deadline: float) -> int | None:
     if is_url(location) or location.lower().endswith((".gz", ".zst")):
         return None
     with _opened(location) as (_, lines):
-        return count_until((line for line in _rows(lines) if line != []), deadline)
+        try:
+            return count_until((line for line in _rows(lines) if line != []), deadline)
+        except DatasetError:  # of a line that may be longer here than where it is read
+            return None
 
 
 def read(location: str, settings: Settings, _: Path) -> Iterator[Record]:

@@ -29,6 +29,8 @@ _BESIDE_OUTPUTS: Final = (
     ".run.json",
 )
 """Ends of the names of what runs write beside their outputs."""
+_BACKUP: Final = re.compile(r"\.bak[0-9]*\Z")
+"""End of the name of a file beside a video that a run replaced."""
 _MOST_KINDS: Final = 6
 """Kinds of files that are named; of the rest only the number is."""
 _COUNTING_SECONDS: Final = 5
@@ -52,7 +54,7 @@ def read(
     Files beside a video are its columns, unless runs on the same output wrote them (`is_own`).
     """
     if is_url(location):
-        yield Record(row={"video": location})
+        yield Record(row={settings.video_key or "video": location})
         return
     root = Path(settings.root) if settings.root else base
     start = root.resolve()
@@ -116,8 +118,7 @@ def left_out(folder: Path) -> str:
     kinds = Counter(
         file.suffix.lower() or "without a suffix"
         for file in others
-        if not (file.suffix.lower() in (".txt", ".json") and file.with_suffix("") in videos)
-        and file.with_name(file.name.partition(".")[0]) not in outputs
+        if not _lies_beside(file, videos) and file.with_name(file.name.partition(".")[0]) not in outputs
     )
     if not kinds:
         return ""
@@ -126,6 +127,12 @@ def left_out(folder: Path) -> str:
     named += [f"{rest} others"] if rest else []
     files = "file that is no video" if kinds.total() == 1 else "files that are no videos"
     return f"{more}{kinds.total()} {files}: {', '.join(named)}"
+
+
+def _lies_beside(file: Path, videos: set[Path]) -> bool:
+    """Whether a file is a text or the columns of one of these videos, which have no suffix; or was until replaced."""
+    file = file.with_name(_BACKUP.sub("", file.name) or file.name)
+    return file.suffix.lower() in (".txt", ".json") and file.with_suffix("") in videos
 
 
 def walk(folder: Path) -> Iterator[tuple[Path, str | None]]:
