@@ -156,7 +156,7 @@ class Web:
     def _ask(self, download: Download, url: URL, login: bytes | None) -> httpcore2.Response:
         proxy = proxy_of(url)
         if proxy:
-            self._check_behind_proxy(download, url.host)
+            self._check_behind_proxy(download, url.raw_host.decode())  # as the proxy is told it
         headers = [
             (b"Host", url.netloc),
             (b"User-Agent", _AGENT),
