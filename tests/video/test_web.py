@@ -48,6 +48,14 @@ def test_file_beyond_the_limit_is_not_fetched(server: Server, as_public: None, l
     assert len(download(server.url("/b"), max_bytes=1000)) == 1000
 
 
+def test_what_is_said_beside_the_status_may_break_off(server: Server, as_public: None) -> None:
+    server.answers["/gone"] = give(b"cut", length=100, code=404)
+    assert refused(server.url("/gone"))[0] == "missing"
+    server.answers["/moved"] = give(b"cut", length=100, code=302, Location="/there")
+    server.answers["/there"] = give(b"whole")
+    assert download(server.url("/moved")) == b"whole"
+
+
 def test_file_that_breaks_off_is_told(server: Server, as_public: None) -> None:
     server.answers["/a"] = give(b"x" * 500, length=1000)
     kind, message = refused(server.url("/a"))

@@ -274,8 +274,9 @@ def _drain(response: httpcore2.Response) -> None:
     """Read what an answer says beside its head, if that is little: else its connection is of no more use."""
     length = _header(response, b"content-length") or ""
     if re.fullmatch(r"[0-9]+", length) and int(length) <= _SMALL:
-        for _ in response.iter_stream():
-            pass
+        with suppress(httpcore2.NetworkError, httpcore2.ProtocolError, httpcore2.TimeoutException):  # the head counts
+            for _ in response.iter_stream():
+                pass
 
 
 def retry_after(value: str) -> float | None:
