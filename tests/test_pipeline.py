@@ -2,10 +2,11 @@
 
 import copy
 import itertools
+import threading
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
-from threading import Event, Timer
+from threading import Event, Thread, Timer
 from typing import Any
 
 import pytest
@@ -666,6 +667,36 @@ def test_large_rows_drain_an_engine_that_iterates_at_once(monkeypatch: pytest.Mo
     engine = KeepingEngine(lambda _: said("text"))
     assert [result.index for result in caption_rows(rows, Settings(), engine)] == list(range(30))
     assert engine.streams > 1
+
+
+@pytest.mark.parametrize("engine", [KeepingEngine, ThreadedEngine, ScriptedEngine])
+def test_requests_without_an_answer_do_not_hold_up_rows_that_wait_for_room(
+    engine: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing would make room any more."""
+    monkeypatch.setattr(pipeline, "WAITING_ROWS", 4)
+    numbers = itertools.count()
+    silent = engine(lambda _: None if next(numbers) == 1 else said("text"))
+    results: list[RowResult] = []
+    run = Thread(target=lambda: results.extend(caption_rows(as_input([_clip_row()] * 9), Settings(), silent)))
+    run.daemon = True
+    run.start()
+    run.join(20)
+    failed = [isinstance(result.outcomes[0], Failure) for result in results]
+    assert len(failed) == 9
+    assert sum(failed) == 1
+
+
+def test_who_closes_the_flow_ends_a_source_that_waits_for_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Though the row that was given last has made some."""
+    monkeypatch.setattr(pipeline, "WAITING_ROWS", 4)
+    before = set(threading.enumerate())
+    results = caption_rows(as_input([_clip_row()] * 9), Settings(), KeepingEngine(lambda _: said("text")))
+    next(results)
+    [source] = [each for each in threading.enumerate() if each.name == "reelscribe-feed" and each not in before]
+    results.close()
+    source.join(20)
+    assert not source.is_alive()
 
 
 def test_large_rows_that_no_engine_sees_leave_beside_those_that_it_has(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -203,14 +203,14 @@ def caption(
             if not tries.paused:
                 return
             with feed.holding():
-                in_flight.wait(tries.go_on)
-            if not tries.go_on():  # nor ever: no answer is to come that would make room
+                in_flight.wait(lambda: tries.go_on() or feed.starved)
+            if in_flight.cancelled.is_set() or not tries.go_on():  # nor ever: no answer is to come that makes room
                 return
 
     while True:
         with (
             Feed(prepared(), owes=lambda: len(in_flight) > 0, cancel=in_flight.cancel) as feed,
-            contextlib.closing(_answers(engine, feed)) as answers,
+            contextlib.closing(_answers(engine, feed, in_flight)) as answers,
         ):
             for answer in answers:
                 asked, told = in_flight.take(answer)
@@ -228,7 +228,9 @@ def caption(
     yield from tries.finished()
 
 
-def _answers(engine: Engine, feed: Feed[PreparedRequest]) -> Generator[Generation | Failure, None, None]:
+def _answers(
+    engine: Engine, feed: Feed[PreparedRequest], in_flight: InFlight
+) -> Generator[Generation | Failure, None, None]:
     """What the engine answers to all that the feed has; in several streams if it pauses.
 
     Raises:
@@ -240,6 +242,7 @@ def _answers(engine: Engine, feed: Feed[PreparedRequest]) -> Generator[Generatio
         if not feed.paused:
             break
         feed.resume()
+        in_flight.tell()
     if feed.pull().result() is not None:
         raise EngineError("the engine stopped although there were requests left.")
     if feed.error:

@@ -2,7 +2,10 @@
 
 import email.utils
 import io
+import os
 import socket
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -219,6 +222,32 @@ def test_nothing_is_left_of_downloads_that_are_given_up(
     request, frames = next(answers)
     assert (request.key, isinstance(frames, Frames)) == (server.url("/a"), True)
     answers.close()  # type: ignore[attr-defined]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_no_file_is_left_where_the_program_ends_before_its_downloads(server: Server, tmp_path: Path) -> None:
+    """As with Ctrl-C while rows are waited for in the thread that would close the fetcher."""
+    code = """
+import os, sys, threading, time
+from reelscribe.schema import Clip
+from reelscribe.video.fetch import Fetcher, FetchLimits
+
+def download():
+    with fetcher.fetched(Clip(source=sys.argv[1])):
+        pass
+
+fetcher = Fetcher(FetchLimits(allow_private=True))
+threading.Thread(target=download, daemon=True).start()
+while not (files := os.listdir(os.environ["TMPDIR"])):
+    time.sleep(0.01)
+if not (child := os.fork()):
+    sys.exit()
+os.waitpid(child, 0)
+assert os.listdir(os.environ["TMPDIR"]) == files
+"""
+    server.answers["/slow"] = drip(head=False)
+    environment = os.environ | {"TMPDIR": str(tmp_path)}
+    subprocess.run([sys.executable, "-c", code, server.url("/slow")], env=environment, check=True, timeout=60)
     assert list(tmp_path.iterdir()) == []
 
 

@@ -126,6 +126,18 @@ def test_redirects_choose_their_own_way(proxy: Server, monkeypatch: pytest.Monke
     assert download(FAR, allow_private=True) == b"secret"
 
 
+def test_host_is_checked_by_the_name_that_the_proxy_is_told(proxy: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The system's resolver has letters of its own for some."""
+    resolve, url = socket.getaddrinfo, "http://stra\u00dfe.test/a"
+    names = {"xn--strae-oqa.test": "10.0.0.1", "stra\u00dfe.test": "1.1.1.1"}
+    monkeypatch.setattr(
+        socket, "getaddrinfo", lambda name, *rest, **more: resolve(names.get(name, name), *rest, **more)
+    )
+    monkeypatch.setenv("http_proxy", proxy.url(""))
+    assert refused(url)[0] == "refused"
+    assert proxy.asked == []
+
+
 @pytest.mark.parametrize("written", ["ftp://127.0.0.1:{}", "http://", "nonsense://x"])
 def test_what_is_no_proxy_costs_the_clip(proxy: Server, monkeypatch: pytest.MonkeyPatch, written: str) -> None:
     monkeypatch.setenv("http_proxy", written.format(proxy.port))

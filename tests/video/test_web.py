@@ -48,6 +48,14 @@ def test_file_beyond_the_limit_is_not_fetched(server: Server, as_public: None, l
     assert len(download(server.url("/b"), max_bytes=1000)) == 1000
 
 
+def test_what_is_said_beside_the_status_may_break_off(server: Server, as_public: None) -> None:
+    server.answers["/gone"] = give(b"cut", length=100, code=404)
+    assert refused(server.url("/gone"))[0] == "missing"
+    server.answers["/moved"] = give(b"cut", length=100, code=302, Location="/there")
+    server.answers["/there"] = give(b"whole")
+    assert download(server.url("/moved")) == b"whole"
+
+
 def test_file_that_breaks_off_is_told(server: Server, as_public: None) -> None:
     server.answers["/a"] = give(b"x" * 500, length=1000)
     kind, message = refused(server.url("/a"))
@@ -162,6 +170,7 @@ def test_name_with_one_private_address_among_others_is_refused(
         "127.0.0.1", "10.1.2.3", "172.16.0.1", "192.168.0.1", "169.254.169.254", "100.64.0.1", "0.0.0.0", "224.0.0.1",
         "255.255.255.255", "240.0.0.1", "192.0.2.1", "198.18.0.1", "::1", "::", "fe80::1%eth0", "fc00::1", "ff02::1",
         "::ffff:127.0.0.1", "::ffff:10.0.0.1", "64:ff9b::7f00:1", "64:ff9b::a00:1", "2002:7f00:1::", "2001:db8::1",
+        "64:ff9b:1::a00:1", "::10.0.0.1", "::ffff:0:10.0.0.1", "fec0::1",
     ],
 )  # fmt: skip
 def test_address_that_is_not_public(address: str) -> None:

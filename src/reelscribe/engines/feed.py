@@ -47,6 +47,8 @@ class Feed(Iterator[Item]):
         self._wanted: SimpleQueue[Future[Item | None] | None] = SimpleQueue()
         self._left: Future[Item | None] | None = None
         """The pull that a paused iteration did not wait for."""
+        self.starved = False
+        """Whether an engine has begun anew after a pause, and been given nothing since: what it owes will not come."""
         self._ended = self._closed = self._held = False
         self._changed = threading.Condition()
         self._thread: threading.Thread | None = None
@@ -65,6 +67,7 @@ class Feed(Iterator[Item]):
             left, self._left = self._left, None
             if left:
                 return left
+            self.starved = False
             wanted: Future[Item | None] = Future()
             if self._closed:
                 wanted.set_result(None)
@@ -82,11 +85,11 @@ class Feed(Iterator[Item]):
         wanted.add_done_callback(self._wake)
         with self._changed:
 
-            def enough() -> bool:
-                return wanted.done() or (self._held and self._owes())
+            def owes() -> bool:
+                return self._owes() and not self.starved
 
-            while not self._changed.wait_for(enough, _PATIENCE_SECONDS):
-                if self._owes():
+            while not self._changed.wait_for(lambda: wanted.done() or (self._held and owes()), _PATIENCE_SECONDS):
+                if owes():
                     break
             if not wanted.done():
                 self._left, self.paused = wanted, True
@@ -97,8 +100,8 @@ class Feed(Iterator[Item]):
         return item
 
     def resume(self) -> None:
-        """Let the next iteration go on where the last one paused."""
-        self.paused = False
+        """Let the next iteration go on where the last one paused. By now all is answered that will be."""
+        self.paused, self.starved = False, True
 
     @contextmanager
     def holding(self) -> Iterator[None]:

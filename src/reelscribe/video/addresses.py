@@ -34,4 +34,6 @@ def is_public(address: str) -> bool:
         if ip in _NAT64:
             embedded = ipaddress.ip_address(int(ip) & 0xFFFFFFFF)
         ip = embedded or ip
+    if ip.version == 6 and (ip.is_reserved or ip.is_site_local):  # among them what stands for version 4 in other ways
+        return False
     return bool(ip.is_global and not ip.is_multicast)

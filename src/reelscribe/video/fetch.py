@@ -1,5 +1,6 @@
 """A clip as a data set names it to one that can be opened: URLs are downloaded, paths held to the root folder."""
 
+import atexit
 import os
 import re
 import tempfile
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, Final
 from urllib.parse import unquote_to_bytes, urlsplit
 from urllib.request import url2pathname
+from weakref import WeakSet
 
 from reelscribe.config import Settings
 from reelscribe.errors import ClipError
@@ -78,6 +80,7 @@ class Fetcher:
         self._web: Web | None = None
         self._files: set[str] = set()
         self._closed = False
+        _open.add(self)
 
     @contextmanager
     def fetched(self, clip: Clip) -> Iterator[Clip]:
@@ -150,6 +153,20 @@ class Fetcher:
             if self._closed:
                 self._web.close()
             return self._web
+
+
+_open: WeakSet[Fetcher] = WeakSet()
+
+
+@atexit.register
+def _close_all() -> None:
+    """Leave no file where the program ends while the thread that would close a fetcher waits for something else."""
+    for fetcher in list(_open):
+        fetcher.close()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_open.clear)  # the files are their owner's
 
 
 @contextmanager

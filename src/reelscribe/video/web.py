@@ -156,7 +156,7 @@ class Web:
     def _ask(self, download: Download, url: URL, login: bytes | None) -> httpcore2.Response:
         proxy = proxy_of(url)
         if proxy:
-            self._check_behind_proxy(download, url.host)
+            self._check_behind_proxy(download, url.raw_host.decode())  # as the proxy is told it
         headers = [
             (b"Host", url.netloc),
             (b"User-Agent", _AGENT),
@@ -274,8 +274,9 @@ def _drain(response: httpcore2.Response) -> None:
     """Read what an answer says beside its head, if that is little: else its connection is of no more use."""
     length = _header(response, b"content-length") or ""
     if re.fullmatch(r"[0-9]+", length) and int(length) <= _SMALL:
-        for _ in response.iter_stream():
-            pass
+        with suppress(httpcore2.NetworkError, httpcore2.ProtocolError, httpcore2.TimeoutException):  # the head counts
+            for _ in response.iter_stream():
+                pass
 
 
 def retry_after(value: str) -> float | None:
