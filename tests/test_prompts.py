@@ -300,6 +300,14 @@ def test_prompt_of_a_row_that_is_no_text_is_a_failure(own: Any, got: str, layout
     assert problem.message == f"column 'ask' must hold the row's prompt as text; got {got}."
 
 
+def test_prompt_of_a_row_with_half_a_surrogate_pair_is_a_failure() -> None:
+    with pytest.raises(
+        ClipError, match=r"^column 'ask' must hold the row's prompt as text; it holds half a surro"
+    ) as caught:
+        choose_prompt({"ask": "What is \ud83d?"}, Settings(prompt_key="ask"))
+    assert caught.value.kind == "prompt"
+
+
 def test_request_carries_what_the_settings_say() -> None:
     root = Path("/data")
     settings = Settings(num_captions=3, system_prompt="Be brief.", sampling={"temperature": 0.5})

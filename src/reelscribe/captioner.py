@@ -7,7 +7,7 @@ captioner.map(dataset)           # a data set of Hugging Face's datasets
 """
 
 import html
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import TracebackType
@@ -142,7 +142,7 @@ class VideoCaptioner:
             SettingsError: it is no video that was given, or the captioner is closed.
             EngineError: the engine broke.
         """
-        if not isinstance(videos, str | Path | bytes):
+        if isinstance(videos, Iterable) and not isinstance(videos, str | bytes | bytearray | Mapping):
             return self._caption([_checked(video) for video in videos], prompt)
         [made] = self._caption([_checked(videos)], prompt)
         if isinstance(made, Failure):

@@ -132,6 +132,9 @@ def choose_prompt(row: Row, settings: Settings) -> str:
     if own is not None and not isinstance(own, str):
         message = f"column {settings.prompt_key!r} must hold the row's prompt as text; got {type(own).__name__}."
         raise ClipError("prompt", message)
+    if own and any("\ud800" <= letter <= "\udfff" for letter in own):
+        message = f"column {settings.prompt_key!r} must hold the row's prompt as text; it holds half a surrogate pair."
+        raise ClipError("prompt", message)
     return own if own and own.strip() else settings.prompt or DEFAULT_PROMPT
 
 

@@ -1,6 +1,7 @@
 """What cannot be captioned says what is wrong with it."""
 
 import random
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
@@ -25,6 +26,8 @@ def test_a_missing_file_is_told_with_where_it_was_looked_for(tmp_path: Path) -> 
             decode(Clip(source=source, root=tmp_path), BUDGET)
         assert caught.value.kind == "missing"
         assert str(caught.value).endswith(f"paths start from {tmp_path}.")
+    with pytest.raises(ClipError, match=rf"paths start from {re.escape(str(Path.cwd()))}\.$"):
+        decode(Clip(source="gone.mp4", root=Path()), BUDGET)
     with pytest.raises(ClipError, match=r"^https://host/clip\.mp4: there is no such file"):
         decode(Clip(source="https://host/clip.mp4"), BUDGET)
 

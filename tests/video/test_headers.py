@@ -72,6 +72,24 @@ def test_length_in_matroska_is_that_of_the_video(settings: dict[str, Any], tagge
     assert header.video_tokens(BUDGET) == decode(clip, BUDGET).video_tokens
 
 
+@pytest.mark.parametrize(("name", "codec"), [("a.flv", "libx264"), ("a.nut", "mpeg4"), ("untagged.mkv", "libx264")])
+def test_sound_that_goes_on_is_no_part_of_the_video(name: str, codec: str, tmp_path: Path) -> None:
+    whole = write_clip(tmp_path / "a.mkv", range(100), codec=codec, keyframe_every=20, b_frames=0)
+
+    def change(packets: list[bytes]) -> list[bytes]:
+        return [data[:4] + bytes(len(data) - 4) if number == 90 else data for number, data in enumerate(packets)]
+
+    sound = copy_packets(whole, tmp_path / name, list, audio_seconds=20.0).read_bytes()
+    header = read_header(Clip(source=sound.replace(b"DURATION", b"DURATIO_")))
+    assert header.frames == 100
+    assert header.duration_seconds == pytest.approx(4.0, abs=0.05)
+    damaged = copy_packets(whole, tmp_path / f"damaged_{name}", change, audio_seconds=20.0).read_bytes()
+    clip = Clip(source=damaged.replace(b"DURATION", b"DURATIO_"))
+    share = decode(clip, replace(BUDGET, min_decoded=0.5)).decoded_share
+    assert share is not None
+    assert 0.79 < share < 0.91
+
+
 def test_share_of_a_part_of_matroska_is_that_of_the_video(tmp_path: Path) -> None:
     whole = write_clip(tmp_path / "a.mkv", range(100), keyframe_every=20, options={"x264-params": "scenecut=0"})
 

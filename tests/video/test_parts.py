@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from clips import cut, read_numbers, write_clip
+from clips import copy_packets, cut, read_numbers, write_clip
 from decoding import EVERY_FRAME, decoded, failure
 from flow import as_input, put_rows, read_rows_of
 
@@ -119,6 +119,22 @@ def test_damaged_file_gives_frames_up_to_the_damage(name: str, settings: dict[st
             assert np.array_equal(frames.pixels, expected[:count])
             assert frames.decoded_share == pytest.approx(count / COUNT, abs=0.05)
     assert parts >= 3
+
+
+@pytest.mark.parametrize("codec", ["libx264", "mpeg2video"])
+def test_share_is_of_all_parts_that_are_joined(codec: str, tmp_path: Path) -> None:
+    def change(packets: list[bytes]) -> list[bytes]:
+        return [data[:40] + bytes(len(data) - 40) if number == 30 else data for number, data in enumerate(packets)]
+
+    settings: dict[str, Any] = {"codec": codec, "keyframe_every": 25, "b_frames": 0}
+    whole = write_clip(tmp_path / "whole.ts", range(50), **settings)
+    damaged = copy_packets(whole, tmp_path / "damaged.ts", change)
+    (tmp_path / "joined.ts").write_bytes(whole.read_bytes() + damaged.read_bytes())
+    frames = _part(tmp_path / "joined.ts", 0.5)
+    count = len(frames.pixels)
+    assert 70 < count < 80
+    assert read_numbers(frames.pixels) == [*range(50), *range(count - 50)]
+    assert frames.decoded_share == pytest.approx(count / 100, abs=0.01)
 
 
 def test_whole_file_is_no_part(tmp_path: Path) -> None:

@@ -148,6 +148,14 @@ def test_what_is_no_proxy_costs_the_clip(proxy: Server, monkeypatch: pytest.Monk
     )
 
 
+def test_proxies_that_need_what_is_not_installed_say_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("reelscribe.video.proxies.find_spec", lambda name: None)
+    monkeypatch.setenv("http_proxy", "socks5://127.0.0.1:1")
+    kind, message = refused(FAR)
+    assert kind == "download"
+    assert message.endswith("one that speaks SOCKS needs socksio: pip install socksio.")
+
+
 def test_https_goes_through_a_tunnel(proxy: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("https_proxy", f"user:hidden@127.0.0.1:{proxy.port}")
     proxy.answers["far.example.invalid:443"] = give_whole(b"", code=407)

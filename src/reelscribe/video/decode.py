@@ -29,12 +29,13 @@ from numpy.typing import NDArray
 
 from reelscribe.errors import ClipError
 from reelscribe.schema import Clip, Frames
+from reelscribe.video.clock import may_jump
 from reelscribe.video.index import FrameIndex, read_index
 from reelscribe.video.opening import MAX_PIXELS, open_clip, reason, video_stream
 from reelscribe.video.pictures import Painter, stated_size, upright_size
 from reelscribe.video.runs import Run, VideoPacket, contiguous, read_runs, runs_to, whole_run
 from reelscribe.video.sampling import FrameChoice, count_video_tokens
-from reelscribe.video.stated import latest_seconds, stated_seconds
+from reelscribe.video.stated import latest_seconds, reaches_end, stated_seconds
 
 logger = logging.getLogger(__name__)
 
@@ -151,9 +152,9 @@ def _decode_part(clip: Clip, budget: FrameChoice, allocate: Allocate) -> Frames:
     """
     with open_clip(clip) as container:
         stream = video_stream(container, clip)
-        stated = stated_seconds(container, stream) or latest_seconds(container, stream)
         width, height = stated_size(stream)
         index = read_index(container, stream, clip, [], 0, part=True)
+    stated = _whole_seconds(clip, index)
     task = _Task(clip=clip, index=index, wanted=index.pts, budget=budget, threads=1, allocate=allocate, part=True)
     run, good = _longest_stretch(task)
     shown = _stretch(index, good)
@@ -182,6 +183,21 @@ def _decode_part(clip: Clip, budget: FrameChoice, allocate: Allocate) -> Frames:
         thinned=budget.thins(len(seconds), shown.duration_seconds),
         shrunk=budget.shrinks(width, height, len(pixels)),
     )
+
+
+def _whole_seconds(clip: Clip, index: FrameIndex) -> float:
+    """How long a clip that is cut short or damaged was when it was whole; 0 if that is not known.
+
+    In formats whose clock may jump nothing states that, and FFmpeg's guess goes by the first clock and the last.
+    """
+    with open_clip(clip) as container:
+        stream = video_stream(container, clip)
+        if not may_jump(container):
+            if seconds := stated_seconds(container, stream):
+                return seconds
+            if not reaches_end(container):
+                return latest_seconds(container, stream)
+    return float((index.end - index.start) * index.time_base)
 
 
 def _stretch(index: FrameIndex, good: range) -> FrameIndex:

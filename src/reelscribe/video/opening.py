@@ -36,7 +36,7 @@ def open_clip(clip: Clip) -> InputContainer:
         try:
             size, source = clip.path.stat().st_size, f"file:{clip.path}"  # else "10:30.mp4" reads as a protocol
         except (FileNotFoundError, NotADirectoryError, ValueError) as exc:
-            start = clip.root or Path.cwd()
+            start = clip.root if clip.root and clip.root.parts else Path.cwd()
             raise ClipError("missing", f"{clip.name}: there is no such file; paths start from {start}.") from exc
         except OSError as exc:
             raise ClipError("unreadable", f"{clip.name} cannot be read: {reason(exc)}.") from exc

@@ -3,6 +3,7 @@
 import ipaddress
 import urllib.request
 from contextlib import suppress
+from importlib.util import find_spec
 
 import httpcore2
 from httpx2 import URL, InvalidURL
@@ -43,6 +44,8 @@ def as_proxy(named: str) -> httpcore2.Proxy:
         url = URL("")
     if url.scheme not in ("http", "https", "socks5", "socks5h") or not url.host:
         raise httpcore2.ProxyError("the environment must name one as http://host:port (https, socks5 and socks5h too)")
+    if url.scheme.startswith("socks") and find_spec("socksio") is None:
+        raise httpcore2.ProxyError("one that speaks SOCKS needs socksio: pip install socksio")
     port = url.port or (1080 if url.scheme.startswith("socks") else None)
     login = (url.username.encode(), url.password.encode()) if url.userinfo else None
     return httpcore2.Proxy(

@@ -16,18 +16,32 @@ from reelscribe.video.opening import read_head
 _TAGGED_DURATION = re.compile(r"(\d+):(\d\d):(\d\d(?:\.\d+)?)")
 _LOST_SHARE = 0.02
 """A file may lack so much of the bytes that it states: there the tables are that players do without."""
+_LAST_SECONDS = 0.5
+"""A file may end so long before what it states: writers round, and leave out how long the last packets last."""
 
 
 def stated_seconds(container: InputContainer, stream: VideoStream) -> float:
     """How long a file says that its video is; 0 if it does not say.
 
     FFmpeg guesses the duration of an AVI file that is cut short from what is there; the number of frames is the file's.
+    Some formats (FLV, NUT) have one length for the whole file, that of the longest stream.
     """
     if "matroska" in container.format.name:
         return _stated_by_matroska(container, stream)
     by_frames = stream.frames / stream.average_rate if stream.average_rate else 0
     by_stream = (stream.duration or 0) * (stream.time_base or 0)
-    return float(max(by_frames, by_stream) or Fraction(container.duration or 0, av.time_base))
+    whole_file = Fraction(container.duration or 0, av.time_base) if len(container.streams) == 1 else 0
+    return float(max(by_frames, by_stream) or whole_file)
+
+
+def reaches_end(container: InputContainer) -> bool:
+    """Whether what is there of a file goes on for as long as the file is, in any of its streams."""
+    end = ((container.start_time or 0) + (container.duration or 0)) / av.time_base - _LAST_SECONDS
+    return any(
+        float((packet.pts + (packet.duration or 0)) * packet.time_base) >= end
+        for packet in container.demux()
+        if packet.pts is not None and packet.time_base
+    )
 
 
 def latest_seconds(container: InputContainer, stream: VideoStream) -> float:
