@@ -408,6 +408,19 @@ def test_empty_values_of_json_can_be_written(tmp_path: Path, value: Any) -> None
     assert held == value or json.loads(held) == value
 
 
+@pytest.mark.parametrize("levels", [40, 200, 800])
+@pytest.mark.parametrize("alone", [True, False])
+def test_deeply_nested_values_of_json_can_be_written_and_read(tmp_path: Path, levels: int, alone: bool) -> None:
+    rows = [f'{{"video": "gone.mp4", "d": {"[" * levels}1{"]" * levels}}}']
+    if not alone:
+        rows.insert(0, '{"video": "gone.mp4", "d": [1]}')
+    (tmp_path / "in.jsonl").write_text("\n".join(rows) + "\n")
+    _run(tmp_path / "out.parquet", tmp_path / "in.jsonl")
+    made = pq.read_table(tmp_path / "out.parquet").to_pylist()
+    assert len(made) == len(rows)
+    assert any("[" * levels in str(value) for row in made for value in row.values())
+
+
 def test_parquet_to_json_keeps_what_json_can_say(tmp_path: Path) -> None:
     put_clip(tmp_path / "a.mp4")
     _save_parquet(ODD, tmp_path / "in.parquet")

@@ -29,6 +29,8 @@ UNFIT: Final = "reelscribe_unfit"
 _MOST_UNFIT: Final = 0.01
 """Of the first values of a column. Where more have no place in any type, all become text."""
 _UNREADABLE: Final = (ValueError, OverflowError, TypeError)  # of Arrow's own errors, those that a value can cause
+_MOST_LEVELS: Final = 32
+"""Lists and tables within each other that get a type. Parquet's readers take some hundred."""
 _AS_JSON: Final = {b"reelscribe": b"json"}
 """Metadata of a column that holds its values as JSON."""
 _TYPES: Final = (pa.string(), pa.list_(pa.string()), pa.string())
@@ -291,15 +293,17 @@ def _widest(values: Sequence[Any]) -> pa.DataType | None:
         return None
 
 
-def _settled(kind: pa.DataType) -> pa.DataType | None:
+def _settled(kind: pa.DataType, levels: int = _MOST_LEVELS) -> pa.DataType | None:
     """A type with text in the place of what only nulls were seen of; None where nothing can hold it."""
+    if not levels:
+        return None
     if pa.types.is_null(kind):
         return pa.string()
     if pa.types.is_list(kind):
-        inner = _settled(kind.value_type)
+        inner = _settled(kind.value_type, levels - 1)
         return inner and pa.list_(inner)
     if pa.types.is_struct(kind):
-        fields = [(field.name, _settled(field.type)) for field in kind]
+        fields = [(field.name, _settled(field.type, levels - 1)) for field in kind]
         return pa.struct(fields) if fields and all(inner for _, inner in fields) else None
     return kind
 
@@ -308,9 +312,9 @@ def _column(values: Sequence[Any], kind: pa.DataType | None) -> pa.Array | None:
     """Values as an array of a type; None where they cannot be or where anything of them would be lost."""
     try:
         array = pa.array(values, kind)
-    except _UNREADABLE:
+        return array if all(map(_same, values, array.to_pylist())) else None
+    except (*_UNREADABLE, RecursionError):
         return None
-    return array if all(map(_same, values, array.to_pylist())) else None
 
 
 def _same(value: Any, held: Any) -> bool:
