@@ -81,6 +81,8 @@ def test_settings_cannot_be_changed() -> None:
         ("model", None, "model must be a string; got None"),
         ("revision", 1, "revision must be a string; got 1"),
         ("prompt", ["Describe."], "prompt must be a string; got"),
+        ("prompt", "bad \udcff", r"prompt must be text in UTF-8; got 'bad \\udcff'"),
+        ("system_prompt", "\ud800", "system_prompt must be text in UTF-8"),
         ("text_key", None, "text_key must be a string; got None"),
         ("device", 0, "device must be a string; got 0"),
         ("original", "no", "original must be true or false; got 'no'"),

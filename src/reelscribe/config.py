@@ -193,6 +193,9 @@ class Settings:
             value = getattr(self, name)
             if value is not None and not 0 < value < math.inf:
                 raise SettingsError(f"{name} must be a number above 0; got {value!r}.")
+        for name in ("prompt", "system_prompt"):
+            if any("\ud800" <= letter <= "\udfff" for letter in getattr(self, name) or ""):
+                raise SettingsError(f"{name} must be text in UTF-8; got {getattr(self, name)!r}.")
         if self.budget is not None and self.price is None:
             raise SettingsError("a budget needs a price: what a GPU hour costs.")
         if not 0 < self.min_decoded <= 1:
