@@ -104,7 +104,8 @@ def test_clips_in_a_folder_whose_name_is_not_utf_8_are_captioned(
     assert run([tmp_path / "out.jsonl"], tmp_path / "again.jsonl", settings).captions == 1
     (row,) = read_rows_of(tmp_path / "out.jsonl")
     url = odd_folder.as_uri() + "/clip%FF.mp4"
-    assert os.fsencode(row["video"]).endswith(b"caf\xe9/clip\xff.mp4")
+    assert row["video"] == url
+    assert "\\ud" not in (tmp_path / "out.jsonl").read_text("utf-8")  # half surrogates, which other readers refuse
     rows = put_rows(tmp_path / "in.jsonl", [{"video": url}])
     assert run([rows], tmp_path / "by-url.jsonl", settings).captions == 1
 

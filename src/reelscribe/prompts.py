@@ -278,7 +278,8 @@ def caption_cells(outcome: Outcome) -> tuple[str | None, list[str], Row]:
     """
     empty: Row = dict.fromkeys(CAPTION_META)
     if isinstance(outcome, Failure):
-        return None, [], empty | {"failure": outcome.kind, "message": outcome.message}
+        message = outcome.message.encode("utf-8", "backslashreplace").decode()  # it may name folders that are not
+        return None, [], empty | {"failure": outcome.kind, "message": message}
     meta = empty | {"failure": "", "message": "", UNREADABLE: ""} | outcome.meta
     if meta["frame_timestamps"] is not None and meta["clip_flags"] is None:
         # Release 0.1.0 recorded the share of damaged clips alone, and made neither SDR nor one moment of anything.

@@ -51,6 +51,7 @@ def read(
 ) -> Iterator[Record]:
     """A row for each video, named as seen from the root folder or else from `base`, in the order of the names.
 
+    One whose name is not UTF-8 is named by its URL: half surrogates would make the whole output unreadable to others.
     Files beside a video are its columns, unless runs on the same output wrote them (`is_own`).
     """
     if is_url(location):
@@ -60,13 +61,22 @@ def read(
     start = root.resolve()
     for path, problem in _find(location):
         # The video's own name stays, but both folders are resolved: ".." steps out of where a link leads to.
-        named = Path(os.path.relpath(path.parent.resolve() / path.name, start)).as_posix()
+        named = _name_of(path.parent.resolve() / path.name, start)
         if problem is not None:
             yield Record(row={"video": named}, problem=problem, kind="unreadable")
             continue
         video = {settings.video_key or "video": named}
         columns, wrong = read_sidecars(path, settings, is_own)
         yield Record(row=video | columns | video, root=root, problem=wrong)
+
+
+def _name_of(path: Path, start: Path) -> str:
+    name = Path(os.path.relpath(path, start)).as_posix()
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return path.as_uri()
+    return name
 
 
 def has_videos(folder: Path) -> bool:
