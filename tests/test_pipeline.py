@@ -429,9 +429,11 @@ def test_cut_off_candidate_is_kept_and_flagged_among_all() -> None:
     assert outcome.meta["flags"] == ["cut_off"]
 
 
-def test_half_a_surrogate_pair_in_a_prompt_is_no_hindrance() -> None:
-    (result,) = _rows([_clip_row(ask="\ud83d", text="\udc00 \udc00")], FakeEngine(), prompt_key="ask")
-    assert len(result.captions) == 1
+def test_half_a_surrogate_pair_costs_its_row_in_a_prompt_and_nothing_in_a_text() -> None:
+    rows = [_clip_row(ask="\ud83d", text="a"), _clip_row(ask="Who?", text="\udc00 \udc00")]
+    odd, good = _rows(rows, FakeEngine(), prompt_key="ask")
+    assert [failure.kind for failure in odd.failures] == ["prompt"]  # no tokenizer takes it
+    assert len(good.captions) == 1
     (result,) = _rows([_clip_row(text="\udc00 \udc00")], FakeEngine(), keep="similar_one_simhash")
     assert len(result.captions) == 1
 
