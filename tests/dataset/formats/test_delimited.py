@@ -123,6 +123,8 @@ def test_file_that_is_cut_short_gives_its_rows_up_to_there(tmp_path: Path) -> No
 
 @pytest.mark.parametrize("output", ["out.jsonl", "out.parquet"])
 def test_run_over_a_table(tmp_path: Path, output: str) -> None:
+    if output.endswith(".parquet"):
+        pytest.importorskip("pyarrow")
     put_clip(tmp_path / "a.mp4")
     file = _put(tmp_path / "a.csv", "video,text,n\na.mp4,old,1\n,none,2\n")
     summary = run(file, tmp_path / output, Settings(engine="fake"))
