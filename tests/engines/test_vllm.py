@@ -486,8 +486,8 @@ class TestCommand:
     ) -> None:
         file, _ = prepare_clips(tmp_path, clips=1)
         [clip] = read_rows_of(file)
-        put_rows(tmp_path / "in.jsonl", [{**clip, "text": f"row {n}"} for n in range(600)])
-        with ended(Run(tmp_path, "made", "--model", "shapes", "--engine", "vllm")) as run:
+        put_rows(tmp_path / "in.jsonl", [{**clip, "ask": f"What happens in row {n}?"} for n in range(600)])
+        with ended(Run(tmp_path, "made", "--model", "shapes", "--engine", "vllm", "--prompt-key", "ask")) as run:
             run.wait_until(lambda: run.outcomes() >= 1)
             os.killpg(run.process.pid, number)
             told = run.end()
