@@ -30,6 +30,11 @@ def is_url(location: str) -> bool:
     return scheme_of(location) is not None
 
 
+def without_suffix(path: Path) -> str:
+    """A path without its suffix. What is left may be no path: `.` is left of `..mp4`."""
+    return str(path).removesuffix(path.suffix)
+
+
 def root_of(location: str, settings: Settings) -> Path | None:
     """Folder that a data set's relative paths start from: where it lies, unless the settings name one."""
     if settings.root:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from reelscribe.dataset.files import VIDEO_SUFFIXES, check_regular, is_url, missing, needs_extra
+from reelscribe.dataset.files import VIDEO_SUFFIXES, check_regular, is_url, missing, needs_extra, without_suffix
 from reelscribe.dataset.formats import first_suffixes, format_of, load_reader
 from reelscribe.dataset.formats.videos import has_videos, left_out, walk
 from reelscribe.errors import DatasetError
@@ -64,11 +64,11 @@ def find_sources(inputs: Sequence[str | Path]) -> list[Source]:
 def _without_sidecars(names: Sequence[str]) -> list[str]:
     """Paths without the text and JSON files that lie beside a video among them: these are read with it."""
     videos = {name for name in names if Path(name).suffix.lower() in VIDEO_SUFFIXES}
-    stems = videos | {str(Path(name).with_suffix("")) for name in videos}
+    stems = videos | {without_suffix(Path(name)) for name in videos}
     kept = [
         name
         for name in names
-        if Path(name).suffix.lower() not in (".txt", ".json") or str(Path(name).with_suffix("")) not in stems
+        if Path(name).suffix.lower() not in (".txt", ".json") or without_suffix(Path(name)) not in stems
     ]
     if len(kept) < len(names):
         beside = next(name for name in names if name not in kept)

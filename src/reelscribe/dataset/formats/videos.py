@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Final
 
 from reelscribe.config import Settings
-from reelscribe.dataset.files import VIDEO_SUFFIXES, count_until, is_url
+from reelscribe.dataset.files import VIDEO_SUFFIXES, count_until, is_url, without_suffix
 from reelscribe.dataset.formats import Record
 from reelscribe.dataset.sidecars import IsOwn, read_sidecars
 from reelscribe.errors import DatasetError
@@ -112,12 +112,12 @@ def left_out(folder: Path) -> str:
     """
     deadline = time.monotonic() + _COUNTING_SECONDS
     others: list[Path] = []
-    videos: set[Path] = set()
+    videos: set[str] = set()
     outputs: set[Path] = set()
     more = ""
     for file, problem in walk(folder):
         if _is_video(file):
-            videos |= {file, file.with_suffix("")}
+            videos |= {str(file), without_suffix(file)}
         elif file.name.endswith(".ledger.sqlite"):
             outputs.add(file.with_name(file.name.removesuffix(".ledger.sqlite")))
         elif problem is None and not file.name.startswith(".") and not file.name.endswith(_BESIDE_OUTPUTS):
@@ -139,10 +139,10 @@ def left_out(folder: Path) -> str:
     return f"{more}{kinds.total()} {files}: {', '.join(named)}"
 
 
-def _lies_beside(file: Path, videos: set[Path]) -> bool:
+def _lies_beside(file: Path, videos: set[str]) -> bool:
     """Whether a file is a text or the columns of one of these videos, which have no suffix; or was until replaced."""
     file = file.with_name(_BACKUP.sub("", file.name) or file.name)
-    return file.suffix.lower() in (".txt", ".json") and file.with_suffix("") in videos
+    return file.suffix.lower() in (".txt", ".json") and without_suffix(file) in videos
 
 
 def walk(folder: Path) -> Iterator[tuple[Path, str | None]]:
