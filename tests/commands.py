@@ -74,11 +74,11 @@ class Run:
 
 def children_of(pid: int) -> list[int]:
     """The processes that a process has started, its decoders among them."""
-    found: list[int] = []
+    found: set[int] = set()  # when a thread ends, its children are listed with another one: some may be seen twice
     for file in Path(f"/proc/{pid}/task").glob("*/children"):
         with suppress(OSError):
-            found += map(int, file.read_text().split())
-    return found
+            found.update(map(int, file.read_text().split()))
+    return sorted(found)
 
 
 @contextmanager
