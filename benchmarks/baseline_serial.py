@@ -12,7 +12,7 @@ from transformers import AutoModelForImageTextToText, AutoProcessor
 from reelscribe.config import Settings
 from reelscribe.engines.checkpoint import Checkpoint
 from reelscribe.prompts import DEFAULT_PROMPT
-from reelscribe.schema import Clip, Frames
+from reelscribe.values import Clip, Frames
 from reelscribe.video.decode import decode
 from reelscribe.video.sampling import FrameBudget
 

@@ -21,7 +21,7 @@ from reelscribe.demo import write_clip
 from reelscribe.models.shapes.scenes import random_scene
 from reelscribe.prompts import DEFAULT_PROMPT
 from reelscribe.runners.record import hardware, versions
-from reelscribe.schema import CaptionRequest, Clip, PreparedRequest
+from reelscribe.values import Clip, PreparedRequest, Request
 from reelscribe.video.decode import decode
 from reelscribe.video.sampling import FrameBudget, VisionLimits
 
@@ -108,10 +108,10 @@ def render_clips(
     return files
 
 
-def requests_for(files: list[Path], settings: Settings) -> list[CaptionRequest]:
+def requests_for(files: list[Path], settings: Settings) -> list[Request]:
     """One request a file, as the settings say."""
     return [
-        CaptionRequest(
+        Request(
             key=file.name,
             clip=Clip(source=str(file)),
             prompt=DEFAULT_PROMPT,

@@ -20,7 +20,7 @@ from memory import peak_memory_bytes
 from reelscribe.config import Settings
 from reelscribe.engines.transformers import TransformersEngine, load
 from reelscribe.pipeline import caption
-from reelscribe.schema import CaptionRequest, Failure, PreparedRequest
+from reelscribe.values import Failure, PreparedRequest, Request
 from reelscribe.video.decode import decode
 from reelscribe.video.sampling import FrameBudget
 
@@ -74,7 +74,7 @@ def seconds_of(run: Callable[[], Any]) -> float:
     return time.perf_counter() - began
 
 
-def measure(engine: TransformersEngine, settings: Settings, asked: list[CaptionRequest], rounds: int) -> dict[str, Any]:
+def measure(engine: TransformersEngine, settings: Settings, asked: list[Request], rounds: int) -> dict[str, Any]:
     """Seconds of whole runs, by part, and what the card made of the prefill."""
 
     def run() -> None:
@@ -103,7 +103,7 @@ def measure(engine: TransformersEngine, settings: Settings, asked: list[CaptionR
     }
 
 
-def try_variant(name: str, settings: Settings, asked: list[CaptionRequest], rounds: int) -> dict[str, Any]:
+def try_variant(name: str, settings: Settings, asked: list[Request], rounds: int) -> dict[str, Any]:
     """Measure one; a way of attention that is not there is a result, too."""
     try:
         engine = load(replace(settings, model_params=VARIANTS[name]))

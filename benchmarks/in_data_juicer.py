@@ -18,7 +18,7 @@ from common import arguments, build_model, interleaved, render_clips, save_resul
 from data_juicer.core.data import NestedDataset
 
 from reelscribe.config import Settings
-from reelscribe.schema import Clip
+from reelscribe.values import Clip
 from reelscribe.video.decode import decode
 
 PUBLISHED: Any = published.VideoCaptioningFromVLMMapper  # before ours takes its place

@@ -34,7 +34,7 @@ from reelscribe.config import Settings
 from reelscribe.runners import ray_stage
 from reelscribe.runners.local import run
 from reelscribe.runners.status import ledger_of
-from reelscribe.schema import Candidate, Caption, CaptionRequest
+from reelscribe.values import Candidate, Caption, Request
 
 WORDS = "a large red circle moves from the left to the right over a dark ground while it turns slowly blue "
 
@@ -62,7 +62,7 @@ class Waiting:
         return pa.table({"number": batch["number"], "outcomes": pa.array(made, pa.binary())})
 
 
-def caption_of(request: CaptionRequest) -> Caption:
+def caption_of(request: Request) -> Caption:
     """A caption of a usual size."""
     meta = {
         "engine": "fake",

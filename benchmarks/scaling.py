@@ -21,7 +21,7 @@ import reelscribe.pipeline
 from reelscribe.config import Settings
 from reelscribe.engines.fake import FakeEngine
 from reelscribe.runners.local import run
-from reelscribe.schema import CaptionRequest, Frames
+from reelscribe.values import Frames, Request
 
 SIZES = [100, 1_000, 10_000]
 DISTINCT = 50
@@ -40,7 +40,7 @@ def make_data(folder: Path, count: int) -> Path:
     return data
 
 
-def without_decoding(requests: Iterable[CaptionRequest], *_: Any, **__: Any) -> Iterator[tuple[CaptionRequest, Frames]]:
+def without_decoding(requests: Iterable[Request], *_: Any, **__: Any) -> Iterator[tuple[Request, Frames]]:
     frames = Frames(
         pixels=np.zeros((4, 64, 96, 3), np.uint8),
         timestamps=(0.0, 0.5, 1.0, 1.5),

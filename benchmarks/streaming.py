@@ -78,7 +78,7 @@ def run_one(source: str, output: str, decode: str, began: str) -> None:
     from memory import peak_memory_bytes
 
     from reelscribe import Settings, pipeline, run
-    from reelscribe.schema import Frames
+    from reelscribe.values import Frames
 
     if decode == "0":
         black = Frames(

@@ -18,7 +18,7 @@ from reelscribe.config import Settings
 from reelscribe.engines.guard import Guard
 from reelscribe.engines.prompt import Prompt
 from reelscribe.engines.vllm import CORE_ENVIRONMENT, VllmEngine, load
-from reelscribe.schema import PreparedRequest
+from reelscribe.values import PreparedRequest
 
 
 class Raw:

@@ -9,7 +9,7 @@ import numpy as np
 from reelscribe import Settings, run
 from reelscribe.demo import prepare
 from reelscribe.engines.base import ModelInfo
-from reelscribe.schema import Candidate, Generation, PreparedRequest
+from reelscribe.values import Candidate, Generation, PreparedRequest
 from reelscribe.video.sampling import VisionLimits
 
 

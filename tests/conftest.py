@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from reelscribe.models.shapes.scenes import random_scene, render
-from reelscribe.schema import CaptionRequest, Clip, Frames, PreparedRequest
+from reelscribe.values import Clip, Frames, PreparedRequest, Request
 from reelscribe.video.sampling import VisionLimits, count_video_tokens
 
 if TYPE_CHECKING:
@@ -93,7 +93,7 @@ def prepare() -> Prepare:
     """Makes requests whose frames are rendered, not decoded: `prepare("key", frames=5, size=(96, 64), num_captions=4)`.
 
     `frames`, `size` (width, height) and `timestamps` shape the clip; what is shown depends on the key alone. All other
-    keywords go into the `CaptionRequest`.
+    keywords go into the `Request`.
     """
 
     def make(
@@ -110,7 +110,7 @@ def prepare() -> Prepare:
         scene = random_scene(np.random.default_rng(list(key.encode())))
         pixels = render(scene, width=width, height=height, at=np.linspace(0, 1, len(times)).tolist())
         return PreparedRequest(
-            request=CaptionRequest(key=key, clip=Clip(source=f"{key}.mp4"), prompt=prompt, **request),
+            request=Request(key=key, clip=Clip(source=f"{key}.mp4"), prompt=prompt, **request),
             frames=Frames(
                 pixels=pixels,
                 timestamps=times,

@@ -18,7 +18,7 @@ from clips import copy_packets, write_clip
 from decoding import EVERY_FRAME
 
 from reelscribe.errors import ClipError
-from reelscribe.schema import Clip
+from reelscribe.values import Clip
 from reelscribe.video import decode as decode_module
 from reelscribe.video.decode import decode
 from reelscribe.video.sampling import FrameBudget

@@ -16,7 +16,7 @@ from clips import write_clip
 from decoding import BUDGET
 
 from reelscribe.errors import ClipError
-from reelscribe.schema import CaptionRequest, Clip, Frames
+from reelscribe.values import Clip, Frames, Request
 from reelscribe.video import isolate
 from reelscribe.video.isolate import DecoderPool
 
@@ -91,8 +91,8 @@ def hanging(folder: Path) -> Path:
     return folder / "hanging.mp4"
 
 
-def requests(*sources: Path) -> list[CaptionRequest]:
-    return [CaptionRequest(key=str(n), clip=Clip(source=str(s)), prompt="What?") for n, s in enumerate(sources)]
+def requests(*sources: Path) -> list[Request]:
+    return [Request(key=str(n), clip=Clip(source=str(s)), prompt="What?") for n, s in enumerate(sources)]
 
 
 def held(folder: Path) -> isolate._Decoder:

@@ -9,7 +9,7 @@ from av.video.frame import VideoFrame
 from clips import draw_number
 
 from reelscribe.errors import ClipError
-from reelscribe.schema import Clip, Frames
+from reelscribe.values import Clip, Frames
 from reelscribe.video.decode import decode
 from reelscribe.video.index import FrameIndex, read_index
 from reelscribe.video.opening import open_clip, video_stream

@@ -19,15 +19,15 @@ from reelscribe.demo import write_clip
 from reelscribe.engines.base import ModelInfo
 from reelscribe.engines.feed import feeding
 from reelscribe.models.shapes.scenes import random_scene
-from reelscribe.schema import (
+from reelscribe.values import (
     Candidate,
-    CaptionRequest,
     Clip,
     Failure,
     Frames,
     Generation,
     InputRow,
     PreparedRequest,
+    Request,
     Row,
 )
 from reelscribe.video.sampling import VisionLimits
@@ -69,10 +69,10 @@ def as_input(rows: Iterable[Row], root: Path | None = None) -> list[InputRow]:
     return [InputRow(index=number, row=row, root=root) for number, row in enumerate(rows)]
 
 
-def request(**changes: Any) -> CaptionRequest:
+def request(**changes: Any) -> Request:
     """A request with a good clip."""
     told: dict[str, Any] = {"key": "0", "clip": Clip(source=clip_bytes()), "prompt": "What happens?"}
-    return CaptionRequest(**told | changes)
+    return Request(**told | changes)
 
 
 def prepared(**changes: Any) -> PreparedRequest:
@@ -94,16 +94,16 @@ def said(*texts: str) -> tuple[Candidate, ...]:
     )
 
 
-class SlowRequests(Iterator[CaptionRequest]):
+class SlowRequests(Iterator[Request]):
     """Requests that come when a test says so; beside a fast engine a source as slow as can be."""
 
-    def __init__(self, *requests: CaptionRequest) -> None:
+    def __init__(self, *requests: Request) -> None:
         self._requests = list(requests)
         self._given = threading.Semaphore(0)
         self.waited_for = threading.Event()
         """Set once none is there that is asked for."""
 
-    def __next__(self) -> CaptionRequest:
+    def __next__(self) -> Request:
         if not self._requests:
             raise StopIteration
         if not self._given.acquire(blocking=False):

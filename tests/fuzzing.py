@@ -9,7 +9,7 @@ from pathlib import Path
 from clips import read_numbers, write_clip
 from decoding import BUDGET, KINDS
 
-from reelscribe.schema import CaptionRequest, Clip, Frames
+from reelscribe.values import Clip, Frames, Request
 from reelscribe.video.prefetch import decode_ahead
 
 NAMES = (
@@ -82,16 +82,16 @@ def fuzz(folder: Path, *, count: int, min_decoded: float) -> Counter[str]:
     whole = {name: write_clip(folder / name, **KINDS[name]).read_bytes() for name in NAMES}
     budget = replace(BUDGET, min_decoded=min_decoded)
 
-    def requests() -> Iterator[CaptionRequest]:
+    def requests() -> Iterator[Request]:
         for number in range(count):
             rng = random.Random(number)
             name, change = NAMES[number % len(NAMES)], rng.choice(CHANGES)
             data = bytearray(whole[name])
             change(data, rng)
             key = f"{number}: {name}, {change.__name__}"
-            yield CaptionRequest(key=key, clip=Clip(source=bytes(data)), prompt="")
+            yield Request(key=key, clip=Clip(source=bytes(data)), prompt="")
             if number % 10 == 9:
-                yield CaptionRequest(key="whole", clip=Clip(source=whole[name]), prompt="")
+                yield Request(key="whole", clip=Clip(source=whole[name]), prompt="")
 
     answers, kinds = 0, Counter[str]()
     for request, outcome in decode_ahead(requests(), budget, max_bytes=1 << 26, decode_seconds=60.0):

@@ -8,7 +8,7 @@ from reelscribe.engines.sampling import TokenRules
 from reelscribe.engines.transformers import TransformersEngine
 from reelscribe.models import model_path
 from reelscribe.sampling_params import SamplingParams
-from reelscribe.schema import Failure, Generation, PreparedRequest
+from reelscribe.values import Failure, Generation, PreparedRequest
 
 SHAPES = Path(model_path("shapes"))
 GREEDY = SamplingParams(temperature=0.0, max_tokens=10)

@@ -19,7 +19,7 @@ from flow import EOC, VIDEO, put_clip
 from reelscribe.config import Settings
 from reelscribe.engines.fake import FakeEngine
 from reelscribe.runners.local import run
-from reelscribe.schema import PreparedRequest, RowResult
+from reelscribe.values import PreparedRequest, RowResult
 
 GOOD = "good.mp4"
 GOOD_EVERY = 5

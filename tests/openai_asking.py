@@ -8,7 +8,7 @@ from openai_server import Body, OpenAIServer, Reply, describe
 from reelscribe.config import Settings
 from reelscribe.engines import load_engine
 from reelscribe.engines.openai import OpenAIEngine
-from reelscribe.schema import Failure, Generation, PreparedRequest
+from reelscribe.values import Failure, Generation, PreparedRequest
 
 
 def load_openai(server: OpenAIServer, **settings: Any) -> OpenAIEngine:

@@ -22,7 +22,7 @@ from decoders import gone
 from flow import clip_bytes, put_rows
 
 from reelscribe.runners.status import ledger_of
-from reelscribe.schema import Row
+from reelscribe.values import Row
 
 _CLIPS: Final = 50
 """Files. Rows name them in turn, so that none is decoded for two rows at once."""

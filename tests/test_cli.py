@@ -28,7 +28,7 @@ from reelscribe.errors import MissingExtraError, ModelError
 from reelscribe.models import model_path
 from reelscribe.models.shapes.scenes import Scene
 from reelscribe.runners import local
-from reelscribe.schema import Row
+from reelscribe.values import Row
 
 
 @pytest.fixture

@@ -26,7 +26,7 @@ from reelscribe.runners.local import RunSummary
 from reelscribe.runners.spending import Spending
 from reelscribe.runners.tally import Tally
 from reelscribe.runners.watch import Watch
-from reelscribe.schema import Candidate, PreparedRequest
+from reelscribe.values import Candidate, PreparedRequest
 
 
 def _events(text: str) -> list[dict[str, Any]]:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from engines.test_planning import planned
 
-from reelscribe.schema import CAPTION_META
+from reelscribe.values import CAPTION_META
 
 ROOT = Path(__file__).parent.parent
 

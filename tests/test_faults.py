@@ -4,7 +4,7 @@ import pytest
 from flow import request
 
 from reelscribe.faults import Fault, find_faults
-from reelscribe.schema import Candidate
+from reelscribe.values import Candidate
 
 GOOD = [
     "a red car, a red bus and a red bike drive by",

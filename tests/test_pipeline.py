@@ -33,16 +33,16 @@ from reelscribe.engines.base import Engine
 from reelscribe.engines.fake import FakeEngine
 from reelscribe.errors import EngineError, SettingsError
 from reelscribe.pipeline import caption, caption_rows
-from reelscribe.schema import (
+from reelscribe.values import (
     NO_FRAMES,
     Caption,
-    CaptionRequest,
     Clip,
     Failure,
     Generation,
     InputRow,
     Outcome,
     PreparedRequest,
+    Request,
     Row,
     RowResult,
 )
@@ -55,7 +55,7 @@ def _echo(batch_size: int = 1) -> ScriptedEngine:
     return ScriptedEngine(lambda item: said(item.request.prompt), batch_size=batch_size)
 
 
-def _caption(requests: Iterable[CaptionRequest], engine: Engine, **settings: Any) -> list[Outcome]:
+def _caption(requests: Iterable[Request], engine: Engine, **settings: Any) -> list[Outcome]:
     return list(caption(requests, Settings(**settings), engine))
 
 
@@ -195,7 +195,7 @@ def test_requests_of_one_key_are_refused() -> None:
 def test_engine_pulls_and_nothing_runs_far_ahead() -> None:
     pulled = []
 
-    def requests() -> Iterator[CaptionRequest]:
+    def requests() -> Iterator[Request]:
         for number in range(1000):
             pulled.append(number)
             yield request(key=str(number))
@@ -260,7 +260,7 @@ def test_requests_without_an_answer_do_not_hold_up_a_slow_source() -> None:
 
 @pytest.mark.parametrize("engine", [AskingEngine, KeepingEngine, ThreadedEngine, ScriptedEngine])
 def test_error_where_requests_come_from_costs_no_answer(engine: Any) -> None:
-    def requests() -> Iterator[CaptionRequest]:
+    def requests() -> Iterator[Request]:
         yield from (request(key=str(number)) for number in range(3))
         raise OSError("the disk is away")
 
@@ -274,7 +274,7 @@ def test_error_where_requests_come_from_costs_no_answer(engine: Any) -> None:
 def test_clips_that_pass_slow_ones_are_recorded_at_once_and_leave_in_their_place(
     batch_size: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def decode_ahead(requests: Iterator[CaptionRequest], *_: Any, **__: Any) -> Iterator[Any]:
+    def decode_ahead(requests: Iterator[Request], *_: Any, **__: Any) -> Iterator[Any]:
         while batch := list(itertools.islice(requests, 4)):
             for item in reversed(batch):
                 bad = item.clip == NO_CLIP
@@ -307,7 +307,7 @@ def test_broken_engine_ends_the_flow_though_its_source_waits() -> None:
 def test_clips_under_way_are_cancelled_where_nobody_wants_them(broken: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     decoding, given_up = Event(), Event()
 
-    def decode_ahead(requests: Iterator[CaptionRequest], *_: Any, cancelled: Event, **__: Any) -> Iterator[Any]:
+    def decode_ahead(requests: Iterator[Request], *_: Any, cancelled: Event, **__: Any) -> Iterator[Any]:
         yield next(requests), prepared().frames
         decoding.set()
         if cancelled.wait(20):
@@ -725,7 +725,7 @@ class _Notes:
         self.known = set(known)
         self.recorded: list[Outcome] = []
 
-    def look_up(self, request: CaptionRequest) -> Outcome | CaptionRequest:
+    def look_up(self, request: Request) -> Outcome | Request:
         if request.prompt in self.known:
             return Failure(key=request.key, video=None, kind="engine", message=f"known {request.prompt}")
         return replace(request, prompt=f"{request.prompt}!")
@@ -760,7 +760,7 @@ def test_row_of_which_a_part_is_known_is_filled_in_order() -> None:
     rows: list[Row] = [{"videos": [clip_bytes()] * 3, "ask": "a"}, {"videos": [clip_bytes()] * 2, "ask": "b"}]
 
     class Odd(_Notes):
-        def look_up(self, request: CaptionRequest) -> Outcome | CaptionRequest:
+        def look_up(self, request: Request) -> Outcome | Request:
             self.known = {request.prompt} if request.key in ("0:1", "1:0") else set()
             return super().look_up(request)
 

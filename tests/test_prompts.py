@@ -21,7 +21,7 @@ from reelscribe.prompts import (
     columns_used,
     videos_of,
 )
-from reelscribe.schema import CAPTION_META, Caption, CaptionRequest, Clip, Failure, Outcome, Row
+from reelscribe.values import CAPTION_META, Caption, Clip, Failure, Outcome, Request, Row
 
 
 def _plan(row: Row, layout: str = "interleaved", index: int = 0, **settings: Any) -> RowPlan:
@@ -398,7 +398,7 @@ def test_records_of_the_first_release_get_the_same_keys_and_types() -> None:
     assert (list(meta), meta["flags"], meta["sampling"]) == ([*CAPTION_META], "truncated", '{"top_k": 5}')
     assert (whole["flags"], whole["clip_flags"]) == ("", "")
     assert caption_cells(replace(old, meta={**told, "frame_timestamps": [0.0]}))[2]["decoded_share"] == 1.0
-    asked = CaptionRequest(key="0:0", clip=Clip(source="a.mp4"), prompt="?")
+    asked = Request(key="0:0", clip=Clip(source="a.mp4"), prompt="?")
     chosen = choose(asked, old.candidates, old.meta, "random_any")
     assert chosen.meta["flags"] == ["truncated"]
     meta = caption_cells(chosen)[2]
@@ -406,5 +406,5 @@ def test_records_of_the_first_release_get_the_same_keys_and_types() -> None:
 
 
 def test_seed_of_a_second_try_has_no_more_bits() -> None:
-    asked = CaptionRequest(key="0:0", clip=Clip(source="a.mp4"), prompt="?")
+    asked = Request(key="0:0", clip=Clip(source="a.mp4"), prompt="?")
     assert all(0 <= once_more(replace(asked, seed=number)).seed < 1 << 63 for number in range(64))

@@ -7,7 +7,7 @@ import pytest
 from flow import request, said
 
 from reelscribe.errors import SettingsError
-from reelscribe.schema import Caption, Clip
+from reelscribe.values import Caption, Clip
 
 
 def test_relative_path_starts_from_the_root_of_its_data_set() -> None:

@@ -28,7 +28,7 @@ from reelscribe.errors import EngineError
 from reelscribe.pipeline import caption, caption_rows
 from reelscribe.runners.local import run
 from reelscribe.sampling_params import SamplingParams
-from reelscribe.schema import Caption, CaptionRequest, Clip, Failure, Outcome, PreparedRequest
+from reelscribe.values import Caption, Clip, Failure, Outcome, PreparedRequest, Request
 from reelscribe.video.sampling import VisionLimits
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ ENGINES: dict[str, Callable[[Script], Engine]] = {
 }
 
 
-def _caption(requests: Iterable[CaptionRequest], engine: Engine, **settings: Any) -> list[Outcome]:
+def _caption(requests: Iterable[Request], engine: Engine, **settings: Any) -> list[Outcome]:
     return list(caption(requests, Settings(retry_flagged=True, **settings), engine))
 
 
@@ -175,7 +175,7 @@ def test_what_no_other_sampling_mends_is_not_made_again(answer: Any) -> None:
 def test_second_try_has_another_seed_and_is_never_greedy(
     told: dict[str, Any], count: int, second: dict[str, Any]
 ) -> None:
-    seen: list[CaptionRequest] = []
+    seen: list[Request] = []
 
     def script(item: PreparedRequest) -> Any:
         seen.append(item.request)
@@ -227,7 +227,7 @@ def test_no_more_are_under_way_where_everything_is_made_twice(engine: str) -> No
     def most_read(bad: bool) -> int:
         read, most = 0, 0
 
-        def requests() -> Iterator[CaptionRequest]:
+        def requests() -> Iterator[Request]:
             nonlocal read
             for number in range(60):
                 read += 1

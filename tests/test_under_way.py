@@ -8,8 +8,8 @@ from flow import request
 
 from reelscribe.config import Settings
 from reelscribe.errors import EngineError, SettingsError
-from reelscribe.schema import CaptionRequest, Failure
 from reelscribe.under_way import InFlight, Pausing, Tries
+from reelscribe.values import Failure, Request
 
 
 def _failed(key: str) -> Failure:
@@ -57,7 +57,7 @@ def test_answers_are_those_that_were_asked_for_once() -> None:
             in_flight.take(_failed(key))
 
 
-class _Pausing(Iterator[CaptionRequest]):
+class _Pausing(Iterator[Request]):
     """Gives one request at a time, then pauses."""
 
     def __init__(self, count: int) -> None:
@@ -66,7 +66,7 @@ class _Pausing(Iterator[CaptionRequest]):
     def has_room(self) -> bool:
         return bool(self._keys)
 
-    def __next__(self) -> CaptionRequest:
+    def __next__(self) -> Request:
         self.paused = not self.paused and bool(self._keys)
         if self.paused or not self._keys:
             raise StopIteration

@@ -16,11 +16,11 @@ if TYPE_CHECKING:
     from reelscribe.operators.video_captioning_from_vlm_mapper import VideoCaptioningFromVLMMapper
     from reelscribe.pipeline import caption, caption_rows
     from reelscribe.runners.local import run
-    from reelscribe.schema import Caption, CaptionRequest, Clip, Failure
+    from reelscribe.values import Caption, Clip, Failure, Request
 
 _HOMES = {
     "Caption": "schema",
-    "CaptionRequest": "schema",
+    "Request": "schema",
     "Clip": "schema",
     "Failure": "schema",
     "FakeEngine": "engines.fake",
@@ -38,11 +38,11 @@ _HOMES = {
 
 __all__ = [
     "Caption",
-    "CaptionRequest",
     "Clip",
     "Failure",
     "FakeEngine",
     "ReelscribeError",
+    "Request",
     "Settings",
     "VideoCaption",
     "VideoCaptioner",

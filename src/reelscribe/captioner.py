@@ -19,7 +19,7 @@ from reelscribe.engines.base import Engine
 from reelscribe.errors import ClipError, MissingExtraError, SettingsError
 from reelscribe.pipeline import caption_rows
 from reelscribe.prompts import caption_cells
-from reelscribe.schema import Caption, Clip, Failure, InputRow, Outcome
+from reelscribe.values import Caption, Clip, Failure, InputRow, Outcome
 
 if TYPE_CHECKING:
     import pyarrow as pa

@@ -20,7 +20,7 @@ from reelscribe.terminal import printable
 if TYPE_CHECKING:
     from reelscribe.runners.live import Live
     from reelscribe.runners.local import RunSummary
-    from reelscribe.schema import RowResult
+    from reelscribe.values import RowResult
 
 logger = logging.getLogger(__name__)
 

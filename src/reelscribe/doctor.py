@@ -26,7 +26,7 @@ from reelscribe.engines.prospects import look_at_model, visible_gpus
 from reelscribe.errors import ClipError, ReelscribeError
 from reelscribe.models import BUILT_IN
 from reelscribe.models.shapes.scenes import random_scene
-from reelscribe.schema import Clip
+from reelscribe.values import Clip
 from reelscribe.video.isolate import AVAILABLE, DecoderPool
 from reelscribe.video.prefetch import usable_cpus
 from reelscribe.video.sampling import FrameBudget, VisionLimits

@@ -15,7 +15,7 @@ import re
 import unicodedata
 from typing import Final, Literal
 
-from reelscribe.schema import Candidate, CaptionRequest
+from reelscribe.values import Candidate, Request
 
 Fault = Literal["cut_off", "loop", "echo", "empty"]
 """cut_off: it ends at the limit of tokens.
@@ -43,7 +43,7 @@ _ECHO_LETTERS: Final = 20
 _DENSE = re.compile("[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af\uf900-\ufaff\U00020000-\U0003ffff]")
 
 
-def find_faults(candidate: Candidate, request: CaptionRequest) -> tuple[Fault, ...]:
+def find_faults(candidate: Candidate, request: Request) -> tuple[Fault, ...]:
     """What is wrong with a candidate; nothing, most of the time."""
     if not has_words(candidate.text):
         return ("empty",)

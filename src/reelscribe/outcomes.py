@@ -8,8 +8,8 @@ from typing import Any, Final
 from reelscribe.config import Settings
 from reelscribe.engines.base import Engine
 from reelscribe.faults import find_faults
-from reelscribe.schema import NO_FRAMES, Candidate, Caption, CaptionRequest, Failure, Frames, Generation, Outcome
 from reelscribe.selection import SELECTORS
+from reelscribe.values import NO_FRAMES, Candidate, Caption, Failure, Frames, Generation, Outcome, Request
 
 _RETRY_TEMPERATURE: Final = 0.7
 _RETRY_TOP_P: Final = 0.8
@@ -34,7 +34,7 @@ def tell_frames(frames: Frames) -> dict[str, Any]:
     }
 
 
-def once_more(request: CaptionRequest) -> CaptionRequest:
+def once_more(request: Request) -> Request:
     """The second try: another seed and, where the likeliest tokens were or may have been taken, others, too."""
     seed = int.from_bytes(hashlib.sha256(f"{request.seed}, once more".encode()).digest()[:8], "big") >> 1
     told = request.sampling
@@ -54,7 +54,7 @@ def better_of(first: Outcome, second: Outcome, *, faulty: bool) -> Outcome:
 
 
 def select(
-    request: CaptionRequest, frames_told: dict[str, Any], generation: Generation, settings: Settings, engine: Engine
+    request: Request, frames_told: dict[str, Any], generation: Generation, settings: Settings, engine: Engine
 ) -> tuple[Outcome, bool]:
     """Find the faults of an answer's candidates, and choose among them. Where none has words, it is a failure.
 
@@ -88,7 +88,7 @@ def select(
     return choose(request, candidates, meta, settings.keep), all(faults)
 
 
-def choose(request: CaptionRequest, candidates: tuple[Candidate, ...], meta: Mapping[str, Any], keep: str) -> Caption:
+def choose(request: Request, candidates: tuple[Candidate, ...], meta: Mapping[str, Any], keep: str) -> Caption:
     """The caption with those of its candidates that are to be kept: when they are made, and each time they are found.
 
     It depends on nothing else, so that runs with other choices may come before and between. A candidate without words
@@ -123,6 +123,6 @@ def without_choice(meta: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in meta.items() if name not in ("keep", "kept", "reason", "flags")}
 
 
-def _prompt_sha256(request: CaptionRequest) -> str:
+def _prompt_sha256(request: Request) -> str:
     text = f"{request.system_prompt or ''}\0{request.prompt}"
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()

@@ -20,19 +20,19 @@ from reelscribe.engines.feed import Feed
 from reelscribe.errors import ClipError, EngineError
 from reelscribe.outcomes import select, tell_frames
 from reelscribe.prompts import Layout, RowPlan, choose_layout
-from reelscribe.schema import (
+from reelscribe.under_way import WAITING_ROWS, InFlight, RowsUnderWay, Tries
+from reelscribe.values import (
     NO_FRAMES,
-    CaptionRequest,
     Failure,
     Frames,
     Generation,
     InputRow,
     Outcome,
     PreparedRequest,
+    Request,
     Row,
     RowResult,
 )
-from reelscribe.under_way import WAITING_ROWS, InFlight, RowsUnderWay, Tries
 from reelscribe.video.fetch import FetchLimits, checked
 from reelscribe.video.prefetch import decode_ahead
 from reelscribe.video.sampling import FrameBudget
@@ -54,7 +54,7 @@ class Maker(Protocol):
     """Rows that may wait to be written, beside the last; more than are on their way."""
 
     def make(
-        self, requests: Iterable[CaptionRequest], *, record: Callable[[Outcome], None] | None = None
+        self, requests: Iterable[Request], *, record: Callable[[Outcome], None] | None = None
     ) -> Iterator[Outcome]:
         """One outcome for each request, in their order; `record` is told of each as soon as there is one."""
 
@@ -62,7 +62,7 @@ class Maker(Protocol):
 class Memory(Protocol):
     """What is known of requests before they are made, and who is told of what comes out. Called from any thread."""
 
-    def look_up(self, request: CaptionRequest) -> Outcome | CaptionRequest:
+    def look_up(self, request: Request) -> Outcome | Request:
         """The outcome of a request, where it is known; else the request to make in its place, under the same key."""
 
     def record(self, outcome: Outcome) -> None:
@@ -167,7 +167,7 @@ def plan_row(item: InputRow, layout: Layout, settings: Settings) -> RowPlan:
 
 
 def caption(
-    requests: Iterable[CaptionRequest],
+    requests: Iterable[Request],
     settings: Settings,
     engine: Engine,
     *,
@@ -250,8 +250,8 @@ def _answers(
 
 
 def _with_frames(
-    requests: Iterable[CaptionRequest], settings: Settings, engine: Engine, cancelled: threading.Event
-) -> Iterable[tuple[CaptionRequest, Frames | Failure]]:
+    requests: Iterable[Request], settings: Settings, engine: Engine, cancelled: threading.Event
+) -> Iterable[tuple[Request, Frames | Failure]]:
     """Requests with what their engine takes."""
     limits = FetchLimits.of(settings)
     if not engine.info.wants_frames:
@@ -268,7 +268,7 @@ def _with_frames(
     )
 
 
-def _as_file(request: CaptionRequest, limits: FetchLimits) -> tuple[CaptionRequest, Frames | Failure]:
+def _as_file(request: Request, limits: FetchLimits) -> tuple[Request, Frames | Failure]:
     """A request for an engine that takes the clip itself, which may be only where the limits let it be."""
     try:
         return replace(request, clip=checked(request.clip, limits)), NO_FRAMES

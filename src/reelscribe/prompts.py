@@ -16,7 +16,7 @@ from typing import Any, Final
 
 from reelscribe.config import Settings
 from reelscribe.errors import ClipError
-from reelscribe.schema import CAPTION_META, UNREADABLE, Caption, CaptionRequest, Clip, Failure, Outcome, Row
+from reelscribe.values import CAPTION_META, UNREADABLE, Caption, Clip, Failure, Outcome, Request, Row
 
 DEFAULT_PROMPT: Final = "Describe the input video in 1-2 sentences."
 
@@ -44,7 +44,7 @@ class RowPlan:
 
     index: int
     row: Row
-    requests: tuple[CaptionRequest, ...] = ()
+    requests: tuple[Request, ...] = ()
     problem: Failure | None = None
 
     @property
@@ -55,7 +55,7 @@ class RowPlan:
         return self.requests[0].seed if self.requests else self.index
 
 
-PlanRow = Callable[[Row, int, Settings, Path | None], list[CaptionRequest]]
+PlanRow = Callable[[Row, int, Settings, Path | None], list[Request]]
 FillRow = Callable[[RowPlan, Sequence[Outcome], Settings], list[Row]]
 
 
@@ -138,21 +138,21 @@ def choose_prompt(row: Row, settings: Settings) -> str:
     return own if own and own.strip() else settings.prompt or DEFAULT_PROMPT
 
 
-def row_of(request: CaptionRequest) -> int:
+def row_of(request: Request) -> int:
     """The place in the data set of the row that a request was planned for."""
     return int(request.key.partition(":")[0])
 
 
 def _request(
     row: Row, video: str | bytes, reference: str, *, index: int, slot: int, settings: Settings, root: Path | None
-) -> CaptionRequest:
+) -> Request:
     prompt, sampling = choose_prompt(row, settings), settings.sampling_params()
     digest = hashlib.sha256()
     seed = settings.seed if sampling.seed is None else sampling.seed
     for part in (str(seed), video, prompt, settings.system_prompt or "", str(slot)):
         content = part if isinstance(part, bytes) else part.encode("utf-8", "surrogatepass")
         digest.update(len(content).to_bytes(8, "big") + content)
-    return CaptionRequest(
+    return Request(
         key=f"{index}:{slot}",
         clip=Clip(source=video, root=root, called=_sample_of(row) if isinstance(video, bytes) else None),
         prompt=prompt,
@@ -173,7 +173,7 @@ def _sample_of(row: Row) -> str | None:
 # Interleaved: tokens in the text.
 
 
-def _interleaved_requests(row: Row, index: int, settings: Settings, root: Path | None) -> list[CaptionRequest]:
+def _interleaved_requests(row: Row, index: int, settings: Settings, root: Path | None) -> list[Request]:
     videos, _ = videos_of(row, settings)
     if not videos:
         return []
@@ -239,7 +239,7 @@ def _interleaved_fill(plan: RowPlan, outcomes: Sequence[Outcome], settings: Sett
 # Columns: the videos in a column, the captions beside them.
 
 
-def _columns_requests(row: Row, index: int, settings: Settings, root: Path | None) -> list[CaptionRequest]:
+def _columns_requests(row: Row, index: int, settings: Settings, root: Path | None) -> list[Request]:
     videos, _ = videos_of(row, settings)
     text = row.get(settings.text_key)
     reference = text if isinstance(text, str) else ""

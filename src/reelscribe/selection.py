@@ -7,9 +7,9 @@ import re
 from collections.abc import Callable, Sequence
 from typing import Final
 
-from reelscribe.schema import CaptionRequest
+from reelscribe.values import Request
 
-Selector = Callable[[Sequence[str], CaptionRequest], tuple[tuple[int, ...], str]]
+Selector = Callable[[Sequence[str], Request], tuple[tuple[int, ...], str]]
 """(candidate texts, their request) -> (indices to keep, reason)."""
 
 _BITS = 64
@@ -40,13 +40,13 @@ def simhash(text: str) -> int:
     return sum(1 << bit for bit, count in enumerate(counts) if count > 0)
 
 
-def _random_any(texts: Sequence[str], request: CaptionRequest) -> tuple[tuple[int, ...], str]:
+def _random_any(texts: Sequence[str], request: Request) -> tuple[tuple[int, ...], str]:
     if len(texts) == 1:
         return (0,), "the only candidate"
     return (random.Random(request.seed).randrange(len(texts)),), f"drawn from {len(texts)} candidates"
 
 
-def _similar_one_simhash(texts: Sequence[str], request: CaptionRequest) -> tuple[tuple[int, ...], str]:
+def _similar_one_simhash(texts: Sequence[str], request: Request) -> tuple[tuple[int, ...], str]:
     target = simhash(request.reference)
     distances = [(simhash(text) ^ target).bit_count() for text in texts]
     best = min(distances)
@@ -55,7 +55,7 @@ def _similar_one_simhash(texts: Sequence[str], request: CaptionRequest) -> tuple
     return (distances.index(best),), f"nearest to the original text: {best} of {_BITS} bits differ"
 
 
-def _all(texts: Sequence[str], _: CaptionRequest) -> tuple[tuple[int, ...], str]:
+def _all(texts: Sequence[str], _: Request) -> tuple[tuple[int, ...], str]:
     return tuple(range(len(texts))), "all candidates are kept"
 
 

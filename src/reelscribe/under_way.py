@@ -10,7 +10,7 @@ from reelscribe.config import Settings
 from reelscribe.errors import EngineError, SettingsError
 from reelscribe.outcomes import better_of, once_more
 from reelscribe.prompts import Layout, RowPlan
-from reelscribe.schema import CaptionRequest, Failure, Generation, InputRow, Outcome, RowResult
+from reelscribe.values import Failure, Generation, InputRow, Outcome, Request, RowResult
 
 WAITING_ROWS, _WAITING_BYTES = 4096, 1 << 30
 """Rows that may wait to be written, beside the last. The bytes are some fifty rows that hold videos of 20 MB: more than
@@ -32,7 +32,7 @@ class InFlight:
     """Requests that the engine has, without the pixels, which are its own now. Used by two threads, one at each end."""
 
     def __init__(self) -> None:
-        self._asked: dict[str, tuple[CaptionRequest, dict[str, Any]]] = {}
+        self._asked: dict[str, tuple[Request, dict[str, Any]]] = {}
         self._taking = False
         self._changed = threading.Condition()
         self.cancelled = threading.Event()
@@ -41,11 +41,11 @@ class InFlight:
     def __len__(self) -> int:
         return len(self._asked)
 
-    def add(self, request: CaptionRequest, told: dict[str, Any]) -> None:
+    def add(self, request: Request, told: dict[str, Any]) -> None:
         """Note a request that goes to the engine, and what is told of its frames."""
         self._asked[request.key] = request, told
 
-    def take(self, answer: Generation | Failure) -> tuple[CaptionRequest, dict[str, Any]]:
+    def take(self, answer: Generation | Failure) -> tuple[Request, dict[str, Any]]:
         """The request of an answer, which the engine does not have any more.
 
         Raises:
@@ -56,7 +56,7 @@ class InFlight:
         self._taking = True
         return self._asked.pop(answer.key)
 
-    def clear(self) -> list[CaptionRequest]:
+    def clear(self) -> list[Request]:
         """Take all that are left."""
         left = [request for request, _ in self._asked.values()]
         self._asked.clear()
@@ -83,7 +83,7 @@ class InFlight:
         self.tell()
 
 
-class Tries(Iterator[CaptionRequest]):
+class Tries(Iterator[Request]):
     """Requests, some of which are made once more, and what becomes of them. Used by two threads, one at each end.
 
     It gives what is to be made next. If requests run out only for a while (`Pausing`), so does it. Outcomes come in any
@@ -99,14 +99,14 @@ class Tries(Iterator[CaptionRequest]):
     """
 
     def __init__(
-        self, requests: Iterable[CaptionRequest], settings: Settings, record: Callable[[Outcome], None] | None
+        self, requests: Iterable[Request], settings: Settings, record: Callable[[Outcome], None] | None
     ) -> None:
         self._source = iter(requests)
         self._pausing = requests if isinstance(requests, Pausing) else None
         self._ended = False
         self._retry, self._record = settings.retry_flagged, record
         self._first: dict[str, Outcome] = {}
-        self.again: deque[CaptionRequest] = deque()
+        self.again: deque[Request] = deque()
         """Those that wait to be made once more."""
         self._order: deque[str] = deque()
         """Keys of the requests that are under way."""
@@ -114,7 +114,7 @@ class Tries(Iterator[CaptionRequest]):
         """The same."""
         self._done: dict[str, Outcome] = {}
 
-    def __next__(self) -> CaptionRequest:
+    def __next__(self) -> Request:
         # What comes back after the end makes a stream of its own, in which clips are decoded again.
         if self.again and not self._ended:
             return self.again.popleft()
@@ -142,7 +142,7 @@ class Tries(Iterator[CaptionRequest]):
         self._ended = False
         return bool(self.again)
 
-    def settle(self, request: CaptionRequest, outcome: Outcome, *, faulty: bool = False) -> None:
+    def settle(self, request: Request, outcome: Outcome, *, faulty: bool = False) -> None:
         """Take what one try came to."""
         if self._retry and request.attempt == 1 and faulty:
             self._first[request.key] = outcome
@@ -191,7 +191,7 @@ class _Waiting:
         )
 
 
-class RowsUnderWay(Iterator[CaptionRequest]):
+class RowsUnderWay(Iterator[Request]):
     """Rows that were read and are not finished: requests are pulled at one end, results leave at the other.
 
     Requests run out (`paused`) if too many rows wait, and go on once some have left.
@@ -209,7 +209,7 @@ class RowsUnderWay(Iterator[CaptionRequest]):
         self,
         rows: Iterator[InputRow],
         plan: Callable[[InputRow], RowPlan],
-        look_up: Callable[[CaptionRequest], Outcome | CaptionRequest],
+        look_up: Callable[[Request], Outcome | Request],
         *,
         stop: Callable[[], bool],
         wanted: Callable[[RowPlan], bool],
@@ -219,13 +219,13 @@ class RowsUnderWay(Iterator[CaptionRequest]):
         self._stop, self._wanted = stop, wanted
         self._max_rows = max_rows
         self._pending: deque[_Waiting] = deque()
-        self._to_give: deque[CaptionRequest] = deque()
+        self._to_give: deque[Request] = deque()
         # What waits is the difference: each number is written by one thread only.
         self._read_bytes = self._finished_bytes = 0
         self.exhausted = self.paused = False
         """Whether no row is left to read; and whether requests ran out only for want of room."""
 
-    def __next__(self) -> CaptionRequest:
+    def __next__(self) -> Request:
         self.paused = False
         while not self._to_give:
             self.paused = not self.exhausted and not self.has_room()
@@ -243,10 +243,10 @@ class RowsUnderWay(Iterator[CaptionRequest]):
         if not self._wanted(plan):
             return
         found = [self._look_up(request) for request in plan.requests]
-        outcomes = [None if isinstance(each, CaptionRequest) else each for each in found]
+        outcomes = [None if isinstance(each, Request) else each for each in found]
         self._read_bytes += item.num_bytes
         self._pending.append(_Waiting(item=item, plan=plan, outcomes=outcomes))
-        self._to_give += (each for each in found if isinstance(each, CaptionRequest))
+        self._to_give += (each for each in found if isinstance(each, Request))
 
     def has_room(self) -> bool:
         """Whether one more row may be read."""

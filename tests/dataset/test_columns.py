@@ -17,7 +17,7 @@ from reelscribe.dataset.sources import find_sources
 from reelscribe.errors import DatasetError, ReelscribeError, SettingsError
 from reelscribe.plan.survey import survey
 from reelscribe.runners.local import run
-from reelscribe.schema import Row
+from reelscribe.values import Row
 
 
 def _put_tar(file: Path, rows: list[Row]) -> Path:

@@ -14,7 +14,7 @@ from reelscribe.dataset.identity import Keys, told
 from reelscribe.engines.base import ModelInfo
 from reelscribe.models import model_path
 from reelscribe.sampling_params import SamplingParams
-from reelscribe.schema import CaptionRequest, Clip
+from reelscribe.values import Clip, Request
 
 INFO = ScriptedEngine(lambda _: said("text")).info
 OTHER: dict[str, Any] = {
@@ -35,7 +35,7 @@ OTHER: dict[str, Any] = {
 }  # fmt: skip
 
 
-def _key(asked: CaptionRequest | None = None, info: ModelInfo = INFO, **settings: Any) -> bytes:
+def _key(asked: Request | None = None, info: ModelInfo = INFO, **settings: Any) -> bytes:
     keys = Keys(Settings(**settings), info)
     asked = asked or request()
     return keys.key(asked, keys.video(asked.clip))

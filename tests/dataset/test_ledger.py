@@ -18,7 +18,7 @@ from reelscribe.dataset.ledger_file import read_answers, read_runs, set_aside
 from reelscribe.errors import FAILURE_KINDS, TRANSIENT_KINDS, DatasetError, FailureKind
 from reelscribe.outcomes import choose
 from reelscribe.sampling_params import SamplingParams
-from reelscribe.schema import Candidate, Caption, CaptionRequest, Clip, Failure, Outcome
+from reelscribe.values import Candidate, Caption, Clip, Failure, Outcome, Request
 
 KEEP = Settings.keep
 INFO = ScriptedEngine(lambda _: said("text")).info
@@ -42,15 +42,15 @@ def _failure(kind: FailureKind = "decode", key: str = "0") -> Failure:
     return Failure(key=key, video=request().clip.name, kind=kind, message="it says why")
 
 
-def _make(ledger: Ledger, outcome: Outcome, **changes: Any) -> CaptionRequest:
+def _make(ledger: Ledger, outcome: Outcome, **changes: Any) -> Request:
     """Let a ledger see how a request is made; returns what it lets be asked."""
     asked = ledger.look_up(request(**changes))
-    assert isinstance(asked, CaptionRequest)
+    assert isinstance(asked, Request)
     ledger.record(outcome)
     return asked
 
 
-def _look_up(file: Path, again: frozenset[FailureKind] = frozenset(), **settings: Any) -> Outcome | CaptionRequest:
+def _look_up(file: Path, again: frozenset[FailureKind] = frozenset(), **settings: Any) -> Outcome | Request:
     """What a later run finds."""
     with Ledger(file, again=again) as ledger:
         return _begin(ledger, **settings).look_up(request())
@@ -107,7 +107,7 @@ def test_caption_is_told_again_as_it_was_under_the_key_of_the_new_place(file: Pa
         assert ledger.look_up(request(key="later")) == replace(_caption(), key="later")
     assert _look_up(file) == _caption()
     with Ledger(file) as ledger:
-        assert isinstance(_begin(ledger).look_up(request(prompt="Who?")), CaptionRequest)
+        assert isinstance(_begin(ledger).look_up(request(prompt="Who?")), Request)
 
 
 @pytest.mark.parametrize("kind", FAILURE_KINDS)
@@ -117,7 +117,7 @@ def test_failure_is_known_unless_it_says_more_of_the_moment_which_is_tried_thric
     for _ in range(3):
         with Ledger(file) as ledger:
             found = _begin(ledger).look_up(request())
-            if isinstance(found, CaptionRequest):
+            if isinstance(found, Request):
                 ledger.record(_failure(kind))
             assert ledger.look_up(request()) == _failure(kind), "known to the run that saw it"
     with Ledger(file) as ledger:
@@ -151,7 +151,7 @@ def test_doubles_of_one_clip_in_a_run_are_one_try(file: Path) -> None:
         with Ledger(file) as ledger:
             _begin(ledger)
             asked = [ledger.look_up(request(key=key)) for key in "abc"]
-            assert all(isinstance(item, CaptionRequest) for item in asked)
+            assert all(isinstance(item, Request) for item in asked)
             for key in "abc":
                 ledger.record(_failure("download", key))
         with sqlite3.connect(file) as base:
@@ -182,7 +182,7 @@ def test_another_seed_for_what_is_tried_again_is_mixed_with_that_of_each_request
         with Ledger(file, again=frozenset({"decode"}), resampled={} if seed is None else {"seed": seed}) as ledger:
             _begin(ledger)
             found = [ledger.look_up(request(prompt=str(number), seed=1 << number)) for number in range(63)]
-        return [item.seed for item in found if isinstance(item, CaptionRequest)]
+        return [item.seed for item in found if isinstance(item, Request)]
 
     with Ledger(file) as ledger:
         _begin(ledger)
@@ -236,7 +236,7 @@ def test_other_sampling_is_for_what_is_tried_again_alone_and_kept_under_the_old_
         assert made.sampling == SamplingParams(temperature=0.5, max_tokens=99, seed=4)
         assert (made.key, made.clip, made.seed == request().seed) == ("0", request().clip, False)
         new = ledger.look_up(request(key="1", prompt="Who?", **asked))
-        assert isinstance(new, CaptionRequest)
+        assert isinstance(new, Request)
         assert new.sampling == SamplingParams.parse(given)
     with Ledger(file) as ledger:
         assert _begin(ledger, sampling=given).look_up(request(**asked)) == _caption()
@@ -259,7 +259,7 @@ def test_two_requests_of_one_content_may_be_on_their_way_at_once(file: Path) -> 
     with Ledger(file) as ledger:
         _begin(ledger)
         for key in "ab":
-            assert isinstance(ledger.look_up(request(key=key)), CaptionRequest)
+            assert isinstance(ledger.look_up(request(key=key)), Request)
         for key in "ba":
             ledger.record(_caption(key))
     assert _look_up(file) == _caption()

@@ -20,7 +20,7 @@ from reelscribe.report import entries as entries_module
 from reelscribe.report.entries import CaptionedData, Entry
 from reelscribe.runners.local import run
 from reelscribe.runners.status import find_failures, find_ledger, ledger_of, read_status, runs_on
-from reelscribe.schema import Caption, CaptionRequest, Failure, Outcome, Row
+from reelscribe.values import Caption, Failure, Outcome, Request, Row
 
 INFO = ScriptedEngine(lambda _: said("text")).info
 ROWS: list[Row] = [
@@ -40,7 +40,7 @@ def _old_ledger(file: Path, output: str = "out.jsonl") -> Path:
     return file
 
 
-def _look_up(file: Path, rows: list[Row], **settings: Any) -> list[Outcome | CaptionRequest]:
+def _look_up(file: Path, rows: list[Row], **settings: Any) -> list[Outcome | Request]:
     asked = Settings(**{"num_captions": 3, **settings})
     with Ledger(file) as ledger:
         ledger.begin(asked, INFO, output="out.jsonl", inputs=["in.jsonl"], total=3)
@@ -63,7 +63,7 @@ def test_ledger_of_0_1_0_is_taken_over_with_a_copy_kept(tmp_path: Path) -> None:
         assert [first.texts[0][:-2], second.texts[0][:-2]] == ["a text", "a second"], "each row has what it had"
         assert first.meta["faults"] == ["empty", "", ""]
         assert all(0 <= item.meta["seed"] < 1 << 63 for item in (first, second))
-        assert isinstance(failed, CaptionRequest), "two tries of three"
+        assert isinstance(failed, Request), "two tries of three"
     copy = file.with_name("out.ledger.sqlite.v2")
     assert [run.number for run in read_runs(copy)] == [2, 1]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out.ledger.sqlite", copy.name]
@@ -83,9 +83,9 @@ def test_captions_of_0_1_0_are_chosen_among_anew(tmp_path: Path) -> None:
 def test_what_0_1_0_made_of_another_text_or_setting_is_made_again(tmp_path: Path) -> None:
     file = _old_ledger(tmp_path / "out.ledger.sqlite")
     edited = [{**ROWS[0], "text": "an edited text"}]
-    assert isinstance(_look_up(file, edited)[0], CaptionRequest), "its key was made of the text"
-    assert isinstance(_look_up(file, ROWS, seed=1)[0], CaptionRequest)
-    assert isinstance(_look_up(file, ROWS, fps=3)[0], CaptionRequest)
+    assert isinstance(_look_up(file, edited)[0], Request), "its key was made of the text"
+    assert isinstance(_look_up(file, ROWS, seed=1)[0], Request)
+    assert isinstance(_look_up(file, ROWS, fps=3)[0], Request)
 
 
 def test_what_takes_the_place_of_a_caption_of_0_1_0_is_no_failure(tmp_path: Path) -> None:
@@ -93,7 +93,7 @@ def test_what_takes_the_place_of_a_caption_of_0_1_0_is_no_failure(tmp_path: Path
     [asked] = LAYOUTS["columns"].requests(ROWS[0], 0, settings, None)
     with Ledger(file, marked={0: frozenset()}, resampled={"seed": 1}) as ledger:
         ledger.begin(settings, INFO, output="out.jsonl", inputs=[], total=1)
-        assert isinstance(ledger.look_up(asked), CaptionRequest)
+        assert isinstance(ledger.look_up(asked), Request)
         ledger.record(Failure.of(asked, "no"))
     assert isinstance(_look_up(file, ROWS)[0], Caption)
 
@@ -355,7 +355,7 @@ def test_copy_is_whole_while_a_run_goes_on(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setattr(ledger_module, "_COMMIT_SECONDS", 1e6)
     with Ledger(tmp_path / "a.sqlite") as ledger:
         ledger.begin(Settings(), INFO, output="out.jsonl", inputs=[], total=1)
-        assert isinstance(ledger.look_up(request()), CaptionRequest)
+        assert isinstance(ledger.look_up(request()), Request)
         ledger.flush()
         copy_ledger(tmp_path / "a.sqlite", tmp_path / "b.sqlite")
     assert [run.ending for run in read_runs(tmp_path / "b.sqlite")] == [None]

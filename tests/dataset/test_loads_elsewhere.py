@@ -10,7 +10,7 @@ from flow import ScriptedEngine, put_clip, put_rows, read_rows_of, said
 
 from reelscribe.config import Settings
 from reelscribe.runners.local import run
-from reelscribe.schema import CAPTION_META, Row
+from reelscribe.values import CAPTION_META, Row
 
 datasets = pytest.importorskip("datasets")
 

@@ -12,7 +12,7 @@ from reelscribe.dataset import read
 from reelscribe.dataset.read import count_rows, read_rows
 from reelscribe.dataset.sources import find_sources
 from reelscribe.errors import DatasetError
-from reelscribe.schema import InputRow
+from reelscribe.values import InputRow
 
 
 def _read(*inputs: Path, **settings: Any) -> list[InputRow]:

@@ -18,7 +18,7 @@ from reelscribe.dataset.files import write_whole
 from reelscribe.dataset.sidecars import sidecar_of
 from reelscribe.errors import DatasetError, EngineError
 from reelscribe.runners.local import retry, run
-from reelscribe.schema import PreparedRequest
+from reelscribe.values import PreparedRequest
 
 
 def _say(item: PreparedRequest) -> Any:

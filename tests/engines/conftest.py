@@ -7,7 +7,7 @@ import pytest
 from conftest import Prepare
 
 from reelscribe.sampling_params import SamplingParams
-from reelscribe.schema import PreparedRequest
+from reelscribe.values import PreparedRequest
 
 if TYPE_CHECKING:
     from reelscribe.engines.transformers import TransformersEngine

@@ -18,7 +18,7 @@ from reelscribe.engines.chat import Answer, body, read_answer, show
 from reelscribe.engines.gate import FailedError
 from reelscribe.errors import ClipError
 from reelscribe.sampling_params import SamplingParams
-from reelscribe.schema import NO_FRAMES, Candidate, CaptionRequest, Clip, PreparedRequest
+from reelscribe.values import NO_FRAMES, Candidate, Clip, PreparedRequest, Request
 from reelscribe.video.fetch import FetchLimits
 
 JPEG = "data:image/jpeg;base64,"
@@ -31,7 +31,7 @@ def _picture(jpeg: str) -> NDArray[np.uint8]:
 
 
 def _file(clip: Clip) -> PreparedRequest:
-    return PreparedRequest(request=CaptionRequest(key="0", clip=clip, prompt="x"), frames=NO_FRAMES)
+    return PreparedRequest(request=Request(key="0", clip=clip, prompt="x"), frames=NO_FRAMES)
 
 
 def _body(**request: Any) -> dict[str, Any]:

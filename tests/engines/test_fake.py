@@ -10,7 +10,7 @@ from reelscribe.config import Settings
 from reelscribe.engines import fake
 from reelscribe.engines.fake import FakeEngine
 from reelscribe.errors import EngineError, SettingsError
-from reelscribe.schema import Failure, Generation, PreparedRequest
+from reelscribe.values import Failure, Generation, PreparedRequest
 from reelscribe.video.sampling import VisionLimits
 
 

@@ -15,7 +15,7 @@ from generating import GREEDY, answers
 from reelscribe.engines.inputs import InputBuilder
 from reelscribe.engines.prompt import Prompt, _without_added_tokens
 from reelscribe.engines.transformers import TransformersEngine
-from reelscribe.schema import Generation, PreparedRequest
+from reelscribe.values import Generation, PreparedRequest
 from reelscribe.video.sampling import VisionLimits
 
 

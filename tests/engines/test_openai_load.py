@@ -15,7 +15,7 @@ from openai_server import Body, OpenAIServer, Reply, describe, refuse
 
 from reelscribe.engines import openai
 from reelscribe.errors import EngineError
-from reelscribe.schema import Failure, Generation, PreparedRequest
+from reelscribe.values import Failure, Generation, PreparedRequest
 
 pytestmark = pytest.mark.usefixtures("quick_and_alone")
 

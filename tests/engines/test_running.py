@@ -17,7 +17,7 @@ from reelscribe.engines.inputs import InputBuilder, ModelInputs, most_tokens
 from reelscribe.engines.running import RunningBatch
 from reelscribe.engines.transformers import TransformersEngine
 from reelscribe.sampling_params import SamplingParams
-from reelscribe.schema import Generation, PreparedRequest
+from reelscribe.values import Generation, PreparedRequest
 
 
 class Watch:

@@ -22,7 +22,7 @@ from transformers import (
 from reelscribe.engines import sampling
 from reelscribe.engines.sampling import DEFAULT_MAX_TOKENS, Sampler, TokenRules
 from reelscribe.sampling_params import SamplingParams
-from reelscribe.schema import Candidate, CaptionRequest, Clip, Generation
+from reelscribe.values import Candidate, Clip, Generation, Request
 
 END = 0
 PIECES = ["<end>", "a", "b", "c", " red", " ring", " moves", "."]
@@ -42,34 +42,34 @@ class Tokenizer:
 RULES = TokenRules(Tokenizer(), GenerationConfig())
 
 
-def request(num_captions: int = 1, seed: int = 0, **sampling: Any) -> CaptionRequest:
+def request(num_captions: int = 1, seed: int = 0, **sampling: Any) -> Request:
     params = SamplingParams(**{"max_tokens": 8, **sampling})
-    return CaptionRequest(
+    return Request(
         key=f"{seed}", clip=Clip(source="x.mp4"), prompt="", num_captions=num_captions, sampling=params, seed=seed
     )
 
 
-def sampler_for(*requests: CaptionRequest, prompt: Sequence[int] = (1, 1)) -> Sampler:
+def sampler_for(*requests: Request, prompt: Sequence[int] = (1, 1)) -> Sampler:
     sampler = Sampler(RULES, len(PIECES), torch.device("cpu"))
     if requests:
         join(sampler, *requests, prompt=prompt)
     return sampler
 
 
-def join(sampler: Sampler, *requests: CaptionRequest, prompt: Sequence[int] = (1, 1), padding: int = 0) -> list[int]:
+def join(sampler: Sampler, *requests: Request, prompt: Sequence[int] = (1, 1), padding: int = 0) -> list[int]:
     ids = torch.tensor([list(prompt)] * len(requests))
     mask = torch.ones_like(ids)
     mask[:, :padding] = 0
     return sampler.add(requests, ids, mask)
 
 
-def first_tokens(*requests: CaptionRequest, logits: torch.Tensor = LOGITS) -> list[int]:
+def first_tokens(*requests: Request, logits: torch.Tensor = LOGITS) -> list[int]:
     sampler = sampler_for(*requests)
     tokens: list[int] = sampler.step(logits.expand(len(sampler), -1)).tolist()
     return tokens
 
 
-def play(script: Sequence[int], *requests: CaptionRequest) -> list[Candidate]:
+def play(script: Sequence[int], *requests: Request) -> list[Candidate]:
     """Make every row want the tokens of a script, one after the other."""
     named = [replace(item, key=f"{number}") for number, item in enumerate(requests)]
     sampler = sampler_for(*named)
@@ -197,7 +197,7 @@ class TestDraw:
         others = [request(seed=seed, temperature=5.0, max_tokens=9 * seed + 2) for seed in range(4)]
         assert self.text_of_the_last(before=others, late=late) == self.text_of_the_last()
 
-    def text_of_the_last(self, before: Sequence[CaptionRequest] = (), late: int = 0) -> str:
+    def text_of_the_last(self, before: Sequence[Request] = (), late: int = 0) -> str:
         """The text of a request, drawn beside others that began so many steps before it."""
         sampler = sampler_for(*before)
         for _ in range(late):

@@ -25,7 +25,7 @@ from reelscribe.engines.sampling import Sampler, _Draft
 from reelscribe.engines.transformers import TransformersEngine
 from reelscribe.errors import EngineError, ModelError
 from reelscribe.sampling_params import SamplingParams
-from reelscribe.schema import Candidate, Failure, Generation, PreparedRequest
+from reelscribe.values import Candidate, Failure, Generation, PreparedRequest
 
 
 class TestGreedy:

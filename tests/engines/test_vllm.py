@@ -28,7 +28,7 @@ from reelscribe.prompts import DEFAULT_PROMPT
 from reelscribe.runners.local import run
 from reelscribe.runners.status import read_status
 from reelscribe.sampling_params import SamplingParams
-from reelscribe.schema import Caption, CaptionRequest, Clip, Failure, Generation, PreparedRequest
+from reelscribe.values import Caption, Clip, Failure, Generation, PreparedRequest, Request
 
 if TYPE_CHECKING:
     from reelscribe.engines.transformers import TransformersEngine
@@ -145,7 +145,7 @@ class TestCaptions:
         file, truths = data
         settings = Settings(model="shapes")
         asked = [
-            CaptionRequest(key=name, clip=Clip(source=name, root=file.parent), prompt=DEFAULT_PROMPT, sampling=GREEDY)
+            Request(key=name, clip=Clip(source=name, root=file.parent), prompt=DEFAULT_PROMPT, sampling=GREEDY)
             for name in truths
         ]
         seen = spied(vllm_engine, monkeypatch)

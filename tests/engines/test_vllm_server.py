@@ -22,7 +22,7 @@ from reelscribe.engines.inputs import InputBuilder
 from reelscribe.errors import EngineError
 from reelscribe.models import model_path
 from reelscribe.runners.local import run
-from reelscribe.schema import PreparedRequest, RowResult
+from reelscribe.values import PreparedRequest, RowResult
 
 if TYPE_CHECKING:
     from reelscribe.engines.transformers import TransformersEngine

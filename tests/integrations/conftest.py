@@ -9,7 +9,7 @@ from flow import EOC, VIDEO
 
 from reelscribe.demo import write_clip
 from reelscribe.models.shapes.scenes import random_scene
-from reelscribe.schema import Row
+from reelscribe.values import Row
 
 BROKEN = 3
 """The row whose video is none."""

@@ -18,7 +18,7 @@ from reelscribe.config import Settings
 from reelscribe.engines.fake import FakeEngine
 from reelscribe.errors import EngineError, MissingExtraError
 from reelscribe.operators import video_captioning_from_vlm_mapper as operators
-from reelscribe.schema import PreparedRequest, Row
+from reelscribe.values import PreparedRequest, Row
 
 NAME = "video_captioning_from_vlm_mapper"
 HERE = {"auto_op_parallelism": False, "num_proc": None}

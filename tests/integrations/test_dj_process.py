@@ -16,7 +16,7 @@ from flow import put_rows, read_rows_of
 
 from integrations.conftest import BROKEN
 from reelscribe.integrations import DATA_JUICER_PLUGIN
-from reelscribe.schema import Row
+from reelscribe.values import Row
 
 pytestmark = pytest.mark.data_juicer
 

@@ -12,7 +12,7 @@ from flow import put_rows, read_rows_of
 
 from reelscribe.config import Settings
 from reelscribe.runners.local import run
-from reelscribe.schema import Row
+from reelscribe.values import Row
 
 pytestmark = [pytest.mark.ray, pytest.mark.filterwarnings("ignore")]
 

@@ -15,7 +15,7 @@ from reelscribe.dataset.formats import Record
 from reelscribe.errors import DatasetError, EngineError
 from reelscribe.integrations.ray import CaptionBatches
 from reelscribe.runners.stream import Batch
-from reelscribe.schema import Failure, Generation, PreparedRequest, RowResult
+from reelscribe.values import Failure, Generation, PreparedRequest, RowResult
 
 
 @pytest.fixture

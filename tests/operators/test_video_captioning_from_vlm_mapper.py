@@ -21,8 +21,8 @@ from reelscribe.engines.fake import FakeEngine, Reply
 from reelscribe.errors import SettingsError
 from reelscribe.models.shapes.scenes import Scene, random_scene
 from reelscribe.operators import video_captioning_from_vlm_mapper as module
-from reelscribe.schema import PreparedRequest
 from reelscribe.selection import simhash
+from reelscribe.values import PreparedRequest
 
 Operator = Callable[..., VideoCaptioningFromVLMMapper]
 Batch = dict[str, list[Any]]

@@ -9,7 +9,7 @@ from flow import EOC, VIDEO, clip_bytes, put_clip, put_rows
 from reelscribe.config import Settings
 from reelscribe.plan import survey as module
 from reelscribe.plan.survey import survey
-from reelscribe.schema import Row
+from reelscribe.values import Row
 from reelscribe.video.headers import Header
 
 

@@ -16,7 +16,7 @@ from reelscribe.demo import write_clip
 from reelscribe.models.shapes.scenes import random_scene
 from reelscribe.report.write import write_report
 from reelscribe.runners.local import run
-from reelscribe.schema import Candidate, PreparedRequest, Row
+from reelscribe.values import Candidate, PreparedRequest, Row
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page

@@ -17,7 +17,7 @@ from reelscribe.prompts import DEFAULT_PROMPT
 from reelscribe.report.entries import CaptionedData, Entry, NoVideo
 from reelscribe.runners.local import run
 from reelscribe.runners.status import ledger_of
-from reelscribe.schema import Row
+from reelscribe.values import Row
 from report.conftest import CANDIDATES, ROWS, captioned, put_videos
 
 TWO: list[Row] = [

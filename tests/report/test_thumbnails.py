@@ -16,7 +16,7 @@ from reelscribe.report import thumbnails
 from reelscribe.report.entries import CaptionedData, Entry
 from reelscribe.report.thumbnails import Filmstrip, Thumbnail, filmstrips
 from reelscribe.report.videos import FoundVideo
-from reelscribe.schema import Clip
+from reelscribe.values import Clip
 
 HERE = Settings(decoders=0)
 

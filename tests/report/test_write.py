@@ -12,7 +12,7 @@ from flow import put_rows
 from reelscribe.errors import DatasetError, MissingExtraError, SettingsError
 from reelscribe.report import write as module
 from reelscribe.report.write import needs_report, write_report
-from reelscribe.schema import Row
+from reelscribe.values import Row
 from report.conftest import EVIL, ROWS, captioned
 
 

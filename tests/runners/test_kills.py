@@ -13,7 +13,7 @@ from flow import put_clip, put_rows
 
 from reelscribe.dataset.lock import holder
 from reelscribe.runners.status import ledger_of, lock_of, read_status
-from reelscribe.schema import Row
+from reelscribe.values import Row
 
 if not Path("/proc/self/task").is_dir():
     pytest.skip("the processes of a run are found in /proc", allow_module_level=True)

@@ -15,7 +15,7 @@ from reelscribe.engines.fake import FakeEngine
 from reelscribe.errors import DatasetError, EngineError, MissingExtraError, ModelError
 from reelscribe.runners import local
 from reelscribe.runners.local import RunSummary, run
-from reelscribe.schema import Row, RowResult
+from reelscribe.values import Row, RowResult
 
 
 def _run(output: Path, *inputs: Path, engine: Engine | None = None, **settings: Any) -> RunSummary:

@@ -17,7 +17,7 @@ from reelscribe.errors import DatasetError, EngineError
 from reelscribe.runners.local import RunSummary, retry, run
 from reelscribe.runners.merge import merge
 from reelscribe.runners.status import ledger_of, read_status
-from reelscribe.schema import Row
+from reelscribe.values import Row
 
 CONFIG = """
 engine = "fake"

@@ -18,7 +18,7 @@ from reelscribe.errors import EngineError, ModelError, SettingsError
 from reelscribe.models.shapes.scenes import random_scene
 from reelscribe.runners.local import run
 from reelscribe.runners.status import read_status
-from reelscribe.schema import Row, RowResult
+from reelscribe.values import Row, RowResult
 
 pytestmark = [pytest.mark.ray, pytest.mark.filterwarnings("ignore")]
 
@@ -406,7 +406,7 @@ def test_whole_videos_make_small_chunks() -> None:
     from flow import request
 
     from reelscribe.runners.ray import _chunks
-    from reelscribe.schema import Clip
+    from reelscribe.values import Clip
 
     large = request(clip=Clip(source=bytes(5 << 20)))
     assert [len(chunk) for chunk in _chunks([large] * 5, 64)] == [2, 2, 1]

@@ -11,7 +11,7 @@ from flow import put_clip, put_rows
 from reelscribe.config import Settings
 from reelscribe.errors import ModelError
 from reelscribe.runners.local import run
-from reelscribe.schema import RowResult
+from reelscribe.values import RowResult
 
 pytestmark = [pytest.mark.ray, pytest.mark.filterwarnings("ignore")]
 

@@ -12,7 +12,7 @@ from reelscribe.config import Settings
 from reelscribe.errors import EngineError, SettingsError
 from reelscribe.runners.local import run
 from reelscribe.runners.record import hardware, versions
-from reelscribe.schema import PreparedRequest
+from reelscribe.values import PreparedRequest
 
 
 def _answer(item: PreparedRequest) -> Any:

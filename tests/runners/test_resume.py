@@ -19,7 +19,7 @@ from reelscribe.dataset.lock import locked
 from reelscribe.errors import DatasetError, EngineError, FailuresError, SettingsError
 from reelscribe.runners.local import RunSummary, retry, run
 from reelscribe.runners.status import ledger_of, lock_of
-from reelscribe.schema import Failure, PreparedRequest, Row
+from reelscribe.values import Failure, PreparedRequest, Row
 
 Output = dict[str, bytes]
 

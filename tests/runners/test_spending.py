@@ -13,7 +13,7 @@ from reelscribe.errors import BudgetError
 from reelscribe.runners import local
 from reelscribe.runners.local import run
 from reelscribe.runners.spending import Spending
-from reelscribe.schema import PreparedRequest
+from reelscribe.values import PreparedRequest
 
 
 class Clock:

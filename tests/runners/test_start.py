@@ -16,7 +16,7 @@ from reelscribe.pipeline import plan_row
 from reelscribe.prompts import LAYOUTS
 from reelscribe.runners.local import RunSummary, run
 from reelscribe.runners.status import ledger_of
-from reelscribe.schema import InputRow, PreparedRequest, Row
+from reelscribe.values import InputRow, PreparedRequest, Row
 
 FEWEST_BYTES = Settings().max_video_tokens * 32**2 * 2 * 3
 """With which one clip is decoded at a time."""

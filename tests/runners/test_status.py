@@ -17,7 +17,7 @@ from reelscribe.engines.fake import FakeEngine
 from reelscribe.errors import DatasetError, EngineError
 from reelscribe.runners.local import run
 from reelscribe.runners.status import RunStatus, ledger_of, lock_of, read_status
-from reelscribe.schema import RowResult
+from reelscribe.values import RowResult
 
 
 @pytest.fixture

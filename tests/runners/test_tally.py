@@ -8,7 +8,7 @@ import pytest
 from reelscribe.config import FailureLimit
 from reelscribe.errors import FailureKind, FailuresError
 from reelscribe.runners.tally import Tally
-from reelscribe.schema import Candidate, Caption, Failure, RowResult
+from reelscribe.values import Candidate, Caption, Failure, RowResult
 
 
 def _caption(key: str = "0:0", *flags: str) -> Caption:

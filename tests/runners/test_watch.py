@@ -7,7 +7,7 @@ from flow import ScriptedEngine, request, said
 
 from reelscribe.runners import watch as module
 from reelscribe.runners.watch import Watch
-from reelscribe.schema import NO_FRAMES, Candidate, Failure, PreparedRequest
+from reelscribe.values import NO_FRAMES, Candidate, Failure, PreparedRequest
 
 
 class _Clock:

@@ -14,7 +14,7 @@ from reelscribe.dataset import ledger as ledger_module
 from reelscribe.dataset.files import sync_folder, write_whole
 from reelscribe.runners.local import run
 from reelscribe.runners.status import ledger_of
-from reelscribe.schema import Row
+from reelscribe.values import Row
 
 Events = list[tuple[str, str]]
 

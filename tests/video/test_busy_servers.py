@@ -21,7 +21,7 @@ from web_server import Answer, Server, download, drip, give, give_whole, open_we
 from reelscribe.config import Settings
 from reelscribe.errors import ClipError, EngineError
 from reelscribe.runners.local import run
-from reelscribe.schema import CaptionRequest, Clip, Frames, PreparedRequest, RowResult
+from reelscribe.values import Clip, Frames, PreparedRequest, Request, RowResult
 from reelscribe.video import web as web_module
 from reelscribe.video.fetch import Fetcher, FetchLimits
 from reelscribe.video.prefetch import decode_ahead
@@ -213,7 +213,7 @@ def test_nothing_is_left_of_downloads_that_are_given_up(
     server.answers["/a"] = give(clip_bytes())
     sources = [server.url("/slow"), server.url("/a")]
     answers = decode_ahead(
-        [CaptionRequest(key=source, clip=Clip(source=source), prompt="") for source in sources],
+        [Request(key=source, clip=Clip(source=source), prompt="") for source in sources],
         BUDGET,
         max_bytes=1 << 30,
         decoders=0,
@@ -229,7 +229,7 @@ def test_no_file_is_left_where_the_program_ends_before_its_downloads(server: Ser
     """As with Ctrl-C while rows are waited for in the thread that would close the fetcher."""
     code = """
 import os, sys, threading, time
-from reelscribe.schema import Clip
+from reelscribe.values import Clip
 from reelscribe.video.fetch import Fetcher, FetchLimits
 
 def download():
@@ -282,7 +282,7 @@ def test_as_many_downloads_run_at_once_as_are_set(server: Server, monkeypatch: p
 
     for number in range(24):
         server.answers[f"/{number}"] = answer
-    asked = [CaptionRequest(key=str(n), clip=Clip(source=server.url(f"/{n}")), prompt="") for n in range(24)]
+    asked = [Request(key=str(n), clip=Clip(source=server.url(f"/{n}")), prompt="") for n in range(24)]
     limits = FetchLimits(allow_private=True, max_downloads=12, seconds=60)
     answers = list(decode_ahead(asked, BUDGET, max_bytes=1 << 30, decoders=0, limits=limits))
     assert all(isinstance(outcome, Frames) for _, outcome in answers)
@@ -303,7 +303,7 @@ def test_no_more_downloads_run_at_once_than_are_set(server: Server) -> None:
 
     for number in range(30):
         server.answers[f"/{number}"] = answer
-    asked = [CaptionRequest(key=str(n), clip=Clip(source=server.url(f"/{n}")), prompt="") for n in range(30)]
+    asked = [Request(key=str(n), clip=Clip(source=server.url(f"/{n}")), prompt="") for n in range(30)]
     limits = FetchLimits(allow_private=True, max_downloads=2, seconds=60)
     assert len(list(decode_ahead(asked, BUDGET, max_bytes=1 << 30, decoders=0, limits=limits))) == 30
     assert most[0] <= 3, "one may have its answer while its server's thread still says so"
@@ -339,7 +339,7 @@ def test_rows_come_out_in_their_order_though_a_slow_one_is_passed(server: Server
 def test_failures_of_downloads_are_told_as_they_come(server: Server) -> None:
     server.answers["/slow"] = drip(head=False)
     urls = [server.url("/slow"), *(server.url(f"/{number}") for number in range(50))]
-    asked = [CaptionRequest(key=url, clip=Clip(source=url), prompt="") for url in urls]
+    asked = [Request(key=url, clip=Clip(source=url), prompt="") for url in urls]
     answers = decode_ahead(
         asked, BUDGET, max_bytes=1, decoders=0, limits=FetchLimits(allow_private=True, max_downloads=3)
     )

@@ -14,7 +14,7 @@ from decoding import BUDGET, decoded
 from numpy.typing import NDArray
 
 from reelscribe.outcomes import tell_frames
-from reelscribe.schema import Clip
+from reelscribe.values import Clip
 
 SHADES = [
     (1.0, 1.0, 1.0), (0.75, 0.75, 0.75), (0.4, 0.4, 0.4), (0.1, 0.1, 0.1),

@@ -14,7 +14,7 @@ from clips import cut, read_numbers, write_audio, write_clip
 from decoding import BUDGET, EVERY_FRAME, decoded, failure, painted
 
 from reelscribe.errors import ClipError
-from reelscribe.schema import Clip
+from reelscribe.values import Clip
 from reelscribe.video.decode import decode
 
 # What cannot be captioned

@@ -13,7 +13,7 @@ from clips import read_numbers, write_clip
 from decoding import BUDGET, EVERY_FRAME, KINDS, decoded, index_of
 
 from reelscribe.errors import ClipError
-from reelscribe.schema import Clip
+from reelscribe.values import Clip
 from reelscribe.video import decode as decode_module
 from reelscribe.video import runs
 from reelscribe.video.decode import decode

@@ -10,7 +10,7 @@ from flow import clip_bytes, put_clip
 
 from reelscribe.config import Settings
 from reelscribe.errors import ClipError
-from reelscribe.schema import Clip
+from reelscribe.values import Clip
 from reelscribe.video.fetch import FetchLimits, checked, fetched, scheme_of
 from reelscribe.video.web import Web
 

@@ -13,7 +13,7 @@ from clips import read_numbers, write_audio, write_clip
 from decoding import BUDGET, EVERY_FRAME, KINDS, decoded, failure, painted
 
 from reelscribe.errors import ClipError
-from reelscribe.schema import Clip
+from reelscribe.values import Clip
 from reelscribe.video.decode import decode
 from reelscribe.video.formats import HEAD_BYTES, looks_like
 from reelscribe.video.headers import read_header

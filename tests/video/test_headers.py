@@ -9,7 +9,7 @@ import pytest
 from clips import copy_packets, write_audio, write_clip
 
 from reelscribe.errors import ClipError
-from reelscribe.schema import Clip
+from reelscribe.values import Clip
 from reelscribe.video import headers
 from reelscribe.video.decode import decode
 from reelscribe.video.headers import read_header

@@ -15,7 +15,7 @@ from clips import read_numbers, write_clip
 from decoding import BUDGET, EVERY_FRAME, decoded, failure
 
 from reelscribe.errors import ClipError
-from reelscribe.schema import Clip
+from reelscribe.values import Clip
 from reelscribe.video import decode as decode_module
 from reelscribe.video import opening, sampling
 from reelscribe.video.decode import decode

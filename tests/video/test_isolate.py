@@ -18,7 +18,7 @@ from decoders import MEMORY, SECONDS, decoded, failure, gone, hanging, held, poo
 from decoding import BUDGET
 
 from reelscribe.errors import ClipError, EngineError
-from reelscribe.schema import Clip, Failure, Frames
+from reelscribe.values import Clip, Failure, Frames
 from reelscribe.video import isolate
 from reelscribe.video.decode import decode
 from reelscribe.video.prefetch import decode_ahead

@@ -28,7 +28,7 @@ from decoders import (
 )
 from decoding import BUDGET
 
-from reelscribe.schema import Clip, Frames
+from reelscribe.values import Clip, Frames
 from reelscribe.video import isolate, worker
 from reelscribe.video.prefetch import decode_ahead
 
@@ -74,11 +74,11 @@ PARENT = """
 import os, sys
 sys.path[:] = {path}
 from pathlib import Path
-from reelscribe.schema import CaptionRequest, Clip
+from reelscribe.values import Request, Clip
 from reelscribe.video import isolate
 from reelscribe.video.prefetch import decode_ahead
 from decoding import BUDGET
-asked = [CaptionRequest(key=c, clip=Clip(source=c), prompt="") for c in {clips}]
+asked = [Request(key=c, clip=Clip(source=c), prompt="") for c in {clips}]
 for request, outcome in decode_ahead(asked, BUDGET, max_bytes=1, decoders=1):
     print(isolate._idle[-1].process.pid, flush=True)
 {then}

@@ -10,7 +10,7 @@ from clips import copy_packets, read_numbers, write_clip
 from decoding import BUDGET, EVERY_FRAME, decoded, failure
 
 from reelscribe.errors import ClipError
-from reelscribe.schema import Clip
+from reelscribe.values import Clip
 from reelscribe.video import decode as decode_module
 from reelscribe.video.decode import decode
 

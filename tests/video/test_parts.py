@@ -16,7 +16,7 @@ from reelscribe.engines.fake import FakeEngine
 from reelscribe.errors import ClipError
 from reelscribe.pipeline import caption_rows
 from reelscribe.runners.local import run
-from reelscribe.schema import Clip, Frames
+from reelscribe.values import Clip, Frames
 from reelscribe.video.decode import decode
 from reelscribe.video.isolate import DecoderPool
 from reelscribe.video.sampling import FrameBudget

@@ -11,7 +11,7 @@ from av.video.reformatter import ColorRange, Colorspace
 from clips import read_numbers, write_clip
 from decoding import BUDGET, EVERY_FRAME, decoded
 
-from reelscribe.schema import Clip
+from reelscribe.values import Clip
 from reelscribe.video.decode import decode
 
 # Upright, in shape, in colour

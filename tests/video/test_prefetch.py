@@ -13,7 +13,7 @@ import pytest
 from clips import read_numbers, write_clip
 
 from reelscribe.errors import ClipError
-from reelscribe.schema import CaptionRequest, Clip, Failure, Frames
+from reelscribe.values import Clip, Failure, Frames, Request
 from reelscribe.video import isolate, prefetch, stages
 from reelscribe.video.prefetch import decode_ahead
 from reelscribe.video.sampling import FrameBudget, VisionLimits
@@ -32,14 +32,14 @@ class Source:
         self.pulled = 0
         self._count = count
 
-    def __iter__(self) -> Iterator[CaptionRequest]:
+    def __iter__(self) -> Iterator[Request]:
         while self.pulled < self._count:
             self.pulled += 1
             yield request(str(self.pulled - 1))
 
 
-def request(key: str, clip: Clip | None = None) -> CaptionRequest:
-    return CaptionRequest(key=key, clip=clip or Clip(source=key), prompt="What is it?")
+def request(key: str, clip: Clip | None = None) -> Request:
+    return Request(key=key, clip=clip or Clip(source=key), prompt="What is it?")
 
 
 def frames(size: int = BUDGET.max_bytes) -> Frames:
@@ -318,7 +318,7 @@ def test_shared_frames_count_once(room: int, decoder: Put) -> None:
     asked = [request(f"{clip}:{prompt}", Clip(source=str(clip))) for clip in range(20) for prompt in range(2)]
     pulled = 0
 
-    def source() -> Iterator[CaptionRequest]:
+    def source() -> Iterator[Request]:
         nonlocal pulled
         for pulled, each in enumerate(asked, start=1):  # noqa: B007
             yield each
@@ -333,7 +333,7 @@ def test_many_requests_for_one_clip_leave_no_decoder_idle(decoder: Put) -> None:
     decoder(lambda _: frames(3))
     names = iter(range(1000))
 
-    def source() -> Iterator[CaptionRequest]:
+    def source() -> Iterator[Request]:
         for number in range(100):
             for prompt in range(4):
                 yield request(f"{number}:{prompt}", Clip(source=str(next(names) // 4)))
@@ -348,7 +348,7 @@ def test_no_end_of_requests_for_one_clip_is_pulled(decoder: Put) -> None:
     decoder(lambda _: frames(3))
     pulled: list[None] = []
 
-    def source() -> Iterator[CaptionRequest]:
+    def source() -> Iterator[Request]:
         while True:
             pulled.append(None)
             yield request(str(len(pulled)), Clip(source="one.mp4"))

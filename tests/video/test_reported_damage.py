@@ -18,7 +18,7 @@ from damaging import (
 )
 from decoding import BUDGET, failure, index_of
 
-from reelscribe.schema import Clip
+from reelscribe.values import Clip
 from reelscribe.video import decode as decode_module
 from reelscribe.video.decode import decode
 from reelscribe.video.opening import open_clip, video_stream

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from reelscribe.errors import ClipError
-from reelscribe.schema import CaptionRequest, Clip, Frames
+from reelscribe.values import Clip, Frames, Request
 from reelscribe.video import stages
 from reelscribe.video.stages import Stages
 
@@ -21,8 +21,8 @@ def frames(size: int = LARGEST) -> Frames:
     return Frames(pixels=pixels, timestamps=(0.0,), duration_seconds=1, video_tokens=1)
 
 
-def request(name: str) -> CaptionRequest:
-    return CaptionRequest(key=name, clip=Clip(source=name), prompt="What is it?")
+def request(name: str) -> Request:
+    return Request(key=name, clip=Clip(source=name), prompt="What is it?")
 
 
 def test_failures_that_wait_take_no_room() -> None:

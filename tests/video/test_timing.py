@@ -13,7 +13,7 @@ from av.video.stream import VideoStream
 from clips import VOP, copy_packets, pack_b_frames, read_numbers, repeat_last, write_clip
 from decoding import BUDGET, EVERY_FRAME, decoded
 
-from reelscribe.schema import Clip
+from reelscribe.values import Clip
 from reelscribe.video import decode as decode_module
 from reelscribe.video.decode import decode
 from reelscribe.video.index import packets_of

@@ -8,7 +8,7 @@ import pytest
 from clips import read_numbers, write_clip
 from decoding import EVERY_FRAME, failure
 
-from reelscribe.schema import Clip
+from reelscribe.values import Clip
 from reelscribe.video.decode import decode
 from reelscribe.video.headers import read_header
 from reelscribe.video.transport import find_jumps

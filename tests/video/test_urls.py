@@ -16,7 +16,7 @@ from reelscribe.config import Settings
 from reelscribe.errors import ClipError, DatasetError, without_passwords
 from reelscribe.runners.local import retry, run
 from reelscribe.runners.status import read_status
-from reelscribe.schema import Clip
+from reelscribe.values import Clip
 from reelscribe.video.fetch import FetchLimits, fetched
 
 

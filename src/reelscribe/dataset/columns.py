@@ -14,7 +14,7 @@ from reelscribe.dataset.read import read_rows
 from reelscribe.dataset.sources import Source, schemas
 from reelscribe.errors import ClipError, DatasetError, SettingsError, did_you_mean
 from reelscribe.prompts import video_column, videos_of
-from reelscribe.schema import InputRow, Row
+from reelscribe.values import InputRow, Row
 
 logger = logging.getLogger(__name__)
 

@@ -11,7 +11,7 @@ from reelscribe.config import AFFECTS, PARAMS_WITHOUT_EFFECT, Effect, Settings
 from reelscribe.engines.base import ModelInfo
 from reelscribe.errors import ClipError
 from reelscribe.models import model_path
-from reelscribe.schema import CaptionRequest, Clip
+from reelscribe.values import Clip, Request
 from reelscribe.video.fetch import FetchLimits, local, scheme_of
 
 _VERSION: Final = 2
@@ -44,7 +44,7 @@ class Keys:
         self.failures = _digest(told(settings, "failures")).hex()
         """Names the settings on which it depends whether a video can be had at all."""
 
-    def key(self, request: CaptionRequest, video: tuple[Any, ...]) -> bytes:
+    def key(self, request: Request, video: tuple[Any, ...]) -> bytes:
         """The content key of a request for a video: 20 bytes. The row's text is no part of it."""
         return _digest(
             self._captions,
@@ -57,7 +57,7 @@ class Keys:
             length=20,
         )
 
-    def key_of_0_1(self, request: CaptionRequest, video: tuple[Any, ...]) -> bytes:
+    def key_of_0_1(self, request: Request, video: tuple[Any, ...]) -> bytes:
         """The key that release 0.1.0 gave the same request: 16 bytes, of which the row's text was a part."""
         return _digest(
             self._captions,
@@ -91,7 +91,7 @@ class Keys:
         return ("file", path, stat.st_size, stat.st_mtime_ns)
 
 
-def seed_of_0_1(request: CaptionRequest, settings: Settings) -> int:
+def seed_of_0_1(request: Request, settings: Settings) -> int:
     """The seed that release 0.1.0 gave the same request: 64 bits, in which the row's text had a part."""
     root = settings.seed if request.sampling.seed is None else request.sampling.seed
     slot = request.key.partition(":")[2]

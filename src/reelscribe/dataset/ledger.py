@@ -45,7 +45,7 @@ from reelscribe.errors import TRANSIENT_KINDS, DatasetError, FailureKind
 from reelscribe.outcomes import choose
 from reelscribe.prompts import row_of
 from reelscribe.sampling_params import SamplingParams
-from reelscribe.schema import Caption, CaptionRequest, Failure, Outcome
+from reelscribe.values import Caption, Failure, Outcome, Request
 
 logger = logging.getLogger(__name__)
 
@@ -88,7 +88,7 @@ class Ledger:
         self._marked = dict(marked or {})
         self.unmet = set(self._marked)
         """Places of marked rows of which no such video was looked up."""
-        self._asked: dict[str, tuple[bytes, CaptionRequest, tuple[Any, ...]]] = {}
+        self._asked: dict[str, tuple[bytes, Request, tuple[Any, ...]]] = {}
         self._damaged = 0
         self._lock = threading.RLock()
         self._trouble: DatasetError | None = None
@@ -216,7 +216,7 @@ class Ledger:
 
     # Outcomes
 
-    def look_up(self, request: CaptionRequest) -> Outcome | CaptionRequest:
+    def look_up(self, request: Request) -> Outcome | Request:
         """The outcome of a request; where there is none that holds, the request to make."""
         keys = self._begun()
         video = keys.video(request.clip)
@@ -229,7 +229,7 @@ class Ledger:
         again = marked or (found is not None and found.earlier and found.kind in self._again)
         return self._resample(request) if again and self._resampled else request
 
-    def _find(self, request: CaptionRequest, video: tuple[Any, ...]) -> "_Found | None":
+    def _find(self, request: Request, video: tuple[Any, ...]) -> "_Found | None":
         """What lies under the key of a request, or under the one that it had in release 0.1.0: captions first."""
         keys = self._begun()
         names = [keys.key(request, video)]
@@ -252,7 +252,7 @@ class Ledger:
             return _Found(outcome=chosen, kind=kind, earlier=run != self._run, tries=tries, limits=limits)
         return None
 
-    def _chosen(self, known: Answer, request: CaptionRequest) -> Caption:
+    def _chosen(self, known: Answer, request: Request) -> Caption:
         """A caption with the candidates that this run keeps. Seeds of release 0.1.0 are beyond Arrow's int64."""
         try:
             made = choose(request, known.candidates, known.meta, self._begun().settings.keep)
@@ -272,7 +272,7 @@ class Ledger:
                     *(self.file, why),
                 )
 
-    def _is_marked(self, request: CaptionRequest) -> bool:
+    def _is_marked(self, request: Request) -> bool:
         if not self._marked or (place := row_of(request)) not in self._marked:
             return False
         source = request.clip.source
@@ -292,7 +292,7 @@ class Ledger:
             return False
         return found.outcome.kind not in TRANSIENT_KINDS or found.tries >= MOST_TRIES
 
-    def _resample(self, request: CaptionRequest) -> CaptionRequest:
+    def _resample(self, request: Request) -> Request:
         sampling = SamplingParams.parse({**request.sampling.told(), **self._resampled})
         seed = request.seed
         if sampling.seed != request.sampling.seed:

@@ -14,7 +14,7 @@ from urllib.parse import quote
 from reelscribe.dataset.files import sync_folder
 from reelscribe.errors import DatasetError
 from reelscribe.outcomes import without_choice
-from reelscribe.schema import Candidate, CaptionRequest, Failure, Outcome
+from reelscribe.values import Candidate, Failure, Outcome, Request
 
 _WAIT_SECONDS: Final = 60.0
 """For another process that reads or writes the ledger at the same moment."""
@@ -312,7 +312,7 @@ def pack(outcome: Outcome, asked: int) -> bytes:
     return zlib.compress(json.dumps(values).encode())
 
 
-def unpack(packed: bytes, request: CaptionRequest) -> Answer | Failure:
+def unpack(packed: bytes, request: Request) -> Answer | Failure:
     """The way back, for a request of this run.
 
     Raises:

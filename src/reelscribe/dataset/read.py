@@ -10,7 +10,7 @@ from reelscribe.dataset.formats import Record, load_reader, videos
 from reelscribe.dataset.sidecars import IsOwn
 from reelscribe.dataset.sources import Source
 from reelscribe.errors import DatasetError
-from reelscribe.schema import Failure, InputRow
+from reelscribe.values import Failure, InputRow
 
 _COUNT_SECONDS = 0.5
 

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any, Protocol, runtime_checkable
 
-from reelscribe.schema import Row, RowResult
+from reelscribe.values import Row, RowResult
 
 
 @runtime_checkable

@@ -22,7 +22,7 @@ from reelscribe.config import Settings
 from reelscribe.dataset.files import VIDEO_SUFFIXES, write_whole
 from reelscribe.errors import ClipError, DatasetError
 from reelscribe.prompts import LAYOUTS, caption_cells, videos_of
-from reelscribe.schema import Caption, Clip, InputRow, Row, RowResult
+from reelscribe.values import Caption, Clip, InputRow, Row, RowResult
 from reelscribe.video.fetch import FetchLimits, local, scheme_of
 
 logger = logging.getLogger(__name__)

@@ -15,7 +15,7 @@ from reelscribe.dataset.formats.jsonl import to_json
 from reelscribe.dataset.names import SHARD, failures_of
 from reelscribe.dataset.sources import Source, arrow_schema
 from reelscribe.errors import DatasetError
-from reelscribe.schema import RowResult
+from reelscribe.values import RowResult
 
 _DEFAULT_SHARD_ROWS = 10_000
 

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from reelscribe.schema import Failure, Generation, PreparedRequest
+from reelscribe.values import Failure, Generation, PreparedRequest
 from reelscribe.video.sampling import VisionLimits
 
 

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from reelscribe.engines.gate import FailedError
 from reelscribe.errors import ClipError
-from reelscribe.schema import Candidate, CaptionRequest, Clip, Frames, PreparedRequest
+from reelscribe.values import Candidate, Clip, Frames, PreparedRequest, Request
 from reelscribe.video.fetch import FetchLimits, fetched
 from reelscribe.video.index import read_index
 from reelscribe.video.opening import open_clip, reason, video_stream
@@ -136,7 +136,7 @@ def _true_times(frames: Frames) -> dict[str, Any]:
 
 
 def body(
-    request: CaptionRequest, shown: Shown, *, model: str, first: int, count: int, default_temperature: float | None
+    request: Request, shown: Shown, *, model: str, first: int, count: int, default_temperature: float | None
 ) -> dict[str, Any]:
     """A request's body.
 

@@ -7,7 +7,7 @@ from typing import Final
 from reelscribe.config import Settings
 from reelscribe.engines.base import ModelInfo
 from reelscribe.errors import EngineError, SettingsError
-from reelscribe.schema import Candidate, Failure, Generation, PreparedRequest
+from reelscribe.values import Candidate, Failure, Generation, PreparedRequest
 from reelscribe.video.sampling import VisionLimits
 
 Reply = Callable[[PreparedRequest, int], str]

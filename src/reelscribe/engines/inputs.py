@@ -16,14 +16,14 @@ from torch.nn import functional
 
 from reelscribe.engines.prompt import Prompt
 from reelscribe.engines.sampling import TokenRules
-from reelscribe.schema import CaptionRequest, Frames, PreparedRequest
+from reelscribe.values import Frames, PreparedRequest, Request
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class ModelInputs:
     """One request, ready to go into a batch."""
 
-    request: CaptionRequest
+    request: Request
     ids: torch.Tensor
     """Tokens of the prompt, int64, shape (tokens,)."""
     positions: torch.Tensor

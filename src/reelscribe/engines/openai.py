@@ -24,7 +24,7 @@ from reelscribe.engines.feed import feeding
 from reelscribe.engines.gate import DeniedError, FailedError, Gate, RefusedError
 from reelscribe.engines.server import ServedModel, Server
 from reelscribe.errors import ClipError, EngineError
-from reelscribe.schema import Candidate, CaptionRequest, Failure, Generation, PreparedRequest
+from reelscribe.values import Candidate, Failure, Generation, PreparedRequest, Request
 from reelscribe.video.fetch import FetchLimits
 from reelscribe.video.sampling import VisionLimits
 
@@ -49,7 +49,7 @@ Reply = Generation | Failure
 class _Flight:
     """A request on its way."""
 
-    request: CaptionRequest
+    request: Request
     waiting: list[PreparedRequest]
     """The one, until it is brought into the form that is sent: pixels take much more room."""
     held_bytes: int
@@ -170,9 +170,7 @@ class OpenAIEngine:
         flight.held_bytes = 2 * shown.held_bytes  # once more in the body
         return shown
 
-    async def _ask(
-        self, request: CaptionRequest, shown: Shown, first: int, client: httpx2.AsyncClient, gate: Gate
-    ) -> Answer:
+    async def _ask(self, request: Request, shown: Shown, first: int, client: httpx2.AsyncClient, gate: Gate) -> Answer:
         """Ask for the candidates from this number on: all at once, where the server takes that, or the next one."""
         missing = request.num_captions - first
         if missing > 1 and self._takes_n is not False:
@@ -191,7 +189,7 @@ class OpenAIEngine:
         return answer
 
     async def _try(
-        self, request: CaptionRequest, shown: Shown, first: int, count: int, client: httpx2.AsyncClient, gate: Gate
+        self, request: Request, shown: Shown, first: int, count: int, client: httpx2.AsyncClient, gate: Gate
     ) -> Answer:
         """Ask, and ask again where the server fails at it."""
         fields = body(

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final
 
-from reelscribe.schema import CaptionRequest
+from reelscribe.values import Request
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -30,7 +30,7 @@ class Prompt:
     """By cover, what the data spells."""
 
     @classmethod
-    def of(cls, processor: Any, request: CaptionRequest) -> "Prompt":
+    def of(cls, processor: Any, request: Request) -> "Prompt":
         """Render a request.
 
         The video stands before the question, so that a second question can reuse its prefix.

@@ -10,7 +10,7 @@ from transformers import DynamicCache
 from reelscribe.engines.branching import BranchingCache
 from reelscribe.engines.inputs import InputBuilder, ModelInputs
 from reelscribe.engines.sampling import Sampler, TokenRules
-from reelscribe.schema import Failure, Generation
+from reelscribe.values import Failure, Generation
 
 _PREFILL_TOKENS: Final = {"cpu": 1280}
 """Tokens that go through the vision encoder and the prefill together: on a CPU so many that the caches hold them."""

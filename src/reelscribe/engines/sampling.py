@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch.nn import functional
 
 from reelscribe.sampling_params import SamplingParams
-from reelscribe.schema import Candidate, CaptionRequest, Failure, Generation, StopReason
+from reelscribe.values import Candidate, Failure, Generation, Request, StopReason
 
 DEFAULT_MAX_TOKENS: Final = 512
 """Where neither the user nor the checkpoint says how long a candidate may be."""
@@ -124,7 +124,7 @@ class _Draft:
 class _Job:
     """A request under way."""
 
-    request: CaptionRequest
+    request: Request
     prompt_tokens: int
     drafts: tuple[_Draft, ...]
 
@@ -162,7 +162,7 @@ class Sampler:
         """The tokens of each row so far, prompt and answer, where any row has a repetition penalty."""
         self._look()
 
-    def add(self, requests: Sequence[CaptionRequest], prompt_ids: torch.Tensor, prompt_mask: torch.Tensor) -> list[int]:
+    def add(self, requests: Sequence[Request], prompt_ids: torch.Tensor, prompt_mask: torch.Tensor) -> list[int]:
         """Let requests join; their candidates become the last rows.
 
         Args:

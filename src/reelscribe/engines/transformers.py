@@ -25,7 +25,7 @@ from reelscribe.engines.running import RunningBatch
 from reelscribe.engines.sampling import TokenRules
 from reelscribe.engines.speedups import speed_up_vision
 from reelscribe.errors import EngineError, ModelError
-from reelscribe.schema import CaptionRequest, Failure, Generation, PreparedRequest
+from reelscribe.values import Failure, Generation, PreparedRequest, Request
 
 logger = logging.getLogger(__name__)
 
@@ -234,7 +234,7 @@ class _Fault:
             self.broken = EngineError(f"the model lacks a package to run with: {exc}")
 
 
-def _failure(request: CaptionRequest, fault: _Fault) -> Failure:
+def _failure(request: Request, fault: _Fault) -> Failure:
     advice = "; lower max_video_tokens or num_captions" if fault.out_of_memory else ""
     return Failure.of(request, fault.message + advice)
 

@@ -32,7 +32,7 @@ from reelscribe.engines.planning import MEMORY_SHARE, Plan, longest_tokens, plan
 from reelscribe.engines.prompt import Prompt
 from reelscribe.errors import EngineError, SettingsError, did_you_mean
 from reelscribe.sampling_params import SamplingParams
-from reelscribe.schema import Candidate, Failure, Generation, PreparedRequest, StopReason
+from reelscribe.values import Candidate, Failure, Generation, PreparedRequest, StopReason
 from reelscribe.video.sampling import FrameBudget
 
 _ENVIRONMENT: Final = {

@@ -15,7 +15,7 @@ from reelscribe.config import DEFAULT_MODEL
 from reelscribe.engines.base import Engine
 from reelscribe.errors import MissingExtraError
 from reelscribe.operators import video_captioning_from_vlm_mapper as operators
-from reelscribe.schema import Failure
+from reelscribe.values import Failure
 
 try:
     from data_juicer.ops.base_op import OPERATORS, Mapper

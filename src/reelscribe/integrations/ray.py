@@ -15,7 +15,7 @@ from reelscribe.engines import load_engine
 from reelscribe.engines.base import Engine
 from reelscribe.errors import MissingExtraError
 from reelscribe.runners.stream import SharedStream
-from reelscribe.schema import RowResult
+from reelscribe.values import RowResult
 
 try:
     import pyarrow as pa

@@ -11,7 +11,7 @@ from reelscribe.dataset.formats.arrow import TableMaker, check_schema, rows_of
 from reelscribe.dataset.read import input_row
 from reelscribe.engines.base import Engine
 from reelscribe.pipeline import caption_rows
-from reelscribe.schema import RowResult
+from reelscribe.values import RowResult
 
 
 def caption_records(records: Iterable[Record], settings: Settings, engine: Engine) -> Iterator[RowResult]:

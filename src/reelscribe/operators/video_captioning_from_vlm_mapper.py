@@ -13,7 +13,7 @@ from reelscribe.engines import load_engine
 from reelscribe.engines.base import Engine
 from reelscribe.errors import SettingsError
 from reelscribe.pipeline import caption_rows
-from reelscribe.schema import Caption, Failure, InputRow, Row, RowResult
+from reelscribe.values import Caption, Failure, InputRow, Row, RowResult
 
 logger = logging.getLogger(__name__)
 

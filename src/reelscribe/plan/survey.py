@@ -17,7 +17,7 @@ from reelscribe.dataset.sources import Source, find_sources
 from reelscribe.errors import ClipError, FailureKind
 from reelscribe.pipeline import peek, plan_row
 from reelscribe.prompts import RowPlan, choose_layout
-from reelscribe.schema import Clip, InputRow
+from reelscribe.values import Clip, InputRow
 from reelscribe.video.fetch import FetchLimits, local, scheme_of
 from reelscribe.video.headers import Header
 from reelscribe.video.prefetch import reading_headers, usable_cpus

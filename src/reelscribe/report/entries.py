@@ -20,7 +20,7 @@ from reelscribe.outcomes import choose
 from reelscribe.prompts import LAYOUTS, eoc_token, video_token, videos_of, without_tokens
 from reelscribe.report.videos import FoundVideo, VideoFinder
 from reelscribe.runners.status import find_failures, find_ledger, ledger_of, runs_on
-from reelscribe.schema import Caption, CaptionRequest, InputRow, Row
+from reelscribe.values import Caption, InputRow, Request, Row
 
 _PEEK_ROWS: Final = 64
 _MOST_REMEMBERED: Final = 200_000
@@ -82,8 +82,8 @@ class CaptionedData:
         self._finder = VideoFinder(_folders(output, self.run, root))
         self._interleaved = self._is_interleaved()
         self._failures: dict[int, list[Row]] = {}
-        self._remembered: Callable[[CaptionRequest, list[str]], Caption | None] = lambda request, texts: None
-        self._kept: Callable[[CaptionRequest], int] = lambda request: 0
+        self._remembered: Callable[[Request, list[str]], Caption | None] = lambda request, texts: None
+        self._kept: Callable[[Request], int] = lambda request: 0
         if self._interleaved:
             self._failures = _read_failures(find_failures(output))
             if self._failures and self.settings.shard:  # they are counted in the rows of all shards
@@ -209,7 +209,7 @@ class CaptionedData:
         kept = [self._kept(request) for request in requests]
         return max(kept, default=0)
 
-    def _requests(self, index: int, row: Row) -> list[CaptionRequest]:
+    def _requests(self, index: int, row: Row) -> list[Request]:
         with contextlib.suppress(ClipError):
             return LAYOUTS["interleaved"].requests(row, index, self.settings, None)
         return []
@@ -320,15 +320,15 @@ def _read_failures(file: Path) -> dict[int, list[Row]]:
     return found
 
 
-def _answers(known: Mapping[int, list[Answer]], request: CaptionRequest, settings: Settings) -> list[Answer]:
+def _answers(known: Mapping[int, list[Answer]], request: Request, settings: Settings) -> list[Answer]:
     """What is known of a request, the answers that release 0.1.0 had to it last."""
     return [*known.get(request.seed, []), *known.get(seed_of_0_1(request, settings), [])]
 
 
-def _counting(known: Mapping[int, list[Answer]], settings: Settings) -> Callable[[CaptionRequest], int]:
+def _counting(known: Mapping[int, list[Answer]], settings: Settings) -> Callable[[Request], int]:
     """Finds how many captions of a request the last run kept; 0 where that is not known."""
 
-    def count(request: CaptionRequest) -> int:
+    def count(request: Request) -> int:
         answers = _answers(known, request, settings)
         return len(choose(request, answers[0].candidates, answers[0].meta, settings.keep).kept) if answers else 0
 
@@ -337,10 +337,10 @@ def _counting(known: Mapping[int, list[Answer]], settings: Settings) -> Callable
 
 def _remembering(
     known: Mapping[int, list[Answer]], settings: Settings
-) -> Callable[[CaptionRequest, list[str]], Caption | None]:
+) -> Callable[[Request, list[str]], Caption | None]:
     """Finds what the ledger knows of a request whose kept captions are these."""
 
-    def find(request: CaptionRequest, texts: list[str]) -> Caption | None:
+    def find(request: Request, texts: list[str]) -> Caption | None:
         wanted = [text.strip() for text in texts]  # as interleaved text can hold them
         answers = _answers(known, request, settings)
         captions = (choose(request, item.candidates, item.meta, settings.keep) for item in answers)

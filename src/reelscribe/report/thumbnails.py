@@ -13,7 +13,7 @@ from reelscribe.config import Settings
 from reelscribe.errors import ClipError
 from reelscribe.report.entries import Entry
 from reelscribe.report.overview import frame_seconds_of
-from reelscribe.schema import Clip, Frames
+from reelscribe.values import Clip, Frames
 from reelscribe.video.fetch import FetchLimits, fetched
 from reelscribe.video.prefetch import Decode, decoding, usable_cpus
 from reelscribe.video.sampling import FramesAt

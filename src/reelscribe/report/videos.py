@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Final
 
 from reelscribe.errors import ClipError, without_passwords
-from reelscribe.schema import Clip
+from reelscribe.values import Clip
 from reelscribe.video.fetch import FetchLimits, local, scheme_of
 
 

@@ -31,7 +31,7 @@ from reelscribe.runners.status import ledger_of, lock_of, outputs_of_runs, recor
 from reelscribe.runners.stop import Stop, stop_at_signals, tell_stop
 from reelscribe.runners.tally import Tally
 from reelscribe.runners.watch import Watch
-from reelscribe.schema import RowResult
+from reelscribe.values import RowResult
 
 logger = logging.getLogger(__name__)
 

@@ -15,7 +15,7 @@ from reelscribe.engines.base import ModelInfo
 from reelscribe.errors import DatasetError
 from reelscribe.runners.local import RunSummary, in_folder_of, run, settings_of
 from reelscribe.runners.status import find_ledger, ledger_of, runs_on
-from reelscribe.schema import CaptionRequest, Outcome
+from reelscribe.values import Outcome, Request
 from reelscribe.video.sampling import VisionLimits
 
 _ALIKE: Final = (
@@ -112,7 +112,7 @@ class _Nothing:
         )
 
     def make(
-        self, requests: Iterable[CaptionRequest], *, record: Callable[[Outcome], None] | None = None
+        self, requests: Iterable[Request], *, record: Callable[[Outcome], None] | None = None
     ) -> Iterator[Outcome]:
         """Refuse the first request.
 

@@ -25,7 +25,7 @@ from reelscribe.config import Settings
 from reelscribe.engines.base import ModelInfo
 from reelscribe.errors import EngineError, MissingExtraError, ReelscribeError, SettingsError
 from reelscribe.runners.ray_stage import CHUNKS_AT_ONCE, Feed, look, outcomes_of, planned_tp
-from reelscribe.schema import CaptionRequest, Outcome
+from reelscribe.values import Outcome, Request
 
 try:
     import ray
@@ -123,7 +123,7 @@ class Cluster:
             ray.shutdown()
 
     def make(
-        self, requests: Iterable[CaptionRequest], *, record: Callable[[Outcome], None] | None = None
+        self, requests: Iterable[Request], *, record: Callable[[Outcome], None] | None = None
     ) -> Iterator[Outcome]:
         """One outcome for each request, in their order.
 
@@ -178,7 +178,7 @@ class Cluster:
         self._room.release()
         self._feed.answered.remote(number)
 
-    def _feed_all(self, requests: Iterable[CaptionRequest], order: deque[str], ended: threading.Event) -> None:
+    def _feed_all(self, requests: Iterable[Request], order: deque[str], ended: threading.Event) -> None:
         """Put requests into the feed, as far as there is room; in a thread of its own."""
         try:
             for chunk in _chunks(requests, self._chunk_requests):
@@ -320,8 +320,8 @@ def _cpus_beside(gpus: int, nodes: list[dict[str, Any]]) -> int:
     return min(max(min(shares, default=1), 1), _MOST_DECODERS)
 
 
-def _chunks(requests: Iterable[CaptionRequest], most: int) -> Iterator[list[CaptionRequest]]:
-    chunk: list[CaptionRequest] = []
+def _chunks(requests: Iterable[Request], most: int) -> Iterator[list[Request]]:
+    chunk: list[Request] = []
     size = 0
     for request in requests:
         chunk.append(request)

@@ -26,7 +26,7 @@ from reelscribe.engines.prospects import look_at_model, visible_gpus
 from reelscribe.errors import EngineError, MissingExtraError, ReelscribeError
 from reelscribe.pipeline import caption
 from reelscribe.runners.stream import SharedStream
-from reelscribe.schema import Caption, CaptionRequest, Failure, Outcome
+from reelscribe.values import Caption, Failure, Outcome, Request
 from reelscribe.video.sampling import FrameBudget
 
 try:
@@ -241,7 +241,7 @@ class MakeOutcomes:
             engine = load_engine(settings)
         except ReelscribeError as exc:
             self._end(exc, after=_SECONDS_TO_LOAD_AGAIN)
-        self._stream: SharedStream[CaptionRequest, Outcome] = SharedStream(
+        self._stream: SharedStream[Request, Outcome] = SharedStream(
             lambda requests: caption(requests, settings, engine)
         )
 
@@ -256,7 +256,7 @@ class MakeOutcomes:
         outcomes = [pickle.dumps(self._outcomes(*asked)) for asked in zip(numbers, chunks, strict=True)]
         return pa.table({"number": batch["number"], "outcomes": pa.array(outcomes, pa.binary())})
 
-    def _outcomes(self, number: int, chunk: list[CaptionRequest]) -> list[Outcome] | ReelscribeError | None:
+    def _outcomes(self, number: int, chunk: list[Request]) -> list[Outcome] | ReelscribeError | None:
         """None where they are not for this call to make. What ends the run is an answer, too: Ray's errors are text."""
         if self._given_up:
             return EngineError(self._given_up)
@@ -268,7 +268,7 @@ class MakeOutcomes:
             self._feed.finished.remote(self._name, number)
         return outcomes
 
-    def _tried(self, number: int, chunk: list[CaptionRequest]) -> list[Outcome] | None:
+    def _tried(self, number: int, chunk: list[Request]) -> list[Outcome] | None:
         with self._places:
             how: Alone | bool = ray.get(self._feed.begun.remote(self._name, number))
             if how is False:
@@ -284,7 +284,7 @@ class MakeOutcomes:
                     done[request.key] = self._outcome(number, request)
             return [done[request.key] for request in chunk]
 
-    def _outcome(self, number: int, request: CaptionRequest) -> Outcome:
+    def _outcome(self, number: int, request: Request) -> Outcome:
         """That of a request which is tried alone."""
         if why := ray.get(self._feed.begun_alone.remote(self._name, number, request.key)):
             failure = Failure.of(request, why)
@@ -293,7 +293,7 @@ class MakeOutcomes:
         [outcome] = self._send(number, [request], alone=True)
         return outcome
 
-    def _send(self, number: int, requests: list[CaptionRequest], *, alone: bool = False) -> list[Outcome]:
+    def _send(self, number: int, requests: list[Request], *, alone: bool = False) -> list[Outcome]:
         try:
             outcomes = self._stream.send(requests)
         except EngineError as exc:

@@ -5,7 +5,7 @@ from typing import Any, Final
 
 from reelscribe.config import FailureLimit
 from reelscribe.errors import FailureKind, FailuresError
-from reelscribe.schema import Caption, Failure, RowResult
+from reelscribe.values import Caption, Failure, RowResult
 
 MOST_EXAMPLES: Final = 3
 """Of each kind of failure."""

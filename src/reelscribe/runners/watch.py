@@ -9,7 +9,7 @@ from typing import Any, Final, TypeVar
 from reelscribe.engines.base import Engine
 from reelscribe.engines.feed import feeding
 from reelscribe.pipeline import Maker
-from reelscribe.schema import Caption, Failure, Generation, PreparedRequest, RowResult
+from reelscribe.values import Caption, Failure, Generation, PreparedRequest, RowResult
 
 T = TypeVar("T")
 

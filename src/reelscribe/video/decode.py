@@ -28,7 +28,7 @@ from av.video.stream import VideoStream
 from numpy.typing import NDArray
 
 from reelscribe.errors import ClipError
-from reelscribe.schema import Clip, Frames
+from reelscribe.values import Clip, Frames
 from reelscribe.video.clock import may_jump
 from reelscribe.video.index import FrameIndex, read_index
 from reelscribe.video.opening import MAX_PIXELS, open_clip, reason, video_stream

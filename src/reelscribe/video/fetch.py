@@ -17,7 +17,7 @@ from weakref import WeakSet
 
 from reelscribe.config import Settings
 from reelscribe.errors import ClipError
-from reelscribe.schema import Clip
+from reelscribe.values import Clip
 from reelscribe.video.addresses import check_address
 
 if TYPE_CHECKING:

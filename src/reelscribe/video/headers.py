@@ -10,7 +10,7 @@ import av
 from av.container import InputContainer
 
 from reelscribe.errors import ClipError
-from reelscribe.schema import Clip
+from reelscribe.values import Clip
 from reelscribe.video.clock import may_jump
 from reelscribe.video.index import packets_of, read_index
 from reelscribe.video.opening import check_not_encrypted, open_clip, reason, video_stream

@@ -17,7 +17,7 @@ from av.packet import Packet
 from av.video.stream import VideoStream
 
 from reelscribe.errors import ClipError
-from reelscribe.schema import Clip
+from reelscribe.values import Clip
 from reelscribe.video.bitstream import EMPTY_MPEG4, Picture, look_with
 from reelscribe.video.clock import PacketTimes, Shift, find_shifts, hidden_by_joins, may_jump, shifted
 from reelscribe.video.opening import check_not_encrypted

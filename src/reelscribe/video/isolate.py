@@ -21,7 +21,7 @@ from typing import Any, Final, TypeVar
 from weakref import WeakSet, ref
 
 from reelscribe.errors import ClipError, EngineError
-from reelscribe.schema import Clip, Frames
+from reelscribe.values import Clip, Frames
 from reelscribe.video.headers import Header
 from reelscribe.video.sampling import FrameChoice
 from reelscribe.video.shared import SeenFrames, nameless_file, write

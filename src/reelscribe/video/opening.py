@@ -13,7 +13,7 @@ from av.stream import Disposition
 from av.video.stream import VideoStream
 
 from reelscribe.errors import ClipError
-from reelscribe.schema import Clip
+from reelscribe.values import Clip
 from reelscribe.video.formats import FORMATS, HEAD_BYTES, is_list, looks_like
 
 _OPEN: Any = {} if int(av.__version__.split(".")[0]) >= 19 else {"metadata_errors": "replace"}

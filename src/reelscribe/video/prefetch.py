@@ -7,7 +7,7 @@ from contextlib import closing, contextmanager
 from typing import Protocol
 
 from reelscribe.config import Settings
-from reelscribe.schema import CaptionRequest, Clip, Failure, Frames
+from reelscribe.values import Clip, Failure, Frames, Request
 from reelscribe.video.decode import decode
 from reelscribe.video.fetch import Fetcher, FetchLimits
 from reelscribe.video.headers import Header, read_header
@@ -25,7 +25,7 @@ class Decode(Protocol):
 
 
 def decode_ahead(
-    requests: Iterable[CaptionRequest],
+    requests: Iterable[Request],
     budget: FrameBudget,
     *,
     max_bytes: int,
@@ -34,7 +34,7 @@ def decode_ahead(
     decoder_bytes: int = 4 << 30,
     limits: FetchLimits = _ANYWHERE,
     cancelled: threading.Event | None = None,
-) -> Iterator[tuple[CaptionRequest, Frames | Failure]]:
+) -> Iterator[tuple[Request, Frames | Failure]]:
     """Fetch and decode the clips of requests.
 
     A clip that several requests name is decoded once, and counts once, if they come near each other: while one of them
@@ -77,8 +77,8 @@ def decode_ahead(
 
 
 def _in_turn(
-    source: Iterator[CaptionRequest], stages: Stages, cancelled: threading.Event
-) -> Iterator[tuple[CaptionRequest, Frames | Failure]]:
+    source: Iterator[Request], stages: Stages, cancelled: threading.Event
+) -> Iterator[tuple[Request, Frames | Failure]]:
     while True:
         is_dry = False  # for now: it may have more once some have left
         while not is_dry and not cancelled.is_set() and stages.has_room():

@@ -11,7 +11,7 @@ from av.packet import Packet
 from av.video.stream import VideoStream
 
 from reelscribe.errors import ClipError
-from reelscribe.schema import Clip
+from reelscribe.values import Clip
 from reelscribe.video.index import FrameIndex, packets_of
 
 _SKIP_GAIN = 8

@@ -10,7 +10,7 @@ from enum import IntEnum
 from typing import Final
 
 from reelscribe.errors import ClipError
-from reelscribe.schema import CaptionRequest, Clip, Failure, Frames
+from reelscribe.values import Clip, Failure, Frames, Request
 from reelscribe.video.fetch import is_remote
 
 Fetch = Callable[[Clip], AbstractContextManager[Clip]]
@@ -43,7 +43,7 @@ class _Work:
 
     clip: Clip
     stage: _Stage
-    requests: deque[CaptionRequest] = field(default_factory=deque)
+    requests: deque[Request] = field(default_factory=deque)
     file: ExitStack = field(default_factory=ExitStack)
     """Holds what was downloaded."""
     fetched: Clip | None = None
@@ -86,7 +86,7 @@ class Stages:
         with self._changed:
             return self._has_room()
 
-    def add(self, request: CaptionRequest) -> None:
+    def add(self, request: Request) -> None:
         """Take a request, which shares the clip of another one that is under way."""
         with self._changed:
             under_way = (work for work in (*self._works, self._last) if work and work.clip == request.clip)
@@ -96,9 +96,7 @@ class Stages:
             work.requests.append(request)
             self._changed.notify_all()
 
-    def next_ready(
-        self, *, or_room: bool, cancelled: threading.Event
-    ) -> tuple[CaptionRequest, Frames | Failure] | None:
+    def next_ready(self, *, or_room: bool, cancelled: threading.Event) -> tuple[Request, Frames | Failure] | None:
         """A request whose clip is done, in order, except that slow clips are passed; waits for one.
 
         Args:

@@ -9,7 +9,7 @@ from av.container import InputContainer
 from av.video.stream import VideoStream
 
 from reelscribe.errors import ClipError
-from reelscribe.schema import Clip
+from reelscribe.values import Clip
 from reelscribe.video.formats import HEAD_BYTES
 from reelscribe.video.opening import read_head
 

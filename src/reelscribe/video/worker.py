@@ -19,8 +19,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from reelscribe.errors import ClipError
-from reelscribe.schema import NO_FRAMES, Clip, Frames
 from reelscribe.terminal import PlainFormatter
+from reelscribe.values import NO_FRAMES, Clip, Frames
 from reelscribe.video.decode import decode
 from reelscribe.video.headers import Header, read_header
 from reelscribe.video.sampling import FrameChoice

@@ -15,7 +15,7 @@ from reelscribe.dataset.read import count_rows, read_rows
 from reelscribe.dataset.sources import find_sources
 from reelscribe.errors import DatasetError
 from reelscribe.runners.local import run
-from reelscribe.schema import Row
+from reelscribe.values import Row
 
 ROWS: list[Row] = [
     {"id": "0", "video": "a.mp4", "conversations": [{"from": "human", "value": '<video>\nWhat, [here]? {"x"} \\'}]},

@@ -14,7 +14,7 @@ from reelscribe.config import Settings
 from reelscribe.dataset.formats import Record, jsonl
 from reelscribe.dataset.formats.jsonl import JsonLine, splice, to_json
 from reelscribe.errors import DatasetError
-from reelscribe.schema import Row
+from reelscribe.values import Row
 
 LATER = time.monotonic() + 1e6
 

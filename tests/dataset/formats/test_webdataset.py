@@ -16,7 +16,7 @@ from reelscribe.dataset.formats import webdataset
 from reelscribe.dataset.read import count_rows, read_rows
 from reelscribe.dataset.sources import find_sources
 from reelscribe.runners.local import RunSummary, run
-from reelscribe.schema import InputRow, RowResult
+from reelscribe.values import InputRow, RowResult
 
 TEXT = "Candidate 0: 4 frames of 64x64 over 1.0 s."
 Members = list[tuple[str, bytes]]

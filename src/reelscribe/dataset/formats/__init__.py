@@ -12,7 +12,7 @@ from typing import Any, Final, Protocol, cast
 from reelscribe.config import Settings
 from reelscribe.dataset.files import needs_extra
 from reelscribe.errors import FailureKind
-from reelscribe.schema import Row, RowResult
+from reelscribe.values import Row, RowResult
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -19,7 +19,7 @@ from reelscribe.dataset.formats.jsonl import as_json, to_json
 from reelscribe.dataset.records import changed, full_row
 from reelscribe.errors import DatasetError
 from reelscribe.prompts import columns_used, video_column
-from reelscribe.schema import Row, RowResult
+from reelscribe.values import Row, RowResult
 
 TABLE_ROWS, TABLE_BYTES = 1000, 1 << 24
 """Rows that are made into a table at once; fewer where they are large."""

@@ -19,7 +19,7 @@ from reelscribe.dataset.formats.arrow import TableMaker, check_schema, rows_of
 from reelscribe.dataset.formats.jsonl import as_json
 from reelscribe.dataset.records import changed
 from reelscribe.errors import DatasetError
-from reelscribe.schema import RowResult
+from reelscribe.values import RowResult
 
 
 def check(location: str) -> None:

@@ -14,7 +14,7 @@ from reelscribe.dataset.files import count_until, create, is_url, open_binary, r
 from reelscribe.dataset.formats import Record
 from reelscribe.dataset.records import Binary, changed, full_row
 from reelscribe.errors import DatasetError
-from reelscribe.schema import UNREADABLE, RowResult
+from reelscribe.values import UNREADABLE, RowResult
 
 _KEPT_BYTES: Final = 1000
 """How much of a line that is too long is kept."""

@@ -14,7 +14,7 @@ from reelscribe.dataset.files import open_raw, readable, root_of
 from reelscribe.dataset.formats import Record
 from reelscribe.dataset.formats.arrow import TableMaker, check_schema, rows_of
 from reelscribe.errors import DatasetError
-from reelscribe.schema import RowResult
+from reelscribe.values import RowResult
 
 _GROUP_BYTES, _GROUP_ROWS = 1 << 25, 100_000
 _BATCH_BYTES, _BATCH_ROWS = 1 << 24, 256

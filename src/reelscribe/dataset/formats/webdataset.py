@@ -25,7 +25,7 @@ from reelscribe.dataset.records import changed, full_row
 from reelscribe.dataset.tarfiles import Originals, Span, opened, renamed
 from reelscribe.errors import ClipError
 from reelscribe.prompts import video_column, videos_of
-from reelscribe.schema import Clip, Row, RowResult
+from reelscribe.values import Clip, Row, RowResult
 from reelscribe.video.fetch import FetchLimits, local, scheme_of
 
 _NAME: Final = re.compile(r"((?:.*/)?[^./][^./]*)\.([^/]+)", re.DOTALL)

@@ -45,7 +45,7 @@ class Clip:
 
 
 @dataclass(frozen=True, kw_only=True)
-class CaptionRequest:
+class Request:
     """One clip to caption."""
 
     key: str
@@ -100,7 +100,7 @@ NO_FRAMES: Final = Frames(pixels=np.empty((0, 0, 0, 3), np.uint8), timestamps=()
 class PreparedRequest:
     """A request as an engine takes it: with its clip decoded, or `NO_FRAMES` where the engine takes the file."""
 
-    request: CaptionRequest
+    request: Request
     frames: Frames
 
 
@@ -191,7 +191,7 @@ class Failure:
     message: str
 
     @classmethod
-    def of(cls, request: CaptionRequest, message: str, kind: FailureKind = "engine") -> "Failure":
+    def of(cls, request: Request, message: str, kind: FailureKind = "engine") -> "Failure":
         """What a request came to."""
         return cls(key=request.key, video=request.clip.name, kind=kind, message=message)
 
