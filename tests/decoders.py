@@ -17,7 +17,7 @@ from decoding import BUDGET
 from flow import named
 
 from reelscribe.errors import ClipError
-from reelscribe.values import Clip, Frames, Request
+from reelscribe.values import Clip, Frames, Request, Work
 from reelscribe.video import isolate
 from reelscribe.video.isolate import DecoderPool
 
@@ -92,8 +92,9 @@ def hanging(folder: Path) -> Path:
     return folder / "hanging.mp4"
 
 
-def requests(*sources: Path) -> list[Request]:
-    return [Request(id=named(str(n)), clip=Clip(source=str(s)), prompt="What?") for n, s in enumerate(sources)]
+def works(*sources: Path) -> list[Work]:
+    asked = [Request(id=named(str(n)), clip=Clip(source=str(s)), prompt="What?") for n, s in enumerate(sources)]
+    return [Work(requests=(request,)) for request in asked]
 
 
 def held(folder: Path) -> isolate._Decoder:

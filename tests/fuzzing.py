@@ -10,7 +10,7 @@ from clips import read_numbers, write_clip
 from decoding import BUDGET, KINDS
 from flow import named
 
-from reelscribe.values import Clip, Frames, Request
+from reelscribe.values import Clip, Frames, Request, Work
 from reelscribe.video.prefetch import decode_ahead
 
 NAMES = (
@@ -83,21 +83,21 @@ def fuzz(folder: Path, *, count: int, min_decoded: float) -> Counter[str]:
     whole = {name: write_clip(folder / name, **KINDS[name]).read_bytes() for name in NAMES}
     budget = replace(BUDGET, min_decoded=min_decoded)
 
-    def requests() -> Iterator[Request]:
+    def works() -> Iterator[Work]:
         for number in range(count):
             rng = random.Random(number)
             name, change = NAMES[number % len(NAMES)], rng.choice(CHANGES)
             data = bytearray(whole[name])
             change(data, rng)
             key = f"{number}: {name}, {change.__name__}"
-            yield Request(id=named(key), clip=Clip(source=bytes(data)), prompt="")
+            yield Work(requests=(Request(id=named(key), clip=Clip(source=bytes(data)), prompt=""),))
             if number % 10 == 9:
-                yield Request(id=named("whole"), clip=Clip(source=whole[name]), prompt="")
+                yield Work(requests=(Request(id=named("whole"), clip=Clip(source=whole[name]), prompt=""),))
 
     answers, kinds = 0, Counter[str]()
-    for request, outcome in decode_ahead(requests(), budget, max_bytes=1 << 26, decode_seconds=60.0):
+    for work, outcome in decode_ahead(works(), budget, max_bytes=1 << 26, decode_seconds=60.0):
         answers += 1
-        if request.id.task == "whole":
+        if work.requests[0].id.task == "whole":
             assert isinstance(outcome, Frames)
             assert read_numbers(outcome.pixels) == [0, 5, 11, 17, 23, 29]
         elif isinstance(outcome, Frames):
@@ -107,6 +107,6 @@ def fuzz(folder: Path, *, count: int, min_decoded: float) -> Counter[str]:
             assert outcome.pixels.nbytes <= BUDGET.max_bytes
         else:
             kinds[outcome.kind] += 1
-            assert outcome.kind not in ("timeout", "missing"), (request.id.task, outcome.message)
+            assert outcome.kind not in ("timeout", "missing"), (work.requests[0].id.task, str(outcome))
     assert answers == count + count // 10
     return kinds

@@ -32,7 +32,7 @@ from reelscribe.config import Settings
 from reelscribe.engines import feed
 from reelscribe.engines.base import Engine
 from reelscribe.engines.fake import FakeEngine
-from reelscribe.errors import EngineError, SettingsError
+from reelscribe.errors import ClipError, EngineError, SettingsError
 from reelscribe.pipeline import caption, caption_rows
 from reelscribe.values import (
     NO_FRAMES,
@@ -279,11 +279,11 @@ def test_error_where_requests_come_from_costs_no_answer(engine: Any) -> None:
 def test_clips_that_pass_slow_ones_are_recorded_at_once_and_leave_in_their_place(
     batch_size: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def decode_ahead(requests: Iterator[Request], *_: Any, **__: Any) -> Iterator[Any]:
-        while batch := list(itertools.islice(requests, 4)):
+    def decode_ahead(works: Iterator[Work], *_: Any, **__: Any) -> Iterator[Any]:
+        while batch := list(itertools.islice(works, 4)):
             for item in reversed(batch):
                 bad = item.clip == NO_CLIP
-                yield item, Failure.of(item, "no video", "unreadable") if bad else prepared().frames
+                yield item, ClipError("unreadable", "no video") if bad else prepared().frames
 
     monkeypatch.setattr(pipeline, "decode_ahead", decode_ahead)
     asked = [request(key=str(n), prompt=str(n), **({"clip": NO_CLIP} if n in (2, 7) else {})) for n in range(10)]
@@ -312,8 +312,8 @@ def test_broken_engine_ends_the_flow_though_its_source_waits() -> None:
 def test_clips_under_way_are_cancelled_where_nobody_wants_them(broken: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     decoding, given_up = Event(), Event()
 
-    def decode_ahead(requests: Iterator[Request], *_: Any, cancelled: Event, **__: Any) -> Iterator[Any]:
-        yield next(requests), prepared().frames
+    def decode_ahead(works: Iterator[Work], *_: Any, cancelled: Event, **__: Any) -> Iterator[Any]:
+        yield next(works), prepared().frames
         decoding.set()
         if cancelled.wait(20):
             given_up.set()

@@ -21,7 +21,7 @@ from reelscribe.prompts import (
     columns_used,
     videos_of,
 )
-from reelscribe.values import CAPTION_META, Caption, Clip, Failure, Outcome, Request, RequestId, Row
+from reelscribe.values import CAPTION_META, Answer, Caption, Clip, Failure, Outcome, Request, RequestId, Row
 
 
 def _plan(row: Row, layout: str = "interleaved", index: int = 0, **settings: Any) -> RowPlan:
@@ -399,7 +399,7 @@ def test_records_of_the_first_release_get_the_same_keys_and_types() -> None:
     assert (whole["flags"], whole["clip_flags"]) == ("", "")
     assert caption_cells(replace(old, meta={**told, "frame_timestamps": [0.0]}))[2]["decoded_share"] == 1.0
     asked = Request(id=named("0:0"), clip=Clip(source="a.mp4"), prompt="?")
-    chosen = choose(asked, old.candidates, old.meta, "random_any")
+    chosen = choose(asked, Answer(id=asked.id, candidates=old.candidates, meta=old.meta), "random_any")
     assert chosen.meta["flags"] == ["truncated"]
     meta = caption_cells(chosen)[2]
     assert (meta["clip_flags"], meta["tone_mapped"], meta["deinterlaced"]) == ("truncated", "", False)

@@ -245,15 +245,16 @@ def test_no_more_are_under_way_where_everything_is_made_twice(engine: str) -> No
 
 
 def test_clip_that_is_gone_by_the_second_try_leaves_the_first_answer(tmp_path: Path) -> None:
-    file = put_clip(tmp_path / "a.mp4")
+    files = [put_clip(tmp_path / name) for name in ("a.mp4", "b.mp4")]
 
-    def script(_: Work) -> Any:
-        file.unlink()
+    def script(item: Work) -> Any:
+        Path(str(item.clip.source)).unlink()
         return said(LOOP)
 
-    outcome = _only(script, clip=Clip(source=str(file)))
-    assert isinstance(outcome, Caption)
-    assert (outcome.meta["try"], outcome.meta["tries"]) == (1, 2)
+    asked = [request(key=file.name, clip=Clip(source=str(file))) for file in files]
+    for outcome in _caption(asked, ScriptedEngine(script, batch_size=2)):
+        assert isinstance(outcome, Caption)
+        assert (outcome.meta["try"], outcome.meta["tries"]) == (1, 2)
 
 
 def test_engine_that_takes_files_is_asked_once_more_as_well(tmp_path: Path) -> None:

@@ -1,15 +1,21 @@
 """Requests under way: what the engine has, and who waits for answers."""
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable
+from typing import Any
 
 import pytest
-from flow import named, request
+from flow import named, request, said
 
 from reelscribe.config import Settings
 from reelscribe.errors import EngineError, SettingsError
-from reelscribe.under_way import InFlight, Pausing, Tries
-from reelscribe.values import Failure, Request
+from reelscribe.under_way import InFlight, Queue, RequestEntry
+from reelscribe.values import Answer, Failure, Work
+
+
+def _said(key: str, *, faults: list[str]) -> Answer:
+    meta = {"faults": faults, "seed": 1, "tries": 1}
+    return Answer(id=named(key), candidates=said("a sheep"), meta=meta)
 
 
 def _failed(key: str) -> Failure:
@@ -28,7 +34,7 @@ def test_who_waits_for_room_does_not_give_up_while_an_answer_is_taken() -> None:
         looked.set()
         return room.is_set()
 
-    in_flight.take(_failed("a"))
+    in_flight.take(named("a"))
     waiting = threading.Thread(target=in_flight.wait, args=(enough,))
     waiting.start()
     assert looked.wait(10)
@@ -51,52 +57,53 @@ def test_who_waits_for_room_gives_up_where_no_answer_is_to_come_or_nobody_wants_
 def test_answers_are_those_that_were_asked_for_once() -> None:
     in_flight = InFlight()
     in_flight.add(request(key="a"), {"video_tokens": 3})
-    assert in_flight.take(_failed("a"))[1] == {"video_tokens": 3}
+    assert in_flight.take(named("a"))[1] == {"video_tokens": 3}
     for key in ("a", "b"):
         with pytest.raises(EngineError, match=f"the engine answered {key} of video 0 of row 0, which it was not asked"):
-            in_flight.take(_failed(key))
+            in_flight.take(named(key))
 
 
-class _Pausing(Iterator[Request]):
-    """Gives one request at a time, then pauses."""
-
-    def __init__(self, count: int) -> None:
-        self.paused, self._keys = True, [str(number) for number in range(count)]
-
-    def has_room(self) -> bool:
-        return bool(self._keys)
-
-    def __next__(self) -> Request:
-        self.paused = not self.paused and bool(self._keys)
-        if self.paused or not self._keys:
-            raise StopIteration
-        return request(key=self._keys.pop(0))
+def _queue(*keys: str, **settings: Any) -> Queue[RequestEntry]:
+    return Queue((RequestEntry(request(key=key)) for key in keys), Settings(**settings), max_entries=2)
 
 
-def test_requests_that_pause_go_on_and_leave_in_order() -> None:
-    source = _Pausing(2)
-    assert isinstance(source, Pausing)
-    tries = Tries(source, Settings(), None)
-    [first] = tries
-    assert tries.paused
-    assert tries.go_on()
-    [second] = tries
-    assert list(tries) == []
-    assert not tries.paused
-    tries.settle(second, _failed("1"))
-    assert list(tries.finished()) == []
-    tries.settle(first, _failed("0"))
-    assert [outcome.id.task for outcome in tries.finished()] == ["0", "1"]
-    assert not tries.begin_again()
+def _names(works: Iterable[Work]) -> list[str]:
+    return [asked.id.task for work in works for asked in work.requests]
 
 
-def test_a_key_may_come_again_only_once_its_outcome_has_left() -> None:
-    tries = Tries((request(key="a") for _ in range(4)), Settings(), None)
-    first = next(tries)
+def test_works_that_run_out_for_want_of_room_go_on_once_some_have_left_in_order() -> None:
+    queue = _queue(*"abc")
+    assert _names(queue) == ["a", "b"]
+    assert not queue.ended
+    assert not queue.go_on()
+    queue.settle(_failed("b"))
+    assert list(queue.finished()) == []
+    queue.settle(_failed("a"))
+    assert [entry.outcome().id.task for entry in queue.finished()] == ["a", "b"]
+    assert queue.go_on()
+    assert _names(queue) == ["c"]
+    assert queue.ended
+    queue.settle(_failed("c"))
+    assert not queue.begin_again()
+
+
+def test_what_follows_goes_before_what_is_new_and_is_waited_for_at_the_end() -> None:
+    queue = _queue("a", "b", retry_flagged=True)
+    assert _names([next(queue)]) == ["a"]
+    queue.settle(_said("a", faults=["loop"]))
+    assert _names(queue) == ["a", "b"]
+    assert not queue.ended, "more may follow"
+    queue.settle(_said("a", faults=["loop"]))
+    queue.settle(_said("b", faults=[""]))
+    assert _names(queue) == []
+    assert queue.ended
+    assert [entry.outcome().id.task for entry in queue.finished()] == ["a", "b"]
+
+
+def test_a_name_may_come_again_only_once_it_is_settled() -> None:
+    queue = _queue(*"aaa")
+    assert _names([next(queue)]) == ["a"]
     with pytest.raises(SettingsError, match="two requests have the name a of video 0 of row 0"):
-        next(tries)
-    tries.settle(first, _failed("a"))
-    with pytest.raises(SettingsError, match="two requests have the name a of video 0 of row 0"):
-        next(tries)
-    assert len(list(tries.finished())) == 1
-    assert next(tries).id.task == "a"
+        next(queue)
+    queue.settle(_failed("a"))
+    assert _names([next(queue)]) == ["a"]

@@ -3,13 +3,12 @@
 import hashlib
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any, Final
+from typing import Any, Final, TypeGuard
 
-from reelscribe.config import Settings
-from reelscribe.engines.base import Engine
+from reelscribe.engines.base import ModelInfo
 from reelscribe.faults import find_faults
 from reelscribe.selection import SELECTORS
-from reelscribe.values import NO_FRAMES, Candidate, Caption, Failure, Frames, Generation, Outcome, Request
+from reelscribe.values import NO_FRAMES, Answer, Caption, Failure, Frames, Generation, Outcome, Request
 
 _RETRY_TEMPERATURE: Final = 0.7
 _RETRY_TOP_P: Final = 0.8
@@ -44,51 +43,67 @@ def once_more(request: Request) -> Request:
     return replace(request, attempt=2, seed=seed, sampling=sampling)
 
 
-def better_of(first: Outcome, second: Outcome, *, faulty: bool) -> Outcome:
+def better_of(request: Request, first: Answer, second: Answer | Failure) -> Answer | Failure:
     """Which of two tries to have: the second, where it is without fault or the first had nothing to keep."""
-    if isinstance(second, Caption) and (isinstance(first, Failure) or not faulty):
+    if isinstance(second, Answer) and _has_words(second) and not (_has_words(first) and is_faulty(second)):
         return second
-    if isinstance(first, Caption):
+    if _has_words(first):
         return replace(first, meta={**first.meta, "tries": 2})
-    return first if isinstance(second, Caption) else replace(first, message=f"{first.message} And: {second.message}")
+    said = _wordless(second) if isinstance(second, Answer) else second.message
+    return Failure.of(request, f"{_wordless(first)} And: {said}")
 
 
-def select(
-    request: Request, frames_told: dict[str, Any], generation: Generation, settings: Settings, engine: Engine
-) -> tuple[Outcome, bool]:
-    """Find the faults of an answer's candidates, and choose among them. Where none has words, it is a failure.
-
-    Returns:
-        What came of it, and whether that is nothing but candidates with faults.
-    """
+def answer_of(
+    request: Request, frames_told: dict[str, Any], generation: Generation, info: ModelInfo
+) -> Answer | Failure:
+    """What an engine answered, with the faults of its candidates and all that is known of them."""
     candidates = generation.candidates
     if len(candidates) != request.num_captions:
         message = f"the engine gave {len(candidates)} candidates; asked for were {request.num_captions}."
-        return Failure.of(request, message), False
-    faults = [find_faults(candidate, request) for candidate in candidates]
-    if all("empty" in found for found in faults):
-        return Failure.of(request, f"the model gave no text for {len(faults)} of {len(faults)} candidates."), True
+        return Failure.of(request, message)
     meta: dict[str, Any] = {
-        "engine": engine.info.engine,
-        "model": engine.info.model,
-        "revision": engine.info.revision,
+        "engine": info.engine,
+        "model": info.model,
+        "revision": info.revision,
         "prompt": request.prompt,
         "prompt_sha256": _prompt_sha256(request),
         "sampling": request.sampling.told(),
         "seed": request.seed,
         **frames_told,
-        **engine.info.details,
+        **info.details,
         "prompt_tokens": generation.prompt_tokens,
-        "completion_tokens": [candidate.num_tokens for candidate in generation.candidates],
-        "stop_reasons": [candidate.stop_reason for candidate in generation.candidates],
-        "faults": [" ".join(found) for found in faults],
+        "completion_tokens": [candidate.num_tokens for candidate in candidates],
+        "stop_reasons": [candidate.stop_reason for candidate in candidates],
+        "faults": [" ".join(find_faults(candidate, request)) for candidate in candidates],
         "try": request.attempt,
         "tries": request.attempt,
     }
-    return choose(request, candidates, meta, settings.keep), all(faults)
+    return Answer(id=request.id, candidates=candidates, meta=meta)
 
 
-def choose(request: Request, candidates: tuple[Candidate, ...], meta: Mapping[str, Any], keep: str) -> Caption:
+def is_faulty(answer: Answer | Failure) -> TypeGuard[Answer]:
+    """Whether it has nothing but candidates with faults, so that another try may mend it."""
+    return isinstance(answer, Answer) and all(answer.meta["faults"])
+
+
+def outcome_of(request: Request, answer: Answer | Failure, keep: str) -> Outcome:
+    """Choose among the candidates of an answer. Where none has words, it is a failure."""
+    if isinstance(answer, Failure):
+        return answer
+    if not _has_words(answer):
+        return Failure.of(request, _wordless(answer))
+    return choose(request, answer, keep)
+
+
+def _has_words(answer: Answer) -> bool:
+    return any("empty" not in found.split() for found in answer.meta["faults"])
+
+
+def _wordless(answer: Answer) -> str:
+    return f"the model gave no text for {len(answer.candidates)} of {len(answer.candidates)} candidates."
+
+
+def choose(request: Request, answer: Answer, keep: str) -> Caption:
     """The caption with those of its candidates that are to be kept: when they are made, and each time they are found.
 
     It depends on nothing else, so that runs with other choices may come before and between. A candidate without words
@@ -96,10 +111,11 @@ def choose(request: Request, candidates: tuple[Candidate, ...], meta: Mapping[st
 
     Args:
         request: that was made. Its text has a part in "similar_one_simhash" alone.
-        candidates: what came of it; at least one has words.
-        meta: what is known of them. Chance comes from the seed in it, which is that of the request that made them.
+        answer: to it; at least one candidate has words. Chance comes from the seed in its metadata, which is that of
+            the request that made them.
         keep: a name in `SELECTORS`.
     """
+    candidates, meta = answer.candidates, answer.meta
     faults = [found.split() for found in meta["faults"]]
     usable = [number for number, found in enumerate(faults) if "empty" not in found]
     if keep != "all":

@@ -1,15 +1,16 @@
 """The one place where the stages meet.
 
-    rows -> plans -> requests -> decoded ahead -> engine -> selected -> rows again
+    rows -> entries of a queue -> works -> decoded ahead -> engine -> answers -> outcomes -> rows again
 
-`caption_rows` is the whole walk, `caption` the part of it between request and caption. Both are generators: nothing
-runs further ahead than the engine pulls.
+`caption_rows` is the whole walk, `caption` the same for requests that are of no rows, and `make` the part of it between
+work and answer. All are generators: nothing runs further ahead than the engine pulls.
 """
 
 import contextlib
 import itertools
 import logging
 import threading
+from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import Protocol, TypeVar, runtime_checkable
@@ -18,17 +19,19 @@ from reelscribe.config import Settings
 from reelscribe.engines.base import Engine, ModelInfo
 from reelscribe.engines.feed import Feed
 from reelscribe.errors import ClipError, EngineError
-from reelscribe.outcomes import select, tell_frames
+from reelscribe.outcomes import answer_of, tell_frames
 from reelscribe.prompts import Layout, RowPlan, choose_layout
-from reelscribe.under_way import WAITING_ROWS, InFlight, RowsUnderWay, Tries
+from reelscribe.under_way import WAITING_ROWS, E, InFlight, Pausing, Queue, RequestEntry, RowEntry
 from reelscribe.values import (
     NO_FRAMES,
+    Answer,
     Failure,
     Frames,
     Generation,
     InputRow,
     Outcome,
     Request,
+    RequestId,
     Row,
     RowResult,
     Work,
@@ -40,6 +43,10 @@ from reelscribe.video.sampling import FrameBudget
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
+Settle = Callable[[Answer | Failure], None]
+"""Takes an answer to a request, or why there is none. May be called from any thread."""
+Answers = tuple[Answer | Failure, ...]
+"""One for each request of a work."""
 
 _PEEK_ROWS, _PEEK_BYTES = 64, 1 << 26
 """Rows that the choice of a layout looks at; fewer where they are large."""
@@ -47,23 +54,21 @@ _PEEK_ROWS, _PEEK_BYTES = 64, 1 << 26
 
 @runtime_checkable
 class Maker(Protocol):
-    """Makes outcomes of requests elsewhere: what the flow takes in place of an engine that it drives itself."""
+    """Makes answers elsewhere: what the flow takes in place of an engine that it drives itself."""
 
     info: ModelInfo
     waiting_rows: int
     """Rows that may wait to be written, beside the last; more than are on their way."""
 
-    def make(
-        self, requests: Iterable[Request], *, record: Callable[[Outcome], None] | None = None
-    ) -> Iterator[Outcome]:
-        """One outcome for each request, in their order; `record` is told of each as soon as there is one."""
+    def make(self, works: Iterator[Work], settle: Settle) -> Iterator[None]:
+        """Give an answer to each request of the works to `settle`, in any order; yield whenever some were given."""
 
 
 class Memory(Protocol):
     """What is known of requests before they are made, and who is told of what comes out. Called from any thread."""
 
     def look_up(self, request: Request) -> Outcome | Request:
-        """The outcome of a request, where it is known; else the request to make in its place, under the same key."""
+        """The outcome of a request, where it is known; else the request to make in its place, under the same name."""
 
     def record(self, outcome: Outcome) -> None:
         """Take the outcome of a request that was made, as soon as there is one."""
@@ -103,27 +108,64 @@ def caption_rows(
             " and ".join(replaced),
         )
     _tell_missing([item.row for item in peeked if not item.problem], settings)
-    under_way = RowsUnderWay(
-        itertools.chain(peeked, source),
-        lambda item: plan_row(item, layout, settings),
-        memory.look_up if memory else lambda request: request,
-        stop=stop,
-        wanted=wanted,
-        max_rows=engine.waiting_rows if isinstance(engine, Maker) else WAITING_ROWS,
+
+    def entries() -> Iterator[RowEntry]:
+        rows = itertools.chain(peeked, source)
+        while not stop() and (item := next(rows, None)):
+            plan = plan_row(item, layout, settings)
+            if wanted(plan):
+                yield RowEntry(item, plan, memory.look_up if memory else lambda request: request)
+
+    queue = Queue(
+        entries(),
+        settings,
+        record=memory.record if memory else lambda outcome: None,
+        max_entries=engine.waiting_rows if isinstance(engine, Maker) else WAITING_ROWS,
     )
-    record = memory.record if memory else None
-    while not under_way.exhausted:
+    for entry in _through(queue, settings, engine):
+        yield entry.result(layout, settings)
+
+
+def caption(
+    requests: Iterable[Request],
+    settings: Settings,
+    engine: Engine,
+    *,
+    record: Callable[[Outcome], None] = lambda outcome: None,
+) -> Generator[Outcome, None, None]:
+    """Caption requests; one Caption or Failure for each, in their order.
+
+    With `settings.retry_flagged` a request is made once more where the first try left no good candidate. It takes its
+    place in the stream before requests that are new, so that no more are under way than without. Its clip is decoded
+    again, so that no frames are held for it.
+
+    Args:
+        requests: to caption; pulled in a thread of their own, with the decoding.
+        settings: which frames, which candidates to keep, and whether to ask once more.
+        engine: that captions.
+        record: called with each outcome as soon as there is one, in any order, from any thread.
+
+    Raises:
+        SettingsError: two requests that are on their way at one time have the same name.
+        EngineError: the engine broke, or does not keep to its contract.
+    """
+    queue = Queue(map(RequestEntry, requests), settings, record=record)
+    for entry in _through(queue, settings, engine):
+        yield entry.outcome()
+
+
+def _through(queue: Queue[E], settings: Settings, engine: Engine | Maker) -> Generator[E, None, None]:
+    """Make all works of a queue; its entries, as they leave."""
+    while queue.begin_again():
         made = (
-            engine.make(under_way, record=record)
+            engine.make(queue, queue.settle)
             if isinstance(engine, Maker)
-            else caption(under_way, settings, engine, record=record)
+            else make(queue, queue.settle, settings, engine)
         )
-        with _closing(made) as outcomes:
-            for outcome in outcomes:
-                yield from under_way.finished(layout, settings)
-                under_way.fill(outcome)
-                yield from under_way.finished(layout, settings)
-        yield from under_way.finished(layout, settings)
+        with _closing(made) as settled:
+            for _ in settled:
+                yield from queue.finished()
+        yield from queue.finished()
 
 
 @contextlib.contextmanager
@@ -166,66 +208,72 @@ def plan_row(item: InputRow, layout: Layout, settings: Settings) -> RowPlan:
     return layout.plan(item.row, item.index, settings, item.root)
 
 
-def caption(
-    requests: Iterable[Request],
-    settings: Settings,
-    engine: Engine,
-    *,
-    record: Callable[[Outcome], None] | None = None,
-) -> Generator[Outcome, None, None]:
-    """Caption requests; one Caption or Failure for each, in their order.
-
-    With `settings.retry_flagged` a request is made once more where the first try left no good candidate. It takes its
-    place in the stream before requests that are new, so that no more are under way than without; what comes too late
-    for that makes a stream of its own in the end. Its clip is decoded again, so that no frames are held for it.
+def make(works: Iterator[Work], settle: Settle, settings: Settings, engine: Engine) -> Generator[None, None, None]:
+    """Decode works, and let an engine answer them.
 
     Args:
-        requests: to caption; pulled in a thread of their own, with the decoding.
-        settings: which frames, which candidates to keep, and whether to ask once more.
-        engine: that captions.
-        record: called with each outcome as soon as there is one, in any order, from any thread.
+        works: pulled in a thread of their own, with the decoding. Where they run out only for a while (`Pausing`), it
+            is waited for answers that may bring others.
+        settle: given an answer to each request: those that need no engine from the thread of the works.
+        settings: which frames.
+        engine: that answers.
+
+    Yields:
+        Whenever an answer was given to `settle`.
 
     Raises:
-        SettingsError: two requests that are on their way at one time have the same key.
         EngineError: the engine broke, or does not keep to its contract.
     """
-    tries = Tries(requests, settings, record)
     in_flight = InFlight()
 
     def prepared() -> Iterator[Work]:
         while True:
-            for request, decoded in _with_frames(tries, settings, engine, in_flight.cancelled):
-                if isinstance(decoded, Failure):
-                    tries.settle(request, decoded)
-                else:
-                    in_flight.add(request, tell_frames(decoded))
-                    yield Work(requests=(request,), frames=decoded)
-            if not tries.paused:
+            for work, decoded in _with_frames(works, settings, engine, in_flight.cancelled):
+                if isinstance(decoded, ClipError):
+                    for request in work.requests:
+                        settle(Failure.of(request, str(decoded), decoded.kind))
+                    continue
+                told = tell_frames(decoded)
+                for request in work.requests:
+                    in_flight.add(request, told)
+                yield replace(work, frames=decoded)
+            if not isinstance(works, Pausing) or works.ended:
                 return
             with feed.holding():
-                in_flight.wait(lambda: tries.go_on() or feed.starved)
-            if in_flight.cancelled.is_set() or not tries.go_on():  # nor ever: no answer is to come that makes room
+                in_flight.wait(lambda: works.go_on() or feed.starved)
+            if in_flight.cancelled.is_set() or not works.go_on():  # nor ever: no answer is to come that brings more
                 return
 
-    while True:
-        with (
-            Feed(prepared(), owes=lambda: len(in_flight) > 0, cancel=in_flight.cancel) as feed,
-            contextlib.closing(_answers(engine, feed, in_flight)) as answers,
-        ):
-            for answer in answers:
-                asked, told = in_flight.take(answer)
-                if isinstance(answer, Failure):
-                    tries.settle(asked, answer)
-                else:
-                    outcome, faulty = select(asked, told, answer, settings, engine)
-                    tries.settle(asked, outcome, faulty=faulty)
-                yield from tries.finished()
-                in_flight.tell()
-        for asked in in_flight.clear():
-            tries.settle(asked, Failure.of(asked, "the engine gave no answer to this request."))
-        if not tries.begin_again():  # a second stream leaves none: nothing is made a third time
-            break
-    yield from tries.finished()
+    with (
+        Feed(prepared(), owes=lambda: len(in_flight) > 0, cancel=in_flight.cancel) as feed,
+        contextlib.closing(_answers(engine, feed, in_flight)) as answers,
+    ):
+        for answer in answers:
+            request, told = in_flight.take(answer.id)
+            settle(answer if isinstance(answer, Failure) else answer_of(request, told, answer, engine.info))
+            yield
+            in_flight.tell()
+    for request in in_flight.clear():
+        settle(Failure.of(request, "the engine gave no answer to this request."))
+    yield
+
+
+def answers_in_order(works: Iterable[Work], settings: Settings, engine: Engine) -> Generator[Answers, None, None]:
+    """The same as `make`: the answers to each work, in the order of the works and of their requests."""
+    asked: deque[Work] = deque()
+    there: dict[RequestId, Answer | Failure] = {}
+
+    def noted() -> Iterator[Work]:
+        for work in works:
+            asked.append(work)
+            yield work
+
+    def settle(answer: Answer | Failure) -> None:
+        there[answer.id] = answer
+
+    for _ in make(noted(), settle, settings, engine):
+        while asked and all(request.id in there for request in asked[0].requests):
+            yield tuple(there.pop(request.id) for request in asked.popleft().requests)
 
 
 def _answers(engine: Engine, feed: Feed[Work], in_flight: InFlight) -> Generator[Generation | Failure, None, None]:
@@ -248,14 +296,14 @@ def _answers(engine: Engine, feed: Feed[Work], in_flight: InFlight) -> Generator
 
 
 def _with_frames(
-    requests: Iterable[Request], settings: Settings, engine: Engine, cancelled: threading.Event
-) -> Iterable[tuple[Request, Frames | Failure]]:
-    """Requests with what their engine takes."""
+    works: Iterator[Work], settings: Settings, engine: Engine, cancelled: threading.Event
+) -> Iterable[tuple[Work, Frames | ClipError]]:
+    """Works with what their engine takes."""
     limits = FetchLimits.of(settings)
     if not engine.info.wants_frames:
-        return (_as_file(request, limits) for request in requests)
+        return (_as_file(work, limits) for work in works)
     return decode_ahead(
-        requests,
+        works,
         FrameBudget.of(settings, engine.info.limits),
         max_bytes=settings.prefetch_bytes,
         decoders=settings.decoders,
@@ -266,9 +314,10 @@ def _with_frames(
     )
 
 
-def _as_file(request: Request, limits: FetchLimits) -> tuple[Request, Frames | Failure]:
-    """A request for an engine that takes the clip itself, which may be only where the limits let it be."""
+def _as_file(work: Work, limits: FetchLimits) -> tuple[Work, Frames | ClipError]:
+    """A work for an engine that takes the clip itself, which may be only where the limits let it be."""
     try:
-        return replace(request, clip=checked(request.clip, limits)), NO_FRAMES
+        clip = checked(work.clip, limits)
     except ClipError as exc:
-        return request, Failure.of(request, str(exc), exc.kind)
+        return work, exc
+    return Work(requests=tuple(replace(request, clip=clip) for request in work.requests)), NO_FRAMES

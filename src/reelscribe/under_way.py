@@ -1,31 +1,23 @@
-"""Rows and requests that are under way: which of them the engine has, and which are made once more."""
+"""What is under way: rows that were read and are not finished, what is asked next, and what the engine has.
+
+There is one queue. Rows put requests at its end; what comes of a request may put others at its front: second tries.
+"""
 
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
-from typing import Any, Protocol, runtime_checkable
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, Generic, Protocol, TypeVar, runtime_checkable
 
 from reelscribe.config import Settings
 from reelscribe.errors import EngineError, SettingsError
-from reelscribe.outcomes import better_of, once_more
+from reelscribe.outcomes import better_of, is_faulty, once_more, outcome_of
 from reelscribe.prompts import Layout, RowPlan
-from reelscribe.values import Failure, Generation, InputRow, Outcome, Request, RequestId, RowResult
+from reelscribe.values import Answer, Failure, InputRow, Outcome, Request, RequestId, RowResult, Work
 
 WAITING_ROWS, _WAITING_BYTES = 4096, 1 << 30
 """Rows that may wait to be written, beside the last. The bytes are some fifty rows that hold videos of 20 MB: more than
 an engine has under way, so that it seldom runs short."""
-
-
-@runtime_checkable
-class Pausing(Protocol):
-    """Requests that may run out for a while, until outcomes have been taken."""
-
-    paused: bool
-    """Whether they ran out only for want of room."""
-
-    def has_room(self) -> bool:
-        """Whether they would go on now."""
 
 
 class InFlight:
@@ -45,16 +37,16 @@ class InFlight:
         """Note a request that goes to the engine, and what is told of its frames."""
         self._asked[request.id] = request, told
 
-    def take(self, answer: Generation | Failure) -> tuple[Request, dict[str, Any]]:
-        """The request of an answer, which the engine does not have any more.
+    def take(self, asked: RequestId) -> tuple[Request, dict[str, Any]]:
+        """The request that is answered, which the engine does not have any more.
 
         Raises:
             EngineError: it never had it, or has answered it before.
         """
-        if answer.id not in self._asked:
-            raise EngineError(f"the engine answered {answer.id}, which it was not asked, or had answered before.")
+        if asked not in self._asked:
+            raise EngineError(f"the engine answered {asked}, which it was not asked, or had answered before.")
         self._taking = True
-        return self._asked.pop(answer.id)
+        return self._asked.pop(asked)
 
     def clear(self) -> list[Request]:
         """Take all that are left."""
@@ -83,183 +75,220 @@ class InFlight:
         self.tell()
 
 
-class Tries(Iterator[Request]):
-    """Requests, some of which are made once more, and what becomes of them. Used by two threads, one at each end.
+class Entry(Protocol):
+    """Requests that leave together, once there is an outcome of each: those of a row."""
 
-    It gives what is to be made next. If requests run out only for a while (`Pausing`), so does it. Outcomes come in any
-    order, and leave in that of the requests.
+    num_bytes: int
+    """About how much memory it takes."""
 
-    Args:
-        requests: to make.
-        settings: whether to make some once more.
-        record: called with each outcome as soon as there is one.
+    def next_works(self) -> list[Work]:
+        """What can be asked now, and was not before."""
 
-    Raises:
-        SettingsError: two requests that are under way at one time have the same name.
-    """
+    def take(self, outcome: Outcome) -> None:
+        """Take the outcome of a request."""
 
-    def __init__(
-        self, requests: Iterable[Request], settings: Settings, record: Callable[[Outcome], None] | None
-    ) -> None:
-        self._source = iter(requests)
-        self._pausing = requests if isinstance(requests, Pausing) else None
-        self._ended = False
-        self._retry, self._record = settings.retry_flagged, record
-        self._first: dict[RequestId, Outcome] = {}
-        self.again: deque[Request] = deque()
-        """Those that wait to be made once more."""
-        self._order: deque[RequestId] = deque()
-        """Names of the requests that are under way."""
-        self._ids: set[RequestId] = set()
-        """The same."""
-        self._done: dict[RequestId, Outcome] = {}
+    def is_whole(self) -> bool:
+        """Whether there is an outcome of each."""
 
-    def __next__(self) -> Request:
-        # What comes back after the end makes a stream of its own, in which clips are decoded again.
-        if self.again and not self._ended:
-            return self.again.popleft()
-        request = None if self._ended else next(self._source, None)
-        if request is None:
-            self._ended = not self.paused
-            raise StopIteration
-        if request.id in self._ids:
-            raise SettingsError(f"two requests have the name {request.id}; each needs one of its own.")
-        self._ids.add(request.id)
-        self._order.append(request.id)
-        return request
 
-    @property
-    def paused(self) -> bool:
-        """Whether requests ran out only for want of room."""
-        return self._pausing is not None and self._pausing.paused
+E = TypeVar("E", bound=Entry)
+
+
+@runtime_checkable
+class Pausing(Protocol):
+    """Works that may run out for a while, until answers have been settled."""
+
+    ended: bool
+    """Whether no more will come in this stream."""
 
     def go_on(self) -> bool:
-        """Whether there is something to make after a pause."""
-        return bool(self.again) or (self._pausing is not None and self._pausing.has_room())
-
-    def begin_again(self) -> bool:
-        """Begin a stream of those that came back too late for the last one; False if there are none."""
-        self._ended = False
-        return bool(self.again)
-
-    def settle(self, request: Request, outcome: Outcome, *, faulty: bool = False) -> None:
-        """Take what one try came to."""
-        if self._retry and request.attempt == 1 and faulty:
-            self._first[request.id] = outcome
-            self.again.append(once_more(request))
-            return
-        if request.attempt > 1:
-            outcome = better_of(self._first.pop(request.id), outcome, faulty=faulty)
-        if self._record:
-            self._record(outcome)
-        self._done[request.id] = outcome
-
-    def finished(self) -> Iterator[Outcome]:
-        """The first outcomes, as far as they are there. They leave."""
-        while self._order and self._order[0] in self._done:
-            key = self._order.popleft()
-            self._ids.remove(key)
-            yield self._done.pop(key)
+        """Whether there are some now."""
 
 
-@dataclass(kw_only=True)
-class _Waiting:
-    """A row that was read and is not finished."""
+class RequestEntry:
+    """One request, of no row."""
 
-    item: InputRow
-    plan: RowPlan
-    outcomes: list[Outcome | None]
-    """One for each request; None until there is one."""
-    known: frozenset[RequestId] = field(init=False)
+    def __init__(self, request: Request) -> None:
+        self._request: Request | None = request
+        self._outcome: Outcome | None = None
+        self.num_bytes = 0
 
-    def __post_init__(self) -> None:
-        self.known = frozenset(outcome.id for outcome in self.outcomes if outcome)
+    def next_works(self) -> list[Work]:
+        """The request, once."""
+        request, self._request = self._request, None
+        return [Work(requests=(request,))] if request else []
 
-    def fill(self, outcome: Outcome) -> None:
-        """Take the next outcome; those of a row come in order."""
-        self.outcomes[self.outcomes.index(None)] = outcome
+    def take(self, outcome: Outcome) -> None:
+        """Take its outcome."""
+        self._outcome = outcome
 
-    def finish(self, layout: Layout, settings: Settings) -> RowResult:
-        """The result of a row whose outcomes are all there."""
-        outcomes = [outcome for outcome in self.outcomes if outcome]
+    def is_whole(self) -> bool:
+        """Whether it is there."""
+        return self._outcome is not None
+
+    def outcome(self) -> Outcome:
+        """It, of an entry that is whole."""
+        assert self._outcome
+        return self._outcome
+
+
+class RowEntry:
+    """A row that was read, and is not finished.
+
+    Args:
+        item: as it was read.
+        plan: what is to be asked.
+        look_up: the outcome of a request, if it is known; else the request to make.
+    """
+
+    def __init__(self, item: InputRow, plan: RowPlan, look_up: Callable[[Request], Outcome | Request]) -> None:
+        self._item, self._plan, self._look_up = item, plan, look_up
+        self._left = list(plan.requests)
+        self._outcomes: dict[RequestId, Outcome] = {}
+        self._known: set[RequestId] = set()
+        self.num_bytes = item.num_bytes
+
+    def next_works(self) -> list[Work]:
+        """What can be asked now, and was not before."""
+        left, self._left = self._left, []
+        found = [self._look_up(request) for request in left]
+        known = [each for each in found if not isinstance(each, Request)]
+        self._known |= {outcome.id for outcome in known}
+        self._outcomes |= {outcome.id: outcome for outcome in known}
+        return [Work(requests=(each,)) for each in found if isinstance(each, Request)]
+
+    def take(self, outcome: Outcome) -> None:
+        """Take the outcome of a request."""
+        self._outcomes[outcome.id] = outcome
+
+    def is_whole(self) -> bool:
+        """Whether there is an outcome of each."""
+        return len(self._outcomes) == len(self._plan.requests)
+
+    def result(self, layout: Layout, settings: Settings) -> RowResult:
+        """That of a row that is whole."""
+        outcomes = tuple(self._outcomes[request.id] for request in self._plan.requests)
         return RowResult(
-            index=self.plan.index,
-            rows=tuple(layout.fill(self.plan, outcomes, settings)),
-            outcomes=(self.plan.problem,) if self.plan.problem else tuple(outcomes),
-            origin=self.item,
-            known=self.known,
+            index=self._plan.index,
+            rows=tuple(layout.fill(self._plan, outcomes, settings)),
+            outcomes=(self._plan.problem,) if self._plan.problem else outcomes,
+            origin=self._item,
+            known=frozenset(self._known),
         )
 
 
-class RowsUnderWay(Iterator[Request]):
-    """Rows that were read and are not finished: requests are pulled at one end, results leave at the other.
+@dataclass(kw_only=True)
+class _Open:
+    """A request that is under way."""
 
-    Requests run out (`paused`) if too many rows wait, and go on once some have left.
+    entry: Entry
+    request: Request
+    """The one that was asked last."""
+    first: Answer | None = None
+    """What its first try came to, if there is a second."""
+
+
+class Queue(Iterator[Work], Generic[E]):
+    """Entries under way: works are pulled at one end, whole entries leave at the other, in the order of the entries.
+
+    Works run out for a while if too many entries wait, or more may follow from answers that are to come.
+    Pulled in one thread; answers come in any, in any order.
 
     Args:
-        rows: to read.
-        plan: what is to be asked for a row.
-        look_up: the outcome of a request, if it is known; else the request to make.
-        stop: asked before each row; once it says True, no other is read.
-        wanted: asked about each row; one that is not is passed over.
-        max_rows: this many may wait.
+        entries: to open, one after the other.
+        settings: whether to ask once more, and which candidates are kept.
+        record: called with each outcome as soon as there is one.
+        max_entries: this many may wait.
     """
 
     def __init__(
         self,
-        rows: Iterator[InputRow],
-        plan: Callable[[InputRow], RowPlan],
-        look_up: Callable[[Request], Outcome | Request],
+        entries: Iterator[E],
+        settings: Settings,
         *,
-        stop: Callable[[], bool],
-        wanted: Callable[[RowPlan], bool],
-        max_rows: int,
+        record: Callable[[Outcome], None] = lambda outcome: None,
+        max_entries: int = WAITING_ROWS,
     ) -> None:
-        self._rows, self._plan, self._look_up = rows, plan, look_up
-        self._stop, self._wanted = stop, wanted
-        self._max_rows = max_rows
-        self._pending: deque[_Waiting] = deque()
-        self._to_give: deque[Request] = deque()
+        self._entries, self._settings, self._record = entries, settings, record
+        self._max_entries = max_entries
+        self._waiting: deque[E] = deque()
+        self._to_give: deque[Work] = deque()
+        self._follow_ups: deque[Work] = deque()
+        self._open: dict[RequestId, _Open] = {}
+        self._changing = threading.RLock()
         # What waits is the difference: each number is written by one thread only.
-        self._read_bytes = self._finished_bytes = 0
-        self.exhausted = self.paused = False
-        """Whether no row is left to read; and whether requests ran out only for want of room."""
+        self._read_bytes = self._left_bytes = 0
+        self._exhausted = False
+        """Whether no entry is left to open."""
+        self.ended = False
+        """Whether the stream of works has come to its end; what follows later makes another one."""
 
-    def __next__(self) -> Request:
-        self.paused = False
-        while not self._to_give:
-            self.paused = not self.exhausted and not self.has_room()
-            if self.exhausted or self.paused:
+    def __next__(self) -> Work:
+        if self.ended:
+            raise StopIteration
+        while not (self._follow_ups or self._to_give):
+            if self._exhausted or not self.has_room():
+                self.ended = self._exhausted and not self._may_follow()
                 raise StopIteration
             self._read()
-        return self._to_give.popleft()
+        return (self._follow_ups or self._to_give).popleft()
 
     def _read(self) -> None:
-        item = None if self._stop() else next(self._rows, None)
-        if item is None:
-            self.exhausted = True
+        entry = next(self._entries, None)
+        if entry is None:
+            self._exhausted = True
             return
-        plan = self._plan(item)
-        if not self._wanted(plan):
-            return
-        found = [self._look_up(request) for request in plan.requests]
-        outcomes = [None if isinstance(each, Request) else each for each in found]
-        self._read_bytes += item.num_bytes
-        self._pending.append(_Waiting(item=item, plan=plan, outcomes=outcomes))
-        self._to_give += (each for each in found if isinstance(each, Request))
+        works = entry.next_works()
+        with self._changing:
+            self._read_bytes += entry.num_bytes
+            self._waiting.append(entry)
+            self._to_give += self._opened(entry, works)
+
+    def _opened(self, entry: Entry, works: list[Work]) -> list[Work]:
+        """Works of an entry, noted to be under way."""
+        for work in works:
+            for request in work.requests:
+                if request.id in self._open:
+                    raise SettingsError(f"two requests have the name {request.id}; each needs one of its own.")
+                self._open[request.id] = _Open(entry=entry, request=request)
+        return works
 
     def has_room(self) -> bool:
-        """Whether one more row may be read."""
-        waiting_bytes = self._read_bytes - self._finished_bytes
-        return len(self._pending) < self._max_rows and waiting_bytes < _WAITING_BYTES
+        """Whether one more entry may be opened."""
+        return len(self._waiting) < self._max_entries and self._read_bytes - self._left_bytes < _WAITING_BYTES
 
-    def fill(self, outcome: Outcome) -> None:
-        """Take the next outcome; they come in the order of the requests."""
-        self._pending[0].fill(outcome)
+    def _may_follow(self) -> bool:
+        """Whether more may follow from answers that are to come."""
+        return bool(self._open) and self._settings.retry_flagged
 
-    def finished(self, layout: Layout, settings: Settings) -> Iterator[RowResult]:
-        """The first rows, as far as their outcomes are all there. They leave."""
-        while self._pending and None not in self._pending[0].outcomes:
-            row = self._pending.popleft()
-            self._finished_bytes += row.item.num_bytes
-            yield row.finish(layout, settings)
+    def go_on(self) -> bool:
+        """Whether there is something to make, after a pause."""
+        return bool(self._follow_ups or self._to_give) or (not self._exhausted and self.has_room())
+
+    def begin_again(self) -> bool:
+        """Begin another stream; False if there is nothing to make."""
+        self.ended = False
+        return self.go_on()
+
+    def settle(self, answer: Answer | Failure) -> None:
+        """Take what a request came to, or what its first try did. From any thread."""
+        with self._changing:
+            asked = self._open[answer.id]
+            request = asked.request
+            if self._settings.retry_flagged and request.attempt == 1 and is_faulty(answer):
+                asked.request, asked.first = once_more(request), answer
+                self._follow_ups.append(Work(requests=(asked.request,)))
+                return
+            del self._open[answer.id]
+            best = better_of(request, asked.first, answer) if asked.first else answer
+            outcome = outcome_of(request, best, self._settings.keep)
+            self._record(outcome)
+            asked.entry.take(outcome)
+            self._follow_ups += self._opened(asked.entry, asked.entry.next_works())
+
+    def finished(self) -> Iterator[E]:
+        """The first entries, as far as they are whole. They leave."""
+        while self._waiting and self._waiting[0].is_whole():
+            entry = self._waiting.popleft()
+            self._left_bytes += entry.num_bytes
+            yield entry

@@ -189,6 +189,16 @@ CAPTION_META: Final[dict[str, tuple[str, str]]] = {
 
 
 @dataclass(frozen=True, kw_only=True)
+class Answer:
+    """What a model said to a request, and what is known of that. Which of it is kept is another matter."""
+
+    id: RequestId
+    candidates: tuple[Candidate, ...]
+    meta: dict[str, Any]
+    """Provenance, ready for JSON: model, prompt, sampling, timestamps, tokens, faults."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Caption:
     """A captioned request."""
 

@@ -18,7 +18,7 @@ from reelscribe.dataset.ledger_file import read_answers, read_runs, set_aside
 from reelscribe.errors import FAILURE_KINDS, TRANSIENT_KINDS, DatasetError, FailureKind
 from reelscribe.outcomes import choose
 from reelscribe.sampling_params import SamplingParams
-from reelscribe.values import Candidate, Caption, Clip, Failure, Outcome, Request
+from reelscribe.values import Answer, Candidate, Caption, Clip, Failure, Outcome, Request
 
 KEEP = Settings.keep
 INFO = ScriptedEngine(lambda _: said("text")).info
@@ -29,13 +29,19 @@ def _begin(ledger: Ledger, **settings: Any) -> Ledger:
     return ledger
 
 
+def _answer(candidates: tuple[Candidate, ...], meta: dict[str, Any]) -> Answer:
+    return Answer(id=named("0"), candidates=candidates, meta=meta)
+
+
 def _caption(key: str = "0", text: str = "half a pair \ud83d", **meta: Any) -> Caption:
     candidates = (
         Candidate(text="one", stop_reason="stop", num_tokens=None),
         Candidate(text=text, stop_reason="length", num_tokens=3),
     )
     told = {"times": [0.1, 1e-9, 1 / 3], "none": None, "deep": {"a": [1, {"b": "ü"}]}}
-    return choose(request(key=key), candidates, {**told, "faults": ["loop", ""], "seed": 3, "tries": 1, **meta}, KEEP)
+    return choose(
+        request(key=key), _answer(candidates, {**told, "faults": ["loop", ""], "seed": 3, "tries": 1, **meta}), KEEP
+    )
 
 
 def _failure(kind: FailureKind = "decode", key: str = "0") -> Failure:
@@ -200,10 +206,10 @@ def test_choice_is_that_of_the_request_that_was_made(file: Path) -> None:
     """Not that of this run, whose seed may be another: of a second try, of a retry, of release 0.1.0."""
     candidates = tuple(Candidate(text=f"text {n}", stop_reason="stop", num_tokens=1) for n in range(50))
     meta = {"faults": [""] * 50, "seed": 12345, "tries": 1}
-    made = choose(request(), candidates, meta, "random_any")
-    assert made.kept != choose(request(), candidates, {**meta, "seed": request().seed}, "random_any").kept
+    made = choose(request(), _answer(candidates, meta), "random_any")
+    assert made.kept != choose(request(), _answer(candidates, {**meta, "seed": request().seed}), "random_any").kept
     with Ledger(file) as ledger:
-        _make(_begin(ledger), choose(request(), candidates, meta, "all"))
+        _make(_begin(ledger), choose(request(), _answer(candidates, meta), "all"))
     for keep in ("random_any", "all", "similar_one_simhash", "random_any"):
         found = _look_up(file, keep=keep)
         assert isinstance(found, Caption)
@@ -215,7 +221,7 @@ def test_text_of_the_row_has_a_part_in_the_choice_alone(file: Path) -> None:
     candidates = tuple(
         Candidate(text=text, stop_reason="stop", num_tokens=1) for text in ("a sheep talks to me", "two dogs run away")
     )
-    made = choose(request(), candidates, {"faults": ["", ""], "seed": 1, "tries": 1}, KEEP)
+    made = choose(request(), _answer(candidates, {"faults": ["", ""], "seed": 1, "tries": 1}), KEEP)
     with Ledger(file) as ledger:
         _make(_begin(ledger, keep="similar_one_simhash"), made, reference="a sheep talks to him")
     for text, kept in (("a sheep talks to him", 0), ("two dogs run home", 1), ("", 0)):

@@ -406,12 +406,12 @@ def test_whole_videos_make_small_chunks() -> None:
     from flow import request
 
     from reelscribe.runners.ray import _chunks
-    from reelscribe.values import Clip
+    from reelscribe.values import Clip, Work
 
-    large = request(clip=Clip(source=bytes(5 << 20)))
-    assert [len(chunk) for chunk in _chunks([large] * 5, 64)] == [2, 2, 1]
-    assert [len(chunk) for chunk in _chunks([request()] * 5, 2)] == [2, 2, 1]
-    assert list(_chunks([], 2)) == []
+    large, small = (Work(requests=(request(clip=Clip(source=bytes(size))),)) for size in (5 << 20, 5))
+    assert [len(chunk) for chunk in _chunks(iter([large] * 5), 64)] == [2, 2, 1]
+    assert [len(chunk) for chunk in _chunks(iter([small] * 5), 2)] == [2, 2, 1]
+    assert list(_chunks(iter([]), 2)) == []
 
 
 def test_a_folder_that_a_node_does_not_have(tmp_path: Path) -> None:

@@ -31,6 +31,10 @@ LIMITS = FetchLimits(allow_private=True, seconds=30)
 BUDGET = FrameBudget(fps=4, min_frames=2, max_frames=4, max_video_tokens=64, limits=VisionLimits())
 
 
+def work(name: str, url: str) -> Work:
+    return Work(requests=(Request(id=named(name), clip=Clip(source=url), prompt=""),))
+
+
 def _busy_first(times: int, code: int, data: bytes = b"video", **headers: Callable[[], str] | str) -> Answer:
     """Be busy this often, then give the file."""
     asked: list[None] = []
@@ -213,14 +217,14 @@ def test_nothing_is_left_of_downloads_that_are_given_up(
     server.answers["/a"] = give(clip_bytes())
     sources = [server.url("/slow"), server.url("/a")]
     answers = decode_ahead(
-        [Request(id=named(source), clip=Clip(source=source), prompt="") for source in sources],
+        [work(source, source) for source in sources],
         BUDGET,
         max_bytes=1 << 30,
         decoders=0,
         limits=LIMITS,
     )
-    request, frames = next(answers)
-    assert (request.id.task, isinstance(frames, Frames)) == (server.url("/a"), True)
+    asked, frames = next(answers)
+    assert (asked.requests[0].id.task, isinstance(frames, Frames)) == (server.url("/a"), True)
     answers.close()  # type: ignore[attr-defined]
     assert list(tmp_path.iterdir()) == []
 
@@ -282,11 +286,11 @@ def test_as_many_downloads_run_at_once_as_are_set(server: Server, monkeypatch: p
 
     for number in range(24):
         server.answers[f"/{number}"] = answer
-    asked = [Request(id=named(str(n)), clip=Clip(source=server.url(f"/{n}")), prompt="") for n in range(24)]
+    asked = [work(str(n), server.url(f"/{n}")) for n in range(24)]
     limits = FetchLimits(allow_private=True, max_downloads=12, seconds=60)
     answers = list(decode_ahead(asked, BUDGET, max_bytes=1 << 30, decoders=0, limits=limits))
     assert all(isinstance(outcome, Frames) for _, outcome in answers)
-    assert sorted(int(each.id.task) for each, _ in answers) == list(range(24))
+    assert sorted(int(each.requests[0].id.task) for each, _ in answers) == list(range(24))
     assert server.connections == 12
 
 
@@ -303,7 +307,7 @@ def test_no_more_downloads_run_at_once_than_are_set(server: Server) -> None:
 
     for number in range(30):
         server.answers[f"/{number}"] = answer
-    asked = [Request(id=named(str(n)), clip=Clip(source=server.url(f"/{n}")), prompt="") for n in range(30)]
+    asked = [work(str(n), server.url(f"/{n}")) for n in range(30)]
     limits = FetchLimits(allow_private=True, max_downloads=2, seconds=60)
     assert len(list(decode_ahead(asked, BUDGET, max_bytes=1 << 30, decoders=0, limits=limits))) == 30
     assert most[0] <= 3, "one may have its answer while its server's thread still says so"
@@ -339,11 +343,11 @@ def test_rows_come_out_in_their_order_though_a_slow_one_is_passed(server: Server
 def test_failures_of_downloads_are_told_as_they_come(server: Server) -> None:
     server.answers["/slow"] = drip(head=False)
     urls = [server.url("/slow"), *(server.url(f"/{number}") for number in range(50))]
-    asked = [Request(id=named(url), clip=Clip(source=url), prompt="") for url in urls]
+    asked = [work(url, url) for url in urls]
     answers = decode_ahead(
         asked, BUDGET, max_bytes=1, decoders=0, limits=FetchLimits(allow_private=True, max_downloads=3)
     )
-    assert {next(answers)[0].id.task for _ in range(50)} == set(urls[1:])
+    assert {next(answers)[0].requests[0].id.task for _ in range(50)} == set(urls[1:])
     answers.close()  # type: ignore[attr-defined]
 
 

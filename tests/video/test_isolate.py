@@ -14,12 +14,11 @@ from typing import Any, cast
 import numpy as np
 import pytest
 from clips import read_numbers, write_clip
-from decoders import MEMORY, SECONDS, decoded, failure, gone, hanging, held, pool, requests, waiting, when_busy
+from decoders import MEMORY, SECONDS, decoded, failure, gone, hanging, held, pool, waiting, when_busy, works
 from decoding import BUDGET
-from flow import named
 
 from reelscribe.errors import ClipError, EngineError
-from reelscribe.values import Clip, Failure, Frames
+from reelscribe.values import Clip, Frames
 from reelscribe.video import isolate
 from reelscribe.video.decode import decode
 from reelscribe.video.prefetch import decode_ahead
@@ -95,7 +94,7 @@ def test_failures_are_those_of_this_process(content: bytes | None, tmp_path: Pat
 def test_a_process_serves_one_run_after_the_other(plain: Path) -> None:
     decoded(plain)
     first = waiting().process.pid
-    list(decode_ahead(requests(plain, plain), BUDGET, max_bytes=1))
+    list(decode_ahead(works(plain, plain), BUDGET, max_bytes=1))
     decoded(plain)
     assert [decoder.process.pid for decoder in isolate._idle] == [first]
 
@@ -156,24 +155,25 @@ def test_a_decoder_that_dies_in_the_middle_of_a_clip_costs_that_clip(
     number: signal.Signals, plain: Path, tmp_path: Path
 ) -> None:
     file = hanging(tmp_path)
-    asked = requests(plain, file, plain)
+    asked = works(plain, file, plain)
     with when_busy(tmp_path, lambda decoder: decoder.process.send_signal(number)):
         first, second, third = decode_ahead(asked, BUDGET, max_bytes=1, decode_seconds=SECONDS)
     assert isinstance(first[1], Frames)
     assert isinstance(third[1], Frames)
-    assert isinstance(second[1], Failure)
-    assert (second[1].id.task, second[1].video, second[1].kind) == ("1", str(file), "crashed")
+    assert isinstance(second[1], ClipError)
+    assert second[1].kind == "crashed"
     hint = ", as a system short of memory does" if number == signal.SIGKILL else ""
-    assert second[1].message == f"{file}: its decoder crashed ({number.name}{hint})."
+    assert str(second[1]) == f"{file}: its decoder crashed ({number.name}{hint})."
 
 
 def test_a_hang_costs_the_clip_and_the_time_that_it_may_take(plain: Path, tmp_path: Path) -> None:
     file = hanging(tmp_path)
-    asked = requests(plain, file, plain)
+    asked = works(plain, file, plain)
     answers = [outcome for _, outcome in decode_ahead(asked, BUDGET, max_bytes=1, decode_seconds=1.5)]
-    assert [type(answer) for answer in answers] == [Frames, Failure, Frames]
+    assert [type(answer) for answer in answers] == [Frames, ClipError, Frames]
     message = f"{file} took longer than 1.5 seconds to decode; decode_seconds allows more."
-    assert answers[1] == Failure(id=named("1"), video=str(file), kind="timeout", message=message)
+    assert isinstance(answers[1], ClipError)
+    assert (answers[1].kind, str(answers[1])) == ("timeout", message)
 
 
 def test_a_decoder_that_stands_still_is_replaced(plain: Path) -> None:
@@ -228,13 +228,13 @@ def test_a_clip_that_takes_too_much_memory_fails_alone(plain: Path, tmp_path: Pa
     ):
         decoded(file, pool(max_memory=1000))
     assert failure(file, pool(max_memory=1000)).kind == "too_large"
-    asked = requests(plain, plain)
+    asked = works(plain, plain)
     assert all(isinstance(outcome, Frames) for _, outcome in decode_ahead(asked, BUDGET, max_bytes=1))
 
 
 def test_a_consumer_that_stops_does_not_wait_for_a_hang(plain: Path, tmp_path: Path) -> None:
     file = hanging(tmp_path)
-    answers = decode_ahead(requests(plain, file), BUDGET, max_bytes=1 << 30, decode_seconds=SECONDS * 10)
+    answers = decode_ahead(works(plain, file), BUDGET, max_bytes=1 << 30, decode_seconds=SECONDS * 10)
     next(answers)
     decoder = held(tmp_path)
     cast(Generator[object, None, None], answers).close()
@@ -269,4 +269,4 @@ def test_decoders_that_cannot_be_started_stop_the_run(
 ) -> None:
     monkeypatch.setattr(isolate, "get_executable", lambda: executable)
     with pytest.raises(EngineError, match=message):
-        next(decode_ahead(requests(plain), BUDGET, max_bytes=1))
+        next(decode_ahead(works(plain), BUDGET, max_bytes=1))

@@ -8,7 +8,6 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from multiprocessing.connection import Pipe
 from pathlib import Path
 from queue import SimpleQueue
@@ -23,12 +22,12 @@ from decoders import (
     gone,
     hanging,
     open_files,
-    requests,
     waiting,
+    works,
 )
 from decoding import BUDGET
 
-from reelscribe.values import Clip, Frames
+from reelscribe.values import Frames
 from reelscribe.video import isolate, worker
 from reelscribe.video.prefetch import decode_ahead
 
@@ -43,7 +42,7 @@ def test_many_clips_leave_no_files_open_and_no_memory_behind(plain: Path) -> Non
         return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
     # Names of its own for each keep them from sharing one decoding.
-    asked = [replace(requests(plain)[0], clip=Clip(source=f"/{'./' * n}{plain}")) for n in range(100)]
+    asked = [works(Path(f"/{'./' * n}{plain}"))[0] for n in range(100)]
 
     def run() -> tuple[list[int], list[int]]:
         for _, outcome in decode_ahead(asked, BUDGET, max_bytes=1):
@@ -74,11 +73,11 @@ PARENT = """
 import os, sys
 sys.path[:] = {path}
 from pathlib import Path
-from reelscribe.values import Request, Clip
+from reelscribe.values import Clip, Request, RequestId, Work
 from reelscribe.video import isolate
 from reelscribe.video.prefetch import decode_ahead
 from decoding import BUDGET
-asked = [Request(id=named(c), clip=Clip(source=c), prompt="") for c in {clips}]
+asked = [Work(requests=(Request(id=RequestId(0, 0, c), clip=Clip(source=c), prompt=""),)) for c in {clips}]
 for request, outcome in decode_ahead(asked, BUDGET, max_bytes=1, decoders=1):
     print(isolate._idle[-1].process.pid, flush=True)
 {then}
@@ -158,7 +157,7 @@ def test_a_forked_process_starts_decoders_of_its_own(plain: Path) -> None:
 
 
 def _decode_in_a_daemon(file: str) -> None:
-    (answer,) = decode_ahead(requests(Path(file)), BUDGET, max_bytes=1)
+    (answer,) = decode_ahead(works(Path(file)), BUDGET, max_bytes=1)
     sys.exit(0 if isinstance(answer[1], Frames) else 1)
 
 

@@ -14,7 +14,7 @@ from clips import read_numbers, write_clip
 from flow import named
 
 from reelscribe.errors import ClipError
-from reelscribe.values import Clip, Failure, Frames, Request
+from reelscribe.values import Clip, Frames, Request, Work
 from reelscribe.video import isolate, prefetch, stages
 from reelscribe.video.prefetch import decode_ahead
 from reelscribe.video.sampling import FrameBudget, VisionLimits
@@ -33,14 +33,14 @@ class Source:
         self.pulled = 0
         self._count = count
 
-    def __iter__(self) -> Iterator[Request]:
+    def __iter__(self) -> Iterator[Work]:
         while self.pulled < self._count:
             self.pulled += 1
-            yield request(str(self.pulled - 1))
+            yield work(str(self.pulled - 1))
 
 
-def request(key: str, clip: Clip | None = None) -> Request:
-    return Request(id=named(key), clip=clip or Clip(source=key), prompt="What is it?")
+def work(key: str, clip: Clip | None = None) -> Work:
+    return Work(requests=(Request(id=named(key), clip=clip or Clip(source=key), prompt="What is it?"),))
 
 
 def frames(size: int = BUDGET.max_bytes) -> Frames:
@@ -82,18 +82,18 @@ def test_clips_come_decoded_with_failures_in_their_places(tmp_path: Path) -> Non
     broken = tmp_path / "broken.mp4"
     broken.write_text("no video")
     sources = [good[0], tmp_path / "gone.mp4", good[1], broken, good[0]]
-    asked = [request(str(number), Clip(source=str(source))) for number, source in enumerate(sources)]
-    answers = sorted(decode_ahead(asked, BUDGET, max_bytes=1 << 30), key=lambda answer: answer[0].id.task)
+    asked = [work(str(number), Clip(source=str(source))) for number, source in enumerate(sources)]
+    answers = sorted(decode_ahead(asked, BUDGET, max_bytes=1 << 30), key=lambda answer: answer[0].requests[0].id.task)
     assert [each for each, _ in answers] == asked
     first, missing, second, unreadable, third = (outcome for _, outcome in answers)
     for outcome, number in ((first, 0), (second, 100), (third, 0)):
         assert isinstance(outcome, Frames)
         assert read_numbers(outcome.pixels)[0] == number
-    assert isinstance(missing, Failure)
-    assert (missing.id.task, missing.video, missing.kind) == ("1", str(tmp_path / "gone.mp4"), "missing")
-    assert "there is no such file" in missing.message
-    assert isinstance(unreadable, Failure)
-    assert (unreadable.id.task, unreadable.kind) == ("3", "unreadable")
+    assert isinstance(missing, ClipError)
+    assert missing.kind == "missing"
+    assert f"{tmp_path / 'gone.mp4'}: there is no such file" in str(missing)
+    assert isinstance(unreadable, ClipError)
+    assert unreadable.kind == "unreadable"
 
 
 def test_the_order_is_kept_though_a_later_clip_is_ready_first(decoder: Put, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -109,7 +109,7 @@ def test_the_order_is_kept_though_a_later_clip_is_ready_first(decoder: Put, monk
 
     decoder(decode)
     answers = decode_ahead(Source(4), BUDGET, max_bytes=1 << 30)
-    assert [each.id.task for each, _ in answers] == ["0", "1", "2", "3"]
+    assert [each.requests[0].id.task for each, _ in answers] == ["0", "1", "2", "3"]
 
 
 def test_clips_that_are_ready_pass_a_slow_one(decoder: Put, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -123,10 +123,10 @@ def test_clips_that_are_ready_pass_a_slow_one(decoder: Put, monkeypatch: pytest.
 
     decoder(decode)
     answers = decode_ahead(Source(40), BUDGET, max_bytes=4 * BUDGET.max_bytes)
-    passed = [next(answers)[0].id.task for _ in range(39)]
+    passed = [next(answers)[0].requests[0].id.task for _ in range(39)]
     others_are_out.set()
     assert sorted(passed, key=int) == [str(number) for number in range(1, 40)]
-    assert [each.id.task for each, _ in answers] == ["0"]
+    assert [each.requests[0].id.task for each, _ in answers] == ["0"]
 
 
 def test_nothing_is_pulled_before_it_is_asked_for(decoder: Put) -> None:
@@ -180,8 +180,8 @@ def test_failures_take_no_room(decoder: Put) -> None:
     decoder(decode)
     source = Source(100)
     answers = list(decode_ahead(source, BUDGET, max_bytes=BUDGET.max_bytes))
-    assert [each.id.task for each, _ in answers] == [str(number) for number in range(100)]
-    assert all(isinstance(outcome, Failure) for _, outcome in answers)
+    assert [each.requests[0].id.task for each, _ in answers] == [str(number) for number in range(100)]
+    assert all(isinstance(outcome, ClipError) for _, outcome in answers)
 
 
 def test_a_bound_that_is_too_small_for_any_clip_lets_one_through_at_a_time(decoder: Put) -> None:
@@ -268,7 +268,7 @@ def test_an_error_that_is_no_clip_s_own_is_raised_in_its_turn(decoder: Put) -> N
 
     decoder(decode)
     answers = decode_ahead(Source(), BUDGET, max_bytes=1 << 30)
-    assert [next(answers)[0].id.task, next(answers)[0].id.task] == ["0", "1"]
+    assert [next(answers)[0].requests[0].id.task, next(answers)[0].requests[0].id.task] == ["0", "1"]
     with pytest.raises(RuntimeError, match=r"^a bug$"):
         next(answers)
 
@@ -289,14 +289,14 @@ def test_only_cpus_that_the_process_may_run_on_count(monkeypatch: pytest.MonkeyP
 def test_the_bound_counts_what_the_largest_clip_really_takes(tmp_path: Path) -> None:
     budget = replace(BUDGET, max_video_tokens=20)
     clip = Clip(source=str(write_clip(tmp_path / "clip.mp4", size=(320, 240))))
-    ((_, outcome),) = decode_ahead([request("0", clip)], budget, max_bytes=1)
+    ((_, outcome),) = decode_ahead([work("0", clip)], budget, max_bytes=1)
     assert isinstance(outcome, Frames)
     assert 0.7 * budget.max_bytes < outcome.pixels.nbytes <= budget.max_bytes
 
 
 def test_a_clip_that_several_requests_name_is_decoded_once(decoder: Put) -> None:
     calls = decoder(lambda _: frames())
-    asked = [request(f"{clip}:{prompt}", Clip(source=str(clip))) for clip in range(3) for prompt in range(5)]
+    asked = [work(f"{clip}:{prompt}", Clip(source=str(clip))) for clip in range(3) for prompt in range(5)]
     answers = list(decode_ahead(asked, BUDGET, max_bytes=1 << 30))
     assert [each for each, _ in answers] == asked
     assert len(calls) == 3
@@ -309,17 +309,17 @@ def test_clips_by_content_are_shared_too_and_names_alone_are_not(decoder: Put) -
     calls = decoder(lambda _: frames())
     clips = [Clip(source=bytes([1, 2, 3])), Clip(source=bytes([1, 2, 3])), Clip(source=bytes([1, 2, 4]))]
     clips += [Clip(source="a.mp4", root=Path("/one")), Clip(source="a.mp4", root=Path("/two"))]
-    list(decode_ahead([request(str(n), clip) for n, clip in enumerate(clips)], BUDGET, max_bytes=1 << 30))
+    list(decode_ahead([work(str(n), clip) for n, clip in enumerate(clips)], BUDGET, max_bytes=1 << 30))
     assert len(calls) == 4
 
 
 @pytest.mark.parametrize("room", [1, 3])
 def test_shared_frames_count_once(room: int, decoder: Put) -> None:
     calls = decoder(lambda _: frames())
-    asked = [request(f"{clip}:{prompt}", Clip(source=str(clip))) for clip in range(20) for prompt in range(2)]
+    asked = [work(f"{clip}:{prompt}", Clip(source=str(clip))) for clip in range(20) for prompt in range(2)]
     pulled = 0
 
-    def source() -> Iterator[Request]:
+    def source() -> Iterator[Work]:
         nonlocal pulled
         for pulled, each in enumerate(asked, start=1):  # noqa: B007
             yield each
@@ -334,10 +334,10 @@ def test_many_requests_for_one_clip_leave_no_decoder_idle(decoder: Put) -> None:
     decoder(lambda _: frames(3))
     names = iter(range(1000))
 
-    def source() -> Iterator[Request]:
+    def source() -> Iterator[Work]:
         for number in range(100):
             for prompt in range(4):
-                yield request(f"{number}:{prompt}", Clip(source=str(next(names) // 4)))
+                yield work(f"{number}:{prompt}", Clip(source=str(next(names) // 4)))
 
     answers = decode_ahead(source(), BUDGET, max_bytes=1 << 30)
     next(answers)
@@ -349,10 +349,10 @@ def test_no_end_of_requests_for_one_clip_is_pulled(decoder: Put) -> None:
     decoder(lambda _: frames(3))
     pulled: list[None] = []
 
-    def source() -> Iterator[Request]:
+    def source() -> Iterator[Work]:
         while True:
             pulled.append(None)
-            yield request(str(len(pulled)), Clip(source="one.mp4"))
+            yield work(str(len(pulled)), Clip(source="one.mp4"))
 
     answers = decode_ahead(source(), BUDGET, max_bytes=1 << 30)
     next(answers)
@@ -365,9 +365,11 @@ def test_a_failure_is_told_to_each_request_that_named_the_clip(decoder: Put) -> 
         raise ClipError("decode", "broken")
 
     calls = decoder(decode)
-    asked = [request(str(number), Clip(source="one.mp4")) for number in range(3)]
+    asked = [work(str(number), Clip(source="one.mp4")) for number in range(3)]
     outcomes = [outcome for _, outcome in decode_ahead(asked, BUDGET, max_bytes=1 << 30)]
-    assert outcomes == [Failure(id=named(str(n)), video="one.mp4", kind="decode", message="broken") for n in range(3)]
+    assert [(outcome.kind, str(outcome)) for outcome in outcomes if isinstance(outcome, ClipError)] == [
+        ("decode", "broken")
+    ] * 3
     assert len(calls) == 1
 
 
@@ -375,8 +377,8 @@ def test_a_failure_is_told_to_each_request_that_named_the_clip(decoder: Put) -> 
 @pytest.mark.usefixtures("no_idle_decoders")
 def test_clips_can_be_decoded_in_this_process_or_in_others(decoders: int, tmp_path: Path) -> None:
     files = [write_clip(tmp_path / f"{first}.mp4", range(first, first + 10)) for first in (0, 50, 100)]
-    asked = [request(file.name, Clip(source=file.name, root=tmp_path)) for file in files]
+    asked = [work(file.name, Clip(source=file.name, root=tmp_path)) for file in files]
     answers = list(decode_ahead(asked, BUDGET, max_bytes=1 << 30, decoders=decoders))
-    first = {each.id.task: read_numbers(cast(Frames, outcome).pixels)[0] for each, outcome in answers}
+    first = {each.requests[0].id.task: read_numbers(cast(Frames, outcome).pixels)[0] for each, outcome in answers}
     assert first == {"0.mp4": 0, "50.mp4": 50, "100.mp4": 100}
     assert 0 < len(isolate._idle) <= decoders or decoders == 0

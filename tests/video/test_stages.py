@@ -9,7 +9,7 @@ import pytest
 from flow import named
 
 from reelscribe.errors import ClipError
-from reelscribe.values import Clip, Frames, Request
+from reelscribe.values import Clip, Frames, Request, Work
 from reelscribe.video import stages
 from reelscribe.video.stages import Stages
 
@@ -22,8 +22,8 @@ def frames(size: int = LARGEST) -> Frames:
     return Frames(pixels=pixels, timestamps=(0.0,), duration_seconds=1, video_tokens=1)
 
 
-def request(name: str) -> Request:
-    return Request(id=named(name), clip=Clip(source=name), prompt="What is it?")
+def work(name: str) -> Work:
+    return Work(requests=(Request(id=named(name), clip=Clip(source=name), prompt="What is it?"),))
 
 
 def test_failures_that_wait_take_no_room() -> None:
@@ -43,7 +43,7 @@ def test_failures_that_wait_take_no_room() -> None:
     with closing(room), room.stopping():
         for number in range(8):
             assert room.has_room(), number
-            room.add(request(str(number)))
+            room.add(work(str(number)))
             if 0 < number < 7:
                 wait_for(room, number)
 
@@ -51,7 +51,7 @@ def test_failures_that_wait_take_no_room() -> None:
 def wait_for(room: Stages, number: int) -> None:
     """Wait until the clip of this place is done, without taking it."""
     with room._changed:
-        assert room._changed.wait_for(lambda: room._works[number].stage == max(stages._Stage), timeout=60)
+        assert room._changed.wait_for(lambda: room._passages[number].stage == max(stages._Stage), timeout=60)
 
 
 class Slow:
@@ -91,7 +91,7 @@ def _next(made: Stages) -> str | None:
     giving_up.start()
     ready = made.next_ready(or_room=False, cancelled=cancelled)
     giving_up.cancel()
-    return ready and ready[0].id.task
+    return ready and ready[0].requests[0].id.task
 
 
 @pytest.mark.parametrize("part", ["fetched", "decoded"])
@@ -101,7 +101,7 @@ def test_a_clip_that_is_downloaded_is_passed_at_once(part: str, monkeypatch: pyt
     made = _stages(slow, patience=60, monkeypatch=monkeypatch)
     with closing(made), made.stopping():
         for name in (url, "1", "2"):
-            made.add(request(name))
+            made.add(work(name))
         assert [_next(made), _next(made)] == ["1", "2"]
         getattr(slow, part)[url].set()
         assert _next(made) == url
@@ -114,7 +114,7 @@ def test_a_clip_that_takes_long_to_decode_is_passed(monkeypatch: pytest.MonkeyPa
     made = _stages(slow, patience=0, monkeypatch=monkeypatch)
     with closing(made), made.stopping():
         for name in "0123":
-            made.add(request(name))
+            made.add(work(name))
         assert [_next(made) for _ in range(3)] == ["1", "2", "3"]
         slow.decoded["0"].set()
         assert _next(made) == "0"
@@ -125,12 +125,12 @@ def test_downloads_leave_room_for_clips_that_are_here(monkeypatch: pytest.Monkey
     slow.fetched = {f"http://x/{number}": threading.Event() for number in range(2)}
     made = _stages(slow, patience=60, monkeypatch=monkeypatch)
     with closing(made), made.stopping():
-        made.add(request("http://x/0"))
+        made.add(work("http://x/0"))
         for number in range(20):
             assert made.has_room()
-            made.add(request(str(number)))
+            made.add(work(str(number)))
             assert _next(made) == str(number)
-        made.add(request("http://x/1"))
+        made.add(work("http://x/1"))
         assert not made.has_room(), "two downloads are under way"
         for event in slow.fetched.values():
             event.set()

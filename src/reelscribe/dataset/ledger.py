@@ -24,7 +24,6 @@ from reelscribe.dataset.identity import Keys, told
 from reelscribe.dataset.ledger_file import (
     ADOPT,
     MAKE,
-    Answer,
     DamagedError,
     Run,
     connect,
@@ -44,7 +43,7 @@ from reelscribe.engines.base import ModelInfo
 from reelscribe.errors import TRANSIENT_KINDS, DatasetError, FailureKind
 from reelscribe.outcomes import choose
 from reelscribe.sampling_params import SamplingParams
-from reelscribe.values import Caption, Failure, Outcome, Request, RequestId
+from reelscribe.values import Answer, Caption, Failure, Outcome, Request, RequestId
 
 logger = logging.getLogger(__name__)
 
@@ -254,7 +253,7 @@ class Ledger:
     def _chosen(self, known: Answer, request: Request) -> Caption:
         """A caption with the candidates that this run keeps. Seeds of release 0.1.0 are beyond Arrow's int64."""
         try:
-            made = choose(request, known.candidates, known.meta, self._begun().settings.keep)
+            made = choose(request, known, self._begun().settings.keep)
         except (ValueError, LookupError, TypeError, AttributeError) as exc:
             raise DamagedError(str(exc)) from exc
         return replace(made, meta={**made.meta, "seed": made.meta["seed"] & _LARGEST_SEED})

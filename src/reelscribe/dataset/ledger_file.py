@@ -14,7 +14,7 @@ from urllib.parse import quote
 from reelscribe.dataset.files import sync_folder
 from reelscribe.errors import DatasetError
 from reelscribe.outcomes import without_choice
-from reelscribe.values import Candidate, Failure, Outcome, Request
+from reelscribe.values import Answer, Candidate, Failure, Outcome, Request, RequestId
 
 _WAIT_SECONDS: Final = 60.0
 """For another process that reads or writes the ledger at the same moment."""
@@ -47,6 +47,8 @@ ADOPT: Final = (
     + _REPLACING.format(tries="max(outcomes.tries, excluded.tries)")
 )
 """Takes those of another ledger, which may be taken over several times."""
+_NO_ID: Final = RequestId(row=-1)
+"""Of answers that are read for no run."""
 _OLDEST: Final = _MIGRATIONS[0][0]
 _VERSION: Final = _MIGRATIONS[-1][0]
 
@@ -89,15 +91,6 @@ class Run:
         return [name for name, value in self.work.items() if value != other.work.get(name)]
 
 
-@dataclass(frozen=True, kw_only=True)
-class Answer:
-    """What the model said to a request. Which of it is kept is computed when it is looked up."""
-
-    candidates: tuple[Candidate, ...]
-    meta: dict[str, Any]
-    """What is known of them; see `outcomes.choose`."""
-
-
 class DamagedError(Exception):
     """What lies in a ledger under one key cannot be read."""
 
@@ -117,6 +110,8 @@ def read_runs(file: Path) -> list[Run]:
 def read_answers(file: Path, *, most: int) -> dict[int, list[Answer]] | None:
     """All answers that a ledger knows, by the seed of their request, which is a function of what was asked.
 
+    They are of no run: what they are called says nothing.
+
     Args:
         file: the ledger's.
         most: answers to hold in memory.
@@ -135,7 +130,9 @@ def read_answers(file: Path, *, most: int) -> dict[int, list[Answer]] | None:
             return None
         for (packed,) in base.execute("SELECT outcome FROM outcomes WHERE kind IS NULL ORDER BY run DESC"):
             with contextlib.suppress(DamagedError), _unpacked(packed) as values:  # the next run makes it again
-                found.setdefault(values.get("asked", values["meta"].get("seed", -1)), []).append(_answer(values))
+                found.setdefault(values.get("asked", values["meta"].get("seed", -1)), []).append(
+                    _answer(values, _NO_ID)
+                )
     return found
 
 
@@ -321,7 +318,7 @@ def unpack(packed: bytes, request: Request) -> Answer | Failure:
     with _unpacked(packed) as values:
         if "kind" in values:
             return Failure(id=request.id, **{**values, "video": request.clip.name})
-        return _answer(values)
+        return _answer(values, request.id)
 
 
 @contextlib.contextmanager
@@ -333,6 +330,6 @@ def _unpacked(packed: bytes) -> Iterator[dict[str, Any]]:
         raise DamagedError(str(exc)) from exc
 
 
-def _answer(values: dict[str, Any]) -> Answer:
+def _answer(values: dict[str, Any], asked: RequestId) -> Answer:
     candidates = tuple(Candidate(**candidate) for candidate in values["candidates"])
-    return Answer(candidates=candidates, meta=without_choice(values["meta"]))
+    return Answer(id=asked, candidates=candidates, meta=without_choice(values["meta"]))

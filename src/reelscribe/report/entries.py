@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from reelscribe.config import Settings
 from reelscribe.dataset.identity import seed_of_0_1
-from reelscribe.dataset.ledger_file import Answer, Run, read_answers
+from reelscribe.dataset.ledger_file import Run, read_answers
 from reelscribe.dataset.names import SHARD
 from reelscribe.dataset.read import read_rows
 from reelscribe.dataset.sources import Source, find_sources
@@ -20,7 +20,7 @@ from reelscribe.outcomes import choose
 from reelscribe.prompts import LAYOUTS, eoc_token, video_token, videos_of, without_tokens
 from reelscribe.report.videos import FoundVideo, VideoFinder
 from reelscribe.runners.status import find_failures, find_ledger, ledger_of, runs_on
-from reelscribe.values import Caption, InputRow, Request, Row
+from reelscribe.values import Answer, Caption, InputRow, Request, Row
 
 _PEEK_ROWS: Final = 64
 _MOST_REMEMBERED: Final = 200_000
@@ -330,7 +330,7 @@ def _counting(known: Mapping[int, list[Answer]], settings: Settings) -> Callable
 
     def count(request: Request) -> int:
         answers = _answers(known, request, settings)
-        return len(choose(request, answers[0].candidates, answers[0].meta, settings.keep).kept) if answers else 0
+        return len(choose(request, answers[0], settings.keep).kept) if answers else 0
 
     return count
 
@@ -343,7 +343,7 @@ def _remembering(
     def find(request: Request, texts: list[str]) -> Caption | None:
         wanted = [text.strip() for text in texts]  # as interleaved text can hold them
         answers = _answers(known, request, settings)
-        captions = (choose(request, item.candidates, item.meta, settings.keep) for item in answers)
+        captions = (choose(request, item, settings.keep) for item in answers)
         same = (item for item in captions if [without_tokens(text).strip() for text in item.texts] == wanted)
         return next((item for item in same if item.meta.get("prompt") == request.prompt), None)
 

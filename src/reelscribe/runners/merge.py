@@ -4,7 +4,7 @@ An output is a function of rows and outcomes. So the shards' ledgers are put tog
 a run for which everything is known. What it writes is what a run without shards writes, whatever the format.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
@@ -13,9 +13,10 @@ from reelscribe.config import AFFECTS, Shard
 from reelscribe.dataset.ledger_file import Run
 from reelscribe.engines.base import ModelInfo
 from reelscribe.errors import DatasetError
+from reelscribe.pipeline import Settle
 from reelscribe.runners.local import RunSummary, in_folder_of, run, settings_of
 from reelscribe.runners.status import find_ledger, ledger_of, runs_on
-from reelscribe.values import Outcome, Request
+from reelscribe.values import Work
 from reelscribe.video.sampling import VisionLimits
 
 _ALIKE: Final = (
@@ -111,18 +112,16 @@ class _Nothing:
             engine=run.engine, model=run.model, revision=run.work.get("commit"), limits=VisionLimits()
         )
 
-    def make(
-        self, requests: Iterable[Request], *, record: Callable[[Outcome], None] | None = None
-    ) -> Iterator[Outcome]:
+    def make(self, works: Iterator[Work], settle: Settle) -> Iterator[None]:
         """Refuse the first request.
 
         Raises:
             DatasetError: there is one.
         """
-        for request in requests:
+        for work in works:
             raise DatasetError(
-                f"row {request.id.row} ({request.clip.name}) is in no shard's ledger: its video, the "
-                "inputs, the paths or the model's files are not what they were when the shards were made. Give the "
-                "shards' commands again, then merge."
+                f"row {work.requests[0].id.row} ({work.clip.name}) is in no shard's ledger: its video, the inputs, "
+                "the paths or the model's files are not what they were when the shards were made. Give the shards' "
+                "commands again, then merge."
             )
         yield from ()

@@ -1,6 +1,6 @@
-"""Captions made on a Ray cluster, for a run whose reading, ledger and writing stay here.
+"""Answers made on a Ray cluster, for a run whose reading, ledger and writing stay here.
 
-    requests -> chunks -> feed ..Ray Data.. actors, each with decoders and an engine -> outcomes
+    works -> chunks -> feed ..Ray Data.. actors, each with decoders and an engine -> answers
 
 Ray Data deals the chunks out, adds and removes actors, and starts dead ones anew. It may also, when a node takes chunks
 with it, read them again: so the feed keeps each until it is answered. And it leaves the chunks of a dead actor to that
@@ -13,8 +13,7 @@ import logging
 import os
 import pickle
 import threading
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from queue import Empty, SimpleQueue
@@ -24,8 +23,9 @@ from typing import Any, Final, Self
 from reelscribe.config import Settings
 from reelscribe.engines.base import ModelInfo
 from reelscribe.errors import EngineError, MissingExtraError, ReelscribeError, SettingsError
-from reelscribe.runners.ray_stage import CHUNKS_AT_ONCE, Feed, look, outcomes_of, planned_tp
-from reelscribe.values import Outcome, Request, RequestId
+from reelscribe.pipeline import Settle
+from reelscribe.runners.ray_stage import CHUNKS_AT_ONCE, Feed, answers_of, look, planned_tp
+from reelscribe.values import Work
 
 try:
     import ray
@@ -35,8 +35,8 @@ except ModuleNotFoundError as exc:
 
 logger = logging.getLogger(__name__)
 
-_CHUNK_REQUESTS, _CHUNK_BYTES = 64, 1 << 23
-"""Most requests in a chunk; fewer where they hold whole videos, or are few in all."""
+_CHUNK_WORKS, _CHUNK_BYTES = 64, 1 << 23
+"""Most works in a chunk; fewer where they hold whole videos, or are few in all."""
 _CHUNKS_AHEAD: Final = 2 * CHUNKS_AT_ONCE
 """For each actor: those that it works on, and those that wait for it."""
 _CHUNKS_IN_ALL: Final = 16
@@ -50,7 +50,7 @@ _END_SECONDS = 30.0
 
 
 class Cluster:
-    """Makes outcomes on a Ray cluster; a `Maker`, for as long as its context lasts.
+    """Makes answers on a Ray cluster; a `Maker`, for as long as its context lasts.
 
     Where Ray has not been started in this process, it is, and ends with the context.
 
@@ -88,10 +88,10 @@ class Cluster:
         except BaseException:
             self._shut_down()
             raise
-        chunk = _CHUNK_REQUESTS
+        chunk = _CHUNK_WORKS
         if self._total is not None:
             chunk = min(max(self._total // (self._actors.most * _CHUNKS_IN_ALL), 1), chunk)
-        self._chunk_requests = chunk
+        self._chunk_works = chunk
         ahead = self._actors.most * _CHUNKS_AHEAD
         self._room = threading.Semaphore(ahead)
         self.waiting_rows = max(4 * ahead * chunk, 4096)
@@ -122,18 +122,14 @@ class Cluster:
         if self._began:
             ray.shutdown()
 
-    def make(
-        self, requests: Iterable[Request], *, record: Callable[[Outcome], None] | None = None
-    ) -> Iterator[Outcome]:
-        """One outcome for each request, in their order.
+    def make(self, works: Iterator[Work], settle: Settle) -> Iterator[None]:
+        """Give an answer to each request of the works to `settle`; yield after each chunk of them.
 
         Raises:
             EngineError: an engine broke, or the cluster lost too much.
         """
-        order: deque[RequestId] = deque()
-        done: dict[RequestId, Outcome] = {}
         ended = threading.Event()
-        feeder = threading.Thread(target=self._feed_all, args=(requests, order, ended), name="reelscribe-feed")
+        feeder = threading.Thread(target=self._feed_all, args=(works, ended), name="reelscribe-feed")
         feeder.start()
         fed = False
         try:
@@ -153,12 +149,9 @@ class Cluster:
                     raise event[1]
                 elif event[0] in self._open:  # one that comes a second time is known
                     self._answered(event[0])
-                    for outcome in event[1]:
-                        if record:
-                            record(outcome)
-                        done[outcome.id] = outcome
-                    while order and order[0] in done:
-                        yield done.pop(order.popleft())
+                    for answer in event[1]:
+                        settle(answer)
+                    yield
         finally:
             ended.set()
             self._room.release()  # the feeder may be waiting for it
@@ -178,15 +171,14 @@ class Cluster:
         self._room.release()
         self._feed.answered.remote(number)
 
-    def _feed_all(self, requests: Iterable[Request], order: deque[RequestId], ended: threading.Event) -> None:
-        """Put requests into the feed, as far as there is room; in a thread of its own."""
+    def _feed_all(self, works: Iterator[Work], ended: threading.Event) -> None:
+        """Put works into the feed, as far as there is room; in a thread of its own."""
         try:
-            for chunk in _chunks(requests, self._chunk_requests):
+            for chunk in _chunks(works, self._chunk_works):
                 self._room.acquire()
                 if ended.is_set():
                     self._room.release()
                     return
-                order.extend(request.id for request in chunk)
                 self._open.add(self._chunks)
                 ray.get(self._feed.put.remote(self._chunks, pickle.dumps(chunk)))
                 self._chunks += 1
@@ -209,8 +201,8 @@ class Cluster:
             ):
                 if self._stopping:
                     return
-                for number, outcomes in zip(batch["number"].to_pylist(), batch["outcomes"].to_pylist(), strict=True):
-                    self._events.put((number, pickle.loads(outcomes)))
+                for number, answers in zip(batch["number"].to_pylist(), batch["answers"].to_pylist(), strict=True):
+                    self._events.put((number, pickle.loads(answers)))
             error = EngineError("the pipeline on Ray ended although there were requests left.")
         except BaseException as exc:  # which the run is to end with, or to get over
             error = exc  # type: ignore[assignment]
@@ -269,9 +261,9 @@ class Actors:
         return f"{self.fewest} to {self.most} engines on Ray, with {self.gpus} GPUs and {self.cpus} CPUs for each"
 
     def pipeline(self, feed: Any, first: int) -> Any:
-        """They at work, as a data set of outcomes; see `outcomes_of`."""
+        """They at work, as a data set of answers; see `answers_of`."""
         folder = str(Path.cwd())
-        return outcomes_of(feed, first, self.settings, folder, fewest=self.fewest, most=self.most, **self.each())
+        return answers_of(feed, first, self.settings, folder, fewest=self.fewest, most=self.most, **self.each())
 
     def each(self) -> dict[str, int]:
         """Resources of one, as Ray's options."""
@@ -320,12 +312,12 @@ def _cpus_beside(gpus: int, nodes: list[dict[str, Any]]) -> int:
     return min(max(min(shares, default=1), 1), _MOST_DECODERS)
 
 
-def _chunks(requests: Iterable[Request], most: int) -> Iterator[list[Request]]:
-    chunk: list[Request] = []
+def _chunks(works: Iterator[Work], most: int) -> Iterator[list[Work]]:
+    chunk: list[Work] = []
     size = 0
-    for request in requests:
-        chunk.append(request)
-        size += len(request.clip.source) if isinstance(request.clip.source, bytes) else 0
+    for work in works:
+        chunk.append(work)
+        size += len(work.clip.source) if isinstance(work.clip.source, bytes) else 0
         if len(chunk) >= most or size >= _CHUNK_BYTES:
             yield chunk
             chunk, size = [], 0

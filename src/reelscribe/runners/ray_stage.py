@@ -1,14 +1,15 @@
-"""What a run on Ray has on the cluster: the feed of chunks, their reader, and the actors that make outcomes.
+"""What a run on Ray has on the cluster: the feed of chunks, their reader, and the actors that make answers.
 
-An actor whose engine breaks ends itself, and Ray starts it again and gives it the same chunks. A request may be what
-breaks the engine: so a chunk that was begun too often goes through one request at a time, those first that were tried
-least, and a request at which the actor ends each time is given up. It may be the machine, too: so that a request is
+An actor whose engine breaks ends itself, and Ray starts it again and gives it the same chunks. A work may be what
+breaks the engine: so a chunk that was begun too often goes through one work at a time, those first that were tried
+least, and a work at which the actor ends each time is given up. It may be the machine, too: so that a work is
 given up early only where others went through meanwhile, and an actor that ends again and again ends the run. The feed,
 which outlives the actors, keeps count.
 """
 
 import asyncio
 import contextlib
+import itertools
 import os
 import pickle
 import threading
@@ -24,9 +25,9 @@ from reelscribe.engines.base import ModelInfo
 from reelscribe.engines.planning import MEMORY_SHARE, longest_tokens, plan
 from reelscribe.engines.prospects import look_at_model, visible_gpus
 from reelscribe.errors import EngineError, MissingExtraError, ReelscribeError
-from reelscribe.pipeline import caption
+from reelscribe.pipeline import Answers, answers_in_order
 from reelscribe.runners.stream import SharedStream
-from reelscribe.values import Caption, Failure, Outcome, Request, RequestId
+from reelscribe.values import Answer, Failure, RequestId, Work
 from reelscribe.video.sampling import FrameBudget
 
 try:
@@ -40,13 +41,13 @@ except ModuleNotFoundError as exc:
 CHUNKS_AT_ONCE: Final = 4
 """That an actor works on, as one stream."""
 _WHOLE_TRIES: Final = 2
-"""Of a chunk as one, before its requests are tried one at a time."""
+"""Of a chunk as one, before its works are tried one at a time."""
 _ALONE_TRIES: Final = 2
-"""Of such a request, where others went through since the first of them. One time may be chance: a node that goes."""
+"""Of such a work, where others went through since the first of them. One time may be chance: a node that goes."""
 _MOST_ALONE_TRIES: Final = 3
-"""Of such a request, where there are no others."""
+"""Of such a work, where there are no others."""
 _MOST_DEATHS: Final = 10
-"""Of an actor, with no caption made between: then it is no clip's doing."""
+"""Of an actor, with nothing answered between: then it is no clip's doing."""
 _NO_WORD: Final = "it left no word; see Ray's logs"
 _SECONDS_FOR_OTHERS: Final = 2.0
 """That go first where a chunk has a suspect: those that go through show that it is not the machine."""
@@ -56,12 +57,12 @@ _SECONDS_TO_LOAD_AGAIN: Final = 5.0
 
 @dataclass(frozen=True, kw_only=True)
 class Alone:
-    """How the requests of a chunk are to be tried one at a time."""
+    """How the works of a chunk are to be tried one at a time."""
 
     tries: dict[RequestId, int]
-    """Those that there were, by request."""
+    """Those that there were, by work."""
     done: dict[RequestId, bytes]
-    """Outcomes that are known, pickled, likewise."""
+    """Answers that are known, pickled, likewise."""
 
 
 @dataclass(kw_only=True)
@@ -70,7 +71,7 @@ class _Actor:
 
     starts: int = 0
     deaths: int = 0
-    """Since it last made a caption."""
+    """Since it last answered anything."""
     captions: int = 0
     words: str = _NO_WORD
     """The last that it left."""
@@ -83,7 +84,7 @@ class _Tries:
     whole: int = 0
     alone: dict[RequestId, int] = field(default_factory=dict)
     first: dict[RequestId, int] = field(default_factory=dict)
-    """How many captions the actor had made when a request was first tried alone."""
+    """How much the actor had answered when a work was first tried alone."""
     done: dict[RequestId, bytes] = field(default_factory=dict)
     under_way: set[str] = field(default_factory=set)
     """Actors that have it."""
@@ -169,7 +170,7 @@ class Feed:
             return tries.whole <= _WHOLE_TRIES or Alone(tries=tries.alone.copy(), done=tries.done.copy())
 
     def begun_alone(self, name: str, number: int, asked: RequestId) -> str | None:
-        """Take note of another try of a single request. Returns: why it is to be given up, if so."""
+        """Take note of another try of a single work. Returns: why it is to be given up, if so."""
         with self._changed:
             tries, actor = self._tries[number], self._actors[name]
             tries.alone[asked] = tries.alone.get(asked, 0) + 1
@@ -185,7 +186,7 @@ class Feed:
                 self._tries[number].under_way.discard(name)
 
     def went_through(self, name: str, number: int, captions: int, done: dict[RequestId, bytes]) -> None:
-        """Take note of what did not end an actor: how many captions it made, and outcomes of single requests."""
+        """Take note of what did not end an actor: how much it answered, and the answers of single works."""
         with self._changed:
             actor = self._actors[name]
             actor.captions += captions
@@ -216,12 +217,12 @@ class _FromFeed(Datasource):  # type: ignore[misc]
 def _read(feed: Any, place: int) -> Iterator[pa.Table]:
     while (found := ray.get(feed.get.remote(place))) is not None:
         number, chunk = found
-        yield pa.table({"number": [number], "requests": pa.array([chunk], pa.binary())})
+        yield pa.table({"number": [number], "works": pa.array([chunk], pa.binary())})
         place += 1
 
 
-class MakeOutcomes:
-    """Makes outcomes of chunks of requests; what Ray Data makes an actor of.
+class MakeAnswers:
+    """Makes answers to chunks of works; what Ray Data makes an actor of.
 
     Args:
         settings: of the engine.
@@ -241,34 +242,35 @@ class MakeOutcomes:
             engine = load_engine(settings)
         except ReelscribeError as exc:
             self._end(exc, after=_SECONDS_TO_LOAD_AGAIN)
-        self._stream: SharedStream[Request, Outcome] = SharedStream(
-            lambda requests: caption(requests, settings, engine)
+        self._stream: SharedStream[Work, Answers] = SharedStream(
+            lambda works: answers_in_order(works, settings, engine)
         )
 
     async def __call__(self, batch: pa.Table) -> pa.Table:
-        """Make the outcomes of a chunk, while others are on their way."""
+        """Make the answers of a chunk, while others are on their way."""
         return await asyncio.to_thread(self.make, batch)
 
     def make(self, batch: pa.Table) -> pa.Table:
         """The same, in any thread."""
         numbers = batch["number"].to_pylist()
-        chunks = [pickle.loads(chunk) if chunk else [] for chunk in batch["requests"].to_pylist()]
-        outcomes = [pickle.dumps(self._outcomes(*asked)) for asked in zip(numbers, chunks, strict=True)]
-        return pa.table({"number": batch["number"], "outcomes": pa.array(outcomes, pa.binary())})
+        chunks = [pickle.loads(chunk) if chunk else [] for chunk in batch["works"].to_pylist()]
+        answers = [pickle.dumps(self._answers(*asked)) for asked in zip(numbers, chunks, strict=True)]
+        return pa.table({"number": batch["number"], "answers": pa.array(answers, pa.binary())})
 
-    def _outcomes(self, number: int, chunk: list[Request]) -> list[Outcome] | ReelscribeError | None:
+    def _answers(self, number: int, chunk: list[Work]) -> Answers | ReelscribeError | None:
         """None where they are not for this call to make. What ends the run is an answer, too: Ray's errors are text."""
         if self._given_up:
             return EngineError(self._given_up)
         try:
-            outcomes = self._tried(number, chunk)
+            answers = self._tried(number, chunk)
         except ReelscribeError as exc:
             return exc
-        if outcomes is not None:
-            self._feed.finished.remote(self._name, number)
-        return outcomes
+        if answers is None:
+            return None
+        self._feed.finished.remote(self._name, number)
+        return tuple(itertools.chain.from_iterable(answers))
 
-    def _tried(self, number: int, chunk: list[Request]) -> list[Outcome] | None:
+    def _tried(self, number: int, chunk: list[Work]) -> list[Answers] | None:
         with self._places:
             how: Alone | bool = ray.get(self._feed.begun.remote(self._name, number))
             if how is False:
@@ -278,30 +280,32 @@ class MakeOutcomes:
         if how.tries:
             time.sleep(_SECONDS_FOR_OTHERS)
         with self._all_places():
-            done: dict[RequestId, Outcome] = {key: pickle.loads(outcome) for key, outcome in how.done.items()}
-            for request in sorted(chunk, key=lambda request: how.tries.get(request.id, 0)):
-                if request.id not in done:
-                    done[request.id] = self._outcome(number, request)
-            return [done[request.id] for request in chunk]
+            done: dict[RequestId, Answers] = {name: pickle.loads(answers) for name, answers in how.done.items()}
+            for work in sorted(chunk, key=lambda work: how.tries.get(_name_of(work), 0)):
+                if _name_of(work) not in done:
+                    done[_name_of(work)] = self._alone(number, work)
+            return [done[_name_of(work)] for work in chunk]
 
-    def _outcome(self, number: int, request: Request) -> Outcome:
-        """That of a request which is tried alone."""
-        if why := ray.get(self._feed.begun_alone.remote(self._name, number, request.id)):
-            failure = Failure.of(request, why)
-            self._feed.went_through.remote(self._name, number, 0, {request.id: pickle.dumps(failure)})
-            return failure
-        [outcome] = self._send(number, [request], alone=True)
-        return outcome
+    def _alone(self, number: int, work: Work) -> Answers:
+        """Those of a work that is tried alone."""
+        if why := ray.get(self._feed.begun_alone.remote(self._name, number, _name_of(work))):
+            failures = tuple(Failure.of(request, why) for request in work.requests)
+            self._feed.went_through.remote(self._name, number, 0, {_name_of(work): pickle.dumps(failures)})
+            return failures
+        [answers] = self._send(number, [work], alone=True)
+        return answers
 
-    def _send(self, number: int, requests: list[Request], *, alone: bool = False) -> list[Outcome]:
+    def _send(self, number: int, works: list[Work], *, alone: bool = False) -> list[Answers]:
         try:
-            outcomes = self._stream.send(requests)
+            answers = self._stream.send(works)
         except EngineError as exc:
             self._end(exc)
-        captions = sum(isinstance(outcome, Caption) for outcome in outcomes)
-        done = {outcome.id: pickle.dumps(outcome) for outcome in outcomes} if alone else {}
-        self._feed.went_through.remote(self._name, number, captions, done)
-        return outcomes
+        made = sum(isinstance(answer, Answer) for one in answers for answer in one)
+        done = {}
+        if alone:
+            done = {_name_of(work): pickle.dumps(one) for work, one in zip(works, answers, strict=True)}
+        self._feed.went_through.remote(self._name, number, made, done)
+        return answers
 
     def _end(self, why: ReelscribeError, *, after: float = 0.0) -> NoReturn:
         """End this process, and nothing but that meanwhile: Ray starts another, with an engine that is whole."""
@@ -319,6 +323,11 @@ class MakeOutcomes:
                 yield
             finally:
                 self._places.release(CHUNKS_AT_ONCE)
+
+
+def _name_of(work: Work) -> RequestId:
+    """A work goes by the name of its first request."""
+    return work.requests[0].id
 
 
 def look(settings: Settings, folder: str) -> ModelInfo | ReelscribeError:
@@ -364,10 +373,10 @@ def _enter(folder: str) -> None:
         ) from exc
 
 
-def outcomes_of(
+def answers_of(
     feed: Any, first: int, settings: Settings, folder: str, *, fewest: int, most: int, **resources: float
 ) -> Any:
-    """The pipeline, as a data set of outcomes.
+    """The pipeline, as a data set of answers.
 
     Args:
         feed: where chunks come from; a handle of a `Feed`.
@@ -387,7 +396,7 @@ def outcomes_of(
     finally:
         context.target_max_block_size, context.enable_progress_bars = before
     return chunks.map_batches(
-        MakeOutcomes,
+        MakeAnswers,
         fn_constructor_kwargs={"settings": settings, "folder": folder, "feed": feed},
         batch_format="pyarrow",
         batch_size=1,

@@ -7,7 +7,8 @@ from contextlib import closing, contextmanager
 from typing import Protocol
 
 from reelscribe.config import Settings
-from reelscribe.values import Clip, Failure, Frames, Request
+from reelscribe.errors import ClipError
+from reelscribe.values import Clip, Frames, Work
 from reelscribe.video.decode import decode
 from reelscribe.video.fetch import Fetcher, FetchLimits
 from reelscribe.video.headers import Header, read_header
@@ -25,7 +26,7 @@ class Decode(Protocol):
 
 
 def decode_ahead(
-    requests: Iterable[Request],
+    works: Iterable[Work],
     budget: FrameBudget,
     *,
     max_bytes: int,
@@ -34,14 +35,14 @@ def decode_ahead(
     decoder_bytes: int = 4 << 30,
     limits: FetchLimits = _ANYWHERE,
     cancelled: threading.Event | None = None,
-) -> Iterator[tuple[Request, Frames | Failure]]:
-    """Fetch and decode the clips of requests.
+) -> Iterator[tuple[Work, Frames | ClipError]]:
+    """Fetch and decode the clips of works.
 
-    A clip that several requests name is decoded once, and counts once, if they come near each other: while one of them
-    is under way. They share its frames.
+    A clip that several works are about is decoded once, and counts once, if they come near each other: while one of
+    them is under way. They share its frames.
 
     Args:
-        requests: pulled only as far ahead as the bounds allow.
+        works: pulled only as far ahead as the bounds allow.
         budget: what to decode of each.
         max_bytes: decoded frames that may wait; a clip in the making counts as the largest that the budget allows. One
             clip is always let through.
@@ -53,7 +54,7 @@ def decode_ahead(
         cancelled: once another thread sets it, no clip is waited for any more, and nothing more comes.
 
     Yields:
-        Each request, with its frames, or with the failure that it became. In order, except that clips which are
+        Each work, with its frames, or with what is wrong with its clip. In order, except that clips which are
         downloaded, or take long to decode, hold back no others: these pass them. Once closed, nothing is waited for:
         what is under way is given up.
 
@@ -73,20 +74,20 @@ def decode_ahead(
         stages.stopping(),
     ):
         stages.start(fetcher.fetched, lambda clip: decode_clip(clip, budget, threads=threads))
-        yield from _in_turn(iter(requests), stages, cancelled or threading.Event())
+        yield from _in_turn(iter(works), stages, cancelled or threading.Event())
 
 
 def _in_turn(
-    source: Iterator[Request], stages: Stages, cancelled: threading.Event
-) -> Iterator[tuple[Request, Frames | Failure]]:
+    source: Iterator[Work], stages: Stages, cancelled: threading.Event
+) -> Iterator[tuple[Work, Frames | ClipError]]:
     while True:
         is_dry = False  # for now: it may have more once some have left
         while not is_dry and not cancelled.is_set() and stages.has_room():
-            request = next(source, None)
-            if request is None:
+            work = next(source, None)
+            if work is None:
                 is_dry = True
             else:
-                stages.add(request)
+                stages.add(work)
         ready = stages.next_ready(or_room=not is_dry, cancelled=cancelled)
         if ready is not None:
             yield ready

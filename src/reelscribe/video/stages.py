@@ -10,7 +10,7 @@ from enum import IntEnum
 from typing import Final
 
 from reelscribe.errors import ClipError
-from reelscribe.values import Clip, Failure, Frames, Request
+from reelscribe.values import Clip, Frames, Work
 from reelscribe.video.fetch import is_remote
 
 Fetch = Callable[[Clip], AbstractContextManager[Clip]]
@@ -18,7 +18,7 @@ Fetch = Callable[[Clip], AbstractContextManager[Clip]]
 _CLIPS_AHEAD: Final = 2
 """Clips under way, at most, for each decoder, beside those that are downloaded."""
 _SHARERS: Final = 8
-"""Requests under way, at most, for each of those clips."""
+"""Works under way, at most, for each of those clips."""
 _PATIENCE_SECONDS: Final = 1.0
 """That a clip may be decoded before others pass it."""
 _LOOK_SECONDS: Final = 0.1
@@ -38,12 +38,12 @@ class _Stage(IntEnum):
 
 
 @dataclass(kw_only=True, eq=False)
-class _Work:
-    """A clip under way, and the requests that name it."""
+class _Passage:
+    """A clip under way, and the works that are about it."""
 
     clip: Clip
     stage: _Stage
-    requests: deque[Request] = field(default_factory=deque)
+    works: deque[Work] = field(default_factory=deque)
     file: ExitStack = field(default_factory=ExitStack)
     """Holds what was downloaded."""
     fetched: Clip | None = None
@@ -70,9 +70,9 @@ class Stages:
     def __init__(self, *, workers: int, max_downloads: int, max_bytes: int, clip_bytes: int) -> None:
         self._workers, self._max_downloads = workers, max_downloads
         self._max_bytes, self._clip_bytes = max_bytes, clip_bytes
-        self._works: list[_Work] = []
-        self._last: _Work | None = None
-        """Gave the last answer; a next request for its clip shares it."""
+        self._passages: list[_Passage] = []
+        self._last: _Passage | None = None
+        """Gave the last answer; a next work on its clip shares it."""
         self._changed = threading.Condition()
         self._closed = False
         self._threads: list[threading.Thread] = []
@@ -82,25 +82,25 @@ class Stages:
         self._fetch, self._decode = fetch, decode
 
     def has_room(self) -> bool:
-        """Whether another request may be pulled."""
+        """Whether another work may be pulled."""
         with self._changed:
             return self._has_room()
 
-    def add(self, request: Request) -> None:
-        """Take a request, which shares the clip of another one that is under way."""
+    def add(self, work: Work) -> None:
+        """Take a work, which shares the clip of another one that is under way."""
         with self._changed:
-            under_way = (work for work in (*self._works, self._last) if work and work.clip == request.clip)
-            work = next(under_way, None) or self._begin(request.clip)
-            if work not in self._works:
-                self._works.append(work)
-            work.requests.append(request)
+            under_way = (passage for passage in (*self._passages, self._last) if passage and passage.clip == work.clip)
+            passage = next(under_way, None) or self._begin(work.clip)
+            if passage not in self._passages:
+                self._passages.append(passage)
+            passage.works.append(work)
             self._changed.notify_all()
 
-    def next_ready(self, *, or_room: bool, cancelled: threading.Event) -> tuple[Request, Frames | Failure] | None:
-        """A request whose clip is done, in order, except that slow clips are passed; waits for one.
+    def next_ready(self, *, or_room: bool, cancelled: threading.Event) -> tuple[Work, Frames | ClipError] | None:
+        """A work whose clip is done, in order, except that slow clips are passed; waits for one.
 
         Args:
-            or_room: whether to wait no longer than until another request may be pulled.
+            or_room: whether to wait no longer than until another work may be pulled.
             cancelled: once another thread sets it, nothing is waited for.
 
         Returns:
@@ -110,21 +110,19 @@ class Stages:
             BaseException: what went wrong with a clip that is not its own fault, once it is the oldest.
         """
         with self._changed:
-            while (work := self._first_done()) is None:
-                if not self._works or (or_room and self._has_room()) or cancelled.is_set():
+            while (passage := self._first_done()) is None:
+                if not self._passages or (or_room and self._has_room()) or cancelled.is_set():
                     return None
                 self._changed.wait(_LOOK_SECONDS)
-            request = work.requests.popleft()
-            if not work.requests:
-                self._works.remove(work)
-            self._last = work
+            work = passage.works.popleft()
+            if not passage.works:
+                self._passages.remove(passage)
+            self._last = passage
             self._changed.notify_all()
-        if isinstance(work.result, Frames):
-            return request, work.result
-        if isinstance(work.result, ClipError):
-            return request, Failure.of(request, str(work.result), work.result.kind)
-        assert work.result is not None
-        raise work.result
+        if isinstance(passage.result, Frames | ClipError):
+            return work, passage.result
+        assert passage.result is not None
+        raise passage.result
 
     @contextmanager
     def stopping(self) -> Iterator[None]:
@@ -143,43 +141,43 @@ class Stages:
             thread.join(max(until - time.monotonic(), 0))
 
     def _has_room(self) -> bool:
-        ahead = [work for work in self._works if work.stage >= _Stage.HERE]
-        remote = [work for work in self._works if work.stage < _Stage.DECODING and is_remote(work.clip)]
+        ahead = [passage for passage in self._passages if passage.stage >= _Stage.HERE]
+        remote = [passage for passage in self._passages if passage.stage < _Stage.DECODING and is_remote(passage.clip)]
         most = _CLIPS_AHEAD * self._workers
-        requests = sum(len(work.requests) for work in self._works)
-        if len(remote) >= self._max_downloads or len(ahead) >= most or requests >= _SHARERS * most + len(remote):
+        works = sum(len(passage.works) for passage in self._passages)
+        if len(remote) >= self._max_downloads or len(ahead) >= most or works >= _SHARERS * most + len(remote):
             return False
         return self._fits_beside(ahead)
 
-    def _fits_beside(self, works: list[_Work]) -> bool:
+    def _fits_beside(self, passages: list[_Passage]) -> bool:
         """Whether the bound of bytes allows another clip to be decoded beside these."""
-        return not works or sum(map(self._bytes, works)) + self._clip_bytes <= self._max_bytes
+        return not passages or sum(map(self._bytes, passages)) + self._clip_bytes <= self._max_bytes
 
-    def _bytes(self, work: _Work) -> int:
-        if work.stage is not _Stage.DONE:
+    def _bytes(self, passage: _Passage) -> int:
+        if passage.stage is not _Stage.DONE:
             return self._clip_bytes
-        return work.result.pixels.nbytes if isinstance(work.result, Frames) else 0
+        return passage.result.pixels.nbytes if isinstance(passage.result, Frames) else 0
 
-    def _first_done(self) -> _Work | None:
+    def _first_done(self) -> _Passage | None:
         """The oldest clip that is done, unless one before it is worth waiting for."""
-        for work in self._works:
-            if work.stage is _Stage.DONE and (not work.is_error or work is self._works[0]):
-                return work
-            if not self._may_be_passed(work):
+        for passage in self._passages:
+            if passage.stage is _Stage.DONE and (not passage.is_error or passage is self._passages[0]):
+                return passage
+            if not self._may_be_passed(passage):
                 break
         return None
 
-    def _may_be_passed(self, work: _Work) -> bool:
+    def _may_be_passed(self, passage: _Passage) -> bool:
         """Whether a clip is so slow that others go before it. Else their order is kept, the same in every run."""
-        slow = work.stage is _Stage.DECODING and time.monotonic() - work.begun > _PATIENCE_SECONDS
-        return slow or work.stage is _Stage.DONE or is_remote(work.clip)
+        slow = passage.stage is _Stage.DECODING and time.monotonic() - passage.begun > _PATIENCE_SECONDS
+        return slow or passage.stage is _Stage.DONE or is_remote(passage.clip)
 
-    def _begin(self, clip: Clip) -> _Work:
+    def _begin(self, clip: Clip) -> _Passage:
         if is_remote(clip):
             self._add_thread("download", self._download_some, self._max_downloads)
-            return _Work(clip=clip, stage=_Stage.REMOTE)
+            return _Passage(clip=clip, stage=_Stage.REMOTE)
         self._add_thread("decode", self._decode_some, self._workers)
-        return _Work(clip=clip, stage=_Stage.HERE)
+        return _Passage(clip=clip, stage=_Stage.HERE)
 
     def _add_thread(self, name: str, run: Callable[[], None], most: int) -> None:
         if sum(thread.name == name for thread in self._threads) < most:
@@ -188,39 +186,41 @@ class Stages:
             self._threads.append(thread)
             thread.start()
 
-    def _take(self, stage: _Stage) -> _Work | None:
+    def _take(self, stage: _Stage) -> _Passage | None:
         """The oldest clip that is ready for a stage's next one, which it enters; waits for one. None at the end."""
         with self._changed:
             while not self._closed:
-                work = next((work for work in self._works if work.stage is stage), None)
-                decoding = [work for work in self._works if work.stage > _Stage.HERE]
-                if work and (stage is _Stage.REMOTE or self._fits_beside(decoding)):
-                    work.stage, work.begun = _Stage(stage + 1), time.monotonic()
-                    return work
+                passage = next((passage for passage in self._passages if passage.stage is stage), None)
+                decoding = [passage for passage in self._passages if passage.stage > _Stage.HERE]
+                if passage and (stage is _Stage.REMOTE or self._fits_beside(decoding)):
+                    passage.stage, passage.begun = _Stage(stage + 1), time.monotonic()
+                    return passage
                 self._changed.wait()
         return None
 
     def _download_some(self) -> None:
-        while (work := self._take(_Stage.REMOTE)) is not None:
+        while (passage := self._take(_Stage.REMOTE)) is not None:
             try:
-                work.fetched = work.file.enter_context(self._fetch(work.clip))
+                passage.fetched = passage.file.enter_context(self._fetch(passage.clip))
             except BaseException as exc:
-                self._finish(work, exc)
+                self._finish(passage, exc)
             else:
                 with self._changed:
-                    work.stage = _Stage.HERE
+                    passage.stage = _Stage.HERE
                     self._add_thread("decode", self._decode_some, self._workers)
                     self._changed.notify_all()
 
     def _decode_some(self) -> None:
-        while (work := self._take(_Stage.HERE)) is not None:
+        while (passage := self._take(_Stage.HERE)) is not None:
             try:
-                with work.file:
-                    self._finish(work, self._decode(work.fetched or work.file.enter_context(self._fetch(work.clip))))
+                with passage.file:
+                    self._finish(
+                        passage, self._decode(passage.fetched or passage.file.enter_context(self._fetch(passage.clip)))
+                    )
             except BaseException as exc:
-                self._finish(work, exc)
+                self._finish(passage, exc)
 
-    def _finish(self, work: _Work, result: Frames | BaseException) -> None:
+    def _finish(self, passage: _Passage, result: Frames | BaseException) -> None:
         with self._changed:
-            work.result, work.stage = result, _Stage.DONE
+            passage.result, passage.stage = result, _Stage.DONE
             self._changed.notify_all()
