@@ -256,7 +256,7 @@ class TestBounds:
     def test_the_cache_holds_no_more_than_that(
         self, lively_engine: TransformersEngine, asked: list[Work], monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        engine = variant(lively_engine)
+        engine = variant(lively_engine, show_ids=True)
         engine._rules.end_ids = frozenset()
         inputs = [engine._inputs.prepare(work) for work in asked]
         step = BranchingCache.begin_step
