@@ -287,13 +287,13 @@ def _size(item: _Prepared) -> int:
 
 
 def _halves(works: Sequence[ModelInputs]) -> Iterator[list[ModelInputs]]:
-    """In two parts, or in three where the number is odd; a single work by its requests; a single request as it is."""
+    """In two parts, in three if the number is odd; a single work by its requests; a single request, or none, as it is."""
     if len(works) == 1:
         ids = [question.request.id for question in works[0].questions]
         half = max(len(ids) // 2, 1)
         yield from ([works[0].only(ids[start : start + half])] for start in range(0, len(ids), half))
     else:
-        half = len(works) // 2
+        half = max(len(works) // 2, 1)
         yield from (list(works[start : start + half]) for start in range(0, len(works), half))
 
 
