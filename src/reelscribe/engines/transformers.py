@@ -287,7 +287,7 @@ def _size(item: _Prepared) -> int:
 
 
 def _halves(works: Sequence[ModelInputs]) -> Iterator[list[ModelInputs]]:
-    """In two parts, in three if the number is odd; a single work by its requests; a single request, or none, as it is."""
+    """In two parts, in three if the number is odd; a single work by its requests, a single request as it is."""
     if len(works) == 1:
         ids = [question.request.id for question in works[0].questions]
         half = max(len(ids) // 2, 1)
