@@ -19,7 +19,7 @@ from memory import peak_memory_bytes
 
 from reelscribe.config import Settings
 from reelscribe.engines import load_engine
-from reelscribe.engines.feed import Feed
+from reelscribe.engines.feed import ReadyItems
 from reelscribe.engines.inputs import InputBuilder
 from reelscribe.engines.running import RunningBatch
 from reelscribe.engines.sampling import Sampler
@@ -53,10 +53,11 @@ def time_parts(engine: TransformersEngine, run: Callable[[], Any]) -> dict[str, 
     parts: dict[str, tuple[Any, str]] = {
         "collate": (InputBuilder, "collate"),
         "vision": (model.model.visual, "forward"),
-        "prefill": (model, "forward"),
+        "prefill": (RunningBatch, "_read"),
+        "questions": (RunningBatch, "_ask"),
         "decode_steps": (RunningBatch, "step"),
         "sampling": (Sampler, "step"),
-        "waiting": (Feed, "wait"),
+        "waiting": (ReadyItems, "wait"),
     }
     originals = {name: getattr(owner, attribute) for name, (owner, attribute) in parts.items()}
     for name, (owner, attribute) in parts.items():
@@ -68,7 +69,7 @@ def time_parts(engine: TransformersEngine, run: Callable[[], Any]) -> dict[str, 
         setattr(owner, attribute, originals[name])
     seconds = watch.seconds
     seconds["decode_steps"] -= seconds["sampling"]
-    seconds["prefill"] -= seconds["vision"]
+    seconds["prefill"] -= seconds["vision"] + seconds["collate"]
     seconds["other"] = total - sum(seconds.values())
     started = watch.first["waiting"]
     seconds |= {"total": total, "busy_share_after_start": 1 - (seconds["waiting"] - started) / (total - started)}

@@ -68,6 +68,8 @@ class Request:
     clip: Clip
     prompt: str
     system_prompt: str | None = None
+    video: bool = True
+    """Whether the clip is part of what is asked; False for a text stage."""
     reference: str = ""
     """The original text, for selection by similarity. It has no part in what is made."""
     num_captions: int = 1

@@ -1,6 +1,7 @@
 """The engine for servers, against a real one on a loopback port: what is sent, and what answers come to."""
 
 import base64
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -10,7 +11,8 @@ from openai_asking import answers_of, at_first, load_openai, only_to, problem_of
 from openai_server import Body, OpenAIServer, Reply, describe, refuse, say
 
 from reelscribe.config import Settings
-from reelscribe.engines import load_engine
+from reelscribe.engines import load_engine, openai
+from reelscribe.engines.chat import Shown, show
 from reelscribe.errors import EngineError, SettingsError
 from reelscribe.values import NO_FRAMES, Clip, Failure, Generation, Request, Work
 
@@ -401,3 +403,47 @@ def test_engine_can_be_used_again(prepare: Prepare) -> None:
         for _ in range(2):
             assert len(answers_of(engine, *(prepare(key) for key in "ab"))) == 2
         assert list(engine.generate(iter(()))) == []
+
+
+# Several requests about one clip
+
+
+@pytest.mark.parametrize("send", ["frames", "images"])
+def test_requests_of_a_work_are_sent_each_and_its_clip_is_encoded_once(
+    prepare: Prepare, monkeypatch: pytest.MonkeyPatch, send: str
+) -> None:
+    shown = []
+
+    def count(work: Work, *args: Any) -> Shown:
+        shown.append(work.clip.name)
+        return show(work, *args)
+
+    monkeypatch.setattr(openai, "show", count)
+    works = [
+        replace(one, requests=tuple(replace(one.requests[0], id=named(f"{key}{n}"), prompt=f"{n}?") for n in range(3)))
+        for key, one in ((key, prepare(key)) for key in "ab")
+    ]
+    with OpenAIServer(models=("some-model",), owner="vllm") as server:
+        engine = load_openai(server, send=send)
+        replies = list(engine.generate(iter(works)))
+    assert sorted(reply.id.task for reply in replies) == ["a0", "a1", "a2", "b0", "b1", "b2"]
+    assert all(isinstance(reply, Generation) for reply in replies)
+    assert sorted(shown) == ["a.mp4", "b.mp4"]
+    assert sorted(map(prompt_of, server.bodies)) == sorted(["0?", "1?", "2?"] * 2)
+    assert len({str(body["messages"][-1]["content"][:-1]) for body in server.bodies}) == 2
+
+
+def test_clip_that_cannot_be_shown_is_a_failure_of_each_of_its_requests(prepare: Prepare) -> None:
+    one = prepare("a")
+    requests = tuple(replace(one.requests[0], id=named(f"{n}")) for n in range(3))
+    with OpenAIServer() as server:
+        replies = answers_of(load_openai(server, send="video"), Work(requests=requests), prepare("b", video=False))
+    assert [reply.kind for reply in replies.values() if isinstance(reply, Failure)] == ["missing"] * 3
+    assert isinstance(replies["b"], Generation)
+
+
+def test_request_without_a_video_is_sent_as_text(prepare: Prepare) -> None:
+    text = replace(prepare("a", prompt="Sum it up.", video=False), frames=NO_FRAMES)
+    with OpenAIServer() as server:
+        assert isinstance(answers_of(load_openai(server), text)["a"], Generation)
+    assert server.bodies[0]["messages"] == [{"role": "user", "content": [{"type": "text", "text": "Sum it up."}]}]

@@ -33,12 +33,13 @@ class Watch:
             self.prefills.append(len(batch))
             return collate(builder, batch)
 
-        def see_step(cache: BranchingCache) -> None:
-            self.steps.append(len(cache._branches.owners))
-            begin(cache)
+        def see_step(cache: BranchingCache, mask: torch.Tensor | None = None) -> None:
+            if mask is None:
+                self.steps.append(len(cache._branches.owners))
+            begin(cache, mask)
 
         def see_join(batch: RunningBatch, group: Sequence[ModelInputs]) -> None:
-            self.joined.append((len(self.steps), [item.request.id.task for item in group]))
+            self.joined.append((len(self.steps), [each.request.id.task for item in group for each in item.questions]))
             join(batch, group)
 
         monkeypatch.setattr(InputBuilder, "collate", see_prefill)

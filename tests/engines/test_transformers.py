@@ -219,11 +219,12 @@ class TestFaults:
         error: type[Exception],
     ) -> None:
         engine = variant(shapes_engine, batch_size=8)
-        forward, tried = engine._model.forward, []
+        inner, tried = engine._model.model.language_model, []
+        forward = inner.forward
 
         def small(**kwargs: Any) -> Any:
-            clips = len(kwargs["input_ids"])
-            if "pixel_values_videos" in kwargs:
+            clips = len(kwargs["inputs_embeds"])
+            if "visual_pos_masks" in kwargs:
                 tried.append(clips)
                 if clips > 2:
                     raise error("the card is full")
@@ -231,7 +232,7 @@ class TestFaults:
 
         items = [prepare(f"{number}", frames=2 + number % 3, sampling=GREEDY) for number in range(11)]
         expected = answers(engine, *items)
-        monkeypatch.setattr(engine._model, "forward", small)
+        monkeypatch.setattr(inner, "forward", small)
         with caplog.at_level(logging.WARNING):
             assert answers(engine, *items) == expected
         assert max(tried) > 2
@@ -247,7 +248,7 @@ class TestFaults:
         def full(**kwargs: Any) -> Any:
             raise torch.OutOfMemoryError("the card is full")
 
-        monkeypatch.setattr(shapes_engine._model, "forward", full)
+        monkeypatch.setattr(shapes_engine._model.model.language_model, "forward", full)
         [failure] = variant(shapes_engine).generate(iter([prepare("a")]))
         assert isinstance(failure, Failure)
         assert failure.message == "OutOfMemoryError: the card is full; lower max_video_tokens or num_captions"
@@ -258,7 +259,7 @@ class TestFaults:
         def lacking(**kwargs: Any) -> Any:
             raise ImportError("kernels is not installed")
 
-        monkeypatch.setattr(shapes_engine._model, "forward", lacking)
+        monkeypatch.setattr(shapes_engine._model.model.language_model, "forward", lacking)
         with pytest.raises(EngineError, match="the model lacks a package to run with: kernels is not installed"):
             list(shapes_engine.generate(iter([prepare("a"), prepare("b")])))
 
@@ -268,7 +269,7 @@ class TestFaults:
         def broken(**kwargs: Any) -> Any:
             raise torch.AcceleratorError("unspecified launch failure")
 
-        monkeypatch.setattr(shapes_engine._model, "forward", broken)
+        monkeypatch.setattr(shapes_engine._model.model.language_model, "forward", broken)
         with pytest.raises(EngineError, match="the device cpu failed: unspecified launch failure"):
             list(shapes_engine.generate(iter([prepare("a"), prepare("b")])))
 
@@ -345,7 +346,7 @@ class TestStepsThatFail:
         join = RunningBatch.join
 
         def see(batch: RunningBatch, group: list[ModelInputs]) -> None:
-            joined.append([item.request.id.task for item in group])
+            joined.append([each.request.id.task for item in group for each in item.questions])
             join(batch, group)
 
         engine = variant(shapes_engine, batch_size=8)

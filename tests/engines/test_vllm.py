@@ -11,6 +11,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,7 +29,7 @@ from reelscribe.prompts import DEFAULT_PROMPT
 from reelscribe.runners.local import run
 from reelscribe.runners.status import read_status
 from reelscribe.sampling_params import SamplingParams
-from reelscribe.values import Caption, Clip, Failure, Generation, Request, Work
+from reelscribe.values import NO_FRAMES, Caption, Clip, Failure, Generation, Request, Work
 
 if TYPE_CHECKING:
     from reelscribe.engines.transformers import TransformersEngine
@@ -84,8 +85,8 @@ def spied(engine: "VllmEngine", monkeypatch: pytest.MonkeyPatch) -> dict[str, An
     seen: dict[str, Any] = {}
     real = engine._run
 
-    async def see(item: Work, replica: int) -> Any:
-        seen[item.requests[0].id.task] = output = await real(item, replica)
+    async def see(item: Work, *args: Any) -> Any:
+        seen[item.requests[0].id.task] = output = await real(item, *args)
         return output
 
     monkeypatch.setattr(engine, "_run", see)
@@ -217,6 +218,64 @@ class TestSampling:
         assert len(seen["a"].outputs) == 5
 
 
+class TestSharing:
+    """Several questions about one clip."""
+
+    def about(self, work: Work, *prompts: str, **request: Any) -> Work:
+        """A work of these questions."""
+        asked = (replace(work.requests[0], id=named(text), prompt=text, **request) for text in prompts)
+        return replace(work, requests=tuple(asked))
+
+    def test_the_prefix_with_the_video_is_read_once(
+        self, vllm_engine: "VllmEngine", prepare: Prepare, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        seen = spied(vllm_engine, monkeypatch)
+        clips = [prepare(key, frames=24, size=(160, 96), sampling=GREEDY) for key in ("shared", "shared with none")]
+        work = self.about(clips[0], "What moves?", "Where does it go to?", "Is it red?")
+        other = self.about(clips[1], "How fast is it?")
+        replies = answers_to_all(vllm_engine, work, other)
+        assert all(isinstance(reply, Generation) for reply in replies.values())
+        block = vllm_engine.engine_args["block_size"]
+        *cached, most = sorted(seen[request.id.task].num_cached_tokens for request in work.requests)
+        assert cached[0] < block  # one of them reads it
+        assert cached[1] == most > work.frames.video_tokens
+        assert seen["How fast is it?"].num_cached_tokens < block
+
+    def test_answers_are_those_of_each_request_alone(self, vllm_engine: "VllmEngine", prepare: Prepare) -> None:
+        work = self.about(prepare("a", sampling=GREEDY), "What moves?", "Where to?")
+        alone = {key: made for one in work.singly() for key, made in answers(vllm_engine, one).items()}
+        assert answers_to_all(vllm_engine, work) == alone
+
+    def test_text_and_videos_go_in_one_stream(self, vllm_engine: "VllmEngine", prepare: Prepare) -> None:
+        text = replace(prepare("text", prompt="Sum it up.", video=False, sampling=GREEDY), frames=NO_FRAMES)
+        replies = answers_to_all(vllm_engine, prepare("a", sampling=GREEDY), text)
+        assert all(isinstance(reply, Generation) for reply in replies.values())
+
+    def test_a_clip_s_bytes_count_once(self, vllm_engine: "VllmEngine", prepare: Prepare) -> None:
+        engine = copy.copy(vllm_engine)
+        works = [self.about(prepare(f"{n}", sampling=GREEDY), f"{n}?", f"{n}!", f"{n}.") for n in range(6)]
+        engine._clip_bytes = works[0].frames.pixels.nbytes
+        engine._window_bytes = 2 * engine._clip_bytes
+        pulled = answered = most = 0
+
+        def source() -> Iterator[Work]:
+            nonlocal pulled, most
+            for work in works:
+                pulled += 1
+                most = max(most, 3 * pulled - answered)
+                yield work
+
+        for _ in engine.generate(source()):
+            answered += 1
+        assert answered == 18
+        assert 3 < most <= 6
+
+
+def answers_to_all(engine: Any, *works: Work) -> dict[str, Generation | Failure]:
+    """By the key of each request."""
+    return {reply.id.task: reply for reply in engine.generate(iter(works))}
+
+
 class TestWindow:
     def pulls(self, engine: "VllmEngine", items: list[Work]) -> tuple[list[int], list[str]]:
         """Requests in flight after each pull, and what happened, in order."""
@@ -327,8 +386,8 @@ class TestFaults:
     ) -> None:
         real = vllm_engine._run
 
-        async def broken_off(item: Work, replica: int) -> Any:
-            output = await real(item, replica)
+        async def broken_off(item: Work, *args: Any) -> Any:
+            output = await real(item, *args)
             output.outputs[0].finish_reason = item.requests[0].id.task
             return output
 

@@ -150,7 +150,7 @@ def test_token_ids_are_those_of_the_transformers_engine(
 
     def build(self: InputBuilder, item: Work) -> Any:
         inputs = prepare(self, item)
-        fed.append(inputs.ids.tolist())
+        fed.extend(question.ids.tolist() for question in inputs.questions)
         return inputs
 
     monkeypatch.setattr("reelscribe.engines.openai.read_answer", read)

@@ -71,7 +71,7 @@ def show(prepared: Work, send: str, max_upload_bytes: int, limits: FetchLimits) 
             not whole, or "engine" where it is too large.
     """
     if send == "video":
-        url = _video_url(prepared.requests[0].clip, max_upload_bytes, limits)
+        url = _video_url(prepared.clip, max_upload_bytes, limits)
         return Shown(parts=[{"type": "video_url", "video_url": {"url": url}}], fields={})
     jpegs = [base64.b64encode(jpeg).decode() for jpeg in _jpegs(prepared.frames.pixels)]
     if send == "images":

@@ -7,7 +7,8 @@ full, and answers handed out as they come. How large the window is, and when all
 
 import json
 import logging
-from collections.abc import Iterator, Mapping
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -42,17 +43,60 @@ _TAKES_FRAMES: Final = (0, 20)
 HELLO: Final[Mapping[str, Any]] = {"messages": [{"role": "user", "content": "Hello"}], "max_tokens": 1}
 """A request that costs a token, to see what a server takes."""
 
+_NOTHING: Final = Shown(parts=[], fields={})
+"""For requests without a video."""
+
 Reply = Generation | Failure
 
 
-@dataclass(kw_only=True)
+class _Showing:
+    """A work's clip in the form in which the server is shown it. It is made once, for whichever request asks first.
+
+    Args:
+        work: whose clip.
+        convert: makes the form.
+    """
+
+    def __init__(self, work: Work, convert: Callable[[Work], Shown]) -> None:
+        self._waiting = [work]  # until it is converted: pixels take much more room
+        self._convert = convert
+        self._lock = anyio.Lock()
+        self._made: Shown | ClipError = ClipError("engine", f"{work.clip.name} was not brought into the form to send.")
+        self.held_bytes = _size(work)
+
+    async def get(self) -> Shown:
+        """The form.
+
+        Raises:
+            ClipError: the clip cannot be shown; to each request that asks.
+        """
+        async with self._lock:
+            if self._waiting:
+                try:
+                    # A file that is still fetched for nobody is not waited for.
+                    self._made = await anyio.to_thread.run_sync(
+                        self._convert, self._waiting.pop(), abandon_on_cancel=True
+                    )
+                except ClipError as exc:
+                    self._made = ClipError(exc.kind, str(exc))
+                self.held_bytes = self.body_bytes
+        if isinstance(self._made, Shown):
+            return self._made
+        raise ClipError(self._made.kind, str(self._made))
+
+    @property
+    def body_bytes(self) -> int:
+        """Bytes that it takes once more in the body of each request."""
+        return self._made.held_bytes if isinstance(self._made, Shown) else 0
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
 class _Flight:
-    """A request on its way."""
+    """A request on its way. Equal only to itself."""
 
     request: Request
-    waiting: list[Work]
-    """The one, until it is brought into the form that is sent: pixels take much more room."""
-    held_bytes: int
+    showing: _Showing | None
+    """None for a request without a video."""
 
 
 class OpenAIEngine:
@@ -89,8 +133,8 @@ class OpenAIEngine:
             details={"sent": send, **unknown},
         )
 
-    def generate(self, requests: Iterator[Work]) -> Iterator[Reply]:
-        """Keep a window of requests in flight, and answer them as the server does."""
+    def generate(self, works: Iterator[Work]) -> Iterator[Reply]:
+        """Keep a window of requests in flight, and answer them as the server does. Those of a work share its clip."""
         gate = Gate(
             most=self._settings.max_concurrency,
             patience_seconds=self._settings.retry_seconds,
@@ -99,16 +143,20 @@ class OpenAIEngine:
         self._failed_in_a_row = self._denied_in_a_row = 0
         others = _Others(self._server, self.info.model)
         with (
-            feeding(requests) as feed,
+            feeding(works) as feed,
             start_blocking_portal() as portal,
             portal.wrap_async_context_manager(self._server.connect()) as client,
         ):
             flying: dict[Future[Reply], _Flight] = {}
+            queued: deque[_Flight] = deque()
             pull: Future[Work | None] | None = None
             more = True
             try:
                 while True:
-                    if more and pull is None and self._has_room(flying, gate):
+                    while queued and self._has_room(flying, gate):
+                        flight = queued.popleft()
+                        flying[portal.start_task_soon(self._answer, flight, client, gate, others)] = flight
+                    if more and pull is None and not queued and self._has_room(flying, gate):
                         pull = feed.pull()
                     if pull is None and not flying:
                         return
@@ -118,9 +166,7 @@ class OpenAIEngine:
                         prepared, pull = pull.result(), None
                         more = prepared is not None
                         if prepared is not None:
-                            [asked] = prepared.requests
-                            flight = _Flight(request=asked, waiting=[prepared], held_bytes=_size(prepared))
-                            flying[portal.start_task_soon(self._answer, flight, client, gate, others)] = flight
+                            queued.extend(self._flights(prepared))
                         del prepared  # it holds the pixels
                     del waited
                     finished = [future for future in flying if future.done()]
@@ -134,9 +180,19 @@ class OpenAIEngine:
                 for future in flying:
                     future.cancel()
 
+    def _flights(self, work: Work) -> Iterator[_Flight]:
+        """One for each request."""
+
+        def convert(work: Work) -> Shown:
+            return show(work, self._send, self._settings.max_upload_bytes, FetchLimits.of(self._settings))
+
+        showing = _Showing(work, convert)
+        return (_Flight(request=each, showing=showing if each.video else None) for each in work.requests)
+
     def _has_room(self, flying: Mapping["Future[Reply]", _Flight], gate: Gate) -> bool:
         """Whether one more request may be in flight; one may always."""
-        held = sum(flight.held_bytes for flight in flying.values())
+        showings = [flight.showing for flight in flying.values() if flight.showing]
+        held = sum(each.held_bytes for each in set(showings)) + sum(each.body_bytes for each in showings)
         return not flying or (len(flying) < gate.limit and held < _WINDOW_BYTES)
 
     async def _answer(self, flight: _Flight, client: httpx2.AsyncClient, gate: Gate, others: "_Others") -> Reply:
@@ -145,7 +201,7 @@ class OpenAIEngine:
         prompt_tokens: int | None = None
         with others.joined():
             try:
-                shown = await self._show(flight)
+                shown = await flight.showing.get() if flight.showing else _NOTHING
                 while len(candidates) < request.num_captions:
                     answer = await self._ask(request, shown, len(candidates), client, gate)
                     others.tell()
@@ -159,17 +215,6 @@ class OpenAIEngine:
         self._failed_in_a_row = self._denied_in_a_row = 0
         made = tuple(candidates[: request.num_captions])
         return Generation(id=request.id, candidates=made, prompt_tokens=prompt_tokens)
-
-    async def _show(self, flight: _Flight) -> Shown:
-        def convert() -> Shown:
-            return show(
-                flight.waiting.pop(), self._send, self._settings.max_upload_bytes, FetchLimits.of(self._settings)
-            )
-
-        # A file that is still fetched for nobody is not waited for.
-        shown = await anyio.to_thread.run_sync(convert, abandon_on_cancel=True)
-        flight.held_bytes = 2 * shown.held_bytes  # once more in the body
-        return shown
 
     async def _ask(self, request: Request, shown: Shown, first: int, client: httpx2.AsyncClient, gate: Gate) -> Answer:
         """Ask for the candidates from this number on: all at once, where the server takes that, or the next one."""
@@ -344,8 +389,8 @@ def _choose_model(name: str, served: list[ServedModel] | None, server: Server) -
 
 
 def _size(prepared: Work) -> int:
-    """About how many bytes a request holds until its clip is encoded."""
-    clip = prepared.requests[0].clip
+    """About how many bytes a work holds until its clip is encoded."""
+    clip = prepared.clip
     if prepared.frames.pixels.size:
         return prepared.frames.pixels.nbytes
     if isinstance(clip.source, bytes):

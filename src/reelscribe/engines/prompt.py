@@ -33,13 +33,14 @@ class Prompt:
     def of(cls, processor: Any, request: Request) -> "Prompt":
         """Render a request.
 
-        The video stands before the question, so that a second question can reuse its prefix.
+        The video, if it is asked about, stands before the question, so that other questions can share the prefix.
         """
         texts = [request.system_prompt or "", request.prompt]
         covers = _covers(processor.tokenizer, texts)
         pattern = re.compile("|".join(map(re.escape, covers)) or r"(?!)")
         system, asked = (pattern.sub(lambda found: covers[found[0]], text) for text in texts)
-        messages = [{"role": "user", "content": [{"type": "video"}, {"type": "text", "text": asked}]}]
+        video = [{"type": "video"}] if request.video else []
+        messages = [{"role": "user", "content": [*video, {"type": "text", "text": asked}]}]
         if system:
             messages.insert(0, {"role": "system", "content": [{"type": "text", "text": system}]})
         text: str = processor.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)

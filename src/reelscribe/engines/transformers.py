@@ -1,14 +1,16 @@
 """Qwen3-VL checkpoints through Hugging Face Transformers.
 
-One pass of the vision encoder and one prefill a clip, however many candidates are asked for: they branch off from one
-key-value cache (see `branching`). The loop over tokens and the sampling are ours (`running`, `sampling`), because
-`generate` can neither share a prompt, nor let clips join a running batch, nor give each row its own randomness.
+One pass of the vision encoder and one prefill of what prompts share a clip, however much is asked about it: questions
+and their candidates branch off from one key-value cache (see `branching`). The loop over tokens and the sampling are
+ours (`running`, `sampling`), because `generate` can neither share a prompt, nor let clips join a running batch, nor
+give each row its own randomness.
 """
 
 import logging
 import os
 import sys
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import torch
@@ -30,11 +32,11 @@ from reelscribe.values import Failure, Generation, Request, Work
 logger = logging.getLogger(__name__)
 
 _WINDOW_BATCHES: Final = 2
-"""Batches of clips that may wait, to choose from."""
+"""Batches of works that may wait, to choose from."""
 _WINDOW_BYTES: Final = 512 << 20
 """Pixels that may wait."""
 _PATIENCE_SECONDS: Final = 1.0
-"""How long clips wait for others to begin a batch with, once none has come for so long."""
+"""How long works wait for others to begin a batch with, once none has come for so long."""
 _GPU_SHARE: Final = 0.6
 """Of the memory that is free once the model is loaded, for keys and values; the rest is for what passes through."""
 _CPU_SHARE: Final = 0.25
@@ -52,7 +54,7 @@ class TransformersEngine:
         device: "auto", "cpu", "cuda", "cuda:1", ...; "auto:N" deals the GPUs out to workers by their numbers N.
         dtype: "auto" is the checkpoint's own on a GPU, and float32 on a CPU, where captions then depend least on the
             batch that a clip is in; "bfloat16" is faster on CPUs with units for it.
-        batch_size: most clips under way at once.
+        batch_size: most works under way at once.
         batch_tokens: most tokens that the key-value cache may come to hold; by default what memory has room for.
         model_params: passed on to `AutoModelForImageTextToText.from_pretrained`.
 
@@ -103,63 +105,70 @@ class TransformersEngine:
             limits=checkpoint.limits,
         )
 
-    def generate(self, requests: Iterator[Work]) -> Iterator[Generation | Failure]:
-        """Answer requests as they come to their end. Clips join the running batch when there is room for several."""
+    def generate(self, works: Iterator[Work]) -> Iterator[Generation | Failure]:
+        """Answer requests as they come to their end. Works join the running batch when there is room for several."""
         batch = self._new_batch()
-        with feeding(requests) as feed, self._ready(feed) as ready:
+        with feeding(works) as feed, self._ready(feed) as ready:
             while True:
-                if batch.clips:
+                if batch.works:
                     waiting = ready.wait(0)
                 else:
                     ready.wait(1)
                     waiting = ready.wait(self._quorum, patience_seconds=_PATIENCE_SECONDS)
-                refused = [item for item in waiting if isinstance(item, Failure)]
-                clips = [item for item in waiting if isinstance(item, ModelInputs)]
-                group = self._choose(clips, batch, all_there=ready.ended or ready.full)
-                if refused or group:
-                    ready.take([*refused, *group])
-                elif not batch.clips and not waiting:
+                prepared = [item.inputs for item in waiting if item.inputs]
+                group = self._choose(prepared, batch, all_there=ready.ended or ready.full)
+                taken = [item for item in waiting if not item.inputs or item.inputs in group]
+                if taken:
+                    ready.take(taken)
+                elif not batch.works and not waiting:
                     return
-                yield from refused
+                yield from (failure for item in taken for failure in item.failures)
                 fault = self._advance(batch, group)
                 yield from batch.finished()
                 if fault:
-                    stopped = batch.clips
+                    stopped = batch.works
                     batch = self._new_batch()
                     yield from self._apart(stopped, fault)
 
-    def _ready(self, feed: Feed[Work]) -> ReadyItems[Work, ModelInputs | Failure]:
+    def _ready(self, feed: Feed[Work]) -> "ReadyItems[Work, _Prepared]":
         most = _WINDOW_BATCHES * self._batch_size
         return ReadyItems(feed, self._prepare, size=_size, max_waiting=most, max_bytes=_WINDOW_BYTES)
 
     def _new_batch(self) -> RunningBatch:
         return RunningBatch(self._model, self._inputs, self._rules, self._device)
 
-    def _prepare(self, item: Work) -> ModelInputs | Failure:
+    def _prepare(self, item: Work) -> "_Prepared":
+        """Make a work ready. If that fails, each request is tried by itself, to find those that are at fault."""
         try:
-            return self._inputs.prepare(item)
+            return _Prepared(inputs=self._inputs.prepare(item))
         except Exception as exc:
-            return _failure(item.requests[0], _Fault(exc))
+            if len(item.requests) == 1:
+                return _Prepared(failures=(_failure(item.requests[0], _Fault(exc)),))
+        alone = [self._prepare(one) for one in item.singly()]
+        good = tuple(each for each, made in zip(item.requests, alone, strict=True) if made.inputs)
+        inputs = self._inputs.prepare(replace(item, requests=good)) if good else None
+        return _Prepared(inputs=inputs, failures=tuple(failure for made in alone for failure in made.failures))
 
     @property
     def _quorum(self) -> int:
-        """So many clips join together, where there are so many: each time, the whole cache is copied."""
+        """So many works join together, where there are so many: each time, the whole cache is copied."""
         return -(-self._batch_size // 4)
 
     def _choose(self, waiting: list[ModelInputs], batch: RunningBatch, *, all_there: bool) -> list[ModelInputs]:
-        """Those of the waiting clips that are to join now: the oldest, and those most like it in length.
+        """Those of the waiting works that are to join now: the oldest, and those most like it in length.
 
         Args:
             waiting: oldest first.
             batch: that they are to join.
             all_there: whether no more will wait with them, however long they do.
         """
-        room = self._batch_size - len(batch.clips)
+        running = batch.works
+        room = self._batch_size - len(running)
         if not waiting or room <= 0:
             return []
-        running = batch.clips
         group: list[ModelInputs] = []
-        for item in sorted(waiting, key=lambda item: abs(len(item.ids) - len(waiting[0].ids)))[:room]:
+        length = waiting[0].longest_prefix
+        for item in sorted(waiting, key=lambda item: abs(item.longest_prefix - length))[:room]:
             if most_tokens([*running, *group, item]) > self._batch_tokens and (running or group):
                 break
             group.append(item)
@@ -167,11 +176,11 @@ class TransformersEngine:
         return group if many or not running or (all_there and len(group) == len(waiting)) else []
 
     def _advance(self, batch: RunningBatch, group: Sequence[ModelInputs] = ()) -> "_Fault | None":
-        """Let clips join a batch, and take it a token further.
+        """Let works join a batch, and take it a token further.
 
         Returns:
             What went wrong, if anything did. Then the batch is good for nothing but what it holds: the answers that
-            were finished before, and the clips that are to be run elsewhere.
+            were finished before, and the works that are to be run elsewhere.
 
         Raises:
             EngineError: no batch can be run.
@@ -179,45 +188,52 @@ class TransformersEngine:
         try:
             if group:
                 batch.join(group)
-            if batch.clips:
+            if batch.works:
                 batch.step()
         except Exception as exc:  # of torch, of a model's own code, of a kernel: of any kind
             return _Fault(exc, self._device)
         return None
 
-    def _apart(self, clips: Sequence[ModelInputs], fault: "_Fault") -> Iterator[Generation | Failure]:
-        """Go on with clips whose batch failed in ever smaller batches, so that a bad one costs only itself.
+    def _apart(self, works: Sequence[ModelInputs], fault: "_Fault") -> Iterator[Generation | Failure]:
+        """Go on with works whose batch failed in ever smaller batches, so that a bad request costs only itself.
 
         One that failed alone is given up only once it has failed again: the trouble may have been the moment's.
         """
         if fault.broken:
             raise fault.broken
-        half = max(len(clips) // 2, 1)
-        tokens = most_tokens(clips)
-        if fault.out_of_memory and len(clips) > 1 and tokens // 2 < self._batch_tokens:
+        tokens = most_tokens(works)
+        if fault.out_of_memory and len(works) > 1 and tokens // 2 < self._batch_tokens:
             level = logging.INFO if self._was_full else logging.WARNING
             logger.log(
-                level, "Out of memory with %d clips of %d tokens; going on with half as many.", len(clips), tokens
+                level, "Out of memory with %d clips of %d tokens; going on with half as many.", len(works), tokens
             )
             self._batch_tokens, self._was_full = tokens // 2, True
-        while clips:
-            part, clips = clips[:half], clips[half:]
+        for part in _halves(works):
             batch = self._new_batch()
             again = self._advance(batch, part)
-            while batch.clips and not again:
+            while batch.works and not again:
                 yield from batch.finished()
                 again = self._advance(batch)
             yield from batch.finished()
-            left = batch.clips
+            left = batch.works
             del batch
-            if again and len(left) == 1 and not again.broken:
-                yield _failure(left[0].request, again)
+            requests = [question.request for item in left for question in item.questions]
+            if again and len(requests) == 1 and not again.broken:
+                yield _failure(requests[0], again)
             elif again:
                 yield from self._apart(left, again)
 
     def inputs(self, batch: list[Work]) -> dict[str, torch.Tensor]:
         """What the model is fed; see `InputBuilder.collate`."""
         return self._inputs.collate([self._inputs.prepare(item) for item in batch])
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _Prepared:
+    """A work that may join: what the model is fed, and the requests that have no part in that."""
+
+    inputs: ModelInputs | None = None
+    failures: tuple[Failure, ...] = ()
 
 
 class _Fault:
@@ -266,8 +282,19 @@ def _device(name: str) -> torch.device:
     return device
 
 
-def _size(item: ModelInputs | Failure) -> int:
-    return item.patches.nbytes if isinstance(item, ModelInputs) else 0
+def _size(item: _Prepared) -> int:
+    return item.inputs.patches.nbytes if item.inputs else 0
+
+
+def _halves(works: Sequence[ModelInputs]) -> Iterator[list[ModelInputs]]:
+    """In two parts, in three if the number is odd; a single work by its requests, a single request as it is."""
+    if len(works) == 1:
+        ids = [question.request.id for question in works[0].questions]
+        half = max(len(ids) // 2, 1)
+        yield from ([works[0].only(ids[start : start + half])] for start in range(0, len(ids), half))
+    else:
+        half = max(len(works) // 2, 1)
+        yield from (list(works[start : start + half]) for start in range(0, len(works), half))
 
 
 def _batch_tokens(model: Any, device: torch.device) -> int:

@@ -4,9 +4,10 @@ vLLM's own engine core runs in a process beside this one and batches whatever is
 requests there, refilled one by one as answers come out, so that it never drains. Frames go over as they are, at their
 final size and with their true times: vLLM neither samples nor resizes them.
 
-All candidates of a clip are one request; vLLM shares the vision encoder and the prefill among them through its prefix
-cache. It draws tokens its own way from the request's seed: other than the Transformers engine does, and, in batches of
-another make-up, equal only as far as the arithmetic is.
+All candidates of a request are one request there, too. vLLM knows a work's clip by a name, the same in each request, so
+that they share the vision encoder and the prefill up to the question, as candidates do, through its caches. It draws
+tokens its own way from the request's seed: other than the Transformers engine does, and, in batches of another make-up,
+equal only as far as the arithmetic is.
 """
 
 import asyncio
@@ -69,12 +70,9 @@ class _Flight:
     """A request that vLLM has. Equal only to itself."""
 
     item: Work
+    """Of one request."""
     replica: int
     future: "Future[Any]"
-
-    @property
-    def num_bytes(self) -> int:
-        return self.item.frames.pixels.nbytes
 
     @property
     def num_candidates(self) -> int:
@@ -148,17 +146,17 @@ class VllmEngine:
         """End vLLM's processes. Happens by itself when the engine is collected, or the program ends."""
         self._finalizer()
 
-    def generate(self, requests: Iterator[Work]) -> Iterator[Generation | Failure]:
+    def generate(self, works: Iterator[Work]) -> Iterator[Generation | Failure]:
         """Answer requests as they are done, with a window of them in flight.
 
-        The window is bounded by bytes of frames and by the candidates that vLLM can run at once, and a bit more; one
-        request is always let through.
+        The window is bounded by bytes of frames, which the requests of a work have in common, and by the candidates
+        that vLLM can run at once, and a bit more; one work is always let through.
         """
         flights: set[_Flight] = set()
         landed: queue.SimpleQueue[_Flight | None] = queue.SimpleQueue()  # None: a request has come
         pull: Future[Work | None] | None = None
         more = True
-        with feeding(requests) as feed:
+        with feeding(works) as feed:
             try:
                 while True:
                     if more and pull is None and self._has_room(flights):
@@ -169,7 +167,7 @@ class VllmEngine:
                         item, pull = pull.result(), None
                         more = item is not None
                         if item is not None:
-                            flights.add(self._send(item, flights, landed))
+                            flights |= self._send(item, flights, landed)
                         del item  # its frames are vLLM's now
                         if landed.empty():  # else an answer for each request
                             continue
@@ -186,33 +184,40 @@ class VllmEngine:
 
     def _has_room(self, flights: Collection[_Flight]) -> bool:
         """Whether one more clip, however large, keeps to the bounds."""
-        held = sum(flight.num_bytes for flight in flights) + self._clip_bytes
+        frames = {flight.item.frames for flight in flights}
+        held = sum(each.pixels.nbytes for each in frames) + self._clip_bytes
         candidates = sum(flight.num_candidates for flight in flights)
         return not flights or (held <= self._window_bytes and candidates < self._window_candidates)
 
-    def _send(self, item: Work, flights: Collection[_Flight], landed: "queue.SimpleQueue[_Flight | None]") -> _Flight:
-        """Hand a request to the replica that has least to do. Its candidates stay together, to share a prefill."""
+    def _send(
+        self, work: Work, flights: Collection[_Flight], landed: "queue.SimpleQueue[_Flight | None]"
+    ) -> set[_Flight]:
+        """Hand a work's requests to the replica that has least to do. They stay together, to share what they can."""
         busy = [0] * self._replicas
         for other in flights:
             busy[other.replica] += other.num_candidates
         replica = busy.index(min(busy))
-        future = asyncio.run_coroutine_threadsafe(self._run(item, replica), self._loop)
+        clip = f"clip {next(self._numbers)}"
+        return {self._launch(item, replica, clip, landed) for item in work.singly()}
+
+    def _launch(self, item: Work, replica: int, clip: str, landed: "queue.SimpleQueue[_Flight | None]") -> _Flight:
+        future = asyncio.run_coroutine_threadsafe(self._run(item, replica, clip), self._loop)
         flight = _Flight(item=item, replica=replica, future=future)
         future.add_done_callback(lambda _: landed.put(flight))
         return flight
 
-    async def _run(self, item: Work, replica: int) -> Any:
-        """What vLLM makes of a request: its RequestOutput."""
-        request, times = item.requests[0], item.frames.timestamps
-        # With one "frame a second" the numbers of the frames are their times.
-        metadata = {"fps": 1.0, "frames_indices": list(times), "total_num_frames": len(times)}
+    async def _run(self, item: Work, replica: int, clip: str) -> Any:
+        """What vLLM makes of a request: its RequestOutput.
+
+        Args:
+            item: of one request.
+            replica: that is to answer it.
+            clip: what vLLM is to know the clip by. No other clip may have that name while vLLM runs.
+        """
+        request = item.requests[0]
         words = Prompt.of(self._processor, request)
         ids = {"prompt_token_ids": words.ids(self._processor.tokenizer)}
-        prompt = {
-            **(ids if words.covered else {"prompt": words.text}),
-            "multi_modal_data": {"video": [(item.frames.pixels, metadata | {"do_sample_frames": False})]},
-            "mm_processor_kwargs": {"do_resize": False, "do_sample_frames": False},
-        }
+        prompt = {**(ids if words.covered else {"prompt": words.text}), **(_video(item, clip) if request.video else {})}
         [rendered] = await self._llm.renderer.render_cmpl_async([prompt])
         params = self.to_vllm(request.sampling, request.num_captions, request.seed)
         chosen = replica if self._replicas > 1 else None
@@ -268,6 +273,18 @@ class VllmEngine:
         if len(candidates) == 1:  # at temperature 0 vLLM makes one; they are all the same
             candidates *= request.num_captions
         return Generation(id=request.id, candidates=tuple(candidates), prompt_tokens=len(output.prompt_token_ids))
+
+
+def _video(item: Work, clip: str) -> dict[str, Any]:
+    """What a prompt of vLLM has for a video."""
+    times = item.frames.timestamps
+    # With one "frame a second" the numbers of the frames are their times.
+    metadata = {"fps": 1.0, "frames_indices": list(times), "total_num_frames": len(times), "do_sample_frames": False}
+    return {
+        "multi_modal_data": {"video": [(item.frames.pixels, metadata)]},
+        "multi_modal_uuids": {"video": [clip]},
+        "mm_processor_kwargs": {"do_resize": False, "do_sample_frames": False},
+    }
 
 
 def load(settings: Settings) -> VllmEngine:
@@ -341,7 +358,7 @@ def _defaults(
         "mm_encoder_tp_mode": "data" if spread.tp > 1 else "weights",
         # Else each expert is cut into slices, of which there are as many as GPUs.
         "enable_expert_parallel": checkpoint.size.is_mixture and spread.dp > 1,
-        # Clips differ, so to keep them would fill the host's memory for nothing; candidates of a clip share a prefix.
+        # To keep clips here would fill the host's memory: questions and candidates share what is made of them there.
         "mm_processor_cache_gb": 0,
         "enable_prefix_caching": True,
         "limit_mm_per_prompt": {"image": 0, "video": 1},
