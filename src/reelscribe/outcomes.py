@@ -7,7 +7,7 @@ from typing import Any, Final
 
 from reelscribe.config import Settings
 from reelscribe.engines.base import Engine
-from reelscribe.faults import find_faults
+from reelscribe.faults import find_faults, with_value
 from reelscribe.selection import SELECTORS
 from reelscribe.values import NO_FRAMES, Candidate, Caption, Failure, Frames, Generation, Outcome, Request
 
@@ -61,7 +61,7 @@ def select(
     Returns:
         What came of it, and whether that is nothing but candidates with faults.
     """
-    candidates = generation.candidates
+    candidates = tuple(with_value(candidate, request) for candidate in generation.candidates)
     if len(candidates) != request.num_captions:
         message = f"the engine gave {len(candidates)} candidates; asked for were {request.num_captions}."
         return Failure.of(request, message), False
