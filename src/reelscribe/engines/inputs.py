@@ -75,7 +75,11 @@ class InputBuilder:
 
         Raises:
             ValueError: frames are not of a size that the model takes.
+            SettingsError: the request's schema cannot be enforced.
+            MissingExtraError: the extra `structured` is not installed, and the request has a schema.
         """
+        if item.request.schema:
+            self._rules.constraints.begin(item.request.schema)  # compiles it here, and not between two steps
         grid = self._grid(item.frames)
         ids = torch.tensor([self._prompt(item, grid).ids(self._processor.tokenizer)])
         kinds = 2 * (ids == self._processor.video_token_id)

@@ -24,7 +24,7 @@ from reelscribe.engines.inputs import InputBuilder, ModelInputs, most_tokens
 from reelscribe.engines.running import RunningBatch
 from reelscribe.engines.sampling import TokenRules
 from reelscribe.engines.speedups import speed_up_vision
-from reelscribe.errors import EngineError, ModelError
+from reelscribe.errors import EngineError, MissingExtraError, ModelError, SettingsError
 from reelscribe.values import Failure, Generation, PreparedRequest, Request
 
 logger = logging.getLogger(__name__)
@@ -138,6 +138,10 @@ class TransformersEngine:
     def _prepare(self, item: PreparedRequest) -> ModelInputs | Failure:
         try:
             return self._inputs.prepare(item)
+        except MissingExtraError:
+            raise
+        except SettingsError as exc:
+            return Failure.of(item.request, str(exc))
         except Exception as exc:
             return _failure(item.request, _Fault(exc))
 
