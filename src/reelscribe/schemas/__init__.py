@@ -3,7 +3,7 @@
 A schema is a JSON Schema whose top level is an object. It departs from the standard in three ways:
 
 - An object with `properties` has no others, unless `additionalProperties` says so.
-- Numbers stay within what a double holds exactly (2**53 - 1), so that no reader rounds them.
+- Numbers stay within ±(2**53 - 1), where a double holds each whole number, so that no reader rounds them.
 - A field with `"x-from"` is not asked of the model. It is filled with what the video file says: see `Facts`.
 
 The order of properties is the order in which a model writes them, so it is part of the schema.
@@ -24,6 +24,7 @@ from reelscribe.schemas.facts import Facts, check_fact, filled
 from reelscribe.schemas.nodes import (
     Node,
     asked_text,
+    bounded_text,
     closed,
     compact,
     enforced_text,
@@ -102,7 +103,7 @@ class Schema:
 
     @property
     def enforced(self) -> Node:
-        """What an answer has to fit: `asked`, with numbers that a double holds exactly."""
+        """What engines hold answers to, token by token: `asked` with bounded numbers, of at most six decimals."""
         enforced: Node = json.loads(enforced_text(self.text))
         return enforced
 
@@ -116,7 +117,7 @@ class Schema:
         """Read an answer.
 
         Returns:
-            The value, which fits `enforced`, and None; or None, and what is wrong with the answer.
+            The value, which fits `asked` with bounded numbers, and None; or None, and what is wrong with the answer.
         """
         try:
             value = json.loads(text, parse_constant=_refuse, parse_float=_finite)
@@ -209,7 +210,7 @@ def _check_standard(root: Node, of: str) -> None:
 @lru_cache(maxsize=64)
 def _validator(text: str) -> Any:
     jsonschema = _jsonschema()
-    root = json.loads(enforced_text(text))
+    root = json.loads(bounded_text(text))
     return jsonschema.validators.validator_for(root, default=jsonschema.Draft202012Validator)(root)
 
 

@@ -6,7 +6,7 @@ A form is a scalar type by its name there, "json" for what has none, a list of o
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final
 
-from reelscribe.schemas.nodes import CHOOSING, COMPOSING, Node, closed, compact, plain, types_of
+from reelscribe.schemas.nodes import CHOOSING, COMPOSING, ROOT, Node, closed, compact, plain, types_of
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -20,7 +20,7 @@ _SCALARS: Final = {"string": "string", "integer": "int64", "number": "float64", 
 def form_of(text: str) -> Form:
     """The form of a schema's values."""
     root = closed(text)
-    return _form(root, root, ())
+    return _form(root, root, ROOT)
 
 
 def _form(root: Node, node: Any, seen: tuple[str, ...]) -> Form:

@@ -16,12 +16,16 @@ COMPOSING: Final = {"allOf", "if", "not", "dependentSchemas", "unevaluatedProper
 """Keywords that put several schemas to one value."""
 CHOOSING: Final = {"anyOf", "oneOf", "$ref"}
 """They do so, too, if other keywords stand beside them."""
+ROOT: Final = ("#",)
+"""The reference that leads to the whole schema, and so has been followed where a walk begins there."""
 _SCHEMA_MAPS: Final = {"properties", "patternProperties", "$defs", "definitions", "dependentSchemas"}
 """Keywords that hold schemas by name."""
 _DATA: Final = {"enum", "const", "default", "examples"}
 """Keywords that hold values, which may look like schemas."""
 _EXACT: Final = 2**53 - 1
 """Largest whole number that a double, and so every reader of JSON, holds exactly."""
+_DECIMALS: Final = 1e-6
+"""Numbers that are enforced are multiples of this."""
 
 
 def compact(value: Any) -> str:
@@ -104,7 +108,7 @@ def from_file(node: Any) -> bool:
     return isinstance(node, dict) and "x-from" in node
 
 
-def fields_from_file(root: Node, node: Any, seen: tuple[str, ...] = ()) -> Iterator[Node]:
+def fields_from_file(root: Node, node: Any, seen: tuple[str, ...] = ROOT) -> Iterator[Node]:
     """Those fields that can be filled: in properties of objects, and of objects in lists."""
     node, seen = plain(root, node, seen)
     if not isinstance(node, dict):
@@ -141,22 +145,38 @@ def asked_text(text: str) -> str:
         left_out = {name for name, item in fields.items() if from_file(item)}
         if left_out:
             node["properties"] = {name: item for name, item in fields.items() if name not in left_out}
-            node["required"] = [name for name in node.get("required", []) if name not in left_out]
+            if "required" in node:
+                node["required"] = [name for name in node["required"] if name not in left_out]
+    return compact(root)
+
+
+@lru_cache(maxsize=64)
+def bounded_text(text: str) -> str:
+    """The asked schema with numbers within what a double holds exactly, as JSON: what an answer has to fit."""
+    root: Node = json.loads(asked_text(text))
+    for node in _numbers(root):
+        node["minimum"] = max(node.get("minimum", -_EXACT), -_EXACT)
+        node["maximum"] = min(node.get("maximum", _EXACT), _EXACT)
     return compact(root)
 
 
 @lru_cache(maxsize=64)
 def enforced_text(text: str) -> str:
-    """The same with numbers within what a double holds exactly, as JSON."""
-    root: Node = json.loads(asked_text(text))
-    for node in nodes(root):
-        if {"integer", "number"} & set(types_of(node)) and not {"enum", "const"} & node.keys():
-            node["minimum"] = max(node.get("minimum", -_EXACT), -_EXACT)
-            node["maximum"] = min(node.get("maximum", _EXACT), _EXACT)
+    """The bounded schema with few decimals, as JSON: what engines enforce. Models loop in digits that never end."""
+    root: Node = json.loads(bounded_text(text))
+    for node in _numbers(root):
+        if "number" in types_of(node):
+            node.setdefault("multipleOf", _DECIMALS)
     return compact(root)
 
 
-def outline(root: Node, node: Any, indent: str = "", seen: tuple[str, ...] = ()) -> Iterator[str]:
+def _numbers(root: Node) -> Iterator[Node]:
+    for node in nodes(root):
+        if {"integer", "number"} & set(types_of(node)) and not {"enum", "const"} & node.keys():
+            yield node
+
+
+def outline(root: Node, node: Any, indent: str = "", seen: tuple[str, ...] = ROOT) -> Iterator[str]:
     """A line for each field: its name, what it is for, and what it may be."""
     node, seen = plain(root, node, seen)
     if not isinstance(node, dict):
