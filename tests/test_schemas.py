@@ -9,10 +9,14 @@ from typing import Any
 import pytest
 from flow import request
 
+from reelscribe.config import Settings
+from reelscribe.dataset.ledger_file import pack, unpack
+from reelscribe.engines.fake import FakeEngine
 from reelscribe.errors import MissingExtraError, SettingsError
 from reelscribe.faults import find_faults, with_value
+from reelscribe.outcomes import select
 from reelscribe.schemas import READY, Facts, ReadySchema, Schema
-from reelscribe.values import Candidate, StopReason
+from reelscribe.values import Candidate, Caption, Failure, Generation, StopReason
 
 HERE = Path()
 FACTS = Facts(duration_seconds=5.04, fps=29.97, width=1920, height=1080)
@@ -305,6 +309,30 @@ def test_free_text_has_no_value_and_no_such_fault() -> None:
     candidate = Candidate(text='{"a":', stop_reason="stop", num_tokens=1)
     assert with_value(candidate, request()) == candidate
     assert find_faults(candidate, request()) == ()
+
+
+def test_the_flow_reads_values_and_finds_faults() -> None:
+    asked = request(schema=schema({"a": TEXT}, required=["a"]), num_captions=3)
+    texts = ('{"b":"x"}', '{"a":"x"}', "A woman walks.")
+    made = Generation(
+        key="0",
+        candidates=tuple(Candidate(text=text, stop_reason="stop", num_tokens=1) for text in texts),
+        prompt_tokens=1,
+    )
+    outcome, faulty = select(asked, {}, made, Settings(keep="random_any"), FakeEngine())
+    assert isinstance(outcome, Caption)
+    assert [candidate.value for candidate in outcome.candidates] == [None, {"a": "x"}, None]
+    assert outcome.meta["faults"] == ["schema", "", "not_json"]
+    assert (outcome.kept, faulty) == ((1,), False)
+
+
+def test_the_ledger_gives_back_what_it_was_told() -> None:
+    asked = request(schema=schema({"a": {"type": "array", "items": COUNT}}))
+    candidate = with_value(Candidate(text='{"a":[1,2]}', stop_reason="stop", num_tokens=1), asked)
+    caption = Caption(key="0", kept=(0,), reason="", candidates=(candidate,), meta={"faults": [""]})
+    again = unpack(pack(caption, asked.seed), asked)
+    assert not isinstance(again, Failure)
+    assert again.candidates == (candidate,)
 
 
 # What the file says

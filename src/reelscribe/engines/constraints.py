@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 import torch
+from torch.nn.functional import pad
 
 from reelscribe.errors import MissingExtraError, SettingsError
 from reelscribe.schemas import Schema
@@ -109,7 +110,8 @@ class Constraints:
         numbered = [(answer.matcher, number) for number, answer in enumerate(answers)]
         self._executor.unsafe_compute_mask_ptr(numbered, bits.ctypes.data, words * bits.itemsize, len(answers))
         packed = torch.from_numpy(bits.view(np.uint8)).to(device)
+        missing = max(-(-vocabulary // 8) - packed.shape[1], 0)
         within = torch.arange(8, dtype=torch.uint8, device=device)
-        # Tokens are counted from the lowest bit of a word, which on all machines of ours is in its first byte.
-        flat = ((packed[:, :, None] >> within) & 1).flatten(1)[:, :vocabulary].bool()
-        return torch.nn.functional.pad(flat, (0, vocabulary - flat.shape[1]))
+        # Tokens are counted from a word's lowest bit, which is in its first byte on all machines that PyTorch runs on.
+        flat = (pad(packed, (0, missing))[:, :, None] >> within) & 1
+        return flat.flatten(1)[:, :vocabulary].bool()

@@ -257,7 +257,7 @@ class Sampler:
         if held:
             rows = torch.tensor(list(held), device=scores.device)
             allowed = self._rules.constraints.allowed(list(held.values()), self._vocabulary, scores.device)
-            scores[rows] = scores[rows].masked_fill(~allowed, -torch.inf)
+            scores[rows] = torch.where(allowed, scores[rows], -torch.inf)
         return scores
 
     def _draw(
