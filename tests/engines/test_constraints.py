@@ -129,8 +129,9 @@ class TestModels:
         free = [prepare(f"{number}", num_captions=5, sampling=brief) for number in range(2)]
         answers(lively_engine, *free)
         assert not rows
-        answers(lively_engine, *free, prepare("a", schema=PAIR, num_captions=2, sampling=WILD))
-        assert set(rows) == {1, 2}  # and none once it has come to its end
+        reply = answers(lively_engine, *free, prepare("a", schema=PAIR, num_captions=2, sampling=WILD))["a"]
+        assert isinstance(reply, Generation)
+        assert sum(rows) == sum(candidate.num_tokens or 0 for candidate in reply.candidates)  # once a token
 
     def test_one_that_hits_the_limit_is_cut_off(self, lively_engine: TransformersEngine, prepare: Prepare) -> None:
         length = SamplingParams(temperature=2.0, max_tokens=5)
@@ -226,6 +227,19 @@ class TestTokens:
         value = json.loads(self.walk(rules, ready, 1))
         assert list(value) == list(ready.asked["properties"])
 
+    @pytest.mark.parametrize("kind", ["number", "integer"])
+    def test_a_number_ends_however_many_digits_a_model_wants(self, rules: TokenRules, kind: str) -> None:
+        answer, text = rules.constraints.begin(schema({"n": {"type": kind}})), ""
+        wanted = rules.tokenizer.convert_tokens_to_ids(list("06.1"))
+        while "}" not in text:
+            [allowed] = rules.constraints.allowed([answer], 523, CPU)
+            choices = allowed.nonzero()[:, 0].tolist()
+            token = next((item for item in wanted if item in choices), choices[0])
+            answer.accept(token)
+            text += rules.tokenizer.decode([token])
+            assert len(text) < 40
+        assert text == {"number": '{"n":0.000000}', "integer": '{"n":0}'}[kind]
+
     def test_tokens_that_the_tokenizer_lacks_are_never_allowed(self, rules: TokenRules) -> None:
         answer = rules.constraints.begin(PAIR)
         wide = rules.constraints.allowed([answer], 700, CPU)
@@ -267,3 +281,25 @@ def test_the_likeliest_of_what_is_allowed_is_drawn_whatever_filters_there_are(ru
         asked = Request(key="a", clip=Clip(source="x.mp4"), prompt="", schema=PAIR, sampling=params)
         sampler.add([asked], torch.tensor([[other]]), torch.ones(1, 1))
         assert sampler.step(logits.clone()).tolist() == [brace]
+
+
+def test_a_row_that_is_finished_but_not_dropped_is_not_masked(
+    rules: TokenRules, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows: list[int] = []
+    allowed = Constraints.allowed
+
+    def spy(self: Constraints, held: list[Constraint], *args: Any) -> torch.Tensor:
+        rows.append(len(held))
+        return allowed(self, held, *args)
+
+    monkeypatch.setattr(Constraints, "allowed", spy)
+    sampler = Sampler(rules, 523, CPU)
+    first, others = (SamplingParams(temperature=1.0, max_tokens=count) for count in (1, 9))
+    held = Request(key="a", clip=Clip(source="x.mp4"), prompt="", schema=PAIR, sampling=first)
+    free = Request(key="b", clip=Clip(source="x.mp4"), prompt="", num_captions=7, sampling=others)
+    sampler.add([held, free], torch.tensor([[9], [9]]), torch.ones(2, 1))
+    for _ in range(2):
+        sampler.step(torch.zeros(len(sampler), 523))
+        assert sampler.drop_finished() is None
+    assert rows == [1]
