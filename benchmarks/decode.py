@@ -110,7 +110,7 @@ FOLDERS = {"small": (8, TWO_A_SECOND), "large": (WANTED, SOME)}
 def ahead(folder: Path, decoders: int | None) -> int:
     """Decode all clips of a folder ahead, as an engine has it."""
     _, budget = FOLDERS[folder.name]
-    asked = [Request(key=file.name, clip=Clip(source=str(file)), prompt="") for file in sorted(folder.iterdir())]
+    asked = [Request(id=file.name, clip=Clip(source=str(file)), prompt="") for file in sorted(folder.iterdir())]
     answers = decode_ahead(asked, budget, max_bytes=1 << 30, decoders=decoders)
     return sum(isinstance(outcome, Frames) for _, outcome in answers)
 

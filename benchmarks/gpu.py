@@ -20,7 +20,7 @@ from memory import peak_memory_bytes
 from reelscribe.config import Settings
 from reelscribe.engines.transformers import TransformersEngine, load
 from reelscribe.pipeline import caption
-from reelscribe.values import Failure, PreparedRequest, Request
+from reelscribe.values import Failure, Request, Work
 from reelscribe.video.decode import decode
 from reelscribe.video.sampling import FrameBudget
 
@@ -87,7 +87,7 @@ def measure(engine: TransformersEngine, settings: Settings, asked: list[Request]
     taken = [seconds_of(run) for _ in range(rounds)]
     parts = time_parts(engine, run)
     frames = decode(asked[0].clip, FrameBudget.of(settings, engine.info.limits))
-    flops = prefill_flops(engine._model, engine.inputs([PreparedRequest(request=asked[0], frames=frames)]))
+    flops = prefill_flops(engine._model, engine.inputs([Work(request=asked[0], frames=frames)]))
     rate = len(asked) * sum(flops.values()) / (parts["vision"] + parts["prefill"])
     card = torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
     peak = next((each for name, each in PEAK_FLOPS.items() if name in card), None)

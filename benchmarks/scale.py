@@ -86,7 +86,7 @@ def caption_of(request: Request) -> Caption:
         "tries": 1,
     }
     candidate = Candidate(text=WORDS * 4, stop_reason="stop", num_tokens=80)
-    return Caption(key=request.key, kept=(0,), reason="the only one", candidates=(candidate,), meta=meta)
+    return Caption(id=request.id, kept=(0,), reason="the only one", candidates=(candidate,), meta=meta)
 
 
 def measure(data: Path, name: str, *, actors: int, rate: float, rows: int) -> dict[str, Any]:

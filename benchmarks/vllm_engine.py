@@ -18,7 +18,7 @@ from reelscribe.config import Settings
 from reelscribe.engines.guard import Guard
 from reelscribe.engines.prompt import Prompt
 from reelscribe.engines.vllm import CORE_ENVIRONMENT, VllmEngine, load
-from reelscribe.values import PreparedRequest
+from reelscribe.values import Work
 
 
 class Raw:
@@ -34,7 +34,7 @@ class Raw:
         """Forget the prefixes of earlier runs: clips of a data set differ."""
         assert self._llm.reset_prefix_cache()
 
-    def prompt(self, item: PreparedRequest) -> dict[str, Any]:
+    def prompt(self, item: Work) -> dict[str, Any]:
         times = list(item.frames.timestamps)
         metadata = {"fps": 1.0, "frames_indices": times, "total_num_frames": len(times), "do_sample_frames": False}
         return {
@@ -43,17 +43,17 @@ class Raw:
             "mm_processor_kwargs": {"do_resize": False, "do_sample_frames": False},
         }
 
-    def params(self, item: PreparedRequest) -> Any:
+    def params(self, item: Work) -> Any:
         request = item.request
         return self._engine.to_vllm(request.sampling, request.num_captions, request.seed)
 
-    def all_at_once(self, prepared: list[PreparedRequest]) -> None:
+    def all_at_once(self, prepared: list[Work]) -> None:
         """Every request in one call."""
         self.forget()
         prompts, params = [self.prompt(item) for item in prepared], [self.params(item) for item in prepared]
         self._llm.generate(prompts, params, use_tqdm=False)
 
-    def serial(self, prepared: list[PreparedRequest]) -> None:
+    def serial(self, prepared: list[Work]) -> None:
         """One request, one candidate at a time."""
         self.forget()
         for item in prepared:
@@ -71,21 +71,21 @@ class Gauge:
         self._engine = engine
         self.most_bytes = 0
 
-    def run(self, prepared: list[PreparedRequest]) -> None:
+    def run(self, prepared: list[Work]) -> None:
         asyncio.run_coroutine_threadsafe(self._engine._llm.reset_prefix_cache(), self._engine._loop).result()
-        sizes = {item.request.key: item.frames.pixels.nbytes for item in prepared}
+        sizes = {item.request.id: item.frames.pixels.nbytes for item in prepared}
         held = 0
 
-        def source() -> Iterator[PreparedRequest]:
+        def source() -> Iterator[Work]:
             nonlocal held
             for item in prepared:
-                held += sizes[item.request.key]
+                held += sizes[item.request.id]
                 self.most_bytes = max(self.most_bytes, held)
                 yield item
 
         for answer in self._engine.generate(source()):
             assert len(answer.candidates) == prepared[0].request.num_captions  # type: ignore[union-attr]
-            held -= sizes[answer.key]
+            held -= sizes[answer.id]
 
 
 def peaks() -> dict[str, int]:

@@ -9,7 +9,7 @@ import numpy as np
 from reelscribe import Settings, run
 from reelscribe.demo import prepare
 from reelscribe.engines.base import ModelInfo
-from reelscribe.values import Candidate, Generation, PreparedRequest
+from reelscribe.values import Candidate, Generation, Work
 from reelscribe.video.sampling import VisionLimits
 
 
@@ -18,11 +18,12 @@ class BrightnessEngine:
 
     info = ModelInfo(engine="mean", model="brightness", revision=None, limits=VisionLimits(max_frame_tokens=16))
 
-    def generate(self, requests: Iterator[PreparedRequest]) -> Iterator[Generation]:
-        for prepared in requests:
-            level = float(np.mean(prepared.frames.pixels)) / 255
+    def generate(self, works: Iterator[Work]) -> Iterator[Generation]:
+        for work in works:
+            level = float(np.mean(work.frames.pixels)) / 255
             candidate = Candidate(text=f"A clip of brightness {level:.2f}.", stop_reason="stop", num_tokens=6)
-            yield Generation(key=prepared.request.key, candidates=(candidate,), prompt_tokens=0)
+            for request in work.requests:
+                yield Generation(id=request.id, candidates=(candidate,), prompt_tokens=0)
 
 
 data, _ = prepare(Path("clips"), clips=3)

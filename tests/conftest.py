@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
+from flow import named
 
 from reelscribe.models.shapes.scenes import random_scene, render
-from reelscribe.values import Clip, Frames, PreparedRequest, Request
+from reelscribe.values import Clip, Frames, Request, Work
 from reelscribe.video.sampling import VisionLimits, count_video_tokens
 
 if TYPE_CHECKING:
@@ -78,7 +79,7 @@ def pytest_terminal_summary(terminalreporter: Any) -> None:
             terminalreporter.section(f"{len(skipped)} TESTS SKIPPED: {reason}; `{command}` has it", "!")
 
 
-Prepare = Callable[..., PreparedRequest]
+Prepare = Callable[..., Work]
 
 
 @pytest.fixture(scope="session")
@@ -108,13 +109,13 @@ def prepare() -> Prepare:
         timestamps: Sequence[float] | None = None,
         prompt: str = "Describe the video in one sentence.",
         **request: Any,
-    ) -> PreparedRequest:
+    ) -> Work:
         times = tuple(timestamps or (0.5 * number for number in range(frames)))
         width, height = size
         scene = random_scene(np.random.default_rng(list(key.encode())))
         pixels = render(scene, width=width, height=height, at=np.linspace(0, 1, len(times)).tolist())
-        return PreparedRequest(
-            request=Request(key=key, clip=Clip(source=f"{key}.mp4"), prompt=prompt, **request),
+        return Work(
+            requests=(Request(id=named(key), clip=Clip(source=f"{key}.mp4"), prompt=prompt, **request),),
             frames=Frames(
                 pixels=pixels,
                 timestamps=times,

@@ -14,6 +14,7 @@ import pytest
 from av.packet import Packet
 from clips import write_clip
 from decoding import BUDGET
+from flow import named
 
 from reelscribe.errors import ClipError
 from reelscribe.values import Clip, Frames, Request
@@ -92,7 +93,7 @@ def hanging(folder: Path) -> Path:
 
 
 def requests(*sources: Path) -> list[Request]:
-    return [Request(key=str(n), clip=Clip(source=str(s)), prompt="What?") for n, s in enumerate(sources)]
+    return [Request(id=named(str(n)), clip=Clip(source=str(s)), prompt="What?") for n, s in enumerate(sources)]
 
 
 def held(folder: Path) -> isolate._Decoder:

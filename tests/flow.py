@@ -26,9 +26,10 @@ from reelscribe.values import (
     Frames,
     Generation,
     InputRow,
-    PreparedRequest,
     Request,
+    RequestId,
     Row,
+    Work,
 )
 from reelscribe.video.sampling import VisionLimits
 
@@ -69,13 +70,18 @@ def as_input(rows: Iterable[Row], root: Path | None = None) -> list[InputRow]:
     return [InputRow(index=number, row=row, root=root) for number, row in enumerate(rows)]
 
 
-def request(**changes: Any) -> Request:
-    """A request with a good clip."""
-    told: dict[str, Any] = {"key": "0", "clip": Clip(source=clip_bytes()), "prompt": "What happens?"}
+def named(name: str) -> RequestId:
+    """A name for a request that is of no row."""
+    return RequestId(row=0, task=name)
+
+
+def request(key: str = "0", **changes: Any) -> Request:
+    """A request of this name, with a good clip."""
+    told: dict[str, Any] = {"id": named(key), "clip": Clip(source=clip_bytes()), "prompt": "What happens?"}
     return Request(**told | changes)
 
 
-def prepared(**changes: Any) -> PreparedRequest:
+def prepared(**changes: Any) -> Work:
     """A request with four black frames of 64x32."""
     frames = Frames(
         pixels=np.zeros((4, 32, 64, 3), np.uint8),
@@ -83,7 +89,7 @@ def prepared(**changes: Any) -> PreparedRequest:
         duration_seconds=2.0,
         video_tokens=4,
     )
-    return PreparedRequest(request=request(**changes), frames=frames)
+    return Work(requests=(request(**changes),), frames=frames)
 
 
 def said(*texts: str) -> tuple[Candidate, ...]:
@@ -141,19 +147,19 @@ class ScriptedEngine:
         batch_size: requests that it takes at once.
     """
 
-    def __init__(self, answer: Callable[[PreparedRequest], Answer], *, batch_size: int = 1) -> None:
+    def __init__(self, answer: Callable[[Work], Answer], *, batch_size: int = 1) -> None:
         self.info = ModelInfo(engine="scripted", model="a script", revision="1", limits=VisionLimits())
         self._answer = answer
         self._batch_size = batch_size
 
-    def generate(self, requests: Iterator[PreparedRequest]) -> Iterator[Generation | Failure]:
+    def generate(self, requests: Iterator[Work]) -> Iterator[Generation | Failure]:
         while batch := list(itertools.islice(requests, self._batch_size)):
-            for item in reversed(batch):
+            for item in reversed([one for work in batch for one in work.singly()]):
                 made = self._answer(item)
                 if isinstance(made, Failure):
                     yield made
                 elif made is not None:
-                    yield Generation(key=item.request.key, candidates=made, prompt_tokens=10)
+                    yield Generation(id=item.requests[0].id, candidates=made, prompt_tokens=10)
 
 
 class KeepingEngine(ScriptedEngine):
@@ -164,15 +170,15 @@ class KeepingEngine(ScriptedEngine):
         most: requests that it has at once.
     """
 
-    def __init__(self, answer: Callable[[PreparedRequest], Answer], *, most: int = 1000) -> None:
+    def __init__(self, answer: Callable[[Work], Answer], *, most: int = 1000) -> None:
         super().__init__(answer)
         self._most = most
         self.streams = 0
         """That were begun."""
 
-    def generate(self, requests: Iterator[PreparedRequest]) -> Iterator[Generation | Failure]:
+    def generate(self, requests: Iterator[Work]) -> Iterator[Generation | Failure]:
         self.streams += 1
-        kept: deque[PreparedRequest] = deque()
+        kept: deque[Work] = deque()
         for item in requests:
             kept.append(item)
             if len(kept) >= self._most:
@@ -183,14 +189,14 @@ class KeepingEngine(ScriptedEngine):
 class AskingEngine(ScriptedEngine):
     """Asks the feed for a request, and answers those that it has while none has come: as our own engines do."""
 
-    def __init__(self, answer: Callable[[PreparedRequest], Answer]) -> None:
+    def __init__(self, answer: Callable[[Work], Answer]) -> None:
         super().__init__(answer)
         self.streams = 0
         """That were begun."""
 
-    def generate(self, requests: Iterator[PreparedRequest]) -> Iterator[Generation | Failure]:
+    def generate(self, requests: Iterator[Work]) -> Iterator[Generation | Failure]:
         self.streams += 1
-        kept: deque[PreparedRequest] = deque()
+        kept: deque[Work] = deque()
         with feeding(requests) as feed:
             pull = feed.pull()
             while True:
@@ -208,8 +214,8 @@ class AskingEngine(ScriptedEngine):
 class ThreadedEngine(ScriptedEngine):
     """Pulls in a thread of its own, as far as a queue has room, and answers in batches, each from its end."""
 
-    def generate(self, requests: Iterator[PreparedRequest]) -> Iterator[Generation | Failure]:
-        waiting: queue.Queue[PreparedRequest | None] = queue.Queue(3)
+    def generate(self, requests: Iterator[Work]) -> Iterator[Generation | Failure]:
+        waiting: queue.Queue[Work | None] = queue.Queue(3)
 
         def pull() -> None:
             for item in itertools.chain(requests, [None]):

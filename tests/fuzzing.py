@@ -8,6 +8,7 @@ from pathlib import Path
 
 from clips import read_numbers, write_clip
 from decoding import BUDGET, KINDS
+from flow import named
 
 from reelscribe.values import Clip, Frames, Request
 from reelscribe.video.prefetch import decode_ahead
@@ -89,14 +90,14 @@ def fuzz(folder: Path, *, count: int, min_decoded: float) -> Counter[str]:
             data = bytearray(whole[name])
             change(data, rng)
             key = f"{number}: {name}, {change.__name__}"
-            yield Request(key=key, clip=Clip(source=bytes(data)), prompt="")
+            yield Request(id=named(key), clip=Clip(source=bytes(data)), prompt="")
             if number % 10 == 9:
-                yield Request(key="whole", clip=Clip(source=whole[name]), prompt="")
+                yield Request(id=named("whole"), clip=Clip(source=whole[name]), prompt="")
 
     answers, kinds = 0, Counter[str]()
     for request, outcome in decode_ahead(requests(), budget, max_bytes=1 << 26, decode_seconds=60.0):
         answers += 1
-        if request.key == "whole":
+        if request.id.task == "whole":
             assert isinstance(outcome, Frames)
             assert read_numbers(outcome.pixels) == [0, 5, 11, 17, 23, 29]
         elif isinstance(outcome, Frames):
@@ -106,6 +107,6 @@ def fuzz(folder: Path, *, count: int, min_decoded: float) -> Counter[str]:
             assert outcome.pixels.nbytes <= BUDGET.max_bytes
         else:
             kinds[outcome.kind] += 1
-            assert outcome.kind not in ("timeout", "missing"), (request.key, outcome.message)
+            assert outcome.kind not in ("timeout", "missing"), (request.id.task, outcome.message)
     assert answers == count + count // 10
     return kinds

@@ -8,7 +8,7 @@ from reelscribe.engines.sampling import TokenRules
 from reelscribe.engines.transformers import TransformersEngine
 from reelscribe.models import model_path
 from reelscribe.sampling_params import SamplingParams
-from reelscribe.values import Failure, Generation, PreparedRequest
+from reelscribe.values import Failure, Generation, Work
 
 SHAPES = Path(model_path("shapes"))
 GREEDY = SamplingParams(temperature=0.0, max_tokens=10)
@@ -33,13 +33,13 @@ def variant(engine: TransformersEngine, *, batch_size: int = 8, show_ids: bool =
     return twin
 
 
-def answers(engine: TransformersEngine, *batch: PreparedRequest) -> dict[str, Generation | Failure]:
+def answers(engine: TransformersEngine, *batch: Work) -> dict[str, Generation | Failure]:
     replies = list(engine.generate(iter(batch)))
     assert len(replies) == len(batch)
-    return {reply.key: reply for reply in replies}
+    return {reply.id.task: reply for reply in replies}
 
 
-def texts(engine: TransformersEngine, *batch: PreparedRequest) -> dict[str, list[str]]:
+def texts(engine: TransformersEngine, *batch: Work) -> dict[str, list[str]]:
     """Texts of the candidates by key; a failure has none."""
     return {
         key: [made.text for made in reply.candidates] if isinstance(reply, Generation) else []

@@ -19,7 +19,7 @@ from flow import EOC, VIDEO, put_clip
 from reelscribe.config import Settings
 from reelscribe.engines.fake import FakeEngine
 from reelscribe.runners.local import run
-from reelscribe.values import PreparedRequest, RowResult
+from reelscribe.values import RowResult, Work
 
 GOOD = "good.mp4"
 GOOD_EVERY = 5
@@ -133,9 +133,9 @@ def without_network() -> Iterator[set[str]]:
         yield tried
 
 
-def _checksum(prepared: PreparedRequest, _: int) -> str:
+def _checksum(prepared: Work, _: int) -> str:
     """A caption that says whose it is, and of which pictures."""
-    return f"{prepared.request.clip.name} {zlib.crc32(prepared.frames.pixels.tobytes())}"
+    return f"{prepared.requests[0].clip.name} {zlib.crc32(prepared.frames.pixels.tobytes())}"
 
 
 def _is_right(result: RowResult, said: set[str]) -> bool:

@@ -8,7 +8,7 @@ from openai_server import Body, OpenAIServer, Reply, describe
 from reelscribe.config import Settings
 from reelscribe.engines import load_engine
 from reelscribe.engines.openai import OpenAIEngine
-from reelscribe.values import Failure, Generation, PreparedRequest
+from reelscribe.values import Failure, Generation, Work
 
 
 def load_openai(server: OpenAIServer, **settings: Any) -> OpenAIEngine:
@@ -18,8 +18,8 @@ def load_openai(server: OpenAIServer, **settings: Any) -> OpenAIEngine:
     return engine
 
 
-def answers_of(engine: OpenAIEngine, *requests: PreparedRequest) -> dict[str, Generation | Failure]:
-    return {answer.key: answer for answer in engine.generate(iter(requests))}
+def answers_of(engine: OpenAIEngine, *requests: Work) -> dict[str, Generation | Failure]:
+    return {answer.id.task: answer for answer in engine.generate(iter(requests))}
 
 
 def texts_of(answer: Generation | Failure) -> list[str]:

@@ -470,7 +470,7 @@ def test_demo_compares_captions_with_the_truth_and_leaves_the_data_set(
 
     def know_all_but_one(_: Settings) -> Engine:
         return FakeEngine(
-            lambda item, _: truths[item.request.clip.name] if "07" not in item.request.clip.name else "no"
+            lambda item, _: truths[item.requests[0].clip.name] if "07" not in item.requests[0].clip.name else "no"
         )
 
     truths: dict[str, str] = {}

@@ -26,7 +26,7 @@ from reelscribe.runners.local import RunSummary
 from reelscribe.runners.spending import Spending
 from reelscribe.runners.tally import Tally
 from reelscribe.runners.watch import Watch
-from reelscribe.values import Candidate, PreparedRequest
+from reelscribe.values import Candidate, Work
 
 
 def _events(text: str) -> list[dict[str, Any]]:
@@ -59,8 +59,8 @@ def waiting_engine(monkeypatch: pytest.MonkeyPatch) -> None:
         if "clips/s" in text or '"progress"' in text:
             told.release()
 
-    def answer(item: PreparedRequest) -> tuple[Candidate, ...]:
-        if item.request.key != "0:0":
+    def answer(item: Work) -> tuple[Candidate, ...]:
+        if item.requests[0].id.row != 0:
             assert told.acquire(timeout=60)
         return said("one two three")
 

@@ -1,5 +1,7 @@
 """What is wrong with generated texts, and above all what is not."""
 
+from typing import Any
+
 import pytest
 from flow import request
 
@@ -64,7 +66,7 @@ LOOPS = [
 ]
 
 
-def _find(text: str, *, length: bool = False, **asked: object) -> tuple[Fault, ...]:
+def _find(text: str, *, length: bool = False, **asked: Any) -> tuple[Fault, ...]:
     candidate = Candidate(text=text, stop_reason="length" if length else "stop", num_tokens=9)
     return find_faults(candidate, request(**asked))
 

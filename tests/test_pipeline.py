@@ -20,6 +20,7 @@ from flow import (
     ThreadedEngine,
     as_input,
     clip_bytes,
+    named,
     prepared,
     put_clip,
     request,
@@ -41,10 +42,11 @@ from reelscribe.values import (
     Generation,
     InputRow,
     Outcome,
-    PreparedRequest,
     Request,
+    RequestId,
     Row,
     RowResult,
+    Work,
 )
 
 NO_CLIP = Clip(source=b"this is no video")
@@ -52,7 +54,7 @@ NO_CLIP = Clip(source=b"this is no video")
 
 def _echo(batch_size: int = 1) -> ScriptedEngine:
     """An engine that says each request's prompt."""
-    return ScriptedEngine(lambda item: said(item.request.prompt), batch_size=batch_size)
+    return ScriptedEngine(lambda item: said(item.requests[0].prompt), batch_size=batch_size)
 
 
 def _caption(requests: Iterable[Request], engine: Engine, **settings: Any) -> list[Outcome]:
@@ -78,7 +80,7 @@ def _clip_row(**columns: Any) -> Row:
 
 
 def test_engine_that_takes_files_gets_no_frames_and_tells_its_own_details(monkeypatch: pytest.MonkeyPatch) -> None:
-    def echo(item: PreparedRequest) -> Any:
+    def echo(item: Work) -> Any:
         assert item.frames is NO_FRAMES
         return said("text")
 
@@ -94,7 +96,7 @@ def test_engine_that_takes_files_gets_no_frames_and_tells_its_own_details(monkey
 def test_engine_that_takes_files_gets_none_from_outside_the_root_folder(tmp_path: Path) -> None:
     put_clip(tmp_path / "secret.mp4")
     put_clip(tmp_path / "root" / "a.mp4")
-    engine = ScriptedEngine(lambda item: said(item.request.clip.name))
+    engine = ScriptedEngine(lambda item: said(item.requests[0].clip.name))
     engine.info = replace(engine.info, wants_frames=False)
     clips = [Clip(source=source, root=tmp_path / "root") for source in ("../secret.mp4", "a.mp4", "http://10.0.0.1/a")]
     asked = [request(key=str(number), clip=clip) for number, clip in enumerate(clips)]
@@ -119,7 +121,7 @@ def test_details_of_an_engine_win_over_what_the_flow_says() -> None:
 def test_outcomes_come_in_the_order_of_the_requests_whatever_the_engine_does(batch_size: int) -> None:
     asked = [request(key=str(number), prompt=f"prompt {number}") for number in range(11)]
     outcomes = _caption(asked, _echo(batch_size))
-    assert [outcome.key for outcome in outcomes] == [item.key for item in asked]
+    assert [outcome.id.task for outcome in outcomes] == [item.id.task for item in asked]
     assert [outcome.texts for outcome in outcomes if isinstance(outcome, Caption)] == [(item.prompt,) for item in asked]
 
 
@@ -128,8 +130,8 @@ def test_outcomes_come_in_the_order_of_the_requests_whatever_the_engine_does(bat
 def test_failing_clip_costs_itself_alone(bad: set[int], batch_size: int) -> None:
     asked = [request(key=str(n), **({"clip": NO_CLIP} if n in bad else {})) for n in range(10)]
     outcomes = _caption(asked, _echo(batch_size))
-    assert [outcome.key for outcome in outcomes] == [str(n) for n in range(10)]
-    assert {int(item.key) for item in outcomes if isinstance(item, Failure)} == bad
+    assert [outcome.id.task for outcome in outcomes] == [str(n) for n in range(10)]
+    assert {int(item.id.task) for item in outcomes if isinstance(item, Failure)} == bad
     for failure in (item for item in outcomes if isinstance(item, Failure)):
         assert failure.kind == "unreadable"
         assert failure.video == "<16 bytes>"
@@ -141,22 +143,22 @@ def test_no_requests_give_no_outcomes() -> None:
 
 
 def test_request_without_an_answer_becomes_a_failure() -> None:
-    engine = ScriptedEngine(lambda item: None if item.request.key == "1" else said("text"), batch_size=2)
+    engine = ScriptedEngine(lambda item: None if item.requests[0].id.task == "1" else said("text"), batch_size=2)
     outcomes = _caption([request(key=str(n)) for n in range(4)], engine)
     assert [type(item) for item in outcomes] == [Caption, Failure, Caption, Caption]
     assert isinstance(outcomes[1], Failure)
-    assert (outcomes[1].key, outcomes[1].kind) == ("1", "engine")
+    assert (outcomes[1].id.task, outcomes[1].kind) == ("1", "engine")
     assert outcomes[1].message == "the engine gave no answer to this request."
 
 
 def test_failure_that_the_engine_answers_is_the_outcome() -> None:
-    failure = Failure(key="0", video="a.mp4", kind="engine", message="out of memory")
+    failure = Failure(id=named("0"), video="a.mp4", kind="engine", message="out of memory")
     assert _only(failure) is failure
 
 
 def test_engine_that_breaks_stops_the_run_after_what_it_answered() -> None:
     outcomes = caption((request(key=str(n)) for n in itertools.count()), Settings(), FakeEngine(break_after=3))
-    assert [next(outcomes).key for _ in range(3)] == ["0", "1", "2"]
+    assert [next(outcomes).id.task for _ in range(3)] == ["0", "1", "2"]
     with pytest.raises(EngineError, match="breaks after 3 requests"):
         next(outcomes)
 
@@ -168,15 +170,18 @@ class _Disobedient(ScriptedEngine):
         super().__init__(lambda _: said("text"))
         self._keys = keys
 
-    def generate(self, requests: Iterator[PreparedRequest]) -> Iterator[Generation | Failure]:
+    def generate(self, requests: Iterator[Work]) -> Iterator[Generation | Failure]:
         next(requests)
         for key in self._keys:
-            yield Generation(key=key, candidates=said("text"), prompt_tokens=1)
+            yield Generation(id=named(key), candidates=said("text"), prompt_tokens=1)
 
 
 @pytest.mark.parametrize("keys", [("other",), ("0", "0")])
 def test_answer_that_was_not_asked_for_breaks_the_run(keys: tuple[str, ...]) -> None:
-    with pytest.raises(EngineError, match=f"the engine answered '{keys[-1]}', which it was not asked, or had answered"):
+    with pytest.raises(
+        EngineError,
+        match=f"the engine answered {keys[-1]} of video 0 of row 0, which it was not asked",
+    ):
         _caption([request(key="0"), request(key="1")], _Disobedient(*keys))
 
 
@@ -188,7 +193,7 @@ def test_engine_that_stops_early_breaks_the_run_rather_than_losing_requests() ->
 
 def test_requests_of_one_key_are_refused() -> None:
     for clip in (Clip(source=clip_bytes()), NO_CLIP):
-        with pytest.raises(SettingsError, match="two requests have the key '0'; each needs one of its own"):
+        with pytest.raises(SettingsError, match="two requests have the name 0 of video 0 of row 0"):
             _caption([request(key="0", clip=clip), request(key="0")], _echo(2))
 
 
@@ -201,7 +206,7 @@ def test_engine_pulls_and_nothing_runs_far_ahead() -> None:
             yield request(key=str(number))
 
     outcomes = caption(requests(), Settings(prefetch_bytes=1), _echo())
-    assert [next(outcomes).key for _ in range(5)] == ["0", "1", "2", "3", "4"]
+    assert [next(outcomes).id.task for _ in range(5)] == ["0", "1", "2", "3", "4"]
     assert len(pulled) <= 7
 
 
@@ -224,8 +229,8 @@ def test_answers_are_recorded_while_a_slow_clip_is_waited_for(engine: Any) -> No
     for first, count in ((0, 2), (2, 1), (3, 2)):
         source.give(count)
         keys = [str(number) for number in range(first, first + count)]
-        assert [next(outcomes).key for _ in keys] == keys
-        assert [outcome.key for outcome in recorded][first:] == keys
+        assert [next(outcomes).id.task for _ in keys] == keys
+        assert [outcome.id.task for outcome in recorded][first:] == keys
     assert list(outcomes) == []
 
 
@@ -244,7 +249,7 @@ def test_engine_that_iterates_is_left_alone_while_it_owes_nothing() -> None:
 
 @pytest.mark.usefixtures("impatient")
 def test_requests_without_an_answer_do_not_hold_up_a_slow_source() -> None:
-    engine = KeepingEngine(lambda item: None if item.request.key == "0" else said("text"))
+    engine = KeepingEngine(lambda item: None if item.requests[0].id.task == "0" else said("text"))
     source = SlowRequests(*(request(key=str(number)) for number in range(3)))
     source.give(2)
     recorded: list[Outcome] = []
@@ -254,7 +259,7 @@ def test_requests_without_an_answer_do_not_hold_up_a_slow_source() -> None:
         source.give()
 
     outcomes = list(caption(source, Settings(prefetch_bytes=1), engine, record=record))
-    assert [outcome.key for outcome in recorded] == ["1", "2", "0"]
+    assert [outcome.id.task for outcome in recorded] == ["1", "2", "0"]
     assert [type(outcome) for outcome in outcomes] == [Failure, Caption, Caption]
 
 
@@ -265,7 +270,7 @@ def test_error_where_requests_come_from_costs_no_answer(engine: Any) -> None:
         raise OSError("the disk is away")
 
     outcomes = caption(requests(), Settings(prefetch_bytes=1), engine(lambda _: said("text")))
-    assert [next(outcomes).key for _ in range(3)] == ["0", "1", "2"]
+    assert [next(outcomes).id.task for _ in range(3)] == ["0", "1", "2"]
     with pytest.raises(OSError, match="the disk is away"):
         next(outcomes)
 
@@ -284,16 +289,16 @@ def test_clips_that_pass_slow_ones_are_recorded_at_once_and_leave_in_their_place
     asked = [request(key=str(n), prompt=str(n), **({"clip": NO_CLIP} if n in (2, 7) else {})) for n in range(10)]
     recorded: list[Outcome] = []
     outcomes = list(caption(asked, Settings(), _echo(batch_size), record=recorded.append))
-    assert [outcome.key for outcome in outcomes] == [str(n) for n in range(10)]
-    assert sorted(recorded, key=lambda outcome: int(outcome.key)) == outcomes
-    assert [outcome.key for outcome in recorded] != [outcome.key for outcome in outcomes]
+    assert [outcome.id.task for outcome in outcomes] == [str(n) for n in range(10)]
+    assert sorted(recorded, key=lambda outcome: int(outcome.id.task)) == outcomes
+    assert [outcome.id.task for outcome in recorded] != [outcome.id.task for outcome in outcomes]
 
 
 @pytest.mark.usefixtures("impatient")
 def test_broken_engine_ends_the_flow_though_its_source_waits() -> None:
     source = SlowRequests(request(key="0"), request(key="1"))
 
-    def answer(item: PreparedRequest) -> Any:
+    def answer(item: Work) -> Any:
         assert source.waited_for.wait(20)
         raise EngineError("broken")
 
@@ -313,7 +318,7 @@ def test_clips_under_way_are_cancelled_where_nobody_wants_them(broken: bool, mon
         if cancelled.wait(20):
             given_up.set()
 
-    def answer(_: PreparedRequest) -> Any:
+    def answer(_: Work) -> Any:
         assert decoding.wait(20)
         if broken:
             raise EngineError("broken")
@@ -480,7 +485,7 @@ def test_duplicates_of_a_row_are_rows_of_their_own_with_one_result() -> None:
 
 
 def test_row_that_the_reader_could_not_read_stays_with_its_problem() -> None:
-    problem = Failure(key="0", video=None, kind="row", message="line 1 is not a row.")
+    problem = Failure(id=named("0"), video=None, kind="row", message="line 1 is not a row.")
     rows = [InputRow(index=0, row={"unreadable_line": "{"}, problem=problem), *as_input([{}, _clip_row()])[1:]]
     results = list(caption_rows(rows, Settings(), _echo()))
     assert results[0].failures == (problem,)
@@ -591,7 +596,7 @@ def test_long_run_of_rows_that_no_engine_sees_does_not_pile_up(
     def rows() -> Iterator[InputRow]:
         for number in itertools.count():
             read.append(number)
-            problem = None if row is not None else Failure(key=str(number), video=None, kind="row", message="no row")
+            problem = None if row is not None else Failure.of_row(number, "no row", "row")
             yield InputRow(index=number, row=row or {}, problem=problem)
 
     results = caption_rows(rows(), Settings(), FakeEngine())
@@ -633,7 +638,7 @@ def test_engine_is_drained_only_where_rows_wait(monkeypatch: pytest.MonkeyPatch)
     runs = []
 
     class Counted(ScriptedEngine):
-        def generate(self, requests: Iterator[PreparedRequest]) -> Iterator[Generation | Failure]:
+        def generate(self, requests: Iterator[Work]) -> Iterator[Generation | Failure]:
             runs.append(0)
             return super().generate(requests)
 
@@ -727,7 +732,7 @@ class _Notes:
 
     def look_up(self, request: Request) -> Outcome | Request:
         if request.prompt in self.known:
-            return Failure(key=request.key, video=None, kind="engine", message=f"known {request.prompt}")
+            return Failure(id=request.id, video=None, kind="engine", message=f"known {request.prompt}")
         return replace(request, prompt=f"{request.prompt}!")
 
     def record(self, outcome: Outcome) -> None:
@@ -751,8 +756,8 @@ def test_what_is_known_is_not_made_and_comes_in_its_place(
     told = [result.rows[0]["caption_meta"].get("message") or result.rows[0]["caption"] for result in results]
     assert told == [f"known {prompt}" if prompt in known else f"{prompt}!" for prompt in "abcdef"]
     assert [bool(result.known) for result in results] == [prompt in known for prompt in "abcdef"]
-    assert sorted(item.key for item in notes.recorded) == [
-        f"{number}:0" for number, prompt in enumerate("abcdef") if prompt not in known
+    assert sorted(item.id.row for item in notes.recorded) == [
+        number for number, prompt in enumerate("abcdef") if prompt not in known
     ]
 
 
@@ -761,30 +766,31 @@ def test_row_of_which_a_part_is_known_is_filled_in_order() -> None:
 
     class Odd(_Notes):
         def look_up(self, request: Request) -> Outcome | Request:
-            self.known = {request.prompt} if request.key in ("0:1", "1:0") else set()
+            self.known = {request.prompt} if request.id[:2] in ((0, 1), (1, 0)) else set()
             return super().look_up(request)
 
     results = list(caption_rows(as_input(rows), Settings(prompt_key="ask"), _echo(2), memory=Odd()))
     assert [result.rows[0]["caption"] for result in results] == [["a!", None, "a!"], [None, "b!"]]
-    assert [result.known for result in results] == [{"0:1"}, {"1:0"}]
-    assert [outcome.key for result in results for outcome in result.outcomes] == ["0:0", "0:1", "0:2", "1:0", "1:1"]
+    assert [result.known for result in results] == [{RequestId(0, 1)}, {RequestId(1, 0)}]
+    places = [outcome.id[:2] for result in results for outcome in result.outcomes]
+    assert places == [(0, 0), (0, 1), (0, 2), (1, 0), (1, 1)]
 
 
 def test_all_outcomes_are_recorded_as_soon_as_they_are_there_whatever_they_are() -> None:
     notes = _Notes()
     rows = [*_asking("never", "a"), {"video": b"no video", "ask": "x"}, *_asking("b"), {}]
 
-    def answer(item: PreparedRequest) -> Any:
-        if item.request.prompt == "b!":
-            assert [outcome.key for outcome in notes.recorded] == ["2:0"], "the first row is not finished"
-        return None if item.request.prompt == "never!" else said(item.request.prompt)
+    def answer(item: Work) -> Any:
+        if item.requests[0].prompt == "b!":
+            assert [outcome.id.row for outcome in notes.recorded] == [2], "the first row is not finished"
+        return None if item.requests[0].prompt == "never!" else said(item.requests[0].prompt)
 
     results = caption_rows(
         as_input(rows), Settings(prompt_key="ask"), ScriptedEngine(answer, batch_size=4), memory=notes
     )
     assert len(list(results)) == 5
-    assert [(outcome.key, type(outcome)) for outcome in notes.recorded] == [
-        ("2:0", Failure), ("3:0", Caption), ("1:0", Caption), ("0:0", Failure),
+    assert [(outcome.id.row, type(outcome)) for outcome in notes.recorded] == [
+        (2, Failure), (3, Caption), (1, Caption), (0, Failure),
     ]  # fmt: skip
 
 

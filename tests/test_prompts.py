@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from flow import EOC, VIDEO, said
+from flow import EOC, VIDEO, named, said
 
 from reelscribe.config import Settings
 from reelscribe.errors import ClipError
@@ -21,7 +21,7 @@ from reelscribe.prompts import (
     columns_used,
     videos_of,
 )
-from reelscribe.values import CAPTION_META, Caption, Clip, Failure, Outcome, Request, Row
+from reelscribe.values import CAPTION_META, Caption, Clip, Failure, Outcome, Request, RequestId, Row
 
 
 def _plan(row: Row, layout: str = "interleaved", index: int = 0, **settings: Any) -> RowPlan:
@@ -29,7 +29,7 @@ def _plan(row: Row, layout: str = "interleaved", index: int = 0, **settings: Any
 
 
 def _caption(*texts: str, kept: tuple[int, ...] = (0,)) -> Caption:
-    return Caption(key="", kept=kept, reason="", candidates=said(*texts), meta={"model": "m"})
+    return Caption(id=named(""), kept=kept, reason="", candidates=said(*texts), meta={"model": "m"})
 
 
 def _filled(row: Row, *outcomes: Outcome, layout: str = "interleaved", **settings: Any) -> list[Row]:
@@ -42,7 +42,7 @@ def _filled(row: Row, *outcomes: Outcome, layout: str = "interleaved", **setting
     return made
 
 
-FAILURE = Failure(key="", video="b.mp4", kind="missing", message="there is no such file.")
+FAILURE = Failure(id=named(""), video="b.mp4", kind="missing", message="there is no such file.")
 
 
 # Interleaved
@@ -119,7 +119,7 @@ def test_row_that_cannot_be_captioned_is_a_problem_and_stays(row: Row, kind: str
     plan = _plan(row, index=5)
     assert plan.requests == ()
     assert plan.problem is not None
-    assert (plan.problem.key, plan.problem.kind, plan.problem.video) == ("5", kind, None)
+    assert (plan.problem.id, plan.problem.kind, plan.problem.video) == (RequestId(5, None), kind, None)
     assert message in plan.problem.message
     assert LAYOUTS["interleaved"].fill(plan, (), Settings(original=False)) == [row]
 
@@ -312,7 +312,7 @@ def test_request_carries_what_the_settings_say() -> None:
     root = Path("/data")
     settings = Settings(num_captions=3, system_prompt="Be brief.", sampling={"temperature": 0.5})
     (made,) = LAYOUTS["columns"].plan({"video": "a.mp4"}, 7, settings, root).requests
-    assert made.key == "7:0"
+    assert made.id == RequestId(7, 0)
     assert made.clip.path == root / "a.mp4"
     assert (made.num_captions, made.system_prompt, made.sampling.temperature) == (3, "Be brief.", 0.5)
 
@@ -380,7 +380,7 @@ def test_metadata_has_the_same_keys_and_the_shape_of_the_column_whatever_came_of
     layout = choose_layout(before, Settings())
     row = {"video": videos}
     outcomes: list[Outcome] = [_caption("A.")] if isinstance(videos, str | list) else []
-    problem = replace(FAILURE, key="0", kind="row")
+    problem = replace(FAILURE, id=named("0"), kind="row")
     for made in (outcomes, [FAILURE] if outcomes else [], None):
         plan = RowPlan(index=0, row=row, problem=problem if made is None else None)
         meta = layout.fill(plan, made or [], Settings())[0]["caption_meta"]
@@ -393,12 +393,12 @@ def test_metadata_has_the_same_keys_and_the_shape_of_the_column_whatever_came_of
 def test_records_of_the_first_release_get_the_same_keys_and_types() -> None:
     told = {"keep": "all", "faults": [""], "seed": 5, "flags": ["truncated"], "sampling": {"top_k": 5}}
     frames = {"frame_timestamps": [0.0, 0.5], "decoded_share": 0.5}
-    old = Caption(key="0:0", kept=(0,), reason="", candidates=said("A."), meta=told | frames)
+    old = Caption(id=named("0:0"), kept=(0,), reason="", candidates=said("A."), meta=told | frames)
     (_, _, meta), (_, _, whole) = caption_cells(old), caption_cells(replace(old, meta={**told, **frames, "flags": []}))
     assert (list(meta), meta["flags"], meta["sampling"]) == ([*CAPTION_META], "truncated", '{"top_k": 5}')
     assert (whole["flags"], whole["clip_flags"]) == ("", "")
     assert caption_cells(replace(old, meta={**told, "frame_timestamps": [0.0]}))[2]["decoded_share"] == 1.0
-    asked = Request(key="0:0", clip=Clip(source="a.mp4"), prompt="?")
+    asked = Request(id=named("0:0"), clip=Clip(source="a.mp4"), prompt="?")
     chosen = choose(asked, old.candidates, old.meta, "random_any")
     assert chosen.meta["flags"] == ["truncated"]
     meta = caption_cells(chosen)[2]
@@ -406,5 +406,5 @@ def test_records_of_the_first_release_get_the_same_keys_and_types() -> None:
 
 
 def test_seed_of_a_second_try_has_no_more_bits() -> None:
-    asked = Request(key="0:0", clip=Clip(source="a.mp4"), prompt="?")
+    asked = Request(id=named("0:0"), clip=Clip(source="a.mp4"), prompt="?")
     assert all(0 <= once_more(replace(asked, seed=number)).seed < 1 << 63 for number in range(64))

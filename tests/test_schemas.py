@@ -315,7 +315,7 @@ def test_the_flow_reads_values_and_finds_faults() -> None:
     asked = request(schema=schema({"a": TEXT}, required=["a"]), num_captions=3)
     texts = ('{"b":"x"}', '{"a":"x"}', "A woman walks.")
     made = Generation(
-        key="0",
+        id=asked.id,
         candidates=tuple(Candidate(text=text, stop_reason="stop", num_tokens=1) for text in texts),
         prompt_tokens=1,
     )
@@ -329,7 +329,7 @@ def test_the_flow_reads_values_and_finds_faults() -> None:
 def test_the_ledger_gives_back_what_it_was_told() -> None:
     asked = request(schema=schema({"a": {"type": "array", "items": COUNT}}))
     candidate = with_value(Candidate(text='{"a":[1,2]}', stop_reason="stop", num_tokens=1), asked)
-    caption = Caption(key="0", kept=(0,), reason="", candidates=(candidate,), meta={"faults": [""]})
+    caption = Caption(id=asked.id, kept=(0,), reason="", candidates=(candidate,), meta={"faults": [""]})
     again = unpack(pack(caption, asked.seed), asked)
     assert not isinstance(again, Failure)
     assert again.candidates == (candidate,)

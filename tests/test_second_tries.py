@@ -14,6 +14,7 @@ from flow import (
     ThreadedEngine,
     as_input,
     clip_bytes,
+    named,
     put_clip,
     put_rows,
     read_rows_of,
@@ -28,7 +29,7 @@ from reelscribe.errors import EngineError
 from reelscribe.pipeline import caption, caption_rows
 from reelscribe.runners.local import run
 from reelscribe.sampling_params import SamplingParams
-from reelscribe.values import Caption, Clip, Failure, Outcome, PreparedRequest, Request
+from reelscribe.values import Caption, Clip, Failure, Outcome, Request, Work
 from reelscribe.video.sampling import VisionLimits
 
 if TYPE_CHECKING:
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
 
 LOOP = "The man walks. " * 8
 NO_CLIP = Clip(source=b"this is no video")
-Script = Callable[[PreparedRequest], Any]
+Script = Callable[[Work], Any]
 
 
 ENGINES: dict[str, Callable[[Script], Engine]] = {
@@ -60,7 +61,7 @@ def _only(script: Script, settings: dict[str, Any] | None = None, **asked: Any) 
 
 def _in_turn(*answers: Any) -> Script:
     """First this, then that."""
-    return lambda item: answers[item.request.attempt - 1]
+    return lambda item: answers[item.requests[0].attempt - 1]
 
 
 # Which candidates
@@ -116,7 +117,7 @@ def test_only_where_it_is_asked_for() -> None:
         (said(LOOP), said("cut ..."), LOOP, (1, 2, ["loop"])),
         (said(LOOP), said(""), LOOP, (1, 2, ["loop"])),
         (said(LOOP), None, LOOP, (1, 2, ["loop"])),
-        (said(LOOP), Failure(key="0", video=None, kind="engine", message="no"), LOOP, (1, 2, ["loop"])),
+        (said(LOOP), Failure(id=named("0"), video=None, kind="engine", message="no"), LOOP, (1, 2, ["loop"])),
         (said(LOOP), said("one", "too many"), LOOP, (1, 2, ["loop"])),
     ],
 )
@@ -148,11 +149,11 @@ def test_empty_candidate_beside_a_good_one_is_not_asked_for_once_more_whichever_
     assert outcome.texts == ("good",)
 
 
-@pytest.mark.parametrize("answer", [None, said(), Failure(key="0", video=None, kind="engine", message="no")])
+@pytest.mark.parametrize("answer", [None, said(), Failure(id=named("0"), video=None, kind="engine", message="no")])
 def test_what_no_other_sampling_mends_is_not_made_again(answer: Any) -> None:
     asked = []
 
-    def script(item: PreparedRequest) -> Any:
+    def script(item: Work) -> Any:
         asked.append(item)
         return answer
 
@@ -177,9 +178,9 @@ def test_second_try_has_another_seed_and_is_never_greedy(
 ) -> None:
     seen: list[Request] = []
 
-    def script(item: PreparedRequest) -> Any:
-        seen.append(item.request)
-        return said(*[LOOP if item.request.attempt == 1 else "good"] * count)
+    def script(item: Work) -> Any:
+        seen.append(item.requests[0])
+        return said(*[LOOP if item.requests[0].attempt == 1 else "good"] * count)
 
     outcome = _only(script, sampling=SamplingParams.parse(told), num_captions=count, seed=5)
     assert isinstance(outcome, Caption)
@@ -193,9 +194,9 @@ def test_second_try_has_another_seed_and_is_never_greedy(
 
 
 def _flags(bad: set[int], always: set[int]) -> Script:
-    def script(item: PreparedRequest) -> Any:
-        number = int(item.request.prompt)
-        return said(LOOP if number in always or (number in bad and item.request.attempt == 1) else f"good {number}")
+    def script(item: Work) -> Any:
+        number = int(item.requests[0].prompt)
+        return said(LOOP if number in always or (number in bad and item.requests[0].attempt == 1) else f"good {number}")
 
     return script
 
@@ -211,7 +212,7 @@ def test_every_request_has_one_outcome_in_order(engine: str, bad: set[int], ahea
     settings = Settings(retry_flagged=True, prefetch_bytes=ahead)
     made = ENGINES[engine](_flags(bad, {5, 11}))
     outcomes = list(caption(asked, settings, made, record=recorded.append))
-    assert [outcome.key for outcome in outcomes] == [str(n) for n in range(12)]
+    assert [outcome.id.task for outcome in outcomes] == [str(n) for n in range(12)]
     for n, outcome in enumerate(outcomes):
         if n in unreadable:
             assert isinstance(outcome, Failure)
@@ -219,7 +220,7 @@ def test_every_request_has_one_outcome_in_order(engine: str, bad: set[int], ahea
         assert isinstance(outcome, Caption)
         assert outcome.meta["flags"] == (["loop"] if n in (5, 11) else [])
         assert outcome.meta["tries"] == (2 if n in bad | {5, 11} else 1)
-    assert sorted(recorded, key=lambda outcome: int(outcome.key)) == outcomes, "recorded once, when it is settled"
+    assert sorted(recorded, key=lambda outcome: int(outcome.id.task)) == outcomes, "recorded once, when it is settled"
 
 
 @pytest.mark.parametrize("engine", ["one by one", "in threes", "in a thread"])
@@ -246,7 +247,7 @@ def test_no_more_are_under_way_where_everything_is_made_twice(engine: str) -> No
 def test_clip_that_is_gone_by_the_second_try_leaves_the_first_answer(tmp_path: Path) -> None:
     file = put_clip(tmp_path / "a.mp4")
 
-    def script(_: PreparedRequest) -> Any:
+    def script(_: Work) -> Any:
         file.unlink()
         return said(LOOP)
 
@@ -265,8 +266,8 @@ def test_engine_that_takes_files_is_asked_once_more_as_well(tmp_path: Path) -> N
 
 
 def test_engine_that_breaks_in_the_second_stream_breaks_the_run() -> None:
-    def script(item: PreparedRequest) -> Any:
-        if item.request.attempt == 2:
+    def script(item: Work) -> Any:
+        if item.requests[0].attempt == 2:
             raise EngineError("broken")
         return said(LOOP)
 
@@ -277,10 +278,14 @@ def test_engine_that_breaks_in_the_second_stream_breaks_the_run() -> None:
 def test_request_that_a_second_stream_leaves_unanswered_keeps_its_first_answer() -> None:
     engine = ScriptedEngine(_flags({0, 2}, set()), batch_size=1000)
     answer = engine._answer
-    engine._answer = lambda item: None if item.request.attempt == 2 and item.request.key == "2" else answer(item)
+
+    def left_out(asked: Request) -> bool:
+        return asked.attempt == 2 and asked.id == named("2")
+
+    engine._answer = lambda item: None if left_out(*item.requests) else answer(item)
     outcomes = _caption([request(key=str(n), prompt=str(n)) for n in range(3)], engine)
     told = [
-        (outcome.key, outcome.texts[0], outcome.meta["try"]) for outcome in outcomes if isinstance(outcome, Caption)
+        (outcome.id.task, outcome.texts[0], outcome.meta["try"]) for outcome in outcomes if isinstance(outcome, Caption)
     ]
     assert told == [("0", "good 0", 2), ("1", "good 1", 1), ("2", LOOP, 1)]
     assert isinstance(outcomes[2], Caption)
@@ -289,14 +294,19 @@ def test_request_that_a_second_stream_leaves_unanswered_keeps_its_first_answer()
 
 def test_rows_of_several_videos_are_whole_and_in_order() -> None:
     rows = [{"videos": [clip_bytes()] * count, "ask": str(number)} for number, count in enumerate([2, 0, 1, 3])]
-    engine = ScriptedEngine(lambda item: said(LOOP if item.request.attempt == 1 else item.request.key), batch_size=2)
+
+    def answer(item: Work) -> Any:
+        [asked] = item.requests
+        return said(LOOP if asked.attempt == 1 else f"{asked.id.row}:{asked.id.slot}")
+
+    engine = ScriptedEngine(answer, batch_size=2)
     results = list(caption_rows(as_input(rows), Settings(retry_flagged=True, prompt_key="ask"), engine))
     assert [result.rows[0]["caption"] for result in results] == [["0:0", "0:1"], [], ["2:0"], ["3:0", "3:1", "3:2"]]
 
 
 def test_second_try_sees_the_same_frames() -> None:
     """Those that the limits of the engine allow."""
-    engine = FakeEngine(lambda item, _: LOOP if item.request.attempt == 1 else str(item.frames.pixels.shape[0]))
+    engine = FakeEngine(lambda item, _: LOOP if item.requests[0].attempt == 1 else str(item.frames.pixels.shape[0]))
     engine.info = FakeEngine(limits=VisionLimits(max_frames=4)).info
     (outcome,) = _caption([request()], engine)
     assert isinstance(outcome, Caption)
@@ -314,10 +324,10 @@ def test_setting_it_later_makes_only_those_again_that_had_faults(tmp_path: Path)
     data, output = put_rows(tmp_path / "in.jsonl", rows), tmp_path / "out.jsonl"
     asked: list[tuple[str, int]] = []
 
-    def script(item: PreparedRequest) -> Any:
-        asked.append((item.request.prompt, item.request.attempt))
-        first = {"loop": LOOP, "cut": "cut ...", "empty": "", "good": "good"}[item.request.prompt]
-        return said(first if item.request.attempt == 1 else "better")
+    def script(item: Work) -> Any:
+        asked.append((item.requests[0].prompt, item.requests[0].attempt))
+        first = {"loop": LOOP, "cut": "cut ...", "empty": "", "good": "good"}[item.requests[0].prompt]
+        return said(first if item.requests[0].attempt == 1 else "better")
 
     summary = run([data], output, Settings(prompt_key="ask"), engine=ScriptedEngine(script))
     assert summary.flags == {"loop": 1, "cut_off": 1}

@@ -4,7 +4,7 @@ import threading
 from collections.abc import Iterator
 
 import pytest
-from flow import request
+from flow import named, request
 
 from reelscribe.config import Settings
 from reelscribe.errors import EngineError, SettingsError
@@ -13,7 +13,7 @@ from reelscribe.values import Failure, Request
 
 
 def _failed(key: str) -> Failure:
-    return Failure(key=key, video=None, kind="engine", message="no")
+    return Failure(id=named(key), video=None, kind="engine", message="no")
 
 
 def test_who_waits_for_room_does_not_give_up_while_an_answer_is_taken() -> None:
@@ -45,7 +45,7 @@ def test_who_waits_for_room_gives_up_where_no_answer_is_to_come_or_nobody_wants_
     in_flight.cancel()
     in_flight.wait(lambda: False)
     assert in_flight.cancelled.is_set()
-    assert [asked.key for asked in in_flight.clear()] == ["a"]
+    assert [asked.id.task for asked in in_flight.clear()] == ["a"]
 
 
 def test_answers_are_those_that_were_asked_for_once() -> None:
@@ -53,7 +53,7 @@ def test_answers_are_those_that_were_asked_for_once() -> None:
     in_flight.add(request(key="a"), {"video_tokens": 3})
     assert in_flight.take(_failed("a"))[1] == {"video_tokens": 3}
     for key in ("a", "b"):
-        with pytest.raises(EngineError, match=f"the engine answered '{key}', which it was not asked, or had answered"):
+        with pytest.raises(EngineError, match=f"the engine answered {key} of video 0 of row 0, which it was not asked"):
             in_flight.take(_failed(key))
 
 
@@ -86,17 +86,17 @@ def test_requests_that_pause_go_on_and_leave_in_order() -> None:
     tries.settle(second, _failed("1"))
     assert list(tries.finished()) == []
     tries.settle(first, _failed("0"))
-    assert [outcome.key for outcome in tries.finished()] == ["0", "1"]
+    assert [outcome.id.task for outcome in tries.finished()] == ["0", "1"]
     assert not tries.begin_again()
 
 
 def test_a_key_may_come_again_only_once_its_outcome_has_left() -> None:
     tries = Tries((request(key="a") for _ in range(4)), Settings(), None)
     first = next(tries)
-    with pytest.raises(SettingsError, match="two requests have the key 'a'"):
+    with pytest.raises(SettingsError, match="two requests have the name a of video 0 of row 0"):
         next(tries)
     tries.settle(first, _failed("a"))
-    with pytest.raises(SettingsError, match="two requests have the key 'a'"):
+    with pytest.raises(SettingsError, match="two requests have the name a of video 0 of row 0"):
         next(tries)
     assert len(list(tries.finished())) == 1
-    assert next(tries).key == "a"
+    assert next(tries).id.task == "a"

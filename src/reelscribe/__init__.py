@@ -19,10 +19,10 @@ if TYPE_CHECKING:
     from reelscribe.values import Caption, Clip, Failure, Request
 
 _HOMES = {
-    "Caption": "schema",
-    "Request": "schema",
-    "Clip": "schema",
-    "Failure": "schema",
+    "Caption": "values",
+    "Request": "values",
+    "Clip": "values",
+    "Failure": "values",
     "FakeEngine": "engines.fake",
     "ReelscribeError": "errors",
     "Settings": "config",

@@ -115,7 +115,7 @@ def choose(request: Request, candidates: tuple[Candidate, ...], meta: Mapping[st
     # Release 0.1.0 had no flags of clips, and recorded a share of damaged ones alone.
     flags |= set(meta.get("clip_flags", "truncated" if "decoded_share" in meta else "").split())
     told = {"keep": keep, "kept": list(kept), "reason": reason, "flags": sorted(flags)}
-    return Caption(key=request.key, kept=kept, reason=reason, candidates=candidates, meta={**meta, **told})
+    return Caption(id=request.id, kept=kept, reason=reason, candidates=candidates, meta={**meta, **told})
 
 
 def without_choice(meta: Mapping[str, Any]) -> dict[str, Any]:

@@ -28,10 +28,10 @@ from reelscribe.values import (
     Generation,
     InputRow,
     Outcome,
-    PreparedRequest,
     Request,
     Row,
     RowResult,
+    Work,
 )
 from reelscribe.video.fetch import FetchLimits, checked
 from reelscribe.video.prefetch import decode_ahead
@@ -192,14 +192,14 @@ def caption(
     tries = Tries(requests, settings, record)
     in_flight = InFlight()
 
-    def prepared() -> Iterator[PreparedRequest]:
+    def prepared() -> Iterator[Work]:
         while True:
             for request, decoded in _with_frames(tries, settings, engine, in_flight.cancelled):
                 if isinstance(decoded, Failure):
                     tries.settle(request, decoded)
                 else:
                     in_flight.add(request, tell_frames(decoded))
-                    yield PreparedRequest(request=request, frames=decoded)
+                    yield Work(requests=(request,), frames=decoded)
             if not tries.paused:
                 return
             with feed.holding():
@@ -228,9 +228,7 @@ def caption(
     yield from tries.finished()
 
 
-def _answers(
-    engine: Engine, feed: Feed[PreparedRequest], in_flight: InFlight
-) -> Generator[Generation | Failure, None, None]:
+def _answers(engine: Engine, feed: Feed[Work], in_flight: InFlight) -> Generator[Generation | Failure, None, None]:
     """What the engine answers to all that the feed has; in several streams if it pauses.
 
     Raises:

@@ -16,7 +16,7 @@ from typing import Any, Final
 
 from reelscribe.config import Settings
 from reelscribe.errors import ClipError
-from reelscribe.values import CAPTION_META, UNREADABLE, Caption, Clip, Failure, Outcome, Request, Row
+from reelscribe.values import CAPTION_META, UNREADABLE, Caption, Clip, Failure, Outcome, Request, RequestId, Row
 
 DEFAULT_PROMPT: Final = "Describe the input video in 1-2 sentences."
 
@@ -75,7 +75,7 @@ class Layout:
         try:
             return RowPlan(index=index, row=row, requests=tuple(self.requests(row, index, settings, root)))
         except ClipError as exc:
-            problem = Failure(key=str(index), video=None, kind=exc.kind, message=str(exc))
+            problem = Failure.of_row(index, str(exc), exc.kind)
             return RowPlan(index=index, row=row, problem=problem)
 
 
@@ -138,11 +138,6 @@ def choose_prompt(row: Row, settings: Settings) -> str:
     return own if own and own.strip() else settings.prompt or DEFAULT_PROMPT
 
 
-def row_of(request: Request) -> int:
-    """The place in the data set of the row that a request was planned for."""
-    return int(request.key.partition(":")[0])
-
-
 def _request(
     row: Row, video: str | bytes, reference: str, *, index: int, slot: int, settings: Settings, root: Path | None
 ) -> Request:
@@ -153,7 +148,7 @@ def _request(
         content = part if isinstance(part, bytes) else part.encode("utf-8", "surrogatepass")
         digest.update(len(content).to_bytes(8, "big") + content)
     return Request(
-        key=f"{index}:{slot}",
+        id=RequestId(row=index, slot=slot),
         clip=Clip(source=video, root=root, called=_sample_of(row) if isinstance(video, bytes) else None),
         prompt=prompt,
         system_prompt=settings.system_prompt,

@@ -10,7 +10,7 @@ from reelscribe.config import Settings
 from reelscribe.errors import EngineError, SettingsError
 from reelscribe.outcomes import better_of, once_more
 from reelscribe.prompts import Layout, RowPlan
-from reelscribe.values import Failure, Generation, InputRow, Outcome, Request, RowResult
+from reelscribe.values import Failure, Generation, InputRow, Outcome, Request, RequestId, RowResult
 
 WAITING_ROWS, _WAITING_BYTES = 4096, 1 << 30
 """Rows that may wait to be written, beside the last. The bytes are some fifty rows that hold videos of 20 MB: more than
@@ -32,7 +32,7 @@ class InFlight:
     """Requests that the engine has, without the pixels, which are its own now. Used by two threads, one at each end."""
 
     def __init__(self) -> None:
-        self._asked: dict[str, tuple[Request, dict[str, Any]]] = {}
+        self._asked: dict[RequestId, tuple[Request, dict[str, Any]]] = {}
         self._taking = False
         self._changed = threading.Condition()
         self.cancelled = threading.Event()
@@ -43,7 +43,7 @@ class InFlight:
 
     def add(self, request: Request, told: dict[str, Any]) -> None:
         """Note a request that goes to the engine, and what is told of its frames."""
-        self._asked[request.key] = request, told
+        self._asked[request.id] = request, told
 
     def take(self, answer: Generation | Failure) -> tuple[Request, dict[str, Any]]:
         """The request of an answer, which the engine does not have any more.
@@ -51,10 +51,10 @@ class InFlight:
         Raises:
             EngineError: it never had it, or has answered it before.
         """
-        if answer.key not in self._asked:
-            raise EngineError(f"the engine answered {answer.key!r}, which it was not asked, or had answered before.")
+        if answer.id not in self._asked:
+            raise EngineError(f"the engine answered {answer.id}, which it was not asked, or had answered before.")
         self._taking = True
-        return self._asked.pop(answer.key)
+        return self._asked.pop(answer.id)
 
     def clear(self) -> list[Request]:
         """Take all that are left."""
@@ -95,7 +95,7 @@ class Tries(Iterator[Request]):
         record: called with each outcome as soon as there is one.
 
     Raises:
-        SettingsError: two requests that are under way at one time have the same key.
+        SettingsError: two requests that are under way at one time have the same name.
     """
 
     def __init__(
@@ -105,14 +105,14 @@ class Tries(Iterator[Request]):
         self._pausing = requests if isinstance(requests, Pausing) else None
         self._ended = False
         self._retry, self._record = settings.retry_flagged, record
-        self._first: dict[str, Outcome] = {}
+        self._first: dict[RequestId, Outcome] = {}
         self.again: deque[Request] = deque()
         """Those that wait to be made once more."""
-        self._order: deque[str] = deque()
-        """Keys of the requests that are under way."""
-        self._keys: set[str] = set()
+        self._order: deque[RequestId] = deque()
+        """Names of the requests that are under way."""
+        self._ids: set[RequestId] = set()
         """The same."""
-        self._done: dict[str, Outcome] = {}
+        self._done: dict[RequestId, Outcome] = {}
 
     def __next__(self) -> Request:
         # What comes back after the end makes a stream of its own, in which clips are decoded again.
@@ -122,10 +122,10 @@ class Tries(Iterator[Request]):
         if request is None:
             self._ended = not self.paused
             raise StopIteration
-        if request.key in self._keys:
-            raise SettingsError(f"two requests have the key {request.key!r}; each needs one of its own.")
-        self._keys.add(request.key)
-        self._order.append(request.key)
+        if request.id in self._ids:
+            raise SettingsError(f"two requests have the name {request.id}; each needs one of its own.")
+        self._ids.add(request.id)
+        self._order.append(request.id)
         return request
 
     @property
@@ -145,20 +145,20 @@ class Tries(Iterator[Request]):
     def settle(self, request: Request, outcome: Outcome, *, faulty: bool = False) -> None:
         """Take what one try came to."""
         if self._retry and request.attempt == 1 and faulty:
-            self._first[request.key] = outcome
+            self._first[request.id] = outcome
             self.again.append(once_more(request))
             return
         if request.attempt > 1:
-            outcome = better_of(self._first.pop(request.key), outcome, faulty=faulty)
+            outcome = better_of(self._first.pop(request.id), outcome, faulty=faulty)
         if self._record:
             self._record(outcome)
-        self._done[request.key] = outcome
+        self._done[request.id] = outcome
 
     def finished(self) -> Iterator[Outcome]:
         """The first outcomes, as far as they are there. They leave."""
         while self._order and self._order[0] in self._done:
             key = self._order.popleft()
-            self._keys.remove(key)
+            self._ids.remove(key)
             yield self._done.pop(key)
 
 
@@ -170,10 +170,10 @@ class _Waiting:
     plan: RowPlan
     outcomes: list[Outcome | None]
     """One for each request; None until there is one."""
-    known: frozenset[str] = field(init=False)
+    known: frozenset[RequestId] = field(init=False)
 
     def __post_init__(self) -> None:
-        self.known = frozenset(outcome.key for outcome in self.outcomes if outcome)
+        self.known = frozenset(outcome.id for outcome in self.outcomes if outcome)
 
     def fill(self, outcome: Outcome) -> None:
         """Take the next outcome; those of a row come in order."""

@@ -1,8 +1,9 @@
 """The values that travel through a run. Frozen, keyword-only, no I/O."""
 
-from dataclasses import dataclass, field
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -45,12 +46,26 @@ class Clip:
         return self.root / self.source if self.root else Path(self.source)
 
 
+class RequestId(NamedTuple):
+    """Names a request within a run: a task, for a video of a row."""
+
+    row: int
+    """Place of the row in the data set, from 0."""
+    slot: int | None = 0
+    """Place of the video in the row, from 0; None for the row as a whole."""
+    task: str = "caption"
+
+    def __str__(self) -> str:
+        where = f"row {self.row}" if self.slot is None else f"video {self.slot} of row {self.row}"
+        return f"{self.task} of {where}"
+
+
 @dataclass(frozen=True, kw_only=True)
 class Request:
-    """One clip to caption."""
+    """One question about one clip."""
 
-    key: str
-    """Names the request; unique within a run."""
+    id: RequestId
+    """Unique within a run."""
     clip: Clip
     prompt: str
     system_prompt: str | None = None
@@ -99,12 +114,23 @@ NO_FRAMES: Final = Frames(pixels=np.empty((0, 0, 0, 3), np.uint8), timestamps=()
 """What goes to an engine that takes files, not frames."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class PreparedRequest:
-    """A request as an engine takes it: with its clip decoded, or `NO_FRAMES` where the engine takes the file."""
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Work:
+    """A clip, and what is asked about it at one time: what an engine is given. Equal only to itself."""
 
-    request: Request
-    frames: Frames
+    requests: tuple[Request, ...]
+    """At least one; all about the same clip."""
+    frames: Frames = NO_FRAMES
+    """`NO_FRAMES` until the clip is decoded, and where the engine takes the file."""
+
+    @property
+    def clip(self) -> Clip:
+        """What the requests are about."""
+        return self.requests[0].clip
+
+    def singly(self) -> "Iterator[Work]":
+        """Works of one request each, with the same frames."""
+        return (replace(self, requests=(request,)) for request in self.requests)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -123,7 +149,7 @@ class Candidate:
 class Generation:
     """What an engine made of one request: its candidates, in order."""
 
-    key: str
+    id: RequestId
     candidates: tuple[Candidate, ...]
     prompt_tokens: int | None
     """Tokens of the whole prompt, those of the video included; None where a server does not tell."""
@@ -171,7 +197,7 @@ CAPTION_META: Final[dict[str, tuple[str, str]]] = {
 class Caption:
     """A captioned request."""
 
-    key: str
+    id: RequestId
     kept: tuple[int, ...]
     """Indices of the candidates that were kept."""
     reason: str
@@ -190,7 +216,7 @@ class Caption:
 class Failure:
     """A request, or a row, that has no caption, and why."""
 
-    key: str
+    id: RequestId
     video: str | None
     kind: FailureKind
     message: str
@@ -198,7 +224,12 @@ class Failure:
     @classmethod
     def of(cls, request: Request, message: str, kind: FailureKind = "engine") -> "Failure":
         """What a request came to."""
-        return cls(key=request.key, video=request.clip.name, kind=kind, message=message)
+        return cls(id=request.id, video=request.clip.name, kind=kind, message=message)
+
+    @classmethod
+    def of_row(cls, index: int, message: str, kind: FailureKind) -> "Failure":
+        """What a row came to as a whole."""
+        return cls(id=RequestId(row=index, slot=None), video=None, kind=kind, message=message)
 
 
 Outcome = Caption | Failure
@@ -234,8 +265,8 @@ class RowResult:
     """One for each of its videos, in order; or the one Failure that the row is as a whole."""
     origin: InputRow | None = None
     """The row that was read."""
-    known: frozenset[str] = frozenset()
-    """Keys of those outcomes that were known before."""
+    known: frozenset[RequestId] = frozenset()
+    """Names of those outcomes that were known before."""
 
     @property
     def captions(self) -> tuple[Caption, ...]:

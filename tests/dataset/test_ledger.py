@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from flow import ScriptedEngine, put_clip, request, said
+from flow import ScriptedEngine, named, put_clip, request, said
 
 from reelscribe.config import Settings
 from reelscribe.dataset import ledger_file
@@ -39,7 +39,7 @@ def _caption(key: str = "0", text: str = "half a pair \ud83d", **meta: Any) -> C
 
 
 def _failure(kind: FailureKind = "decode", key: str = "0") -> Failure:
-    return Failure(key=key, video=request().clip.name, kind=kind, message="it says why")
+    return Failure(id=named(key), video=request().clip.name, kind=kind, message="it says why")
 
 
 def _make(ledger: Ledger, outcome: Outcome, **changes: Any) -> Request:
@@ -83,7 +83,7 @@ def test_faulty_caption_is_tried_again_once_where_the_settings_say_so(
     with Ledger(file) as ledger:
         assert (
             _make(
-                _begin(ledger, retry_flagged=True, prompt="Who?"), replace(caption, key="1"), key="1", prompt="?"
+                _begin(ledger, retry_flagged=True, prompt="Who?"), replace(caption, id=named("1")), key="1", prompt="?"
             ).prompt
             == "?"
         )
@@ -104,7 +104,7 @@ def test_failure_never_takes_the_place_of_a_caption(file: Path) -> None:
 def test_caption_is_told_again_as_it_was_under_the_key_of_the_new_place(file: Path) -> None:
     with Ledger(file) as ledger:
         assert _make(_begin(ledger), _caption()) == request()
-        assert ledger.look_up(request(key="later")) == replace(_caption(), key="later")
+        assert ledger.look_up(request(key="later")) == replace(_caption(), id=named("later"))
     assert _look_up(file) == _caption()
     with Ledger(file) as ledger:
         assert isinstance(_begin(ledger).look_up(request(prompt="Who?")), Request)
@@ -227,14 +227,14 @@ def test_text_of_the_row_has_a_part_in_the_choice_alone(file: Path) -> None:
 
 def test_other_sampling_is_for_what_is_tried_again_alone_and_kept_under_the_old_key(file: Path) -> None:
     given = {"temperature": 0.5, "max_tokens": 9}
-    asked = {"sampling": SamplingParams.parse(given)}
+    asked: dict[str, Any] = {"sampling": SamplingParams.parse(given)}
     with Ledger(file) as ledger:
         _make(_begin(ledger, sampling=given), _failure("engine"), **asked)
     with Ledger(file, again=frozenset({"engine"}), resampled={"max_new_tokens": "99", "seed": 4}) as ledger:
         _begin(ledger, sampling=given)
         made = _make(ledger, _caption(), **asked)
         assert made.sampling == SamplingParams(temperature=0.5, max_tokens=99, seed=4)
-        assert (made.key, made.clip, made.seed == request().seed) == ("0", request().clip, False)
+        assert (made.id.task, made.clip, made.seed == request().seed) == ("0", request().clip, False)
         new = ledger.look_up(request(key="1", prompt="Who?", **asked))
         assert isinstance(new, Request)
         assert new.sampling == SamplingParams.parse(given)

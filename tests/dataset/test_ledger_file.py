@@ -20,7 +20,7 @@ from reelscribe.report import entries as entries_module
 from reelscribe.report.entries import CaptionedData, Entry
 from reelscribe.runners.local import run
 from reelscribe.runners.status import find_failures, find_ledger, ledger_of, read_status, runs_on
-from reelscribe.values import Caption, Failure, Outcome, Request, Row
+from reelscribe.values import Candidate, Caption, Failure, Outcome, Request, Row, Work
 
 INFO = ScriptedEngine(lambda _: said("text")).info
 ROWS: list[Row] = [
@@ -224,7 +224,12 @@ def data(tmp_path: Path) -> Path:
 def _run(output: Path, data: Path, **settings: Any) -> list[str]:
     """Run; returns the videos that were asked, sorted: clips that are ready pass others."""
     asked: list[str] = []
-    engine = ScriptedEngine(lambda item: asked.append(item.request.clip.name) or said(f"of {item.request.clip.name}"))  # type: ignore[func-returns-value]
+
+    def answer(item: Work) -> tuple[Candidate, ...]:
+        asked.append(item.clip.name)
+        return said(f"of {item.clip.name}")
+
+    engine = ScriptedEngine(answer)
     run([data], output, Settings(decoders=0, **settings), engine=engine)
     return sorted(asked)
 
@@ -256,7 +261,7 @@ def test_failure_takes_the_place_of_a_damaged_caption(
     with contextlib.closing(sqlite3.connect(ledger_of(output))) as base:
         base.execute("UPDATE outcomes SET outcome = x'00' WHERE kind IS NULL")
         base.commit()
-    refusing = ScriptedEngine(lambda item: Failure.of(item.request, "no"))
+    refusing = ScriptedEngine(lambda item: Failure.of(item.requests[0], "no"))
     for _ in range(3):
         assert run([data], output, Settings(decoders=0), engine=refusing).failures == {"engine": 3, "missing": 1}
     assert len(caplog.messages) == 1, "at the first of these runs alone"
@@ -375,7 +380,7 @@ def test_report_of_interleaved_rows_knows_how_many_were_made_of_each(tmp_path: P
     for original in (True, False):
         output = tmp_path / f"out-{original}.jsonl"
         settings = Settings(num_captions=3, keep="all", original=original, decoders=0)
-        engine = ScriptedEngine(lambda item: said_of[item.request.clip.name.removesuffix(".mp4")])
+        engine = ScriptedEngine(lambda item: said_of[item.requests[0].clip.name.removesuffix(".mp4")])
         run([put_rows(tmp_path / "in.jsonl", rows)], output, settings, engine=engine)
         entries = [item for item in CaptionedData(output).entries() if isinstance(item, Entry)]
         made = [(entry.row, entry.captions) for entry in entries]
@@ -397,7 +402,7 @@ def test_report_tells_rows_that_were_made_of_one_also_where_the_ledger_does_not(
         rows.append({"text": f"<__dj__video>{video}<|__dj__eoc|>", "videos": [f"{video}.mp4"]})
     said_of = {"two.mp4": said("1", "2"), "one.mp4": said("", "2"), "last.mp4": said("1", "")}
     settings = Settings(num_captions=2, keep="all", original=original, decoders=0)
-    engine = ScriptedEngine(lambda item: said_of[item.request.clip.name])
+    engine = ScriptedEngine(lambda item: said_of[item.requests[0].clip.name])
     run([put_rows(tmp_path / "in.jsonl", rows)], tmp_path / name, settings, engine=engine)
     entries = [item for item in CaptionedData(tmp_path / name).entries() if isinstance(item, Entry)]
     assert [(entry.row, entry.captions) for entry in entries] == [(0, ("1", "2")), (1, ("2",)), (2, ("1",))]

@@ -39,11 +39,11 @@ def test_output_loads_whatever_came_of_rows_behind_the_first_ten_megabytes(tmp_p
     data.write_text(data.read_text() + "{broken\n")
 
     def answer(item: Any) -> Any:
-        if item.request.prompt == "Fails?":
+        if item.requests[0].prompt == "Fails?":
             return None
-        if item.request.prompt == "Loop?":
+        if item.requests[0].prompt == "Loop?":
             return said("and again and again " * 20)
-        cut_off = item.request.prompt == "Again?" and item.request.attempt == 1
+        cut_off = item.requests[0].prompt == "Again?" and item.requests[0].attempt == 1
         return said("It was cut ...") if cut_off else said("A clip.")
 
     settings = Settings(decoders=0, prompt_key="ask", retry_flagged=True)

@@ -31,7 +31,7 @@ def test_several_inputs_come_one_after_the_other_with_one_count(tmp_path: Path) 
     rows = _read(*inputs)
     assert [item.row.get("video") for item in rows] == ["z.mp4", "x.mp4", "y.mp4", None, "clips/a.mp4", "z.mp4"]
     assert [item.root for item in rows if not item.problem] == [tmp_path, data.parent, data.parent, tmp_path, tmp_path]
-    assert [(item.problem.key, item.problem.kind) for item in rows if item.problem] == [("3", "row")]
+    assert [(item.problem.id.row, item.problem.kind) for item in rows if item.problem] == [(3, "row")]
     assert count_rows(find_sources(inputs)) == 6
 
 

@@ -18,11 +18,11 @@ from reelscribe.dataset.files import write_whole
 from reelscribe.dataset.sidecars import sidecar_of
 from reelscribe.errors import DatasetError, EngineError
 from reelscribe.runners.local import retry, run
-from reelscribe.values import PreparedRequest
+from reelscribe.values import Work
 
 
-def _say(item: PreparedRequest) -> Any:
-    return said(*[f"text {n} 🐑" for n in range(item.request.num_captions)])
+def _say(item: Work) -> Any:
+    return said(*[f"text {n} 🐑" for n in range(item.requests[0].num_captions)])
 
 
 def _run(
@@ -117,7 +117,7 @@ def test_videos_by_bytes_have_none(tmp_path: Path) -> None:
 # Files of others
 
 
-def _never(item: PreparedRequest) -> Any:
+def _never(item: Work) -> Any:
     pytest.fail("nothing is made before it is seen that no file is in the way")
 
 
@@ -205,7 +205,7 @@ def test_folder_cannot_be_replaced_and_nothing_is_left(tmp_path: Path) -> None:
 def test_caption_that_was_linked_or_copied_to_another_video_is_a_persons(tmp_path: Path) -> None:
     for name in "ab":
         put_clip(tmp_path / "clips" / f"{name}.mp4")
-    say = lambda item: said(f"of {item.request.clip.name[-5]}")  # noqa: E731
+    say = lambda item: said(f"of {item.requests[0].clip.name[-5]}")  # noqa: E731
     _run(tmp_path, tmp_path / "clips", say=say)
     first, second = (tmp_path / "clips" / f"{name}.txt" for name in "ab")
     first.rename(tmp_path / "a.txt")
@@ -239,7 +239,7 @@ def test_texts_of_persons_are_read_by_the_run_that_writes_beside_them(tmp_path: 
 def test_file_that_comes_while_the_run_goes_on_stays(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     file = put_clip(tmp_path / "clips" / "a.mp4").with_suffix(".txt")
 
-    def say(item: PreparedRequest) -> Any:
+    def say(item: Work) -> Any:
         file.write_text("just written")
         return _say(item)
 
@@ -370,8 +370,8 @@ def test_run_that_breaks_has_written_what_it_had(tmp_path: Path) -> None:
     for name in "abc":
         put_clip(tmp_path / "clips" / f"{name}.mp4")
 
-    def say(item: PreparedRequest) -> Any:
-        if item.request.clip.name.endswith("c.mp4"):
+    def say(item: Work) -> Any:
+        if item.requests[0].clip.name.endswith("c.mp4"):
             raise EngineError("broken")
         return _say(item)
 

@@ -7,14 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from flow import read_rows_of
+from flow import named, read_rows_of
 
 from reelscribe.config import Settings
 from reelscribe.dataset.write import DatasetWriter
 from reelscribe.errors import DatasetError
 from reelscribe.values import Failure, Row, RowResult
 
-FAILURE = Failure(key="3:1", video="clips/a.mp4", kind="missing", message="there is no such file.")
+FAILURE = Failure(id=named("3:1"), video="clips/a.mp4", kind="missing", message="there is no such file.")
 LISTED = {"row": 3, "video": "clips/a.mp4", "kind": "missing", "message": "there is no such file."}
 
 

@@ -7,14 +7,14 @@ import pytest
 from conftest import Prepare
 
 from reelscribe.sampling_params import SamplingParams
-from reelscribe.values import PreparedRequest
+from reelscribe.values import Work
 
 if TYPE_CHECKING:
     from reelscribe.engines.transformers import TransformersEngine
 
 
 @pytest.fixture(scope="session")
-def varied(prepare: Prepare) -> list[PreparedRequest]:
+def varied(prepare: Prepare) -> list[Work]:
     """Clips of several lengths and sizes, with prompts of several lengths."""
     shapes = [(4, (96, 64)), (7, (64, 96)), (2, (32, 32)), (12, (160, 96)), (5, (96, 64)), (8, (96, 96))]
     return [

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from clips import cut, write_audio, write_clip
 from conftest import Prepare
-from flow import clip_bytes, prepared, put_clip
+from flow import clip_bytes, named, prepared, put_clip
 from numpy.typing import NDArray
 from openai_server import say
 
@@ -18,7 +18,7 @@ from reelscribe.engines.chat import Answer, body, read_answer, show
 from reelscribe.engines.gate import FailedError
 from reelscribe.errors import ClipError
 from reelscribe.sampling_params import SamplingParams
-from reelscribe.values import NO_FRAMES, Candidate, Clip, PreparedRequest, Request
+from reelscribe.values import NO_FRAMES, Candidate, Clip, Request, Work
 from reelscribe.video.fetch import FetchLimits
 
 JPEG = "data:image/jpeg;base64,"
@@ -30,14 +30,15 @@ def _picture(jpeg: str) -> NDArray[np.uint8]:
         return np.asarray(frame.to_ndarray(format="rgb24"))
 
 
-def _file(clip: Clip) -> PreparedRequest:
-    return PreparedRequest(request=Request(key="0", clip=clip, prompt="x"), frames=NO_FRAMES)
+def _file(clip: Clip) -> Work:
+    return Work(requests=(Request(id=named("0"), clip=clip, prompt="x"),), frames=NO_FRAMES)
 
 
 def _body(**request: Any) -> dict[str, Any]:
     item = prepared(**request)
     shown = show(item, "images", 1, FetchLimits())
-    return body(item.request, shown, model="m", first=0, count=item.request.num_captions, default_temperature=0.9)
+    [asked] = item.requests
+    return body(asked, shown, model="m", first=0, count=asked.num_captions, default_temperature=0.9)
 
 
 # Frames
@@ -198,7 +199,7 @@ def test_each_candidate_has_a_seed_of_its_own_that_fits_32_bits() -> None:
     item = prepared(num_captions=3, seed=2**64 - 2)
     shown = show(item, "images", 1, FetchLimits())
     seeds = [
-        body(item.request, shown, model="m", first=first, count=1, default_temperature=None)["seed"]
+        body(item.requests[0], shown, model="m", first=first, count=1, default_temperature=None)["seed"]
         for first in range(3)
     ]
     assert seeds == [2**31 - 2, 2**31 - 1, 0]

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from conftest import Prepare
+from flow import named
 from generating import SHAPES, answers, texts, variant
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import AutoTokenizer, GenerationConfig, PreTrainedTokenizerFast
@@ -110,8 +111,10 @@ class TestModels:
         alone = {key: made for item in batch for key, made in texts(lively_engine, item).items()}
         assert texts(lively_engine, *batch) == alone
         assert texts(variant(lively_engine, batch_size=2), *reversed(batch)) == alone
-        free = [item for item in batch if item.request.schema is None]
-        assert texts(lively_engine, *free) == {item.request.key: alone[item.request.key] for item in free}
+        free = [item for item in batch if item.requests[0].schema is None]
+        assert texts(lively_engine, *free) == {
+            item.requests[0].id.task: alone[item.requests[0].id.task] for item in free
+        }
         assert "{" not in "".join(alone["0"])
 
     def test_only_rows_with_a_schema_are_masked(
@@ -278,7 +281,7 @@ def test_the_likeliest_of_what_is_allowed_is_drawn_whatever_filters_there_are(ru
         SamplingParams(temperature=1.0, top_p=0.01, min_p=0.5, repetition_penalty=1.5),
     ):
         sampler = Sampler(rules, 523, CPU)
-        asked = Request(key="a", clip=Clip(source="x.mp4"), prompt="", schema=PAIR, sampling=params)
+        asked = Request(id=named("a"), clip=Clip(source="x.mp4"), prompt="", schema=PAIR, sampling=params)
         sampler.add([asked], torch.tensor([[other]]), torch.ones(1, 1))
         assert sampler.step(logits.clone()).tolist() == [brace]
 
@@ -296,8 +299,8 @@ def test_a_row_that_is_finished_but_not_dropped_is_not_masked(
     monkeypatch.setattr(Constraints, "allowed", spy)
     sampler = Sampler(rules, 523, CPU)
     first, others = (SamplingParams(temperature=1.0, max_tokens=count) for count in (1, 9))
-    held = Request(key="a", clip=Clip(source="x.mp4"), prompt="", schema=PAIR, sampling=first)
-    free = Request(key="b", clip=Clip(source="x.mp4"), prompt="", num_captions=7, sampling=others)
+    held = Request(id=named("a"), clip=Clip(source="x.mp4"), prompt="", schema=PAIR, sampling=first)
+    free = Request(id=named("b"), clip=Clip(source="x.mp4"), prompt="", num_captions=7, sampling=others)
     sampler.add([held, free], torch.tensor([[9], [9]]), torch.ones(2, 1))
     for _ in range(2):
         sampler.step(torch.zeros(len(sampler), 523))

@@ -10,14 +10,14 @@ from reelscribe.config import Settings
 from reelscribe.engines import fake
 from reelscribe.engines.fake import FakeEngine
 from reelscribe.errors import EngineError, SettingsError
-from reelscribe.values import Failure, Generation, PreparedRequest
+from reelscribe.values import Failure, Generation, Work
 from reelscribe.video.sampling import VisionLimits
 
 
 def test_tells_what_it_was_shown() -> None:
     (answer,) = FakeEngine().generate(iter([prepared(key="7", num_captions=2, prompt="one two three")]))
     assert isinstance(answer, Generation)
-    assert answer.key == "7"
+    assert answer.id.task == "7"
     assert [item.text for item in answer.candidates] == [
         "Candidate 0: 4 frames of 64x32 over 2.0 s.",
         "Candidate 1: 4 frames of 64x32 over 2.0 s.",
@@ -28,7 +28,7 @@ def test_tells_what_it_was_shown() -> None:
 
 
 def test_says_what_the_script_says() -> None:
-    engine = FakeEngine(lambda item, number: f"{item.request.key}/{number}")
+    engine = FakeEngine(lambda item, number: f"{item.requests[0].id.task}/{number}")
     answers = list(engine.generate(prepared(key=key, num_captions=2) for key in "ab"))
     texts = [[item.text for item in answer.candidates] for answer in answers if isinstance(answer, Generation)]
     assert texts == [["a/0", "a/1"], ["b/0", "b/1"]]
@@ -41,14 +41,14 @@ def test_refused_prompt_is_a_failure_and_the_next_goes_on() -> None:
     assert [type(answer) for answer in answers] == [Generation, Failure, Generation]
     failure = answers[1]
     assert isinstance(failure, Failure)
-    assert (failure.key, failure.kind) == ("b", "engine")
+    assert (failure.id.task, failure.kind) == ("b", "engine")
     assert failure.message == "the prompt holds 'bad', which the fake engine refuses."
 
 
 @pytest.mark.parametrize("count", [0, 2])
 def test_breaks_when_it_was_told_to(count: int) -> None:
     answers = FakeEngine(break_after=count).generate(prepared(key=str(n)) for n in itertools.count())
-    assert [next(answers).key for _ in range(count)] == [str(n) for n in range(count)]
+    assert [next(answers).id.task for _ in range(count)] == [str(n) for n in range(count)]
     with pytest.raises(EngineError, match=f"the fake engine breaks after {count} requests, as it was told to"):
         next(answers)
 
@@ -71,7 +71,7 @@ def test_rate_must_be_one(rate: float) -> None:
 def test_pulls_one_request_at_a_time() -> None:
     pulled = []
 
-    def requests() -> Iterator[PreparedRequest]:
+    def requests() -> Iterator[Work]:
         for number in itertools.count():
             pulled.append(number)
             yield prepared(key=str(number))

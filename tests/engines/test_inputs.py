@@ -15,14 +15,14 @@ from generating import GREEDY, answers
 from reelscribe.engines.inputs import InputBuilder
 from reelscribe.engines.prompt import Prompt, _without_added_tokens
 from reelscribe.engines.transformers import TransformersEngine
-from reelscribe.values import Generation, PreparedRequest
+from reelscribe.values import Generation, Work
 from reelscribe.video.sampling import VisionLimits
 
 
 class TestLayout:
     """Token ids, held against the layout that Transformers 4.57.1 makes, with which the models were released."""
 
-    def fed(self, engine: TransformersEngine, item: PreparedRequest) -> tuple[list[int], Callable[[str], list[int]]]:
+    def fed(self, engine: TransformersEngine, item: Work) -> tuple[list[int], Callable[[str], list[int]]]:
         tokenizer = engine._processor.tokenizer
         ids: list[int] = engine.inputs([item])["input_ids"][0].tolist()
         return ids, lambda text: tokenizer(text, add_special_tokens=False)["input_ids"]
@@ -68,9 +68,7 @@ class TestLayout:
         pairs = "".join(f"<{time} seconds><|vision_start|><|video_pad|><|video_pad|><|vision_end|>" for time in shown)
         assert ids == encode(f"<|im_start|>user\n{pairs}So?<|im_end|>\n<|im_start|>assistant\n")
 
-    def test_a_batch_is_padded_on_the_left(
-        self, shapes_engine: TransformersEngine, varied: list[PreparedRequest]
-    ) -> None:
+    def test_a_batch_is_padded_on_the_left(self, shapes_engine: TransformersEngine, varied: list[Work]) -> None:
         inputs = shapes_engine.inputs(varied)
         for item, ids, mask in zip(varied, inputs["input_ids"], inputs["attention_mask"], strict=True):
             alone = shapes_engine.inputs([item])["input_ids"][0]
@@ -78,18 +76,18 @@ class TestLayout:
             assert mask.tolist() == [0] * (len(ids) - len(alone)) + [1] * len(alone)
 
     def test_the_stated_cost_is_the_number_of_video_tokens(
-        self, shapes_engine: TransformersEngine, varied: list[PreparedRequest]
+        self, shapes_engine: TransformersEngine, varied: list[Work]
     ) -> None:
         for item in varied:
             ids = shapes_engine.inputs([item])["input_ids"][0]
             assert (ids == shapes_engine._processor.video_token_id).sum() == item.frames.video_tokens
 
     def test_the_generation_tells_the_length_of_the_prompt(
-        self, shapes_engine: TransformersEngine, varied: list[PreparedRequest]
+        self, shapes_engine: TransformersEngine, varied: list[Work]
     ) -> None:
         replies = answers(shapes_engine, *varied)
         for item in varied:
-            reply = replies[item.request.key]
+            reply = replies[item.requests[0].id.task]
             assert isinstance(reply, Generation)
             assert reply.prompt_tokens == len(shapes_engine.inputs([item])["input_ids"][0])
 
@@ -175,7 +173,7 @@ class TestPixels:
         np.testing.assert_allclose(inputs["pixel_values_videos"].numpy(), np.stack(expected) / 127.5 - 1, atol=1e-5)
 
     def test_tokens_and_pixels_are_those_of_the_checkpoint_s_own_processor(
-        self, shapes_engine: TransformersEngine, varied: list[PreparedRequest]
+        self, shapes_engine: TransformersEngine, varied: list[Work]
     ) -> None:
         processor = copy.deepcopy(shapes_engine._processor)
         processor.video_processor.image_mean = [0.48, 0.46, 0.41]
@@ -185,7 +183,7 @@ class TestPixels:
         ours = builder.collate([builder.prepare(item) for item in varied])
         del ours["position_ids"]
         messages = [
-            [{"role": "user", "content": [{"type": "video"}, {"type": "text", "text": item.request.prompt}]}]
+            [{"role": "user", "content": [{"type": "video"}, {"type": "text", "text": item.requests[0].prompt}]}]
             for item in varied
         ]
         prompts = processor.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
@@ -204,9 +202,7 @@ class TestPixels:
         for name, tensor in ours.items():
             torch.testing.assert_close(tensor, torch.as_tensor(theirs[name]), rtol=0, atol=1e-5, check_dtype=False)
 
-    def test_videos_of_a_batch_do_not_mix(
-        self, shapes_engine: TransformersEngine, varied: list[PreparedRequest]
-    ) -> None:
+    def test_videos_of_a_batch_do_not_mix(self, shapes_engine: TransformersEngine, varied: list[Work]) -> None:
         together = shapes_engine.inputs(varied)["pixel_values_videos"]
         apart = torch.cat([shapes_engine.inputs([item])["pixel_values_videos"] for item in varied])
         assert torch.equal(together, apart)

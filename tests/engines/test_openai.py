@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 from conftest import Prepare
-from flow import clip_bytes
+from flow import clip_bytes, named
 from openai_asking import answers_of, at_first, load_openai, only_to, problem_of, prompt_of, texts_of
 from openai_server import Body, OpenAIServer, Reply, describe, refuse, say
 
@@ -14,7 +14,7 @@ from reelscribe.config import Settings
 from reelscribe.engines import load_engine
 from reelscribe.errors import EngineError, SettingsError
 from reelscribe.schemas import Schema
-from reelscribe.values import NO_FRAMES, Clip, Failure, Generation, PreparedRequest, Request
+from reelscribe.values import NO_FRAMES, Clip, Failure, Generation, Request, Work
 
 pytestmark = pytest.mark.usefixtures("quick_and_alone")
 
@@ -389,7 +389,7 @@ def test_too_many_failures_in_a_row_stop_the_run(prepare: Prepare) -> None:
 
 @pytest.mark.parametrize("source", ["https://example.org/clip.mp4?signature=1", clip_bytes()])
 def test_addresses_and_bytes_are_sent_as_they_are(source: str | bytes) -> None:
-    item = PreparedRequest(request=Request(key="a", clip=Clip(source=source), prompt="x"), frames=NO_FRAMES)
+    item = Work(requests=(Request(id=named("a"), clip=Clip(source=source), prompt="x"),), frames=NO_FRAMES)
     with OpenAIServer() as server:
         answers_of(load_openai(server, send="video"), item)
     video = server.bodies[0]["messages"][0]["content"][0]

@@ -15,7 +15,7 @@ from openai_server import Body, OpenAIServer, Reply, describe, refuse
 
 from reelscribe.engines import openai
 from reelscribe.errors import EngineError
-from reelscribe.values import Failure, Generation, PreparedRequest
+from reelscribe.values import Failure, Generation, Work
 
 pytestmark = pytest.mark.usefixtures("quick_and_alone")
 
@@ -62,7 +62,7 @@ def test_number_of_requests_in_flight_grows_up_to_the_bound(prepare: Prepare) ->
 def test_no_more_is_pulled_than_can_be_kept_in_flight(prepare: Prepare) -> None:
     pulled: list[int] = []
 
-    def requests() -> Iterator[PreparedRequest]:
+    def requests() -> Iterator[Work]:
         for number in range(40):
             pulled.append(number)
             yield prepare(f"{number}")
@@ -79,7 +79,7 @@ def test_no_more_is_pulled_than_can_be_kept_in_flight(prepare: Prepare) -> None:
 
 
 def test_bytes_in_flight_are_bounded(prepare: Prepare, monkeypatch: pytest.MonkeyPatch) -> None:
-    def requests() -> Iterator[PreparedRequest]:
+    def requests() -> Iterator[Work]:
         for number in range(6):
             assert number == len(answers), "one is always let through, and no more"
             yield prepare(f"{number}")
@@ -95,16 +95,16 @@ def test_bytes_in_flight_are_bounded(prepare: Prepare, monkeypatch: pytest.Monke
 def test_answers_are_handed_out_while_the_next_request_is_not_there(prepare: Prepare) -> None:
     answered = threading.Event()
 
-    def requests() -> Iterator[PreparedRequest]:
+    def requests() -> Iterator[Work]:
         yield from (prepare(key) for key in "ab")
         assert answered.wait(20), "the answers wait for a slow clip"
         yield prepare("c")
 
     with OpenAIServer() as server:
         answers = load_openai(server).generate(requests())
-        assert {next(answers).key for _ in range(2)} == {"a", "b"}
+        assert {next(answers).id.task for _ in range(2)} == {"a", "b"}
         answered.set()
-        assert [answer.key for answer in answers] == ["c"]
+        assert [answer.id.task for answer in answers] == ["c"]
 
 
 def test_what_is_finished_is_handed_out_before_the_run_stops(prepare: Prepare, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -122,7 +122,7 @@ def test_what_is_finished_is_handed_out_before_the_run_stops(prepare: Prepare, m
     monkeypatch.setattr(openai, "wait", wait_for_all)
     with OpenAIServer(answer) as server:
         answers = load_openai(server).generate(prepare(f"{n}", prompt="bad" if n == 3 else "good") for n in range(8))
-        assert sorted(next(answers).key for _ in range(7)) == list("0124567")
+        assert sorted(next(answers).id.task for _ in range(7)) == list("0124567")
         with pytest.raises(EngineError, match="says 401"):
             next(answers)
 
@@ -137,15 +137,15 @@ def test_answers_come_as_they_are_finished(prepare: Prepare) -> None:
 
     with OpenAIServer(answer) as server:
         answers = load_openai(server).generate(prepare(key, prompt="slow" if key == "a" else "quick") for key in "abc")
-        assert {next(answers).key, next(answers).key} == {"b", "c"}
+        assert {next(answers).id.task, next(answers).id.task} == {"b", "c"}
         done.set()
-        assert [made.key for made in answers] == ["a"]
+        assert [made.id.task for made in answers] == ["a"]
 
 
 def test_pixels_are_let_go_while_a_request_is_in_flight(prepare: Prepare) -> None:
     pixels: list[weakref.ref[object]] = []
 
-    def requests() -> Iterator[PreparedRequest]:
+    def requests() -> Iterator[Work]:
         for key in "abc":
             item = prepare(key)
             pixels.append(weakref.ref(item.frames))

@@ -17,7 +17,7 @@ from reelscribe.engines.inputs import InputBuilder, ModelInputs, most_tokens
 from reelscribe.engines.running import RunningBatch
 from reelscribe.engines.transformers import TransformersEngine
 from reelscribe.sampling_params import SamplingParams
-from reelscribe.values import Generation, PreparedRequest
+from reelscribe.values import Generation, Work
 
 
 class Watch:
@@ -38,7 +38,7 @@ class Watch:
             begin(cache)
 
         def see_join(batch: RunningBatch, group: Sequence[ModelInputs]) -> None:
-            self.joined.append((len(self.steps), [item.request.key for item in group]))
+            self.joined.append((len(self.steps), [item.request.id.task for item in group]))
             join(batch, group)
 
         monkeypatch.setattr(InputBuilder, "collate", see_prefill)
@@ -59,7 +59,7 @@ def endless(lively_engine: TransformersEngine) -> TransformersEngine:
     return engine
 
 
-def lasting(prepare: Prepare, key: str, tokens: int, **request: Any) -> PreparedRequest:
+def lasting(prepare: Prepare, key: str, tokens: int, **request: Any) -> Work:
     """A clip whose candidates have so many tokens."""
     return prepare(key, sampling=SamplingParams(max_tokens=tokens, temperature=1.0), **request)
 
@@ -68,9 +68,9 @@ class TestOnePass:
     """Candidates share the vision encoder's work and the prefill."""
 
     def test_eight_candidates_cost_one_look_and_one_prefill_a_video(
-        self, lively_engine: TransformersEngine, varied: list[PreparedRequest], prepare: Prepare
+        self, lively_engine: TransformersEngine, varied: list[Work], prepare: Prepare
     ) -> None:
-        batch = [prepare(item.request.key, num_captions=8, sampling=WILD) for item in varied]
+        batch = [prepare(item.requests[0].id.task, num_captions=8, sampling=WILD) for item in varied]
         patches: list[int] = []
         prefills: list[tuple[int, ...]] = []
 
@@ -112,7 +112,7 @@ class TestOnePass:
         assert calls == [(7, 3, 24, 64)] * 4
 
     def test_vision_features_are_those_of_transformers(
-        self, lively_engine: TransformersEngine, plain_model: Any, varied: list[PreparedRequest]
+        self, lively_engine: TransformersEngine, plain_model: Any, varied: list[Work]
     ) -> None:
         inputs = lively_engine.inputs(varied)
         with torch.inference_mode():
@@ -186,9 +186,9 @@ class TestJoining:
     def test_answers_come_as_they_are_done(self, endless: TransformersEngine, prepare: Prepare, watch: Watch) -> None:
         items = [lasting(prepare, "long", 9), lasting(prepare, "short", 2)]
         replies = endless.generate(iter(items))
-        assert next(replies).key == "short"
+        assert next(replies).id.task == "short"
         assert len(watch.steps) < 4
-        assert next(replies).key == "long"
+        assert next(replies).id.task == "long"
 
     def test_clips_of_like_length_go_together_and_none_waits_for_ever(
         self, endless: TransformersEngine, prepare: Prepare, watch: Watch
@@ -198,7 +198,7 @@ class TestJoining:
         feed = iter(items)
         replies = []
         for reply in endless.generate(feed):
-            replies.append(reply.key)
+            replies.append(reply.id.task)
         assert sorted(replies) == ["0", "1", "2", "3"]
         assert watch.joined[0][1][0] == "0"
 
@@ -260,7 +260,7 @@ class TestJoining:
             monkeypatch.setattr(transformers, "_WINDOW_BYTES", max_bytes)
             pulled = answered = 0
 
-            def source() -> Iterator[PreparedRequest]:
+            def source() -> Iterator[Work]:
                 nonlocal pulled
                 for number in range(12):
                     pulled += 1
@@ -277,11 +277,11 @@ class TestJoining:
     def test_an_error_of_the_source_comes_after_the_answers_to_what_came_before(
         self, endless: TransformersEngine, prepare: Prepare
     ) -> None:
-        def source() -> Iterator[PreparedRequest]:
+        def source() -> Iterator[Work]:
             yield lasting(prepare, "a", 3)
             raise KeyError("the source broke")
 
         replies = endless.generate(source())
-        assert next(replies).key == "a"
+        assert next(replies).id.task == "a"
         with pytest.raises(KeyError, match="the source broke"):
             next(replies)

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from flow import named
 from transformers import (
     GenerationConfig,
     LogitsProcessorList,
@@ -45,7 +46,7 @@ RULES = TokenRules(Tokenizer(), GenerationConfig())
 def request(num_captions: int = 1, seed: int = 0, **sampling: Any) -> Request:
     params = SamplingParams(**{"max_tokens": 8, **sampling})
     return Request(
-        key=f"{seed}", clip=Clip(source="x.mp4"), prompt="", num_captions=num_captions, sampling=params, seed=seed
+        id=named(f"{seed}"), clip=Clip(source="x.mp4"), prompt="", num_captions=num_captions, sampling=params, seed=seed
     )
 
 
@@ -71,16 +72,16 @@ def first_tokens(*requests: Request, logits: torch.Tensor = LOGITS) -> list[int]
 
 def play(script: Sequence[int], *requests: Request) -> list[Candidate]:
     """Make every row want the tokens of a script, one after the other."""
-    named = [replace(item, key=f"{number}") for number, item in enumerate(requests)]
-    sampler = sampler_for(*named)
+    numbered = [replace(item, id=named(f"{number}")) for number, item in enumerate(requests)]
+    sampler = sampler_for(*numbered)
     made: dict[str, tuple[Candidate, ...]] = {}
     for token in script:
         sampler.step(100 * torch.nn.functional.one_hot(torch.tensor([token] * len(sampler)), len(PIECES)).float())
-        made |= {answer.key: answer.candidates for answer in sampler.finished() if isinstance(answer, Generation)}
+        made |= {answer.id.task: answer.candidates for answer in sampler.finished() if isinstance(answer, Generation)}
         sampler.drop_finished()
         if not len(sampler):
             break
-    return [candidate for item in named for candidate in made[item.key]]
+    return [candidate for item in numbered for candidate in made[item.id.task]]
 
 
 def surprise(tokens: Sequence[int], chances: torch.Tensor) -> float:
@@ -207,7 +208,7 @@ class TestDraw:
         while True:
             sampler.step(LOGITS.expand(len(sampler), -1))
             for answer in sampler.finished():
-                if isinstance(answer, Generation) and answer.key == "9":
+                if isinstance(answer, Generation) and answer.id.task == "9":
                     return answer.candidates[0].text
             sampler.drop_finished()
 

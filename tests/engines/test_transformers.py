@@ -25,19 +25,19 @@ from reelscribe.engines.sampling import Sampler, _Draft
 from reelscribe.engines.transformers import TransformersEngine
 from reelscribe.errors import EngineError, ModelError
 from reelscribe.sampling_params import SamplingParams
-from reelscribe.values import Candidate, Failure, Generation, PreparedRequest
+from reelscribe.values import Candidate, Failure, Generation, Work
 
 
 class TestGreedy:
     def test_a_batch_gives_what_each_clip_gives_alone(
-        self, lively_engine: TransformersEngine, varied: list[PreparedRequest]
+        self, lively_engine: TransformersEngine, varied: list[Work]
     ) -> None:
         engine = variant(lively_engine, show_ids=True)
         together = texts(engine, *varied)
         assert together == {key: made for item in varied for key, made in texts(engine, item).items()}
 
     def test_it_is_what_generate_of_transformers_gives(
-        self, lively_engine: TransformersEngine, plain_model: Any, varied: list[PreparedRequest]
+        self, lively_engine: TransformersEngine, plain_model: Any, varied: list[Work]
     ) -> None:
         together = texts(variant(lively_engine, show_ids=True), *varied)
         end = plain_model.generation_config.eos_token_id
@@ -46,7 +46,7 @@ class TestGreedy:
             ids = plain_model.generate(**inputs, do_sample=False, max_new_tokens=10)[
                 0, inputs["input_ids"].shape[1] :
             ].tolist()
-            assert together[item.request.key] == [" ".join(str(token) for token in ids if token != end)]
+            assert together[item.requests[0].id.task] == [" ".join(str(token) for token in ids if token != end)]
 
     def test_a_repetition_penalty_is_that_of_generate_whatever_the_padding(
         self, lively_engine: TransformersEngine, plain_model: Any, prepare: Prepare
@@ -59,7 +59,7 @@ class TestGreedy:
             inputs = lively_engine.inputs([item])
             made = plain_model.generate(**inputs, do_sample=False, max_new_tokens=12, repetition_penalty=1.3)
             ids = made[0, inputs["input_ids"].shape[1] :].tolist()
-            assert together[item.request.key] == [" ".join(str(token) for token in ids if token != end)]
+            assert together[item.requests[0].id.task] == [" ".join(str(token) for token in ids if token != end)]
 
     def test_long_answers_outgrow_the_cache_s_first_room(
         self, lively_engine: TransformersEngine, plain_model: Any, prepare: Prepare
@@ -72,7 +72,9 @@ class TestGreedy:
         for item in batch:
             inputs = engine.inputs([item])
             made = plain_model.generate(**inputs, do_sample=False, max_new_tokens=72, eos_token_id=-1)
-            assert together[item.request.key] == [" ".join(map(str, made[0, inputs["input_ids"].shape[1] :].tolist()))]
+            assert together[item.requests[0].id.task] == [
+                " ".join(map(str, made[0, inputs["input_ids"].shape[1] :].tolist()))
+            ]
 
 
 class TestCandidates:
@@ -289,7 +291,7 @@ class TestStepsThatFail:
 
     @pytest.fixture(scope="class")
     @classmethod
-    def clips(cls, prepare: Prepare) -> list[PreparedRequest]:
+    def clips(cls, prepare: Prepare) -> list[Work]:
         """Some are finished before others, and some wait while others run."""
         sampling = [SamplingParams(temperature=0.5, max_tokens=tokens) for tokens in (1, 4, 2, 3)]
         return [
@@ -299,9 +301,7 @@ class TestStepsThatFail:
 
     @pytest.fixture(scope="class")
     @classmethod
-    def expected(
-        cls, shapes_engine: TransformersEngine, clips: list[PreparedRequest]
-    ) -> dict[str, Generation | Failure]:
+    def expected(cls, shapes_engine: TransformersEngine, clips: list[Work]) -> dict[str, Generation | Failure]:
         return answers(variant(shapes_engine, batch_size=3), *clips)
 
     @pytest.mark.parametrize(("owner", "name"), OPERATIONS)
@@ -309,7 +309,7 @@ class TestStepsThatFail:
     def test_an_operation_that_fails_once_costs_nothing(
         self,
         shapes_engine: TransformersEngine,
-        clips: list[PreparedRequest],
+        clips: list[Work],
         expected: dict[str, Generation | Failure],
         monkeypatch: pytest.MonkeyPatch,
         owner: Any,
@@ -327,14 +327,14 @@ class TestStepsThatFail:
     def test_one_that_always_fails_costs_those_that_need_it(
         self,
         shapes_engine: TransformersEngine,
-        clips: list[PreparedRequest],
+        clips: list[Work],
         monkeypatch: pytest.MonkeyPatch,
         owner: Any,
         name: str,
     ) -> None:
         fail_at(monkeypatch, owner, name, KeyError("no such layer"), calls=range(100_000))
         replies = answers(variant(shapes_engine, batch_size=3), *clips)
-        assert sorted(replies) == [item.request.key for item in clips]
+        assert sorted(replies) == [item.requests[0].id.task for item in clips]
         failures = {reply.message for reply in replies.values() if isinstance(reply, Failure)}
         assert failures == {"KeyError: 'no such layer'"}
 
@@ -345,7 +345,7 @@ class TestStepsThatFail:
         join = RunningBatch.join
 
         def see(batch: RunningBatch, group: list[ModelInputs]) -> None:
-            joined.append([item.request.key for item in group])
+            joined.append([item.request.id.task for item in group])
             join(batch, group)
 
         engine = variant(shapes_engine, batch_size=8)
@@ -362,14 +362,14 @@ class TestStepsThatFail:
         fail_at(monkeypatch, BranchingCache, "begin_step", torch.AcceleratorError("unspecified launch failure"))
         clips = (prepare(f"{n}", sampling=SamplingParams(temperature=0.0, max_tokens=n)) for n in (1, 4))
         replies = variant(shapes_engine, batch_size=8).generate(clips)
-        assert next(replies).key == "1"
+        assert next(replies).id.task == "1"
         with pytest.raises(EngineError, match="the device cpu failed: unspecified launch failure"):
             next(replies)
 
     def test_a_text_that_cannot_be_read_costs_its_own_clip(
         self,
         shapes_engine: TransformersEngine,
-        clips: list[PreparedRequest],
+        clips: list[Work],
         expected: dict[str, Generation | Failure],
         monkeypatch: pytest.MonkeyPatch,
     ) -> None:
@@ -377,7 +377,7 @@ class TestStepsThatFail:
         replies = answers(variant(shapes_engine, batch_size=3), *clips)
         [failure] = [reply for reply in replies.values() if isinstance(reply, Failure)]
         assert failure.message == "UnicodeError: odd bytes"
-        assert {**replies, failure.key: expected[failure.key]} == expected
+        assert {**replies, failure.id.task: expected[failure.id.task]} == expected
 
     def test_clips_that_are_ready_do_not_wait_for_a_slow_one(
         self, shapes_engine: TransformersEngine, prepare: Prepare, monkeypatch: pytest.MonkeyPatch
@@ -385,15 +385,15 @@ class TestStepsThatFail:
         monkeypatch.setattr(transformers, "_PATIENCE_SECONDS", 0.01)
         answered = threading.Event()
 
-        def requests() -> Iterator[PreparedRequest]:
+        def requests() -> Iterator[Work]:
             yield prepare("a", sampling=GREEDY)
             assert answered.wait(60), "the clip that is ready waits for others to join it"
             yield prepare("b", sampling=GREEDY)
 
         replies = variant(shapes_engine, batch_size=32).generate(requests())
-        assert next(replies).key == "a"
+        assert next(replies).id.task == "a"
         answered.set()
-        assert [reply.key for reply in replies] == ["b"]
+        assert [reply.id.task for reply in replies] == ["b"]
 
 
 class TestLoading:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from commands import Run, ended
 from conftest import Prepare
-from flow import put_rows, read_rows_of
+from flow import named, put_rows, read_rows_of
 
 from reelscribe.config import Settings
 from reelscribe.demo import prepare as prepare_clips
@@ -30,7 +30,7 @@ from reelscribe.runners.local import run
 from reelscribe.runners.status import read_status
 from reelscribe.sampling_params import SamplingParams
 from reelscribe.schemas import Schema
-from reelscribe.values import Caption, Clip, Failure, Generation, PreparedRequest, Request
+from reelscribe.values import Caption, Clip, Failure, Generation, Request, Work
 
 if TYPE_CHECKING:
     from reelscribe.engines.transformers import TransformersEngine
@@ -54,7 +54,7 @@ def vllm_engine() -> Iterator["VllmEngine"]:
 
 
 @pytest.fixture(scope="module")
-def varied(prepare: Prepare) -> list[PreparedRequest]:
+def varied(prepare: Prepare) -> list[Work]:
     """Clips of several lengths, sizes and times, with prompts of several kinds."""
     return [
         prepare("even", frames=4),
@@ -69,13 +69,13 @@ def varied(prepare: Prepare) -> list[PreparedRequest]:
     ]
 
 
-def answers(engine: Any, *batch: PreparedRequest) -> dict[str, Generation | Failure]:
+def answers(engine: Any, *batch: Work) -> dict[str, Generation | Failure]:
     replies = list(engine.generate(iter(batch)))
     assert len(replies) == len(batch)
-    return {reply.key: reply for reply in replies}
+    return {reply.id.task: reply for reply in replies}
 
 
-def texts(engine: Any, item: PreparedRequest) -> list[str]:
+def texts(engine: Any, item: Work) -> list[str]:
     [reply] = engine.generate(iter([item]))
     assert isinstance(reply, Generation)
     return [made.text for made in reply.candidates]
@@ -86,8 +86,8 @@ def spied(engine: "VllmEngine", monkeypatch: pytest.MonkeyPatch) -> dict[str, An
     seen: dict[str, Any] = {}
     real = engine._run
 
-    async def see(item: PreparedRequest, replica: int) -> Any:
-        seen[item.request.key] = output = await real(item, replica)
+    async def see(item: Work, replica: int) -> Any:
+        seen[item.requests[0].id.task] = output = await real(item, replica)
         return output
 
     monkeypatch.setattr(engine, "_run", see)
@@ -99,15 +99,15 @@ class TestInputs:
         self,
         vllm_engine: "VllmEngine",
         shapes_engine: "TransformersEngine",
-        varied: list[PreparedRequest],
+        varied: list[Work],
         monkeypatch: pytest.MonkeyPatch,
     ) -> None:
         seen = spied(vllm_engine, monkeypatch)
         replies = answers(vllm_engine, *varied)
         for item in varied:
             fed = shapes_engine.inputs([item])["input_ids"][0].tolist()
-            assert seen[item.request.key].prompt_token_ids == fed
-            reply = replies[item.request.key]
+            assert seen[item.requests[0].id.task].prompt_token_ids == fed
+            reply = replies[item.requests[0].id.task]
             assert isinstance(reply, Generation)
             assert reply.prompt_tokens == len(fed)
 
@@ -147,7 +147,7 @@ class TestCaptions:
         file, truths = data
         settings = Settings(model="shapes")
         asked = [
-            Request(key=name, clip=Clip(source=name, root=file.parent), prompt=DEFAULT_PROMPT, sampling=GREEDY)
+            Request(id=named(name), clip=Clip(source=name, root=file.parent), prompt=DEFAULT_PROMPT, sampling=GREEDY)
             for name in truths
         ]
         seen = spied(vllm_engine, monkeypatch)
@@ -156,9 +156,11 @@ class TestCaptions:
         for ours, theirs in zip(*made, strict=True):
             assert isinstance(ours, Caption)
             assert isinstance(theirs, Caption)
-            assert ours.meta["prompt_tokens"] == theirs.meta["prompt_tokens"] == len(seen[ours.key].prompt_token_ids)
+            assert (
+                ours.meta["prompt_tokens"] == theirs.meta["prompt_tokens"] == len(seen[ours.id.task].prompt_token_ids)
+            )
             if ours.candidates != theirs.candidates:
-                different.append((ours.key, ours.texts, theirs.texts))
+                different.append((ours.id.task, ours.texts, theirs.texts))
         assert len(different) / len(asked) <= 0.05, different
 
 
@@ -218,11 +220,11 @@ class TestSampling:
 
 
 class TestWindow:
-    def pulls(self, engine: "VllmEngine", items: list[PreparedRequest]) -> tuple[list[int], list[str]]:
+    def pulls(self, engine: "VllmEngine", items: list[Work]) -> tuple[list[int], list[str]]:
         """Requests in flight after each pull, and what happened, in order."""
         held, events, in_flight = [], [], 0
 
-        def source() -> Iterator[PreparedRequest]:
+        def source() -> Iterator[Work]:
             nonlocal in_flight
             for item in items:
                 in_flight += 1
@@ -259,15 +261,15 @@ class TestWindow:
     ) -> None:
         answered = threading.Event()
 
-        def source() -> Iterator[PreparedRequest]:
+        def source() -> Iterator[Work]:
             yield from (prepare(key, sampling=GREEDY) for key in "ab")
             assert answered.wait(60), "the answers wait for a slow clip"
             yield prepare("c", sampling=GREEDY)
 
         replies = vllm_engine.generate(source())
-        assert {next(replies).key for _ in range(2)} == {"a", "b"}
+        assert {next(replies).id.task for _ in range(2)} == {"a", "b"}
         answered.set()
-        assert [reply.key for reply in replies] == ["c"]
+        assert [reply.id.task for reply in replies] == ["c"]
 
     def test_it_is_bounded_in_candidates(self, vllm_engine: "VllmEngine", prepare: Prepare) -> None:
         engine = copy.copy(vllm_engine)
@@ -293,7 +295,7 @@ class TestWindow:
         assert vllm_engine._llm.output_processor.get_num_unfinished_requests() == 0
 
     def test_an_error_of_the_source_comes_through(self, vllm_engine: "VllmEngine", prepare: Prepare) -> None:
-        def source() -> Iterator[PreparedRequest]:
+        def source() -> Iterator[Work]:
             yield prepare("a", sampling=GREEDY)
             raise SettingsError("two requests have the same key")
 
@@ -327,9 +329,9 @@ class TestFaults:
     ) -> None:
         real = vllm_engine._run
 
-        async def broken_off(item: PreparedRequest, replica: int) -> Any:
+        async def broken_off(item: Work, replica: int) -> Any:
             output = await real(item, replica)
-            output.outputs[0].finish_reason = item.request.key
+            output.outputs[0].finish_reason = item.requests[0].id.task
             return output
 
         monkeypatch.setattr(vllm_engine, "_run", broken_off)
@@ -349,7 +351,7 @@ class TestFaults:
         workers = core.children(recursive=True)
         done: list[str] = []
 
-        def source() -> Iterator[PreparedRequest]:
+        def source() -> Iterator[Work]:
             for number in itertools.count():
                 if len(done) == 3 and core.is_running():
                     core.kill()
@@ -357,7 +359,7 @@ class TestFaults:
 
         def run_it() -> None:
             for reply in engine.generate(source()):
-                done.append(reply.key)
+                done.append(reply.id.task)
 
         with pytest.raises(EngineError, match=r"^vLLM's engine process died with \d+ requests in flight\. "):
             run_it()

@@ -22,7 +22,7 @@ from reelscribe.engines.inputs import InputBuilder
 from reelscribe.errors import EngineError
 from reelscribe.models import model_path
 from reelscribe.runners.local import run
-from reelscribe.values import PreparedRequest, RowResult
+from reelscribe.values import RowResult, Work
 
 if TYPE_CHECKING:
     from reelscribe.engines.transformers import TransformersEngine
@@ -148,7 +148,7 @@ def test_token_ids_are_those_of_the_transformers_engine(
         asked.append(answer["prompt_token_ids"])
         return read_answer(answer)
 
-    def build(self: InputBuilder, item: PreparedRequest) -> Any:
+    def build(self: InputBuilder, item: Work) -> Any:
         inputs = prepare(self, item)
         fed.append(inputs.ids.tolist())
         return inputs

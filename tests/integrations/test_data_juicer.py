@@ -18,7 +18,7 @@ from reelscribe.config import Settings
 from reelscribe.engines.fake import FakeEngine
 from reelscribe.errors import EngineError, MissingExtraError
 from reelscribe.operators import video_captioning_from_vlm_mapper as operators
-from reelscribe.values import PreparedRequest, Row
+from reelscribe.values import Row, Work
 
 NAME = "video_captioning_from_vlm_mapper"
 HERE = {"auto_op_parallelism": False, "num_proc": None}
@@ -34,8 +34,8 @@ def module() -> Any:
 def scripted(module: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Any]]:
     """Make operators whose engine answers "<clip> <candidate>", or that of the given arguments."""
 
-    def say(prepared: PreparedRequest, number: int) -> str:
-        return f"{Path(prepared.request.clip.name).stem} {number}"
+    def say(prepared: Work, number: int) -> str:
+        return f"{Path(prepared.requests[0].clip.name).stem} {number}"
 
     def make(engine: FakeEngine | None = None, **arguments: Any) -> Any:
         monkeypatch.setattr(operators, "load_engine", lambda _: engine or FakeEngine(say))

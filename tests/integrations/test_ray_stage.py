@@ -15,7 +15,7 @@ from reelscribe.dataset.formats import Record
 from reelscribe.errors import DatasetError, EngineError
 from reelscribe.integrations.ray import CaptionBatches
 from reelscribe.runners.stream import Batch
-from reelscribe.values import Failure, Generation, PreparedRequest, RowResult
+from reelscribe.values import Failure, Generation, RowResult, Work
 
 
 @pytest.fixture
@@ -27,7 +27,7 @@ def clips(tmp_path: Path) -> Path:
 
 
 def _stage(root: Path, engine: Any = None, **settings: Any) -> CaptionBatches:
-    engine = engine or ScriptedEngine(lambda item: said(f"of {item.request.clip.name}"), batch_size=2)
+    engine = engine or ScriptedEngine(lambda item: said(f"of {item.requests[0].clip.name}"), batch_size=2)
     return CaptionBatches(Settings(engine="fake", decoders=0, **settings), str(root), engine=engine)
 
 
@@ -80,12 +80,14 @@ def test_batches_of_several_callers_are_one_stream(clips: Path, monkeypatch: pyt
             ScriptedEngine(lambda _: said("text")).info, wants_frames=False
         )  # so that nothing is pulled ahead
 
-        def generate(self, requests: Iterator[PreparedRequest]) -> Iterator[Generation | Failure]:
+        def generate(self, requests: Iterator[Work]) -> Iterator[Generation | Failure]:
             asked = [next(requests)]
             stage._stream._waiting.put(late)
             asked += requests
             streams.append(len(asked))
-            yield from (Generation(key=item.request.key, candidates=said("text"), prompt_tokens=None) for item in asked)
+            yield from (
+                Generation(id=item.requests[0].id, candidates=said("text"), prompt_tokens=None) for item in asked
+            )
 
     stage = _stage(clips, Greedy())
     assert stage.caption(pa.table({"video": ["a.mp4", "b.mp4", "a.mp4"]}))["caption"].to_pylist() == ["text"] * 3
@@ -97,7 +99,7 @@ def test_batches_of_several_callers_are_one_stream(clips: Path, monkeypatch: pyt
 def test_an_engine_that_breaks_fails_the_batches_under_way_and_no_other(clips: Path) -> None:
     calls = 0
 
-    def answer(_: PreparedRequest) -> Any:
+    def answer(_: Work) -> Any:
         nonlocal calls
         calls += 1
         if calls == 2:

@@ -22,7 +22,7 @@ from reelscribe.errors import SettingsError
 from reelscribe.models.shapes.scenes import Scene, random_scene
 from reelscribe.operators import video_captioning_from_vlm_mapper as module
 from reelscribe.selection import simhash
-from reelscribe.values import PreparedRequest
+from reelscribe.values import Work
 
 Operator = Callable[..., VideoCaptioningFromVLMMapper]
 Batch = dict[str, list[Any]]
@@ -53,8 +53,8 @@ def scripted(monkeypatch: pytest.MonkeyPatch) -> Operator:
     """Make operators whose engine answers "<clip> <candidate> <prompt>", or by a given function."""
 
     def make(reply: Reply | None = None, **arguments: Any) -> VideoCaptioningFromVLMMapper:
-        def say(prepared: PreparedRequest, number: int) -> str:
-            return f"{Path(prepared.request.clip.name).stem} {number} {prepared.request.prompt}"
+        def say(prepared: Work, number: int) -> str:
+            return f"{Path(prepared.requests[0].clip.name).stem} {number} {prepared.requests[0].prompt}"
 
         monkeypatch.setattr(module, "load_engine", lambda settings: FakeEngine(reply or say))
         return VideoCaptioningFromVLMMapper(**arguments)

@@ -16,7 +16,7 @@ from reelscribe.demo import write_clip
 from reelscribe.models.shapes.scenes import random_scene
 from reelscribe.report.write import write_report
 from reelscribe.runners.local import run
-from reelscribe.values import Candidate, PreparedRequest, Row
+from reelscribe.values import Candidate, Row, Work
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
@@ -42,9 +42,9 @@ ROWS: list[Row] = [
 ]
 
 
-def answer(asked: PreparedRequest) -> tuple[Candidate, ...]:
+def answer(asked: Work) -> tuple[Candidate, ...]:
     """The candidates for a clip."""
-    return said(*CANDIDATES[Path(asked.request.clip.name).name])
+    return said(*CANDIDATES[Path(asked.requests[0].clip.name).name])
 
 
 def put_videos(folder: Path, names: list[str] | tuple[str, ...] = tuple(CANDIDATES)) -> None:

@@ -121,7 +121,9 @@ def test_interleaved_rows_whose_captions_were_chosen_anew_have_it_too(tmp_path: 
 def test_captions_that_hold_tokens_are_those_of_their_videos(tmp_path: Path) -> None:
     put_videos(tmp_path)
     data = put_rows(tmp_path / "in.jsonl", TWO[:1])
-    engine = ScriptedEngine(lambda item: said(f"{item.request.key} says {VIDEO}, {EOC} and <__dj__audio>", "Another."))
+    engine = ScriptedEngine(
+        lambda item: said(f"{item.requests[0].id.slot} says {VIDEO}, {EOC} and <__dj__audio>", "Another.")
+    )
     settings = Settings(num_captions=2, keep="random_any", decoders=0)
     run(data, tmp_path / "out.jsonl", settings, engine=engine)
     entries = _entries(tmp_path / "out.jsonl")

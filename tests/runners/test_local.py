@@ -39,7 +39,9 @@ def test_run_writes_every_row_and_says_what_it_did(tmp_path: Path) -> None:
     ]
     data = put_rows(tmp_path / "data.jsonl", rows)
     data.write_bytes(data.read_bytes() + b"broken\n")
-    engine = ScriptedEngine(lambda item: said("cut ...") if item.request.key == "5:0" else said("text"), batch_size=2)
+    engine = ScriptedEngine(
+        lambda item: said("cut ...") if item.requests[0].id.row == 5 else said("text"), batch_size=2
+    )
     output = tmp_path / "results" / "out.jsonl"
     summary = _run(output, data, engine=engine)
     assert summary == RunSummary(

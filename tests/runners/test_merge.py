@@ -114,7 +114,7 @@ def test_doubles_share_a_shard_and_new_rows_move_no_other(tmp_path: Path, data: 
     asked: list[str] = []
 
     def reply(prepared: Any, _: int) -> str:
-        asked.append(prepared.request.prompt)
+        asked.append(prepared.requests[0].prompt)
         return "text"
 
     for number in (1, 2, 3):

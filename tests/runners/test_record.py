@@ -12,11 +12,11 @@ from reelscribe.config import Settings
 from reelscribe.errors import EngineError, SettingsError
 from reelscribe.runners.local import run
 from reelscribe.runners.record import hardware, versions
-from reelscribe.values import PreparedRequest
+from reelscribe.values import Work
 
 
-def _answer(item: PreparedRequest) -> Any:
-    if item.request.clip.name == "bad.mp4":
+def _answer(item: Work) -> Any:
+    if item.requests[0].clip.name == "bad.mp4":
         raise EngineError("it broke")
     return said("text")
 

@@ -19,7 +19,7 @@ from reelscribe.dataset.lock import locked
 from reelscribe.errors import DatasetError, EngineError, FailuresError, SettingsError
 from reelscribe.runners.local import RunSummary, retry, run
 from reelscribe.runners.status import ledger_of, lock_of
-from reelscribe.values import Failure, PreparedRequest, Row
+from reelscribe.values import Failure, Row, Work
 
 Output = dict[str, bytes]
 
@@ -32,13 +32,13 @@ class _Counting(ScriptedEngine):
         self.asked: list[str] = []
         self._break_after = break_after
 
-    def _say(self, item: PreparedRequest) -> Any:
+    def _say(self, item: Work) -> Any:
         if len(self.asked) >= self._break_after:
             raise EngineError("broken")
-        request = item.request
+        request = item.requests[0]
         self.asked.append(request.reference)
         if "bad" in request.reference and request.sampling.max_tokens != 99:
-            return Failure(key=request.key, video=request.clip.name, kind="engine", message="it does not like it")
+            return Failure(id=request.id, video=request.clip.name, kind="engine", message="it does not like it")
         return said(*(f"{request.prompt} {request.reference} {number}" for number in range(request.num_captions)))
 
 
@@ -223,7 +223,7 @@ def test_order_of_runs_makes_no_difference_and_no_good_candidate_is_lost(
     rows = [_own(tmp_path, name) for name in (*said_of, *seconds)]
     data = put_rows(tmp_path / "in.jsonl", rows)
 
-    def texts(folder: str, keep: str, reply: Callable[[PreparedRequest], Any]) -> bytes:
+    def texts(folder: str, keep: str, reply: Callable[[Work], Any]) -> bytes:
         settings = Settings(num_captions=4, keep=keep, retry_flagged=retry_flagged)
         output = tmp_path / folder / "out.jsonl"
         run([data], output, settings, engine=ScriptedEngine(reply))
@@ -231,11 +231,13 @@ def test_order_of_runs_makes_no_difference_and_no_good_candidate_is_lost(
 
     asked: list[str] = []
 
-    def reply(item: PreparedRequest) -> Any:
-        asked.append(name := item.request.reference)
+    def reply(item: Work) -> Any:
+        asked.append(name := item.requests[0].reference)
         if name in said_of:
             return said_of[name]
-        return said(*[f"{name} {item.request.seed} {n}" + " ..." * (item.request.attempt == 1) for n in range(4)])
+        return said(
+            *[f"{name} {item.requests[0].seed} {n}" + " ..." * (item.requests[0].attempt == 1) for n in range(4)]
+        )
 
     fresh = {keep: texts(keep, keep, reply) for keep in KEEPS}
     asked.clear()
@@ -494,7 +496,7 @@ class _Halting(_Counting):
         super().__init__()
         self._then = then
 
-    def _say(self, item: PreparedRequest) -> Any:
+    def _say(self, item: Work) -> Any:
         if len(self.asked) == 1:
             self._then()
         return super()._say(item)

@@ -13,7 +13,7 @@ from reelscribe.errors import BudgetError
 from reelscribe.runners import local
 from reelscribe.runners.local import run
 from reelscribe.runners.spending import Spending
-from reelscribe.values import PreparedRequest
+from reelscribe.values import Work
 
 
 class Clock:
@@ -76,9 +76,9 @@ def test_a_run_ends_within_its_budget_and_goes_on(tmp_path: Path, monkeypatch: p
     clock = Clock()
     monkeypatch.setattr(local, "Spending", functools.partial(Spending, clock=clock))
 
-    def reply(item: PreparedRequest, _: int) -> str:
+    def reply(item: Work, _: int) -> str:
         clock.now += 1
-        return item.request.key
+        return str(item.requests[0].id.row)
 
     clips = [put_clip(tmp_path / f"{number}.mp4").name for number in range(60)]
     data = put_rows(tmp_path / "in.jsonl", [{"video": clip, "id": number} for number, clip in enumerate(clips)])

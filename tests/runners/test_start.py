@@ -16,7 +16,7 @@ from reelscribe.pipeline import plan_row
 from reelscribe.prompts import LAYOUTS
 from reelscribe.runners.local import RunSummary, run
 from reelscribe.runners.status import ledger_of
-from reelscribe.values import InputRow, PreparedRequest, Row
+from reelscribe.values import InputRow, Row, Work
 
 FEWEST_BYTES = Settings().max_video_tokens * 32**2 * 2 * 3
 """With which one clip is decoded at a time."""
@@ -28,13 +28,13 @@ def rows(tmp_path: Path) -> list[Row]:
 
 
 def _run(
-    tmp_path: Path, rows: list[Row], stop_at: Callable[[PreparedRequest, int], bool], **settings: Any
+    tmp_path: Path, rows: list[Row], stop_at: Callable[[Work, int], bool], **settings: Any
 ) -> tuple[RunSummary, list[str]]:
     """Run, and send a signal when a request is answered."""
     asked: list[str] = []
 
-    def say(item: PreparedRequest) -> Any:
-        asked.append(item.request.clip.name)
+    def say(item: Work) -> Any:
+        asked.append(item.requests[0].clip.name)
         if stop_at(item, len(asked)):
             os.kill(os.getpid(), signal.SIGINT)
         return said("text")

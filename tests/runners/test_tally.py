@@ -4,30 +4,31 @@ import json
 from typing import Any
 
 import pytest
+from flow import named
 
 from reelscribe.config import FailureLimit
 from reelscribe.errors import FailureKind, FailuresError
 from reelscribe.runners.tally import Tally
-from reelscribe.values import Candidate, Caption, Failure, RowResult
+from reelscribe.values import Candidate, Caption, Failure, RequestId, RowResult
 
 
 def _caption(key: str = "0:0", *flags: str) -> Caption:
     candidates = (Candidate(text="text", stop_reason="stop", num_tokens=1),)
-    return Caption(key=key, kept=(0,), reason="the only one", candidates=candidates, meta={"flags": list(flags)})
+    return Caption(id=named(key), kept=(0,), reason="the only one", candidates=candidates, meta={"flags": list(flags)})
 
 
 def _failure(kind: FailureKind, key: str = "0:0", message: str = "it says why") -> Failure:
-    return Failure(key=key, video=None, kind=kind, message=message)
+    return Failure(id=named(key), video=None, kind=kind, message=message)
 
 
-def _row(*outcomes: Any, known: frozenset[str] = frozenset(), index: int = 0) -> RowResult:
+def _row(*outcomes: Any, known: frozenset[RequestId] = frozenset(), index: int = 0) -> RowResult:
     return RowResult(index=index, rows=(), outcomes=outcomes, known=known)
 
 
 def test_everything_is_counted_and_told() -> None:
     tally = Tally()
     tally.add(_row())
-    tally.add(_row(_caption("1:0"), _caption("1:1", "cut_off"), known=frozenset({"1:0"})))
+    tally.add(_row(_caption("1:0"), _caption("1:1", "cut_off"), known=frozenset({named("1:0")})))
     for number in range(5):
         tally.add(_row(_failure("decode", message=f"reason {number}"), index=number))
     assert tally.told() == {
@@ -59,6 +60,6 @@ def test_too_many_failures_stop_with_the_commonest_reason() -> None:
 
 def test_failures_of_earlier_runs_stop_nothing() -> None:
     tally = Tally(FailureLimit(count=0))
-    tally.add(_row(_failure("decode"), known=frozenset({"0:0"})))
+    tally.add(_row(_failure("decode"), known=frozenset({named("0:0")})))
     tally.check()
     assert tally.failures == {"decode": 1}

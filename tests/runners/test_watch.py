@@ -3,11 +3,11 @@
 from collections.abc import Iterator
 
 import pytest
-from flow import ScriptedEngine, request, said
+from flow import ScriptedEngine, named, request, said
 
 from reelscribe.runners import watch as module
 from reelscribe.runners.watch import Watch
-from reelscribe.values import NO_FRAMES, Candidate, Failure, PreparedRequest
+from reelscribe.values import NO_FRAMES, Candidate, Failure, Work
 
 
 class _Clock:
@@ -27,7 +27,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> _Clock:
 def _run(clock: _Clock, *, reading: float, decoding: float, engine: float, writing: float) -> Watch:
     """Ten clips, each stage as slow as is said."""
 
-    def answer(_: PreparedRequest) -> tuple[Candidate, ...]:
+    def answer(_: Work) -> tuple[Candidate, ...]:
         clock.now += engine
         return said("two words", "and three words")
 
@@ -36,10 +36,10 @@ def _run(clock: _Clock, *, reading: float, decoding: float, engine: float, writi
             clock.now += reading
             yield number
 
-    def prepared() -> Iterator[PreparedRequest]:
+    def prepared() -> Iterator[Work]:
         for number in watch.rows(rows()):
             clock.now += decoding
-            yield PreparedRequest(request=request(key=f"{number}"), frames=NO_FRAMES)
+            yield Work(requests=(request(key=f"{number}"),), frames=NO_FRAMES)
 
     watch = Watch(ScriptedEngine(answer))
     for _ in watch.generate(prepared()):
@@ -71,20 +71,20 @@ def test_nothing_has_happened_yet() -> None:
 
 
 def test_failures_count_as_clips_without_tokens() -> None:
-    failure = Failure(key="0", video="a.mp4", kind="engine", message="no")
+    failure = Failure(id=named("0"), video="a.mp4", kind="engine", message="no")
     watch = Watch(ScriptedEngine(lambda _: failure))
-    asked = PreparedRequest(request=request(), frames=NO_FRAMES)
+    asked = Work(requests=(request(),), frames=NO_FRAMES)
     assert list(watch.generate(iter([asked]))) == [failure]
     assert (watch.clips, watch.tokens) == (1, 0)
 
 
 def test_the_course_of_a_long_run_has_few_points(clock: _Clock) -> None:
-    def answer(_: PreparedRequest) -> tuple[Candidate, ...]:
+    def answer(_: Work) -> tuple[Candidate, ...]:
         clock.now += 1
         return said("text")
 
     watch = Watch(ScriptedEngine(answer))
-    asked = (PreparedRequest(request=request(key=f"{key}"), frames=NO_FRAMES) for key in watch.rows(range(5000)))
+    asked = (Work(requests=(request(key=f"{key}"),), frames=NO_FRAMES) for key in watch.rows(range(5000)))
     assert sum(1 for _ in watch.generate(asked)) == 5000
     assert 50 < len(watch.course) < 125
     assert watch.course[-1] == (5000, 5000)
@@ -95,9 +95,9 @@ def test_the_course_of_a_long_run_has_few_points(clock: _Clock) -> None:
 def test_an_engine_is_busy_while_it_has_work(clock: _Clock) -> None:
     told = []
 
-    def requests() -> Iterator[PreparedRequest]:
+    def requests() -> Iterator[Work]:
         for key in "abc":
-            yield PreparedRequest(request=request(key=key), frames=NO_FRAMES)
+            yield Work(requests=(request(key=key),), frames=NO_FRAMES)
             told.append((watch.in_flight, watch.engine_busy_share))
             clock.now += 1
 

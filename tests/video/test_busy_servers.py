@@ -15,13 +15,13 @@ from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 
 import pytest
-from flow import ScriptedEngine, clip_bytes, put_clip, put_rows, said
+from flow import ScriptedEngine, clip_bytes, named, put_clip, put_rows, said
 from web_server import Answer, Server, download, drip, give, give_whole, open_web, refused
 
 from reelscribe.config import Settings
 from reelscribe.errors import ClipError, EngineError
 from reelscribe.runners.local import run
-from reelscribe.values import Clip, Frames, PreparedRequest, Request, RowResult
+from reelscribe.values import Clip, Frames, Request, RowResult, Work
 from reelscribe.video import web as web_module
 from reelscribe.video.fetch import Fetcher, FetchLimits
 from reelscribe.video.prefetch import decode_ahead
@@ -213,14 +213,14 @@ def test_nothing_is_left_of_downloads_that_are_given_up(
     server.answers["/a"] = give(clip_bytes())
     sources = [server.url("/slow"), server.url("/a")]
     answers = decode_ahead(
-        [Request(key=source, clip=Clip(source=source), prompt="") for source in sources],
+        [Request(id=named(source), clip=Clip(source=source), prompt="") for source in sources],
         BUDGET,
         max_bytes=1 << 30,
         decoders=0,
         limits=LIMITS,
     )
     request, frames = next(answers)
-    assert (request.key, isinstance(frames, Frames)) == (server.url("/a"), True)
+    assert (request.id.task, isinstance(frames, Frames)) == (server.url("/a"), True)
     answers.close()  # type: ignore[attr-defined]
     assert list(tmp_path.iterdir()) == []
 
@@ -257,7 +257,7 @@ def test_run_ends_at_once_when_the_engine_breaks_while_a_clip_downloads(server: 
     put_clip(tmp_path / "b.mp4")
     rows = put_rows(tmp_path / "in.jsonl", [{"video": "a.mp4"}, {"video": server.url("/slow")}, {"video": "b.mp4"}])
 
-    def answer(item: PreparedRequest) -> None:
+    def answer(item: Work) -> None:
         while not server.asked:
             pass
         raise EngineError("it broke")
@@ -282,11 +282,11 @@ def test_as_many_downloads_run_at_once_as_are_set(server: Server, monkeypatch: p
 
     for number in range(24):
         server.answers[f"/{number}"] = answer
-    asked = [Request(key=str(n), clip=Clip(source=server.url(f"/{n}")), prompt="") for n in range(24)]
+    asked = [Request(id=named(str(n)), clip=Clip(source=server.url(f"/{n}")), prompt="") for n in range(24)]
     limits = FetchLimits(allow_private=True, max_downloads=12, seconds=60)
     answers = list(decode_ahead(asked, BUDGET, max_bytes=1 << 30, decoders=0, limits=limits))
     assert all(isinstance(outcome, Frames) for _, outcome in answers)
-    assert sorted(int(each.key) for each, _ in answers) == list(range(24))
+    assert sorted(int(each.id.task) for each, _ in answers) == list(range(24))
     assert server.connections == 12
 
 
@@ -303,7 +303,7 @@ def test_no_more_downloads_run_at_once_than_are_set(server: Server) -> None:
 
     for number in range(30):
         server.answers[f"/{number}"] = answer
-    asked = [Request(key=str(n), clip=Clip(source=server.url(f"/{n}")), prompt="") for n in range(30)]
+    asked = [Request(id=named(str(n)), clip=Clip(source=server.url(f"/{n}")), prompt="") for n in range(30)]
     limits = FetchLimits(allow_private=True, max_downloads=2, seconds=60)
     assert len(list(decode_ahead(asked, BUDGET, max_bytes=1 << 30, decoders=0, limits=limits))) == 30
     assert most[0] <= 3, "one may have its answer while its server's thread still says so"
@@ -319,11 +319,11 @@ def test_rows_come_out_in_their_order_though_a_slow_one_is_passed(server: Server
         assert others_are_done.wait(60)
         give_whole(clip_bytes())(handler)
 
-    def answer(item: PreparedRequest) -> object:
-        captioned.append(item.request.clip.name)
+    def answer(item: Work) -> object:
+        captioned.append(item.requests[0].clip.name)
         if len(captioned) == 9:
             others_are_done.set()
-        return said(item.request.clip.name)
+        return said(item.requests[0].clip.name)
 
     server.answers["/slow"] = slow
     names = [put_clip(tmp_path / f"{number}.mp4").name for number in range(9)]
@@ -339,11 +339,11 @@ def test_rows_come_out_in_their_order_though_a_slow_one_is_passed(server: Server
 def test_failures_of_downloads_are_told_as_they_come(server: Server) -> None:
     server.answers["/slow"] = drip(head=False)
     urls = [server.url("/slow"), *(server.url(f"/{number}") for number in range(50))]
-    asked = [Request(key=url, clip=Clip(source=url), prompt="") for url in urls]
+    asked = [Request(id=named(url), clip=Clip(source=url), prompt="") for url in urls]
     answers = decode_ahead(
         asked, BUDGET, max_bytes=1, decoders=0, limits=FetchLimits(allow_private=True, max_downloads=3)
     )
-    assert {next(answers)[0].key for _ in range(50)} == set(urls[1:])
+    assert {next(answers)[0].id.task for _ in range(50)} == set(urls[1:])
     answers.close()  # type: ignore[attr-defined]
 
 

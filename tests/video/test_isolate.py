@@ -16,6 +16,7 @@ import pytest
 from clips import read_numbers, write_clip
 from decoders import MEMORY, SECONDS, decoded, failure, gone, hanging, held, pool, requests, waiting, when_busy
 from decoding import BUDGET
+from flow import named
 
 from reelscribe.errors import ClipError, EngineError
 from reelscribe.values import Clip, Failure, Frames
@@ -161,7 +162,7 @@ def test_a_decoder_that_dies_in_the_middle_of_a_clip_costs_that_clip(
     assert isinstance(first[1], Frames)
     assert isinstance(third[1], Frames)
     assert isinstance(second[1], Failure)
-    assert (second[1].key, second[1].video, second[1].kind) == ("1", str(file), "crashed")
+    assert (second[1].id.task, second[1].video, second[1].kind) == ("1", str(file), "crashed")
     hint = ", as a system short of memory does" if number == signal.SIGKILL else ""
     assert second[1].message == f"{file}: its decoder crashed ({number.name}{hint})."
 
@@ -172,7 +173,7 @@ def test_a_hang_costs_the_clip_and_the_time_that_it_may_take(plain: Path, tmp_pa
     answers = [outcome for _, outcome in decode_ahead(asked, BUDGET, max_bytes=1, decode_seconds=1.5)]
     assert [type(answer) for answer in answers] == [Frames, Failure, Frames]
     message = f"{file} took longer than 1.5 seconds to decode; decode_seconds allows more."
-    assert answers[1] == Failure(key="1", video=str(file), kind="timeout", message=message)
+    assert answers[1] == Failure(id=named("1"), video=str(file), kind="timeout", message=message)
 
 
 def test_a_decoder_that_stands_still_is_replaced(plain: Path) -> None:

@@ -78,7 +78,7 @@ from reelscribe.values import Request, Clip
 from reelscribe.video import isolate
 from reelscribe.video.prefetch import decode_ahead
 from decoding import BUDGET
-asked = [Request(key=c, clip=Clip(source=c), prompt="") for c in {clips}]
+asked = [Request(id=named(c), clip=Clip(source=c), prompt="") for c in {clips}]
 for request, outcome in decode_ahead(asked, BUDGET, max_bytes=1, decoders=1):
     print(isolate._idle[-1].process.pid, flush=True)
 {then}

@@ -11,6 +11,7 @@ from typing import cast
 import numpy as np
 import pytest
 from clips import read_numbers, write_clip
+from flow import named
 
 from reelscribe.errors import ClipError
 from reelscribe.values import Clip, Failure, Frames, Request
@@ -39,7 +40,7 @@ class Source:
 
 
 def request(key: str, clip: Clip | None = None) -> Request:
-    return Request(key=key, clip=clip or Clip(source=key), prompt="What is it?")
+    return Request(id=named(key), clip=clip or Clip(source=key), prompt="What is it?")
 
 
 def frames(size: int = BUDGET.max_bytes) -> Frames:
@@ -82,17 +83,17 @@ def test_clips_come_decoded_with_failures_in_their_places(tmp_path: Path) -> Non
     broken.write_text("no video")
     sources = [good[0], tmp_path / "gone.mp4", good[1], broken, good[0]]
     asked = [request(str(number), Clip(source=str(source))) for number, source in enumerate(sources)]
-    answers = sorted(decode_ahead(asked, BUDGET, max_bytes=1 << 30), key=lambda answer: answer[0].key)
+    answers = sorted(decode_ahead(asked, BUDGET, max_bytes=1 << 30), key=lambda answer: answer[0].id.task)
     assert [each for each, _ in answers] == asked
     first, missing, second, unreadable, third = (outcome for _, outcome in answers)
     for outcome, number in ((first, 0), (second, 100), (third, 0)):
         assert isinstance(outcome, Frames)
         assert read_numbers(outcome.pixels)[0] == number
     assert isinstance(missing, Failure)
-    assert (missing.key, missing.video, missing.kind) == ("1", str(tmp_path / "gone.mp4"), "missing")
+    assert (missing.id.task, missing.video, missing.kind) == ("1", str(tmp_path / "gone.mp4"), "missing")
     assert "there is no such file" in missing.message
     assert isinstance(unreadable, Failure)
-    assert (unreadable.key, unreadable.kind) == ("3", "unreadable")
+    assert (unreadable.id.task, unreadable.kind) == ("3", "unreadable")
 
 
 def test_the_order_is_kept_though_a_later_clip_is_ready_first(decoder: Put, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -108,7 +109,7 @@ def test_the_order_is_kept_though_a_later_clip_is_ready_first(decoder: Put, monk
 
     decoder(decode)
     answers = decode_ahead(Source(4), BUDGET, max_bytes=1 << 30)
-    assert [each.key for each, _ in answers] == ["0", "1", "2", "3"]
+    assert [each.id.task for each, _ in answers] == ["0", "1", "2", "3"]
 
 
 def test_clips_that_are_ready_pass_a_slow_one(decoder: Put, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -122,10 +123,10 @@ def test_clips_that_are_ready_pass_a_slow_one(decoder: Put, monkeypatch: pytest.
 
     decoder(decode)
     answers = decode_ahead(Source(40), BUDGET, max_bytes=4 * BUDGET.max_bytes)
-    passed = [next(answers)[0].key for _ in range(39)]
+    passed = [next(answers)[0].id.task for _ in range(39)]
     others_are_out.set()
     assert sorted(passed, key=int) == [str(number) for number in range(1, 40)]
-    assert [each.key for each, _ in answers] == ["0"]
+    assert [each.id.task for each, _ in answers] == ["0"]
 
 
 def test_nothing_is_pulled_before_it_is_asked_for(decoder: Put) -> None:
@@ -179,7 +180,7 @@ def test_failures_take_no_room(decoder: Put) -> None:
     decoder(decode)
     source = Source(100)
     answers = list(decode_ahead(source, BUDGET, max_bytes=BUDGET.max_bytes))
-    assert [each.key for each, _ in answers] == [str(number) for number in range(100)]
+    assert [each.id.task for each, _ in answers] == [str(number) for number in range(100)]
     assert all(isinstance(outcome, Failure) for _, outcome in answers)
 
 
@@ -267,7 +268,7 @@ def test_an_error_that_is_no_clip_s_own_is_raised_in_its_turn(decoder: Put) -> N
 
     decoder(decode)
     answers = decode_ahead(Source(), BUDGET, max_bytes=1 << 30)
-    assert [next(answers)[0].key, next(answers)[0].key] == ["0", "1"]
+    assert [next(answers)[0].id.task, next(answers)[0].id.task] == ["0", "1"]
     with pytest.raises(RuntimeError, match=r"^a bug$"):
         next(answers)
 
@@ -366,7 +367,7 @@ def test_a_failure_is_told_to_each_request_that_named_the_clip(decoder: Put) -> 
     calls = decoder(decode)
     asked = [request(str(number), Clip(source="one.mp4")) for number in range(3)]
     outcomes = [outcome for _, outcome in decode_ahead(asked, BUDGET, max_bytes=1 << 30)]
-    assert outcomes == [Failure(key=str(n), video="one.mp4", kind="decode", message="broken") for n in range(3)]
+    assert outcomes == [Failure(id=named(str(n)), video="one.mp4", kind="decode", message="broken") for n in range(3)]
     assert len(calls) == 1
 
 
@@ -376,6 +377,6 @@ def test_clips_can_be_decoded_in_this_process_or_in_others(decoders: int, tmp_pa
     files = [write_clip(tmp_path / f"{first}.mp4", range(first, first + 10)) for first in (0, 50, 100)]
     asked = [request(file.name, Clip(source=file.name, root=tmp_path)) for file in files]
     answers = list(decode_ahead(asked, BUDGET, max_bytes=1 << 30, decoders=decoders))
-    first = {each.key: read_numbers(cast(Frames, outcome).pixels)[0] for each, outcome in answers}
+    first = {each.id.task: read_numbers(cast(Frames, outcome).pixels)[0] for each, outcome in answers}
     assert first == {"0.mp4": 0, "50.mp4": 50, "100.mp4": 100}
     assert 0 < len(isolate._idle) <= decoders or decoders == 0

@@ -6,6 +6,7 @@ from contextlib import closing, contextmanager, nullcontext
 
 import numpy as np
 import pytest
+from flow import named
 
 from reelscribe.errors import ClipError
 from reelscribe.values import Clip, Frames, Request
@@ -22,7 +23,7 @@ def frames(size: int = LARGEST) -> Frames:
 
 
 def request(name: str) -> Request:
-    return Request(key=name, clip=Clip(source=name), prompt="What is it?")
+    return Request(id=named(name), clip=Clip(source=name), prompt="What is it?")
 
 
 def test_failures_that_wait_take_no_room() -> None:
@@ -90,7 +91,7 @@ def _next(made: Stages) -> str | None:
     giving_up.start()
     ready = made.next_ready(or_room=False, cancelled=cancelled)
     giving_up.cancel()
-    return ready and ready[0].key
+    return ready and ready[0].id.task
 
 
 @pytest.mark.parametrize("part", ["fetched", "decoded"])

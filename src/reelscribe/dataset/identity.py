@@ -94,7 +94,7 @@ class Keys:
 def seed_of_0_1(request: Request, settings: Settings) -> int:
     """The seed that release 0.1.0 gave the same request: 64 bits, in which the row's text had a part."""
     root = settings.seed if request.sampling.seed is None else request.sampling.seed
-    slot = request.key.partition(":")[2]
+    slot = str(request.id.slot)
     digest = hashlib.sha256()
     asked = (request.prompt, request.system_prompt or "", request.reference)
     for part in (str(root), request.clip.source, *asked, slot):

@@ -43,9 +43,8 @@ from reelscribe.dataset.ledger_file import (
 from reelscribe.engines.base import ModelInfo
 from reelscribe.errors import TRANSIENT_KINDS, DatasetError, FailureKind
 from reelscribe.outcomes import choose
-from reelscribe.prompts import row_of
 from reelscribe.sampling_params import SamplingParams
-from reelscribe.values import Caption, Failure, Outcome, Request
+from reelscribe.values import Caption, Failure, Outcome, Request, RequestId
 
 logger = logging.getLogger(__name__)
 
@@ -88,7 +87,7 @@ class Ledger:
         self._marked = dict(marked or {})
         self.unmet = set(self._marked)
         """Places of marked rows of which no such video was looked up."""
-        self._asked: dict[str, tuple[bytes, Request, tuple[Any, ...]]] = {}
+        self._asked: dict[RequestId, tuple[bytes, Request, tuple[Any, ...]]] = {}
         self._damaged = 0
         self._lock = threading.RLock()
         self._trouble: DatasetError | None = None
@@ -225,7 +224,7 @@ class Ledger:
             marked = self._is_marked(request) and found is not None and found.earlier
             if found is not None and not marked and self._holds(found):
                 return found.outcome
-            self._asked[request.key] = keys.key(request, video), request, video
+            self._asked[request.id] = keys.key(request, video), request, video
         again = marked or (found is not None and found.earlier and found.kind in self._again)
         return self._resample(request) if again and self._resampled else request
 
@@ -273,7 +272,7 @@ class Ledger:
                 )
 
     def _is_marked(self, request: Request) -> bool:
-        if not self._marked or (place := row_of(request)) not in self._marked:
+        if not self._marked or (place := request.id.row) not in self._marked:
             return False
         source = request.clip.source
         names = self._marked[place]
@@ -307,7 +306,7 @@ class Ledger:
         """
         self._check()
         keys = self._begun()
-        key, request, video = self._asked.pop(outcome.key)
+        key, request, video = self._asked.pop(outcome.id)
         kind = outcome.kind if isinstance(outcome, Failure) else None
         if kind and keys.video(request.clip) != video:
             return

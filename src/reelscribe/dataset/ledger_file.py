@@ -305,7 +305,7 @@ def pack(outcome: Outcome, asked: int) -> bytes:
     """
     if isinstance(outcome, Failure):
         values = asdict(outcome)
-        del values["key"]  # it names a place in one run
+        del values["id"]  # it names a place in one run
     else:
         candidates = [asdict(candidate) for candidate in outcome.candidates]
         values = {"candidates": candidates, "meta": without_choice(outcome.meta), "asked": asked}
@@ -320,7 +320,7 @@ def unpack(packed: bytes, request: Request) -> Answer | Failure:
     """
     with _unpacked(packed) as values:
         if "kind" in values:
-            return Failure(key=request.key, **{**values, "video": request.clip.name})
+            return Failure(id=request.id, **{**values, "video": request.clip.name})
         return _answer(values)
 
 

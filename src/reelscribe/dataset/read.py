@@ -38,12 +38,12 @@ def read_rows(
 
 def input_row(record: Record, index: int) -> InputRow:
     """A record as the flow takes it."""
-    problem = record.problem and Failure(key=str(index), video=None, kind=record.kind, message=record.problem)
+    problem = Failure.of_row(index, record.problem, record.kind) if record.problem else None
     return InputRow(
         index=index,
         row=record.row,
         root=record.root,
-        problem=problem or None,
+        problem=problem,
         source=record.source,
         num_bytes=record.num_bytes,
     )

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from reelscribe.values import Failure, Generation, PreparedRequest
+from reelscribe.values import Failure, Generation, Work
 from reelscribe.video.sampling import VisionLimits
 
 
@@ -27,16 +27,17 @@ class ModelInfo:
 
 
 class Engine(Protocol):
-    """Generates candidates for requests."""
+    """Generates candidates for the requests of works."""
 
     info: ModelInfo
 
-    def generate(self, requests: Iterator[PreparedRequest]) -> Iterator[Generation | Failure]:
-        """Answer each request once, in any order.
+    def generate(self, works: Iterator[Work]) -> Iterator[Generation | Failure]:
+        """Answer each request of each work once, in any order.
 
-        The engine pulls as many requests as it can keep busy and no more: that is what holds the decoders back.
-        Batching is its own affair. An engine with answers under way should not wait in `next`: with
-        `reelscribe.engines.feed.feeding(requests)` it asks for a future of the next request instead. One that iterates
+        The engine pulls as many works as it can keep busy and no more: that is what holds the decoders back.
+        Batching is its own affair. The requests of a work are about one clip, which the engine may look at once for all
+        of them. An engine with answers under way should not wait in `next`: with
+        `reelscribe.engines.feed.feeding(works)` it asks for a future of the next work instead. One that iterates
         has to answer all that it was given once iteration ends; it may then be called again with those that follow.
         A request that it cannot answer becomes a Failure of kind "engine", or, where the
         engine reads the file itself, of the kind that is wrong with that.

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from reelscribe.engines.gate import FailedError
 from reelscribe.errors import ClipError
 from reelscribe.schemas import Schema
-from reelscribe.values import Candidate, Clip, Frames, PreparedRequest, Request
+from reelscribe.values import Candidate, Clip, Frames, Request, Work
 from reelscribe.video.fetch import FetchLimits, fetched
 from reelscribe.video.index import read_index
 from reelscribe.video.opening import open_clip, reason, video_stream
@@ -62,7 +62,7 @@ class Answer:
     prompt_tokens: int | None
 
 
-def show(prepared: PreparedRequest, send: str, max_upload_bytes: int, limits: FetchLimits) -> Shown:
+def show(prepared: Work, send: str, max_upload_bytes: int, limits: FetchLimits) -> Shown:
     """Bring a clip into the form that a server takes.
 
     Args:
@@ -76,7 +76,7 @@ def show(prepared: PreparedRequest, send: str, max_upload_bytes: int, limits: Fe
             not whole, or "engine" where it is too large.
     """
     if send == "video":
-        url = _video_url(prepared.request.clip, max_upload_bytes, limits)
+        url = _video_url(prepared.requests[0].clip, max_upload_bytes, limits)
         return Shown(parts=[{"type": "video_url", "video_url": {"url": url}}], fields={})
     jpegs = [base64.b64encode(jpeg).decode() for jpeg in _jpegs(prepared.frames.pixels)]
     if send == "images":

@@ -7,16 +7,16 @@ from typing import Final
 from reelscribe.config import Settings
 from reelscribe.engines.base import ModelInfo
 from reelscribe.errors import EngineError, SettingsError
-from reelscribe.values import Candidate, Failure, Generation, PreparedRequest
+from reelscribe.values import Candidate, Failure, Generation, Work
 from reelscribe.video.sampling import VisionLimits
 
-Reply = Callable[[PreparedRequest, int], str]
-"""(request, candidate number) -> text."""
+Reply = Callable[[Work, int], str]
+"""(a work of one request, candidate number) -> text."""
 
 
-def _describe(prepared: PreparedRequest, number: int) -> str:
-    count, height, width, _ = prepared.frames.pixels.shape
-    return f"Candidate {number}: {count} frames of {width}x{height} over {prepared.frames.duration_seconds:.1f} s."
+def _describe(work: Work, number: int) -> str:
+    count, height, width, _ = work.frames.pixels.shape
+    return f"Candidate {number}: {count} frames of {width}x{height} over {work.frames.duration_seconds:.1f} s."
 
 
 class FakeEngine:
@@ -50,24 +50,24 @@ class FakeEngine:
         self._break_after = break_after
         self._break_on = break_on
 
-    def generate(self, requests: Iterator[PreparedRequest]) -> Iterator[Generation | Failure]:
+    def generate(self, works: Iterator[Work]) -> Iterator[Generation | Failure]:
         """Answer each request as the script says."""
-        for count, prepared in enumerate(requests):
+        for count, work in enumerate(one for several in works for one in several.singly()):
             if self._break_after is not None and count >= self._break_after:
                 raise EngineError(f"the fake engine breaks after {count} requests, as it was told to.")
             if self._seconds:
                 time.sleep(self._seconds)
-            request = prepared.request
+            [request] = work.requests
             if self._break_on is not None and self._break_on in request.prompt:
                 raise EngineError(f"the prompt holds {self._break_on!r}, at which the fake engine breaks.")
             if self._refuse is not None and self._refuse in request.prompt:
                 message = f"the prompt holds {self._refuse!r}, which the fake engine refuses."
                 yield Failure.of(request, message)
                 continue
-            texts = [self._reply(prepared, number) for number in range(request.num_captions)]
+            texts = [self._reply(work, number) for number in range(request.num_captions)]
             candidates = tuple(Candidate(text=text, stop_reason="stop", num_tokens=len(text.split())) for text in texts)
-            prompt_tokens = prepared.frames.video_tokens + len(request.prompt.split())
-            yield Generation(key=request.key, candidates=candidates, prompt_tokens=prompt_tokens)
+            prompt_tokens = work.frames.video_tokens + len(request.prompt.split())
+            yield Generation(id=request.id, candidates=candidates, prompt_tokens=prompt_tokens)
 
 
 _PARAMS: Final = ("clips_per_second", "refuse", "break_after", "break_on")

@@ -16,7 +16,7 @@ from torch.nn import functional
 
 from reelscribe.engines.prompt import Prompt
 from reelscribe.engines.sampling import TokenRules
-from reelscribe.values import Frames, PreparedRequest, Request
+from reelscribe.values import Frames, Request, Work
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -70,7 +70,7 @@ class InputBuilder:
             for each in (video.image_mean, video.image_std)
         )
 
-    def prepare(self, item: PreparedRequest) -> ModelInputs:
+    def prepare(self, item: Work) -> ModelInputs:
         """One request as the model is fed it. Nothing is on the device yet.
 
         Raises:
@@ -78,12 +78,12 @@ class InputBuilder:
             SettingsError: the request's schema cannot be enforced.
             MissingExtraError: the extra `structured` is not installed, and the request has a schema.
         """
-        if item.request.schema:
-            self._rules.constraints.begin(item.request.schema)  # compiles it here, and not between two steps
+        if item.requests[0].schema:
+            self._rules.constraints.begin(item.requests[0].schema)  # compiles it here, and not between two steps
         grid = self._grid(item.frames)
         ids = torch.tensor([self._prompt(item, grid).ids(self._processor.tokenizer)])
         kinds = 2 * (ids == self._processor.video_token_id)
-        request = item.request
+        request = item.requests[0]
         longest = self._rules.resolve(request.sampling, request.num_captions).max_tokens or 0
         positions, delta = self._rope_index(ids, kinds, video_grid_thw=torch.tensor([grid]))
         return ModelInputs(
@@ -125,13 +125,13 @@ class InputBuilder:
         count, height, width, _ = frames.pixels.shape
         return -(-count // self._temporal), height // self._patch, width // self._patch
 
-    def _prompt(self, item: PreparedRequest, grid: tuple[int, int, int]) -> Prompt:
+    def _prompt(self, item: Work, grid: tuple[int, int, int]) -> Prompt:
         """The prompt, with a placeholder for each vision token."""
         start, end = self._processor.vision_start_token, self._processor.vision_end_token
         placeholder: str = self._processor.video_token
         tokens = grid[1] * grid[2] // self._merge**2
         layout = "".join(f"<{when:.1f} seconds>{start}{placeholder * tokens}{end}" for when in self._times(item.frames))
-        return Prompt.of(self._processor, item.request).with_video(placeholder, layout)
+        return Prompt.of(self._processor, item.requests[0]).with_video(placeholder, layout)
 
     def _times(self, frames: Frames) -> list[float]:
         """A time for each merged group of frames: the middle between its first and last."""

@@ -24,7 +24,7 @@ from reelscribe.engines.feed import feeding
 from reelscribe.engines.gate import DeniedError, FailedError, Gate, RefusedError
 from reelscribe.engines.server import ServedModel, Server
 from reelscribe.errors import ClipError, EngineError
-from reelscribe.values import Candidate, Failure, Generation, PreparedRequest, Request
+from reelscribe.values import Candidate, Failure, Generation, Request, Work
 from reelscribe.video.fetch import FetchLimits
 from reelscribe.video.sampling import VisionLimits
 
@@ -50,7 +50,7 @@ class _Flight:
     """A request on its way."""
 
     request: Request
-    waiting: list[PreparedRequest]
+    waiting: list[Work]
     """The one, until it is brought into the form that is sent: pixels take much more room."""
     held_bytes: int
 
@@ -89,7 +89,7 @@ class OpenAIEngine:
             details={"sent": send, **unknown},
         )
 
-    def generate(self, requests: Iterator[PreparedRequest]) -> Iterator[Reply]:
+    def generate(self, requests: Iterator[Work]) -> Iterator[Reply]:
         """Keep a window of requests in flight, and answer them as the server does."""
         gate = Gate(
             most=self._settings.max_concurrency,
@@ -104,7 +104,7 @@ class OpenAIEngine:
             portal.wrap_async_context_manager(self._server.connect()) as client,
         ):
             flying: dict[Future[Reply], _Flight] = {}
-            pull: Future[PreparedRequest | None] | None = None
+            pull: Future[Work | None] | None = None
             more = True
             try:
                 while True:
@@ -118,7 +118,8 @@ class OpenAIEngine:
                         prepared, pull = pull.result(), None
                         more = prepared is not None
                         if prepared is not None:
-                            flight = _Flight(request=prepared.request, waiting=[prepared], held_bytes=_size(prepared))
+                            [asked] = prepared.requests
+                            flight = _Flight(request=asked, waiting=[prepared], held_bytes=_size(prepared))
                             flying[portal.start_task_soon(self._answer, flight, client, gate, others)] = flight
                         del prepared  # it holds the pixels
                     del waited
@@ -157,7 +158,7 @@ class OpenAIEngine:
                 return Failure.of(request, str(exc), exc.kind if isinstance(exc, ClipError) else "engine")
         self._failed_in_a_row = self._denied_in_a_row = 0
         made = tuple(candidates[: request.num_captions])
-        return Generation(key=request.key, candidates=made, prompt_tokens=prompt_tokens)
+        return Generation(id=request.id, candidates=made, prompt_tokens=prompt_tokens)
 
     async def _show(self, flight: _Flight) -> Shown:
         def convert() -> Shown:
@@ -342,9 +343,9 @@ def _choose_model(name: str, served: list[ServedModel] | None, server: Server) -
     raise EngineError(f"the server at {server.url} has no model {name!r}; it has {server.tell(names)}{more}.")
 
 
-def _size(prepared: PreparedRequest) -> int:
+def _size(prepared: Work) -> int:
     """About how many bytes a request holds until its clip is encoded."""
-    clip = prepared.request.clip
+    clip = prepared.requests[0].clip
     if prepared.frames.pixels.size:
         return prepared.frames.pixels.nbytes
     if isinstance(clip.source, bytes):

@@ -10,7 +10,7 @@ from transformers import DynamicCache
 from reelscribe.engines.branching import BranchingCache
 from reelscribe.engines.inputs import InputBuilder, ModelInputs
 from reelscribe.engines.sampling import Sampler, TokenRules
-from reelscribe.values import Failure, Generation
+from reelscribe.values import Failure, Generation, RequestId
 
 _PREFILL_TOKENS: Final = {"cpu": 1280}
 """Tokens that go through the vision encoder and the prefill together: on a CPU so many that the caches hold them."""
@@ -32,7 +32,7 @@ class RunningBatch:
         self._config = model.config.get_text_config()
         has_new_name = "cache" in inspect.signature(model.forward).parameters  # since Transformers 5.23
         self._cache_name = "cache" if has_new_name else "past_key_values"
-        self._clips: dict[str, ModelInputs] = {}
+        self._clips: dict[RequestId, ModelInputs] = {}
         self._sampler = Sampler(rules, self._config.vocab_size, device)
         self._empty()
 
@@ -51,7 +51,7 @@ class RunningBatch:
     @torch.inference_mode()
     def join(self, group: Sequence[ModelInputs]) -> None:
         """Let clips join: look at them, and read their prompts. They are the batch's from here on, even if it fails."""
-        self._clips |= {item.request.key: item for item in group}
+        self._clips |= {item.request.id: item for item in group}
         self._keep(self._sampler.drop_finished(at_least=0))
         filled, masks, logits, counts = [], [], [], []
         for part in _parts(group, _PREFILL_TOKENS.get(self._device.type, _PREFILL_TOKENS_GPU)):
@@ -90,7 +90,7 @@ class RunningBatch:
         """The requests that came to their end since the last call; also after a step that failed."""
         answers = self._sampler.finished()
         for answer in answers:
-            del self._clips[answer.key]
+            del self._clips[answer.id]
         return answers
 
     def _keep(self, rows: torch.Tensor | None, tokens: torch.Tensor | None = None) -> torch.Tensor:

@@ -145,7 +145,7 @@ class _Job:
             made = tuple(draft.candidate() for draft in self.drafts)
         except Exception as exc:  # a checkpoint's own tokenizer may raise anything
             return Failure.of(self.request, f"{type(exc).__name__}: {exc}")
-        return Generation(key=self.request.key, candidates=made, prompt_tokens=self.prompt_tokens)
+        return Generation(id=self.request.id, candidates=made, prompt_tokens=self.prompt_tokens)
 
 
 class Sampler:

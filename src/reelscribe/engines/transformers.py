@@ -25,7 +25,7 @@ from reelscribe.engines.running import RunningBatch
 from reelscribe.engines.sampling import TokenRules
 from reelscribe.engines.speedups import speed_up_vision
 from reelscribe.errors import EngineError, MissingExtraError, ModelError, SettingsError
-from reelscribe.values import Failure, Generation, PreparedRequest, Request
+from reelscribe.values import Failure, Generation, Request, Work
 
 logger = logging.getLogger(__name__)
 
@@ -103,7 +103,7 @@ class TransformersEngine:
             limits=checkpoint.limits,
         )
 
-    def generate(self, requests: Iterator[PreparedRequest]) -> Iterator[Generation | Failure]:
+    def generate(self, requests: Iterator[Work]) -> Iterator[Generation | Failure]:
         """Answer requests as they come to their end. Clips join the running batch when there is room for several."""
         batch = self._new_batch()
         with feeding(requests) as feed, self._ready(feed) as ready:
@@ -128,22 +128,22 @@ class TransformersEngine:
                     batch = self._new_batch()
                     yield from self._apart(stopped, fault)
 
-    def _ready(self, feed: Feed[PreparedRequest]) -> ReadyItems[PreparedRequest, ModelInputs | Failure]:
+    def _ready(self, feed: Feed[Work]) -> ReadyItems[Work, ModelInputs | Failure]:
         most = _WINDOW_BATCHES * self._batch_size
         return ReadyItems(feed, self._prepare, size=_size, max_waiting=most, max_bytes=_WINDOW_BYTES)
 
     def _new_batch(self) -> RunningBatch:
         return RunningBatch(self._model, self._inputs, self._rules, self._device)
 
-    def _prepare(self, item: PreparedRequest) -> ModelInputs | Failure:
+    def _prepare(self, item: Work) -> ModelInputs | Failure:
         try:
             return self._inputs.prepare(item)
         except MissingExtraError:
             raise
         except SettingsError as exc:
-            return Failure.of(item.request, str(exc))
+            return Failure.of(item.requests[0], str(exc))
         except Exception as exc:
-            return _failure(item.request, _Fault(exc))
+            return _failure(item.requests[0], _Fault(exc))
 
     @property
     def _quorum(self) -> int:
@@ -219,7 +219,7 @@ class TransformersEngine:
             elif again:
                 yield from self._apart(left, again)
 
-    def inputs(self, batch: list[PreparedRequest]) -> dict[str, torch.Tensor]:
+    def inputs(self, batch: list[Work]) -> dict[str, torch.Tensor]:
         """What the model is fed; see `InputBuilder.collate`."""
         return self._inputs.collate([self._inputs.prepare(item) for item in batch])
 

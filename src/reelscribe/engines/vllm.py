@@ -33,7 +33,7 @@ from reelscribe.engines.prompt import Prompt
 from reelscribe.errors import EngineError, SettingsError, did_you_mean
 from reelscribe.sampling_params import SamplingParams
 from reelscribe.schemas import Schema
-from reelscribe.values import Candidate, Failure, Generation, PreparedRequest, StopReason
+from reelscribe.values import Candidate, Failure, Generation, StopReason, Work
 from reelscribe.video.sampling import FrameBudget
 
 _ENVIRONMENT: Final = {
@@ -69,7 +69,7 @@ _SEEDS: Final = 1 << 62
 class _Flight:
     """A request that vLLM has. Equal only to itself."""
 
-    item: PreparedRequest
+    item: Work
     replica: int
     future: "Future[Any]"
 
@@ -79,7 +79,7 @@ class _Flight:
 
     @property
     def num_candidates(self) -> int:
-        return self.item.request.num_captions
+        return self.item.requests[0].num_captions
 
 
 class VllmEngine:
@@ -151,7 +151,7 @@ class VllmEngine:
         """End vLLM's processes. Happens by itself when the engine is collected, or the program ends."""
         self._finalizer()
 
-    def generate(self, requests: Iterator[PreparedRequest]) -> Iterator[Generation | Failure]:
+    def generate(self, requests: Iterator[Work]) -> Iterator[Generation | Failure]:
         """Answer requests as they are done, with a window of them in flight.
 
         The window is bounded by bytes of frames and by the candidates that vLLM can run at once, and a bit more; one
@@ -159,7 +159,7 @@ class VllmEngine:
         """
         flights: set[_Flight] = set()
         landed: queue.SimpleQueue[_Flight | None] = queue.SimpleQueue()  # None: a request has come
-        pull: Future[PreparedRequest | None] | None = None
+        pull: Future[Work | None] | None = None
         more = True
         with feeding(requests) as feed:
             try:
@@ -193,9 +193,7 @@ class VllmEngine:
         candidates = sum(flight.num_candidates for flight in flights)
         return not flights or (held <= self._window_bytes and candidates < self._window_candidates)
 
-    def _send(
-        self, item: PreparedRequest, flights: Collection[_Flight], landed: "queue.SimpleQueue[_Flight | None]"
-    ) -> _Flight:
+    def _send(self, item: Work, flights: Collection[_Flight], landed: "queue.SimpleQueue[_Flight | None]") -> _Flight:
         """Hand a request to the replica that has least to do. Its candidates stay together, to share a prefill."""
         busy = [0] * self._replicas
         for other in flights:
@@ -206,9 +204,9 @@ class VllmEngine:
         future.add_done_callback(lambda _: landed.put(flight))
         return flight
 
-    async def _run(self, item: PreparedRequest, replica: int) -> Any:
+    async def _run(self, item: Work, replica: int) -> Any:
         """What vLLM makes of a request: its RequestOutput."""
-        request, times = item.request, item.frames.timestamps
+        request, times = item.requests[0], item.frames.timestamps
         # With one "frame a second" the numbers of the frames are their times.
         metadata = {"fps": 1.0, "frames_indices": list(times), "total_num_frames": len(times)}
         words = Prompt.of(self._processor, request)
@@ -256,7 +254,7 @@ class VllmEngine:
                     raise _dead(len(flights)) from None
 
     def _answer(self, flight: _Flight, others: Collection[_Flight]) -> Generation | Failure:
-        request = flight.item.request
+        request = flight.item.requests[0]
         try:
             output = flight.future.result()
         except Exception as exc:  # vLLM's checks and its processor raise all kinds of errors at a bad request
@@ -273,7 +271,7 @@ class VllmEngine:
         candidates = [_candidate(made, ends) for made in output.outputs]
         if len(candidates) == 1:  # at temperature 0 vLLM makes one; they are all the same
             candidates *= request.num_captions
-        return Generation(key=request.key, candidates=tuple(candidates), prompt_tokens=len(output.prompt_token_ids))
+        return Generation(id=request.id, candidates=tuple(candidates), prompt_tokens=len(output.prompt_token_ids))
 
 
 def load(settings: Settings) -> VllmEngine:

@@ -15,7 +15,7 @@ from reelscribe.config import DEFAULT_MODEL
 from reelscribe.engines.base import Engine
 from reelscribe.errors import MissingExtraError
 from reelscribe.operators import video_captioning_from_vlm_mapper as operators
-from reelscribe.values import Failure
+from reelscribe.values import Failure, RequestId
 
 try:
     from data_juicer.ops.base_op import OPERATORS, Mapper
@@ -48,11 +48,16 @@ class _Captioner(operators.VideoCaptioningFromVLMMapper):
         _loaded.pop(self._key, None)
 
 
+def _read(line: str) -> Failure:
+    told = json.loads(line)
+    return Failure(**told | {"id": RequestId(*told["id"])})
+
+
 def _tell(failures: Iterable[Failure]) -> None:
     """Tell of failures in the form of which Data-Juicer's summary counts errors, grouped by their kind."""
     for failure in failures:
         logger.error(
-            f'An error occurred in {NAME} when processing sample "{failure.video or failure.key}" -- '
+            f'An error occurred in {NAME} when processing sample "{failure.video or failure.id.row}" -- '
             f"{failure.kind}: no caption; the row stays as it came -- {failure.message}"
         )
 
@@ -151,7 +156,7 @@ class VideoCaptioningFromVLMMapper(Mapper):  # type: ignore[misc] # Data-Juicer 
             finally:
                 self._failures_file = None
                 self._captioner.release()
-                _tell(Failure(**json.loads(line)) for line in file)
+                _tell(map(_read, file))
 
     def _with_field(self, dataset: Any) -> Any:
         """Give the field of captions its type beforehand: from a first batch of failures none could be told."""

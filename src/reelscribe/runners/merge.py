@@ -121,7 +121,7 @@ class _Nothing:
         """
         for request in requests:
             raise DatasetError(
-                f"row {request.key.partition(':')[0]} ({request.clip.name}) is in no shard's ledger: its video, the "
+                f"row {request.id.row} ({request.clip.name}) is in no shard's ledger: its video, the "
                 "inputs, the paths or the model's files are not what they were when the shards were made. Give the "
                 "shards' commands again, then merge."
             )

@@ -25,7 +25,7 @@ from reelscribe.config import Settings
 from reelscribe.engines.base import ModelInfo
 from reelscribe.errors import EngineError, MissingExtraError, ReelscribeError, SettingsError
 from reelscribe.runners.ray_stage import CHUNKS_AT_ONCE, Feed, look, outcomes_of, planned_tp
-from reelscribe.values import Outcome, Request
+from reelscribe.values import Outcome, Request, RequestId
 
 try:
     import ray
@@ -130,8 +130,8 @@ class Cluster:
         Raises:
             EngineError: an engine broke, or the cluster lost too much.
         """
-        order: deque[str] = deque()
-        done: dict[str, Outcome] = {}
+        order: deque[RequestId] = deque()
+        done: dict[RequestId, Outcome] = {}
         ended = threading.Event()
         feeder = threading.Thread(target=self._feed_all, args=(requests, order, ended), name="reelscribe-feed")
         feeder.start()
@@ -156,7 +156,7 @@ class Cluster:
                     for outcome in event[1]:
                         if record:
                             record(outcome)
-                        done[outcome.key] = outcome
+                        done[outcome.id] = outcome
                     while order and order[0] in done:
                         yield done.pop(order.popleft())
         finally:
@@ -178,7 +178,7 @@ class Cluster:
         self._room.release()
         self._feed.answered.remote(number)
 
-    def _feed_all(self, requests: Iterable[Request], order: deque[str], ended: threading.Event) -> None:
+    def _feed_all(self, requests: Iterable[Request], order: deque[RequestId], ended: threading.Event) -> None:
         """Put requests into the feed, as far as there is room; in a thread of its own."""
         try:
             for chunk in _chunks(requests, self._chunk_requests):
@@ -186,7 +186,7 @@ class Cluster:
                 if ended.is_set():
                     self._room.release()
                     return
-                order.extend(request.key for request in chunk)
+                order.extend(request.id for request in chunk)
                 self._open.add(self._chunks)
                 ray.get(self._feed.put.remote(self._chunks, pickle.dumps(chunk)))
                 self._chunks += 1

@@ -26,7 +26,7 @@ from reelscribe.engines.prospects import look_at_model, visible_gpus
 from reelscribe.errors import EngineError, MissingExtraError, ReelscribeError
 from reelscribe.pipeline import caption
 from reelscribe.runners.stream import SharedStream
-from reelscribe.values import Caption, Failure, Outcome, Request
+from reelscribe.values import Caption, Failure, Outcome, Request, RequestId
 from reelscribe.video.sampling import FrameBudget
 
 try:
@@ -58,9 +58,9 @@ _SECONDS_TO_LOAD_AGAIN: Final = 5.0
 class Alone:
     """How the requests of a chunk are to be tried one at a time."""
 
-    tries: dict[str, int]
-    """Those that there were, by key."""
-    done: dict[str, bytes]
+    tries: dict[RequestId, int]
+    """Those that there were, by request."""
+    done: dict[RequestId, bytes]
     """Outcomes that are known, pickled, likewise."""
 
 
@@ -81,10 +81,10 @@ class _Tries:
     """Those of a chunk."""
 
     whole: int = 0
-    alone: dict[str, int] = field(default_factory=dict)
-    first: dict[str, int] = field(default_factory=dict)
+    alone: dict[RequestId, int] = field(default_factory=dict)
+    first: dict[RequestId, int] = field(default_factory=dict)
     """How many captions the actor had made when a request was first tried alone."""
-    done: dict[str, bytes] = field(default_factory=dict)
+    done: dict[RequestId, bytes] = field(default_factory=dict)
     under_way: set[str] = field(default_factory=set)
     """Actors that have it."""
 
@@ -168,15 +168,15 @@ class Feed:
             tries.whole += 1
             return tries.whole <= _WHOLE_TRIES or Alone(tries=tries.alone.copy(), done=tries.done.copy())
 
-    def begun_alone(self, name: str, number: int, key: str) -> str | None:
+    def begun_alone(self, name: str, number: int, asked: RequestId) -> str | None:
         """Take note of another try of a single request. Returns: why it is to be given up, if so."""
         with self._changed:
             tries, actor = self._tries[number], self._actors[name]
-            tries.alone[key] = tries.alone.get(key, 0) + 1
-            others = actor.captions > tries.first.setdefault(key, actor.captions)
-            if tries.alone[key] <= (_ALONE_TRIES if others else _MOST_ALONE_TRIES):
+            tries.alone[asked] = tries.alone.get(asked, 0) + 1
+            others = actor.captions > tries.first.setdefault(asked, actor.captions)
+            if tries.alone[asked] <= (_ALONE_TRIES if others else _MOST_ALONE_TRIES):
                 return None
-            return f"the engine died {tries.alone[key] - 1} times with this clip alone; its last word: {actor.words}"
+            return f"the engine died {tries.alone[asked] - 1} times with this clip alone; its last word: {actor.words}"
 
     def finished(self, name: str, number: int) -> None:
         """Take note that an actor is done with a chunk."""
@@ -184,7 +184,7 @@ class Feed:
             if number in self._chunks:
                 self._tries[number].under_way.discard(name)
 
-    def went_through(self, name: str, number: int, captions: int, done: dict[str, bytes]) -> None:
+    def went_through(self, name: str, number: int, captions: int, done: dict[RequestId, bytes]) -> None:
         """Take note of what did not end an actor: how many captions it made, and outcomes of single requests."""
         with self._changed:
             actor = self._actors[name]
@@ -278,17 +278,17 @@ class MakeOutcomes:
         if how.tries:
             time.sleep(_SECONDS_FOR_OTHERS)
         with self._all_places():
-            done: dict[str, Outcome] = {key: pickle.loads(outcome) for key, outcome in how.done.items()}
-            for request in sorted(chunk, key=lambda request: how.tries.get(request.key, 0)):
-                if request.key not in done:
-                    done[request.key] = self._outcome(number, request)
-            return [done[request.key] for request in chunk]
+            done: dict[RequestId, Outcome] = {key: pickle.loads(outcome) for key, outcome in how.done.items()}
+            for request in sorted(chunk, key=lambda request: how.tries.get(request.id, 0)):
+                if request.id not in done:
+                    done[request.id] = self._outcome(number, request)
+            return [done[request.id] for request in chunk]
 
     def _outcome(self, number: int, request: Request) -> Outcome:
         """That of a request which is tried alone."""
-        if why := ray.get(self._feed.begun_alone.remote(self._name, number, request.key)):
+        if why := ray.get(self._feed.begun_alone.remote(self._name, number, request.id)):
             failure = Failure.of(request, why)
-            self._feed.went_through.remote(self._name, number, 0, {request.key: pickle.dumps(failure)})
+            self._feed.went_through.remote(self._name, number, 0, {request.id: pickle.dumps(failure)})
             return failure
         [outcome] = self._send(number, [request], alone=True)
         return outcome
@@ -299,7 +299,7 @@ class MakeOutcomes:
         except EngineError as exc:
             self._end(exc)
         captions = sum(isinstance(outcome, Caption) for outcome in outcomes)
-        done = {outcome.key: pickle.dumps(outcome) for outcome in outcomes} if alone else {}
+        done = {outcome.id: pickle.dumps(outcome) for outcome in outcomes} if alone else {}
         self._feed.went_through.remote(self._name, number, captions, done)
         return outcomes
 

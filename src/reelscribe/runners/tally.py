@@ -36,7 +36,7 @@ class Tally:
         self.rows += 1
         self.without_video += not result.outcomes
         for outcome in result.outcomes:
-            new = outcome.key not in result.known
+            new = outcome.id not in result.known
             self.made += new
             if isinstance(outcome, Caption):
                 self.captions += 1

@@ -9,7 +9,7 @@ from typing import Any, Final, TypeVar
 from reelscribe.engines.base import Engine
 from reelscribe.engines.feed import feeding
 from reelscribe.pipeline import Maker
-from reelscribe.values import Caption, Failure, Generation, PreparedRequest, RowResult
+from reelscribe.values import Caption, Failure, Generation, RowResult, Work
 
 T = TypeVar("T")
 
@@ -46,7 +46,7 @@ class Watch:
         self._course: list[tuple[float, int]] = []
         self._course_step = 0.1
 
-    def generate(self, requests: Iterator[PreparedRequest]) -> Iterator[Generation | Failure]:
+    def generate(self, requests: Iterator[Work]) -> Iterator[Generation | Failure]:
         """Answer as the engine does."""
         if isinstance(self._engine, Maker):
             raise TypeError("what makes captions elsewhere has no engine to drive")
@@ -60,7 +60,7 @@ class Watch:
     def count(self, result: RowResult) -> None:
         """Count what was made elsewhere of a row."""
         for outcome in result.outcomes:
-            if outcome.key not in result.known:
+            if outcome.id not in result.known:
                 self._count(outcome)
 
     def _count(self, made: Generation | Caption | Failure) -> None:
@@ -72,7 +72,7 @@ class Watch:
             if len(self._course) > _MOST_POINTS:
                 self._course, self._course_step = self._course[1::2], 2 * self._course_step
 
-    def _waited_for(self, pull: Callable[[], PreparedRequest | None]) -> PreparedRequest | None:
+    def _waited_for(self, pull: Callable[[], Work | None]) -> Work | None:
         began = time.monotonic()
         request = pull()
         self._waiting += time.monotonic() - began

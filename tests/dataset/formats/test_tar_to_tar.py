@@ -50,7 +50,7 @@ def _members(file: Path) -> list[Member]:
 
 
 def _run(output: Path, source: Path, **settings: Any) -> RunSummary:
-    engine = ScriptedEngine(lambda item: said(*[f"text {n}" for n in range(item.request.num_captions)]))
+    engine = ScriptedEngine(lambda item: said(*[f"text {n}" for n in range(item.requests[0].num_captions)]))
     return run([source], output, Settings(decoders=0, **settings), engine=engine)
 
 

@@ -4,7 +4,7 @@ from dataclasses import FrozenInstanceError
 from pathlib import Path
 
 import pytest
-from flow import request, said
+from flow import named, request, said
 
 from reelscribe.errors import SettingsError
 from reelscribe.values import Caption, Clip
@@ -33,7 +33,7 @@ def test_request_for_no_candidates_is_refused() -> None:
 
 
 def test_texts_of_a_caption_are_those_kept() -> None:
-    caption = Caption(key="0", kept=(2, 0), reason="", candidates=said("a", "b", "c"), meta={})
+    caption = Caption(id=named("0"), kept=(2, 0), reason="", candidates=said("a", "b", "c"), meta={})
     assert caption.texts == ("c", "a")
 
 
