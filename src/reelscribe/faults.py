@@ -13,15 +13,18 @@ no repetition: such lists may be right, and one that never ends is found by wher
 
 import re
 import unicodedata
+from dataclasses import replace
 from typing import Final, Literal
 
 from reelscribe.values import Candidate, Request
 
-Fault = Literal["cut_off", "loop", "echo", "empty"]
+Fault = Literal["cut_off", "loop", "echo", "empty", "not_json", "schema"]
 """cut_off: it ends at the limit of tokens.
 loop: it repeats a phrase over and over.
 echo: it says the prompt, or the system prompt, back.
 empty: it has no words, at most punctuation.
+not_json: the request has a schema, and the text is no JSON.
+schema: it is JSON, but does not fit the schema.
 """
 
 _LONGEST_PHRASE: Final = 300
@@ -50,12 +53,20 @@ def find_faults(candidate: Candidate, request: Request) -> tuple[Fault, ...]:
     faults: list[Fault] = []
     if candidate.stop_reason == "length":
         faults.append("cut_off")
+    if request.schema and candidate.value is None:
+        _, fault = request.schema.read(candidate.text)
+        faults += [fault] if fault else []
     letters = _letters(candidate.text)
     if _loops(letters):
         faults.append("loop")
     if any(_echoes(letters, _letters(asked)) for asked in (request.prompt, request.system_prompt) if asked):
         faults.append("echo")
     return tuple(faults)
+
+
+def with_value(candidate: Candidate, request: Request) -> Candidate:
+    """A candidate with the value that its text holds, where the request has a schema and the text fits it."""
+    return replace(candidate, value=request.schema.read(candidate.text)[0]) if request.schema else candidate
 
 
 def has_words(text: str) -> bool:

@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Any, Final, TypeGuard
 
 from reelscribe.engines.base import ModelInfo
-from reelscribe.faults import find_faults
+from reelscribe.faults import find_faults, with_value
 from reelscribe.selection import SELECTORS
 from reelscribe.values import NO_FRAMES, Answer, Caption, Failure, Frames, Generation, Outcome, Request
 
@@ -57,7 +57,7 @@ def answer_of(
     request: Request, frames_told: dict[str, Any], generation: Generation, info: ModelInfo
 ) -> Answer | Failure:
     """What an engine answered, with the faults of its candidates and all that is known of them."""
-    candidates = generation.candidates
+    candidates = tuple(with_value(candidate, request) for candidate in generation.candidates)
     if len(candidates) != request.num_captions:
         message = f"the engine gave {len(candidates)} candidates; asked for were {request.num_captions}."
         return Failure.of(request, message)

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from reelscribe.errors import FailureKind, SettingsError, without_passwords
 from reelscribe.sampling_params import SamplingParams
+from reelscribe.schemas import Schema
 
 Row = dict[str, Any]
 """One row of a data set: column name to value."""
@@ -79,6 +80,8 @@ class Request:
     """Root of all randomness of this request, 63 bits. A function of what is asked, not of its place in a batch."""
     attempt: int = 1
     """2 where it is asked once more, since all that came of the first try had faults."""
+    schema: Schema | None = None
+    """What an answer has to fit, as JSON; None for free text."""
 
     def __post_init__(self) -> None:
         if self.num_captions < 1:
@@ -140,6 +143,8 @@ class Candidate:
     stop_reason: StopReason
     num_tokens: int | None
     """None where a server does not tell."""
+    value: Any = None
+    """What the text holds, where the request has a schema and the text fits it."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,6 +2,7 @@
 
 import base64
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,6 +15,7 @@ from reelscribe.config import Settings
 from reelscribe.engines import load_engine, openai
 from reelscribe.engines.chat import Shown, show
 from reelscribe.errors import EngineError, SettingsError
+from reelscribe.schemas import Schema
 from reelscribe.values import NO_FRAMES, Clip, Failure, Generation, Request, Work
 
 pytestmark = pytest.mark.usefixtures("quick_and_alone")
@@ -447,3 +449,42 @@ def test_request_without_a_video_is_sent_as_text(prepare: Prepare) -> None:
     with OpenAIServer() as server:
         assert isinstance(answers_of(load_openai(server), text)["a"], Generation)
     assert server.bodies[0]["messages"] == [{"role": "user", "content": [{"type": "text", "text": "Sum it up."}]}]
+
+
+# Schemas
+
+SHOT = Schema.of("shot", folder=Path())
+
+
+def test_server_is_sent_the_schema_of_each_request_and_no_other(prepare: Prepare) -> None:
+    own = Schema.of(
+        {"type": "object", "properties": {"a": {"type": "string"}, "s": {"type": "number", "x-from": "duration"}}},
+        folder=Path(),
+    )
+    told = Schema(text=own.text, name="clips, in München: " + "x" * 90)
+    with OpenAIServer() as server:
+        batch = [prepare("a", prompt="a", schema=told), prepare("b", prompt="b", schema=SHOT), prepare("c", prompt="c")]
+        answers_of(load_openai(server), *batch)
+    sent = {prompt_of(body): body.get("response_format") for body in server.bodies}
+    assert sent["a"] == {
+        "type": "json_schema",
+        "json_schema": {
+            "name": "clips__in_M_nchen__" + "x" * 45,
+            "schema": {"type": "object", "properties": {"a": {"type": "string"}}, "additionalProperties": False},
+            "strict": True,
+        },
+    }
+    assert sent["b"] == {"type": "json_schema", "json_schema": {"name": "shot", "schema": SHOT.asked, "strict": True}}
+    assert sent["c"] is None
+
+
+@pytest.mark.parametrize("num_captions", [1, 2])
+def test_server_that_takes_no_schema_refuses_its_own_requests(prepare: Prepare, num_captions: int) -> None:
+    def answer(body: Body) -> Reply:
+        return refuse(400, "response_format is not supported") if "response_format" in body else describe(body)
+
+    with OpenAIServer(answer) as server:
+        batch = [prepare("a", schema=SHOT, num_captions=num_captions), prepare("b", num_captions=num_captions)]
+        replies = answers_of(load_openai(server), *batch)
+    assert "400: response_format is not supported" in problem_of(replies["a"])
+    assert len(texts_of(replies["b"])) == num_captions

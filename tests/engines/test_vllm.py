@@ -6,6 +6,7 @@ One engine serves all tests but those that kill it or run the command; loading t
 import copy
 import itertools
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -29,6 +30,7 @@ from reelscribe.prompts import DEFAULT_PROMPT
 from reelscribe.runners.local import run
 from reelscribe.runners.status import read_status
 from reelscribe.sampling_params import SamplingParams
+from reelscribe.schemas import Schema
 from reelscribe.values import NO_FRAMES, Caption, Clip, Failure, Generation, Request, Work
 
 if TYPE_CHECKING:
@@ -469,6 +471,50 @@ class TestLoading:
         assert (args["mm_processor_cache_gb"], args["enable_prefix_caching"]) == (0, True)
         assert (args["tensor_parallel_size"], args["data_parallel_size"]) == (1, 1)
         assert args["max_model_len"] == MAX_MODEL_LEN
+
+
+class TestSchemas:
+    FOUND = Schema.of(
+        {
+            "type": "object",
+            "properties": {
+                "what": {"type": "string", "maxLength": 12},
+                "sure": {"type": "boolean"},
+                "share": {"type": "number", "minimum": 0, "maximum": 1},
+                "many": {"type": "array", "items": {"enum": ["red", "a blue"]}, "maxItems": 3},
+                "seconds": {"type": "number", "x-from": "duration"},
+            },
+            "required": ["what", "sure", "share", "many"],
+        },
+        folder=Path(),
+    )
+
+    def test_answers_fit_beside_free_ones(self, vllm_engine: "VllmEngine", prepare: Prepare) -> None:
+        long = SamplingParams(temperature=2.0, max_tokens=200)
+        batch = [
+            prepare("a", schema=self.FOUND, num_captions=4, sampling=long),
+            prepare("free", sampling=GREEDY),
+            prepare("b", schema=self.FOUND, sampling=SamplingParams(temperature=0.0, max_tokens=200)),
+        ]
+        replies = answers(vllm_engine, *batch)
+        free = replies.pop("free")
+        assert isinstance(free, Generation)
+        assert not free.candidates[0].text.startswith("{")
+        for reply in replies.values():
+            assert isinstance(reply, Generation), reply
+            for made in reply.candidates:
+                value, fault = self.FOUND.read(made.text)
+                assert (fault, made.stop_reason) == (None, "stop"), made
+                assert list(value) == ["what", "sure", "share", "many"]
+                assert not re.search(r"\s", re.sub(r'"(?:[^"\\]|\\.)*"', "", made.text))
+
+    def test_one_that_cannot_be_enforced_fails_alone(self, vllm_engine: "VllmEngine", prepare: Prepare) -> None:
+        odd = Schema.of({"type": "object", "properties": {"a": {"not": {"type": "string"}}}}, folder=Path())
+        replies = answers(vllm_engine, prepare("a", schema=odd), prepare("b", sampling=GREEDY))
+        assert isinstance(replies["b"], Generation)
+        refused = replies["a"]
+        assert isinstance(refused, Failure)
+        assert "Unimplemented keys" in refused.message
 
 
 class TestPlan:

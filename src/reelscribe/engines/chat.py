@@ -8,6 +8,7 @@ call a millionth of a second a frame there, so that the times come out as they a
 
 import base64
 import mimetypes
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
@@ -19,6 +20,7 @@ from numpy.typing import NDArray
 
 from reelscribe.engines.gate import FailedError
 from reelscribe.errors import ClipError
+from reelscribe.schemas import Schema
 from reelscribe.values import Candidate, Clip, Frames, Request, Work
 from reelscribe.video.fetch import FetchLimits, fetched
 from reelscribe.video.index import read_index
@@ -30,6 +32,9 @@ _JPEG_QUANTISER: Final = 2
 255."""
 _SEED_BITS: Final = 31
 """Servers keep seeds in 32 bits with sign, or more."""
+
+_LONGEST_NAME: Final = 64
+"""Characters of a schema's name, of those that OpenAI's own server takes."""
 
 Part = dict[str, Any]
 
@@ -160,6 +165,7 @@ def body(
         "top_p": sampling.top_p,
         "max_tokens": sampling.max_tokens,
         "stop": list(sampling.stop) or None,
+        "response_format": _response_format(request.schema) if request.schema else None,
         # From here on names of vLLM and SGLang, which OpenAI's own server refuses.
         "top_k": -1 if sampling.top_k == 0 else sampling.top_k,
         "min_p": sampling.min_p,
@@ -168,6 +174,12 @@ def body(
     }
     told = {name: value for name, value in given.items() if value is not None}
     return {"model": model, "messages": messages, **told, **shown.fields}
+
+
+def _response_format(schema: Schema) -> dict[str, Any]:
+    name = re.sub(r"[^a-zA-Z0-9_-]", "_", schema.name)[:_LONGEST_NAME]
+    # Without `strict`, OpenAI's own server only tries to keep to it.
+    return {"type": "json_schema", "json_schema": {"name": name, "schema": schema.asked, "strict": True}}
 
 
 def read_answer(answer: Any) -> Answer:

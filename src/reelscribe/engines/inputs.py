@@ -126,12 +126,16 @@ class InputBuilder:
 
         Raises:
             ValueError: frames are not of a size that the model takes.
+            SettingsError: the request's schema cannot be enforced.
+            MissingExtraError: the extra `structured` is not installed, and the request has a schema.
         """
         shows = any(request.video for request in item.requests)
         grid = self._grid(item.frames) if shows else (0, 0, 0)
         layout = self._layout(item.frames, grid) if shows else ""
         alike: dict[tuple[int, ...], list[Question]] = {}
         for request in item.requests:
+            if request.schema:
+                self._rules.constraints.begin(request.schema)  # compiles it here, and not between two steps
             ids = self._prompt(request, layout).ids(self._processor.tokenizer)
             longest = self._rules.resolve(request.sampling, request.num_captions).max_tokens or 0
             question = Question(request=request, ids=torch.tensor(ids), longest_answer=longest)

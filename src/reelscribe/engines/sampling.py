@@ -15,6 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch.nn import functional
 
+from reelscribe.engines.constraints import Constraint, Constraints
 from reelscribe.sampling_params import SamplingParams
 from reelscribe.values import Candidate, Failure, Generation, Request, StopReason
 
@@ -36,6 +37,7 @@ class TokenRules:
         self._config = generation_config
         ends = generation_config.eos_token_id if generation_config.eos_token_id is not None else tokenizer.eos_token_id
         self.end_ids = frozenset(ends if isinstance(ends, list) else [ends])
+        self.constraints = Constraints(tokenizer, self.end_ids)
 
     def resolve(self, told: SamplingParams, num_captions: int) -> SamplingParams:
         """Fill in what was not told: from the checkpoint, or such that several candidates differ.
@@ -87,6 +89,8 @@ class _Draft:
     tokens: list[int] = field(default_factory=list)
     """Without the end token."""
     stop_reason: StopReason | None = None
+    constraint: Constraint | None = None
+    """If it is held to a schema."""
 
     def accept(self, token: int) -> None:
         """Take the next token, and see whether it is the last."""
@@ -94,7 +98,8 @@ class _Draft:
             self.stop_reason = "stop"
             return
         self.tokens.append(token)
-        if self.params.stop and self._reaches_stop():
+        complete = self.constraint is not None and self.constraint.accept(token)
+        if complete or (self.params.stop and self._reaches_stop()):
             self.stop_reason = "stop"
         elif len(self.tokens) == self.params.max_tokens:
             self.stop_reason = "length"
@@ -133,6 +138,9 @@ class _Job:
         return all(draft.stop_reason for draft in self.drafts)
 
     def answer(self) -> Generation | Failure:
+        errors = [draft.constraint.error for draft in self.drafts if draft.constraint]
+        if any(errors):
+            return Failure.of(self.request, f"the answer could not be held to its schema: {max(errors)}")
         try:
             made = tuple(draft.candidate() for draft in self.drafts)
         except Exception as exc:  # a checkpoint's own tokenizer may raise anything
@@ -175,8 +183,7 @@ class Sampler:
         """
         jobs = []
         for request, length in zip(requests, prompt_mask.sum(1).tolist(), strict=True):
-            params = self._rules.resolve(request.sampling, request.num_captions)
-            made = tuple(_Draft(rules=self._rules, params=params) for _ in range(request.num_captions))
+            made = tuple(self._draft(request) for _ in range(request.num_captions))
             jobs.append(_Job(request=request, prompt_tokens=length, drafts=made))
         drafts = [draft for job in jobs for draft in job.drafts]
         numbered = [(job, number) for job in jobs for number in range(len(job.drafts))]
@@ -196,6 +203,11 @@ class Sampler:
         self._rows += drafts
         self._look()
         return [len(job.drafts) for job in jobs]
+
+    def _draft(self, request: Request) -> _Draft:
+        params = self._rules.resolve(request.sampling, request.num_captions)
+        constraint = self._rules.constraints.begin(request.schema) if request.schema else None
+        return _Draft(rules=self._rules, params=params, constraint=constraint)
 
     def _tokens_of(self, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         """The tokens of each prompt, padding left out, lest it matter beside which others a request stands."""
@@ -217,12 +229,12 @@ class Sampler:
         """Draw the next token of each row.
 
         Args:
-            logits: shape (rows, vocabulary).
+            logits: shape (rows, vocabulary). Rows that are held to a schema are overwritten.
 
         Returns:
             int64, shape (rows,). Those of finished rows mean nothing.
         """
-        scores = logits.float()
+        scores = self._constrain(logits.float())
         *knobs, penalty, greedy = self._knobs[:, :, None].unbind(1)
         if len(self._seen):
             scores = torch.where(self._seen, torch.where(scores < 0, scores * penalty, scores / penalty), scores)
@@ -236,6 +248,17 @@ class Sampler:
                 draft.accept(token)
         self._steps += 1
         return tokens
+
+    def _constrain(self, scores: torch.Tensor) -> torch.Tensor:
+        """Take what may not come next from those rows that are held to a schema; others cost nothing."""
+        held = {
+            row: draft.constraint for row, draft in enumerate(self._rows) if draft.constraint and not draft.stop_reason
+        }
+        if held:
+            rows = torch.tensor(list(held), device=scores.device)
+            allowed = self._rules.constraints.allowed(list(held.values()), self._vocabulary, scores.device)
+            scores[rows] = torch.where(allowed, scores[rows], -torch.inf)
+        return scores
 
     def _draw(
         self,

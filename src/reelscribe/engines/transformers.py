@@ -26,7 +26,7 @@ from reelscribe.engines.inputs import InputBuilder, ModelInputs, most_tokens
 from reelscribe.engines.running import RunningBatch
 from reelscribe.engines.sampling import TokenRules
 from reelscribe.engines.speedups import speed_up_vision
-from reelscribe.errors import EngineError, ModelError
+from reelscribe.errors import EngineError, MissingExtraError, ModelError, SettingsError
 from reelscribe.values import Failure, Generation, Request, Work
 
 logger = logging.getLogger(__name__)
@@ -141,6 +141,11 @@ class TransformersEngine:
         """Make a work ready. If that fails, each request is tried by itself, to find those that are at fault."""
         try:
             return _Prepared(inputs=self._inputs.prepare(item))
+        except MissingExtraError:
+            raise
+        except SettingsError as exc:
+            if len(item.requests) == 1:
+                return _Prepared(failures=(Failure.of(item.requests[0], str(exc)),))
         except Exception as exc:
             if len(item.requests) == 1:
                 return _Prepared(failures=(_failure(item.requests[0], _Fault(exc)),))

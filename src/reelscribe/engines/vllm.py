@@ -33,6 +33,7 @@ from reelscribe.engines.planning import MEMORY_SHARE, Plan, longest_tokens, plan
 from reelscribe.engines.prompt import Prompt
 from reelscribe.errors import EngineError, SettingsError, did_you_mean
 from reelscribe.sampling_params import SamplingParams
+from reelscribe.schemas import Schema
 from reelscribe.values import Candidate, Failure, Generation, StopReason, Work
 from reelscribe.video.sampling import FrameBudget
 
@@ -91,6 +92,7 @@ class VllmEngine:
         for name, value in _ENVIRONMENT.items():
             os.environ.setdefault(name, value)
         from vllm import AsyncEngineArgs
+        from vllm.config import StructuredOutputsConfig
         from vllm.exceptions import VLLMValidationError
         from vllm.platforms import current_platform
         from vllm.usage.usage_lib import UsageContext
@@ -118,7 +120,8 @@ class VllmEngine:
         guard = Guard()
         try:
             with guard.starting(CORE_ENVIRONMENT):
-                args = AsyncEngineArgs(**self.engine_args)
+                outputs = StructuredOutputsConfig(**self.engine_args["structured_outputs_config"])
+                args = AsyncEngineArgs(**self.engine_args | {"structured_outputs_config": outputs})
                 self._llm = AsyncLLM.from_engine_args(args, usage_context=UsageContext.LLM_CLASS)
         except Exception as exc:  # configuration, weights and GPUs raise all kinds of errors in there
             guard.close()
@@ -219,16 +222,16 @@ class VllmEngine:
         ids = {"prompt_token_ids": words.ids(self._processor.tokenizer)}
         prompt = {**(ids if words.covered else {"prompt": words.text}), **(_video(item, clip) if request.video else {})}
         [rendered] = await self._llm.renderer.render_cmpl_async([prompt])
-        params = self.to_vllm(request.sampling, request.num_captions, request.seed)
+        params = self.to_vllm(request.sampling, request.num_captions, request.seed, request.schema)
         chosen = replica if self._replicas > 1 else None
         name = str(next(self._numbers))
         outputs = [made async for made in self._llm.generate(rendered, params, name, data_parallel_rank=chosen)]
         return outputs[-1]
 
-    def to_vllm(self, told: SamplingParams, num_captions: int, seed: int) -> Any:
+    def to_vllm(self, told: SamplingParams, num_captions: int, seed: int, schema: Schema | None = None) -> Any:
         """Sampling parameters as vLLM takes them, with what was not told filled in."""
         from vllm import SamplingParams as VllmSamplingParams
-        from vllm.sampling_params import RequestOutputKind
+        from vllm.sampling_params import RequestOutputKind, StructuredOutputsParams
 
         params = self._rules.resolve(told, num_captions)
         return VllmSamplingParams(
@@ -243,6 +246,7 @@ class VllmEngine:
             stop_token_ids=list(params.stop_token_ids),
             seed=seed % _SEEDS,
             output_kind=RequestOutputKind.FINAL_ONLY,
+            structured_outputs=StructuredOutputsParams(json=schema.enforced) if schema else None,
         )
 
     def _wait(self, landed: "queue.SimpleQueue[_Flight | None]", flights: Collection[_Flight]) -> _Flight | None:
@@ -369,6 +373,8 @@ def _defaults(
             }
         },
         "max_model_len": -1,  # as long as fits
+        # For requests with a schema: the library that the Transformers engine uses, too. Models loop in white space.
+        "structured_outputs_config": {"backend": "guidance", "disable_any_whitespace": True},
         "disable_log_stats": True,
         "use_tqdm_on_load": False,
     }

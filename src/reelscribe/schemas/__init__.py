@@ -1,0 +1,214 @@
+"""JSON Schemas of structured captions: what a model is asked for, and what becomes of its answer.
+
+A schema is a JSON Schema whose top level is an object. It departs from the standard in three ways:
+
+- An object with `properties` has no others, unless `additionalProperties` says so.
+- Numbers stay within ±(2**53 - 1), where a double holds each whole number, so that no reader rounds them.
+- A field with `"x-from"` is not asked of the model. It is filled with what the video file says: see `Facts`.
+
+The order of properties is the order in which a model writes them, so it is part of the schema.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import lru_cache
+from importlib import resources
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, Literal, get_args
+
+from reelscribe.errors import MissingExtraError, SettingsError, did_you_mean
+from reelscribe.schemas.arrow import arrow_type, arrow_value, form_of
+from reelscribe.schemas.facts import Facts, check_fact, filled
+from reelscribe.schemas.nodes import (
+    Node,
+    asked_text,
+    bounded_text,
+    closed,
+    compact,
+    enforced_text,
+    fields_from_file,
+    nodes,
+    outline,
+    resolve,
+)
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+__all__ = ["READY", "Facts", "ReadySchema", "Schema", "SchemaFault"]
+
+SchemaFault = Literal["not_json", "schema"]
+"""not_json: an answer is no JSON. schema: it is, but does not fit the schema."""
+
+ReadySchema = Literal["cosmos", "lingbot", "shot"]
+"""Schemas that come with the package: those of Cosmos 3 and LingBot-Video, and SkyCaptioner's of a single shot."""
+
+READY: Final[tuple[ReadySchema, ...]] = get_args(ReadySchema)
+
+_OWN_INTRO: Final = "Describe the video. Say only what is seen."
+"""Begins the prompt of a schema that is not a ready one."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Schema:
+    """The schema of a structured caption. Equal to another if both have the same text.
+
+    Raises:
+        SettingsError: it is no JSON Schema, not that of an object, or has an "x-from" that cannot be filled.
+        MissingExtraError: the extra `structured` is not installed.
+    """
+
+    text: str
+    """The schema as compact JSON, in the order in which it was given."""
+    name: str = field(default="caption", compare=False)
+    """What to call it in messages and to servers."""
+    intro: str = field(default=_OWN_INTRO, compare=False)
+    """How its default prompt begins."""
+
+    def __post_init__(self) -> None:
+        _check(self.text, f"the schema {self.name!r}")
+
+    @classmethod
+    def of(cls, given: str | Mapping[str, Any], *, folder: Path) -> "Schema":
+        """The schema that a user names.
+
+        Args:
+            given: the name of a ready schema, the path of a .json file, or the schema itself.
+            folder: that a relative path starts from.
+
+        Raises:
+            SettingsError: there is no such schema, or it cannot be used.
+            MissingExtraError: the extra `structured` is not installed.
+        """
+        if isinstance(given, Mapping):
+            return cls(text=_text_of(given))
+        if given in READY:
+            folder_of_ready = resources.files(__name__) / "ready"
+            schema, intro = (
+                folder_of_ready.joinpath(given + suffix).read_text("utf-8") for suffix in (".json", ".txt")
+            )
+            return cls(text=compact(json.loads(schema)), name=given, intro=intro.strip())
+        if not isinstance(given, str) or not given.lower().endswith(".json"):
+            hint = did_you_mean(str(given), READY, otherwise=f"ready ones are {', '.join(READY)}.")
+            raise SettingsError(f"there is no schema {given!r}; {hint} One of your own is a .json file, by its path.")
+        return cls(text=_text_of(_read_file(folder / given)), name=Path(given).stem)
+
+    @property
+    def asked(self) -> Node:
+        """What the model is asked for: the schema without the fields that the file fills."""
+        asked: Node = json.loads(asked_text(self.text))
+        return asked
+
+    @property
+    def enforced(self) -> Node:
+        """What engines hold answers to, token by token: `asked` with bounded numbers, of at most six decimals."""
+        enforced: Node = json.loads(enforced_text(self.text))
+        return enforced
+
+    @property
+    def default_prompt(self) -> str:
+        """A prompt that tells the model what each field is for, from the schema's descriptions."""
+        lines = "\n".join(outline(self.asked, self.asked))
+        return f"{self.intro}\n\nAnswer with one JSON object that has these fields:\n{lines}"
+
+    def read(self, text: str) -> tuple[Any, SchemaFault | None]:
+        """Read an answer.
+
+        Returns:
+            The value, which fits `asked` with bounded numbers, and None; or None, and what is wrong with the answer.
+        """
+        try:
+            value = json.loads(text)
+            compact(value).encode()  # fails at NaN, at numbers beyond a double, and at half a surrogate pair
+        except (ValueError, RecursionError):
+            return None, "not_json"
+        try:
+            fits = _validator(self.text).is_valid(value)
+        except RecursionError:
+            fits = False
+        return (value, None) if fits else (None, "schema")
+
+    def filled(self, value: Any, facts: Facts) -> Any:
+        """A value with the fields that the file fills, in the schema's order. What the file does not say is None."""
+        root = closed(self.text)
+        return filled(root, root, value, facts)
+
+    def arrow_type(self) -> "pa.DataType":
+        """The type of a column of `arrow_value`s. What has no type in Arrow is a string that holds JSON."""
+        return arrow_type(form_of(self.text))
+
+    def arrow_value(self, value: Any) -> Any:
+        """A filled value as a column of `arrow_type` takes it; optional fields that it lacks are None."""
+        return arrow_value(form_of(self.text), value)
+
+
+def _text_of(schema: Any) -> str:
+    try:
+        return compact(schema)
+    except (TypeError, ValueError) as exc:
+        raise SettingsError(f"a schema is made of what JSON can hold: {exc}.") from exc
+
+
+def _read_file(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text("utf-8"), parse_constant=_refuse)
+    except OSError as exc:
+        raise SettingsError(f"the schema {path} cannot be read: {exc.strerror or exc}. Check the path.") from exc
+    except (ValueError, RecursionError) as exc:
+        raise SettingsError(f"the schema {path} is no JSON: {exc}.") from exc
+
+
+def _refuse(constant: str) -> Any:
+    raise ValueError(f"{constant} is no JSON")
+
+
+def _check(text: str, of: str) -> None:
+    """Raise SettingsError if a schema cannot be used."""
+    try:
+        root = json.loads(text, parse_constant=_refuse)
+    except ValueError as exc:
+        raise SettingsError(f"{of} is no JSON: {exc}.") from exc
+    if not isinstance(root, dict) or root.get("type") != "object":
+        raise SettingsError(f'{of} must be that of an object: its top level needs "type": "object".')
+    _check_standard(root, of)
+    for node in nodes(root):
+        for keyword in ("$ref", "$dynamicRef"):
+            if keyword in node:
+                resolve(root, node[keyword], of)
+    fillable = {id(node) for node in fields_from_file(root, root)}
+    for node in nodes(root):
+        if "x-from" in node:
+            check_fact(node, of)
+            if id(node) not in fillable:
+                raise SettingsError(
+                    f'{of} has "x-from": {node["x-from"]!r} where it cannot be filled; it can stand in properties of '
+                    "objects, and of objects in lists."
+                )
+    if root.get("properties") and not json.loads(asked_text(text))["properties"]:
+        raise SettingsError(f'{of} asks nothing of the model: each of its fields has "x-from".')
+
+
+def _check_standard(root: Node, of: str) -> None:
+    jsonschema = _jsonschema()
+    standard = jsonschema.validators.validator_for(root, default=jsonschema.Draft202012Validator)
+    try:
+        standard.check_schema(root, format_checker=standard.FORMAT_CHECKER)  # which looks at patterns, too
+    except jsonschema.SchemaError as exc:
+        place = "/".join(map(str, exc.absolute_path)) or "its top level"
+        raise SettingsError(f"{of} is no JSON Schema: {exc.message} (at {place}).") from exc
+
+
+@lru_cache(maxsize=64)
+def _validator(text: str) -> Any:
+    jsonschema = _jsonschema()
+    root = json.loads(bounded_text(text))
+    return jsonschema.validators.validator_for(root, default=jsonschema.Draft202012Validator)(root)
+
+
+def _jsonschema() -> Any:
+    try:
+        import jsonschema
+    except ModuleNotFoundError as exc:
+        raise MissingExtraError(f"a schema needs {exc.name}: pip install 'reelscribe[structured]'") from exc
+    return jsonschema
