@@ -27,6 +27,7 @@ from decoders import (
     waiting,
 )
 from decoding import BUDGET
+from flow import named
 
 from reelscribe.values import Clip, Frames
 from reelscribe.video import isolate, worker
@@ -78,6 +79,7 @@ from reelscribe.values import Request, Clip
 from reelscribe.video import isolate
 from reelscribe.video.prefetch import decode_ahead
 from decoding import BUDGET
+from flow import named
 asked = [Request(id=named(c), clip=Clip(source=c), prompt="") for c in {clips}]
 for request, outcome in decode_ahead(asked, BUDGET, max_bytes=1, decoders=1):
     print(isolate._idle[-1].process.pid, flush=True)
