@@ -27,7 +27,6 @@ from decoders import (
     waiting,
 )
 from decoding import BUDGET
-from flow import named
 
 from reelscribe.values import Clip, Frames
 from reelscribe.video import isolate, worker
