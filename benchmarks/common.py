@@ -21,7 +21,7 @@ from reelscribe.demo import write_clip
 from reelscribe.models.shapes.scenes import random_scene
 from reelscribe.prompts import DEFAULT_PROMPT
 from reelscribe.runners.record import hardware, versions
-from reelscribe.values import Clip, Request, Work
+from reelscribe.values import Clip, Request, RequestId, Work
 from reelscribe.video.decode import decode
 from reelscribe.video.sampling import FrameBudget, VisionLimits
 
@@ -112,7 +112,7 @@ def requests_for(files: list[Path], settings: Settings) -> list[Request]:
     """One request a file, as the settings say."""
     return [
         Request(
-            key=file.name,
+            id=RequestId(row=number),
             clip=Clip(source=str(file)),
             prompt=DEFAULT_PROMPT,
             num_captions=settings.num_captions,
@@ -126,7 +126,7 @@ def requests_for(files: list[Path], settings: Settings) -> list[Request]:
 def prepared_for(files: list[Path], settings: Settings, limits: VisionLimits) -> list[Work]:
     """The same, with their clips decoded."""
     budget = FrameBudget.of(settings, limits)
-    return [Work(request=item, frames=decode(item.clip, budget)) for item in requests_for(files, settings)]
+    return [Work(requests=(item,), frames=decode(item.clip, budget)) for item in requests_for(files, settings)]
 
 
 def interleaved(methods: dict[str, Callable[[], Any]], *, rounds: int) -> dict[str, dict[str, Any]]:

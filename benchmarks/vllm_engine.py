@@ -38,13 +38,13 @@ class Raw:
         times = list(item.frames.timestamps)
         metadata = {"fps": 1.0, "frames_indices": times, "total_num_frames": len(times), "do_sample_frames": False}
         return {
-            "prompt": Prompt.of(self._engine._processor, item.request).text,
+            "prompt": Prompt.of(self._engine._processor, item.requests[0]).text,
             "multi_modal_data": {"video": [(item.frames.pixels, metadata)]},
             "mm_processor_kwargs": {"do_resize": False, "do_sample_frames": False},
         }
 
     def params(self, item: Work) -> Any:
-        request = item.request
+        request = item.requests[0]
         return self._engine.to_vllm(request.sampling, request.num_captions, request.seed)
 
     def all_at_once(self, prepared: list[Work]) -> None:
@@ -59,7 +59,7 @@ class Raw:
         for item in prepared:
             params = self.params(item)
             params.n = 1
-            for _ in range(item.request.num_captions):
+            for _ in range(item.requests[0].num_captions):
                 params.seed += 1
                 self._llm.generate([self.prompt(item)], params, use_tqdm=False)
 
@@ -73,18 +73,18 @@ class Gauge:
 
     def run(self, prepared: list[Work]) -> None:
         asyncio.run_coroutine_threadsafe(self._engine._llm.reset_prefix_cache(), self._engine._loop).result()
-        sizes = {item.request.id: item.frames.pixels.nbytes for item in prepared}
+        sizes = {item.requests[0].id: item.frames.pixels.nbytes for item in prepared}
         held = 0
 
         def source() -> Iterator[Work]:
             nonlocal held
             for item in prepared:
-                held += sizes[item.request.id]
+                held += sizes[item.requests[0].id]
                 self.most_bytes = max(self.most_bytes, held)
                 yield item
 
         for answer in self._engine.generate(source()):
-            assert len(answer.candidates) == prepared[0].request.num_captions  # type: ignore[union-attr]
+            assert len(answer.candidates) == prepared[0].requests[0].num_captions  # type: ignore[union-attr]
             held -= sizes[answer.id]
 
 
