@@ -89,7 +89,7 @@ class OpenAIEngine:
             details={"sent": send, **unknown},
         )
 
-    def generate(self, requests: Iterator[Work]) -> Iterator[Reply]:
+    def generate(self, works: Iterator[Work]) -> Iterator[Reply]:
         """Keep a window of requests in flight, and answer them as the server does."""
         gate = Gate(
             most=self._settings.max_concurrency,
@@ -99,7 +99,7 @@ class OpenAIEngine:
         self._failed_in_a_row = self._denied_in_a_row = 0
         others = _Others(self._server, self.info.model)
         with (
-            feeding(requests) as feed,
+            feeding(works) as feed,
             start_blocking_portal() as portal,
             portal.wrap_async_context_manager(self._server.connect()) as client,
         ):

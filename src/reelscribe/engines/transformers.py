@@ -103,10 +103,10 @@ class TransformersEngine:
             limits=checkpoint.limits,
         )
 
-    def generate(self, requests: Iterator[Work]) -> Iterator[Generation | Failure]:
+    def generate(self, works: Iterator[Work]) -> Iterator[Generation | Failure]:
         """Answer requests as they come to their end. Clips join the running batch when there is room for several."""
         batch = self._new_batch()
-        with feeding(requests) as feed, self._ready(feed) as ready:
+        with feeding(works) as feed, self._ready(feed) as ready:
             while True:
                 if batch.clips:
                     waiting = ready.wait(0)

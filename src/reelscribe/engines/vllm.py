@@ -148,7 +148,7 @@ class VllmEngine:
         """End vLLM's processes. Happens by itself when the engine is collected, or the program ends."""
         self._finalizer()
 
-    def generate(self, requests: Iterator[Work]) -> Iterator[Generation | Failure]:
+    def generate(self, works: Iterator[Work]) -> Iterator[Generation | Failure]:
         """Answer requests as they are done, with a window of them in flight.
 
         The window is bounded by bytes of frames and by the candidates that vLLM can run at once, and a bit more; one
@@ -158,7 +158,7 @@ class VllmEngine:
         landed: queue.SimpleQueue[_Flight | None] = queue.SimpleQueue()  # None: a request has come
         pull: Future[Work | None] | None = None
         more = True
-        with feeding(requests) as feed:
+        with feeding(works) as feed:
             try:
                 while True:
                     if more and pull is None and self._has_room(flights):
