@@ -21,7 +21,7 @@ import numpy as np
 from memory import peak_memory_bytes
 from numpy.typing import NDArray
 
-from reelscribe.values import Clip, Frames, Request
+from reelscribe.values import Clip, Frames, Request, RequestId
 from reelscribe.video.decode import decode
 from reelscribe.video.isolate import DecoderPool
 from reelscribe.video.prefetch import decode_ahead
@@ -110,7 +110,8 @@ FOLDERS = {"small": (8, TWO_A_SECOND), "large": (WANTED, SOME)}
 def ahead(folder: Path, decoders: int | None) -> int:
     """Decode all clips of a folder ahead, as an engine has it."""
     _, budget = FOLDERS[folder.name]
-    asked = [Request(id=file.name, clip=Clip(source=str(file)), prompt="") for file in sorted(folder.iterdir())]
+    files = enumerate(sorted(folder.iterdir()))
+    asked = [Request(id=RequestId(row=number), clip=Clip(source=str(file)), prompt="") for number, file in files]
     answers = decode_ahead(asked, budget, max_bytes=1 << 30, decoders=decoders)
     return sum(isinstance(outcome, Frames) for _, outcome in answers)
 

@@ -87,7 +87,7 @@ def measure(engine: TransformersEngine, settings: Settings, asked: list[Request]
     taken = [seconds_of(run) for _ in range(rounds)]
     parts = time_parts(engine, run)
     frames = decode(asked[0].clip, FrameBudget.of(settings, engine.info.limits))
-    flops = prefill_flops(engine._model, engine.inputs([Work(request=asked[0], frames=frames)]))
+    flops = prefill_flops(engine._model, engine.inputs([Work(requests=(asked[0],), frames=frames)]))
     rate = len(asked) * sum(flops.values()) / (parts["vision"] + parts["prefill"])
     card = torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
     peak = next((each for name, each in PEAK_FLOPS.items() if name in card), None)

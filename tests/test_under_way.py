@@ -59,7 +59,8 @@ def test_answers_are_those_that_were_asked_for_once() -> None:
     in_flight.add(request(key="a"), {"video_tokens": 3})
     assert in_flight.take(named("a"))[1] == {"video_tokens": 3}
     for key in ("a", "b"):
-        with pytest.raises(EngineError, match=f"the engine answered {key} of video 0 of row 0, which it was not asked"):
+        asked = f"{key} of video 0 of row 0"
+        with pytest.raises(EngineError, match=f"the engine answered {asked}, which it was not asked, or had answered"):
             in_flight.take(named(key))
 
 

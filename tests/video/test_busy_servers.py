@@ -232,7 +232,7 @@ def test_nothing_is_left_of_downloads_that_are_given_up(
 def test_no_file_is_left_where_the_program_ends_before_its_downloads(server: Server, tmp_path: Path) -> None:
     """As with Ctrl-C while rows are waited for in the thread that would close the fetcher."""
     code = """
-import os, sys, threading, time
+import os, sys, tempfile, threading, time
 from reelscribe.values import Clip
 from reelscribe.video.fetch import Fetcher, FetchLimits
 
@@ -240,6 +240,7 @@ def download():
     with fetcher.fetched(Clip(source=sys.argv[1])):
         pass
 
+tempfile.gettempdir()  # its first call tries the folder with a file of its own
 fetcher = Fetcher(FetchLimits(allow_private=True))
 threading.Thread(target=download, daemon=True).start()
 while not (files := os.listdir(os.environ["TMPDIR"])):

@@ -73,11 +73,12 @@ PARENT = """
 import os, sys
 sys.path[:] = {path}
 from pathlib import Path
-from reelscribe.values import Clip, Request, RequestId, Work
+from reelscribe.values import Clip, Request, Work
 from reelscribe.video import isolate
 from reelscribe.video.prefetch import decode_ahead
 from decoding import BUDGET
-asked = [Work(requests=(Request(id=RequestId(0, 0, c), clip=Clip(source=c), prompt=""),)) for c in {clips}]
+from flow import named
+asked = [Work(requests=(Request(id=named(c), clip=Clip(source=c), prompt=""),)) for c in {clips}]
 for request, outcome in decode_ahead(asked, BUDGET, max_bytes=1, decoders=1):
     print(isolate._idle[-1].process.pid, flush=True)
 {then}

@@ -49,8 +49,9 @@ class _Captioner(operators.VideoCaptioningFromVLMMapper):
 
 
 def _read(line: str) -> Failure:
-    told = json.loads(line)
-    return Failure(**told | {"id": RequestId(*told["id"])})
+    """The way back from a line of `_failures_file`."""
+    values = json.loads(line)
+    return Failure(**values | {"id": RequestId(*values["id"])})
 
 
 def _tell(failures: Iterable[Failure]) -> None:

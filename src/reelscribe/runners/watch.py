@@ -46,11 +46,11 @@ class Watch:
         self._course: list[tuple[float, int]] = []
         self._course_step = 0.1
 
-    def generate(self, requests: Iterator[Work]) -> Iterator[Generation | Failure]:
+    def generate(self, works: Iterator[Work]) -> Iterator[Generation | Failure]:
         """Answer as the engine does."""
         if isinstance(self._engine, Maker):
             raise TypeError("what makes captions elsewhere has no engine to drive")
-        with feeding(requests) as feed:
+        with feeding(works) as feed:
             feed.around = self._waited_for
             for answer in self._engine.generate(feed):
                 self._count_in_flight(-1)
