@@ -1,14 +1,15 @@
 """From an engine's answer to an outcome: which candidates are kept, what is told of them, whether to ask once more."""
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Final
 
 from reelscribe.config import Settings
 from reelscribe.engines.base import Engine
-from reelscribe.faults import find_faults
+from reelscribe.faults import WITHOUT_TEXT, Fault, find_faults
 from reelscribe.selection import SELECTORS
+from reelscribe.thoughts import set_apart
 from reelscribe.values import NO_FRAMES, Candidate, Caption, Failure, Frames, Generation, Outcome, Request
 
 _RETRY_TEMPERATURE: Final = 0.7
@@ -61,13 +62,13 @@ def select(
     Returns:
         What came of it, and whether that is nothing but candidates with faults.
     """
-    candidates = generation.candidates
+    candidates = tuple(map(set_apart, generation.candidates))
     if len(candidates) != request.num_captions:
         message = f"the engine gave {len(candidates)} candidates; asked for were {request.num_captions}."
         return Failure.of(request, message), False
     faults = [find_faults(candidate, request) for candidate in candidates]
-    if all("empty" in found for found in faults):
-        return Failure.of(request, f"the model gave no text for {len(faults)} of {len(faults)} candidates."), True
+    if all(WITHOUT_TEXT.intersection(found) for found in faults):
+        return Failure.of(request, _no_text(faults)), True
     meta: dict[str, Any] = {
         "engine": engine.info.engine,
         "model": engine.info.model,
@@ -101,7 +102,7 @@ def choose(request: Request, candidates: tuple[Candidate, ...], meta: Mapping[st
         keep: a name in `SELECTORS`.
     """
     faults = [found.split() for found in meta["faults"]]
-    usable = [number for number, found in enumerate(faults) if "empty" not in found]
+    usable = [number for number, found in enumerate(faults) if WITHOUT_TEXT.isdisjoint(found)]
     if keep != "all":
         fewest = min(len(faults[number]) for number in usable)
         usable = [number for number in usable if len(faults[number]) == fewest]
@@ -121,6 +122,12 @@ def choose(request: Request, candidates: tuple[Candidate, ...], meta: Mapping[st
 def without_choice(meta: Mapping[str, Any]) -> dict[str, Any]:
     """What is known of candidates, whichever of them are kept."""
     return {name: value for name, value in meta.items() if name not in ("keep", "kept", "reason", "flags")}
+
+
+def _no_text(faults: Sequence[Sequence[Fault]]) -> str:
+    unclosed = sum("unclosed" in found for found in faults)
+    advice = f" It was still thinking at the end of {unclosed}: raise max_tokens in sampling." if unclosed else ""
+    return f"the model gave no text for {len(faults)} of {len(faults)} candidates.{advice}"
 
 
 def _prompt_sha256(request: Request) -> str:

@@ -5,7 +5,7 @@ call is not used, because it turns whole batches of pixels to floats over and ov
 moved to the device as they are, and turned to floats once, there.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +16,7 @@ from torch.nn import functional
 
 from reelscribe.engines.prompt import Prompt
 from reelscribe.engines.sampling import TokenRules
+from reelscribe.engines.thinking import opens_thought
 from reelscribe.values import Frames, PreparedRequest, Request
 
 
@@ -36,6 +37,8 @@ class ModelInputs:
     """Patches in time, height and width."""
     longest_answer: int
     """Tokens that a candidate may have."""
+    opens_thought: bool = False
+    """Whether the prompt ends with the mark that opens a thought."""
 
 
 def most_tokens(batch: Sequence[ModelInputs]) -> int:
@@ -54,10 +57,19 @@ class InputBuilder:
         rules: the checkpoint's, by which answers are as long as they may be.
         rope_index: the model's `get_rope_index`, which says where each token stands.
         device: where the model is.
+        switches: variables of its chat template.
     """
 
-    def __init__(self, processor: Any, rules: TokenRules, rope_index: Callable[..., Any], device: torch.device) -> None:
+    def __init__(
+        self,
+        processor: Any,
+        rules: TokenRules,
+        rope_index: Callable[..., Any],
+        device: torch.device,
+        switches: Mapping[str, bool] | None = None,
+    ) -> None:
         self._processor = processor
+        self._switches = switches
         self._rules = rules
         self._rope_index = rope_index
         self._device = device
@@ -77,7 +89,8 @@ class InputBuilder:
             ValueError: frames are not of a size that the model takes.
         """
         grid = self._grid(item.frames)
-        ids = torch.tensor([self._prompt(item, grid).ids(self._processor.tokenizer)])
+        prompt_ids = self._prompt(item, grid).ids(self._processor.tokenizer)
+        ids = torch.tensor([prompt_ids])
         kinds = 2 * (ids == self._processor.video_token_id)
         request = item.request
         longest = self._rules.resolve(request.sampling, request.num_captions).max_tokens or 0
@@ -90,6 +103,7 @@ class InputBuilder:
             patches=torch.from_numpy(self._patches(item.frames.pixels)),
             grid=grid,
             longest_answer=longest,
+            opens_thought=opens_thought(self._processor.tokenizer, prompt_ids),
         )
 
     def collate(self, batch: Sequence[ModelInputs]) -> dict[str, torch.Tensor]:
@@ -127,7 +141,7 @@ class InputBuilder:
         placeholder: str = self._processor.video_token
         tokens = grid[1] * grid[2] // self._merge**2
         layout = "".join(f"<{when:.1f} seconds>{start}{placeholder * tokens}{end}" for when in self._times(item.frames))
-        return Prompt.of(self._processor, item.request).with_video(placeholder, layout)
+        return Prompt.of(self._processor, item.request, self._switches).with_video(placeholder, layout)
 
     def _times(self, frames: Frames) -> list[float]:
         """A time for each merged group of frames: the middle between its first and last."""

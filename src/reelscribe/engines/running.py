@@ -10,6 +10,7 @@ from transformers import DynamicCache
 from reelscribe.engines.branching import BranchingCache
 from reelscribe.engines.inputs import InputBuilder, ModelInputs
 from reelscribe.engines.sampling import Sampler, TokenRules
+from reelscribe.engines.thinking import with_opening
 from reelscribe.values import Failure, Generation
 
 _PREFILL_TOKENS: Final = {"cpu": 1280}
@@ -88,10 +89,11 @@ class RunningBatch:
 
     def finished(self) -> list[Generation | Failure]:
         """The requests that came to their end since the last call; also after a step that failed."""
-        answers = self._sampler.finished()
-        for answer in answers:
-            del self._clips[answer.key]
-        return answers
+        answers = [(answer, self._clips.pop(answer.key)) for answer in self._sampler.finished()]
+        return [
+            with_opening(answer) if clip.opens_thought and isinstance(answer, Generation) else answer
+            for answer, clip in answers
+        ]
 
     def _keep(self, rows: torch.Tensor | None, tokens: torch.Tensor | None = None) -> torch.Tensor:
         """Go on with some of the candidates. Returns their tokens."""

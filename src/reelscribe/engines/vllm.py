@@ -20,7 +20,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from concurrent.futures import Future, wait
 from dataclasses import dataclass
 from multiprocessing import resource_tracker
-from typing import Any, Final, get_args
+from typing import TYPE_CHECKING, Any, Final, get_args
 
 from reelscribe.config import Settings
 from reelscribe.engines import planning
@@ -30,10 +30,20 @@ from reelscribe.engines.feed import feeding
 from reelscribe.engines.guard import Guard
 from reelscribe.engines.planning import MEMORY_SHARE, Plan, longest_tokens, plan
 from reelscribe.engines.prompt import Prompt
+from reelscribe.engines.thinking import (
+    before_stop,
+    decode,
+    opens_thought,
+    special_marks,
+    with_opening,
+)
 from reelscribe.errors import EngineError, SettingsError, did_you_mean
 from reelscribe.sampling_params import SamplingParams
 from reelscribe.values import Candidate, Failure, Generation, PreparedRequest, StopReason
 from reelscribe.video.sampling import FrameBudget
+
+if TYPE_CHECKING:
+    from reelscribe.engines.sampling import TokenRules
 
 _ENVIRONMENT: Final = {
     "VLLM_LOGGING_LEVEL": "ERROR",
@@ -107,6 +117,7 @@ class VllmEngine:
         checkpoint = Checkpoint.load(settings.model, revision=settings.revision, **hub)
         self._processor = checkpoint.processor
         self._rules = TokenRules(self._processor.tokenizer, checkpoint.generation_config())
+        self._switches = checkpoint.template_switches(thinking=settings.thinking)
         try:
             self.to_vllm(settings.sampling_params(), settings.num_captions, settings.seed)
         except VLLMValidationError as exc:
@@ -208,7 +219,7 @@ class VllmEngine:
         request, times = item.request, item.frames.timestamps
         # With one "frame a second" the numbers of the frames are their times.
         metadata = {"fps": 1.0, "frames_indices": list(times), "total_num_frames": len(times)}
-        words = Prompt.of(self._processor, request)
+        words = Prompt.of(self._processor, request, self._switches)
         ids = {"prompt_token_ids": words.ids(self._processor.tokenizer)}
         prompt = {
             **(ids if words.covered else {"prompt": words.text}),
@@ -260,16 +271,17 @@ class VllmEngine:
                 raise _dead(1 + len(others)) from exc.with_traceback(None)  # all share it, and it grows with each
             cause = exc.__cause__ or exc
             return Failure.of(request, f"{type(cause).__name__}: {cause}")
-        ends = self._rules.end_ids | set(request.sampling.stop_token_ids)
         reasons = {made.finish_reason for made in output.outputs}
         if "abort" in reasons:  # nothing here has asked for it
             raise EngineError(f"vLLM was told from elsewhere to end, with {1 + len(others)} requests in flight.")
         if not reasons <= set(get_args(StopReason)):
             return Failure.of(request, f"vLLM broke off with the reason {', '.join(map(str, reasons))}.")
-        candidates = [_candidate(made, ends) for made in output.outputs]
+        candidates = [_candidate(made, self._rules, request.sampling) for made in output.outputs]
         if len(candidates) == 1:  # at temperature 0 vLLM makes one; they are all the same
             candidates *= request.num_captions
-        return Generation(key=request.key, candidates=tuple(candidates), prompt_tokens=len(output.prompt_token_ids))
+        ids = output.prompt_token_ids
+        made = Generation(key=request.key, candidates=tuple(candidates), prompt_tokens=len(ids))
+        return with_opening(made) if opens_thought(self._rules.tokenizer, ids) else made
 
 
 def load(settings: Settings) -> VllmEngine:
@@ -277,11 +289,14 @@ def load(settings: Settings) -> VllmEngine:
     return VllmEngine(settings)
 
 
-def _candidate(made: Any, ends: Collection[int]) -> Candidate:
-    ended = made.finish_reason == "stop" and bool(made.token_ids) and made.token_ids[-1] in ends
-    return Candidate(
-        text=made.text.strip(), stop_reason=made.finish_reason, num_tokens=len(made.token_ids) - int(ended)
-    )
+def _candidate(made: Any, rules: "TokenRules", told: SamplingParams) -> Candidate:
+    tokens = list(made.token_ids)
+    if made.finish_reason == "stop" and tokens and tokens[-1] in rules.end_ids | set(told.stop_token_ids):
+        tokens.pop()
+    text = made.text
+    if special_marks(rules.tokenizer):  # vLLM has dropped them
+        text = before_stop(decode(rules.tokenizer, tokens), told.stop)
+    return Candidate(text=text.strip(), stop_reason=made.finish_reason, num_tokens=len(tokens))
 
 
 def _dead(in_flight: int) -> EngineError:
