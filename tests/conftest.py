@@ -35,7 +35,8 @@ NEEDED = {
 collect_ignore: list[str] = []
 if importlib.util.find_spec("torch") is None:  # only the extra brings it
     collect_ignore += [
-        f"engines/test_{name}.py" for name in ("inputs", "running", "sampling", "transformers", "vllm_server")
+        f"engines/test_{name}.py"
+        for name in ("inputs", "running", "sampling", "thinking", "transformers", "vllm_server")
     ]
 if importlib.util.find_spec("httpx2") is None:
     collect_ignore += [

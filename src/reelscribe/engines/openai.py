@@ -66,13 +66,14 @@ class Template:
     """Whether it opens a thought, so that answers begin inside."""
 
     @classmethod
-    def of(cls, server: Server, model: str, *, thinking: bool, vllm: bool) -> "Template":
+    def of(cls, server: Server, model: str, settings: Settings, *, vllm: bool) -> "Template":
         """Ask a vLLM server. Others get a field only to switch thinking on: they may refuse what they do not know."""
+        thinking = settings.thinking
         fields = {"chat_template_kwargs": {"enable_thinking": thinking}}
         hello = {"model": model, **HELLO, **fields}
         if not thinking and not (vllm and server.takes(hello)):  # vLLM refuses it for tokenizers of Mistral
             return cls(fields={}, opens_thought=False)
-        end = server.prompt_end(hello) if vllm else ""
+        end = server.prompt_end(with_fields(hello, _only_template(settings.extra_body))) if vllm else ""
         return cls(fields=fields, opens_thought=end.rfind(OPENING) > end.rfind(CLOSING))
 
 
@@ -345,10 +346,15 @@ def load(settings: Settings) -> OpenAIEngine:
     if send == "frames" and not (vllm and _takes_frames(server, model.name)):
         send = "images"
     logger.info("%s at %s is sent %s.", model.name, server.url, send)
-    template = Template.of(server, model.name, thinking=settings.thinking, vllm=vllm)
+    template = Template.of(server, model.name, settings, vllm=vllm)
     return OpenAIEngine(
         server, model.name, settings, vllm=vllm, send=send, template=template, back_off_seconds=BACK_OFF_SECONDS
     )
+
+
+def _only_template(extra: Mapping[str, Any]) -> dict[str, Any]:
+    """Those fields of a body that have a say in the prompt."""
+    return {name: value for name, value in extra.items() if name.startswith("chat_template")}
 
 
 def _takes_frames(server: Server, model: str) -> bool:

@@ -24,7 +24,7 @@ _SHORTEST_SECRET: Final = 8
 """A key of fewer characters is a placeholder: to take it out of messages would only garble them."""
 _CONNECT_SECONDS: Final = 20.0
 _START_SECONDS: Final = 30.0
-_PROMPT_END: Final = 8
+_PROMPT_END: Final = 16
 """Tokens among which a mark and a line break are, also if the mark is spelt out."""
 _AWAY: Final = frozenset({502, 503, 529})
 """Statuses that say: nobody is here to answer."""

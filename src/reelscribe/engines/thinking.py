@@ -12,7 +12,7 @@ from reelscribe.values import Generation
 _SWITCHES: Final = ("enable_thinking", "thinking")
 """Variables of chat templates: `enable_thinking` in those of Qwen, GLM, Gemma, MiniCPM and ERNIE; `thinking` in those
 of Kimi, DeepSeek and Granite."""
-_TAIL: Final = 8
+_TAIL: Final = 16
 """Tokens at the end of a prompt among which an opening mark and its line break are, also if the mark is spelt out."""
 
 
