@@ -91,6 +91,7 @@ def test_keys_of_ledgers_that_there_are_hold() -> None:
     assert _key(asked).hex() == "b9a9427034cb75d393e69ea0de40d758eca1caf0"
     fields = {"max_completion_tokens": 300}
     assert _key(asked, engine="openai", extra_body=fields).hex() == "9961f87ce030635d9fb43161a89dfd345b80b49a"
+    assert _key(asked, thinking=True) != _key(asked)
 
 
 def test_where_a_model_comes_from_and_how_it_is_spread_does_not() -> None:

@@ -94,12 +94,12 @@ def test_template_that_fails_is_told_when_the_model_is_loaded() -> None:
         checkpoint.template_switches(thinking=False)
 
 
-@pytest.mark.parametrize("added", [False, True])
-def test_prompt_that_opens_a_thought_is_known_by_its_end(added: bool) -> None:
+@pytest.mark.parametrize("kind", ["spelt out", "added", "special"])
+def test_prompt_that_opens_a_thought_is_known_by_its_end(kind: str) -> None:
     processor = _with_template(OPENS)
     tokenizer = processor.tokenizer
-    if added:
-        tokenizer.add_tokens(["<think>", "</think>"])
+    if kind != "spelt out":
+        tokenizer.add_tokens([AddedToken(mark, special=kind == "special") for mark in ("<think>", "</think>")])
 
     def opens(**asked: Any) -> bool:
         return opens_thought(tokenizer, Prompt.of(processor, request(**asked)).ids(tokenizer))
