@@ -59,6 +59,7 @@ class OpenAIServer:
         owner: whose it says they are.
         version: what /version says.
         hello: what it answers where it is sent nothing but a few words.
+        prompt_end: the last tokens of a prompt, as /tokenize of vLLM tells them; None: it does not.
     """
 
     def __init__(
@@ -69,12 +70,16 @@ class OpenAIServer:
         owner: str = "somebody",
         version: str | None = None,
         hello: Reply | None = None,
+        prompt_end: list[str] | None = None,
     ) -> None:
         self.answer = answer
         self.models = models
         self.owner = owner
         self.version = version
         self.hello = hello or say("Hello")
+        self.prompt_end = prompt_end
+        self.tokenized: list[Body] = []
+        """What it was to tokenize."""
         self.bodies: list[Body] = []
         """Of the completions that were asked for, in the order of their coming."""
         self.headers: list[dict[str, str]] = []
@@ -148,6 +153,11 @@ def _handler(server: OpenAIServer) -> type[BaseHTTPRequestHandler]:
 
         def do_POST(self) -> None:
             body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+            if self.path == "/tokenize":
+                server.tokenized.append(body)
+                told = None if server.prompt_end is None else Reply(content={"token_strs": server.prompt_end})
+                self._send(told or refuse(404, "no such page"))
+                return
             if isinstance(body["messages"][-1]["content"], str):
                 self._send(server.hello)
                 return

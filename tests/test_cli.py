@@ -103,9 +103,11 @@ def test_options_are_the_settings() -> None:
     text = _type("caption", "--help").stdout
     options = set(re.findall(r"^ +(?:-\w, )?--([\w-]+)", text, re.MULTILINE)) - {"output", "config", "help"}
     options -= {"log-json", "metrics-port", "metrics-host"}
-    assert options == {item.name.replace("_", "-") for item in fields(Settings)} - {"model-params"}
+    assert options == {item.name.replace("_", "-") for item in fields(Settings)} - {"model-params", "extra-body"}
     words = " ".join(text.split())
-    assert all(item.metadata["help"] in words for item in fields(Settings) if item.name != "model_params")
+    assert all(
+        item.metadata["help"] in words for item in fields(Settings) if item.name not in ("model_params", "extra_body")
+    )
     assert "[default: 2.0]" in words
     assert "--original / --no-original" in words
     assert "[default: original]" in words

@@ -97,6 +97,34 @@ def test_wrong_value_is_told_with_what_is_allowed(name: str, value: Any, message
         Settings(**{name: value})
 
 
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (
+            {"engine": "openai", "model_params": {"x": 1}},
+            r"model_params are for loading .*; extra_body holds fields for",
+        ),
+        ({"engine": "vllm", "extra_body": {"x": 1}}, r"extra_body is for the engine openai only; the engine is vllm\."),
+        (
+            {"engine": "openai", "extra_body": {"model": "x"}},
+            "extra_body must not hold 'model': the setting model names",
+        ),
+        ({"engine": "openai", "extra_body": {"messages": []}}, "extra_body must not hold 'messages': prompt, system_"),
+        ({"engine": "openai", "extra_body": {"n": 3}}, "extra_body must not hold 'n': num_captions says how many"),
+        ({"engine": "openai", "extra_body": {"stream": True}}, "extra_body must not hold 'stream': answers are read"),
+    ],
+)
+def test_what_goes_to_an_engine_that_does_not_take_it_is_told(given: dict[str, Any], message: str) -> None:
+    with pytest.raises(SettingsError, match=f"^{message}"):
+        Settings(**given)
+
+
+def test_settings_that_an_earlier_release_recorded_are_read() -> None:
+    recorded = {"engine": "openai", "model_params": {"max_completion_tokens": 9}, "fps": 3.0, "gone": 1}
+    assert Settings.of_run(recorded) == Settings(engine="openai", fps=3.0, extra_body={"max_completion_tokens": 9})
+    assert Settings.of_run(Settings(model_params={"x": 1}).without_token()) == Settings(model_params={"x": 1})
+
+
 def test_whole_numbers_do_for_fps_and_none_for_what_has_a_default_elsewhere() -> None:
     settings = Settings(fps=1, min_frames=None, prompt=None, video_key=None, revision=None)
     assert settings.fps == 1

@@ -1,5 +1,6 @@
 """What is wrong with generated texts, and above all what is not."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -84,6 +85,17 @@ def test_phrase_over_and_over_is_a_loop(text: str) -> None:
 @pytest.mark.parametrize("text", ["", " \n", "...", "!!!!!!!!!!!!!!!!!!!!!!!!", "。。。", "- - -", "\u200b"])
 def test_text_without_words_is_empty(text: str) -> None:
     assert _find(text, length=True) == ("empty",)
+
+
+def test_thought_without_an_end_is_unclosed_and_nothing_else() -> None:
+    candidate = Candidate(text="", stop_reason="length", num_tokens=9, thought="The man walks. " * 9, unclosed=True)
+    assert find_faults(candidate, request()) == ("unclosed",)
+    assert find_faults(replace(candidate, unclosed=False), request()) == ("empty",)
+
+
+def test_thought_may_say_what_it_likes() -> None:
+    candidate = Candidate(text="A sheep.", stop_reason="stop", num_tokens=9, thought="What happens? " * 20)
+    assert find_faults(candidate, request()) == ()
 
 
 def test_text_that_ends_at_the_limit_is_cut_off() -> None:

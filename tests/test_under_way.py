@@ -64,8 +64,8 @@ def test_answers_are_those_that_were_asked_for_once() -> None:
             in_flight.take(named(key))
 
 
-def _queue(*keys: str, **settings: Any) -> Queue[RequestEntry]:
-    return Queue((RequestEntry(request(key=key)) for key in keys), Settings(**settings), max_entries=2)
+def _queue(*keys: str, max_entries: int = 4, **settings: Any) -> Queue[RequestEntry]:
+    return Queue((RequestEntry(request(key=key)) for key in keys), Settings(**settings), max_entries=max_entries)
 
 
 def _names(works: Iterable[Work]) -> list[str]:
@@ -73,7 +73,7 @@ def _names(works: Iterable[Work]) -> list[str]:
 
 
 def test_works_that_run_out_for_want_of_room_go_on_once_some_have_left_in_order() -> None:
-    queue = _queue(*"abc")
+    queue = _queue(*"abc", max_entries=2)
     assert _names(queue) == ["a", "b"]
     assert not queue.ended
     assert not queue.go_on()

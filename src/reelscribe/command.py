@@ -19,7 +19,7 @@ EXIT_ENGINE, EXIT_USAGE, EXIT_FAILURES, EXIT_BUDGET, EXIT_SIGNAL = 1, 2, 3, 4, 1
 
 _JSON = "reelscribe.log_json"
 """In Click's context: whether a command tells all as JSON."""
-_HIDDEN = {"model_params"}
+_HIDDEN = {"model_params", "extra_body"}
 """Settings that need a TOML file or Python."""
 
 

@@ -94,8 +94,10 @@ class Settings:
     )
     sampling: Mapping[str, Any] = _setting(dict, "Sampling parameter, as temperature=0.7; repeatable.")
     seed: int = _setting(0, "Root of all randomness; a row's result depends on it and on the row alone.")
+    thinking: bool = _setting(False, "Let a model that can think do so before it answers.")
     retry_flagged: bool = _setting(
-        False, "Ask once more, with other sampling, where every candidate is cut off, a loop, an echo or empty."
+        False,
+        "Ask once more, with other sampling, where every candidate is cut off, a loop, an echo, empty or unclosed.",
     )
     batch_size: int = _setting(32, "Most clips that the Transformers engine has under way at once.", at_least=1)
     batch_tokens: int | None = _setting(
@@ -179,9 +181,8 @@ class Settings:
     shard: str | None = _setting(
         None, "Caption only part I of N of the rows, as 3/8; see merge. Every part is given the same INPUT."
     )
-    model_params: Mapping[str, Any] = _setting(
-        dict, "Passed on to the engine's model loader; to a server, in the body of each request."
-    )
+    model_params: Mapping[str, Any] = _setting(dict, "Passed on to the engine's model loader.")
+    extra_body: Mapping[str, Any] = _setting(dict, "Fields for the body of each request to a server.")
 
     def __post_init__(self) -> None:
         for item in fields(self):
@@ -207,6 +208,7 @@ class Settings:
         parts_of_names = self.caption_key.startswith("__") or {*"./"} & {*self.caption_key}  # of members of a tar file
         if not self.caption_key or parts_of_names or {"video", "videos"} & {*self.caption_columns}:
             raise SettingsError(f"caption_key must be a column of its own, without . and /; got {self.caption_key!r}.")
+        _check_passed_on(self)
         self.sampling_params()
         self.failure_limit()
         self.part()
@@ -252,6 +254,20 @@ class Settings:
         return SamplingParams.parse(self.sampling)
 
     @classmethod
+    def of_run(cls, recorded: Mapping[str, Any]) -> "Settings":
+        """The settings that a run recorded, also one of an earlier release.
+
+        Raises:
+            SettingsError: a value is wrong.
+        """
+        names = {item.name for item in fields(cls)}
+        values = {name: value for name, value in recorded.items() if name in names}
+        if values.get("engine") == "openai" and values.get("model_params"):
+            # Release 0.1.0 had no extra_body, and sent model_params to servers.
+            values["extra_body"] = values.pop("model_params")
+        return cls.load(None, **values)
+
+    @classmethod
     def load(cls, file: Path | None = None, **overrides: Any) -> "Settings":
         """Read settings from a TOML file, then from keywords, which win; tables are merged.
 
@@ -273,7 +289,7 @@ AFFECTS: Final[Mapping[Effect, tuple[str, ...]]] = {
     "rows": (*("num_captions", "prompt", "prompt_key", "system_prompt", "video_key", "sampling", "seed", "layout"),),
     "captions": (
         *("model", "revision", "engine", "fps", "min_frames", "max_frames", "max_video_tokens", "dtype"),
-        *("send", "model_params"),
+        *("send", "model_params", "thinking", "extra_body"),
     ),
     "failures": (
         *("root", "allow_private_urls", "max_video_bytes", "download_seconds", "decode_seconds", "decoder_bytes"),
@@ -368,6 +384,29 @@ class FailureLimit:
 
 
 _SHARE_FROM: Final = 100
+
+
+_SET_BY_US: Final[Mapping[str, str]] = {
+    "messages": "prompt, system_prompt and the videos make them",
+    "model": "the setting model names it",
+    "n": "num_captions says how many candidates to generate",
+    "stream": "answers are read whole",
+}
+"""Fields of a request's body that `extra_body` cannot replace, and why."""
+
+
+def _check_passed_on(settings: Settings) -> None:
+    """Raise SettingsError if a table goes to an engine that does not take it, or holds what a setting says."""
+    if settings.engine == "openai" and settings.model_params:
+        raise SettingsError(
+            "model_params are for loading a model, which a server has done; extra_body holds fields for the body of "
+            "each request."
+        )
+    if settings.engine != "openai" and settings.extra_body:
+        raise SettingsError(f"extra_body is for the engine openai only; the engine is {settings.engine}.")
+    for name, why in _SET_BY_US.items():
+        if name in settings.extra_body:
+            raise SettingsError(f"extra_body must not hold {name!r}: {why}.")
 
 
 def _read_toml(file: Path) -> dict[str, Any]:

@@ -18,14 +18,17 @@ from typing import Final, Literal
 
 from reelscribe.values import Candidate, Request
 
-Fault = Literal["cut_off", "loop", "echo", "empty", "not_json", "schema"]
+Fault = Literal["cut_off", "loop", "echo", "empty", "unclosed", "not_json", "schema"]
 """cut_off: it ends at the limit of tokens.
 loop: it repeats a phrase over and over.
 echo: it says the prompt, or the system prompt, back.
 empty: it has no words, at most punctuation.
+unclosed: the model was still thinking when it ended, so that there is no text.
 not_json: the request has a schema, and the text is no JSON.
 schema: it is JSON, but does not fit the schema.
 """
+WITHOUT_TEXT: Final[frozenset[Fault]] = frozenset({"empty", "unclosed"})
+"""Faults of candidates that are never kept."""
 
 _LONGEST_PHRASE: Final = 300
 """Letters of a phrase that is looked for: some fifty words, several sentences. Bounds the time for each letter."""
@@ -48,6 +51,8 @@ _DENSE = re.compile("[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af\uf900-\ufaff\U0002
 
 def find_faults(candidate: Candidate, request: Request) -> tuple[Fault, ...]:
     """What is wrong with a candidate; nothing, most of the time."""
+    if candidate.unclosed:
+        return ("unclosed",)
     if not has_words(candidate.text):
         return ("empty",)
     faults: list[Fault] = []

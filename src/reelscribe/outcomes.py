@@ -6,8 +6,9 @@ from dataclasses import replace
 from typing import Any, Final, TypeGuard
 
 from reelscribe.engines.base import ModelInfo
-from reelscribe.faults import find_faults, with_value
+from reelscribe.faults import WITHOUT_TEXT, find_faults, with_value
 from reelscribe.selection import SELECTORS
+from reelscribe.thoughts import set_apart
 from reelscribe.values import NO_FRAMES, Answer, Caption, Failure, Frames, Generation, Outcome, Request
 
 _RETRY_TEMPERATURE: Final = 0.7
@@ -57,7 +58,7 @@ def answer_of(
     request: Request, frames_told: dict[str, Any], generation: Generation, info: ModelInfo
 ) -> Answer | Failure:
     """What an engine answered, with the faults of its candidates and all that is known of them."""
-    candidates = tuple(with_value(candidate, request) for candidate in generation.candidates)
+    candidates = tuple(with_value(set_apart(candidate), request) for candidate in generation.candidates)
     if len(candidates) != request.num_captions:
         message = f"the engine gave {len(candidates)} candidates; asked for were {request.num_captions}."
         return Failure.of(request, message)
@@ -96,11 +97,14 @@ def outcome_of(request: Request, answer: Answer | Failure, keep: str) -> Outcome
 
 
 def _has_words(answer: Answer) -> bool:
-    return any("empty" not in found.split() for found in answer.meta["faults"])
+    return any(WITHOUT_TEXT.isdisjoint(found.split()) for found in answer.meta["faults"])
 
 
 def _wordless(answer: Answer) -> str:
-    return f"the model gave no text for {len(answer.candidates)} of {len(answer.candidates)} candidates."
+    faults = [found.split() for found in answer.meta["faults"]]
+    unclosed = sum("unclosed" in found for found in faults)
+    advice = f" It was still thinking at the end of {unclosed}: raise max_tokens in sampling." if unclosed else ""
+    return f"the model gave no text for {len(faults)} of {len(faults)} candidates.{advice}"
 
 
 def choose(request: Request, answer: Answer, keep: str) -> Caption:
@@ -117,7 +121,7 @@ def choose(request: Request, answer: Answer, keep: str) -> Caption:
     """
     candidates, meta = answer.candidates, answer.meta
     faults = [found.split() for found in meta["faults"]]
-    usable = [number for number, found in enumerate(faults) if "empty" not in found]
+    usable = [number for number, found in enumerate(faults) if WITHOUT_TEXT.isdisjoint(found)]
     if keep != "all":
         fewest = min(len(faults[number]) for number in usable)
         usable = [number for number in usable if len(faults[number]) == fewest]

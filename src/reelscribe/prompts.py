@@ -276,6 +276,7 @@ def caption_cells(outcome: Outcome) -> tuple[str | None, list[str], Row]:
         message = outcome.message.encode("utf-8", "backslashreplace").decode()  # it may name folders that are not
         return None, [], empty | {"failure": outcome.kind, "message": message}
     meta = empty | {"failure": "", "message": "", UNREADABLE: ""} | outcome.meta
+    meta["thoughts"] = [candidate.thought for candidate in outcome.candidates]
     if meta["frame_timestamps"] is not None and meta["clip_flags"] is None:
         # Release 0.1.0 recorded the share of damaged clips alone, and made neither SDR nor one moment of anything.
         share = 1.0 if meta["decoded_share"] is None else meta["decoded_share"]

@@ -142,7 +142,11 @@ class Candidate:
     text: str
     stop_reason: StopReason
     num_tokens: int | None
-    """None where a server does not tell."""
+    """Of all that was generated, the thought included; None where a server does not tell."""
+    thought: str = ""
+    """What the model thought before it answered. An engine leaves it in the text; see `reelscribe.thoughts`."""
+    unclosed: bool = False
+    """Whether the thought has no end. Then there is no text."""
     value: Any = None
     """What the text holds, where the request has a schema and the text fits it."""
 
@@ -184,6 +188,7 @@ CAPTION_META: Final[dict[str, tuple[str, str]]] = {
     "prompt_tokens": ("int64", "tokens of the whole prompt, the video's among them"),
     "completion_tokens": ("list of int64", "tokens of each candidate"),
     "stop_reasons": ("list of string", "why each candidate ended: `stop` or `length`"),
+    "thoughts": ("list of string", "what the model thought before each candidate; empty for nothing"),
     "faults": ("list of string", "what is wrong with each candidate, or nothing"),
     "try": ("int64", "which try it is from"),
     "tries": ("int64", "how many were made"),

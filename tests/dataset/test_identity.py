@@ -31,7 +31,7 @@ OTHER: dict[str, Any] = {
     "overwrite_sidecars": True,
     "retry_flagged": True, "min_decoded": 0.5, "max_failures": "3", "price": 2.0, "budget": 3.0,
     "shard": "1/2", "runner": "ray", "address": "auto", "actors": "2",
-    "model_params": {"attn_implementation": "eager"},
+    "model_params": {"attn_implementation": "eager"}, "thinking": True, "extra_body": {"top_k": 3},
 }  # fmt: skip
 
 
@@ -44,7 +44,8 @@ def _key(asked: Request | None = None, info: ModelInfo = INFO, **settings: Any) 
 @pytest.mark.parametrize("name", [item.name for item in fields(Settings)])
 def test_setting_enters_where_the_table_says(name: str) -> None:
     assert name in OTHER, "give the new setting another value than its default here"
-    needed: dict[str, Any] = {"price": 1.0} if name == "budget" else {}  # which is no setting on its own
+    alone: dict[str, dict[str, Any]] = {"budget": {"price": 1.0}, "extra_body": {"engine": "openai"}}
+    needed = alone.get(name, {})  # these are no settings on their own
     before, after = Settings(**needed), Settings(**needed | {name: OTHER[name]})
     assert getattr(before, name) != getattr(after, name)
     assert (_key(**needed | {name: OTHER[name]}) != _key(**needed)) == (name in AFFECTS["captions"])
@@ -82,6 +83,15 @@ def test_names_of_one_sampling_parameter_are_one() -> None:
     assert told(Settings(sampling={"max_new_tokens": "5"}), "rows") == told(
         Settings(sampling={"max_tokens": 5}), "rows"
     )
+
+
+def test_keys_of_ledgers_that_there_are_hold() -> None:
+    """As they were made before there were `thinking` and `extra_body`, with fields for a server in `model_params`."""
+    asked = request(clip=Clip(source="https://host/a.mp4"))
+    assert _key(asked).hex() == "b9a9427034cb75d393e69ea0de40d758eca1caf0"
+    fields = {"max_completion_tokens": 300}
+    assert _key(asked, engine="openai", extra_body=fields).hex() == "9961f87ce030635d9fb43161a89dfd345b80b49a"
+    assert _key(asked, thinking=True) != _key(asked)
 
 
 def test_where_a_model_comes_from_and_how_it_is_spread_does_not() -> None:

@@ -229,6 +229,29 @@ def test_silence_is_an_empty_text() -> None:
     assert [candidate.text for candidate in read_answer(say(None, "").content).candidates] == ["", ""]
 
 
+@pytest.mark.parametrize("name", ["reasoning_content", "reasoning"])
+@pytest.mark.parametrize(
+    ("content", "finish", "text"),
+    [
+        ("A ring.", "stop", "<think>Hm.</think>A ring."),
+        ("A ri", "length", "<think>Hm.</think>A ri"),
+        (None, "stop", "<think>Hm.</think>"),
+        (None, "length", "<think>Hm."),
+    ],
+)
+def test_thought_that_a_server_sets_apart_stands_before_the_text(
+    name: str, content: str | None, finish: str, text: str
+) -> None:
+    told = {"role": "assistant", "content": content, "reasoning": None, "reasoning_content": None, name: "Hm."}
+    assert read_answer(say("", finish=finish, message=told).content).candidates[0].text == text
+
+
+@pytest.mark.parametrize("thought", [None, "", 3, {"text": "Hm."}])
+def test_what_is_no_thought_is_none(thought: Any) -> None:
+    told = {"role": "assistant", "content": "A ring.", "reasoning": thought}
+    assert read_answer(say("", message=told).content).candidates[0].text == "A ring."
+
+
 @pytest.mark.parametrize("content", [None, [], "text", {}, {"choices": None}, {"choices": [1]}, {"choices": [{}]}])
 def test_another_form_is_a_failure_of_the_server(content: Any) -> None:
     with pytest.raises(FailedError, match="the server's answer has another form than it should: "):

@@ -129,8 +129,72 @@ def test_vllm_that_takes_no_frames_is_told_of(
 def test_fields_of_the_body_can_be_added_and_replaced(prepare: Prepare) -> None:
     with OpenAIServer() as server:
         extra = {"max_completion_tokens": 9, "seed": 1}
-        answers_of(load_openai(server, model_params=extra), prepare("a"))
+        answers_of(load_openai(server, extra_body=extra), prepare("a"))
     assert extra.items() <= server.bodies[0].items()
+
+
+# Thoughts
+
+
+QWEN3_5 = ["<|im_start|>", "assistant", "Ċ", "<think>", "Ċ"]
+"""The end of a prompt, as /tokenize of vLLM tells it."""
+
+
+@pytest.mark.parametrize("thinking", [False, True])
+def test_vllm_is_told_whether_to_let_the_model_think(prepare: Prepare, thinking: bool) -> None:
+    with OpenAIServer(owner="vllm", version="0.32.0") as server:
+        answers_of(load_openai(server, thinking=thinking), prepare("a"))
+    assert server.bodies[0]["chat_template_kwargs"] == {"enable_thinking": thinking}
+
+
+def test_vllm_that_refuses_to_be_told_is_told_only_if_the_model_is_to_think(prepare: Prepare) -> None:
+    with OpenAIServer(owner="vllm", version="0.32.0", hello=refuse(400, "not for Mistral tokenizers")) as server:
+        answers_of(load_openai(server), prepare("a"))
+        answers_of(load_openai(server, thinking=True), prepare("b"))
+    assert ["chat_template_kwargs" in body for body in server.bodies] == [False, True]
+
+
+def test_another_server_is_told_only_if_the_model_is_to_think(prepare: Prepare) -> None:
+    with OpenAIServer(owner="sglang") as server:
+        answers_of(load_openai(server), prepare("a"))
+        answers_of(load_openai(server, thinking=True), prepare("b"))
+    assert [body.get("chat_template_kwargs") for body in server.bodies] == [None, {"enable_thinking": True}]
+
+
+def test_tables_of_the_body_are_put_together(prepare: Prepare) -> None:
+    with OpenAIServer(owner="vllm", version="0.32.0") as server:
+        extra = {"chat_template_kwargs": {"thinking_budget": 9}, "media_io_kwargs": {"audio": {}}}
+        answers_of(load_openai(server, extra_body=extra), prepare("a"))
+    (body,) = server.bodies
+    assert body["chat_template_kwargs"] == {"enable_thinking": False, "thinking_budget": 9}
+    assert list(body["media_io_kwargs"]) == ["video", "audio"]
+
+
+@pytest.mark.parametrize(
+    ("prompt_end", "finish", "text"),
+    [
+        (QWEN3_5, "length", "<think>It moves"),
+        (QWEN3_5, "stop", "It moves"),  # a server may have set an empty thought apart
+        ([*QWEN3_5, "Ċ", "</think>", "ĊĊ"], "length", "It moves"),
+        (None, "length", "It moves"),
+    ],
+)
+def test_answer_that_is_cut_off_within_a_thought_that_the_template_opens_says_so(
+    prepare: Prepare, prompt_end: list[str] | None, finish: str, text: str
+) -> None:
+    with OpenAIServer(lambda _: say("It moves", finish=finish), owner="vllm", prompt_end=prompt_end) as server:
+        assert texts_of(answers_of(load_openai(server), prepare("a"))["a"]) == [text]
+
+
+def test_prompt_of_the_user_s_own_template_is_looked_at(prepare: Prepare) -> None:
+    with OpenAIServer(owner="vllm", prompt_end=QWEN3_5) as server:
+        load_openai(server, extra_body={"chat_template": "x", "chat_template_kwargs": {"a": 1}, "top_p": 0.5})
+    asked = server.tokenized[0]
+    assert {name: value for name, value in asked.items() if name not in ("model", "messages", "max_tokens")} == {
+        "chat_template": "x",
+        "chat_template_kwargs": {"enable_thinking": False, "a": 1},
+        "return_token_strs": True,
+    }
 
 
 def test_key_goes_in_the_header(prepare: Prepare, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -165,6 +165,15 @@ class TestCaptions:
         assert len(different) / len(asked) <= 0.05, different
 
 
+def test_answer_begins_inside_a_thought_that_the_template_opens(vllm_engine: "VllmEngine", prepare: Prepare) -> None:
+    twin = copy.copy(vllm_engine)
+    twin._processor = copy.deepcopy(vllm_engine._processor)
+    twin._processor.chat_template += r"{{- '<think>\n' if add_generation_prompt -}}"
+    [text] = texts(twin, prepare("a", sampling=GREEDY))
+    assert text.startswith("<think>")
+    assert not texts(vllm_engine, prepare("a", sampling=GREEDY))[0].startswith("<think>")
+
+
 class TestSampling:
     @pytest.mark.parametrize(
         "told",

@@ -144,9 +144,9 @@ def test_token_ids_are_those_of_the_transformers_engine(
     fed: list[list[int]] = []
     prepare = InputBuilder.prepare
 
-    def read(answer: Any) -> Any:
+    def read(answer: Any, **told: Any) -> Any:
         asked.append(answer["prompt_token_ids"])
-        return read_answer(answer)
+        return read_answer(answer, **told)
 
     def build(self: InputBuilder, item: Work) -> Any:
         inputs = prepare(self, item)
@@ -156,7 +156,7 @@ def test_token_ids_are_those_of_the_transformers_engine(
     monkeypatch.setattr("reelscribe.engines.openai.read_answer", read)
     monkeypatch.setattr(InputBuilder, "prepare", build)
     told: dict[str, Any] = {"system_prompt": "Be brief.", "prompt": "What moves?"}
-    run([data[0]], tmp_path / "served.jsonl", served.settings(model_params={"return_token_ids": True}, **told))
+    run([data[0]], tmp_path / "served.jsonl", served.settings(extra_body={"return_token_ids": True}, **told))
     run([data[0]], tmp_path / "local.jsonl", Settings(model="shapes", **BUDGET, **told), engine=shapes_engine)
     assert len(asked) == CLIPS
     assert sorted(asked) == sorted(fed)

@@ -4,6 +4,7 @@ import itertools
 import json
 import os
 import re
+import sqlite3
 import threading
 from collections.abc import Callable
 from dataclasses import replace
@@ -292,6 +293,21 @@ def test_changed_setting_is_told_with_what_is_made_again(
         f"Since the last run on {output} this changed: fps (3 → 2.0), prompt ({'Who?' * 15}... → not set). An earlier "
         "run had it so, too: its captions are taken up."
     ]
+
+
+def test_setting_that_the_last_run_did_not_know_had_its_default(
+    tmp_path: Path, data: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    output = tmp_path / "out.jsonl"
+    _run(output, data)
+    with sqlite3.connect(ledger_of(output)) as ledger:
+        ledger.execute("UPDATE runs SET work = json_remove(work, '$.thinking')")
+    assert _run(output, data)[1] == []
+    assert caplog.messages == []
+    with sqlite3.connect(ledger_of(output)) as ledger:
+        ledger.execute("UPDATE runs SET work = json_remove(work, '$.thinking')")
+    assert _run(output, data, thinking=True)[1] != []
+    assert f"Since the last run on {output} this changed: thinking (not set → True). " in caplog.text
 
 
 def test_changed_prompt_leaves_rows_alone_that_have_their_own(tmp_path: Path) -> None:

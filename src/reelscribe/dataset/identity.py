@@ -110,7 +110,8 @@ def told(settings: Settings, *effects: Effect) -> dict[str, Any]:
     if "sampling" in values:
         values["sampling"] = settings.sampling_params().told()
     if "model_params" in values:
-        params: Mapping[str, Any] = values["model_params"]
+        # Release 0.1.0 had no extra_body, and sent model_params to servers. Its captions hold.
+        params: Mapping[str, Any] = {**values["model_params"], **values.pop("extra_body")}
         values["model_params"] = {name: params[name] for name in params if name not in PARAMS_WITHOUT_EFFECT}
     loaded: dict[str, Any] = json.loads(_to_json(values))
     return loaded

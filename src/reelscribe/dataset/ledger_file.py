@@ -11,7 +11,9 @@ from pathlib import Path
 from typing import Any, Final
 from urllib.parse import quote
 
+from reelscribe.config import Settings
 from reelscribe.dataset.files import sync_folder
+from reelscribe.dataset.identity import told
 from reelscribe.errors import DatasetError
 from reelscribe.outcomes import without_choice
 from reelscribe.values import Answer, Candidate, Failure, Outcome, Request, RequestId
@@ -87,8 +89,12 @@ class Run:
         return "overwrite_sidecars" not in self.settings
 
     def differs_from(self, other: "Run") -> list[str]:
-        """The settings on which captions depend, of those that this run knows, that another one had otherwise."""
-        return [name for name, value in self.work.items() if value != other.work.get(name)]
+        """The settings on which captions depend, of those that this run knows, that another one had otherwise.
+
+        A setting that came after the other one's release had its default there.
+        """
+        defaults = told(Settings(), "rows", "captions")
+        return [name for name, value in self.work.items() if value != other.work.get(name, defaults.get(name))]
 
 
 class DamagedError(Exception):

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from reelscribe.engines.gate import FailedError
 from reelscribe.errors import ClipError
 from reelscribe.schemas import Schema
+from reelscribe.thoughts import CLOSING, OPENING
 from reelscribe.values import Candidate, Clip, Frames, Request, Work
 from reelscribe.video.fetch import FetchLimits, fetched
 from reelscribe.video.index import read_index
@@ -182,8 +183,21 @@ def _response_format(schema: Schema) -> dict[str, Any]:
     return {"type": "json_schema", "json_schema": {"name": name, "schema": schema.asked, "strict": True}}
 
 
-def read_answer(answer: Any) -> Answer:
+def with_fields(made: Mapping[str, Any], extra: Mapping[str, Any]) -> dict[str, Any]:
+    """A body with more fields, which win over its own. Tables in both are put together."""
+    merged = dict(made)
+    for name, value in extra.items():
+        held = merged.get(name)
+        merged[name] = {**held, **value} if isinstance(held, Mapping) and isinstance(value, Mapping) else value
+    return merged
+
+
+def read_answer(answer: Any, *, opens_thought: bool = False) -> Answer:
     """Candidates from an answer's JSON, in order.
+
+    Args:
+        answer: what it holds.
+        opens_thought: whether the prompt ends with the mark that opens a thought, so that the answer lacks it.
 
     Raises:
         FailedError: it is not of the form that it should have.
@@ -193,7 +207,7 @@ def read_answer(answer: Any) -> Answer:
         choices = sorted(answer["choices"], key=lambda choice: choice.get("index") or 0)
         usage = answer.get("usage") or {}
         total = _count(usage.get("completion_tokens")) if len(choices) == 1 else None
-        candidates = [_candidate(choice, total) for choice in choices]
+        candidates = [_candidate(choice, total, opens_thought=opens_thought) for choice in choices]
         prompt_tokens = _count(usage.get("prompt_tokens"))
     except (KeyError, TypeError, AttributeError) as exc:
         raise FailedError(f"the server's answer has another form than it should: {type(exc).__name__} {exc}.") from exc
@@ -202,17 +216,28 @@ def read_answer(answer: Any) -> Answer:
     return Answer(candidates=candidates, prompt_tokens=prompt_tokens)
 
 
-def _candidate(choice: Mapping[str, Any], total_tokens: int | None) -> Candidate:
-    text, why, ids = choice["message"].get("content"), choice.get("finish_reason"), choice.get("token_ids")
+def _candidate(choice: Mapping[str, Any], total_tokens: int | None, *, opens_thought: bool) -> Candidate:
+    message = choice["message"]
+    text, why, ids = message.get("content"), choice.get("finish_reason"), choice.get("token_ids")
     if text is not None and not isinstance(text, str):
         raise TypeError(f"content is a {type(text).__name__}")
     if why not in ("stop", "length"):
         raise ClipError("engine", f"the server ended the answer for the reason {why!r}, not stop or length.")
     return Candidate(
-        text=text or "",
+        text=_with_thought(message, text or "", cut_off=why == "length", opens_thought=opens_thought),
         stop_reason=why,
         num_tokens=len(ids) if isinstance(ids, list) else total_tokens,
     )
+
+
+def _with_thought(message: Mapping[str, Any], text: str, *, cut_off: bool, opens_thought: bool) -> str:
+    """A text with the thought before it, as a model gives it; servers may set that apart, under either of two names."""
+    thoughts = (message.get(name) for name in ("reasoning_content", "reasoning"))
+    thought = next((each for each in thoughts if each and isinstance(each, str)), None)
+    if thought is not None:
+        return f"{OPENING}{thought}{CLOSING if text or not cut_off else ''}{text}"
+    # A text that was not cut off may come from a server that has set an empty thought apart.
+    return f"{OPENING}{text}" if opens_thought and cut_off and CLOSING not in text else text
 
 
 def _count(value: object) -> int | None:

@@ -1,12 +1,14 @@
 """What engines that run a checkpoint themselves have in common: its processor, its limits and its size."""
 
 import logging
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 from reelscribe.engines.planning import ModelSize
 from reelscribe.engines.prompt import bare_video
+from reelscribe.engines.thinking import template_switches
 from reelscribe.errors import ModelError
 from reelscribe.models import BUILT_IN, model_path
 from reelscribe.video.sampling import VisionLimits
@@ -81,6 +83,17 @@ class Checkpoint:
         folder = Path(self.path)
         on_disk = sum(file.stat().st_size for file in folder.glob("*.safetensors")) if folder.is_dir() else 0
         return ModelSize.of(self.config.to_dict(), bytes_on_disk=on_disk or None)
+
+    def template_switches(self, *, thinking: bool) -> Mapping[str, bool]:
+        """The variables of the chat template that say whether to let the model think.
+
+        Raises:
+            ModelError: the template fails.
+        """
+        try:
+            return template_switches(self.processor, thinking=thinking)
+        except Exception as exc:  # a template may raise anything
+            raise cannot_load(self.path, f"its chat template fails: {exc}") from exc
 
     def generation_config(self) -> Any:
         """The checkpoint's own generation settings; the library's where it has none."""

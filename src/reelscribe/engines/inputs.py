@@ -5,7 +5,7 @@ call is not used, because it turns whole batches of pixels to floats over and ov
 moved to the device as they are, and turned to floats once, there.
 """
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
@@ -16,6 +16,7 @@ from torch.nn import functional
 
 from reelscribe.engines.prompt import Prompt
 from reelscribe.engines.sampling import TokenRules
+from reelscribe.engines.thinking import opens_thought
 from reelscribe.values import Frames, Request, RequestId, Work
 
 
@@ -28,6 +29,8 @@ class Question:
     """Tokens of the whole prompt, int64, shape (tokens,)."""
     longest_answer: int
     """Tokens that a candidate may have."""
+    opens_thought: bool = False
+    """Whether the prompt ends with the mark that opens a thought."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -105,10 +108,19 @@ class InputBuilder:
         rules: the checkpoint's, by which answers are as long as they may be.
         rope_index: the model's `get_rope_index`, which says where each token stands.
         device: where the model is.
+        switches: variables of its chat template.
     """
 
-    def __init__(self, processor: Any, rules: TokenRules, rope_index: Callable[..., Any], device: torch.device) -> None:
+    def __init__(
+        self,
+        processor: Any,
+        rules: TokenRules,
+        rope_index: Callable[..., Any],
+        device: torch.device,
+        switches: Mapping[str, bool] | None = None,
+    ) -> None:
         self._processor = processor
+        self._switches = switches
         self._rules = rules
         self._rope_index = rope_index
         self._device = device
@@ -138,7 +150,13 @@ class InputBuilder:
                 self._rules.constraints.begin(request.schema)  # compiles it here, and not between two steps
             ids = self._prompt(request, layout).ids(self._processor.tokenizer)
             longest = self._rules.resolve(request.sampling, request.num_captions).max_tokens or 0
-            question = Question(request=request, ids=torch.tensor(ids), longest_answer=longest)
+            question = Question(
+                request=request,
+                ids=torch.tensor(ids),
+                longest_answer=longest,
+                # An answer that keeps to a schema has no room for a thought.
+                opens_thought=not request.schema and opens_thought(self._processor.tokenizer, ids),
+            )
             alike.setdefault(self._up_to_video(ids), []).append(question)
         return ModelInputs(
             prefixes=tuple(self._prefix(questions, grid) for questions in alike.values()),
@@ -226,7 +244,7 @@ class InputBuilder:
         return "".join(f"<{when:.1f} seconds>{start}{pads}{end}" for when in self._times(frames))
 
     def _prompt(self, request: Request, layout: str) -> Prompt:
-        prompt = Prompt.of(self._processor, request)
+        prompt = Prompt.of(self._processor, request, self._switches)
         return prompt.with_video(self._processor.video_token, layout) if request.video else prompt
 
     def _times(self, frames: Frames) -> list[float]:

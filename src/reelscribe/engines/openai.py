@@ -20,11 +20,12 @@ from anyio.from_thread import start_blocking_portal
 
 from reelscribe.config import DEFAULT_MODEL, Settings
 from reelscribe.engines.base import ModelInfo
-from reelscribe.engines.chat import Answer, Shown, body, is_web_address, read_answer, show
+from reelscribe.engines.chat import Answer, Shown, body, is_web_address, read_answer, show, with_fields
 from reelscribe.engines.feed import feeding
 from reelscribe.engines.gate import DeniedError, FailedError, Gate, RefusedError
 from reelscribe.engines.server import ServedModel, Server
 from reelscribe.errors import ClipError, EngineError
+from reelscribe.thoughts import CLOSING, OPENING
 from reelscribe.values import Candidate, Failure, Generation, Request, Work
 from reelscribe.video.fetch import FetchLimits
 from reelscribe.video.sampling import VisionLimits
@@ -99,6 +100,27 @@ class _Flight:
     """None for a request without a video."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class Template:
+    """What is known of the chat template of a server."""
+
+    fields: Mapping[str, Any]
+    """Of the body, which say whether to let the model think."""
+    opens_thought: bool
+    """Whether it opens a thought, so that answers begin inside."""
+
+    @classmethod
+    def of(cls, server: Server, model: str, settings: Settings, *, vllm: bool) -> "Template":
+        """Ask a vLLM server. Others get a field only to switch thinking on: they may refuse what they do not know."""
+        thinking = settings.thinking
+        fields = {"chat_template_kwargs": {"enable_thinking": thinking}}
+        hello = {"model": model, **HELLO, **fields}
+        if not thinking and not (vllm and server.takes(hello)):  # vLLM refuses it for tokenizers of Mistral
+            return cls(fields={}, opens_thought=False)
+        end = server.prompt_end(with_fields(hello, _only_template(settings.extra_body))) if vllm else ""
+        return cls(fields=fields, opens_thought=end.rfind(OPENING) > end.rfind(CLOSING))
+
+
 class OpenAIEngine:
     """A model on a server.
 
@@ -108,16 +130,26 @@ class OpenAIEngine:
         settings: what to send, and how patiently.
         vllm: whether the server is vLLM, which knows the checkpoint's own sampling and tells more.
         send: "frames", "images" or "video"; see `reelscribe.engines.chat`.
+        template: what is known of the server's chat template.
         back_off_seconds: first pause after a failure.
     """
 
     def __init__(
-        self, server: Server, model: str, settings: Settings, *, vllm: bool, send: str, back_off_seconds: float
+        self,
+        server: Server,
+        model: str,
+        settings: Settings,
+        *,
+        vllm: bool,
+        send: str,
+        template: "Template",
+        back_off_seconds: float,
     ) -> None:
         self._server = server
         self._settings = settings
         self._vllm = vllm
         self._send = send
+        self._template = template
         self._back_off = back_off_seconds
         self._takes_n: bool | None = None  # not known yet
         self._failed_in_a_row = self._denied_in_a_row = 0
@@ -248,10 +280,14 @@ class OpenAIEngine:
         )
         if self._vllm and count > 1:
             fields["return_token_ids"] = True  # else only the sum of tokens is told
-        content = await anyio.to_thread.run_sync(_dumps, {**fields, **self._settings.model_params})
+        fields.update(self._template.fields)
+        content = await anyio.to_thread.run_sync(_dumps, with_fields(fields, self._settings.extra_body))
+
+        # An answer that keeps to a schema has no room for a thought.
+        opens_thought = self._template.opens_thought and not request.schema
 
         async def once() -> Answer:
-            return read_answer(await self._server.ask(client, content))
+            return read_answer(await self._server.ask(client, content), opens_thought=opens_thought)
 
         for attempt in range(_ATTEMPTS - 1):
             try:
@@ -359,7 +395,15 @@ def load(settings: Settings) -> OpenAIEngine:
     if send == "frames" and not (vllm and _takes_frames(server, model.name)):
         send = "images"
     logger.info("%s at %s is sent %s.", model.name, server.url, send)
-    return OpenAIEngine(server, model.name, settings, vllm=vllm, send=send, back_off_seconds=BACK_OFF_SECONDS)
+    template = Template.of(server, model.name, settings, vllm=vllm)
+    return OpenAIEngine(
+        server, model.name, settings, vllm=vllm, send=send, template=template, back_off_seconds=BACK_OFF_SECONDS
+    )
+
+
+def _only_template(extra: Mapping[str, Any]) -> dict[str, Any]:
+    """Those fields of a body that have a say in the prompt."""
+    return {name: value for name, value in extra.items() if name.startswith("chat_template")}
 
 
 def _takes_frames(server: Server, model: str) -> bool:

@@ -30,10 +30,15 @@ class Prompt:
     """By cover, what the data spells."""
 
     @classmethod
-    def of(cls, processor: Any, request: Request) -> "Prompt":
+    def of(cls, processor: Any, request: Request, switches: Mapping[str, bool] | None = None) -> "Prompt":
         """Render a request.
 
         The video, if it is asked about, stands before the question, so that other questions can share the prefix.
+
+        Args:
+            processor: the checkpoint's.
+            request: to render.
+            switches: variables of the template; see `reelscribe.engines.thinking.template_switches`.
         """
         texts = [request.system_prompt or "", request.prompt]
         covers = _covers(processor.tokenizer, texts)
@@ -43,7 +48,9 @@ class Prompt:
         messages = [{"role": "user", "content": [*video, {"type": "text", "text": asked}]}]
         if system:
             messages.insert(0, {"role": "system", "content": [{"type": "text", "text": system}]})
-        text: str = processor.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+        text: str = processor.apply_chat_template(
+            messages, tokenize=False, add_generation_prompt=True, **(switches or {})
+        )
         return cls(text=bare_video(text, processor), covered={cover: token for token, cover in covers.items()})
 
     def with_video(self, placeholder: str, layout: str) -> "Prompt":

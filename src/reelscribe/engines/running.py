@@ -10,6 +10,7 @@ from transformers import DynamicCache
 from reelscribe.engines.branching import BranchingCache
 from reelscribe.engines.inputs import InputBuilder, ModelInputs
 from reelscribe.engines.sampling import Sampler, TokenRules
+from reelscribe.engines.thinking import with_opening
 from reelscribe.values import Failure, Generation
 
 _PREFILL_TOKENS: Final = {"cpu": 1280}
@@ -166,11 +167,15 @@ class RunningBatch:
     def finished(self) -> list[Generation | Failure]:
         """The requests that came to their end since the last call; also after a step that failed."""
         answers = self._sampler.finished()
-        if answers:
-            left = {each.request.id for item in self._works for each in item.questions}
-            left -= {answer.id for answer in answers}
-            self._works = [some for item in self._works if (some := item.only(left)).prefixes]
-        return answers
+        if not answers:
+            return []
+        asked = {each.request.id: each for item in self._works for each in item.questions}
+        left = asked.keys() - {answer.id for answer in answers}
+        self._works = [some for item in self._works if (some := item.only(left)).prefixes]
+        return [
+            with_opening(answer) if isinstance(answer, Generation) and asked[answer.id].opens_thought else answer
+            for answer in answers
+        ]
 
     def _keep(self, rows: torch.Tensor | None, tokens: torch.Tensor | None = None) -> torch.Tensor:
         """Go on with some of the candidates. Returns their tokens."""

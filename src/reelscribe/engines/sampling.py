@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from torch.nn import functional
 
 from reelscribe.engines.constraints import Constraint, Constraints
+from reelscribe.engines.thinking import before_stop, decode
 from reelscribe.sampling_params import SamplingParams
 from reelscribe.values import Candidate, Failure, Generation, Request, StopReason
 
@@ -111,15 +112,13 @@ class _Draft:
         return any(stop in tail for stop in self.params.stop)
 
     def _decode(self, tokens: list[int]) -> str:
-        text: str = self.rules.tokenizer.decode(tokens, skip_special_tokens=True)
-        return text
+        return decode(self.rules.tokenizer, tokens)
 
     def candidate(self) -> Candidate:
         """The finished text, cut before the first stop string."""
         text = self._decode(self.tokens)
-        ends = [text.find(stop) for stop in self.params.stop if stop in text]
         return Candidate(
-            text=text[: min(ends, default=len(text))].strip(),
+            text=before_stop(text, self.params.stop).strip(),
             stop_reason=self.stop_reason or "length",
             num_tokens=len(self.tokens),
         )

@@ -24,6 +24,8 @@ _SHORTEST_SECRET: Final = 8
 """A key of fewer characters is a placeholder: to take it out of messages would only garble them."""
 _CONNECT_SECONDS: Final = 20.0
 _START_SECONDS: Final = 30.0
+_PROMPT_END: Final = 16
+"""Tokens among which a mark and a line break are, also if the mark is spelt out."""
 _AWAY: Final = frozenset({502, 503, 529})
 """Statuses that say: nobody is here to answer."""
 _FATAL: Final = frozenset({401, 402})
@@ -106,6 +108,19 @@ class Server:
             raise self._fatal(response)
         self.has_answered = True
         return response.status_code == 200
+
+    def prompt_end(self, body: Mapping[str, Any]) -> str:
+        """The last tokens of the prompt that a vLLM server makes of messages; empty if it does not tell.
+
+        Raises:
+            EngineError: it cannot be reached.
+        """
+        asked = json.dumps({**body, "return_token_strs": True}).encode()
+        response = self._call("POST", f"{self.url.removesuffix('/v1')}/tokenize", asked)
+        try:
+            return "".join(json.loads(response.text)["token_strs"][-_PROMPT_END:])
+        except (ValueError, LookupError, TypeError):
+            return ""
 
     async def ask(self, client: httpx2.AsyncClient, body: bytes) -> Any:
         """Send a request for a completion, once.

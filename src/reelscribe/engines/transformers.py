@@ -56,6 +56,7 @@ class TransformersEngine:
             batch that a clip is in; "bfloat16" is faster on CPUs with units for it.
         batch_size: most works under way at once.
         batch_tokens: most tokens that the key-value cache may come to hold; by default what memory has room for.
+        thinking: whether to let a model that can think do so before it answers.
         model_params: passed on to `AutoModelForImageTextToText.from_pretrained`.
 
     Raises:
@@ -71,6 +72,7 @@ class TransformersEngine:
         dtype: str = "auto",
         batch_size: int = 32,
         batch_tokens: int | None = None,
+        thinking: bool = False,
         model_params: dict[str, Any] | None = None,
     ) -> None:
         self._device = _device(device)
@@ -97,7 +99,10 @@ class TransformersEngine:
         self._was_full = False
         self._batch_tokens = batch_tokens or _batch_tokens(self._model, self._device)
         self._rules = TokenRules(self._processor.tokenizer, self._model.generation_config)
-        self._inputs = InputBuilder(self._processor, self._rules, self._model.model.get_rope_index, self._device)
+        switches = checkpoint.template_switches(thinking=thinking)
+        self._inputs = InputBuilder(
+            self._processor, self._rules, self._model.model.get_rope_index, self._device, switches
+        )
         self.info = ModelInfo(
             engine="transformers",
             model=model,
@@ -269,6 +274,7 @@ def load(settings: Settings) -> TransformersEngine:
         dtype=settings.dtype,
         batch_size=settings.batch_size,
         batch_tokens=settings.batch_tokens,
+        thinking=settings.thinking,
         model_params=dict(settings.model_params),
     )
 

@@ -21,7 +21,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from concurrent.futures import Future, wait
 from dataclasses import dataclass
 from multiprocessing import resource_tracker
-from typing import Any, Final, get_args
+from typing import TYPE_CHECKING, Any, Final, get_args
 
 from reelscribe.config import Settings
 from reelscribe.engines import planning
@@ -31,11 +31,21 @@ from reelscribe.engines.feed import feeding
 from reelscribe.engines.guard import Guard
 from reelscribe.engines.planning import MEMORY_SHARE, Plan, longest_tokens, plan
 from reelscribe.engines.prompt import Prompt
+from reelscribe.engines.thinking import (
+    before_stop,
+    decode,
+    opens_thought,
+    special_marks,
+    with_opening,
+)
 from reelscribe.errors import EngineError, SettingsError, did_you_mean
 from reelscribe.sampling_params import SamplingParams
 from reelscribe.schemas import Schema
 from reelscribe.values import Candidate, Failure, Generation, StopReason, Work
 from reelscribe.video.sampling import FrameBudget
+
+if TYPE_CHECKING:
+    from reelscribe.engines.sampling import TokenRules
 
 _ENVIRONMENT: Final = {
     "VLLM_LOGGING_LEVEL": "ERROR",
@@ -107,6 +117,7 @@ class VllmEngine:
         checkpoint = Checkpoint.load(settings.model, revision=settings.revision, **hub)
         self._processor = checkpoint.processor
         self._rules = TokenRules(self._processor.tokenizer, checkpoint.generation_config())
+        self._switches = checkpoint.template_switches(thinking=settings.thinking)
         try:
             self.to_vllm(settings.sampling_params(), settings.num_captions, settings.seed)
         except VLLMValidationError as exc:
@@ -218,7 +229,7 @@ class VllmEngine:
             clip: what vLLM is to know the clip by. No other clip may have that name while vLLM runs.
         """
         request = item.requests[0]
-        words = Prompt.of(self._processor, request)
+        words = Prompt.of(self._processor, request, self._switches)
         ids = {"prompt_token_ids": words.ids(self._processor.tokenizer)}
         prompt = {**(ids if words.covered else {"prompt": words.text}), **(_video(item, clip) if request.video else {})}
         [rendered] = await self._llm.renderer.render_cmpl_async([prompt])
@@ -267,16 +278,19 @@ class VllmEngine:
                 raise _dead(1 + len(others)) from exc.with_traceback(None)  # all share it, and it grows with each
             cause = exc.__cause__ or exc
             return Failure.of(request, f"{type(cause).__name__}: {cause}")
-        ends = self._rules.end_ids | set(request.sampling.stop_token_ids)
         reasons = {made.finish_reason for made in output.outputs}
         if "abort" in reasons:  # nothing here has asked for it
             raise EngineError(f"vLLM was told from elsewhere to end, with {1 + len(others)} requests in flight.")
         if not reasons <= set(get_args(StopReason)):
             return Failure.of(request, f"vLLM broke off with the reason {', '.join(map(str, reasons))}.")
-        candidates = [_candidate(made, ends) for made in output.outputs]
+        candidates = [_candidate(made, self._rules, request.sampling) for made in output.outputs]
         if len(candidates) == 1:  # at temperature 0 vLLM makes one; they are all the same
             candidates *= request.num_captions
-        return Generation(id=request.id, candidates=tuple(candidates), prompt_tokens=len(output.prompt_token_ids))
+        ids = output.prompt_token_ids
+        made = Generation(id=request.id, candidates=tuple(candidates), prompt_tokens=len(ids))
+        # An answer that keeps to a schema has no room for a thought.
+        thought = not request.schema and opens_thought(self._rules.tokenizer, ids)
+        return with_opening(made) if thought else made
 
 
 def _video(item: Work, clip: str) -> dict[str, Any]:
@@ -296,11 +310,14 @@ def load(settings: Settings) -> VllmEngine:
     return VllmEngine(settings)
 
 
-def _candidate(made: Any, ends: Collection[int]) -> Candidate:
-    ended = made.finish_reason == "stop" and bool(made.token_ids) and made.token_ids[-1] in ends
-    return Candidate(
-        text=made.text.strip(), stop_reason=made.finish_reason, num_tokens=len(made.token_ids) - int(ended)
-    )
+def _candidate(made: Any, rules: "TokenRules", told: SamplingParams) -> Candidate:
+    tokens = list(made.token_ids)
+    if made.finish_reason == "stop" and tokens and tokens[-1] in rules.end_ids | set(told.stop_token_ids):
+        tokens.pop()
+    text = made.text
+    if special_marks(rules.tokenizer):  # vLLM has dropped them
+        text = before_stop(decode(rules.tokenizer, tokens), told.stop)
+    return Candidate(text=text.strip(), stop_reason=made.finish_reason, num_tokens=len(tokens))
 
 
 def _dead(in_flight: int) -> EngineError:

@@ -284,10 +284,7 @@ def _last_run(output: Path) -> Run | None:
 
 
 def _settings_of(run: Run | None) -> Settings:
-    if run is None:
-        return Settings()
-    names = Settings.__dataclass_fields__
-    return Settings.load(None, **{name: value for name, value in run.settings.items() if name in names})
+    return Settings() if run is None else Settings.of_run(run.settings)
 
 
 def _folders(output: Path, run: Run | None, root: Path | None) -> list[Path]:

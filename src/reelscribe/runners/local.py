@@ -4,7 +4,7 @@ import contextlib
 import logging
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from signal import Signals
 from typing import Any, Final
@@ -275,9 +275,7 @@ def retry(
 
 def settings_of(run: Run) -> Settings:
     """The settings that a run had, to go on with it."""
-    names = {item.name for item in fields(Settings)}
-    told = {name: value for name, value in run.settings.items() if name in names}
-    return replace(Settings.load(None, **told), resume=True, overwrite_sidecars=False)
+    return replace(Settings.of_run(run.settings), resume=True, overwrite_sidecars=False)
 
 
 @contextlib.contextmanager
@@ -355,7 +353,7 @@ def _end(ledger: Ledger, tally: Tally, settings: Settings) -> None:
         logger.warning("Not made again, since they are not what was marked: the videos of rows %s.", rows)
 
 
-_CALLED: Final = {"weights": "files of the model"}
+_CALLED: Final = {"weights": "files of the model", "model_params": "model_params or extra_body"}
 _LONGEST_TOLD: Final = 60
 
 
