@@ -11,7 +11,7 @@ from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from reelscribe.config import Settings
 from reelscribe.engines.checkpoint import Checkpoint
-from reelscribe.prompts import DEFAULT_PROMPT
+from reelscribe.tasks import DEFAULT_PROMPT
 from reelscribe.values import Clip, Frames
 from reelscribe.video.decode import decode
 from reelscribe.video.sampling import FrameBudget

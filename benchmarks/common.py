@@ -19,8 +19,8 @@ from reelscribe import model_path
 from reelscribe.config import Settings
 from reelscribe.demo import write_clip
 from reelscribe.models.shapes.scenes import random_scene
-from reelscribe.prompts import DEFAULT_PROMPT
 from reelscribe.runners.record import hardware, versions
+from reelscribe.tasks import DEFAULT_PROMPT
 from reelscribe.values import Clip, Request, RequestId, Work
 from reelscribe.video.decode import decode
 from reelscribe.video.sampling import FrameBudget, VisionLimits

@@ -21,7 +21,7 @@ import numpy as np
 from memory import peak_memory_bytes
 from numpy.typing import NDArray
 
-from reelscribe.values import Clip, Frames, Request, RequestId
+from reelscribe.values import Clip, Frames, Request, RequestId, Work
 from reelscribe.video.decode import decode
 from reelscribe.video.isolate import DecoderPool
 from reelscribe.video.prefetch import decode_ahead
@@ -82,7 +82,8 @@ def seeking(file: Path, count: int, budget: FrameBudget) -> int:
 def pixels(frame: av.VideoFrame, count: int, budget: FrameBudget) -> NDArray[np.uint8]:
     """A frame as the model is to see it."""
     width, height = fit_resolution(frame.width, frame.height, count, budget)
-    return frame.to_ndarray(format="rgb24", width=width, height=height)
+    made: NDArray[np.uint8] = frame.to_ndarray(format="rgb24", width=width, height=height)  # type: ignore[assignment]
+    return made
 
 
 def in_process(file: Path) -> int:
@@ -111,8 +112,10 @@ def ahead(folder: Path, decoders: int | None) -> int:
     """Decode all clips of a folder ahead, as an engine has it."""
     _, budget = FOLDERS[folder.name]
     files = enumerate(sorted(folder.iterdir()))
-    asked = [Request(id=RequestId(row=number), clip=Clip(source=str(file)), prompt="") for number, file in files]
-    answers = decode_ahead(asked, budget, max_bytes=1 << 30, decoders=decoders)
+    asked = (Request(id=RequestId(row=number), clip=Clip(source=str(file)), prompt="") for number, file in files)
+    answers = decode_ahead(
+        (Work(requests=(request,)) for request in asked), budget, max_bytes=1 << 30, decoders=decoders
+    )
     return sum(isinstance(outcome, Frames) for _, outcome in answers)
 
 
@@ -135,7 +138,8 @@ def measure(method: str, path: str) -> int:
     from reelscribe.video import isolate
 
     (MANY_FILES if Path(path).is_dir() else ONE_FILE)[method](Path(path))
-    return sum(map(peak_memory_bytes, ["self", *(decoder.process.pid for decoder in isolate._idle)]))
+    decoders = [peak_memory_bytes(decoder.process.pid or "self") for decoder in isolate._idle]
+    return peak_memory_bytes() + sum(decoders)
 
 
 def main() -> None:

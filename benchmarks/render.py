@@ -1,4 +1,4 @@
-"""Writes what the results say into the pages: the README's table of speeds, and how reliable runs were.
+"""Writes what the results say into the pages: speeds, what tasks cost, and how reliable runs were.
 
 A test holds the pages to it.
 """
@@ -39,6 +39,19 @@ def speeds() -> Iterator[str]:
         ours, theirs = (f"{result[name]['median_seconds']:.1f} s" for name in ("reelscribe", other))
         row = (result["benchmark"], what, _machine(result), theirs, ours, f"{result['speedup']:.1f}x")
         yield f"| {' | '.join(row)} |"
+
+
+def tasks() -> Iterator[str]:
+    """Several tasks in one run, against a run for each."""
+    yield "| engine | work | machine | video tokens a clip | a run for each | one run | speed-up |"
+    yield "| --- | --- | --- | --- | --- | --- | --- |"
+    for result in _results("tasks"):
+        settings = result["settings"]
+        what = f"{settings['clips']} clips x {len(result['tasks'])} tasks x {settings['candidates']} candidates"
+        for told in (value for value in result.values() if isinstance(value, dict) and "video_tokens" in value):
+            each, one = (f"{told[name]['median_seconds']:.1f} s" for name in ("three_runs", "one_run"))
+            row = (settings["engine"], what, _machine(result), f"{told['video_tokens']:,}", each, one)
+            yield f"| {' | '.join(row)} | {told['speedup']:.1f}x |"
 
 
 def streaming() -> Iterator[str]:
@@ -113,6 +126,7 @@ _DAMAGE: Final = ("reported, failure", "reported, wrong", "silent, right", "sile
 
 PAGES: Final[dict[Path, tuple[Callable[[], Iterator[str]], ...]]] = {
     HERE.parent / "README.md": (speeds,),
+    HERE.parent / "docs" / "tasks.md": (tasks,),
     HERE.parent / "docs" / "reliability.md": (streaming, soak, fuzz, odd_values, damage),
 }
 

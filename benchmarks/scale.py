@@ -34,13 +34,13 @@ from reelscribe.config import Settings
 from reelscribe.runners import ray_stage
 from reelscribe.runners.local import run
 from reelscribe.runners.status import ledger_of
-from reelscribe.values import Candidate, Caption, Request
+from reelscribe.values import Answer, Candidate, Request
 
 WORDS = "a large red circle moves from the left to the right over a dark ground while it turns slowly blue "
 
 
 class Waiting:
-    """Stands for `MakeOutcomes`: waits as long as an engine would take."""
+    """Stands for `MakeAnswers`: waits as long as an engine would take."""
 
     def __init__(self, settings: Settings, folder: str, feed: Any) -> None:
         self._feed, self._name = feed, str(ray.get_runtime_context().get_actor_id())
@@ -53,17 +53,17 @@ class Waiting:
         return await asyncio.to_thread(self.make, batch)
 
     def make(self, batch: pa.Table) -> pa.Table:
-        chunks = [pickle.loads(chunk) if chunk else [] for chunk in batch["requests"].to_pylist()]
+        chunks = [pickle.loads(chunk) if chunk else [] for chunk in batch["works"].to_pylist()]
         for number in batch["number"].to_pylist():
             ray.get(self._feed.begun.remote(self._name, number))
         with self._engine:
             time.sleep(self._seconds * sum(map(len, chunks)))
-        made = [pickle.dumps([caption_of(request) for request in chunk]) for chunk in chunks]
-        return pa.table({"number": batch["number"], "outcomes": pa.array(made, pa.binary())})
+        made = [pickle.dumps(tuple(answer_to(asked) for work in chunk for asked in work.requests)) for chunk in chunks]
+        return pa.table({"number": batch["number"], "answers": pa.array(made, pa.binary())})
 
 
-def caption_of(request: Request) -> Caption:
-    """A caption of a usual size."""
+def answer_to(request: Request) -> Answer:
+    """An answer of a usual size."""
     meta = {
         "engine": "fake",
         "model": "fake",
@@ -78,15 +78,13 @@ def caption_of(request: Request) -> Caption:
         "prompt_tokens": 2300,
         "completion_tokens": [80],
         "stop_reasons": ["stop"],
-        "kept": [0],
-        "reason": "the only one",
         "faults": [""],
-        "flags": [],
+        "clip_flags": "",
         "try": 1,
         "tries": 1,
     }
     candidate = Candidate(text=WORDS * 4, stop_reason="stop", num_tokens=80)
-    return Caption(id=request.id, kept=(0,), reason="the only one", candidates=(candidate,), meta=meta)
+    return Answer(id=request.id, candidates=(candidate,), meta=meta)
 
 
 def measure(data: Path, name: str, *, actors: int, rate: float, rows: int) -> dict[str, Any]:
@@ -116,7 +114,7 @@ def measure(data: Path, name: str, *, actors: int, rate: float, rows: int) -> di
 def main() -> None:
     args = arguments(__doc__, actors=64, rate=10.0, seconds=40.0, ceiling_rows=40_000)
     cloudpickle.register_pickle_by_value(sys.modules[__name__])
-    ray_stage.MakeOutcomes = Waiting  # type: ignore[misc]
+    ray_stage.MakeAnswers = Waiting  # type: ignore[assignment, misc]
     ray.init(
         num_cpus=args.actors,  # of which most are imagined: who only waits needs none
         include_dashboard=False,

@@ -21,7 +21,7 @@ import reelscribe.pipeline
 from reelscribe.config import Settings
 from reelscribe.engines.fake import FakeEngine
 from reelscribe.runners.local import run
-from reelscribe.values import Frames, Request
+from reelscribe.values import Frames, Work
 
 SIZES = [100, 1_000, 10_000]
 DISTINCT = 50
@@ -40,15 +40,15 @@ def make_data(folder: Path, count: int) -> Path:
     return data
 
 
-def without_decoding(requests: Iterable[Request], *_: Any, **__: Any) -> Iterator[tuple[Request, Frames]]:
+def without_decoding(works: Iterable[Work], *_: Any, **__: Any) -> Iterator[tuple[Work, Frames]]:
     frames = Frames(
         pixels=np.zeros((4, 64, 96, 3), np.uint8),
         timestamps=(0.0, 0.5, 1.0, 1.5),
         duration_seconds=2.0,
         video_tokens=12,
     )
-    for request in requests:
-        yield request, frames
+    for work in works:
+        yield work, frames
 
 
 def measure(count: int, rate: float) -> dict[str, Any]:
@@ -56,7 +56,7 @@ def measure(count: int, rate: float) -> dict[str, Any]:
     with workspace() as folder:
         data = make_data(folder, count)
         if not rate:
-            reelscribe.pipeline.decode_ahead = without_decoding  # type: ignore[assignment]
+            reelscribe.pipeline.decode_ahead = without_decoding  # type: ignore[attr-defined]
         engine = FakeEngine(clips_per_second=rate or None)
         began = time.perf_counter()
         summary = run([data], folder / "out.jsonl", Settings(engine="fake"), engine=engine)

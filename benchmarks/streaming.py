@@ -84,7 +84,7 @@ def run_one(source: str, output: str, decode: str, began: str) -> None:
         black = Frames(
             pixels=np.zeros((4, 32, 32, 3), np.uint8), timestamps=(0, 1, 2, 3), duration_seconds=4.0, video_tokens=2
         )
-        pipeline.decode_ahead = lambda requests, *_, **__: ((request, black) for request in requests)
+        pipeline.decode_ahead = lambda works, *_, **__: ((work, black) for work in works)  # type: ignore[attr-defined]
     first: list[float] = []
 
     def on_row(_: Any) -> None:

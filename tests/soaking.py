@@ -177,7 +177,7 @@ def _held_against(folder: Path, output: Path, count: int) -> dict[str, int]:
             number = row["id"]
             ids.append(number)
             failure = _BAD.get(_video(number), "")
-            told = (row["text"], row["video"], row["caption"], row["caption_meta"]["failure"])
+            told = (row["text"], row["video"], row["caption"], row["caption_failure"].partition(":")[0])
             wrong += told != (f"row {number}", _video(number), None if failure else _EXPECTED, failure)
     with closing(sqlite3.connect(ledger_of(output))) as base:
         (twice,) = base.execute("SELECT count(*) FROM outcomes WHERE kind IS NULL AND tries > 1").fetchone()

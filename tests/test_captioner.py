@@ -12,9 +12,12 @@ import pytest
 from flow import clip_bytes, put_clip
 
 from reelscribe import Failure, VideoCaption, VideoCaptioner
+from reelscribe import captioner as captioner_module
 from reelscribe.demo import prepare
+from reelscribe.engines.fake import FakeEngine
 from reelscribe.errors import ClipError, MissingExtraError, ModelError, SettingsError
 from reelscribe.models.shapes.scenes import Scene
+from reelscribe.values import Work
 
 pytestmark = pytest.mark.transformers
 
@@ -117,7 +120,13 @@ def test_jupyter_takes_nothing_for_markup(tmp_path: Path) -> None:
     file = put_clip(tmp_path / "a<b>&'\".mp4")
     made = VideoCaptioner("shapes", engine="fake")(file)
     told = VideoCaption(
-        text=evil, candidates=(evil, evil), meta=made.meta, video=made.video, clip=made.clip, settings=made.settings
+        text=evil,
+        value=None,
+        candidates=(evil, evil),
+        meta=made.meta,
+        video=made.video,
+        clip=made.clip,
+        settings=made.settings,
     )
     page = told._repr_html_()
     assert set(re.findall(r"</?(\w+)", page)) == {
@@ -140,7 +149,130 @@ def test_jupyter_shows_text_without_the_extra(captioner: VideoCaptioner, monkeyp
     assert made.text in page
 
 
+# Several tasks
+
+TASKS: dict[str, Any] = {
+    "about": {"prompt": "What moves in {duration} s?"},
+    "short": {"prompt": "Shorten: {about}", "after": "about", "video": False},
+}
+
+
+def _say(work: Work, number: int) -> str:
+    return f"{number}: {work.requests[0].prompt}"
+
+
+@pytest.fixture
+def asking(monkeypatch: pytest.MonkeyPatch) -> VideoCaptioner:
+    """A captioner of two tasks, whose engine answers with the prompt."""
+    monkeypatch.setattr(captioner_module, "load_engine", lambda settings: FakeEngine(_say))
+    return VideoCaptioner("shapes", tasks=TASKS, decoders=0)
+
+
+def test_ask_gives_the_answer_to_each_task(asking: VideoCaptioner) -> None:
+    made = asking.ask(clip_bytes())
+    assert {name: str(answer) for name, answer in made.items()} == {
+        "about": "0: What moves in 1 s?",
+        "short": "0: Shorten: 0: What moves in 1 s?",
+    }
+    about, short = made.values()
+    assert isinstance(about, VideoCaption)
+    assert isinstance(short, VideoCaption)
+    assert len(about.meta["frame_timestamps"]) == 4
+    assert (short.meta["frame_timestamps"], short.meta["video_tokens"]) == (None, None), "it is shown none"
+    assert "0 frames" in short._repr_html_()
+
+
+def test_ask_of_several_costs_each_other_nothing(asking: VideoCaptioner) -> None:
+    first, missing, second = asking.ask([clip_bytes(), "nowhere.mp4", clip_bytes()])
+    assert str(first["short"]) == str(second["short"]) == "0: Shorten: 0: What moves in 1 s?"
+    about, short = missing["about"], missing["short"]
+    assert isinstance(about, Failure)
+    assert isinstance(short, Failure)
+    assert (about.kind, short.kind) == ("missing", "after")
+    assert asking.ask([]) == []
+    assert [*asking.ask("nowhere.mp4")] == ["about", "short"], "that of one is told, too, not raised"
+    with pytest.raises(SettingsError, match=r"a video is a path.*; got int"):
+        asking.ask([3])  # type: ignore[list-item]
+
+
+def test_ask_gives_values(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("jsonschema")
+    fields = {"seconds": {"type": "number", "x-from": "duration"}, "what": {"type": "string"}}
+    tasks = {"form": {"schema": {"type": "object", "properties": fields}}, "plain": "What?"}
+    said = lambda work, number: '{"what": "a sheep"}'  # noqa: E731
+    monkeypatch.setattr(captioner_module, "load_engine", lambda settings: FakeEngine(said))
+    made = VideoCaptioner("shapes", tasks=tasks, decoders=0).ask(clip_bytes())
+    form, text = made["form"], made["plain"]
+    assert isinstance(form, VideoCaption)
+    assert isinstance(text, VideoCaption)
+    assert (form.value, form.text) == ({"seconds": 1.0, "what": "a sheep"}, '{"what": "a sheep"}')
+    assert (text.value, text.text) == (None, form.text)
+
+
+def test_call_is_for_one_task(asking: VideoCaptioner) -> None:
+    for videos in (clip_bytes(), [clip_bytes()]):
+        with pytest.raises(SettingsError, match=r"has several tasks: ask\(videos\) gives the answer to each"):
+            asking(videos)
+    one = VideoCaptioner("shapes", tasks={"about": TASKS["about"]}, decoders=0)
+    assert str(one(clip_bytes())) == str(one.ask(clip_bytes())["about"]) == "0: What moves in 1 s?"
+
+
+def test_several_tasks_look_at_a_clip_once(captioner: VideoCaptioner, clips: tuple[Path, dict[str, Scene]]) -> None:
+    """With the built-in model: each task says what it says alone."""
+    folder, scenes = clips
+    tasks = {"first": {}, "second": {"num_captions": 2, "sampling": {"temperature": 0.8}}}
+    with VideoCaptioner("shapes", sampling={"max_tokens": 32}, tasks=tasks, device="cpu") as both:
+        made = both.ask(folder / "clip-00.mp4")
+    assert str(made["first"]) == scenes["clip-00.mp4"].caption
+    alone = captioner(folder / "clip-00.mp4")
+    second = made["second"]
+    assert isinstance(second, VideoCaption)
+    assert second.candidates == alone.candidates
+
+
 # Data sets of Hugging Face's datasets
+
+
+def test_map_adds_the_columns_of_each_task(asking: VideoCaptioner) -> None:
+    datasets = pytest.importorskip("datasets")
+    before = datasets.Dataset.from_dict({"videos": [[clip_bytes(), b"no video"], []], "id": [1, 2]})
+    made = asking.map(before)
+    names = [f"{task}{end}" for task in TASKS for end in ("", "_candidates", "_meta", "_failure")]
+    assert made.column_names == ["videos", "id", *names]
+    assert made["about"][:] == [["0: What moves in 1 s?", None], []]
+    assert made["short"][:] == [["0: Shorten: 0: What moves in 1 s?", None], []]
+    assert [told.partition(":")[0] for told in made["about_failure"][0]] == ["", "unreadable"]
+    assert [told.partition(":")[0] for told in made["short_failure"][0]] == ["", "after"]
+    few = VideoCaptioner("shapes", tasks=TASKS, decoders=0, columns="text,failure").map(before.to_iterable_dataset())
+    assert [*next(iter(few))] == ["videos", "id", "about", "about_failure", "short", "short_failure"]
+
+
+def test_map_has_a_column_for_values(monkeypatch: pytest.MonkeyPatch) -> None:
+    datasets, _ = pytest.importorskip("datasets"), pytest.importorskip("jsonschema")
+    schema = {"type": "object", "properties": {"what": {"type": "string"}, "count": {"type": "integer"}}}
+    said = lambda work, number: '{"what": "a sheep", "count": 2}'  # noqa: E731
+    monkeypatch.setattr(captioner_module, "load_engine", lambda settings: FakeEngine(said))
+    made = VideoCaptioner("shapes", tasks={"form": {"schema": schema}}, decoders=0).map(
+        datasets.Dataset.from_dict({"video": [b"no video", clip_bytes()]}), batch_size=1
+    )
+    assert made.features["form"] == {"what": datasets.Value("string"), "count": datasets.Value("int64")}
+    assert made["form"][:] == [None, {"what": "a sheep", "count": 2}]
+
+
+def test_map_leaves_columns_that_are_there(asking: VideoCaptioner) -> None:
+    datasets = pytest.importorskip("datasets")
+    there = datasets.Dataset.from_dict({"video": [clip_bytes()], "short_failure": ["mine"]})
+    told = "have a column 'short_failure' already, which would be lost; give the task another name"
+    with pytest.raises(SettingsError, match=told):
+        asking.map(there)
+
+    def rows() -> Iterator[dict[str, Any]]:
+        yield {"video": clip_bytes(), "short_failure": "mine"}
+
+    unknown = datasets.IterableDataset.from_generator(rows)
+    assert unknown.column_names is None
+    with pytest.raises(SettingsError, match=told):
+        next(iter(asking.map(unknown)))
 
 
 def test_map_keeps_every_row(captioner: VideoCaptioner, clips: tuple[Path, dict[str, Scene]]) -> None:
@@ -155,10 +287,9 @@ def test_map_keeps_every_row(captioner: VideoCaptioner, clips: tuple[Path, dict[
         made.remove_columns([name for name in made.column_names if "caption" in name])[:] == before.with_format(None)[:]
     )
     assert made["caption"][:] == [scenes["clip-00.mp4"].caption, None, scenes["clip-01.mp4"].caption, None]
-    assert [len(told) for told in made["captions"]] == [2, 0, 2, 0]
-    [[told]] = [told for told in made["caption_failures"] if told]
+    assert [len(told) for told in made["caption_candidates"]] == [2, 0, 2, 0]
+    [told] = [told for told in made["caption_failure"] if told]
     assert told.startswith("missing: nowhere.mp4: there is no such file")
-    assert captioner.map(made)[:] == made[:]
 
 
 def test_map_takes_all_kinds_of_data_sets(captioner: VideoCaptioner) -> None:

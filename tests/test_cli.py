@@ -103,7 +103,10 @@ def test_options_are_the_settings() -> None:
     text = _type("caption", "--help").stdout
     options = set(re.findall(r"^ +(?:-\w, )?--([\w-]+)", text, re.MULTILINE)) - {"output", "config", "help"}
     options -= {"log-json", "metrics-port", "metrics-host"}
-    assert options == {item.name.replace("_", "-") for item in fields(Settings)} - {"model-params", "extra-body"}
+    named = {
+        item.name: (item.metadata["option"] or (f"--{item.name.replace('_', '-')}",))[0] for item in fields(Settings)
+    }
+    assert options == {option[2:] for name, option in named.items() if name not in ("model_params", "extra_body")}
     words = " ".join(text.split())
     assert all(
         item.metadata["help"] in words for item in fields(Settings) if item.name not in ("model_params", "extra_body")
@@ -260,10 +263,10 @@ def test_columns_row_by_row(here: Path) -> None:
     result = _caption("data/in.jsonl", "--num-captions", "2", "--keep", "all")
     texts = [f"Candidate {number}: 4 frames of 64x64 over 1.0 s." for number in range(2)]
     written = read_rows_of(here / "out.jsonl")
-    assert [{name: row[name] for name in ("id", "caption", "captions")} for row in written] == [
-        {"id": 0, "caption": texts[0], "captions": texts},
-        {"id": 1, "caption": None, "captions": []},
-        {"id": 2, "caption": [texts[0]], "captions": [texts]},
+    assert [{name: row[name] for name in ("id", "caption", "caption_candidates")} for row in written] == [
+        {"id": 0, "caption": texts[0], "caption_candidates": texts},
+        {"id": 1, "caption": None, "caption_candidates": []},
+        {"id": 2, "caption": [texts[0]], "caption_candidates": [texts]},
     ]
     assert written[0]["video"] == "clips/a.mp4"
     assert written[0]["caption_meta"]["kept"] == [0, 1]
@@ -341,7 +344,7 @@ def test_ledger_status_and_retry(here: Path) -> None:
     assert lines[7:] == [
         "model       fake with fake",
         "inputs      in.jsonl",
-        "settings    engine='fake', prompt_key='ask', model_params={'break_after': 2}",
+        "settings    engine='fake', model_params={'break_after': 2}, prompt_key='ask'",
     ]
     told = _counts(_caption("in.jsonl", "--config", "run.toml"))
     assert told == ["3 captions for 3 rows in out.jsonl (2 taken from the ledger)"]
@@ -367,6 +370,28 @@ def test_retry_takes_kinds_and_sampling(here: Path) -> None:
     assert "no failure of kind 'decoding'; kinds are row, missing" in _refused(
         "retry", "out.jsonl", "--kind", "decoding"
     )
+
+
+def test_several_tasks_are_told_and_retried_by_name(here: Path) -> None:
+    put_clip(here / "a.mp4")
+    put_rows(here / "in.jsonl", [{"video": f"{name}.mp4"} for name in ("a", "gone")])
+    tasks = ("--task", "short=In 5 words.", "--task", "long=Tell all.")
+    by_task = [f"{name}: 1 answer, 1 failure (1 missing)" for name in ("short", "long")]
+    assert _counts(_caption("in.jsonl", *tasks, code=3))[:2] == [
+        "2 answers about 2 videos for 2 rows in out.jsonl",
+        f"by task: {'; '.join(by_task)}",
+    ]
+    lines = _type("status", "out.jsonl").stdout.splitlines()
+    assert lines[1:5] == [
+        "done        2 of 2 rows, 2 videos, 2 answers",
+        *(f"            {line}" for line in by_task),
+        "failed      2 (2 missing)",
+    ]
+    assert json.loads(_type("status", "out.jsonl", "--json").stdout)["tasks"]["long"]["captions"] == 1
+    result = _type("retry", "out.jsonl", "--task", "short", "--task", "long", "--log-json", code=3)
+    summary = json.loads(result.stderr.splitlines()[-1])
+    assert (summary["videos"], summary["tasks"]["short"]["failures"]) == (2, {"missing": 1})
+    assert _refused("retry", "out.jsonl", "--task", "lon") == "the run has no task 'lon'; tasks are short, long."
 
 
 def test_too_many_failures_end_with_1(here: Path) -> None:

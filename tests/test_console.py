@@ -6,6 +6,7 @@ import re
 import signal
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -114,6 +115,10 @@ def test_a_line_of_progress() -> None:
     assert line == f"1,000 of 4,000 rows, 300 s left, {rates}"
     assert console._line_of_progress(_live(None, 1_000, 100.0)) == f"1,000 rows, {rates}"
     assert console._line_of_progress(_live(10, 0, 100.0)) == f"0 rows, {rates}"
+    live = _live(10, 0, 100.0)
+    several = replace(live, tally=Tally(None, ["short", "long"]))
+    several.watch.answers = 60
+    assert console._line_of_progress(several).startswith("0 rows, 0.30 clips/s, 0.60 answers/s, 6 tokens/s, engine")
     assert "1 failure, cost 0.00, engine" in console._line_of_progress(_live(10, 0, 100.0, price=1.0))
 
 
@@ -126,17 +131,19 @@ def test_an_error_is_json(here: Path) -> None:
 
 
 def test_warnings_and_signals_are_json(here: Path) -> None:
-    rows = [{"video": "a.mp4", "text": str(number), "caption": "old"} for number in range(10_000)]
+    rows = [{"video": "a.mp4", "id": number} for number in range(10_000)]
     put_rows(here / "in.jsonl", rows)
     (here / "slow.toml").write_text("[model_params]\nclips_per_second = 200\n")
-    with ended(Run(here, "run", "--engine", "fake", "--config", "slow.toml", "--log-json")) as command:
+    with ended(
+        Run(here, "run", "--engine", "fake", "--config", "slow.toml", "--log-json", "--keep", "similar_one_simhash")
+    ) as command:
         command.wait_until(lambda: command.lines() > 2)
         command.process.send_signal(signal.SIGTERM)
         events = _events(command.end())
     assert command.process.returncode == 128 + signal.SIGTERM
     named = {event["event"]: event for event in events}
     assert named["log"]["level"] == "warning"
-    assert named["log"]["message"].startswith("The rows have caption already")
+    assert named["log"]["message"].startswith("None of the first rows has a text for captions")
     assert named["stop"]["message"] == "finishing what is in flight; once more stops at once."
     assert named["error"]["exit_code"] == 128 + signal.SIGTERM
 
@@ -166,8 +173,10 @@ def _summary(**failures: int) -> RunSummary:
         failures_file=Path("out.failures.jsonl"),
         speed={
             "clips": 9,
+            "answers": 9,
             "seconds": 2.0,
             "clips_per_second": 4.5,
+            "answers_per_second": 4.5,
             "tokens_per_second": 45.0,
             "shares_waited_for": {"decoding": 0.25},
             "bottleneck": "engine",
@@ -190,6 +199,27 @@ def test_ten_lines_at_most() -> None:
         "  download: row 0: bad",
         "next: reelscribe retry 'my out.jsonl' --kind download",
     ]
+
+
+def test_several_tasks_are_told_one_by_one_and_videos_once() -> None:
+    summary = replace(
+        _summary(decode=3, missing=3, download=3),
+        videos=4,
+        captions=5,
+        tasks={
+            "short": {"captions": 4, "failures": {}},
+            "long": {"captions": 1, "failures": {"decode": 2, "missing": 1}},
+        },
+    )
+    summary.speed.update(answers=27, answers_per_second=13.5)
+    lines = list(console.summary_lines(summary, Path("out.jsonl")))
+    assert lines[:3] == [
+        "5 answers about 4 videos for 9 rows in out.jsonl",
+        "by task: short: 4 answers; long: 1 answer, 3 failures (2 decode, 1 missing)",
+        "in 2.0 s: 4.50 clips/s, 13.50 answers/s, 45 tokens/s, cost 1.25; the engine waited for frames 25% of the time",
+    ]
+    assert lines[4] == "flagged answers: 2 cut_off; allow more with --sampling max_tokens=N"
+    assert len(lines) == 10
 
 
 def test_the_next_step() -> None:

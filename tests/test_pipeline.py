@@ -61,10 +61,10 @@ def _caption(requests: Iterable[Request], engine: Engine, **settings: Any) -> li
     return list(caption(requests, Settings(**settings), engine))
 
 
-def _only(answer: Any, num_captions: int = 1, **settings: Any) -> Outcome:
+def _only(answer: Any, num_captions: int = 1, *, keep: str = "random_any", **settings: Any) -> Outcome:
     """The outcome of one request that an engine answers so."""
     engine = ScriptedEngine(lambda _: answer)
-    (outcome,) = _caption([request(num_captions=num_captions)], engine, **settings)
+    (outcome,) = _caption([request(num_captions=num_captions, keep=keep)], engine, **settings)
     return outcome
 
 
@@ -339,8 +339,8 @@ def test_clips_under_way_are_cancelled_where_nobody_wants_them(broken: bool, mon
 
 def test_caption_carries_where_it_comes_from() -> None:
     engine = ScriptedEngine(lambda _: said("one two", "three"))
-    asked = request(num_captions=2, seed=5, system_prompt="Be brief.")
-    (outcome,) = _caption([asked], engine, keep="all")
+    asked = request(num_captions=2, seed=5, system_prompt="Be brief.", keep="all")
+    (outcome,) = _caption([asked], engine)
     assert isinstance(outcome, Caption)
     digest = outcome.meta.pop("prompt_sha256")
     assert len(digest) == 64
@@ -571,15 +571,14 @@ def test_columns_that_are_named_and_nowhere_are_warned_of(caplog: pytest.LogCapt
     assert result.captions[0].reason == "there is no original text to be near to"
 
 
-def test_columns_that_will_be_replaced_are_warned_of_once(caplog: pytest.LogCaptureFixture) -> None:
-    _rows([_clip_row(), _clip_row(caption="old"), _clip_row(caption="old", caption_meta={})], FakeEngine())
-    [told] = caplog.messages
-    assert told.startswith(
-        "The rows have caption and caption_meta already: this run's results take their place, unless"
-    )
-    caplog.clear()
-    _rows([{"text": VIDEO, "videos": [clip_bytes()], "caption": "old"}], FakeEngine())
-    assert caplog.messages == []
+def test_columns_that_would_be_replaced_end_the_run() -> None:
+    rows = [_clip_row(), _clip_row(caption="old"), _clip_row(caption="old", caption_meta={})]
+    with pytest.raises(SettingsError, match=r"have a column 'caption' and 'caption_meta' already, which would be lost"):
+        _rows(rows, FakeEngine())
+    [_, row, _] = [result.rows[0] for result in _rows(rows, FakeEngine(), tasks={"long": "Tell more."})]
+    assert (row["caption"], row["long_failure"]) == ("old", "")
+    [result] = _rows([{"text": VIDEO, "videos": [clip_bytes()], "caption": "old"}], FakeEngine())
+    assert result.rows[1]["caption"] == "old"
 
 
 # Rows that wait
@@ -752,8 +751,8 @@ def test_what_is_known_is_not_made_and_comes_in_its_place(
     notes = _Notes(known)
     settings = Settings(prompt_key="ask")
     results = list(caption_rows(as_input(_asking(*"abcdef")), settings, _echo(batch_size), memory=notes))
-    told = [result.rows[0]["caption_meta"].get("message") or result.rows[0]["caption"] for result in results]
-    assert told == [f"known {prompt}" if prompt in known else f"{prompt}!" for prompt in "abcdef"]
+    told = [result.rows[0]["caption_failure"] or result.rows[0]["caption"] for result in results]
+    assert told == [f"engine: known {prompt}" if prompt in known else f"{prompt}!" for prompt in "abcdef"]
     assert [bool(result.known) for result in results] == [prompt in known for prompt in "abcdef"]
     assert sorted(item.id.row for item in notes.recorded) == [
         number for number, prompt in enumerate("abcdef") if prompt not in known

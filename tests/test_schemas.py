@@ -3,19 +3,22 @@
 import json
 import pickle
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-from flow import request
+from flow import ScriptedEngine, request, said
 
+from reelscribe.config import Settings
 from reelscribe.dataset.ledger_file import pack, unpack
 from reelscribe.engines.fake import FakeEngine
 from reelscribe.errors import MissingExtraError, SettingsError
 from reelscribe.faults import find_faults, with_value
 from reelscribe.outcomes import answer_of, is_faulty, outcome_of
+from reelscribe.pipeline import answers_in_order, caption
 from reelscribe.schemas import READY, Facts, ReadySchema, Schema
-from reelscribe.values import Candidate, Caption, Failure, Generation, StopReason
+from reelscribe.values import Answer, Candidate, Caption, Failure, Generation, StopReason, Work
 
 HERE = Path()
 FACTS = Facts(duration_seconds=5.04, fps=29.97, width=1920, height=1080)
@@ -28,6 +31,15 @@ def node(properties: dict[str, Any], **more: Any) -> dict[str, Any]:
 
 def schema(properties: dict[str, Any], **more: Any) -> Schema:
     return Schema.of(node(properties, **more), folder=HERE)
+
+
+FROM_FILE = {
+    "long": {"type": "number", "x-from": "duration"},
+    "rate": {"type": "number", "x-from": "fps"},
+    "w": COUNT | {"x-from": "width"},
+    "h": COUNT | {"x-from": "height"},
+    "size": node({"H": COUNT, "W": COUNT}) | {"x-from": "resolution"},
+}
 
 
 def example(part: dict[str, Any]) -> Any:
@@ -286,7 +298,7 @@ def test_a_prompt_names_choices_and_lists_and_follows_references() -> None:
 
 def _find(text: str, stop_reason: StopReason = "stop") -> tuple[Any, tuple[str, ...]]:
     asked = request(schema=schema({"a": TEXT}, required=["a"]))
-    candidate = with_value(Candidate(text=text, stop_reason=stop_reason, num_tokens=1), asked)
+    candidate = with_value(Candidate(text=text, stop_reason=stop_reason, num_tokens=1), asked, FACTS)
     return candidate.value, find_faults(candidate, asked)
 
 
@@ -306,7 +318,7 @@ def test_faults_are_found_whether_the_value_is_there_or_not() -> None:
 
 def test_free_text_has_no_value_and_no_such_fault() -> None:
     candidate = Candidate(text='{"a":', stop_reason="stop", num_tokens=1)
-    assert with_value(candidate, request()) == candidate
+    assert with_value(candidate, request(), FACTS) == candidate
     assert find_faults(candidate, request()) == ()
 
 
@@ -318,8 +330,8 @@ def test_the_flow_reads_values_and_finds_faults() -> None:
         candidates=tuple(Candidate(text=text, stop_reason="stop", num_tokens=1) for text in texts),
         prompt_tokens=1,
     )
-    answer = answer_of(asked, {}, made, FakeEngine().info)
-    outcome = outcome_of(asked, answer, "random_any")
+    answer = answer_of(asked, {}, FACTS, made, FakeEngine().info)
+    outcome = outcome_of(asked, answer)
     assert isinstance(outcome, Caption)
     assert [candidate.value for candidate in outcome.candidates] == [None, {"a": "x"}, None]
     assert outcome.meta["faults"] == ["schema", "", "not_json"]
@@ -327,12 +339,16 @@ def test_the_flow_reads_values_and_finds_faults() -> None:
 
 
 def test_the_ledger_gives_back_what_it_was_told() -> None:
-    asked = request(schema=schema({"a": {"type": "array", "items": COUNT}}))
-    candidate = with_value(Candidate(text='{"a":[1,2]}', stop_reason="stop", num_tokens=1), asked)
+    asked = request(schema=schema({"a": {"type": "array", "items": COUNT}} | FROM_FILE))
+    facts = replace(FACTS, fps=None)
+    candidate = with_value(Candidate(text='{"a":[1,2]}', stop_reason="stop", num_tokens=1), asked, facts)
+    assert candidate.value["a"] == [1, 2]
+    assert (candidate.value["long"], candidate.value["rate"]) == (5.04, None)
     caption = Caption(id=asked.id, kept=(0,), reason="", candidates=(candidate,), meta={"faults": [""]})
     again = unpack(pack(caption, asked.seed), asked)
     assert not isinstance(again, Failure)
     assert again.candidates == (candidate,)
+    assert json.dumps(again.candidates[0].value) == json.dumps(candidate.value)
 
 
 # What the file says
@@ -388,6 +404,28 @@ def test_fields_are_filled_in_objects_in_lists_and_behind_references() -> None:
         "open": {"w": "e"},
     }
     assert made.filled({"maybe": None}, FACTS) == {"maybe": None}
+
+
+def test_the_flow_fills_in_what_the_file_says() -> None:
+    engine = ScriptedEngine(lambda _: said('{"b":"y","a":"x"}'))
+    asked = request(schema=schema({"a": TEXT} | FROM_FILE | {"b": TEXT}))
+    [outcome] = caption([asked], Settings(), engine)
+    assert isinstance(outcome, Caption)
+    told = {"a": "x", "long": 1.0, "rate": 8.0, "w": 64, "h": 48, "size": {"H": 48, "W": 64}, "b": "y"}
+    assert json.dumps(outcome.candidates[0].value) == json.dumps(told)
+    assert outcome.meta["frame_size"] == [64, 64]
+
+    [[answer]] = pickle.loads(pickle.dumps(list(answers_in_order([Work(requests=(asked,))], Settings(), engine))))
+    assert isinstance(answer, Answer)
+    assert answer.candidates == outcome.candidates
+
+
+def test_where_an_engine_takes_the_file_nothing_is_known_of_it() -> None:
+    engine = ScriptedEngine(lambda _: said('{"a":"x"}'))
+    engine.info = replace(engine.info, wants_frames=False)
+    [outcome] = caption([request(schema=schema({"a": TEXT} | FROM_FILE))], Settings(), engine)
+    assert isinstance(outcome, Caption)
+    assert outcome.candidates[0].value == {"a": "x"} | dict.fromkeys(FROM_FILE)
 
 
 # Columns

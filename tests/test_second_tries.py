@@ -72,7 +72,7 @@ def test_candidate_with_a_fault_is_avoided_where_there_is_one_without(bad: str) 
     asked = request(num_captions=3, prompt="What happens in this video?")
     for keep in ("random_any", "similar_one_simhash"):
         engine = ScriptedEngine(lambda _: said(bad, "a whole one", bad))
-        (outcome,) = caption([asked], Settings(keep=keep), engine)
+        (outcome,) = caption([replace(asked, keep=keep)], Settings(), engine)
         assert isinstance(outcome, Caption)
         assert outcome.kept == (1,)
         assert outcome.reason.endswith("; left out before: 2 with faults")
@@ -92,7 +92,7 @@ def test_where_all_have_faults_one_with_the_fewest_is_kept_and_flagged() -> None
 
 def test_among_all_each_is_kept_with_the_faults_of_all() -> None:
     candidates = said(LOOP, "a sheep", "a dog ...")
-    (outcome,) = caption([request(num_captions=3)], Settings(keep="all"), ScriptedEngine(lambda _: candidates))
+    (outcome,) = caption([request(num_captions=3, keep="all")], Settings(), ScriptedEngine(lambda _: candidates))
     assert isinstance(outcome, Caption)
     assert outcome.kept == (0, 1, 2)
     assert outcome.meta["flags"] == ["cut_off", "loop"]

@@ -6,8 +6,8 @@ from typing import get_args
 import pytest
 from flow import request
 
-from reelscribe.config import Keep
 from reelscribe.selection import SELECTORS, simhash
+from reelscribe.tasks import Keep
 
 
 def _simhash_by_the_book(shingles: list[str]) -> int:

@@ -4,18 +4,19 @@ import pytest
 from flow import ScriptedEngine, named, request, said
 
 from reelscribe.config import Settings
+from reelscribe.layouts import caption_cells
 from reelscribe.outcomes import choose
 from reelscribe.pipeline import caption
-from reelscribe.prompts import caption_cells
+from reelscribe.tasks import Task
 from reelscribe.thoughts import set_apart
 from reelscribe.values import Answer, Candidate, Caption, Failure, Outcome
 
 RAW = "<think>\nA ring? Yes.\n</think>\n\nA red ring."
 
 
-def _only(*texts: str, **settings: object) -> Outcome:
+def _only(*texts: str, keep: str = "random_any") -> Outcome:
     engine = ScriptedEngine(lambda _: said(*texts))
-    (outcome,) = caption([request(num_captions=len(texts))], Settings(**settings), engine)  # type: ignore[arg-type]
+    (outcome,) = caption([request(num_captions=len(texts), keep=keep)], Settings(), engine)
     return outcome
 
 
@@ -45,15 +46,17 @@ def test_caption_is_what_stands_behind_the_thought() -> None:
     outcome = _only(RAW, "A blue ring.", keep="all")
     assert isinstance(outcome, Caption)
     assert outcome.texts == ("A red ring.", "A blue ring.")
-    text, texts, meta = caption_cells(outcome)
-    assert (text, texts, meta["thoughts"]) == ("A red ring.", ["A red ring.", "A blue ring."], ["A ring? Yes.", ""])
+    cells = caption_cells(outcome, Task())
+    meta = cells["meta"]
+    assert (cells["text"], cells["candidates"]) == ("A red ring.", ["A red ring.", "A blue ring."])
+    assert meta["thoughts"] == ["A ring? Yes.", ""]
     assert meta["completion_tokens"] == [len(RAW.split()), 3], "all tokens are counted"
 
 
 def test_no_caption_has_null_for_thoughts() -> None:
     meta = {"faults": [""], "seed": 0, "flags": [], "sampling": {}, "frame_timestamps": None}
     old = Caption(id=named("0"), kept=(0,), reason="", candidates=said("A ring."), meta=meta)
-    assert caption_cells(old)[2]["thoughts"] == [""]
+    assert caption_cells(old, Task())["meta"]["thoughts"] == [""]
 
 
 @pytest.mark.parametrize("keep", ["random_any", "similar_one_simhash", "all"])
@@ -61,8 +64,8 @@ def test_candidate_that_was_still_thinking_is_never_kept(keep: str) -> None:
     outcome = _only("<think>A ring ...", "A red ring ...", keep=keep)
     assert isinstance(outcome, Caption)
     assert (outcome.kept, outcome.meta["faults"], outcome.meta["flags"]) == ((1,), ["unclosed", "cut_off"], ["cut_off"])
-    assert caption_cells(outcome)[1:][0] == ["", "A red ring ..."]
-    again = choose(request(), Answer(id=outcome.id, candidates=outcome.candidates, meta=outcome.meta), keep)
+    assert caption_cells(outcome, Task())["candidates"] == ["", "A red ring ..."]
+    again = choose(request(keep=keep), Answer(id=outcome.id, candidates=outcome.candidates, meta=outcome.meta))
     assert again.kept == (1,)
 
 

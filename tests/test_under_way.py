@@ -9,6 +9,7 @@ from flow import named, request, said
 
 from reelscribe.config import Settings
 from reelscribe.errors import EngineError, SettingsError
+from reelscribe.schemas import Facts
 from reelscribe.under_way import InFlight, Queue, RequestEntry
 from reelscribe.values import Answer, Failure, Work
 
@@ -25,7 +26,7 @@ def _failed(key: str) -> Failure:
 def test_who_waits_for_room_does_not_give_up_while_an_answer_is_taken() -> None:
     """The rows that it finishes are what makes room."""
     in_flight = InFlight()
-    in_flight.add(request(key="a"), {})
+    in_flight.add(request(key="a"), {}, Facts())
     looked, room = threading.Event(), threading.Event()
     looks = []
 
@@ -47,7 +48,7 @@ def test_who_waits_for_room_does_not_give_up_while_an_answer_is_taken() -> None:
 def test_who_waits_for_room_gives_up_where_no_answer_is_to_come_or_nobody_wants_it() -> None:
     in_flight = InFlight()
     in_flight.wait(lambda: False)
-    in_flight.add(request(key="a"), {})
+    in_flight.add(request(key="a"), {}, Facts())
     in_flight.cancel()
     in_flight.wait(lambda: False)
     assert in_flight.cancelled.is_set()
@@ -56,11 +57,12 @@ def test_who_waits_for_room_gives_up_where_no_answer_is_to_come_or_nobody_wants_
 
 def test_answers_are_those_that_were_asked_for_once() -> None:
     in_flight = InFlight()
-    in_flight.add(request(key="a"), {"video_tokens": 3})
-    assert in_flight.take(named("a"))[1] == {"video_tokens": 3}
+    asked, facts = request(key="a"), Facts(fps=25.0)
+    in_flight.add(asked, {"video_tokens": 3}, facts)
+    assert in_flight.take(named("a")) == (asked, {"video_tokens": 3}, facts)
     for key in ("a", "b"):
-        asked = f"{key} of video 0 of row 0"
-        with pytest.raises(EngineError, match=f"the engine answered {asked}, which it was not asked, or had answered"):
+        name = f"{key} of video 0 of row 0"
+        with pytest.raises(EngineError, match=f"the engine answered {name}, which it was not asked, or had answered"):
             in_flight.take(named(key))
 
 

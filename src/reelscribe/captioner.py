@@ -11,15 +11,16 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Final, Self, overload
+from typing import TYPE_CHECKING, Any, Final, Self, TypeGuard, overload
 
 from reelscribe.config import DEFAULT_MODEL, Settings
 from reelscribe.engines import load_engine
 from reelscribe.engines.base import Engine
 from reelscribe.errors import ClipError, MissingExtraError, SettingsError
-from reelscribe.pipeline import caption_rows
-from reelscribe.prompts import caption_cells
-from reelscribe.values import Caption, Clip, Failure, InputRow, Outcome
+from reelscribe.layouts import caption_cells
+from reelscribe.pipeline import caption_rows, check_added
+from reelscribe.tasks import Task
+from reelscribe.values import Clip, Failure, InputRow, Outcome
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -40,6 +41,8 @@ class VideoCaption:
 
     text: str
     """The caption that was kept; the first, where all are."""
+    value: Any
+    """What it says, where it keeps to a schema; else None."""
     candidates: tuple[str, ...]
     """All that was generated, in order."""
     meta: dict[str, Any]
@@ -96,6 +99,10 @@ class VideoCaption:
         return f'<div style="display:flex;gap:3px;overflow-x:auto">{pictures}</div>'
 
 
+Answers = dict[str, VideoCaption | Failure]
+"""What is said of a video, by the name of the task."""
+
+
 class VideoCaptioner:
     """A model, loaded once, that captions videos.
 
@@ -139,33 +146,65 @@ class VideoCaptioner:
 
         Raises:
             ClipError: the one video cannot be captioned; its `kind` is that of a failure.
+            SettingsError: it is no video that was given, there are several tasks, or the captioner is closed.
+            EngineError: the engine broke.
+        """
+        settings = self.settings if prompt is None else replace(self.settings, prompt=prompt)
+        if len(settings.all_tasks) > 1:
+            raise SettingsError("this captioner has several tasks: ask(videos) gives the answer to each.")
+        [task] = settings.all_tasks
+        if _are_several(videos):
+            return [answers[task.name] for answers in self._ask([_checked(video) for video in videos], settings)]
+        [made] = self._ask([_checked(videos)], settings)
+        answer = made[task.name]
+        if isinstance(answer, Failure):
+            raise ClipError(answer.kind, answer.message)
+        return answer
+
+    @overload
+    def ask(self, videos: Video) -> Answers: ...  # type: ignore[overload-overlap]
+
+    @overload
+    def ask(self, videos: Iterable[Video]) -> list[Answers]: ...
+
+    def ask(self, videos: Video | Iterable[Video]) -> Answers | list[Answers]:
+        """Ask all tasks of one video, or of several at once. The clip is decoded once, and looked at once.
+
+        Args:
+            videos: as for a call.
+
+        Returns:
+            For one video the answer to each task by its name: a caption or a `Failure`. For several a list of such.
+
+        Raises:
             SettingsError: it is no video that was given, or the captioner is closed.
             EngineError: the engine broke.
         """
-        if isinstance(videos, Iterable) and not isinstance(videos, str | bytes | bytearray | Mapping):
-            return self._caption([_checked(video) for video in videos], prompt)
-        [made] = self._caption([_checked(videos)], prompt)
-        if isinstance(made, Failure):
-            raise ClipError(made.kind, made.message)
+        if _are_several(videos):
+            return self._ask([_checked(video) for video in videos], self.settings)
+        [made] = self._ask([_checked(videos)], self.settings)
         return made
 
-    def _caption(self, videos: list[str | bytes], prompt: str | None) -> list[VideoCaption | Failure]:
-        settings = self.settings if prompt is None else replace(self.settings, prompt=prompt)
+    def _ask(self, videos: list[str | bytes], settings: Settings) -> list[Answers]:
         root = Path(settings.root) if settings.root else None
         key = settings.video_key or "video"
         rows = (InputRow(index=number, row={key: video}, root=root) for number, video in enumerate(videos))
-        results = caption_rows(rows, settings, self._loaded())
-        return [
-            _told(outcome, settings, root, videos[result.index]) for result in results for outcome in result.outcomes
-        ]
+        made: list[Answers] = []
+        for result in caption_rows(rows, settings, self._loaded()):
+            clip = Clip(source=videos[result.index], root=root)
+            found = {outcome.id.task: outcome for outcome in result.outcomes}
+            [whole, *_] = result.outcomes  # of a row that cannot be captioned, for all tasks
+            made.append(
+                {task.name: _told(found.get(task.name, whole), task, settings, clip) for task in settings.all_tasks}
+            )
+        return made
 
     def map(self, dataset: Any, *, batch_size: int | None = None) -> Any:
         """Caption a data set of Hugging Face's datasets.
 
-        Columns `caption`, `captions` and `caption_meta` (JSON) are added, as `reelscribe caption` does, and
-        `caption_failures`: a list of texts that say why videos of the row have no caption, empty where all have. Every
-        row stays. Columns of these names are replaced. Videos are in the column `video` or `videos`, or the one that
-        the setting `video_key` names: paths, bytes, or the type `Video`.
+        Columns are added as `reelscribe caption` does: `caption`, `caption_candidates`, `caption_meta` (JSON) and
+        `caption_failure`, or such of each task. Every row stays. Videos are in the column `video` or `videos`, or the
+        one that the setting `video_key` names: paths, bytes, or the type `Video`.
 
         Nothing is taken from the cache of datasets: what failed yesterday may be there today. For work of hours, which
         is to go on where it broke off, take `reelscribe.run`.
@@ -179,7 +218,8 @@ class VideoCaptioner:
 
         Raises:
             MissingExtraError: datasets is not installed.
-            SettingsError: it is no such data set, it has no column of videos, or the captioner is closed.
+            SettingsError: it is no such data set, it has no column of videos, it has one that would be added, or the
+                captioner is closed.
             EngineError: the engine broke.
         """
         try:
@@ -200,6 +240,7 @@ class VideoCaptioner:
         return made.with_format(dataset.format["type"], **dataset.format["format_kwargs"])
 
     def _check_columns(self, names: Sequence[str] | None) -> None:
+        check_added(names or (), self.settings)
         wanted = [self.settings.video_key] if self.settings.video_key else ["video", "videos"]
         if names is not None and not set(wanted) & set(names):
             raise SettingsError(
@@ -249,14 +290,18 @@ def _checked(video: Any) -> str | bytes:
     raise SettingsError(f"a video is a path, a URL or the bytes of a file; got {got}.")
 
 
-def _told(outcome: Outcome, settings: Settings, root: Path | None, video: str | bytes) -> VideoCaption | Failure:
-    if not isinstance(outcome, Caption):
+def _are_several(videos: Any) -> TypeGuard[Iterable[Any]]:
+    return isinstance(videos, Iterable) and not isinstance(videos, str | bytes | bytearray | Mapping)
+
+
+def _told(outcome: Outcome, task: Task, settings: Settings, clip: Clip) -> VideoCaption | Failure:
+    if isinstance(outcome, Failure):
         return outcome
-    clip = Clip(source=video, root=root)
     return VideoCaption(
         text=outcome.texts[0],
         candidates=tuple(candidate.text for candidate in outcome.candidates),
-        meta=caption_cells(outcome)[2],
+        value=outcome.candidates[outcome.kept[0]].value,
+        meta=caption_cells(outcome, task)["meta"],
         video=clip.name,
         clip=clip,
         settings=settings,

@@ -15,7 +15,7 @@ import click
 from reelscribe import __version__
 from reelscribe.command import EXIT_ENGINE, EXIT_FAILURES, Group, options, pairs, settings_of, watched, watching
 from reelscribe.config import Settings
-from reelscribe.console import Progress, examples, next_step, say, say_json, some, summary_lines
+from reelscribe.console import Progress, by_task, examples, next_step, say, say_json, some, summary_lines
 from reelscribe.console import kinds as counts
 from reelscribe.errors import DatasetError
 from reelscribe.terminal import PlainFormatter
@@ -23,6 +23,7 @@ from reelscribe.terminal import PlainFormatter
 _PLANNED = (
     *("model", "revision", "engine", "num_captions", "fps", "min_frames", "max_frames", "max_video_tokens", "sampling"),
     *("tp", "dp", "price", "send", "layout", "text_key", "video_key", "root", "decoders", "decode_seconds"),
+    *("prompt", "schema", "tasks"),
 )
 """Settings on which a plan depends."""
 
@@ -152,6 +153,7 @@ def plan(inputs: tuple[str, ...], config: Path | None, as_json: bool, **given: A
 @main.command()
 @click.argument("output", type=click.Path(path_type=Path))
 @click.option("--kind", "kinds", multiple=True, metavar="KIND,...", help="Kinds of failures; all by default.")
+@click.option("--task", "tasks", multiple=True, metavar="NAME", help="Task to try again; all by default. Repeatable.")
 @click.option(
     "--marks", type=click.Path(path_type=Path), help="Rows to make again: those with a flag in what a report exported."
 )
@@ -160,18 +162,25 @@ def plan(inputs: tuple[str, ...], config: Path | None, as_json: bool, **given: A
 )
 @watched
 def retry(
-    output: Path, kinds: tuple[str, ...], marks: Path | None, sampling: tuple[str, ...], log_json: bool, **where: Any
+    output: Path,
+    kinds: tuple[str, ...],
+    tasks: tuple[str, ...],
+    marks: Path | None,
+    sampling: tuple[str, ...],
+    log_json: bool,
+    **where: Any,
 ) -> None:
     """Try again what failed in the last run on OUTPUT, with its inputs and settings.
 
     All captions that are there stay, but those of rows that --marks names: these are made with other sampling, and
-    failures are left alone unless --kind names some. What is made with other sampling counts as made by the run: giving
-    its command again does not make it again. Exit code as that of caption.
+    failures are left alone unless --kind names some. With --task this is so for the tasks that it names; others stay as
+    they are, but for those that come after what is made again. What is made with other sampling counts as made by the
+    run: giving its command again does not make it again. Exit code as that of caption.
     """
     from reelscribe.runners import local
 
     named = [kind.strip() for group in kinds for kind in group.split(",") if kind.strip()]
-    told: dict[str, Any] = {"kinds": named or None, "marks": marks}
+    told: dict[str, Any] = {"kinds": named or None, "tasks": tasks or None, "marks": marks}
     with watching(log_json, **where) as hooks:
         summary = local.retry(output, sampling=pairs(sampling), **hooks, **told)
     _report(summary, output, log_json)
@@ -206,9 +215,12 @@ def status(output: Path, as_json: bool) -> None:
         click.echo(json.dumps({**asdict(told), "left": told.left}, indent=1))
         return
     total = "" if told.total is None else f" of {told.total:,}"
+    made = some(told.captions, "caption")
+    if told.tasks:
+        made = f"{some(told.videos or 0, 'video')}, {some(told.captions, 'answer')}"
     lines = {
         told.state: told.detail,
-        "done": f"{told.rows:,}{total} rows, {some(told.captions, 'caption')}",
+        "done": f"{told.rows:,}{total} rows, {made}",
         "failed": f"{sum(told.failures.values())} ({counts(told.failures)})" if told.failures else "0",
         "flagged": counts(told.flags) or "0",
         "left": "unknown" if told.left is None else some(told.left, "row"),
@@ -220,6 +232,9 @@ def status(output: Path, as_json: bool) -> None:
     }
     for name, text in lines.items():
         say(f"{name:<10}  {text}".rstrip())
+        if name == "done":
+            for line in by_task(told.tasks):
+                say(f"{'':<10}  {line}")
         if name == "failed":
             for line in examples(told.failures, told.examples):
                 say(f"{'':<10}  {line}")

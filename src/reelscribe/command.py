@@ -89,7 +89,8 @@ def _option(item: Field[Any]) -> Callable[..., Any]:
     flag, text, choices = f"--{item.name.replace('_', '-')}", item.metadata["help"], item.metadata["choices"]
     kind, _ = kind_of(item)
     if kind is Mapping:
-        return click.option(flag, item.name, multiple=True, metavar="KEY=VALUE", help=text)
+        flag, written = item.metadata["option"] or (flag, "KEY=VALUE")
+        return click.option(flag, item.name, multiple=True, metavar=written, help=text)
     if kind is bool:
         shown = f"  [default: {'' if item.default else 'no-'}{flag[2:]}]"
         return click.option(f"{flag}/--no-{flag[2:]}", item.name, default=None, help=text + shown)
@@ -104,6 +105,8 @@ def settings_of(given: Mapping[str, Any], config: Path | None) -> Settings:
     told = {name: value for name, value in given.items() if value not in (None, ())}
     if "sampling" in told:
         told["sampling"] = pairs(told["sampling"])
+    if "tasks" in told:
+        told["tasks"] = _tasks(told["tasks"])
     return Settings.load(config, **told)
 
 
@@ -116,6 +119,19 @@ def pairs(items: tuple[str, ...]) -> dict[str, Any]:
             raise SettingsError(f"--sampling takes KEY=VALUE, as temperature=0.7; got {item!r}.")
         table.setdefault(name.strip(), []).append(value)
     return {name: values if len(values) > 1 else values[0] for name, values in table.items()}
+
+
+def _tasks(items: tuple[str, ...]) -> dict[str, Any]:
+    """NAME=PROMPT to a table of tasks."""
+    table: dict[str, Any] = {}
+    for item in items:
+        name, equals, prompt = item.partition("=")
+        if not equals or not prompt.strip():
+            raise SettingsError(f"--task takes NAME=PROMPT, as short='Describe it in 5 words.'; got {item!r}.")
+        if name.strip() in table:
+            raise SettingsError(f"--task names {name.strip()!r} twice; each task needs a name of its own.")
+        table[name.strip()] = {"prompt": prompt}
+    return table
 
 
 def watched(command: Callable[..., Any]) -> Callable[..., Any]:

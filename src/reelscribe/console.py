@@ -55,6 +55,14 @@ def examples(failures: Mapping[Any, int], told: Mapping[Any, list[str]]) -> Iter
         yield from (f"{kind}: {' '.join(text.split())}" for text in told.get(kind, []))
 
 
+def by_task(tasks: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
+    """What came of each task."""
+    for name, told in tasks.items():
+        failures = told["failures"]
+        failed = f", {some(sum(failures.values()), 'failure')} ({kinds(failures)})" if failures else ""
+        yield f"{name}: {some(told['captions'], 'answer')}{failed}"
+
+
 def say(line: str, *, err: bool = False) -> None:
     """Print a line; what would make a terminal do anything but show it is escaped."""
     click.echo(printable(line), err=err)
@@ -174,20 +182,24 @@ def _line_of_progress(live: "Live") -> str:
 
 
 def _rates_so_far(live: "Live") -> str:
-    parts = [_rates(live.watch.clips_per_second, live.watch.tokens_per_second)]
+    watch = live.watch
+    answers = watch.answers_per_second if live.tally.tasks else None
+    parts = [_rates(watch.clips_per_second, watch.tokens_per_second, answers)]
     failures, cost = sum(dict(live.tally.failures).values()), live.spending.cost
     if failures:
         parts.append(some(failures, "failure"))
     if cost is not None:
         parts.append(f"cost {cost:.2f}")
-    if (busy := live.watch.engine_busy_share) is not None:
+    if (busy := watch.engine_busy_share) is not None:
         parts.append(f"engine busy {busy:.0%}")
-    parts.append(f"limit: {live.watch.bottleneck()}")
+    parts.append(f"limit: {watch.bottleneck()}")
     return ", ".join(parts)
 
 
-def _rates(clips: float, tokens: float) -> str:
-    return f"{clips:.2f} clips/s, {tokens:.0f} tokens/s"
+def _rates(clips: float, tokens: float, answers: float | None) -> str:
+    """Answers are told where a clip has several."""
+    of_them = "" if answers is None else f", {answers:.2f} answers/s"
+    return f"{clips:.2f} clips/s{of_them}, {tokens:.0f} tokens/s"
 
 
 # The end
@@ -196,8 +208,13 @@ def _rates(clips: float, tokens: float) -> str:
 def summary_lines(summary: "RunSummary", output: Path) -> Iterator[str]:
     """What a run did, and what may be done next: ten lines at most."""
     known = f" ({summary.known} taken from the ledger)" if summary.known else ""
-    yield f"{some(summary.captions, 'caption')} for {some(summary.rows, 'row')} in {output}{known}"
-    if summary.speed["clips"]:
+    made = some(summary.captions, "caption")
+    if summary.tasks:
+        made = f"{some(summary.captions, 'answer')} about {some(summary.videos, 'video')}"
+    yield f"{made} for {some(summary.rows, 'row')} in {output}{known}"
+    if summary.tasks:
+        yield f"by task: {'; '.join(by_task(summary.tasks))}"
+    if summary.speed["answers"]:
         yield _speed(summary)
     if summary.without_video:
         where = "if theirs is in another column, name it with --video-key"
@@ -205,11 +222,12 @@ def summary_lines(summary: "RunSummary", output: Path) -> Iterator[str]:
     if summary.flags:
         hints = {option: None for flag, option in _ALLOW_MORE.items() if flag in summary.flags}
         hint = f"; allow more with {' and '.join(hints)}" if hints else ""
-        yield f"flagged captions: {kinds(summary.flags)}{hint}"
+        yield f"flagged {'answers' if summary.tasks else 'captions'}: {kinds(summary.flags)}{hint}"
     if summary.failures:
         count = some(sum(summary.failures.values()), "failure")
         yield f"{count} ({kinds(summary.failures)}), listed in {summary.failures_file}"
-        yield from [f"  {line}" for line in examples(summary.failures, summary.examples)][:_MOST_EXAMPLES]
+        most = _MOST_EXAMPLES - bool(summary.tasks)  # which took a line
+        yield from [f"  {line}" for line in examples(summary.failures, summary.examples)][:most]
     step = next_step(summary, output)
     if step:
         yield f"next: {step}"
@@ -229,7 +247,8 @@ def next_step(summary: "RunSummary", output: Path) -> str:
 def _speed(summary: "RunSummary") -> str:
     """How fast a run was, and what to do about it."""
     speed = summary.speed
-    rates = _rates(speed["clips_per_second"], speed["tokens_per_second"])
+    answers = speed["answers_per_second"] if summary.tasks else None
+    rates = _rates(speed["clips_per_second"], speed["tokens_per_second"], answers)
     waited = speed["shares_waited_for"]["decoding"]
     slow = _SLOW.get(speed["bottleneck"], f"the engine waited for frames {waited:.0%} of the time")
     cost = "" if summary.cost is None else f", cost {summary.cost:.2f}"

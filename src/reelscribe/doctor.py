@@ -33,8 +33,8 @@ from reelscribe.video.sampling import FrameBudget, VisionLimits
 
 State = Literal["ok", "note", "problem"]
 
-_EXTRAS: Final = ("transformers", "vllm", "openai", "data", "report", "metrics", "data-juicer", "ray")
-_USUAL: Final = frozenset({"transformers", "vllm", "openai", "data", "report", "metrics"})
+_EXTRAS: Final = ("transformers", "vllm", "openai", "structured", "data", "report", "metrics", "data-juicer", "ray")
+_USUAL: Final = frozenset({"transformers", "vllm", "openai", "structured", "data", "report", "metrics"})
 """Those that are mentioned where they are missing."""
 _CODECS: Final = ("h264", "hevc", "vp9", "av1", "mpeg4")
 _LITTLE, _LEAST = 20 * 10**9, 10**9

@@ -32,6 +32,7 @@ FailureKind = Literal[
     "crashed",
     "timeout",
     "prompt",
+    "after",
     "engine",
 ]
 """Why a row has no caption.
@@ -47,7 +48,8 @@ too_large: the pictures, or the memory that decoding takes, are beyond the limit
 decode: some of the frames cannot be decoded, or the file ends before the length it states.
 crashed: the decoder crashed on the clip.
 timeout: the clip took longer to decode than it may.
-prompt: the row's text and its videos do not fit together, or its own prompt is no text.
+prompt: the row's text and its videos do not fit together, its own prompt is no text, or it lacks what a prompt names.
+after: a task that has to be answered before has no answer.
 engine: the engine could not caption this clip.
 """
 

@@ -16,6 +16,7 @@ import unicodedata
 from dataclasses import replace
 from typing import Final, Literal
 
+from reelscribe.schemas import Facts
 from reelscribe.values import Candidate, Request
 
 Fault = Literal["cut_off", "loop", "echo", "empty", "unclosed", "not_json", "schema"]
@@ -69,9 +70,15 @@ def find_faults(candidate: Candidate, request: Request) -> tuple[Fault, ...]:
     return tuple(faults)
 
 
-def with_value(candidate: Candidate, request: Request) -> Candidate:
-    """A candidate with the value that its text holds, where the request has a schema and the text fits it."""
-    return replace(candidate, value=request.schema.read(candidate.text)[0]) if request.schema else candidate
+def with_value(candidate: Candidate, request: Request, facts: Facts) -> Candidate:
+    """A candidate with the value that its text holds, where the request has a schema and the text fits it.
+
+    Fields that the file fills have what is known of it.
+    """
+    if not request.schema:
+        return candidate
+    value, _ = request.schema.read(candidate.text)
+    return replace(candidate, value=request.schema.filled(value, facts))
 
 
 def has_words(text: str) -> bool:

@@ -7,6 +7,7 @@ from typing import Any, Final, TypeGuard
 
 from reelscribe.engines.base import ModelInfo
 from reelscribe.faults import WITHOUT_TEXT, find_faults, with_value
+from reelscribe.schemas import Facts
 from reelscribe.selection import SELECTORS
 from reelscribe.thoughts import set_apart
 from reelscribe.values import NO_FRAMES, Answer, Caption, Failure, Frames, Generation, Outcome, Request
@@ -55,10 +56,10 @@ def better_of(request: Request, first: Answer, second: Answer | Failure) -> Answ
 
 
 def answer_of(
-    request: Request, frames_told: dict[str, Any], generation: Generation, info: ModelInfo
+    request: Request, frames_told: dict[str, Any], facts: Facts, generation: Generation, info: ModelInfo
 ) -> Answer | Failure:
     """What an engine answered, with the faults of its candidates and all that is known of them."""
-    candidates = tuple(with_value(set_apart(candidate), request) for candidate in generation.candidates)
+    candidates = tuple(with_value(set_apart(candidate), request, facts) for candidate in generation.candidates)
     if len(candidates) != request.num_captions:
         message = f"the engine gave {len(candidates)} candidates; asked for were {request.num_captions}."
         return Failure.of(request, message)
@@ -87,13 +88,13 @@ def is_faulty(answer: Answer | Failure) -> TypeGuard[Answer]:
     return isinstance(answer, Answer) and all(answer.meta["faults"])
 
 
-def outcome_of(request: Request, answer: Answer | Failure, keep: str) -> Outcome:
+def outcome_of(request: Request, answer: Answer | Failure) -> Outcome:
     """Choose among the candidates of an answer. Where none has words, it is a failure."""
     if isinstance(answer, Failure):
         return answer
     if not _has_words(answer):
         return Failure.of(request, _wordless(answer))
-    return choose(request, answer, keep)
+    return choose(request, answer)
 
 
 def _has_words(answer: Answer) -> bool:
@@ -107,19 +108,19 @@ def _wordless(answer: Answer) -> str:
     return f"the model gave no text for {len(faults)} of {len(faults)} candidates.{advice}"
 
 
-def choose(request: Request, answer: Answer, keep: str) -> Caption:
+def choose(request: Request, answer: Answer) -> Caption:
     """The caption with those of its candidates that are to be kept: when they are made, and each time they are found.
 
     It depends on nothing else, so that runs with other choices may come before and between. A candidate without words
     is never kept; but for "all", only those with the fewest faults are.
 
     Args:
-        request: that was made. Its text has a part in "similar_one_simhash" alone.
+        request: that was made, which says which candidates to keep, by a name in `SELECTORS`. Its text has a part in
+            "similar_one_simhash" alone.
         answer: to it; at least one candidate has words. Chance comes from the seed in its metadata, which is that of
             the request that made them.
-        keep: a name in `SELECTORS`.
     """
-    candidates, meta = answer.candidates, answer.meta
+    candidates, meta, keep = answer.candidates, answer.meta, request.keep
     faults = [found.split() for found in meta["faults"]]
     usable = [number for number, found in enumerate(faults) if WITHOUT_TEXT.isdisjoint(found)]
     if keep != "all":

@@ -11,16 +11,17 @@ import itertools
 import logging
 import threading
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Container, Generator, Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import Protocol, TypeVar, runtime_checkable
 
+from reelscribe.asking import RowPlan, with_facts
 from reelscribe.config import Settings
 from reelscribe.engines.base import Engine, ModelInfo
-from reelscribe.engines.feed import Feed
-from reelscribe.errors import ClipError, EngineError
+from reelscribe.engines.feed import Feed, answers_to
+from reelscribe.errors import ClipError, EngineError, SettingsError
+from reelscribe.layouts import Layout, choose_layout
 from reelscribe.outcomes import answer_of, tell_frames
-from reelscribe.prompts import Layout, RowPlan, choose_layout
 from reelscribe.under_way import WAITING_ROWS, E, InFlight, Pausing, Queue, RequestEntry, RowEntry
 from reelscribe.values import (
     NO_FRAMES,
@@ -100,13 +101,8 @@ def caption_rows(
     source = iter(rows)
     peeked = peek(source)
     layout = choose_layout([item.row for item in peeked], settings)
-    added = settings.caption_columns if layout.adds else ()
-    replaced = [name for name in added if any(name in item.row for item in peeked)]
-    if replaced:
-        logger.warning(
-            "The rows have %s already: this run's results take their place, unless caption_key names another column.",
-            " and ".join(replaced),
-        )
+    if layout.adds:
+        check_added({name for item in peeked for name in item.row}, settings)
     _tell_missing([item.row for item in peeked if not item.problem], settings)
 
     def entries() -> Iterator[RowEntry]:
@@ -179,6 +175,20 @@ def _closing(stream: Iterator[T]) -> Iterator[Iterator[T]]:
             close()
 
 
+def check_added(names: Container[str], settings: Settings) -> None:
+    """See that no column that is added is one that rows have.
+
+    Raises:
+        SettingsError: there are some.
+    """
+    there = [name for name in settings.added_columns if name in names]
+    if there:
+        raise SettingsError(
+            f"the rows have a column {' and '.join(map(repr, there))} already, which would be lost; give the task "
+            "another name, as --task described=PROMPT."
+        )
+
+
 def peek(rows: Iterator[InputRow]) -> list[InputRow]:
     """The first rows, from which the layout is told; taken from the iterator."""
     peeked: list[InputRow] = []
@@ -197,14 +207,15 @@ def _tell_missing(rows: Sequence[Row], settings: Settings) -> None:
     for option, name in settings.named_columns.items():
         if rows and not any(name in row for row in rows):
             logger.warning("None of the first rows has a column %r, which %s names.", name, option)
-    if settings.keep == "similar_one_simhash" and rows and not any(row.get(settings.text_key) for row in rows):
+    near = any(task.keep == "similar_one_simhash" for task in settings.all_tasks)
+    if near and rows and not any(row.get(settings.text_key) for row in rows):
         logger.warning("None of the first rows has a text for captions to be near to; text_key names its column.")
 
 
 def plan_row(item: InputRow, layout: Layout, settings: Settings) -> RowPlan:
     """What is to be asked for a row; of one that is none, its problem."""
     if item.problem:
-        return RowPlan(index=item.index, row=item.row, problem=item.problem)
+        return RowPlan(index=item.index, row=item.row, settings=settings, problem=item.problem)
     return layout.plan(item.row, item.index, settings, item.root)
 
 
@@ -233,10 +244,11 @@ def make(works: Iterator[Work], settle: Settle, settings: Settings, engine: Engi
                     for request in work.requests:
                         settle(Failure.of(request, str(decoded), decoded.kind))
                     continue
-                told = tell_frames(decoded)
-                for request in work.requests:
-                    in_flight.add(request, told)
-                yield replace(work, frames=decoded)
+                told, ready = tell_frames(decoded), tuple(_with_facts(work, decoded, settle))
+                for request in ready:
+                    in_flight.add(request, told, decoded.facts)
+                if ready:
+                    yield Work(requests=ready, frames=decoded)
             if not isinstance(works, Pausing) or works.ended:
                 return
             with feed.holding():
@@ -249,13 +261,23 @@ def make(works: Iterator[Work], settle: Settle, settings: Settings, engine: Engi
         contextlib.closing(_answers(engine, feed, in_flight)) as answers,
     ):
         for answer in answers:
-            request, told = in_flight.take(answer.id)
-            settle(answer if isinstance(answer, Failure) else answer_of(request, told, answer, engine.info))
+            request, told, facts = in_flight.take(answer.id)
+            info = engine.info.of(request.id.task)
+            settle(answer if isinstance(answer, Failure) else answer_of(request, told, facts, answer, info))
             yield
             in_flight.tell()
     for request in in_flight.clear():
         settle(Failure.of(request, "the engine gave no answer to this request."))
     yield
+
+
+def _with_facts(work: Work, frames: Frames, settle: Settle) -> Iterator[Request]:
+    """The requests of a work whose prompts are whole now; others are settled."""
+    for request in work.requests:
+        try:
+            yield with_facts(request, frames.facts)
+        except ClipError as exc:
+            settle(Failure.of(request, str(exc), exc.kind))
 
 
 def answers_in_order(works: Iterable[Work], settings: Settings, engine: Engine) -> Generator[Answers, None, None]:
@@ -283,12 +305,7 @@ def _answers(engine: Engine, feed: Feed[Work], in_flight: InFlight) -> Generator
         EngineError: the engine broke, or stopped before the end.
         BaseException: what went wrong where requests come from, once the engine has answered those before.
     """
-    while True:
-        yield from engine.generate(feed)
-        if not feed.paused:
-            break
-        feed.resume()
-        in_flight.tell()
+    yield from answers_to(engine, feed, on_pause=in_flight.tell)
     if feed.pull().result() is not None:
         raise EngineError("the engine stopped although there were requests left.")
     if feed.error:
@@ -316,6 +333,8 @@ def _with_frames(
 
 def _as_file(work: Work, limits: FetchLimits) -> tuple[Work, Frames | ClipError]:
     """A work for an engine that takes the clip itself, which may be only where the limits let it be."""
+    if not work.shows:
+        return work, NO_FRAMES
     try:
         clip = checked(work.clip, limits)
     except ClipError as exc:

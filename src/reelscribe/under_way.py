@@ -9,10 +9,12 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Generic, Protocol, TypeVar, runtime_checkable
 
+from reelscribe.asking import RowPlan
 from reelscribe.config import Settings
 from reelscribe.errors import EngineError, SettingsError
+from reelscribe.layouts import Layout
 from reelscribe.outcomes import better_of, is_faulty, once_more, outcome_of
-from reelscribe.prompts import Layout, RowPlan
+from reelscribe.schemas import Facts
 from reelscribe.values import Answer, Failure, InputRow, Outcome, Request, RequestId, RowResult, Work
 
 WAITING_ROWS, _WAITING_BYTES = 4096, 1 << 30
@@ -24,7 +26,7 @@ class InFlight:
     """Requests that the engine has, without the pixels, which are its own now. Used by two threads, one at each end."""
 
     def __init__(self) -> None:
-        self._asked: dict[RequestId, tuple[Request, dict[str, Any]]] = {}
+        self._asked: dict[RequestId, tuple[Request, dict[str, Any], Facts]] = {}
         self._taking = False
         self._changed = threading.Condition()
         self.cancelled = threading.Event()
@@ -33,12 +35,12 @@ class InFlight:
     def __len__(self) -> int:
         return len(self._asked)
 
-    def add(self, request: Request, told: dict[str, Any]) -> None:
-        """Note a request that goes to the engine, and what is told of its frames."""
-        self._asked[request.id] = request, told
+    def add(self, request: Request, told: dict[str, Any], facts: Facts) -> None:
+        """Note a request that goes to the engine, what is told of its frames, and what its file says of itself."""
+        self._asked[request.id] = request, told, facts
 
-    def take(self, asked: RequestId) -> tuple[Request, dict[str, Any]]:
-        """The request that is answered, which the engine does not have any more.
+    def take(self, asked: RequestId) -> tuple[Request, dict[str, Any], Facts]:
+        """What was noted of the request that is answered, which the engine does not have any more.
 
         Raises:
             EngineError: it never had it, or has answered it before.
@@ -50,7 +52,7 @@ class InFlight:
 
     def clear(self) -> list[Request]:
         """Take all that are left."""
-        left = [request for request, _ in self._asked.values()]
+        left = [request for request, *_ in self._asked.values()]
         self._asked.clear()
         return left
 
@@ -133,7 +135,7 @@ class RequestEntry:
 
 
 class RowEntry:
-    """A row that was read, and is not finished.
+    """A row that was read, and is not finished: each task for each of its videos.
 
     Args:
         item: as it was read.
@@ -143,19 +145,38 @@ class RowEntry:
 
     def __init__(self, item: InputRow, plan: RowPlan, look_up: Callable[[Request], Outcome | Request]) -> None:
         self._item, self._plan, self._look_up = item, plan, look_up
-        self._left = list(plan.requests)
+        self._left = list(plan.asked())
         self._outcomes: dict[RequestId, Outcome] = {}
         self._known: set[RequestId] = set()
         self.num_bytes = item.num_bytes
 
     def next_works(self) -> list[Work]:
-        """What can be asked now, and was not before."""
+        """What can be asked now, and was not before: of each video in one work, and text stages in works of their own.
+
+        Tasks stand behind those that they come after, so that what is known opens others at once.
+        """
         left, self._left = self._left, []
-        found = [self._look_up(request) for request in left]
-        known = [each for each in found if not isinstance(each, Request)]
-        self._known |= {outcome.id for outcome in known}
-        self._outcomes |= {outcome.id: outcome for outcome in known}
-        return [Work(requests=(each,)) for each in found if isinstance(each, Request)]
+        works: dict[Any, list[Request]] = {}
+        for name in left:
+            said = self._said_before(name)
+            if said is None:
+                self._left.append(name)
+                continue
+            made = self._plan.request(name, said)
+            found = self._look_up(made) if isinstance(made, Request) else made
+            if isinstance(found, Request):
+                works.setdefault(name.slot if found.video else name, []).append(found)
+                continue
+            self._outcomes[name] = found
+            self._known |= {name} if isinstance(made, Request) else set()
+        return [Work(requests=tuple(requests)) for requests in works.values()]
+
+    def _said_before(self, name: RequestId) -> dict[str, Outcome] | None:
+        """What came of the tasks that a task comes after; None while that is not known of all."""
+        before = {task: name._replace(task=task) for task in self._plan.task(name).after}
+        if not self._outcomes.keys() >= set(before.values()):
+            return None
+        return {task: self._outcomes[other] for task, other in before.items()}
 
     def take(self, outcome: Outcome) -> None:
         """Take the outcome of a request."""
@@ -163,11 +184,11 @@ class RowEntry:
 
     def is_whole(self) -> bool:
         """Whether there is an outcome of each."""
-        return len(self._outcomes) == len(self._plan.requests)
+        return len(self._outcomes) == len(self._plan.asked())
 
     def result(self, layout: Layout, settings: Settings) -> RowResult:
         """That of a row that is whole."""
-        outcomes = tuple(self._outcomes[request.id] for request in self._plan.requests)
+        outcomes = tuple(self._outcomes[name] for name in self._plan.asked())
         return RowResult(
             index=self._plan.index,
             rows=tuple(layout.fill(self._plan, outcomes, settings)),
@@ -196,7 +217,7 @@ class Queue(Iterator[Work], Generic[E]):
 
     Args:
         entries: to open, one after the other.
-        settings: whether to ask once more, and which candidates are kept.
+        settings: whether to ask once more, and which tasks come after others.
         record: called with each outcome as soon as there is one.
         max_entries: this many may wait.
     """
@@ -259,7 +280,8 @@ class Queue(Iterator[Work], Generic[E]):
 
     def _may_follow(self) -> bool:
         """Whether more may follow from answers that are to come."""
-        return bool(self._open) and self._settings.retry_flagged
+        may = self._settings.retry_flagged or any(task.after for task in self._settings.all_tasks)
+        return bool(self._open) and may
 
     def go_on(self) -> bool:
         """Whether there is something to make, after a pause."""
@@ -281,7 +303,7 @@ class Queue(Iterator[Work], Generic[E]):
                 return
             del self._open[answer.id]
             best = better_of(request, asked.first, answer) if asked.first else answer
-            outcome = outcome_of(request, best, self._settings.keep)
+            outcome = outcome_of(request, best)
             self._record(outcome)
             asked.entry.take(outcome)
             self._follow_ups += self._opened(asked.entry, asked.entry.next_works())

@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 
 from reelscribe.errors import FailureKind, SettingsError, without_passwords
 from reelscribe.sampling_params import SamplingParams
-from reelscribe.schemas import Schema
+from reelscribe.schemas import Facts, Schema
+from reelscribe.templates import Part
 
 Row = dict[str, Any]
 """One row of a data set: column name to value."""
@@ -82,6 +83,10 @@ class Request:
     """2 where it is asked once more, since all that came of the first try had faults."""
     schema: Schema | None = None
     """What an answer has to fit, as JSON; None for free text."""
+    keep: str = "random_any"
+    """Which candidates to keep. It has no part in what is made."""
+    unfilled: tuple[Part, ...] = ()
+    """The prompt in parts, while it names facts of the clip, which are known once that is decoded."""
 
     def __post_init__(self) -> None:
         if self.num_captions < 1:
@@ -110,6 +115,8 @@ class Frames:
     """How the clip holds high dynamic range, which was brought to the range of SDR."""
     deinterlaced: bool = False
     """Whether pictures of two fields were brought to one moment."""
+    facts: Facts = field(default_factory=Facts)
+    """What the file says of itself, whatever of it the model sees."""
 
 
 NO_FRAMES: Final = Frames(pixels=np.empty((0, 0, 0, 3), np.uint8), timestamps=(), duration_seconds=0.0, video_tokens=0)
@@ -129,6 +136,11 @@ class Work:
     def clip(self) -> Clip:
         """What the requests are about."""
         return self.requests[0].clip
+
+    @property
+    def shows(self) -> bool:
+        """Whether the clip is part of what is asked."""
+        return any(request.video for request in self.requests)
 
     def singly(self) -> "Iterator[Work]":
         """Works of one request each, with the same frames."""
@@ -165,8 +177,6 @@ UNREADABLE: Final = "unreadable_line"
 """Name of what was read in the place of a row, if that is none."""
 
 CAPTION_META: Final[dict[str, tuple[str, str]]] = {
-    "failure": ("string", "kind of failure; empty for a caption"),
-    "message": ("string", "why, and what to do; empty for a caption"),
     UNREADABLE: ("string", "the line that is no row; empty for a caption"),
     "engine": ("string", "what ran the model"),
     "model": ("string", "its name or folder"),

@@ -118,19 +118,50 @@ def test_run_that_met_no_video_has_no_output(tmp_path: Path, monkeypatch: pytest
     assert (summary.captions, (tmp_path / "shard.jsonl").exists()) == (0, True)
 
 
-def test_braces_that_name_a_column_are_refused_and_others_are_said(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_prompt_names_columns_that_are_there_and_a_system_prompt_none(tmp_path: Path) -> None:
     data = put_rows(tmp_path / "in.jsonl", [ROW])
-    for option in ("prompt", "system_prompt"):
-        with pytest.raises(SettingsError, match=rf"{option} has {{text}}, but the value of a column is not put into"):
-            _check(data, **{option: "Describe {text} well."})
-    assert caplog.messages == []
-    _check(data, prompt="Describe {name}.")
-    assert caplog.messages == ["prompt has {name}; nothing is put there, it is sent as it is."]
-    caplog.clear()
-    _check(data, prompt='Answer in JSON: {"text": "...", "n": {}}, {{text}}, { text }.')
-    assert caplog.messages == []
+    _check(data, prompt="Describe {text} of {duration} s well.")
+    with pytest.raises(SettingsError, match=r"no column 'tex', which {tex} in the prompt names; did you mean text"):
+        _check(data, prompt="Describe {tex} well.")
+    told = r"which tasks\.b: {words} in the prompt names"
+    with pytest.raises(SettingsError, match=told):
+        _check(data, tasks={"a": "{text}", "b": {"prompt": "{a}, {words}", "after": "a"}})
+    told = r"system_prompt has {text}, but the value of a column is put into prompts alone"
+    for settings in ({"system_prompt": "See {text}."}, {"tasks": {"a": {"system_prompt": "See {text}."}}}):
+        with pytest.raises(SettingsError, match=told):
+            _check(data, **settings)
+    _check(data, prompt='Answer in JSON: {"text": "...", "n": {}}, {{words}}, { words }.', system_prompt="{{text}")
+
+
+def test_column_that_is_there_is_not_added_before_a_model_is_loaded(tmp_path: Path) -> None:
+    data = put_rows(tmp_path / "in.jsonl", [{"video": None}, {**ROW, "short": "mine", "long_failure": ""}])
+    told = "have a column 'short' and 'long_failure' already, which would be lost; give the task another name"
+    tasks = {"short": "Who?", "long": "Where?"}
+    with pytest.raises(SettingsError, match=told):
+        run(data, tmp_path / "out.jsonl", Settings(engine="vllm", tasks=tasks))
+    assert [file.name for file in tmp_path.iterdir()] == ["in.jsonl"]
+    _check(data, tasks={"long": "Where?"}, columns="text")
+    in_text = put_rows(tmp_path / "text.jsonl", [{"videos": ["a.mp4"], "text": "<__dj__video>", "caption": "mine"}])
+    _check(in_text)
+    with pytest.raises(SettingsError, match="have a column 'caption' already"):
+        _check(in_text, layout="columns")
+
+
+def test_column_that_is_there_in_a_later_data_set_is_not_added(tmp_path: Path) -> None:
+    pa, pq = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    pq.write_table(pa.table({"video": ["a.mp4"] * 100}), tmp_path / "1.parquet")
+    pq.write_table(pa.table({"video": ["a.mp4"], "caption_meta": ["mine"]}), tmp_path / "2.parquet")
+    with pytest.raises(SettingsError, match="have a column 'caption_meta' already"):
+        _check(tmp_path / "1.parquet", tmp_path / "2.parquet")
+    _check(tmp_path / "1.parquet", tmp_path / "2.parquet", columns="text,failure")
+
+
+def test_files_beside_videos_that_a_run_wrote_are_no_columns(tmp_path: Path) -> None:
+    put_clip(tmp_path / "clips" / "a.mp4")
+    for _ in range(2):
+        run(tmp_path / "clips", tmp_path / "out.jsonl", Settings(engine="fake", sidecar="json"))
+    with pytest.raises(SettingsError, match=r"have a column 'caption' and .* already"):
+        run(tmp_path / "clips", tmp_path / "other.jsonl", Settings(engine="fake"))
 
 
 def test_folder_of_videos_takes_prompts_from_files_beside_them(tmp_path: Path) -> None:

@@ -14,6 +14,8 @@ from reelscribe.dataset.identity import Keys, told
 from reelscribe.engines.base import ModelInfo
 from reelscribe.models import model_path
 from reelscribe.sampling_params import SamplingParams
+from reelscribe.schemas import Schema
+from reelscribe.templates import Name
 from reelscribe.values import Clip, Request
 
 INFO = ScriptedEngine(lambda _: said("text")).info
@@ -22,7 +24,7 @@ OTHER: dict[str, Any] = {
     "prompt_key": "ask", "system_prompt": "Be brief.", "original": False, "text_key": "words", "video_key": "clip",
     "fps": 3.0, "min_frames": 2, "max_frames": 9, "max_video_tokens": 99, "sampling": {"top_k": 3}, "seed": 3,
     "batch_size": 3, "batch_tokens": 3, "tp": 2, "dp": 2, "device": "cpu", "dtype": "float16", "layout": "columns",
-    "prefetch_bytes": 3, "caption_key": "long",
+    "prefetch_bytes": 3, "columns": "text", "schema": "shot", "tasks": {"short": "Who?"},
     "decoders": 3, "decode_seconds": 3.0, "decoder_bytes": 3, "base_url": "http://host", "api_key_env": "KEY",
     "send": "images", "max_concurrency": 3, "request_timeout": 3.0, "retry_seconds": 3.0, "error_budget": 3,
     "max_upload_bytes": 3, "root": "folder", "allow_private_urls": True, "max_video_bytes": 3, "download_seconds": 3.0,
@@ -67,6 +69,37 @@ def test_setting_enters_where_the_table_says(name: str) -> None:
 )
 def test_what_is_asked_makes_the_key(change: dict[str, Any]) -> None:
     assert _key(request(**change)) != _key()
+
+
+def _schema(**fact: Any) -> Schema:
+    return Schema.of(
+        {"type": "object", "properties": {"what": {"type": "string"}, "seconds": {"type": "number", **fact}}},
+        folder=Path(),
+    )
+
+
+def test_what_tasks_brought_makes_the_key() -> None:
+    """Each of these is another question than any of the others, whatever else is the same."""
+    pytest.importorskip("jsonschema")
+    changes: list[dict[str, Any]] = [
+        {},
+        {"schema": _schema()},
+        {"schema": _schema(**{"x-from": "duration"})},
+        {"schema": _schema(**{"x-from": "fps"})},
+        {"video": False},
+        {"video": False, "schema": _schema()},
+    ]
+    for parts in (
+        ("It lasts ", Name("duration"), "."),
+        ("It lasts {duration", "}."),
+        (Name("It"), " lasts {duration}."),
+        ("It lasts ", Name("fps"), "."),
+    ):
+        changes.append({"prompt": "It lasts {duration}.", "unfilled": parts})
+    changes.append({"prompt": "It lasts {duration}."})
+    assert len({_key(request(**change)) for change in changes}) == len(changes)
+    assert _key(request(schema=_schema())) == _key(request(schema=replace(_schema(), name="other", intro="Hi.")))
+    assert _key(request(keep="all")) == _key(), "which are kept is chosen anew"
 
 
 def test_place_in_the_data_set_and_its_text_do_not() -> None:

@@ -20,7 +20,6 @@ from reelscribe.outcomes import choose
 from reelscribe.sampling_params import SamplingParams
 from reelscribe.values import Answer, Candidate, Caption, Clip, Failure, Outcome, Request
 
-KEEP = Settings.keep
 INFO = ScriptedEngine(lambda _: said("text")).info
 
 
@@ -39,9 +38,8 @@ def _caption(key: str = "0", text: str = "half a pair \ud83d", **meta: Any) -> C
         Candidate(text=text, stop_reason="length", num_tokens=3),
     )
     told = {"times": [0.1, 1e-9, 1 / 3], "none": None, "deep": {"a": [1, {"b": "ü"}]}}
-    return choose(
-        request(key=key), _answer(candidates, {**told, "faults": ["loop", ""], "seed": 3, "tries": 1, **meta}), KEEP
-    )
+    answer = _answer(candidates, {**told, "faults": ["loop", ""], "seed": 3, "tries": 1, **meta})
+    return replace(choose(request(key=key), answer), id=named(key))
 
 
 def _failure(kind: FailureKind = "decode", key: str = "0") -> Failure:
@@ -206,12 +204,13 @@ def test_choice_is_that_of_the_request_that_was_made(file: Path) -> None:
     """Not that of this run, whose seed may be another: of a second try, of a retry, of release 0.1.0."""
     candidates = tuple(Candidate(text=f"text {n}", stop_reason="stop", num_tokens=1) for n in range(50))
     meta = {"faults": [""] * 50, "seed": 12345, "tries": 1}
-    made = choose(request(), _answer(candidates, meta), "random_any")
-    assert made.kept != choose(request(), _answer(candidates, {**meta, "seed": request().seed}), "random_any").kept
+    made = choose(request(), _answer(candidates, meta))
+    assert made.kept != choose(request(), _answer(candidates, {**meta, "seed": request().seed})).kept
     with Ledger(file) as ledger:
-        _make(_begin(ledger), choose(request(), _answer(candidates, meta), "all"))
+        _make(_begin(ledger), choose(request(keep="all"), _answer(candidates, meta)), keep="all")
     for keep in ("random_any", "all", "similar_one_simhash", "random_any"):
-        found = _look_up(file, keep=keep)
+        with Ledger(file) as ledger:
+            found = _begin(ledger).look_up(request(keep=keep))
         assert isinstance(found, Caption)
         assert found.kept == (made.kept if keep == "random_any" else found.kept)
         assert len(found.kept) == (50 if keep == "all" else 1)
@@ -221,12 +220,12 @@ def test_text_of_the_row_has_a_part_in_the_choice_alone(file: Path) -> None:
     candidates = tuple(
         Candidate(text=text, stop_reason="stop", num_tokens=1) for text in ("a sheep talks to me", "two dogs run away")
     )
-    made = choose(request(), _answer(candidates, {"faults": ["", ""], "seed": 1, "tries": 1}), KEEP)
+    made = choose(request(), _answer(candidates, {"faults": ["", ""], "seed": 1, "tries": 1}))
     with Ledger(file) as ledger:
-        _make(_begin(ledger, keep="similar_one_simhash"), made, reference="a sheep talks to him")
+        _make(_begin(ledger), made, reference="a sheep talks to him", keep="similar_one_simhash")
     for text, kept in (("a sheep talks to him", 0), ("two dogs run home", 1), ("", 0)):
         with Ledger(file) as ledger:
-            found = _begin(ledger, keep="similar_one_simhash").look_up(request(reference=text))
+            found = _begin(ledger).look_up(request(reference=text, keep="similar_one_simhash"))
         assert isinstance(found, Caption)
         assert found.kept == (kept,)
 

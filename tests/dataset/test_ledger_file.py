@@ -3,6 +3,7 @@
 import contextlib
 import re
 import sqlite3
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,14 +13,16 @@ from flow import ScriptedEngine, put_clip, put_rows, read_rows_of, request, said
 from reelscribe.config import Settings
 from reelscribe.dataset import ledger as ledger_module
 from reelscribe.dataset import ledger_file
-from reelscribe.dataset.ledger import Ledger
+from reelscribe.dataset.ledger import Ledger, Mark
 from reelscribe.dataset.ledger_file import copy_ledger, read_answers, read_runs, set_aside
 from reelscribe.errors import DatasetError
-from reelscribe.prompts import LAYOUTS
+from reelscribe.layouts import LAYOUTS
 from reelscribe.report import entries as entries_module
 from reelscribe.report.entries import CaptionedData, Entry
 from reelscribe.runners.local import run
 from reelscribe.runners.status import find_failures, find_ledger, ledger_of, read_status, runs_on
+from reelscribe.schemas import Schema
+from reelscribe.templates import Name
 from reelscribe.values import Candidate, Caption, Failure, Outcome, Request, Row, Work
 
 INFO = ScriptedEngine(lambda _: said("text")).info
@@ -40,12 +43,20 @@ def _old_ledger(file: Path, output: str = "out.jsonl") -> Path:
     return file
 
 
+def _asked(row: Row, index: int, settings: Settings) -> Request:
+    """What is asked of a row."""
+    plan = LAYOUTS["columns"].plan(row, index, settings, None)
+    [name] = plan.asked()
+    made = plan.request(name, {})
+    assert isinstance(made, Request)
+    return made
+
+
 def _look_up(file: Path, rows: list[Row], **settings: Any) -> list[Outcome | Request]:
     asked = Settings(**{"num_captions": 3, **settings})
     with Ledger(file) as ledger:
         ledger.begin(asked, INFO, output="out.jsonl", inputs=["in.jsonl"], total=3)
-        requests = [LAYOUTS["columns"].requests(row, index, asked, None)[0] for index, row in enumerate(rows)]
-        return [ledger.look_up(item) for item in requests]
+        return [ledger.look_up(_asked(row, index, asked)) for index, row in enumerate(rows)]
 
 
 # Of release 0.1.0
@@ -88,10 +99,23 @@ def test_what_0_1_0_made_of_another_text_or_setting_is_made_again(tmp_path: Path
     assert isinstance(_look_up(file, ROWS, fps=3)[0], Request)
 
 
+def test_what_0_1_0_could_not_ask_it_has_not_answered(tmp_path: Path) -> None:
+    pytest.importorskip("jsonschema")
+    file = _old_ledger(tmp_path / "out.ledger.sqlite")
+    asked = _asked(ROWS[0], 0, Settings(num_captions=3))
+    schema = Schema.of("shot", folder=tmp_path)
+    with Ledger(file) as ledger:
+        ledger.begin(Settings(num_captions=3), INFO, output="out.jsonl", inputs=["in.jsonl"], total=3)
+        assert isinstance(ledger.look_up(asked), Caption)
+        assert isinstance(ledger.look_up(replace(asked, id=asked.id._replace(task="short"))), Caption)
+        for changes in ({"schema": schema}, {"video": False}, {"unfilled": (asked.prompt, Name("fps"))}):
+            assert isinstance(ledger.look_up(replace(asked, **changes)), Request), changes
+
+
 def test_what_takes_the_place_of_a_caption_of_0_1_0_is_no_failure(tmp_path: Path) -> None:
     file, settings = _old_ledger(tmp_path / "out.ledger.sqlite"), Settings(num_captions=3)
-    [asked] = LAYOUTS["columns"].requests(ROWS[0], 0, settings, None)
-    with Ledger(file, marked={0: frozenset()}, resampled={"seed": 1}) as ledger:
+    asked = _asked(ROWS[0], 0, settings)
+    with Ledger(file, marked=[Mark(0)], resampled={"seed": 1}) as ledger:
         ledger.begin(settings, INFO, output="out.jsonl", inputs=[], total=1)
         assert isinstance(ledger.look_up(asked), Request)
         ledger.record(Failure.of(asked, "no"))
@@ -104,7 +128,7 @@ def test_ledger_of_0_1_0_is_taken_over_by_a_merge(tmp_path: Path) -> None:
         ledger.begin(Settings(num_captions=3), INFO, output="out.jsonl", inputs=[], total=3)
         ledger.adopt_sidecars(old)
         ledger.adopt(old)
-        [asked] = LAYOUTS["columns"].requests(ROWS[0], 0, Settings(num_captions=3), None)
+        asked = _asked(ROWS[0], 0, Settings(num_captions=3))
         assert isinstance(ledger.look_up(asked), Caption), "in the merge itself, and later"
     assert isinstance(_look_up(tmp_path / "out.ledger.sqlite", ROWS)[0], Caption)
 

@@ -58,3 +58,35 @@ def test_output_loads_whatever_came_of_rows_behind_the_first_ten_megabytes(tmp_p
     )
     assert [row["caption"] for row in loaded] == [row["caption"] for row in written]
     assert _metas(loaded) == _metas(written)
+
+
+def test_output_of_several_tasks_loads_whatever_came_of_each(tmp_path: Path) -> None:
+    pytest.importorskip("jsonschema")
+    put_clip(tmp_path / "clip.mp4")
+    plain: list[Row] = [{"video": "clip.mp4", "text": PAD, "ask": ""}] * PLAIN
+    data = put_rows(tmp_path / "in.jsonl", [*plain, *_last(listed=False)])
+    data.write_text(data.read_text() + "{broken\n")
+    fields = {"seconds": {"type": "number", "x-from": "duration"}, "what": {"type": "string"}}
+    tasks = {
+        "form": {"prompt_key": "ask", "schema": {"type": "object", "properties": fields, "required": ["what"]}},
+        "short": {"prompt": "Shorten: {form}", "after": "form", "video": False},
+    }
+
+    def answer(item: Any) -> Any:
+        if item.requests[0].prompt == "Fails?":
+            return None
+        loops = item.requests[0].prompt == "Loop?"
+        return said(
+            "no value" if loops else '{"what": "a sheep"}' if item.requests[0].id.task == "form" else "A sheep."
+        )
+
+    settings = Settings(decoders=0, tasks=tasks)
+    run(data, tmp_path / "out.jsonl", settings, engine=ScriptedEngine(answer))
+    written = read_rows_of(tmp_path / "out.jsonl")
+    loaded = datasets.load_dataset(
+        "json", data_files=str(tmp_path / "out.jsonl"), split="train", cache_dir=str(tmp_path / "cache")
+    )
+    for name in ("form", "form_failure", "short", "short_failure"):
+        assert loaded[name][:] == [row[name] for row in written], name
+    told = [row["short_failure"].partition(":")[0] for row in written[PLAIN:]]
+    assert told == ["", "after", "after", "after", "", "", "row"]

@@ -18,7 +18,7 @@ from reelscribe.dataset.files import write_whole
 from reelscribe.dataset.sidecars import sidecar_of
 from reelscribe.errors import DatasetError, EngineError
 from reelscribe.runners.local import retry, run
-from reelscribe.values import Work
+from reelscribe.values import Failure, Work
 
 
 def _say(item: Work) -> Any:
@@ -67,10 +67,101 @@ def test_json_holds_all_candidates_and_where_they_come_from(tmp_path: Path) -> N
     put_clip(tmp_path / "clips" / "a.mp4")
     _run(tmp_path, tmp_path / "clips", sidecar="json", num_captions=2, keep="all")
     table = json.loads(_texts(tmp_path / "clips")["a.json"])
-    assert (table["caption"], table["captions"]) == ("text 0 🐑", ["text 0 🐑", "text 1 🐑"])
+    assert (table["caption"], table["caption_candidates"]) == ("text 0 🐑", ["text 0 🐑", "text 1 🐑"])
     assert table["caption_meta"]["kept"] == [0, 1]
-    _run(tmp_path, tmp_path / "clips", sidecar="json", num_captions=2, keep="all", caption_key="long")
-    assert [*json.loads(_texts(tmp_path / "clips")["a.json"])] == ["long", "longs", "long_meta"]
+    _run(tmp_path, tmp_path / "clips", sidecar="json", num_captions=2, keep="all", tasks={"long": {}})
+    names = ["long", "long_candidates", "long_meta", "long_failure"]
+    assert [*json.loads(_texts(tmp_path / "clips")["a.json"])] == names
+
+
+TASKS: dict[str, Any] = {"short": "Say it.", "long": {"prompt": "Tell {short} at length.", "after": "short"}}
+
+
+def _say_task(item: Work) -> Any:
+    [asked] = item.requests
+    if asked.id.task == "long" and asked.clip.name.endswith("b.mp4"):
+        return Failure.of(asked, "it broke")
+    return said(asked.prompt)
+
+
+def test_each_task_has_a_file_of_its_name(tmp_path: Path) -> None:
+    clips = tmp_path / "clips"
+    for name in ("a.mp4", "b.mp4", "c.mp4", "c.mov"):
+        put_clip(clips / name)
+    (clips / "bad.mp4").write_text("no video")
+    _run(tmp_path, clips, say=_say_task, tasks=TASKS)
+    short, long = "Say it.\n", "Tell Say it. at length.\n"
+    made = _texts(clips)
+    assert made == {
+        **{"a.short.txt": short, "a.long.txt": long, "b.short.txt": short},
+        **{f"c.{end}.{task}.txt": text for end in ("mp4", "mov") for task, text in (("short", short), ("long", long))},
+    }
+    _run(tmp_path, clips, say=_say_task, tasks=TASKS)
+    assert _texts(clips) == made
+    assert _original(tmp_path) == [None] * 5, "they are read by no run"
+    _run(tmp_path, clips, say=_say_task, tasks={"short": "Again."}, output="other.jsonl", overwrite_sidecars=True)
+    assert _texts(clips)["a.short.txt"] == "Again.\n"
+    assert _original(tmp_path, "other.jsonl") == [None] * 5
+
+
+def test_one_task_that_has_a_name_has_a_file_of_it(tmp_path: Path) -> None:
+    put_clip(tmp_path / "clips" / "a.mp4")
+    _run(tmp_path, tmp_path / "clips", say=_say_task, tasks={"short": "Say it."})
+    _run(tmp_path, tmp_path / "clips", say=_say_task, prompt="Say it.")
+    assert _texts(tmp_path / "clips") == {"a.short.txt": "Say it.\n", "a.txt": "Say it.\n"}
+
+
+def test_json_holds_all_tasks_and_why_some_failed(tmp_path: Path) -> None:
+    for name in ("a.mp4", "b.mp4"):
+        put_clip(tmp_path / "clips" / name)
+    _run(tmp_path, tmp_path / "clips", say=_say_task, tasks=TASKS, sidecar="json", columns="text,failure")
+    made = {name: json.loads(text) for name, text in _texts(tmp_path / "clips").items()}
+    assert made == {
+        "a.json": {"short": "Say it.", "short_failure": "", "long": "Tell Say it. at length.", "long_failure": ""},
+        "b.json": {"short": "Say it.", "short_failure": "", "long": None, "long_failure": "engine: it broke"},
+    }
+    _run(tmp_path, tmp_path / "clips", say=_say_task, tasks=TASKS, sidecar="json")
+    ends = ("", "_candidates", "_meta", "_failure")
+    assert [*json.loads(_texts(tmp_path / "clips")["b.json"])] == [f"{task}{end}" for task in TASKS for end in ends]
+
+
+def test_file_of_a_value_holds_it_filled(tmp_path: Path) -> None:
+    pytest.importorskip("jsonschema")
+    for name in ("a.mp4", "b.mp4"):
+        put_clip(tmp_path / "clips" / name)
+    fields = {"seconds": {"type": "number", "x-from": "duration"}, "what": {"type": "string"}}
+    tasks = {"form": {"schema": {"type": "object", "properties": fields}}}
+
+    def say(item: Work) -> Any:
+        return said('{"what": "🐑"}' if item.requests[0].clip.name.endswith("a.mp4") else "no value")
+
+    _run(tmp_path, tmp_path / "clips", say=say, tasks=tasks)
+    assert _texts(tmp_path / "clips") == {"a.form.txt": '{"seconds": 1.0, "what": "🐑"}\n'}
+
+
+def test_files_of_others_are_in_the_way_of_their_task_alone(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    put_clip(tmp_path / "clips" / "a.mp4")
+    for name in ("a.long.txt", "a.txt"):
+        (tmp_path / "clips" / name).write_text("my own")
+    with pytest.raises(DatasetError, match=r"sidecars would replace files .*: \S*/a\.long\.txt\. Move them away"):
+        _run(tmp_path, tmp_path / "clips", say=_say_task, tasks=TASKS)
+    _run(tmp_path, tmp_path / "clips", say=_say_task, tasks={"short": "Say it."})
+    _run(tmp_path, tmp_path / "clips", say=_say_task, tasks=TASKS, overwrite_sidecars=True)
+    assert _texts(tmp_path / "clips") == {
+        "a.long.txt": "Tell Say it. at length.\n",
+        "a.long.txt.bak": "my own",
+        "a.short.txt": "Say it.\n",
+        "a.txt": "my own",
+    }
+    assert _original(tmp_path) == ["my own"]
+
+
+def test_lists_of_videos_have_files_of_each_task_beside_each(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        put_clip(tmp_path / "clips" / f"{name}.mp4")
+    rows: list[dict[str, Any]] = [{"videos": ["clips/a.mp4", "gone.mp4", "clips/b.mp4"]}]
+    _run(tmp_path, put_rows(tmp_path / "in.jsonl", rows), say=_say_task, tasks=TASKS)
+    assert set(_texts(tmp_path / "clips")) == {"a.short.txt", "a.long.txt", "b.short.txt"}
 
 
 def test_run_over_its_own_files_does_not_see_them(tmp_path: Path) -> None:

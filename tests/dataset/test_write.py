@@ -14,8 +14,8 @@ from reelscribe.dataset.write import DatasetWriter
 from reelscribe.errors import DatasetError
 from reelscribe.values import Failure, Row, RowResult
 
-FAILURE = Failure(id=named("3:1"), video="clips/a.mp4", kind="missing", message="there is no such file.")
-LISTED = {"row": 3, "video": "clips/a.mp4", "kind": "missing", "message": "there is no such file."}
+FAILURE = Failure(id=named("short"), video="clips/a.mp4", kind="missing", message="there is no such file.")
+LISTED = {"row": 3, "video": "clips/a.mp4", "task": "short", "kind": "missing", "message": "there is no such file."}
 
 
 def _result(*rows: Row, failures: tuple[Failure, ...] = ()) -> RowResult:
@@ -45,8 +45,10 @@ def test_rows_get_their_name_when_all_are_there(tmp_path: Path) -> None:
 def test_failures_are_listed_beside_the_output(tmp_path: Path) -> None:
     with _writer(tmp_path / "out.jsonl") as writer:
         writer.write(_result({"a": 1}, failures=(FAILURE, FAILURE)))
+        writer.write(_result(failures=(Failure.of_row(3, "it is no row.", "row"),)))
     assert writer.failures == tmp_path / "out.failures.jsonl"
-    assert read_rows_of(writer.failures) == [LISTED, LISTED]
+    whole = {"row": 3, "video": None, "task": None, "kind": "row", "message": "it is no row."}
+    assert read_rows_of(writer.failures) == [LISTED, LISTED, whole]
     assert _files(tmp_path) == {"out.jsonl", "out.failures.jsonl"}
 
 

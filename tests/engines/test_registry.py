@@ -5,7 +5,8 @@ from typing import get_args
 
 import pytest
 
-from reelscribe.config import EngineName, Settings
+from reelscribe.config import Settings
+from reelscribe.config.groups import EngineName
 from reelscribe.engines import ENGINES, fake, load_engine
 from reelscribe.engines.fake import FakeEngine
 from reelscribe.errors import MissingExtraError

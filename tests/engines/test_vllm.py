@@ -26,11 +26,11 @@ from reelscribe.demo import prepare as prepare_clips
 from reelscribe.engines import load_engine
 from reelscribe.errors import EngineError, ModelError, SettingsError
 from reelscribe.pipeline import caption
-from reelscribe.prompts import DEFAULT_PROMPT
 from reelscribe.runners.local import run
 from reelscribe.runners.status import read_status
 from reelscribe.sampling_params import SamplingParams
 from reelscribe.schemas import Schema
+from reelscribe.tasks import DEFAULT_PROMPT
 from reelscribe.values import NO_FRAMES, Caption, Clip, Failure, Generation, Request, Work
 
 if TYPE_CHECKING:

@@ -12,8 +12,9 @@ from flow import ScriptedEngine, put_clip, said
 from reelscribe import pipeline
 from reelscribe.config import Settings
 from reelscribe.dataset.formats import Record
-from reelscribe.errors import DatasetError, EngineError
+from reelscribe.errors import DatasetError, EngineError, SettingsError
 from reelscribe.integrations.ray import CaptionBatches
+from reelscribe.integrations.tables import caption_table
 from reelscribe.runners.stream import Batch
 from reelscribe.values import Failure, Generation, RowResult, Work
 
@@ -42,22 +43,61 @@ def test_rows_come_back_with_captions_and_their_own_types(clips: Path) -> None:
     made = _stage(clips).caption(batch)
     assert made.select(batch.column_names).equals(batch)
     assert made["caption"].to_pylist() == ["of a.mp4", None, None, "of b.mp4"]
-    [unreadable] = made["caption_failures"].to_pylist()[1]
-    assert unreadable.startswith("unreadable: text.mp4 cannot be opened as a video")
-    assert [len(told) for told in made["caption_failures"].to_pylist()] == [0, 1, 0, 0]
+    failures = made["caption_failure"].to_pylist()
+    assert failures[1].startswith("unreadable: text.mp4 cannot be opened as a video")
+    assert [bool(told) for told in failures] == [False, True, False, False]
 
 
 def test_interleaved_rows_grow(clips: Path) -> None:
     batch = pa.table({"text": ["<__dj__video>x<|__dj__eoc|>", "words"], "videos": [["a.mp4"], []]})
     made = _stage(clips).caption(batch)
     assert made["text"].to_pylist() == [batch["text"][0].as_py(), "<__dj__video> of a.mp4 <|__dj__eoc|>", "words"]
-    assert made["caption_failures"].to_pylist() == [[], [], []]
+    assert made.column_names == ["text", "videos"]
 
 
-def test_a_second_pass_replaces_what_the_first_said(clips: Path) -> None:
+def test_a_second_pass_has_another_name(clips: Path) -> None:
+    """What the first said is not lost."""
+    first = _stage(clips).caption(pa.table({"video": ["a.mp4", "text.mp4"]}))
+    with pytest.raises(SettingsError, match=r"have a column 'caption' and .*'caption_failure' already"):
+        _stage(clips).caption(first)
+    second = _stage(clips, tasks={"again": {}}).caption(first)
+    assert second.select(first.column_names).equals(first)
+    assert second["again"].equals(first["caption"])
+
+
+def test_each_task_has_its_columns(clips: Path) -> None:
+    pytest.importorskip("jsonschema")
+    schema = {"type": "object", "properties": {"what": {"type": "string"}}}
+    tasks = {"form": {"prompt": "What?", "schema": schema}, "short": {"prompt": "Shorten {form}", "after": "form"}}
+
+    def answer(work: Work) -> Any:
+        [asked] = work.requests
+        return said('{"what": "a sheep"}' if asked.id.task == "form" else asked.prompt)
+
+    stage = _stage(clips, ScriptedEngine(answer), tasks=tasks, columns="text,failure")
+    for videos in (["text.mp4", None], ["a.mp4", "b.mp4"]):  # what came first decides about no type
+        made = stage.caption(pa.table({"video": pa.array(videos, pa.string()), "id": [1, 2]}))
+        assert made.column_names == ["video", "id", "form", "form_failure", "short", "short_failure"]
+        assert made.schema.field("form").type == pa.struct([("what", pa.string())])
+    assert made["form"].to_pylist() == [{"what": "a sheep"}] * 2
+    assert made["short"].to_pylist() == ['Shorten {"what": "a sheep"}'] * 2
+
+
+def test_column_that_is_there_is_never_lost(clips: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where it comes with a later batch of a stream, whose first rows have none such."""
+    monkeypatch.setattr(pipeline, "_PEEK_ROWS", 1)
+    later = pa.table({"video": ["b.mp4"], "caption": ["mine"]})
     stage = _stage(clips)
-    first = stage.caption(pa.table({"video": ["a.mp4", "text.mp4"]}))
-    assert stage.caption(first).equals(first)
+    with pytest.raises(SettingsError, match="have a column 'caption' already, which would be lost"):
+        stage.caption(later)
+    assert stage.caption(pa.table({"video": ["a.mp4"]}))["caption"].to_pylist() == ["of a.mp4"]
+    with pytest.raises(SettingsError, match="have a column 'caption' already, which would be lost"):
+        caption_table(
+            later,
+            stage._settings,
+            clips,
+            lambda records: stage._stream.send([Record(row={"video": "a.mp4"}, root=clips), *records])[1:],
+        )
 
 
 def test_empty_batches_and_batches_without_videos(clips: Path) -> None:

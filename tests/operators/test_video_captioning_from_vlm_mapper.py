@@ -22,7 +22,7 @@ from reelscribe.errors import SettingsError
 from reelscribe.models.shapes.scenes import Scene, random_scene
 from reelscribe.operators import video_captioning_from_vlm_mapper as module
 from reelscribe.selection import simhash
-from reelscribe.values import Work
+from reelscribe.values import Row, Work
 
 Operator = Callable[..., VideoCaptioningFromVLMMapper]
 Batch = dict[str, list[Any]]
@@ -253,6 +253,24 @@ def test_captions_go_to_a_field_without_tokens(scripted: Operator, clips: dict[s
             scripted(prompt="p", caption_field=field)
     every = scripted(prompt="p", caption_field="captions", caption_num=2, keep_candidate_mode="all")
     assert every.process_batched(batch(("", [a])))["captions"] == [[["a 0 p", "a 1 p"]]]
+
+
+@pytest.mark.parametrize("arguments", [{}, {"caption_field": "said"}])
+def test_columns_may_be_called_as_they_like(scripted: Operator, clips: dict[str, Scene], arguments: Row) -> None:
+    op = scripted(text_key="caption", prompt_key="caption_meta", video_key="caption_failure", **arguments)
+    out = op.process_batched({"caption_failure": [[next(iter(clips))]], "caption": [VIDEO], "caption_meta": ["own"]})
+    if arguments:
+        assert (out["said"], out["caption"]) == ([["a 0 own"]], [VIDEO])
+    else:
+        assert out["caption"] == [VIDEO, f"{VIDEO} a 0 own {EOC}"]
+
+
+@pytest.mark.parametrize("arguments", [{}, {"caption_field": "said"}])
+def test_braces_in_a_prompt_are_braces(scripted: Operator, clips: dict[str, Scene], arguments: Row) -> None:
+    """The published operator puts nothing in their place."""
+    prompt = 'Say {text} as {"a": {}}, {{b}} and {duration}.'
+    out = scripted(prompt=prompt, **arguments).process_batched(batch((VIDEO, [next(iter(clips))])))
+    assert prompt in (out["said"][0][0] if arguments else out["text"][1])
 
 
 # What must never be lost or made up.

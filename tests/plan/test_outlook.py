@@ -88,6 +88,61 @@ def test_clips_that_the_budget_cuts_down_are_counted_before_and_after_and_flagge
     assert (plain["flags"], plain["clip_flags"], plain["fps"]) == ("", "", 4.0)
 
 
+TASKS = """
+sampling = {max_tokens = 100}
+[tasks.short]
+prompt = "In 5 words."
+sampling = {max_tokens = 10}
+num_captions = 2
+[tasks.long]
+prompt = "Tell all."
+[tasks.checked]
+prompt = "Is this right? {long}"
+after = ["long"]
+[tasks.summed_up]
+prompt = "Sum up: {long}"
+after = ["long"]
+video = false
+"""
+
+
+def test_several_tasks_are_told_one_by_one(data: Path) -> None:
+    Path("run.toml").write_text(TASKS)
+    words = (str(data), "--engine", "fake", "--config", "run.toml")
+    lines = _plan(*words).stdout.splitlines()
+    at = lines.index("            at 4 fps  8 a clip  96 in all")
+    assert lines[at + 1 : at + 6] == [
+        "tasks       short      12 requests, at most 240 tokens of answers",
+        "            long       12 requests, at most 1,200 tokens of answers",
+        "            checked    12 requests, at most 1,200 tokens of answers",
+        "            summed_up  12 requests, at most 1,200 tokens of answers",
+        "            each clip is read 2 times; tokens are of one time",
+    ]
+    told = json.loads(_plan(*words, "--json").stdout)
+    assert told["readings"] == 2, "once for both that can be asked at once, and once for the one that comes after"
+    assert told["tasks"][0] == {
+        "name": "short",
+        "requests": {"value": 12, "error": 0.0},
+        "answer_tokens": {"value": 240, "error": 0.0},
+    }
+    assert json.loads(_plan(*words[:1], "--engine", "openai", *words[3:], "--json").stdout)["readings"] == 3
+    one = json.loads(_plan(str(data), "--engine", "fake", "--json").stdout)
+    assert not one.keys() & {"tasks", "readings"}
+
+
+def test_tokens_of_answers_that_nobody_limits_are_not_made_up(data: Path) -> None:
+    words = (str(data), "--task", "long=Tell all.", "--task", "short=In 5 words.")
+    lines = _plan(*words, "--engine", "fake").stdout.splitlines()
+    assert "tasks       long   12 requests, tokens of answers not known: set max_tokens in sampling" in lines
+    assert "            each clip is read once for all tasks" in lines
+
+
+@pytest.mark.transformers
+def test_tokens_of_answers_are_limited_by_the_checkpoint(data: Path) -> None:
+    words = (str(data), "--task", "long=Tell all.", "--task", "short=In 5 words.", "--model", "shapes")
+    assert "            short  12 requests, at most 768 tokens of answers" in _plan(*words).stdout.splitlines()
+
+
 def test_the_rate_of_a_run_goes_into_the_next_plan(data: Path) -> None:
     CliRunner().invoke(main, ["caption", str(data), "-o", "out.jsonl", "--engine", "fake"])
     told = json.loads(_plan(str(data), "--engine", "fake", "--measured", "out.run.json", "--json").stdout)

@@ -82,3 +82,12 @@ def test_what_is_no_rate(tmp_path: Path) -> None:
     for told in wrong:
         with pytest.raises(SettingsError, match=r"holds no measured rate; take OUTPUT\.run\.json"):
             read_rate(_put(tmp_path / "file.json", told), Settings())
+
+
+def test_other_tasks_are_told(tmp_path: Path) -> None:
+    file = _put(tmp_path / "out.run.json", RUN)
+    several = Settings(fps=1.0, tasks={"long": "Tell all.", "short": "In 5 words."})
+    assert read_rate(file, several).differences == ["tasks was one, is long, short"]
+    _put(file, RUN | {"settings": several.without_token()})
+    assert read_rate(file, several).differences == []
+    assert read_rate(file, Settings(fps=1.0)).differences == ["tasks was long, short, is one"]

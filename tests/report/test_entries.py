@@ -13,10 +13,10 @@ from flow import EOC, VIDEO, ScriptedEngine, put_rows, read_rows_of, said
 
 from reelscribe.config import Settings
 from reelscribe.errors import DatasetError
-from reelscribe.prompts import DEFAULT_PROMPT
 from reelscribe.report.entries import CaptionedData, Entry, NoVideo
 from reelscribe.runners.local import run
 from reelscribe.runners.status import ledger_of
+from reelscribe.tasks import DEFAULT_PROMPT
 from reelscribe.values import Row
 from report.conftest import CANDIDATES, ROWS, captioned, put_videos
 
@@ -147,7 +147,7 @@ def test_failures_of_rows_without_a_list_are_told_where_others_have_one(tmp_path
 
 
 def test_columns_of_other_names(tmp_path: Path) -> None:
-    output = captioned(tmp_path, rows=ROWS[:1], caption_key="long")
+    output = captioned(tmp_path, rows=ROWS[:1], tasks={"long": DEFAULT_PROMPT})
     [sea] = _entries(output)
     assert sorted([*sea.captions, *(text for _, text in sea.others)]) == sorted(CANDIDATES["sea.mp4"])
 
@@ -192,7 +192,7 @@ def test_interleaved_names_may_hold_anything(tmp_path: Path) -> None:
 
 def test_a_data_set_without_captions_is_refused(tmp_path: Path) -> None:
     put_videos(tmp_path, ["sea.mp4"])
-    with pytest.raises(DatasetError, match=r"rows\.jsonl holds no captions: its rows have no column 'caption_meta'"):
+    with pytest.raises(DatasetError, match=r"rows\.jsonl holds no captions: its rows have no column 'caption'"):
         CaptionedData(put_rows(tmp_path / "rows.jsonl", [{"video": "sea.mp4"}]))
 
 
@@ -212,7 +212,7 @@ def test_a_damaged_data_set_is_refused(tmp_path: Path) -> None:
     ],
 )
 def test_odd_records_cost_nothing(tmp_path: Path, meta: Row) -> None:
-    row = {"video": "a.mp4", "caption": "kept", "captions": ["other", "kept"], "caption_meta": meta}
+    row = {"video": "a.mp4", "caption": "kept", "caption_candidates": ["other", "kept"], "caption_meta": meta}
     (entry,) = _entries(put_rows(tmp_path / "rows.jsonl", [row]))
     assert entry.captions == ("kept",)
     assert entry.others == ((0, "other"),)
@@ -248,7 +248,7 @@ def test_a_name_that_two_inputs_have_is_not_guessed_at(tmp_path: Path) -> None:
     ],
 )
 def test_videos_that_cannot_be_reached(tmp_path: Path, video: str, url: str | None, problem: str) -> None:
-    row = {"video": video, "caption": "x", "captions": ["x"], "caption_meta": {"model": "m"}}
+    row = {"video": video, "caption": "x", "caption_candidates": ["x"], "caption_meta": {"model": "m"}}
     (entry,) = _entries(put_rows(tmp_path / "rows.jsonl", [row]))
     assert (entry.video.name, entry.video.url, entry.video.clip) == (video, url, None)
     assert re.search(problem, entry.video.problem)
@@ -269,7 +269,7 @@ def test_shards_with_captions_in_the_text_are_to_be_merged_first(tmp_path: Path)
 
 
 def test_metadata_may_be_json_in_a_text(tmp_path: Path) -> None:
-    row = {"video": "a.mp4", "caption": "x", "captions": ["x"], "caption_meta": json.dumps({"model": "m"})}
+    row = {"video": "a.mp4", "caption": "x", "caption_candidates": ["x"], "caption_meta": json.dumps({"model": "m"})}
     (entry,) = _entries(put_rows(tmp_path / "rows.jsonl", [row]))
     assert entry.meta == {"model": "m"}
 

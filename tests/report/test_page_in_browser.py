@@ -152,7 +152,7 @@ def test_a_link_to_a_clip_that_is_filtered_out_leads_there(look: Look, tmp_path:
     said = "A person walks along the beach at sunset while waves roll onto the sand."
     captions = {"a": said, "b": "x", "c": said}
     rows = [
-        {"video": name, "caption": text, "captions": [text], "caption_meta": {"model": "m"}}
+        {"video": name, "caption": text, "caption_candidates": [text], "caption_meta": {"model": "m"}}
         for name, text in captions.items()
     ]
     page = look(write_report(put_rows(tmp_path / "rows.jsonl", rows)).file.as_uri()).page
@@ -160,7 +160,7 @@ def test_a_link_to_a_clip_that_is_filtered_out_leads_there(look: Look, tmp_path:
     page.fill("#search", "a")
     page.select_option("#show", "flag:near_duplicate")
     assert _shown(page) == ["a", "c"]
-    page.evaluate("clips[2].words = 1")
+    page.evaluate("answers[2].words = 1")
     page.fill("#least", "5")
     assert _shown(page) == ["a"]
     _clip(page, "a").get_by_role("link", name="row 2").click()
@@ -211,7 +211,7 @@ def test_keys_move_play_flag_and_note(page: Page, tmp_path: Path) -> None:
     page.keyboard.press("Escape")
     assert _focused(page) == "dog.mp4"
     assert _exported(page, tmp_path / "marks.jsonl") == [
-        {"row": 1, "video": "dog.mp4", "flag": True, "note": "a fork, j"}
+        {"row": 1, "video": "dog.mp4", "task": "caption", "flag": True, "note": "a fork, j"}
     ]
 
 
@@ -244,8 +244,8 @@ def test_marks_are_exported_as_rows_and_outlive_a_reload(page: Page, tmp_path: P
     assert page.inner_text("#export") == "Export 2 marks"
     assert _clip(page, "gone.mp4").locator(".flag").get_attribute("aria-pressed") == "true"
     assert _exported(page, tmp_path / "marks.jsonl") == [
-        {"row": 4, "video": "evil.mp4", "flag": False, "note": 'say "what"\nand why 一'},
-        {"row": 6, "video": "gone.mp4", "flag": True, "note": ""},
+        {"row": 4, "video": "evil.mp4", "task": "caption", "flag": False, "note": 'say "what"\nand why 一'},
+        {"row": 6, "video": "gone.mp4", "task": "caption", "flag": True, "note": ""},
     ]
     page.select_option("#show", "marked")
     assert _shown(page) == ["evil.mp4", "gone.mp4"]

@@ -23,7 +23,9 @@ HERE = Settings(decoders=0)
 
 def _entry(file: Path, seconds: list[float]) -> Entry:
     video = FoundVideo(name=file.name, clip=Clip(source=str(file)))
-    return Entry(row=0, slot=0, video=video, original="", captions=("x",), meta={"frame_timestamps": seconds})
+    return Entry(
+        row=0, slot=0, task="caption", video=video, original="", captions=("x",), meta={"frame_timestamps": seconds}
+    )
 
 
 def _strip(entry: Entry, most_frames: int = 12) -> Filmstrip:

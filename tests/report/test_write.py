@@ -18,7 +18,7 @@ from report.conftest import EVIL, ROWS, captioned
 
 def _row(**changes: Any) -> Row:
     meta = {"model": "m", "prompt": "p", "kept": [0], "flags": []}
-    return {"video": "a.mp4", "caption": "one", "captions": ["one"], "caption_meta": meta} | changes
+    return {"video": "a.mp4", "caption": "one", "caption_candidates": ["one"], "caption_meta": meta} | changes
 
 
 def _addresses(page: str) -> Iterator[tuple[str, str]]:
@@ -56,7 +56,7 @@ def test_names_of_videos_are_written_as_links(tmp_path: Path) -> None:
 
 
 def test_odd_texts_are_written(tmp_path: Path) -> None:
-    put_rows(tmp_path / "rows.jsonl", [_row(caption="half \ud83d pair", captions=["half \ud83d pair"])])
+    put_rows(tmp_path / "rows.jsonl", [_row(caption="half \ud83d pair", caption_candidates=["half \ud83d pair"])])
     page = write_report(tmp_path / "rows.jsonl").file.read_bytes()
     assert b"half &#55357; pair" in page
 
@@ -73,7 +73,7 @@ ODD: list[dict[str, Any]] = [
 
 @pytest.mark.parametrize("meta", ODD)
 def test_odd_records_have_their_page(tmp_path: Path, meta: dict[str, Any]) -> None:
-    rows = [_row(caption_meta=meta, captions=["one", "two"]), _row()]
+    rows = [_row(caption_meta=meta, caption_candidates=["one", "two"]), _row()]
     page = write_report(put_rows(tmp_path / "rows.jsonl", rows)).file.read_text("utf-8")
     assert page.count("<article") == 2
 
@@ -130,12 +130,12 @@ def test_a_missing_extra_is_named() -> None:
 
 def test_rows_that_go_while_the_page_is_made_are_not_waited_for(tmp_path: Path) -> None:
     entries = iter("abc")
-    assert list(module._pick(entries, iter([0, 2, 9]))) == ["a", "c"]  # type: ignore[arg-type, comparison-overlap]
+    assert list(module._pick(entries, iter([0, 2, 9]))) == ["a", "c"]
 
 
 def test_notes_stay_with_their_caption(tmp_path: Path) -> None:
     def ids(text: str) -> list[str]:
-        put_rows(tmp_path / "rows.jsonl", [_row(caption=text, captions=[text])])
+        put_rows(tmp_path / "rows.jsonl", [_row(caption=text, caption_candidates=[text])])
         return re.findall(r'<article id="(\w+)"', write_report(tmp_path / "rows.jsonl").file.read_text("utf-8"))
 
     assert ids("one") == ids("one")

@@ -12,9 +12,10 @@ from flow import EOC, VIDEO, ScriptedEngine, put_clip, put_rows, read_rows_of, s
 from reelscribe.config import Settings
 from reelscribe.engines.base import Engine
 from reelscribe.engines.fake import FakeEngine
-from reelscribe.errors import DatasetError, EngineError, MissingExtraError, ModelError
+from reelscribe.errors import DatasetError, EngineError, MissingExtraError, ModelError, SettingsError
 from reelscribe.runners import local
 from reelscribe.runners.local import RunSummary, run
+from reelscribe.tasks import DEFAULT_PROMPT
 from reelscribe.values import Row, RowResult
 
 
@@ -47,6 +48,7 @@ def test_run_writes_every_row_and_says_what_it_did(tmp_path: Path) -> None:
     assert summary == RunSummary(
         rows=7,
         captions=3,
+        videos=5,
         without_video=1,
         flags={"cut_off": 1},
         known=0,
@@ -119,9 +121,16 @@ def test_output_of_a_folder_is_a_data_set_that_can_go_in_again(tmp_path: Path) -
     _run(tmp_path / "first" / "out.jsonl", tmp_path / "clips")
     first = read_rows_of(tmp_path / "first" / "out.jsonl")
     assert [row["video"] for row in first] == ["../clips/a.mp4", "../clips/deep/b.mp4"]
-    summary = _run(tmp_path / "first" / "again.jsonl", tmp_path / "first" / "out.jsonl")
+    with pytest.raises(
+        SettingsError, match=r"the rows have a column 'caption' and 'caption_candidates' and .* already"
+    ):
+        _run(tmp_path / "first" / "again.jsonl", tmp_path / "first" / "out.jsonl")
+    again = {"again": DEFAULT_PROMPT}
+    summary = _run(tmp_path / "first" / "again.jsonl", tmp_path / "first" / "out.jsonl", tasks=again)
     assert (summary.captions, summary.failures) == (2, {})
-    assert read_rows_of(tmp_path / "first" / "again.jsonl") == first
+    second = read_rows_of(tmp_path / "first" / "again.jsonl")
+    assert [{name: row[name] for name in before} for row, before in zip(second, first, strict=True)] == first
+    assert [row["again"] for row in second] == [row["caption"] for row in first]
 
 
 def test_rerun_over_its_own_output_is_the_same_byte_for_byte(tmp_path: Path) -> None:

@@ -34,12 +34,12 @@ ROWS = 90
 
 def _rows(folder: Path) -> Iterator[Row]:
     """Rows of all kinds: of several videos, of none, broken, missing, and doubles. Those of the first 64 are plain."""
-    for name in ("a", "b"):
-        put_clip(folder / f"{name}.mp4")
     (folder / "text.mp4").write_text("this is no video")
     for number in range(ROWS):
-        videos = [["a.mp4"], ["b.mp4", "text.mp4", "a.mp4"], ["gone.mp4"], [], ["b.mp4"]][number % 5]
-        yield {"id": number, "videos": videos, "ask": f"row {number % 80}"}
+        same = number % 80
+        clip, other = (put_clip(folder / f"{same}{letter}.mp4").name for letter in "ab")
+        videos = [[clip], [other, "text.mp4", clip], ["gone.mp4"], [], [other]][number % 5]
+        yield {"id": number, "videos": videos, "ask": f"row {same}"}
 
 
 @pytest.fixture
@@ -66,7 +66,7 @@ def test_merged_shards_of_real_runs_are_the_bytes_of_a_run_without(tmp_path: Pat
     (tmp_path / "slow.toml").write_text(CONFIG.format(rate=30))
     whole = Run(tmp_path, "whole", "--config", "quick.toml")
     whole.end()
-    sidecars = {path: path.read_bytes() for path in tmp_path.glob("?.txt")}
+    sidecars = {path: path.read_bytes() for path in tmp_path.glob("*.txt")}
     with ended(Run(tmp_path, "one", "--config", "slow.toml", "--shard", "1/3")) as first:
         first.wait_until(lambda: first.outcomes() > 5)
         first.kill(children_first=False)
@@ -87,14 +87,14 @@ def test_merged_shards_of_real_runs_are_the_bytes_of_a_run_without(tmp_path: Pat
     assert f"for {ROWS + 1} rows in merged.jsonl (" in done.stderr
     for name in ("jsonl", "failures.jsonl"):
         assert (tmp_path / f"merged.{name}").read_bytes() == (tmp_path / "whole" / f"out.{name}").read_bytes()
-    assert {path: path.read_bytes() for path in tmp_path.glob("?.txt")} == sidecars
+    assert {path: path.read_bytes() for path in tmp_path.glob("*.txt")} == sidecars
 
 
 def test_the_layout_is_that_of_the_whole_data_set(tmp_path: Path) -> None:
     """It is told by the first rows of all, though this shard may have none of those."""
-    put_clip(tmp_path / "a.mp4")
-    rows = [{"text": f"<__dj__video>{number}", "videos": ["a.mp4"], "ask": ""} for number in range(2)]
-    rows += [{"text": f"{number}", "videos": ["a.mp4"], "ask": ""} for number in range(20)]
+    clips = [put_clip(tmp_path / f"{number}.mp4").name for number in range(22)]
+    rows = [{"text": f"<__dj__video>{clip}", "videos": [clip], "ask": ""} for clip in clips[:2]]
+    rows += [{"text": clip, "videos": [clip], "ask": ""} for clip in clips[2:]]
     data = put_rows(tmp_path / "in.jsonl", rows)
     _run(data, tmp_path / "whole.jsonl")
     merge(tmp_path / "merged.jsonl", _shards(data, 8))
@@ -110,7 +110,7 @@ def test_formats_with_types_come_out_the_same(tmp_path: Path, data: Path) -> Non
 
 def test_doubles_share_a_shard_and_new_rows_move_no_other(tmp_path: Path, data: Path) -> None:
     before = [_ids(output) for output in _shards(data)]
-    data.write_bytes(b'{"id": "new", "videos": ["a.mp4"], "ask": "new"}\n' + data.read_bytes())
+    data.write_bytes(b'{"id": "new", "videos": ["0a.mp4"], "ask": "new"}\n' + data.read_bytes())
     asked: list[str] = []
 
     def reply(prepared: Any, _: int) -> str:

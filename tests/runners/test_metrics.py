@@ -79,6 +79,19 @@ def test_figures_are_the_run_s_own(tmp_path: Path) -> None:
         _scrape(metrics.address)
 
 
+def test_several_tasks_have_figures_of_their_own(tmp_path: Path) -> None:
+    put_clip(tmp_path / "a.mp4")
+    data = put_rows(tmp_path / "in.jsonl", [{"video": "a.mp4"}, {"video": "none.mp4"}])
+    settings = Settings(tasks={"long": "Tell all.", "short": "In 5 words."})
+    engine = ScriptedEngine(lambda _: said("one two"))
+    with Metrics(0) as metrics:
+        run([data], tmp_path / "out.jsonl", settings, engine=engine, on_start=metrics.start)
+        told = _scrape(metrics.address)
+    assert (told["reelscribe_clips_total"], told["reelscribe_answers_total"]) == (1, 2)
+    assert (told["reelscribe_captions_total"], told["reelscribe_made_total"]) == (2, 2)
+    assert (told["reelscribe_task_captions_total long"], told["reelscribe_task_failures_total missing short"]) == (1, 1)
+
+
 def test_what_cannot_be_served() -> None:
     with Metrics(0) as metrics:
         taken = int(metrics.address.rpartition(":")[2].partition("/")[0])

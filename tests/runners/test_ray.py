@@ -22,7 +22,7 @@ from reelscribe.values import Row, RowResult
 
 pytestmark = [pytest.mark.ray, pytest.mark.filterwarnings("ignore")]
 
-ACTOR, READER = b"ray::MapWorker(MapBatches(MakeOutcomes))", b"ray::Read_FromFeed"
+ACTOR, READER = b"ray::MapWorker(MapBatches(MakeAnswers))", b"ray::Read_FromFeed"
 FAKE = Settings(engine="fake", decoders=1, runner="ray", actors="2")
 
 
@@ -102,6 +102,23 @@ def test_captions_are_those_of_a_local_run_though_an_actor_is_killed(ray: Any, t
     assert killed
     assert (summary.captions, summary.failures) == (11, {"unreadable": 1})
     assert (summary.speed["clips"], summary.speed["tokens"] > 50) == (12, True)
+    assert _same(tmp_path, "local", "out")
+
+
+def test_answers_to_several_tasks_are_those_of_a_local_run(ray: Any, tmp_path: Path) -> None:
+    data = _data(tmp_path, 60)
+    told = FAKE.without_token() | {
+        "tasks": {
+            "short": "In 5 words.",
+            "long": "Tell all of {text}.",
+            "check": {"prompt": "Is this right? {long}", "after": ["long"], "video": False},
+        }
+    }
+    local = run([data], tmp_path / "local.jsonl", Settings(**told | {"runner": "local", "actors": None}))
+    summary = run([data], tmp_path / "out.jsonl", Settings(**told))
+    assert summary.tasks == local.tasks
+    assert summary.tasks["check"]["captions"] == 30
+    assert (summary.speed["clips"], summary.speed["answers"]) == (60, 180)
     assert _same(tmp_path, "local", "out")
 
 

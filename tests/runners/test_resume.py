@@ -248,7 +248,7 @@ def test_order_of_runs_makes_no_difference_and_no_good_candidate_is_lost(
     assert sorted(asked) == sorted(["mixed", "good", *tries]), "a failure of the moment is tried by three runs"
     mixed, silent, *_ = read_rows_of(tmp_path / "all" / "out.jsonl")
     assert mixed["caption_meta"]["kept"] == [1, 2, 3]
-    assert mixed["captions"] == ["", "a sheep talks", "it talks ...", "a dog runs"]
+    assert mixed["caption_candidates"] == ["", "a sheep talks", "it talks ...", "a dog runs"]
     assert silent["caption"] is None
 
 

@@ -12,8 +12,8 @@ from flow import ScriptedEngine, put_clip, put_rows, said
 from reelscribe.config import Settings, Shard
 from reelscribe.dataset.ledger_file import read_runs
 from reelscribe.errors import StoppedError
+from reelscribe.layouts import LAYOUTS
 from reelscribe.pipeline import plan_row
-from reelscribe.prompts import LAYOUTS
 from reelscribe.runners.local import RunSummary, run
 from reelscribe.runners.status import ledger_of
 from reelscribe.values import InputRow, Row, Work

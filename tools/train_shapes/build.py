@@ -17,7 +17,7 @@ from transformers import (
 from transformers.models.qwen2_vl import Qwen2VLImageProcessor
 
 from reelscribe.models.shapes import scenes
-from reelscribe.prompts import DEFAULT_PROMPT
+from reelscribe.tasks import DEFAULT_PROMPT
 
 PROMPTS = [
     "Describe this video.",

@@ -8,7 +8,7 @@ import numpy as np
 
 from build import PROMPTS, SYSTEM_PROMPTS
 from reelscribe.models.shapes.scenes import COLORS, FIELDS, GROUNDS, MOTIONS, SHAPES, SIZES, Scene, change_fact
-from reelscribe.prompts import DEFAULT_PROMPT
+from reelscribe.tasks import DEFAULT_PROMPT
 
 KINDS = ("sentence", "detail", "json", "events", "truth")
 DETAIL_PROMPTS = [

@@ -1,27 +1,22 @@
 """Whether there is anything to caption: what the first rows say, before a model is loaded or a file is written."""
 
-import logging
-import re
 from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
-from typing import Final
 
 from reelscribe.config import Settings
 from reelscribe.dataset.read import read_rows
 from reelscribe.dataset.sources import Source, schemas
 from reelscribe.errors import ClipError, DatasetError, SettingsError, did_you_mean
-from reelscribe.prompts import video_column, videos_of
+from reelscribe.layouts import choose_layout, video_column, videos_of
+from reelscribe.pipeline import check_added, peek
+from reelscribe.templates import names_in, parts_of
 from reelscribe.values import InputRow, Row
-
-logger = logging.getLogger(__name__)
 
 _MOST_ROWS, _MOST_BYTES = 10_000, 1 << 28
 """How far to look for a column or a video that the first rows lack: a second or so of reading."""
-_NAME_IN_BRACES: Final = re.compile(r"(?<!\{)\{([^\W\d]\w*)\}(?!\})")
-"""What looks like a place for the value of a column. Braces of JSON in a prompt do not."""
 
 
 @dataclass(kw_only=True)
@@ -55,7 +50,8 @@ def check_columns(sources: Sequence[Source], settings: Settings) -> None:
     none of the first 10,000 rows has counts as missing, unless they are too large to read so many for that.
 
     Raises:
-        SettingsError: a column that is named, or that of the videos, is not there; or a prompt names one in braces.
+        SettingsError: a column that is named, or that of the videos, is not there; one that would be added is; or a
+            system prompt names one.
         DatasetError: there is no row, or no row has a video.
     """
     stated = {name for _, schema in schemas(sources) for name in schema.names}
@@ -67,7 +63,8 @@ def check_columns(sources: Sequence[Source], settings: Settings) -> None:
     if not seen.read:
         return  # each of them is a failure, which says why
     names = stated | seen.names
-    _check_braces(names, settings)
+    _check_added(stated, sources, settings)
+    _check_system_prompt(names, settings)
     if seen.too_large:
         return  # they may be few, and others may have what they lack: of that the run warns
     _check_names(names, settings, "the data set has" if seen.all_rows else f"the first {seen.rows:,} rows have")
@@ -118,17 +115,24 @@ def _check_names(names: set[str], settings: Settings, who: str) -> None:
         raise SettingsError(f"{who} no column 'video' or 'videos'; video_key names another of {there}.")
 
 
-def _check_braces(names: set[str], settings: Settings) -> None:
-    """Say that braces in a prompt are sent as they are, and refuse those that name a column."""
-    for option, text in (("prompt", settings.prompt), ("system_prompt", settings.system_prompt)):
-        found = _NAME_IN_BRACES.findall(text or "")
-        if filled := [name for name in found if name in names]:
-            raise SettingsError(
-                f"{option} has {{{filled[0]}}}, but the value of a column is not put into it; write the whole prompt "
-                "of each row into a column, which prompt_key names."
-            )
+def _check_added(stated: set[str], sources: Sequence[Source], settings: Settings) -> None:
+    """Refuse columns that would be added and are there, also in a later one of several data sets that state theirs."""
+    others = [source for source in sources if source.format != "videos"]  # what is beside videos may be a run's own
+    with closing(read_rows(others, settings, output=Path("captions.jsonl"))) as rows:
+        peeked = [item.row for item in peek(rows)]
+    if choose_layout(peeked, settings).adds:
+        check_added(stated.union(*peeked), settings)
+
+
+def _check_system_prompt(names: set[str], settings: Settings) -> None:
+    """Refuse a system prompt with the name of a column in braces: nothing is put into it."""
+    for task in settings.all_tasks:
+        found = [name for name in names_in(parts_of(task.system_prompt or "")) if name in names]
         if found:
-            logger.warning("%s has {%s}; nothing is put there, it is sent as it is.", option, found[0])
+            raise SettingsError(
+                f"system_prompt has {{{found[0]}}}, but the value of a column is put into prompts alone; move that "
+                "part into the prompt."
+            )
 
 
 def _called(sources: Sequence[Source]) -> str:

@@ -39,26 +39,34 @@ class Keys:
         self._limits = FetchLimits.of(settings)
         self.weights = _weights(info.model)
         """What tells the files of a model in a folder from others."""
-        running = (info.engine, info.model, info.revision, self.weights)
-        self._captions = _digest(_VERSION, running, _that_matter(told(settings, "captions")))
+        self._captions = _running(settings, info, self.weights)
+        self._of_tasks = {
+            task.name: _running(settings.of_task(task), info.others[task.name], _weights(info.others[task.name].model))
+            for task in settings.all_tasks
+            if task.name in info.others
+        }
         self.failures = _digest(told(settings, "failures")).hex()
         """Names the settings on which it depends whether a video can be had at all."""
 
     def key(self, request: Request, video: tuple[Any, ...]) -> bytes:
         """The content key of a request for a video: 20 bytes. The row's text is no part of it."""
         return _digest(
-            self._captions,
+            self._of_tasks.get(request.id.task, self._captions),
             video,
             request.prompt,
             request.system_prompt,
             request.num_captions,
             request.sampling.told(),
             request.seed,
+            *_that_came_later(request),
             length=20,
         )
 
     def key_of_0_1(self, request: Request, video: tuple[Any, ...]) -> bytes:
-        """The key that release 0.1.0 gave the same request: 16 bytes, of which the row's text was a part."""
+        """The key that release 0.1.0 gave the same request: 16 bytes, of which the row's text was a part.
+
+        One that it could not have made has a key that it gave to none.
+        """
         return _digest(
             self._captions,
             video,
@@ -68,6 +76,7 @@ class Keys:
             request.num_captions,
             request.sampling.told(),
             seed_of_0_1(request, self.settings),
+            *_that_came_later(request),
         )
 
     def video(self, clip: Clip) -> tuple[Any, ...]:
@@ -89,6 +98,14 @@ class Keys:
         except ValueError:  # a NUL, or half a surrogate pair: no such file can be there
             return ("missing", clip.source)
         return ("file", path, stat.st_size, stat.st_mtime_ns)
+
+
+def _that_came_later(request: Request) -> list[Any]:
+    """What requests of earlier releases did not have; nothing, where one is as it was then."""
+    schema = request.schema.text if request.schema else None
+    unfilled = [[type(part).__name__, str(part)] for part in request.unfilled]
+    told = [schema, request.video, unfilled]
+    return [] if told == [None, True, []] else told
 
 
 def seed_of_0_1(request: Request, settings: Settings) -> int:
@@ -115,6 +132,12 @@ def told(settings: Settings, *effects: Effect) -> dict[str, Any]:
         values["model_params"] = {name: params[name] for name in params if name not in PARAMS_WITHOUT_EFFECT}
     loaded: dict[str, Any] = json.loads(_to_json(values))
     return loaded
+
+
+def _running(settings: Settings, info: ModelInfo, weights: str | None) -> bytes:
+    """Names what answers requests, as far as answers depend on it."""
+    running = (info.engine, info.model, info.revision, weights)
+    return _digest(_VERSION, running, _that_matter(told(settings, "captions")))
 
 
 def _that_matter(values: dict[str, Any]) -> dict[str, Any]:

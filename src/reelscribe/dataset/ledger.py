@@ -13,11 +13,11 @@ import sqlite3
 import threading
 import time
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Final, Self
+from typing import Any, Final, NamedTuple, Self
 
 from reelscribe.config import Settings
 from reelscribe.dataset.identity import Keys, told
@@ -53,6 +53,25 @@ _COMMIT_SECONDS: Final = 1.0
 _LARGEST_SEED: Final = (1 << 63) - 1
 
 
+class Mark(NamedTuple):
+    """What is to be made again, whatever came of it."""
+
+    row: int
+    """Place of the row in the data set, from 0."""
+    video: str | None = None
+    """Its path or URL, or the number of its row, which a tar file gives it; None for all of the row's."""
+    task: str | None = None
+    """None for all tasks."""
+
+    def means(self, request: Request) -> bool:
+        """Whether it is of what a request asks. What a video is called that is given by its bytes, nobody knows."""
+        source, place = request.clip.source, request.id.row
+        if place != self.row or self.task not in (None, request.id.task):
+            return False
+        names = (None, source, request.clip.name, f"{place:09d}")
+        return isinstance(source, bytes) or self.video in names
+
+
 class Ledger:
     """Opens a ledger, or begins one. One that never saw a run is removed again when it is closed.
 
@@ -64,8 +83,8 @@ class Ledger:
     Args:
         file: the ledger's.
         again: failures of these kinds, of earlier runs, are not known.
-        marked: nor is anything of these videos of rows at these places; of all of a row's where none is named. A video
-            goes by its path or URL, or by the number of its row, which a tar file gives it; of bytes nobody knows it.
+        tasks: where it is set, of these tasks alone: failures of others are known.
+        marked: nor is anything that has one of these marks, likewise.
         resampled: sampling parameters for requests that are made again because of that. Their outcomes take the place
             of those that there were.
 
@@ -78,14 +97,17 @@ class Ledger:
         file: Path,
         *,
         again: frozenset[FailureKind] = frozenset(),
-        marked: Mapping[int, frozenset[str]] | None = None,
+        tasks: Collection[str] | None = None,
+        marked: Iterable[Mark] = (),
         resampled: Mapping[str, Any] | None = None,
     ) -> None:
         self.file = file
-        self._again, self._resampled = again, SamplingParams.parse(resampled or {}).told()
-        self._marked = dict(marked or {})
-        self.unmet = set(self._marked)
-        """Places of marked rows of which no such video was looked up."""
+        self._again, self._tasks, self._resampled = again, tasks, SamplingParams.parse(resampled or {}).told()
+        self.unmet = {mark for mark in marked if mark.task is None or self._is_of(mark.task)}
+        """Marks of what was not looked up."""
+        self._marked: dict[int, list[Mark]] = {}
+        for mark in self.unmet:
+            self._marked.setdefault(mark.row, []).append(mark)
         self._asked: dict[RequestId, tuple[bytes, Request, tuple[Any, ...]]] = {}
         self._damaged = 0
         self._lock = threading.RLock()
@@ -253,7 +275,7 @@ class Ledger:
     def _chosen(self, known: Answer, request: Request) -> Caption:
         """A caption with the candidates that this run keeps. Seeds of release 0.1.0 are beyond Arrow's int64."""
         try:
-            made = choose(request, known, self._begun().settings.keep)
+            made = choose(request, known)
         except (ValueError, LookupError, TypeError, AttributeError) as exc:
             raise DamagedError(str(exc)) from exc
         return replace(made, meta={**made.meta, "seed": made.meta["seed"] & _LARGEST_SEED})
@@ -271,14 +293,15 @@ class Ledger:
                 )
 
     def _is_marked(self, request: Request) -> bool:
-        if not self._marked or (place := request.id.row) not in self._marked:
+        if not self._is_of(request.id.task):
             return False
-        source = request.clip.source
-        names = self._marked[place]
-        found = not names or isinstance(source, bytes) or bool(names & {source, request.clip.name, f"{place:09d}"})
-        if found:
-            self.unmet.discard(place)
-        return found
+        found = {mark for mark in self._marked.get(request.id.row, ()) if mark.means(request)}
+        self.unmet -= found
+        return bool(found)
+
+    def _is_of(self, task: str) -> bool:
+        """Whether it is one of those that are to be tried again."""
+        return self._tasks is None or task in self._tasks
 
     def _holds(self, found: "_Found") -> bool:
         """Whether what is known is not to be tried again."""
@@ -286,6 +309,8 @@ class Ledger:
             return True
         if isinstance(found.outcome, Caption):
             return not _falls_short(found.outcome, self._begun().settings)
+        if not self._is_of(found.outcome.id.task):
+            return True
         if found.outcome.kind in self._again or found.limits != self._begun().failures:
             return False
         return found.outcome.kind not in TRANSIENT_KINDS or found.tries >= MOST_TRIES

@@ -1,4 +1,4 @@
-"""Captions in files beside local videos: `clip.txt` or `clip.json` for `clip.mp4`.
+"""Captions in files beside local videos: `clip.txt` or `clip.json` for `clip.mp4`, `clip.NAME.txt` for a task NAME.
 
 A file that no run on this output wrote, or that was changed since, is a person's: it is read, and never replaced
 unless the settings say so. Then it stays beside the new one, as `clip.txt.bak`, and is read from there.
@@ -10,7 +10,7 @@ import json
 import logging
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
@@ -21,8 +21,8 @@ from typing import Final, Protocol, Self
 from reelscribe.config import Settings
 from reelscribe.dataset.files import VIDEO_SUFFIXES, write_whole
 from reelscribe.errors import ClipError, DatasetError
-from reelscribe.prompts import LAYOUTS, caption_cells, videos_of
-from reelscribe.values import Caption, Clip, InputRow, Row, RowResult
+from reelscribe.layouts import LAYOUTS, caption_cells, videos_of
+from reelscribe.values import Caption, Clip, InputRow, Outcome, Row, RowResult
 from reelscribe.video.fetch import FetchLimits, local, scheme_of
 
 logger = logging.getLogger(__name__)
@@ -135,9 +135,11 @@ class SidecarWriter:
 
     def __init__(self, settings: Settings, notes: Notes) -> None:
         self._settings, self._notes = settings, notes
-        # The first request of a row, which tells its shard, is the same in all layouts.
-        self._as_columns = replace(settings, layout="columns")
         self._limits = FetchLimits.of(settings)
+        self._kinds: dict[str | None, str] = {None: settings.sidecar or ""}
+        """Ends of files by the task whose caption they hold; None: all of them."""
+        if settings.sidecar == "txt":
+            self._kinds = {task.name: f"{task.name}.txt" if settings.tasks else "txt" for task in settings.all_tasks}
         self._left = 0
         self._waiting: dict[Path, str] = {}
         self._written = time.monotonic()
@@ -153,7 +155,7 @@ class SidecarWriter:
         found: dict[Path, None] = {}
         for row in rows:
             if self._is_of_shard(row):
-                found |= dict.fromkeys(file for _, file in self._files(row) if self._is_of_others(file))
+                found |= dict.fromkeys(file for *_, file in self._files(row) if self._is_of_others(file))
         if found:
             named = ", ".join(map(str, itertools.islice(found, _MOST_NAMED)))
             more = f" and {len(found) - _MOST_NAMED:,} more" if len(found) > _MOST_NAMED else ""
@@ -166,10 +168,11 @@ class SidecarWriter:
         shard = self._settings.part()
         if shard is None or row.problem:
             return True
-        return shard.holds(LAYOUTS["columns"].plan(row.row, row.index, self._as_columns, row.root).lot)
+        as_columns = replace(self._settings, layout="columns")  # the videos, which tell the shard, are the same in all
+        return shard.holds(LAYOUTS["columns"].plan(row.row, row.index, as_columns, row.root).lot)
 
-    def _files(self, row: InputRow) -> Iterator[tuple[int, Path]]:
-        """Number of each local video of a row, and the file beside it."""
+    def _files(self, row: InputRow) -> Iterator[tuple[int, str | None, Path]]:
+        """Number of each local video of a row, and the files beside it: each with its task, or None for all in one."""
         try:
             videos, _ = videos_of(row.row, self._settings)
         except ClipError:
@@ -178,11 +181,11 @@ class SidecarWriter:
             if isinstance(video, str) and scheme_of(video) in (None, "file"):
                 try:
                     path = local(Clip(source=video, root=row.root), self._limits).path
-                    file = sidecar_of(path, self._settings.sidecar or "") if path.is_file() else None
+                    there = path.is_file()
                 except (ClipError, OSError, ValueError):  # no such file can be there, or may be read
                     continue
-                if file is not None:
-                    yield number, file
+                if there:
+                    yield from ((number, task, sidecar_of(path, kind)) for task, kind in self._kinds.items())
 
     def _is_of_others(self, file: Path) -> bool:
         if not os.path.lexists(file):
@@ -201,10 +204,12 @@ class SidecarWriter:
         kind = self._settings.sidecar
         if kind is None or result.origin is None or not result.captions:
             return
-        for number, file in self._files(result.origin):
-            outcome = result.outcomes[number] if number < len(result.outcomes) else None
-            if isinstance(outcome, Caption):
-                self._waiting[file] = _CONTENTS[kind](outcome, self._settings)
+        for number, task, file in self._files(result.origin):
+            found = [made for made in result.outcomes if made.id.slot == number and task in (None, made.id.task)]
+            if any(isinstance(made, Caption) for made in found):
+                content = _CONTENTS[kind](found, self._settings)
+                if content is not None:
+                    self._waiting[file] = content
         if len(self._waiting) >= _MOST_WAITING or time.monotonic() - self._written > _WAIT_SECONDS:
             self._write_waiting()
 
@@ -285,12 +290,26 @@ def next_backup(file: Path) -> Path:
     return file.with_name(f"{file.name}.bak{len(list(_backups(file))) or ''}")
 
 
-def _as_json(caption: Caption, settings: Settings) -> str:
-    table = dict(zip(settings.caption_columns, caption_cells(caption), strict=True))
+def _as_text(outcomes: Sequence[Outcome], settings: Settings) -> str | None:
+    """The text of the one task, or its value; None where the caption holds none."""
+    [outcome] = outcomes
+    [task] = [task for task in settings.all_tasks if task.name == outcome.id.task]
+    text = caption_cells(outcome, task)["text"]
+    if text is None:
+        return None
+    return (text if isinstance(text, str) else json.dumps(text, ensure_ascii=False)) + "\n"
+
+
+def _as_json(outcomes: Sequence[Outcome], settings: Settings) -> str:
+    """The columns of all tasks, also of those that failed."""
+    tasks = {task.name: task for task in settings.all_tasks}
+    table = {
+        tasks[outcome.id.task].column(kind): cell
+        for outcome in outcomes
+        for kind, cell in caption_cells(outcome, tasks[outcome.id.task]).items()
+        if kind in settings.column_kinds
+    }
     return json.dumps(table, ensure_ascii=False, indent=1) + "\n"
 
 
-_CONTENTS: Final[dict[str, Callable[[Caption, Settings], str]]] = {
-    "txt": lambda caption, _: caption.texts[0] + "\n",
-    "json": _as_json,
-}
+_CONTENTS: Final[dict[str, Callable[[Sequence[Outcome], Settings], str | None]]] = {"txt": _as_text, "json": _as_json}

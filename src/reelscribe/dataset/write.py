@@ -114,7 +114,13 @@ class DatasetWriter(AbstractContextManager["DatasetWriter"]):
         self._rows += len(result.rows)
         with _writing(self.failures):
             for failure in result.failures:
-                told = {"row": result.index, "video": failure.video, "kind": failure.kind, "message": failure.message}
+                told = {
+                    "row": result.index,
+                    "video": failure.video,
+                    "task": None if failure.id.slot is None else failure.id.task,
+                    "kind": failure.kind,
+                    "message": failure.message,
+                }
                 self._failures.write(to_json(told).encode() + b"\n")
                 self._failures.flush()
         self._failed += len(result.failures)

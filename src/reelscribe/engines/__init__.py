@@ -5,6 +5,7 @@ from typing import Final
 
 from reelscribe.config import Settings
 from reelscribe.engines.base import Engine
+from reelscribe.engines.several import SeveralEngines
 from reelscribe.errors import MissingExtraError
 
 ENGINES: Final[dict[str, str]] = {
@@ -19,7 +20,7 @@ _EXTRA_MODULES: Final = {"accelerate", "anyio", "httpx2", "torch", "torchvision"
 
 
 def load_engine(settings: Settings) -> Engine:
-    """Load the engine that the settings name, and its model.
+    """Load the engine that the settings name, and its model; also those of tasks that have one of their own.
 
     Raises:
         SettingsError: the engine cannot take what is set for it.
@@ -27,6 +28,12 @@ def load_engine(settings: Settings) -> Engine:
         ModelError: the model cannot be loaded.
         EngineError: the server cannot be reached, or does not have the model.
     """
+    main = _load(settings)
+    others = {task.name: _load(settings.of_task(task)) for task in settings.all_tasks if task.engine}
+    return SeveralEngines(main, others) if others else main
+
+
+def _load(settings: Settings) -> Engine:
     module, function = ENGINES[settings.engine].split(":")
     try:
         engine: Engine = getattr(importlib.import_module(module), function)(settings)

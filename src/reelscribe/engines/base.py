@@ -24,6 +24,12 @@ class ModelInfo:
     """GPUs that it keeps busy, by which its cost is reckoned; 1 for a CPU, and for a server."""
     details: Mapping[str, Any] = field(default_factory=dict)
     """More for the record; what stands here wins over what the flow says itself."""
+    others: "Mapping[str, ModelInfo]" = field(default_factory=dict)
+    """What answers those tasks that have an engine of their own."""
+
+    def of(self, task: str) -> "ModelInfo":
+        """What answers a task."""
+        return self.others.get(task, self)
 
 
 class Engine(Protocol):

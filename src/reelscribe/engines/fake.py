@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Final
 
-from reelscribe.config import Settings
+from reelscribe.config import ModelSettings
 from reelscribe.engines.base import ModelInfo
 from reelscribe.errors import EngineError, SettingsError
 from reelscribe.values import Candidate, Failure, Generation, Work
@@ -73,7 +73,7 @@ class FakeEngine:
 _PARAMS: Final = ("clips_per_second", "refuse", "break_after", "break_on")
 
 
-def load(settings: Settings) -> FakeEngine:
+def load(settings: ModelSettings) -> FakeEngine:
     """The engine that `--engine fake` gives; `model_params` may say how fast it is, what it refuses and when it breaks.
 
     Raises:

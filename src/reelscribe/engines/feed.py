@@ -1,12 +1,16 @@
 """How requests come into an engine: pulled in a thread beside it, so that a slow clip holds back no answer."""
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
 from queue import SimpleQueue
 from types import TracebackType
-from typing import Final, Generic, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Generic, Self, TypeVar
+
+if TYPE_CHECKING:
+    from reelscribe.engines.base import Engine
+    from reelscribe.values import Failure, Generation
 
 Item = TypeVar("Item")
 Made = TypeVar("Made")
@@ -156,6 +160,27 @@ class Feed(Iterator[Item]):
     def _wake(self, _: object) -> None:
         with self._changed:
             self._changed.notify_all()
+
+
+def answers_to(
+    engine: "Engine", feed: Feed[Any], *, on_pause: Callable[[], None] = lambda: None
+) -> "Generator[Generation | Failure, None, None]":
+    """What an engine answers to all that a feed has; in several streams if it pauses.
+
+    Args:
+        engine: that answers.
+        feed: of works.
+        on_pause: called whenever another stream begins.
+
+    Raises:
+        EngineError: the engine broke.
+    """
+    while True:
+        yield from engine.generate(feed)
+        if not feed.paused:
+            return
+        feed.resume()
+        on_pause()
 
 
 @contextmanager

@@ -4,7 +4,7 @@ import importlib
 from dataclasses import dataclass
 from pathlib import Path
 
-from reelscribe.config import Settings
+from reelscribe.config import ModelSettings, Settings
 from reelscribe.engines.planning import ModelSize
 from reelscribe.errors import MissingExtraError, ModelError
 from reelscribe.models import BUILT_IN
@@ -22,9 +22,11 @@ class Prospect:
     """Where the limits come from, in words."""
     exact: bool
     """Whether they are the model's own."""
+    max_tokens: int | None = None
+    """Of an answer, at most, where the user does not say; None where that is not known."""
 
 
-def look_at_model(settings: Settings) -> Prospect:
+def look_at_model(settings: ModelSettings) -> Prospect:
     """What can be known of the model that settings name, without its weights.
 
     A checkpoint's configuration and processor are read, from its folder or the hub. Where a hub model cannot be read,
@@ -42,6 +44,7 @@ def look_at_model(settings: Settings) -> Prospect:
         module = importlib.import_module("reelscribe.engines.checkpoint")
         hub = {name: settings.model_params[name] for name in module.HUB_PARAMS if name in settings.model_params}
         checkpoint = module.Checkpoint.load(settings.model, revision=settings.revision, **hub)
+        default = importlib.import_module("reelscribe.engines.sampling").DEFAULT_MAX_TOKENS
     except ModuleNotFoundError as exc:
         why = f"{exc.name} is not installed (pip install 'reelscribe[transformers]')"
     except ModelError as exc:
@@ -49,7 +52,13 @@ def look_at_model(settings: Settings) -> Prospect:
             raise
         why = " ".join(str(exc).split()).partition(". ")[0]
     else:
-        return Prospect(limits=checkpoint.limits, size=checkpoint.size, source="the checkpoint's own", exact=True)
+        return Prospect(
+            limits=checkpoint.limits,
+            size=checkpoint.size,
+            source="the checkpoint's own",
+            exact=True,
+            max_tokens=checkpoint.generation_config().max_new_tokens or default,
+        )
     return Prospect(limits=VisionLimits(), size=None, source=f"the family's usual ones, since {why}", exact=False)
 
 

@@ -17,7 +17,7 @@ import torch
 from transformers import AutoModelForImageTextToText
 from transformers.utils import logging as hf_logging
 
-from reelscribe.config import Settings
+from reelscribe.config import ModelSettings
 from reelscribe.engines.base import ModelInfo
 from reelscribe.engines.branching import enable_branching
 from reelscribe.engines.checkpoint import HUB_PARAMS, Checkpoint, cannot_load
@@ -265,7 +265,7 @@ def _failure(request: Request, fault: _Fault) -> Failure:
     return Failure.of(request, fault.message + advice)
 
 
-def load(settings: Settings) -> TransformersEngine:
+def load(settings: ModelSettings) -> TransformersEngine:
     """The engine that the settings describe."""
     return TransformersEngine(
         settings.model,

@@ -119,7 +119,8 @@ class VllmEngine:
         self._rules = TokenRules(self._processor.tokenizer, checkpoint.generation_config())
         self._switches = checkpoint.template_switches(thinking=settings.thinking)
         try:
-            self.to_vllm(settings.sampling_params(), settings.num_captions, settings.seed)
+            for task in settings.all_tasks:
+                self.to_vllm(task.sampling, task.num_captions, settings.seed, task.schema)
         except VLLMValidationError as exc:
             raise SettingsError(f"vLLM does not take these sampling parameters: {exc}") from exc
         budget = FrameBudget.of(settings, checkpoint.limits)

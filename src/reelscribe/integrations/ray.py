@@ -30,7 +30,7 @@ class CaptionBatches:
 
     Rows are treated as those of a data set (see `reelscribe caption`): the layouts are the same, columns keep their
     Arrow types, and a video that cannot be captioned costs its own caption, and is told in the column
-    `caption_failures`. What a row gets does not depend on the batch or the actor that it comes to.
+    `caption_failure`. What a row gets does not depend on the batch or the actor that it comes to.
 
     Args:
         settings: what to do. Those of output, shards and sidecars have no part here.
@@ -71,10 +71,11 @@ class CaptionBatches:
             batch: rows, with the columns that a data set has.
 
         Returns:
-            The rows, in order, with the columns that captions add, and `caption_failures`.
+            The rows, in order, with the columns that are added.
 
         Raises:
             DatasetError: columns cannot be told apart.
+            SettingsError: there is a column that would be added.
             EngineError: the engine broke. Ray ends the actor's task, and tries it again as it was told to.
         """
         return caption_table(batch, self._settings, self._root, self._stream.send)

@@ -34,19 +34,14 @@ def caption_table(
         caption: one result for each row, in order.
 
     Returns:
-        The rows, in order, with the columns that captions add, and `caption_failures` (or as `settings.caption_key` is
-        called): why videos of a row have no caption, a list of texts that is empty where all have.
+        The rows, in order, with the columns that are added.
 
     Raises:
         DatasetError: columns cannot be told apart.
+        SettingsError: there is a column that would be added.
     """
     check_schema(batch.schema, "the batch")
-    name = f"{settings.caption_key}_failures"
-    before = batch.drop_columns([name]) if name in batch.column_names else batch
-    rows = list(rows_of(before.to_batches(), settings, root))
-    made, failures = TableMaker(before.schema, settings), []
-    for result in caption(rows):
+    made = TableMaker(batch.schema, settings)
+    for result in caption(list(rows_of(batch.to_batches(), settings, root))):
         made.add(result)
-        told = [f"{failure.kind}: {failure.message}" for failure in result.failures]
-        failures += [told] * len(result.rows)
-    return made.make().append_column(name, pa.array(failures, pa.list_(pa.string())))
+    return made.make()

@@ -8,11 +8,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Final, get_args
 
-from reelscribe.config import DEFAULT_MODEL, Keep, Settings
+from reelscribe.config import DEFAULT_MODEL, Settings
 from reelscribe.engines import load_engine
 from reelscribe.engines.base import Engine
 from reelscribe.errors import SettingsError
 from reelscribe.pipeline import caption_rows
+from reelscribe.tasks import Keep
 from reelscribe.values import Caption, Failure, InputRow, Row, RowResult
 
 logger = logging.getLogger(__name__)
@@ -27,6 +28,8 @@ _BASE_OPTIONS: Final = frozenset(
     }
 )
 """Options of Data-Juicer's base class. Here they become attributes; a scheduler may read them."""
+_TASK: Final = "reelscribe"
+"""Name of the one task where captions go to a field. Its columns are never seen, and rows seldom have such."""
 
 
 class VideoCaptioningFromVLMMapper:
@@ -91,15 +94,17 @@ class VideoCaptioningFromVLMMapper:
         if caption_field in (self.text_key, self.video_key):
             raise SettingsError(f"caption_field must be a column of its own; got {caption_field!r}.")
         self.caption_field = caption_field
+        self._prompt_key = prompt_key
         self.keeps_all = keep_candidate_mode == "all"
+        # In a template a name in braces stands for a column; here a prompt has always been text as it is.
+        question = {"prompt": prompt and prompt.replace("{", "{{"), "prompt_key": prompt_key}
+        told: dict[str, Any] = {"tasks": {_TASK: question}} if caption_field else question
         self._settings = Settings(
             model=hf_model,
             engine="vllm" if enable_vllm else "transformers",
             dp=1 if enable_vllm else None,  # one replica, on all GPUs
             num_captions=caption_num,
             keep=keep_candidate_mode,
-            prompt=prompt,
-            prompt_key=prompt_key,
             system_prompt=system_prompt,
             original=keep_original_sample,
             text_key=self.text_key,
@@ -107,7 +112,9 @@ class VideoCaptioningFromVLMMapper:
             sampling=sampling_params or {},
             layout="columns" if caption_field else "interleaved",
             model_params=model_params or {},
+            **told,
         )
+        self._hidden = frozenset(self._settings.added_columns if caption_field else ())
         if caption_num > 1 and self._settings.sampling_params().temperature == 0:
             logger.warning("caption_num is %d, but at temperature 0 all candidates are the same.", caption_num)
         self.failures: list[Failure] = []
@@ -141,7 +148,8 @@ class VideoCaptioningFromVLMMapper:
             return {name: [] for name in columns}
         rows = [{name: samples[name][n] for name in columns} for n in range(count)]
         odd = [self._odd_prompt(row) for row in rows]
-        asked = [InputRow(index=n, row=row | dict.fromkeys(odd[n])) for n, row in enumerate(rows)]
+        seen = [{name: row[name] for name in columns if name not in self._hidden} for row in rows]
+        asked = [InputRow(index=n, row=row | dict.fromkeys(odd[n])) for n, row in enumerate(seen)]
         made: list[Row] = []
         for result in caption_rows(asked, self._settings, self._load(rank)):
             for failure in result.failures:
@@ -161,7 +169,7 @@ class VideoCaptioningFromVLMMapper:
 
     def _odd_prompt(self, row: Row) -> Row:
         """The row's own prompt where it is no text, which then is none: that of the operator is asked."""
-        key = self._settings.prompt_key
+        key = self._prompt_key
         return {key: row[key]} if key in row and not isinstance(row[key], str) else {}
 
     def _texts(self, result: RowResult) -> list[Any]:

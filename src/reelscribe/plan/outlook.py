@@ -41,6 +41,17 @@ class TokenCost:
 
 
 @dataclass(frozen=True, kw_only=True)
+class TaskCost:
+    """What one of several tasks takes."""
+
+    name: str
+    requests: Estimate
+    """One for each clip."""
+    answer_tokens: Estimate | None
+    """The most that all its answers may have, where it is known how many one may."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class GpuPlan:
     """How the model would lie on GPUs."""
 
@@ -65,7 +76,11 @@ class Outlook:
     hours: Estimate
     """Of video."""
     tokens: list[TokenCost]
-    """At the rate of frames that is set first; then at half of it and at twice it."""
+    """Of each clip once, at the rate of frames that is set first; then at half of it and at twice it."""
+    tasks: list[TaskCost]
+    """Where there are several."""
+    readings: int
+    """How often the model reads a clip: once for all tasks that are asked at one time; a server, for each of them."""
     thinned: Estimate
     """Clips that get fewer frames a second than are set, since they are long."""
     shrunk: Estimate
@@ -91,13 +106,16 @@ class Outlook:
         """All of it, ready for JSON."""
         seen = {name: value for name, value in vars(self.survey).items() if name != "seen"}
         rest = {
-            name: value for name, value in vars(self).items() if name not in ("survey", "gpu_plan", "rate", "tokens")
+            name: value
+            for name, value in vars(self).items()
+            if name not in ("survey", "gpu_plan", "rate", "tokens", "tasks", "readings")
         }
         plain = {name: asdict(value) if isinstance(value, Estimate) else value for name, value in rest.items()}
         return {
             **seen,
             **plain,
             "tokens": [asdict(each) for each in self.tokens],
+            **({"tasks": [asdict(each) for each in self.tasks], "readings": self.readings} if self.tasks else {}),
             "gpu_plan": self.gpu_plan and asdict(self.gpu_plan),
             "rate": self.rate and asdict(self.rate),
         }
@@ -146,6 +164,8 @@ def look_ahead(
         clips=clips,
         hours=seen.total(lambda header: header.duration_seconds / 3600),
         tokens=[_tokens(seen, replace(budget, fps=budget.fps * many)) for many in (1, 0.5, 2)],
+        tasks=_tasks(clips, settings, prospect),
+        readings=_readings(settings),
         thinned=seen.total(lambda header: header.thinned(budget)),
         shrunk=seen.total(lambda header: header.shrunk(budget)),
         model=settings.model,
@@ -174,6 +194,24 @@ def _tokens(seen: Survey, budget: FrameBudget) -> TokenCost:
     total = seen.total(lambda header: header.video_tokens(budget))
     count = seen.total(lambda _: 1).value
     return TokenCost(fps=budget.fps, total=total, per_clip=total.value / count if count else 0.0)
+
+
+def _tasks(clips: Estimate, settings: Settings, prospect: Prospect) -> list[TaskCost]:
+    """What each of several tasks takes; nothing of one, which is told otherwise."""
+    if len(settings.all_tasks) == 1:
+        return []
+    found = []
+    for task in settings.all_tasks:
+        most = task.sampling.max_tokens or prospect.max_tokens
+        tokens = None if most is None else times(clips, task.num_captions * most)
+        found.append(TaskCost(name=task.name, requests=clips, answer_tokens=tokens))
+    return found
+
+
+def _readings(settings: Settings) -> int:
+    """How often a clip is read. Here that is once for all tasks which come after the same others."""
+    shown = [task for task in settings.all_tasks if task.video]
+    return len(shown) if settings.engine == "openai" else len({frozenset(task.after) for task in shown})
 
 
 def _on_gpus(

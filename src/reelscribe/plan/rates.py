@@ -11,7 +11,7 @@ from reelscribe.errors import SettingsError
 
 BENCHMARKS: Final = Path("benchmarks", "results")
 """Where results of benchmarks/gpu.py lie in a checkout."""
-_COMPARED: Final = ("model", "engine", "num_captions", "fps", "max_video_tokens", "sampling")
+_COMPARED: Final = ("model", "engine", "num_captions", "fps", "max_video_tokens", "sampling", "tasks", "schema")
 """Settings that a rate depends on."""
 
 
@@ -72,12 +72,18 @@ def read_rate(file: Path, settings: Settings, *, gpu: str | None = None) -> Rate
         hint = "take OUTPUT.run.json of a run that captioned something, or a result of benchmarks/gpu.py."
         raise SettingsError(f"{file} holds no measured rate; {hint}") from exc
     now = {name: getattr(settings, name) for name in _COMPARED}
+    used, now = _with_names(used), _with_names(now)
     differences = [
-        f"{name} was {used[name]}, is {now[name]}" for name in _COMPARED if name in used and used[name] != now[name]
+        f"{name} was {used[name]}, is {now[name]}" for name in now if name in used and used[name] != now[name]
     ]
     if gpu and not _is(gpu, machine):
         differences.insert(0, f"the machine was {machine}, is to be {gpu}")
     return Rate(clips_per_second=rate, source=f"{file} ({source})", differences=differences)
+
+
+def _with_names(used: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings with the names of tasks in place of their tables; one has none."""
+    return {**used, "tasks": ", ".join(used["tasks"]) or "one"} if "tasks" in used else dict(used)
 
 
 def _is(gpu: str, machine: str) -> bool:
@@ -98,7 +104,7 @@ def _of_run(told: Mapping[str, Any]) -> tuple[float, str, dict[str, Any]]:
     gpus = told["model"].get("gpus", 1)
     rate = _positive(told["clips_per_second"]) / gpus
     where = _machine(told["hardware"]) if gpus == 1 else f"{gpus} x {_machine(told['hardware'])}"
-    return rate, f"{told['started'][:10]}, {where}, {told['clips']:,} clips", told["settings"]
+    return rate, f"{told['started'][:10]}, {where}, {told['clips']:,} clips", {"tasks": {}} | told["settings"]
 
 
 def _positive(rate: float) -> float:

@@ -10,13 +10,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
+from reelscribe.asking import RowPlan
 from reelscribe.config import Settings
 from reelscribe.dataset.columns import check_columns
 from reelscribe.dataset.read import count_rows, read_rows
 from reelscribe.dataset.sources import Source, find_sources
 from reelscribe.errors import ClipError, FailureKind
+from reelscribe.layouts import choose_layout
 from reelscribe.pipeline import peek, plan_row
-from reelscribe.prompts import RowPlan, choose_layout
 from reelscribe.values import Clip, InputRow
 from reelscribe.video.fetch import FetchLimits, local, scheme_of
 from reelscribe.video.headers import Header
@@ -174,7 +175,7 @@ def _looked_at(plans: Iterator[RowPlan], settings: Settings) -> Iterator[tuple[R
 
         waiting: deque[tuple[RowPlan, list[Future[Look]]]] = deque()
         for plan in plans:
-            waiting.append((plan, [executor.submit(look, request.clip) for request in plan.requests]))
+            waiting.append((plan, [executor.submit(look, subject.clip) for subject in plan.subjects]))
             if len(waiting) > _AHEAD * workers:
                 first, looks = waiting.popleft()
                 yield first, [each.result() for each in looks]

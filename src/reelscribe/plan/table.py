@@ -32,12 +32,26 @@ def lines(outlook: Outlook) -> Iterator[str]:
             f"{'tokens' if number == 0 else '':<10}  at {cost.fps:g} fps  {cost.per_clip:>{per_clip},.0f} a clip  "
             f"{_number(cost.total)} in all{mark}"
         )
+    yield from _tasks(outlook)
     rate = f"fewer than {outlook.tokens[0].fps:g} frames a second; see --max-frames, --max-video-tokens"
     share = "less than a quarter of their pixels; see --max-video-tokens, or lower --fps"
     for name, clips, what in (("thinned", outlook.thinned, rate), ("shrunk", outlook.shrunk, share)):
         if clips.value:
             yield from _columns({name: f"{_number(clips)}, {what}"})
     yield from _columns({"GPU": _gpu(outlook), **_speed(outlook)})
+
+
+def _tasks(outlook: Outlook) -> Iterator[str]:
+    """What each of several tasks takes."""
+    width = max((len(task.name) for task in outlook.tasks), default=0)
+    for number, task in enumerate(outlook.tasks):
+        tokens = "tokens of answers not known: set max_tokens in sampling"
+        if task.answer_tokens is not None:
+            tokens = f"at most {_number(task.answer_tokens)} tokens of answers"
+        yield f"{'' if number else 'tasks':<10}  {task.name:<{width}}  {_number(task.requests)} requests, {tokens}"
+    if outlook.tasks:
+        times = "once for all tasks" if outlook.readings == 1 else f"{outlook.readings} times; tokens are of one time"
+        yield f"{'':<10}  each clip is read {times}"
 
 
 def _columns(facts: Mapping[str, str]) -> Iterator[str]:

@@ -4,22 +4,24 @@ import contextlib
 import itertools
 import json
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
 from reelscribe.config import Settings
+from reelscribe.dataset.formats.jsonl import to_json
 from reelscribe.dataset.identity import seed_of_0_1
 from reelscribe.dataset.ledger_file import Run, read_answers
 from reelscribe.dataset.names import SHARD
 from reelscribe.dataset.read import read_rows
 from reelscribe.dataset.sources import Source, find_sources
 from reelscribe.errors import ClipError, DatasetError, ReelscribeError
+from reelscribe.layouts import LAYOUTS, eoc_token, video_token, videos_of, without_tokens
 from reelscribe.outcomes import choose
-from reelscribe.prompts import LAYOUTS, eoc_token, video_token, videos_of, without_tokens
 from reelscribe.report.videos import FoundVideo, VideoFinder
 from reelscribe.runners.status import find_failures, find_ledger, ledger_of, runs_on
+from reelscribe.tasks import COLUMN_KINDS, ColumnKind, Task
 from reelscribe.values import Answer, Caption, InputRow, Request, Row
 
 _PEEK_ROWS: Final = 64
@@ -29,12 +31,16 @@ _MOST_REMEMBERED: Final = 200_000
 
 @dataclass(frozen=True, kw_only=True)
 class Entry:
-    """One video of the data set: its captions, or why there are none."""
+    """What a task came to for one video of the data set: its captions, or why there are none."""
 
     row: int
     """Place of its row in the data set that was captioned, from 0, as in the list of failures."""
     slot: int
     """Place of the video in that row."""
+    task: str
+    """Its name."""
+    structured: bool = False
+    """Whether its captions are JSON."""
     video: FoundVideo
     original: str
     """The text that the row had."""
@@ -55,6 +61,16 @@ class NoVideo:
     """A row without a video."""
 
     row: int
+
+
+def by_video(entries: Iterable[Entry | NoVideo]) -> Iterator[tuple[Entry, ...]]:
+    """The entries of each video together; of a row without one, none."""
+
+    def place(entry: Entry | NoVideo) -> tuple[int, int | None]:
+        return entry.row, entry.slot if isinstance(entry, Entry) else None
+
+    for _, group in itertools.groupby(entries, key=place):
+        yield tuple(entry for entry in group if isinstance(entry, Entry))
 
 
 class CaptionedData:
@@ -80,7 +96,9 @@ class CaptionedData:
         self.settings = replace(_settings_of(self.run), root=None)
         self._sources = find_sources([str(output).replace(SHARD, "*")])
         self._finder = VideoFinder(_folders(output, self.run, root))
-        self._interleaved = self._is_interleaved()
+        first = [item.row for item, _ in zip(self._rows(), range(_PEEK_ROWS), strict=False)]
+        self._tasks = self.settings.all_tasks if self.run else _tasks_in(first)
+        self._interleaved = self._is_interleaved(first)
         self._failures: dict[int, list[Row]] = {}
         self._remembered: Callable[[Request, list[str]], Caption | None] = lambda request, texts: None
         self._kept: Callable[[Request], int] = lambda request: 0
@@ -94,15 +112,14 @@ class CaptionedData:
             self._remembered = _remembering(known, self.settings)
             self._kept = _counting(known, self.settings)
 
-    def _is_interleaved(self) -> bool:
-        rows = [item.row for item, _ in zip(self._rows(), range(_PEEK_ROWS), strict=False)]
-        meta = self.settings.caption_columns[-1]
-        if any(meta in row for row in rows):
+    def _is_interleaved(self, rows: list[Row]) -> bool:
+        added = [task.column(kind) for task in self._tasks for kind in COLUMN_KINDS]
+        if any(name in row for row in rows for name in added):
             return False
         texts = [row.get(self.settings.text_key) for row in rows]
         if not any(isinstance(text, str) and video_token() in text for text in texts):
             raise DatasetError(
-                f"{self.output} holds no captions: its rows have no column {meta!r}, and their text no "
+                f"{self.output} holds no captions: its rows have no column {added[0]!r}, and their text no "
                 f"{video_token()}. Give a data set that reelscribe caption wrote."
             )
         if self.run is None:
@@ -116,7 +133,7 @@ class CaptionedData:
         return read_rows(self._sources, self.settings, output=self.output)
 
     def entries(self) -> Iterator[Entry | NoVideo]:
-        """Each video of each row, in order; may be asked for several times."""
+        """What each task came to for each video of each row, in order; may be asked for several times."""
         return self._from_text() if self._interleaved else self._from_columns()
 
     # Columns
@@ -125,34 +142,36 @@ class CaptionedData:
         for item in self._rows():
             if item.problem:  # the output itself is damaged here
                 raise DatasetError(f"{self.output}: {item.problem.message}")
-            cells = [item.row.get(name) for name in self.settings.caption_columns]
-            cells[2] = _from_json(cells[2])
-            videos, _ = self._videos(item.row)
-            if not isinstance(cells[2], list):
-                cells = [[cell] for cell in cells]
-            metas = cells[2] if isinstance(cells[2], list) else []
-            if not any(metas):
+            entries = [entry for task in self._tasks for entry in self._of_task(item, task)]
+            yield from sorted(entries, key=lambda entry: entry.slot)
+            if not entries:
                 yield NoVideo(row=item.index)
-            for slot, meta in enumerate(map(_from_json, metas)):
-                video = videos[slot] if slot < len(videos) else None
-                texts, candidates = (_at(cell, slot) for cell in cells[:2])
-                if isinstance(meta, dict):
-                    yield self._from_cells(item, slot, video, texts, candidates, meta)
 
-    def _from_cells(
-        self, item: InputRow, slot: int, video: str | bytes | None, caption: Any, candidates: Any, meta: Row
-    ) -> Entry:
-        entry = Entry(
-            row=item.index,
-            slot=slot,
-            video=self._finder.find(video, item.row.get("__key__")),
-            original=_text(item.row.get(self.settings.text_key)),
-            meta=meta,
-        )
-        if meta.get("failure") or caption is None:
-            return replace(entry, failure=_text(meta.get("failure")) or "row", message=_text(meta.get("message")))
-        texts = [_text(text) for text in candidates] if isinstance(candidates, list) else [_text(caption)]
-        return _with_texts(entry, texts, meta.get("kept"), _text(caption))
+    def _of_task(self, item: InputRow, task: Task) -> Iterator[Entry]:
+        """What a task came to, for each video of a row."""
+        videos, _ = self._videos(item.row)
+        for slot, cells in enumerate(_by_video(item.row, task)):
+            if cells["text"] is None and not (cells["failure"] or cells["meta"] or cells["candidates"]):
+                continue
+            meta = _from_json(cells["meta"])
+            entry = Entry(
+                row=item.index,
+                slot=slot,
+                task=task.name,
+                structured=task.schema is not None or isinstance(cells["text"], dict),
+                video=self._finder.find(videos[slot] if slot < len(videos) else None, item.row.get("__key__")),
+                original=_text(item.row.get(self.settings.text_key)),
+                meta=meta if isinstance(meta, dict) else {},
+            )
+            kind, _, message = _text(cells["failure"]).partition(": ")
+            if kind or (cells["text"] is None and not cells["candidates"]):
+                made = not kind and entry.meta.get("model")  # and what it says is in columns that were left out
+                yield entry if made else replace(entry, failure=kind or "row", message=message)
+                continue
+            texts, kept = [_text(text) for text in cells["candidates"] or []], cells["text"]
+            if not isinstance(kept, str):  # JSON, or the column is not there, or what was kept is not what it should be
+                kept = texts[0] if kept is None else to_json(kept)
+            yield _with_texts(entry, texts or [kept], entry.meta.get("kept"), kept)
 
     def _videos(self, row: Row) -> tuple[list[str | bytes], bool]:
         try:
@@ -172,7 +191,7 @@ class CaptionedData:
             failed = self._failures.get(index)
             videos, _ = self._videos(first)
             if failed:
-                yield from (self._failed(index, first, slot, told) for slot, told in enumerate(failed))
+                yield from self._failed(index, first, failed)
             elif not videos:
                 yield NoVideo(row=index)
             else:
@@ -210,19 +229,26 @@ class CaptionedData:
         return max(kept, default=0)
 
     def _requests(self, index: int, row: Row) -> list[Request]:
-        with contextlib.suppress(ClipError):
-            return LAYOUTS["interleaved"].requests(row, index, self.settings, None)
-        return []
+        """What was asked about each video, as far as that can be told from the row."""
+        plan = LAYOUTS["interleaved"].plan(row, index, self.settings, None)
+        task = self.settings.text_task
+        names = [name for name in plan.asked() if name.task == task.name] if not task.after else []
+        return [made for made in (plan.request(name, {}) for name in names) if isinstance(made, Request)]
 
-    def _failed(self, index: int, row: Row, slot: int, told: Row) -> Entry:
-        return Entry(
-            row=index,
-            slot=slot,
-            video=self._finder.find(told.get("video")),
-            original=_text(row.get(self.settings.text_key)),
-            failure=_text(told.get("kind")) or "row",
-            message=_text(told.get("message")),
-        )
+    def _failed(self, index: int, row: Row, failed: list[Row]) -> Iterator[Entry]:
+        """The failures of a row: those of the task that answers go into the text of, after which come all others."""
+        task = self.settings.text_task
+        of_it = [told for told in failed if told.get("task") in (None, task.name)]
+        for slot, told in enumerate(of_it):
+            yield Entry(
+                row=index,
+                slot=slot,
+                task=task.name,
+                video=self._finder.find(told.get("video")),
+                original=_text(row.get(self.settings.text_key)),
+                failure=_text(told.get("kind")) or "row",
+                message=_text(told.get("message")),
+            )
 
     def _captioned(self, index: int, first: Row, texts: list[list[str]]) -> Iterator[Entry]:
         """The entries of a row, from the captions of each row that was made of it."""
@@ -232,6 +258,8 @@ class CaptionedData:
             entry = Entry(
                 row=index,
                 slot=slot,
+                task=self.settings.text_task.name,
+                structured=self.settings.text_task.schema is not None,
                 video=self._finder.find(video),
                 original=_text(first.get(self.settings.text_key)) if self.settings.original else "",
                 captions=tuple(captions),
@@ -259,6 +287,17 @@ def _texts_after_tokens(text: str) -> list[str]:
     return pieces if all(pieces) else []
 
 
+def _by_video(row: Row, task: Task) -> list[dict[ColumnKind, Any]]:
+    """What the columns of a task hold, for each video of a row."""
+    cells: dict[ColumnKind, Any] = {kind: row.get(task.column(kind)) for kind in COLUMN_KINDS}
+    cells["meta"] = _from_json(cells["meta"])
+    listed = any(isinstance(cells[kind], list) for kind in COLUMN_KINDS if kind != "candidates")
+    if not listed:
+        return [cells]
+    count = max(len(cell) for cell in cells.values() if isinstance(cell, list))
+    return [{kind: _at(cells[kind], slot) for kind in COLUMN_KINDS} for slot in range(count)]
+
+
 def _at(cell: Any, slot: int) -> Any:
     return cell[slot] if isinstance(cell, list) and slot < len(cell) else None
 
@@ -281,6 +320,12 @@ def _text(value: Any) -> str:
 def _last_run(output: Path) -> Run | None:
     """The last run on the output; None where its ledger is gone."""
     return runs_on(output)[0] if find_ledger(output).is_file() else None
+
+
+def _tasks_in(rows: list[Row]) -> tuple[Task, ...]:
+    """The tasks whose columns rows have, where no ledger tells them; else the one that a run has by default."""
+    names = {name: None for row in rows for name in row if {f"{name}_meta", f"{name}_failure"} & row.keys()}
+    return tuple(Task(name=name) for name in names) or (Task(),)
 
 
 def _settings_of(run: Run | None) -> Settings:
@@ -327,7 +372,7 @@ def _counting(known: Mapping[int, list[Answer]], settings: Settings) -> Callable
 
     def count(request: Request) -> int:
         answers = _answers(known, request, settings)
-        return len(choose(request, answers[0], settings.keep).kept) if answers else 0
+        return len(choose(request, answers[0]).kept) if answers else 0
 
     return count
 
@@ -340,7 +385,7 @@ def _remembering(
     def find(request: Request, texts: list[str]) -> Caption | None:
         wanted = [text.strip() for text in texts]  # as interleaved text can hold them
         answers = _answers(known, request, settings)
-        captions = (choose(request, item, settings.keep) for item in answers)
+        captions = (choose(request, item) for item in answers)
         same = (item for item in captions if [without_tokens(text).strip() for text in item.texts] == wanted)
         return next((item for item in same if item.meta.get("prompt") == request.prompt), None)
 

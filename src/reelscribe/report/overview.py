@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from reelscribe.report.entries import Entry, NoVideo
+from reelscribe.report.entries import Entry, NoVideo, by_video
 from reelscribe.report.words import opening, words_of
 
 _TOP: Final = 6
@@ -19,6 +19,10 @@ class Overview:
     """Counts over all videos of a data set."""
 
     captions: int = 0
+    tasks: Counter[str] = field(default_factory=Counter)
+    """Captions by task; all tasks, also those that have none."""
+    failed: Counter[str] = field(default_factory=Counter)
+    """Failures likewise."""
     without_video: int = 0
     failures: Counter[str] = field(default_factory=Counter)
     """By kind."""
@@ -36,25 +40,37 @@ class Overview:
     lengths: list[int] = field(default_factory=list)
     """Words of each caption."""
     seconds: list[float] = field(default_factory=list)
-    """When the last frame that the model saw is shown."""
+    """When the last frame that the model saw is shown; of each video, like its tokens."""
     caption_tokens: list[int] = field(default_factory=list)
     video_tokens: list[int] = field(default_factory=list)
     strata: list[str] = field(default_factory=list)
-    """Of each video, its kind of failure or its flags."""
+    """Of each video, its kinds of failure and its flags."""
 
     @classmethod
     def of(cls, entries: Iterable[Entry | NoVideo]) -> "Overview":
         """Go through all videos once."""
         overview = cls()
-        for entry in entries:
-            overview._add(entry)
+        for answers in by_video(entries):
+            overview._add_video(answers)
         return overview
 
-    def _add(self, entry: Entry | NoVideo) -> None:
-        if isinstance(entry, NoVideo):
+    def _add_video(self, answers: Sequence[Entry]) -> None:
+        if not answers:
             self.without_video += 1
             return
-        self.strata.append(entry.failure or " ".join(flags_of(entry)))
+        told = (word for entry in answers for word in ([entry.failure] if entry.failure else flags_of(entry)))
+        self.strata.append(" ".join(dict.fromkeys(told)))
+        for entry in answers:
+            self._add(entry)
+        shown = shown_of(answers)
+        if (seconds := seconds_of(shown)) is not None:
+            self.seconds.append(seconds)
+        if _is_count(shown.meta.get("video_tokens")):
+            self.video_tokens.append(shown.meta["video_tokens"])
+
+    def _add(self, entry: Entry) -> None:
+        self.tasks[entry.task] += not entry.failure
+        self.failed[entry.task] += bool(entry.failure)
         if entry.failure:
             self.failures[entry.failure] += 1
             self.examples.setdefault(entry.failure, entry.message)
@@ -77,10 +93,6 @@ class Overview:
         self.prompts[str(meta.get("prompt", ""))] += 1
         self.stop_reasons.update(str(reason) for reason in listed(meta.get("stop_reasons")))
         self.caption_tokens += caption_tokens_of(entry)
-        if (seconds := seconds_of(entry)) is not None:
-            self.seconds.append(seconds)
-        if _is_count(meta.get("video_tokens")):
-            self.video_tokens.append(meta["video_tokens"])
 
     @property
     def top_openings(self) -> list[tuple[str, int]]:
@@ -134,6 +146,11 @@ def frame_seconds_of(entry: Entry) -> list[float]:
     """When the frames that the model saw are shown, in seconds; empty where that is not known."""
     seconds = listed(entry.meta.get("frame_timestamps"))
     return [float(second) for second in seconds if isinstance(second, int | float) and 0 <= second < _MOST]
+
+
+def shown_of(answers: Sequence[Entry]) -> Entry:
+    """Of the answers about a video one whose frames are known, where there is one; at least one that is no failure."""
+    return max(answers, key=lambda entry: (bool(frame_seconds_of(entry)) and not entry.failure, not entry.failure))
 
 
 def seconds_of(entry: Entry) -> float | None:

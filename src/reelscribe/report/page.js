@@ -5,13 +5,29 @@ const list = document.getElementById("clips");
 const field = (id) => document.getElementById(id);
 const number = (text, otherwise) => (text === "" ? otherwise : Number(text));
 
+// A clip has an answer to each task. Where there is one task, the answer's element is the clip's own.
+
 const clips = [...list.querySelectorAll("article")].map((article, place) => {
-  const { row, slot, video, kind, flags, words, seconds, tokens } = article.dataset;
-  const text = [...article.querySelectorAll("[data-text]")].map((part) => part.textContent).join("\n").toLowerCase();
-  const told = { row: Number(row), slot: Number(slot), video, kind, flags: flags.split(" "), text };
-  return { article, item: article.parentElement, place, ...told, words: +words, seconds: +seconds, tokens: +tokens };
+  const { row, slot, video, seconds } = article.dataset;
+  return { article, item: article.parentElement, place, row: +row, slot: +slot, video, seconds: +seconds, answers: [] };
 });
-const clipOf = (node) => clips.find((clip) => clip.article === node.closest?.("article"));
+const answers = [...list.querySelectorAll(".answer")].map((node) => {
+  const clip = clips.find(({ article }) => article === node.closest("article"));
+  const { task, kind, flags, words, tokens } = node.dataset;
+  const parts = [...clip.article.querySelectorAll("[data-text]")].filter((part) => [node, null].includes(part.closest(".answer")));
+  const text = parts.map((part) => part.textContent).join("\n").toLowerCase();
+  const answer = { node, clip, task, kind, flags: flags.split(" "), text, words: +words, tokens: +tokens };
+  clip.answers.push(answer);
+  return answer;
+});
+for (const clip of clips) {
+  for (const name of ["words", "tokens"]) clip[name] = clip.answers.reduce((sum, answer) => sum + answer[name], 0);
+}
+
+function answerOf(node) {
+  const [own, article] = [node.closest?.(".answer"), node.closest?.("article")];
+  return answers.find((answer) => (own ? answer.node === own : answer.clip.article === article));
+}
 
 // Marks are kept by the browser, under the page's and the caption's own names, so that they outlive a reload.
 
@@ -26,35 +42,37 @@ function load() {
   }
 }
 
-function mark(clip, change) {
-  const mark = { flag: false, note: "", ...marks.get(clip.article.id), ...change };
-  if (mark.flag || mark.note) marks.set(clip.article.id, mark);
-  else marks.delete(clip.article.id);
+function mark(answer, change) {
+  const mark = { flag: false, note: "", ...marks.get(answer.node.id), ...change };
+  if (mark.flag || mark.note) marks.set(answer.node.id, mark);
+  else marks.delete(answer.node.id);
   try {
     localStorage.setItem(KEY, JSON.stringify(Object.fromEntries(marks)));
   } catch {
     // likewise
   }
-  showMark(clip);
+  showMark(answer);
   showExport();
 }
 
-function showMark(clip) {
-  const { flag = false, note = "" } = marks.get(clip.article.id) ?? {};
-  const button = clip.article.querySelector(".flag");
+const flag = (answer) => mark(answer, { flag: !marks.get(answer.node.id)?.flag });
+
+function showMark(answer) {
+  const { flag = false, note = "" } = marks.get(answer.node.id) ?? {};
+  const button = answer.node.querySelector(".flag");
   button.setAttribute("aria-pressed", String(flag));
   button.textContent = flag ? "Flagged" : "Flag";
-  const area = clip.article.querySelector("textarea");
+  const area = answer.node.querySelector("textarea");
   if (area.value !== note) area.value = note;
-  if (note) showNote(clip);
+  if (note) showNote(answer);
 }
 
-function showNote(clip) {
-  clip.article.querySelector(".noting").hidden = false;
-  clip.article.querySelector(".note").setAttribute("aria-expanded", "true");
+function showNote(answer) {
+  answer.node.querySelector(".noting").hidden = false;
+  answer.node.querySelector(".note").setAttribute("aria-expanded", "true");
 }
 
-const marked = () => clips.filter((clip) => marks.has(clip.article.id));
+const marked = () => answers.filter((answer) => marks.has(answer.node.id));
 
 function showExport() {
   const count = marked().length;
@@ -63,9 +81,9 @@ function showExport() {
 }
 
 function exportMarks() {
-  const lines = marked().map((clip) => {
-    const { flag, note } = marks.get(clip.article.id);
-    return JSON.stringify({ row: clip.row, video: clip.video || null, flag, note }) + "\n";
+  const lines = marked().map(({ node, clip, task }) => {
+    const { flag, note } = marks.get(node.id);
+    return JSON.stringify({ row: clip.row, video: clip.video || null, task, flag, note }) + "\n";
   });
   const link = document.createElement("a");
   link.href = URL.createObjectURL(new Blob(lines, { type: "application/jsonl" }));
@@ -76,19 +94,19 @@ function exportMarks() {
 
 // Finding and sorting
 
-function fits(clip) {
+function fits(answer) {
   const wanted = field("search").value.trim().toLowerCase();
-  if (wanted && !clip.text.includes(wanted)) return false;
+  if (wanted && !answer.text.includes(wanted)) return false;
   const least = number(field("least").value, 0);
   const most = number(field("most").value, Infinity);
   const limited = least > 0 || most < Infinity;
-  if (limited && (clip.kind || clip.words < least || clip.words > most)) return false;
+  if (limited && (answer.kind || answer.words < least || answer.words > most)) return false;
   const [what, name] = field("show").value.split(":");
-  if (what === "caption") return !clip.kind;
-  if (what === "failure") return clip.kind !== "";
-  if (what === "flag") return clip.flags.includes(name);
-  if (what === "kind") return clip.kind === name;
-  if (what === "marked") return marks.has(clip.article.id);
+  if (what === "caption") return !answer.kind;
+  if (what === "failure") return answer.kind !== "";
+  if (what === "flag") return answer.flags.includes(name);
+  if (what === "kind") return answer.kind === name;
+  if (what === "marked") return marks.has(answer.node.id);
   return true;
 }
 
@@ -99,7 +117,7 @@ function find() {
   const name = field("sort").value.replace("-", "");
   const sign = field("sort").value.startsWith("-") ? -1 : 1;
   const compare = (a, b) => (name === "video" ? a.video.localeCompare(b.video) : sign * (a[name] - b[name]));
-  shown = clips.filter(fits).sort((a, b) => compare(a, b) || a.place - b.place);
+  shown = clips.filter((clip) => clip.answers.some(fits)).sort((a, b) => compare(a, b) || a.place - b.place);
   // What is taken out costs nothing; to hide a thousand clips where they stand takes a browser seconds.
   list.replaceChildren(...shown.map((clip) => clip.item));
   field("count").textContent = shown.length === clips.length ? `${shown.length} clips` : `${shown.length} of ${clips.length} clips`;
@@ -107,14 +125,14 @@ function find() {
 }
 
 function follow(event) {
-  const clip = clips.find(({ article }) => `#${article.id}` === event.target.getAttribute("href"));
-  if (!clip) return;
+  const answer = answers.find(({ node }) => `#${node.id}` === event.target.getAttribute("href"));
+  if (!answer) return;
   event.preventDefault();
-  if (!shown.includes(clip)) {
+  if (!shown.includes(answer.clip)) {
     for (const id of FILTERS) field(id).value = "";
     find();
   }
-  focus(clip);
+  focus(answer);
 }
 
 // Playing: the video is asked for when it is to be played, not before.
@@ -153,36 +171,38 @@ function seek(clip, seconds) {
 
 // Keyboard
 
-const current = () => clipOf(document.activeElement);
+const current = () => answerOf(document.activeElement);
 
 function go(step) {
-  if (!shown.length) return;
-  const at = shown.indexOf(current());
-  const next = at < 0 ? (step > 0 ? 0 : shown.length - 1) : Math.min(Math.max(at + step, 0), shown.length - 1);
-  focus(shown[next]);
+  const stops = shown.flatMap((clip) => clip.answers);
+  if (!stops.length) return;
+  const at = stops.indexOf(current());
+  const next = at < 0 ? (step > 0 ? 0 : stops.length - 1) : Math.min(Math.max(at + step, 0), stops.length - 1);
+  focus(stops[next]);
 }
 
-function focus(clip) {
-  clip.article.focus({ preventScroll: true });
-  clip.article.scrollIntoView({ block: "start" });
+function focus(answer) {
+  const { node, clip } = answer;
+  node.focus({ preventScroll: true });
+  (answer === clip.answers[0] ? clip.article : node).scrollIntoView({ block: "start" }); // the first one with its frames
 }
 
-function note(clip) {
-  showNote(clip);
-  clip.article.querySelector("textarea").focus();
+function note(answer) {
+  showNote(answer);
+  answer.node.querySelector("textarea").focus();
 }
 
 function press(event) {
   if (event.ctrlKey || event.metaKey || event.altKey) return;
-  const clip = current();
-  if (event.key === "Escape" && clip && event.target.matches("textarea")) focus(clip);
+  const answer = current();
+  if (event.key === "Escape" && answer && event.target.matches("textarea")) focus(answer);
   if (!field("keys").checked || event.target.matches("input, select, textarea, video")) return;
   if (event.key === " " && event.target.matches("button, summary, a")) return;
   const deeds = { j: () => go(1), k: () => go(-1) };
-  if (clip) {
-    deeds.f = () => mark(clip, { flag: !marks.get(clip.article.id)?.flag });
-    deeds.n = () => note(clip);
-    deeds[" "] = () => play(clip);
+  if (answer) {
+    deeds.f = () => flag(answer);
+    deeds.n = () => note(answer);
+    deeds[" "] = () => play(answer.clip);
   }
   if (deeds[event.key]) {
     event.preventDefault();
@@ -192,19 +212,22 @@ function press(event) {
 
 for (const clip of clips) {
   const within = (selector) => clip.article.querySelector(selector);
-  within(".actions").hidden = false;
   within(".play")?.addEventListener("click", () => play(clip));
-  within(".flag").addEventListener("click", () => mark(clip, { flag: !marks.get(clip.article.id)?.flag }));
-  within(".note").addEventListener("click", () => note(clip));
-  within("textarea").addEventListener("input", (event) => mark(clip, { note: event.target.value }));
   if (within(".play") && within(".strip")) {
     within(".strip").classList.add("seekable");
     within(".strip").addEventListener("click", (event) => {
       if (event.target.dataset.seconds) seek(clip, Number(event.target.dataset.seconds));
     });
   }
-  showMark(clip);
 }
+for (const answer of answers) {
+  const within = (selector) => answer.node.querySelector(selector);
+  within(".flag").addEventListener("click", () => flag(answer));
+  within(".note").addEventListener("click", () => note(answer));
+  within("textarea").addEventListener("input", (event) => mark(answer, { note: event.target.value }));
+  showMark(answer);
+}
+for (const actions of list.querySelectorAll(".actions")) actions.hidden = false;
 document.querySelector(".toolbar").hidden = false;
 document.querySelector(".toolbar").addEventListener("submit", (event) => event.preventDefault());
 for (const id of [...FILTERS, "sort"]) field(id).addEventListener("input", find);

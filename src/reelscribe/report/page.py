@@ -2,6 +2,7 @@
 
 import base64
 import hashlib
+import itertools
 import json
 import os
 from collections import Counter
@@ -18,7 +19,15 @@ from markupsafe import Markup
 
 from reelscribe.report.course import Course
 from reelscribe.report.entries import Entry
-from reelscribe.report.overview import Overview, caption_tokens_of, flags_of, frame_seconds_of, listed, seconds_of
+from reelscribe.report.overview import (
+    Overview,
+    caption_tokens_of,
+    flags_of,
+    frame_seconds_of,
+    listed,
+    seconds_of,
+    shown_of,
+)
 from reelscribe.report.plots import histogram, steps
 from reelscribe.report.thumbnails import Filmstrip
 from reelscribe.report.words import Difference, differences, near_duplicates, phrases, words_of
@@ -46,28 +55,41 @@ class Other:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ClipView:
+class AnswerView:
     """What the page shows of an entry."""
 
     id: str
     entry: Entry
-    strip: Filmstrip
+    texts: list[str]
+    """Its captions, as they are shown."""
     flags: list[str]
-    href: str | None
     words: int
     frames: int
     """How many the model saw."""
-    seconds: float | None
     tokens: int | None
     others: list[Other]
     similar: list[tuple[str, int]]
-    """Identifier and row of other clips whose caption is nearly the same."""
+    """Identifier and row of other answers that say nearly the same."""
     provenance: list[tuple[str, str]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClipView:
+    """What the page shows of a video."""
+
+    id: str
+    """That of its answer, where there is one task."""
+    entry: Entry
+    """One of its answers, for what they have in common."""
+    strip: Filmstrip
+    href: str | None
+    seconds: float | None
+    answers: list[AnswerView]
 
 
 def render(
     overview: Overview,
-    entries: Sequence[Entry],
+    videos: Sequence[Sequence[Entry]],
     strips: Sequence[Filmstrip],
     *,
     course: Course | None,
@@ -78,8 +100,8 @@ def render(
 
     Args:
         overview: of all videos.
-        entries: those to show.
-        strips: of each.
+        videos: those to show: the entries of each.
+        strips: of each video.
         course: of the last run, where it is known.
         title: of the page.
         link: where the videos are.
@@ -92,7 +114,14 @@ def render(
         lstrip_blocks=True,
     )
     environment.filters["plain"] = lambda name: name.replace("_", " ")
-    groups = near_duplicates([" ".join(entry.captions) for entry in entries if not entry.failure])
+    entries = [entry for answers in videos for entry in answers]
+    groups = _near(entries)
+    several = len(overview.tasks) > 1
+    answers = _answers(entries, groups, several=several)
+    clips = [
+        _clip(list(itertools.islice(answers, len(each))), strip, link, several=several)
+        for each, strip in zip(videos, strips, strict=True)
+    ]
     script = _file("page.js")
     page = environment.get_template("page.html.j2").render(
         title=title,
@@ -102,7 +131,8 @@ def render(
         overview=overview,
         plots=list(_plots(overview, course)),
         repeated=_repeated(entries),
-        clips=list(_views(entries, strips, groups, link)),
+        clips=clips,
+        answers=[answer for clip in clips for answer in clip.answers],
         groups=len(groups),
         key=hashlib.sha256(title.encode("utf-8", "surrogatepass")).hexdigest()[:16],
     )
@@ -155,27 +185,44 @@ def _repeated(entries: Sequence[Entry]) -> list[tuple[str, int]]:
     return [(phrase, count) for phrase, count in counts.most_common(_TOP) if count > 1]
 
 
-def _views(
-    entries: Sequence[Entry], strips: Sequence[Filmstrip], groups: list[list[int]], link: VideoLink
-) -> Iterator[ClipView]:
-    captioned = [place for place, entry in enumerate(entries) if not entry.failure]
-    identifiers = [_identifier(entry) for entry in entries]
-    similar: dict[int, list[int]] = {}
-    for group in groups:
-        places = [captioned[member] for member in group]
-        similar |= {place: [other for other in places if other != place] for place in places}
-    for place, (entry, strip) in enumerate(zip(entries, strips, strict=True)):
+def _near(entries: Sequence[Entry]) -> list[list[int]]:
+    """Groups of entries of one task whose captions are nearly the same; by their places."""
+    by_task: dict[str, list[int]] = {}
+    for place, entry in enumerate(entries):
+        if not entry.failure:
+            by_task.setdefault(entry.task, []).append(place)
+    return [
+        [places[member] for member in group]
+        for places in by_task.values()
+        for group in near_duplicates([" ".join(entries[place].captions) for place in places])
+    ]
+
+
+def _clip(answers: list[AnswerView], strip: Filmstrip, link: VideoLink, *, several: bool) -> ClipView:
+    entry = shown_of([answer.entry for answer in answers])
+    return ClipView(
+        id=f"v{entry.row}-{entry.slot}" if several else answers[0].id,
+        entry=entry,
+        strip=strip,
+        href=link(entry),
+        seconds=seconds_of(entry),
+        answers=answers,
+    )
+
+
+def _answers(entries: Sequence[Entry], groups: list[list[int]], *, several: bool) -> Iterator[AnswerView]:
+    identifiers = [_identifier(entry, several=several) for entry in entries]
+    similar = {place: [other for other in group if other != place] for group in groups for place in group}
+    for place, entry in enumerate(entries):
         others = similar.get(place, [])
         tokens = caption_tokens_of(entry)
-        yield ClipView(
+        yield AnswerView(
             id=identifiers[place],
             entry=entry,
-            strip=strip,
+            texts=[_shown(text, entry) for text in entry.captions],
             flags=[] if entry.failure else flags_of(entry) + ([_NEAR] if others else []),
-            href=link(entry),
             words=sum(len(words_of(text)) for text in entry.captions),
             frames=len(frame_seconds_of(entry)),
-            seconds=seconds_of(entry),
             tokens=sum(tokens) if tokens else None,
             others=list(_others(entry)),
             similar=[(identifiers[other], entries[other].row) for other in others[:_TOP]],
@@ -183,9 +230,18 @@ def _views(
         )
 
 
-def _identifier(entry: Entry) -> str:
+def _shown(text: str, entry: Entry) -> str:
+    """JSON with a line for each value; what is none as it is."""
+    if entry.structured:
+        with suppress(ValueError):
+            return json.dumps(json.loads(text), indent=2, ensure_ascii=False)
+    return text
+
+
+def _identifier(entry: Entry, *, several: bool) -> str:
     """Names what was said of a video, so that a note stays with the caption that it is about."""
-    told = json.dumps([entry.row, entry.slot, entry.captions, entry.failure])
+    task = [entry.task] if several else []
+    told = json.dumps([entry.row, entry.slot, entry.captions, entry.failure, *task])
     return f"c{hashlib.sha256(told.encode()).hexdigest()[:12]}"
 
 
@@ -197,7 +253,8 @@ def _others(entry: Entry) -> Iterator[Other]:
     for text, (first, *more) in places.items():
         told = [f"{tokens[first]} tokens"] if first < len(tokens) and tokens[first] is not None else []
         told += [f"ended by {reasons[first]}"] if first < len(reasons) else []
-        yield Other(pieces=differences(entry.captions[0], text), count=1 + len(more), told=", ".join(told))
+        pieces = differences(_shown(entry.captions[0], entry), _shown(text, entry))
+        yield Other(pieces=pieces, count=1 + len(more), told=", ".join(told))
 
 
 def _provenance(meta: dict[str, Any]) -> Iterator[tuple[str, str]]:

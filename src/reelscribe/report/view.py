@@ -68,7 +68,7 @@ def view(
             raise SettingsError(f"cannot serve at port {port}: {exc}; 0 takes one that is free.") from exc
         made = make_page(output, _link, clips=clips, frames=frames, seed=seed, root=root, on_clip=on_clip)
         token = secrets.token_urlsafe(24)
-        app = make_app(made.page, made.entries, token)
+        app = make_app(made.page, [answers[0] for answers in made.videos_shown], token)
         on_ready(f"http://{HOST}:{listening.getsockname()[1]}/{token}/")
         with suppress(KeyboardInterrupt):  # which is how one ends it
             uvicorn.Server(uvicorn.Config(app, log_level="warning")).run(sockets=[listening])
@@ -83,7 +83,7 @@ def make_app(page: bytes, entries: list[Entry], token: str) -> "Starlette":
 
     Args:
         page: HTML.
-        entries: whose videos can be had.
+        entries: whose videos can be had; one of each is enough.
         token: part of every address.
     """
     from starlette.applications import Starlette

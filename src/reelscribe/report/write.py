@@ -6,13 +6,15 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeVar
 
 from reelscribe.dataset.names import beside
 from reelscribe.errors import DatasetError, MissingExtraError, SettingsError
 from reelscribe.report.course import Course
-from reelscribe.report.entries import CaptionedData, Entry
-from reelscribe.report.overview import Overview, choose
+from reelscribe.report.entries import CaptionedData, Entry, by_video
+from reelscribe.report.overview import Overview, choose, shown_of
+
+T = TypeVar("T")
 
 CLIPS: Final = 1000
 FRAMES: Final = 12
@@ -39,8 +41,8 @@ class Made:
 
     page: bytes
     """HTML, in UTF-8."""
-    entries: list[Entry]
-    """Those that it shows."""
+    videos_shown: list[tuple[Entry, ...]]
+    """What is shown, by video."""
     videos: int
     """All that there are."""
 
@@ -78,7 +80,7 @@ def write_report(
         from reelscribe.report.page import beside_page
     made = make_page(output, beside_page(file), clips=clips, frames=frames, seed=seed, root=root, on_clip=on_clip)
     _write(file, made.page)
-    return ReportSummary(file=file, shown=len(made.entries), videos=made.videos)
+    return ReportSummary(file=file, shown=len(made.videos_shown), videos=made.videos)
 
 
 def make_page(
@@ -96,17 +98,19 @@ def make_page(
         from reelscribe.report.page import render
         from reelscribe.report.thumbnails import filmstrips
     data = CaptionedData(output, root=root)
-    overview, entries = choose_entries(data, clips=clips, frames=frames, seed=seed)
+    overview, chosen = choose_entries(data, clips=clips, frames=frames, seed=seed)
     strips = []
-    for strip in filmstrips(entries, most_frames=frames, settings=data.settings):
+    for strip in filmstrips(list(map(shown_of, chosen)), most_frames=frames, settings=data.settings):
         strips.append(strip)
-        on_clip(len(entries))
-    page = render(overview, entries, strips, course=Course.of(output), title=output.name, link=link)
-    return Made(page=page, entries=entries, videos=len(overview.strata))
+        on_clip(len(chosen))
+    page = render(overview, chosen, strips, course=Course.of(output), title=output.name, link=link)
+    return Made(page=page, videos_shown=chosen, videos=len(overview.strata))
 
 
-def choose_entries(data: CaptionedData, *, clips: int, frames: int, seed: int) -> tuple[Overview, list[Entry]]:
-    """Go through a data set twice: to count, and to take out what is to be shown.
+def choose_entries(
+    data: CaptionedData, *, clips: int, frames: int, seed: int
+) -> tuple[Overview, list[tuple[Entry, ...]]]:
+    """Go through a data set twice: to count, and to take out what is to be shown, by video.
 
     Raises:
         SettingsError: `clips` or `frames` is below 1.
@@ -117,19 +121,19 @@ def choose_entries(data: CaptionedData, *, clips: int, frames: int, seed: int) -
             raise SettingsError(f"{name} must be a whole number of at least 1; got {value!r}.")
     overview = Overview.of(data.entries())
     wanted = iter(choose(overview.strata, clips, seed))
-    entries = (entry for entry in data.entries() if isinstance(entry, Entry))
-    return overview, list(_pick(entries, wanted))
+    videos = (answers for answers in by_video(data.entries()) if answers)
+    return overview, list(_pick(videos, wanted))
 
 
-def _pick(entries: Iterator[Entry], wanted: Iterator[int]) -> Iterator[Entry]:
+def _pick(items: Iterator[T], wanted: Iterator[int]) -> Iterator[T]:
     """Those at ascending places."""
     at = 0
     for place in wanted:
-        entry = next(itertools.islice(entries, place - at, None), None)
-        if entry is None:  # it was written anew in between
+        item = next(itertools.islice(items, place - at, None), None)
+        if item is None:  # it was written anew in between
             return
         at = place + 1
-        yield entry
+        yield item
 
 
 @contextmanager

@@ -33,6 +33,7 @@ class Live:
             "total": self.total,
             "captions": self.tally.captions,
             "failures": dict(self.tally.failures),  # a copy, made at once: the run goes on counting
+            **self.tally.by_task(),
             "seconds_left": None if left is None else round(left, 1),
             "cost": self.spending.cost,
             **self.watch.told(),

@@ -3,7 +3,7 @@
 import contextlib
 import logging
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from signal import Signals
@@ -12,7 +12,7 @@ from typing import Any, Final
 from reelscribe.config import Settings
 from reelscribe.dataset.columns import check_columns, no_video
 from reelscribe.dataset.files import VIDEO_SUFFIXES, is_url
-from reelscribe.dataset.ledger import Ledger
+from reelscribe.dataset.ledger import Ledger, Mark
 from reelscribe.dataset.ledger_file import Run, aside, set_aside
 from reelscribe.dataset.lock import locked
 from reelscribe.dataset.read import count_rows, read_rows
@@ -46,15 +46,19 @@ class RunSummary:
     rows: int
     """Rows read."""
     captions: int
-    """Videos captioned."""
+    """Videos captioned; where there are several tasks, the answers to all of them."""
     known: int = 0
-    """Videos, of those captioned and those that failed, whose outcome was in the ledger."""
+    """Of these and of the failures, those that were in the ledger."""
+    videos: int = 0
+    """Videos that were asked about, whatever came of it."""
     without_video: int
     """Rows that hold no video."""
     flags: dict[str, int] = field(default_factory=dict)
     """Captions by what is flagged in their `caption_meta`."""
     failures: dict[FailureKind, int]
-    """Videos, or rows, without a caption, by kind."""
+    """Videos, or rows, without a caption, by kind; where there are several tasks, answers that lack."""
+    tasks: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """Where there are several tasks: `captions` and `failures` of each."""
     examples: dict[FailureKind, list[str]] = field(default_factory=dict)
     """What is told of some of each kind."""
     failures_file: Path
@@ -77,7 +81,8 @@ def run(
     handle_signals: bool = False,
     on_stop: Callable[[], None] = tell_stop,
     again: frozenset[FailureKind] = frozenset(),
-    marked: Mapping[int, frozenset[str]] | None = None,
+    tasks: Collection[str] | None = None,
+    marked: Iterable[Mark] = (),
     resampled: Mapping[str, Any] | None = None,
 ) -> RunSummary:
     """Caption data sets, or go on where an earlier run on this output ended.
@@ -94,8 +99,8 @@ def run(
             Only in the main thread.
         on_stop: called at the first signal, wherever the program is just then; tells so by default.
         again: failures of these kinds, of earlier runs, are tried again.
-        marked: what earlier runs made of these videos of the rows at these places, from 0, is made again; of all
-            videos of a row where none is named.
+        tasks: where it is set, those of these tasks alone.
+        marked: what earlier runs made of what has one of these marks is made again, likewise.
         resampled: sampling parameters for those.
 
     Raises:
@@ -120,11 +125,13 @@ def run(
             raise DatasetError(f"cannot write to {source.location}: it is an input, too; choose another output.")
     check_columns(sources, settings)
     total = None if settings.shard else count_rows(sources)
-    tally = Tally(settings.failure_limit())
+    tally = Tally(settings.failure_limit(), [task.name for task in settings.all_tasks])
     with contextlib.ExitStack() as stack:
         stack.enter_context(locked(lock_of(output), output))
         _make_way(output, writer, settings)
-        ledger = stack.enter_context(Ledger(ledger_of(output), again=again, marked=marked, resampled=resampled))
+        ledger = stack.enter_context(
+            Ledger(ledger_of(output), again=again, tasks=tasks, marked=marked, resampled=resampled)
+        )
         _check_shard(ledger.last, settings)
         sidecars = _sidecars(sources, output, settings, ledger, adopt)
         writer.before_named = ledger.flush
@@ -226,6 +233,7 @@ def retry(
     output: Path,
     *,
     kinds: Collection[str] | None = None,
+    tasks: Collection[str] | None = None,
     marks: Path | None = None,
     sampling: Mapping[str, Any] | None = None,
     **options: Any,
@@ -235,14 +243,15 @@ def retry(
     Args:
         output: of that run.
         kinds: which of them; all by default, and none where there are marks.
-        marks: rows to make again, whatever came of them: those that have a flag in a file that a report exported.
+        tasks: of which tasks, marks too; of all by default.
+        marks: what to make again, whatever came of it: what has a flag in a file that a report exported.
         sampling: parameters for them, in place of the run's own. What comes out counts as made by the run, so that it
             is not made again later.
         **options: as `run` takes them: engine, on_start, on_row, handle_signals.
 
     Raises:
         DatasetError: there is no such run, its working directory is gone, or the marks cannot be read.
-        SettingsError: a kind or sampling parameter is unknown, or marked rows would be made as they were.
+        SettingsError: a kind, task or sampling parameter is unknown, or marked rows would be made as they were.
         ReelscribeError: as `run` does.
     """
     if marks and not sampling:
@@ -254,9 +263,13 @@ def retry(
         if kind not in FAILURE_KINDS:
             raise SettingsError(f"there is no failure of kind {kind!r}; kinds are {', '.join(FAILURE_KINDS)}.")
     again = frozenset(kind for kind in FAILURE_KINDS if kind in kinds)
-    marked = _flagged(marks) if marks else {}
+    marked = _flagged(marks) if marks else set()
     last = runs_on(output)[0]
     settings = settings_of(last)
+    known = [task.name for task in settings.all_tasks]
+    for name in tasks or ():
+        if name not in known:
+            raise SettingsError(f"the run has no task {name!r}; tasks are {', '.join(known)}.")
     if marks and settings.shard:
         raise SettingsError("marks count the rows of all shards' output: merge these, and retry what comes of that.")
     if last.ending != "finished":
@@ -267,6 +280,7 @@ def retry(
             Path(last.output),
             settings,
             again=again,
+            tasks=tasks,
             marked=marked,
             resampled=sampling,
             **options,
@@ -291,18 +305,18 @@ def in_folder_of(run: Run) -> Iterator[None]:
         yield
 
 
-def _flagged(marks: Path) -> dict[int, frozenset[str]]:
-    """Places of the rows that have a flag in a file of marks, and their videos that have it."""
-    flagged: dict[int, frozenset[str]] = {}
+def _flagged(marks: Path) -> set[Mark]:
+    """What has a flag in a file of marks. One without a task, of a report of release 0.1.0, is of all tasks."""
+    flagged: set[Mark] = set()
     for item in read_rows(find_sources([marks]), Settings(), output=marks):
-        row, video, flag = (item.row.get(name) for name in ("row", "video", "flag"))
+        row, video, task, flag = (item.row.get(name) for name in ("row", "video", "task", "flag"))
         if item.problem or type(row) is not int or row < 0 or type(flag) is not bool:
             raise DatasetError(
                 f"{marks}, line {item.index + 1}: a mark has a row (a number) and a flag (true or false), as a report "
                 f"exports it; got {item.problem or item.row!r}."
             )
         if flag:
-            flagged[row] = flagged.get(row, frozenset()) | ({video} if isinstance(video, str) else set())
+            flagged.add(Mark(row, *(name if isinstance(name, str) else None for name in (video, task))))
     return flagged
 
 
@@ -349,7 +363,7 @@ def _end(ledger: Ledger, tally: Tally, settings: Settings) -> None:
     if tally.rows and tally.without_video == tally.rows and not settings.shard:
         raise no_video(tally.rows, settings)
     if ledger.unmet:
-        rows = ", ".join(map(str, sorted(ledger.unmet)))
+        rows = ", ".join(map(str, sorted({mark.row for mark in ledger.unmet})))
         logger.warning("Not made again, since they are not what was marked: the videos of rows %s.", rows)
 
 
@@ -366,10 +380,12 @@ def _summary(tally: Tally, failures_file: Path, watch: Watch, spending: Spending
     return RunSummary(
         rows=tally.rows,
         captions=tally.captions,
-        known=tally.captions + tally.failures.total() - tally.made,
+        known=tally.known,
+        videos=tally.videos,
         without_video=tally.without_video,
         flags=dict(tally.flags),
         failures=dict(tally.failures),
+        tasks=tally.by_task().get("tasks", {}),
         examples=dict(tally.examples),
         failures_file=failures_file,
         speed=watch.told(),

@@ -21,7 +21,7 @@ from reelscribe.video.sampling import VisionLimits
 
 _ALIKE: Final = (
     *(*AFFECTS["rows"], *AFFECTS["captions"], *AFFECTS["failures"]),
-    *("original", "keep", "caption_key", "text_key", "max_line_bytes"),
+    *("original", "keep", "columns", "text_key", "max_line_bytes"),
 )
 """Settings that all shards must have alike."""
 

@@ -73,24 +73,35 @@ def _figures(live: Live) -> "Iterator[Metric]":
     yield InfoMetricFamily("reelscribe_run", "What is running.", info)
     counters = {
         "rows": ("Rows written.", tally.rows),
-        "captions": ("Videos captioned, those known from an earlier run too.", tally.captions),
+        "captions": ("Captions, of all tasks, those known from an earlier run too.", tally.captions),
         "made": ("Videos captioned or failed in this run.", tally.made),
         "clips": ("Clips that the engine has answered.", watch.clips),
+        "answers": ("Requests that the engine has answered.", watch.answers),
         "tokens": ("Tokens generated.", watch.tokens),
     }
     for name, (text, value) in counters.items():
         yield CounterMetricFamily(f"reelscribe_{name}", text, value)
-    failures = CounterMetricFamily("reelscribe_failures", "Videos or rows without a caption.", labels=["kind"])
+    failures = CounterMetricFamily(
+        "reelscribe_failures", "Failures, of all tasks, and rows that failed as such.", labels=["kind"]
+    )
     for kind, count in dict(tally.failures).items():
         failures.add_metric([kind], count)
     yield failures
+    if tally.tasks:
+        tasks = CounterMetricFamily("reelscribe_task_captions", "Captions of a task.", labels=["task"])
+        failed = CounterMetricFamily("reelscribe_task_failures", "Failures of a task.", labels=["task", "kind"])
+        for name, counts in tally.tasks.items():
+            tasks.add_metric([name], counts.captions)
+            for kind, count in dict(counts.failures).items():
+                failed.add_metric([name, kind], count)
+        yield from (tasks, failed)
     gauges: dict[str, tuple[str, Any]] = {
         "rows_expected": ("Rows in all.", live.total),
         "seconds": ("Since the first row was read.", watch.seconds),
         "seconds_left": ("At the rate so far.", live.seconds_left),
         "clips_per_second": ("Of the engine, so far.", watch.clips_per_second),
         "tokens_per_second": ("Generated, so far.", watch.tokens_per_second),
-        "in_flight": ("Clips that the engine has and has not answered.", watch.in_flight),
+        "in_flight": ("Requests that the engine has and has not answered.", watch.in_flight),
         "engine_busy_share": ("Share of the time in which the engine had work.", watch.engine_busy_share),
         "cost": ("At the price that is set.", live.spending.cost),
     }

@@ -1,7 +1,7 @@
 """Which rows of a data set a run begins, and when it begins no more."""
 
+from reelscribe.asking import RowPlan
 from reelscribe.config import Shard
-from reelscribe.prompts import RowPlan
 from reelscribe.runners.spending import Spending
 from reelscribe.runners.stop import Stop
 from reelscribe.runners.tally import Tally
@@ -35,6 +35,5 @@ class Start:
 
     def _is_enough(self) -> bool:
         tally = self._tally
-        videos_a_row = (tally.captions + tally.failures.total()) / max(tally.rows, 1)
-        under_way = (self._begun - tally.rows) * videos_a_row
+        under_way = (self._begun + 1 - tally.rows) * tally.videos / max(tally.rows, 1)  # with this one
         return bool(self._stop()) or self._spending.must_stop(tally.made, under_way)

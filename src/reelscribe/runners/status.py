@@ -25,6 +25,11 @@ class RunStatus:
     total: int | None
     """All rows, where their number is known."""
     captions: int
+    """Of all tasks."""
+    videos: int | None
+    """That were asked about; told where there are several tasks."""
+    tasks: dict[str, dict[str, Any]]
+    """Where there are several tasks: `captions` and `failures` of each."""
     without_video: int
     flags: dict[str, int]
     """Captions by what is flagged in their `caption_meta`."""
@@ -64,6 +69,8 @@ def read_status(output: Path) -> RunStatus:
     told: dict[str, Any] = {
         "rows": 0,
         "captions": 0,
+        "videos": None,
+        "tasks": {},
         "without_video": 0,
         "flags": {},
         "failures": {},
@@ -78,6 +85,8 @@ def read_status(output: Path) -> RunStatus:
         rows=told["rows"],
         total=told["rows"] if finished else last.total,
         captions=told["captions"],
+        videos=told["videos"],
+        tasks=told["tasks"],
         without_video=told["without_video"],
         flags=told["flags"],
         failures=told["failures"],

@@ -9,7 +9,7 @@ from typing import Any, Final, TypeVar
 from reelscribe.engines.base import Engine
 from reelscribe.engines.feed import feeding
 from reelscribe.pipeline import Maker
-from reelscribe.values import Caption, Failure, Generation, RowResult, Work
+from reelscribe.values import Caption, Failure, Generation, RequestId, RowResult, Work
 
 T = TypeVar("T")
 
@@ -34,14 +34,18 @@ class Watch:
         self._engine = engine
         self.info = engine.info
         self.clips = 0
-        """Answered by the engine, failures too."""
+        """That the engine was shown, and has answered all that was asked about them at that time; failures too."""
+        self.answers = 0
+        """To requests, of which a clip may have several, and text stages are others."""
         self.tokens = 0
         """Generated, as far as the engine tells, those of candidates that were not kept too."""
         self._began: float | None = None
         self._reading = self._waiting = self._writing = 0.0
         self._lock = threading.Lock()  # requests are pulled in a thread of the feed's own
         self.in_flight = 0
-        """Clips that the engine has and has not answered."""
+        """Requests that the engine has and has not answered."""
+        self._unanswered: dict[RequestId, set[RequestId]] = {}
+        """Each of them that shows a clip, to those that were asked about it with it and are not answered."""
         self._busy, self._busy_since = 0.0, 0.0
         self._course: list[tuple[float, int]] = []
         self._course_step = 0.1
@@ -54,17 +58,28 @@ class Watch:
             feed.around = self._waited_for
             for answer in self._engine.generate(feed):
                 self._count_in_flight(-1)
-                self._count(answer)
+                self._count(answer, clips=self._is_last(answer.id))
                 yield answer
 
     def count(self, result: RowResult) -> None:
         """Count what was made elsewhere of a row."""
+        slots = set()
         for outcome in result.outcomes:
             if outcome.id not in result.known:
-                self._count(outcome)
+                self._count(outcome, clips=outcome.id.slot not in slots)
+                slots.add(outcome.id.slot)
 
-    def _count(self, made: Generation | Caption | Failure) -> None:
-        self.clips += 1
+    def _is_last(self, answered: RequestId) -> bool:
+        """Whether nothing else is left of what was asked about a clip."""
+        left = self._unanswered.pop(answered, None)
+        if left is None:  # a text stage
+            return False
+        left.discard(answered)
+        return not left
+
+    def _count(self, made: Generation | Caption | Failure, *, clips: bool) -> None:
+        self.answers += 1
+        self.clips += clips
         if not isinstance(made, Failure):
             self.tokens += sum(candidate.num_tokens or 0 for candidate in made.candidates)
         if self.seconds - (self._course[-1][0] if self._course else 0.0) >= self._course_step:
@@ -74,11 +89,13 @@ class Watch:
 
     def _waited_for(self, pull: Callable[[], Work | None]) -> Work | None:
         began = time.monotonic()
-        request = pull()
+        work = pull()
         self._waiting += time.monotonic() - began
-        if request is not None:
-            self._count_in_flight(1)
-        return request
+        if work is not None:
+            names = {request.id for request in work.requests}
+            self._unanswered |= dict.fromkeys(names, names) if work.shows else {}
+            self._count_in_flight(len(names))
+        return work
 
     def _count_in_flight(self, change: int) -> None:
         with self._lock:
@@ -123,6 +140,11 @@ class Watch:
         return self.clips / max(self.seconds, 1e-9)
 
     @property
+    def answers_per_second(self) -> float:
+        """Of the engine, so far."""
+        return self.answers / max(self.seconds, 1e-9)
+
+    @property
     def tokens_per_second(self) -> float:
         """Generated, so far."""
         return self.tokens / max(self.seconds, 1e-9)
@@ -157,8 +179,10 @@ class Watch:
         return {
             "seconds": round(self.seconds, 3),
             "clips": self.clips,
+            "answers": self.answers,
             "tokens": self.tokens,
             "clips_per_second": round(self.clips_per_second, 3),
+            "answers_per_second": round(self.answers_per_second, 3),
             "tokens_per_second": round(self.tokens_per_second, 1),
             "shares_waited_for": {stage: round(share, 3) for stage, share in self.shares().items()},
             "engine_busy_share": None if busy is None else round(busy, 3),

@@ -25,8 +25,9 @@ class Facts:
     """What a video file says of itself; None where it does not."""
 
     duration_seconds: float | None = None
+    """Of a clip of which a part was decoded, since it is damaged: that of the part."""
     fps: float | None = None
-    """Frames a second."""
+    """Frames a second that are shown, on average."""
     width: int | None = None
     """Pixels, as the video is shown: upright, and with square pixels."""
     height: int | None = None

@@ -28,6 +28,7 @@ from av.video.stream import VideoStream
 from numpy.typing import NDArray
 
 from reelscribe.errors import ClipError
+from reelscribe.schemas import Facts
 from reelscribe.values import Clip, Frames
 from reelscribe.video.clock import may_jump
 from reelscribe.video.index import FrameIndex, read_index
@@ -53,6 +54,8 @@ _SEEKABLE = frozenset({"mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm"})
 
 _Timed = Iterator[tuple[int, VideoFrame]]
 """Frames, each with its time, in order of presentation."""
+_Pictures = tuple[NDArray[np.uint8], Facts]
+"""Pixels of shape (frames, height, width, 3), and what the file says of itself."""
 
 
 Allocate = Callable[[tuple[int, ...]], NDArray[np.uint8]]
@@ -130,7 +133,7 @@ def _decode(clip: Clip, budget: FrameChoice, threads: int, allocate: Allocate) -
         picked = budget.pick(seconds, index.duration_seconds)
         wanted = [index.pts[number] for number in picked]
         task = _Task(clip=clip, index=index, wanted=wanted, budget=budget, threads=threads, allocate=allocate)
-        pixels = _decode_wanted(task, stream, kept, may_seek=container.format.name in _SEEKABLE)
+        pixels, facts = _decode_wanted(task, stream, kept, may_seek=container.format.name in _SEEKABLE)
         width, height = stated_size(stream)
     return Frames(
         pixels=pixels,
@@ -141,6 +144,7 @@ def _decode(clip: Clip, budget: FrameChoice, threads: int, allocate: Allocate) -
         deinterlaced=task.painter.deinterlaced,
         thinned=budget.thins(len(seconds), index.duration_seconds),
         shrunk=budget.shrinks(width, height, len(pixels)),
+        facts=facts,
     )
 
 
@@ -168,7 +172,7 @@ def _decode_part(clip: Clip, budget: FrameChoice, allocate: Allocate) -> Frames:
     with open_clip(clip) as container:
         stream = video_stream(container, clip)
         packets = read_runs(task.index, task.clip, container, stream, [run], seek=False)
-        pixels = _collect(task, stream, _decode_run(index, stream, run, next(packets)))
+        pixels, facts = _collect(task, stream, _decode_run(index, stream, run, next(packets)))
         stated_aspect, aspect = stream.sample_aspect_ratio, stream.codec_context.sample_aspect_ratio
     if good.start and aspect and stated_aspect != aspect:  # FFmpeg has the shape of pixels from the damaged beginning
         raise ClipError("decode", "The shape of its pixels is not known: its beginning is damaged.")
@@ -182,6 +186,7 @@ def _decode_part(clip: Clip, budget: FrameChoice, allocate: Allocate) -> Frames:
         deinterlaced=task.painter.deinterlaced,
         thinned=budget.thins(len(seconds), shown.duration_seconds),
         shrunk=budget.shrinks(width, height, len(pixels)),
+        facts=facts,
     )
 
 
@@ -261,21 +266,21 @@ def _count_good(task: _Task, run: Run, first: int) -> tuple[int, int]:
     return seen, max(bisect_left(index.pts, keyframe) - first, 0)
 
 
-def _decode_wanted(task: _Task, stream: VideoStream, kept: list[VideoPacket], *, may_seek: bool) -> NDArray[np.uint8]:
-    """Take the shortest way that leads to all frames. Returns: uint8, shape (frames, height, width, 3)."""
+def _decode_wanted(task: _Task, stream: VideoStream, kept: list[VideoPacket], *, may_seek: bool) -> _Pictures:
+    """Take the shortest way that leads to all frames."""
 
-    def from_kept(runs: list[Run]) -> NDArray[np.uint8]:
+    def from_kept(runs: list[Run]) -> _Pictures:
         packets = (kept[run.packets.start : run.packets.stop] for run in runs)
         return _collect(task, stream, _decode_runs(task, stream, runs, packets))
 
-    def from_file(runs: list[Run], *, seek: bool = False) -> NDArray[np.uint8]:
+    def from_file(runs: list[Run], *, seek: bool = False) -> _Pictures:
         with open_clip(task.clip) as container:
             stream = video_stream(container, task.clip)
             packets = read_runs(task.index, task.clip, container, stream, runs, seek=seek)
             return _collect(task, stream, _decode_runs(task, stream, runs, packets))
 
     index = task.index
-    short_ways: list[Callable[[list[Run]], NDArray[np.uint8]]] = []
+    short_ways: list[Callable[[list[Run]], _Pictures]] = []
     if index.timed and not index.doubtful and index.num_packets > _WHOLE_PACKETS:
         seeks = (True, False) if may_seek else (False,)
         short_ways = [from_kept] if kept else [partial(from_file, seek=seek) for seek in seeks]
@@ -290,18 +295,25 @@ def _decode_wanted(task: _Task, stream: VideoStream, kept: list[VideoPacket], *,
     return from_file([whole_run(index)])
 
 
-def _collect(task: _Task, stream: VideoStream, decoded: _Timed) -> NDArray[np.uint8]:
+def _collect(task: _Task, stream: VideoStream, decoded: _Timed) -> _Pictures:
     """Bring the wanted ones of decoded frames to their final form."""
     _set_up(task, stream)
     frames = _on_screen(task, decoded)
     first = next(frames)
-    width, height = task.budget.fit(*upright_size(stream, first), len(task.wanted))
+    shown_width, shown_height = upright_size(stream, first)
+    width, height = task.budget.fit(shown_width, shown_height, len(task.wanted))
     pixels = task.allocate((len(task.wanted), height, width, 3))
     for number, frame in enumerate(itertools.chain([first], frames)):
         task.painter.draw(frame, pixels[number])
     if not task.part:
         deque(decoded, maxlen=0)  # what is not wanted may be damaged
-    return pixels
+    facts = Facts(
+        duration_seconds=task.index.duration_seconds,
+        fps=round(task.index.fps, 3),
+        width=shown_width,
+        height=shown_height,
+    )
+    return pixels, facts
 
 
 def _set_up(task: _Task, stream: VideoStream) -> None:

@@ -15,7 +15,7 @@ from urllib.parse import unquote_to_bytes, urlsplit
 from urllib.request import url2pathname
 from weakref import WeakSet
 
-from reelscribe.config import Settings
+from reelscribe.config import FetchSettings
 from reelscribe.errors import ClipError
 from reelscribe.values import Clip
 from reelscribe.video.addresses import check_address
@@ -49,7 +49,7 @@ class FetchLimits:
     """Whether URLs may lead to addresses that are not public, and use schemes that reach hosts or files of any kind."""
 
     @classmethod
-    def of(cls, settings: Settings) -> "FetchLimits":
+    def of(cls, settings: FetchSettings) -> "FetchLimits":
         """The limits that the settings set."""
         return cls(
             root=Path(settings.root) if settings.root else None,

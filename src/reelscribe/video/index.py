@@ -78,6 +78,11 @@ class FrameIndex:
         """From the first frame's appearance to the last one's end."""
         return float((self.end - self.pts[0]) * self.time_base)
 
+    @property
+    def fps(self) -> float:
+        """Frames a second, on average."""
+        return len(self.pts) / self.duration_seconds
+
 
 def packets_of(
     container: InputContainer, stream: VideoStream, shifts: Sequence[Shift] = ()

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing, contextmanager
 from typing import Protocol
 
-from reelscribe.config import Settings
+from reelscribe.config import FrameSettings
 from reelscribe.errors import ClipError
 from reelscribe.values import Clip, Frames, Work
 from reelscribe.video.decode import decode
@@ -114,7 +114,7 @@ def decoding(decoders: int | None, decode_seconds: float, decoder_bytes: int) ->
 
 
 @contextmanager
-def reading_headers(settings: Settings) -> Iterator[Callable[[Clip], Header]]:
+def reading_headers(settings: FrameSettings) -> Iterator[Callable[[Clip], Header]]:
     """How to read the headers of clips: likewise."""
     if settings.decoders == 0 or not AVAILABLE:
         yield read_header

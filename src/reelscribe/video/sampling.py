@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from reelscribe.config import Settings
+from reelscribe.config import FrameSettings
 from reelscribe.errors import ClipError
 
 _LEAST_SHARE = 0.25
@@ -69,7 +69,7 @@ class FrameBudget:
     """Share of a clip that must be there, and whole."""
 
     @classmethod
-    def of(cls, settings: Settings, limits: VisionLimits) -> "FrameBudget":
+    def of(cls, settings: FrameSettings, limits: VisionLimits) -> "FrameBudget":
         """The settings where they say something, the checkpoint's limits where they do not."""
         max_frames = settings.max_frames or max(limits.max_frames, settings.min_frames or 0)
         return cls(

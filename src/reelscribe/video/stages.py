@@ -10,7 +10,7 @@ from enum import IntEnum
 from typing import Final
 
 from reelscribe.errors import ClipError
-from reelscribe.values import Clip, Frames, Work
+from reelscribe.values import NO_FRAMES, Clip, Frames, Work
 from reelscribe.video.fetch import is_remote
 
 Fetch = Callable[[Clip], AbstractContextManager[Clip]]
@@ -89,12 +89,19 @@ class Stages:
     def add(self, work: Work) -> None:
         """Take a work, which shares the clip of another one that is under way."""
         with self._changed:
-            under_way = (passage for passage in (*self._passages, self._last) if passage and passage.clip == work.clip)
-            passage = next(under_way, None) or self._begin(work.clip)
+            passage = self._passage_for(work)
             if passage not in self._passages:
                 self._passages.append(passage)
             passage.works.append(work)
             self._changed.notify_all()
+
+    def _passage_for(self, work: Work) -> _Passage:
+        """One that is under way, or a new one. A text stage is not about the frames: it is ready at once."""
+        if not work.shows:
+            return _Passage(clip=work.clip, stage=_Stage.DONE, result=NO_FRAMES)
+        there = [*self._passages, *([self._last] if self._last else [])]
+        under_way = (each for each in there if each.clip == work.clip and each.result is not NO_FRAMES)
+        return next(under_way, None) or self._begin(work.clip)
 
     def next_ready(self, *, or_room: bool, cancelled: threading.Event) -> tuple[Work, Frames | ClipError] | None:
         """A work whose clip is done, in order, except that slow clips are passed; waits for one.
@@ -117,7 +124,8 @@ class Stages:
             work = passage.works.popleft()
             if not passage.works:
                 self._passages.remove(passage)
-            self._last = passage
+            if passage.result is not NO_FRAMES:
+                self._last = passage
             self._changed.notify_all()
         if isinstance(passage.result, Frames | ClipError):
             return work, passage.result

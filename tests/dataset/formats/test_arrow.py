@@ -53,7 +53,7 @@ ODD = pa.table(
         "nulls": pa.nulls(3),
     }
 )
-ADDED = ["caption", "captions", "caption_meta"]
+ADDED = ["caption", "caption_candidates", "caption_meta", "caption_failure"]
 
 
 def _run(output: Path, *inputs: Path, **settings: Any) -> RunSummary:
@@ -75,15 +75,15 @@ def test_an_earlier_caption_stays_where_the_new_one_has_a_column_of_another_name
     files = [tmp_path / f"{name}.parquet" for name in ("in", "first", "second")]
     _save_parquet(pa.table({"video": ["a.mp4", "gone.mp4"]}), files[0])
     for before, after, key in zip(files, files[1:], ("caption", "long"), strict=False):
-        _run(after, before, caption_key=key, prompt=key)
+        _run(after, before, tasks={key: key})
     made = pq.read_table(files[-1])
-    assert made.column_names == ["video", *ADDED, "long", "longs", "long_meta"]
+    assert made.column_names == ["video", *ADDED, "long", "long_candidates", "long_meta", "long_failure"]
     assert made.select(ADDED).equals(pq.read_table(files[1]).select(ADDED))
-    assert made.schema.types[1:4] == made.schema.types[4:]
+    assert made.schema.types[1:5] == made.schema.types[5:]
     assert made["long"].to_pylist() == [TEXT, None]
-    assert made["longs"].to_pylist() == [[TEXT], []]
-    told = [json.loads(meta) for meta in made["long_meta"].to_pylist()]
-    assert (told[0]["prompt"], told[1]["failure"]) == ("long", "missing")
+    assert made["long_candidates"].to_pylist() == [[TEXT], []]
+    assert json.loads(made["long_meta"].to_pylist()[0])["prompt"] == "long"
+    assert made["long_failure"].to_pylist()[1].startswith("missing: gone.mp4: ")
 
 
 Save = Callable[..., None]
@@ -119,12 +119,14 @@ def _same(made: pa.Table, before: pa.Table) -> None:
 
 def _check_added(made: pa.Table, before: pa.Table) -> None:
     assert made.column_names == [*before.column_names, *ADDED]
-    assert [made.schema.field(name).type for name in ADDED[::2]] == [pa.string(), pa.string()]
-    assert made.schema.field("captions").type.value_type == pa.string()
+    assert [made.schema.field(name).type for name in ADDED if name != "caption_candidates"] == [pa.string()] * 3
+    assert made.schema.field("caption_candidates").type.value_type == pa.string()
     assert made.column("caption").to_pylist() == [TEXT, None, None]
-    assert made.column("captions").to_pylist() == [[TEXT], [], []]
+    assert made.column("caption_candidates").to_pylist() == [[TEXT], [], []]
     first, second, third = made.column("caption_meta").to_pylist()
-    assert (json.loads(first)["kept"], json.loads(second)["failure"], third) == ([0], "missing", None)
+    assert (json.loads(first)["kept"], json.loads(second)["kept"], third) == ([0], None, None)
+    first, second, third = made.column("caption_failure").to_pylist()
+    assert (first, second.partition(":")[0], third) == ("", "missing", "")
 
 
 @pytest.mark.parametrize("rows", [1, 2, 1000])
@@ -161,7 +163,7 @@ def test_data_set_with_videos_inside_keeps_its_features(tmp_path: Path) -> None:
     assert (summary.captions, summary.without_video, summary.failures) == (1, 1, {"unreadable": 1})
     made = datasets.load_from_disk(tmp_path / "out")
     text = datasets.Value("string")
-    assert made.features == {**features, **dict.fromkeys(ADDED, text), "captions": datasets.List(text)}
+    assert made.features == {**features, **dict.fromkeys(ADDED, text), "caption_candidates": datasets.List(text)}
     assert list(made.select_columns(["video", "label"])) == list(before)
     assert made["caption"][:] == [TEXT, None, None]
     again = datasets.load_from_disk(tmp_path / "out")
@@ -177,10 +179,12 @@ def test_lists_of_videos_get_lists(tmp_path: Path, save: Save, load: Load, suffi
     _run(tmp_path / f"out{suffix}", tmp_path / f"in{suffix}")
     made = load(tmp_path / f"out{suffix}")
     assert made.column("caption").to_pylist() == [None, [], [TEXT, None], [TEXT]]
-    assert made.column("captions").to_pylist() == [[], [], [[TEXT], []], [[TEXT]]]
+    assert made.column("caption_candidates").to_pylist() == [[], [], [[TEXT], []], [[TEXT]]]
     metas = made.column("caption_meta").to_pylist()
     assert [None if meta is None else len(meta) for meta in metas] == [None, 0, 2, 1]
-    assert json.loads(metas[2][1])["failure"] == "missing"
+    failures = made.column("caption_failure").to_pylist()
+    assert [len(told) for told in failures] == [0, 0, 2, 1]
+    assert (failures[2][0], failures[2][1].partition(":")[0], failures[3]) == ("", "missing", [""])
 
 
 @FORMATS
@@ -231,9 +235,7 @@ def test_text_that_cannot_be_read_stays_among_captioned_ones(
 
 
 @FORMATS
-def test_captions_of_an_earlier_run_are_replaced_where_they_stand(
-    tmp_path: Path, save: Save, load: Load, suffix: str
-) -> None:
+def test_captions_of_an_earlier_run_are_never_replaced(tmp_path: Path, save: Save, load: Load, suffix: str) -> None:
     put_clip(tmp_path / "a.mp4")
     older = {
         "caption": [1, 2],
@@ -242,13 +244,13 @@ def test_captions_of_an_earlier_run_are_replaced_where_they_stand(
         "id": [7, 8],
     }
     save(pa.table(older), tmp_path / f"in{suffix}")
-    _run(tmp_path / f"out{suffix}", tmp_path / f"in{suffix}")
+    with pytest.raises(SettingsError, match="have a column 'caption' and 'caption_meta' already, which would be lost"):
+        _run(tmp_path / f"out{suffix}", tmp_path / f"in{suffix}")
+    _run(tmp_path / f"out{suffix}", tmp_path / f"in{suffix}", tasks={"other": {}})
     made = load(tmp_path / f"out{suffix}")
-    assert made.column_names == ["caption", "video", "caption_meta", "id", "captions"]
-    assert made.column("caption").to_pylist() == [TEXT, "2"]
-    assert made.column("caption_meta").to_pylist()[1] == '{"by": "hand"}'
-    _run(tmp_path / f"again{suffix}", tmp_path / f"out{suffix}")
-    assert load(tmp_path / f"again{suffix}").equals(made)
+    assert made.column_names == [*older, "other", "other_candidates", "other_meta", "other_failure"]
+    assert made.select([*older]).to_pydict() == older
+    assert made.column("other").to_pylist() == [TEXT, None]
 
 
 @pytest.mark.parametrize("output", ["out.parquet", "out.jsonl", "out"])
@@ -275,7 +277,7 @@ def test_value_that_python_cannot_hold_costs_its_row_and_stays(tmp_path: Path) -
     assert (summary.captions, summary.failures) == (2, {"row": 1})
     made = pq.read_table(tmp_path / "out.parquet")
     assert made.column("video").cast(pa.binary()).to_pylist() == [b"a.mp4", b"\xff.mp4", b"a.mp4"]
-    assert "this row cannot be read: 'utf-8' codec" in made.column("caption_meta").to_pylist()[1]
+    assert "row: this row cannot be read: 'utf-8' codec" in made.column("caption_failure").to_pylist()[1]
 
 
 def test_data_sets_that_lack_a_column_go_together(tmp_path: Path) -> None:
@@ -434,7 +436,7 @@ def test_parquet_to_json_keeps_what_json_can_say(tmp_path: Path) -> None:
         "nested": [{"a": [1, None]}, None], "map": [["k", 1]], "nulls": None, "caption": TEXT,
     }  # fmt: skip
     assert {name: first[name] for name in wanted} == wanted
-    assert second["caption_meta"]["failure"] == "missing"
+    assert second["caption_failure"].startswith("missing: ")
     assert [third[name] for name in ("int64", "text", "caption")] == [None, None, None]
 
 

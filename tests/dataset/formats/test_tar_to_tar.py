@@ -74,10 +74,9 @@ def test_every_member_comes_out_as_it_was(tmp_path: Path, name: str) -> None:
     assert (tmp_path / "out.tar").stat().st_size % tarfile.RECORDSIZE == 0
     assert not Counter(map(repr, before)) - Counter(map(repr, after))
     added = [item[0] for item in after if repr(item) not in map(repr, before)]
-    broken = [f"{key}.{column}.json" for key in ("large", "latin", "twice") for column in ("captions", "caption_meta")]
-    whole = [
-        f"{key}.{end}" for key in ("s/a", "z" * 300) for end in ("caption.txt", "captions.json", "caption_meta.json")
-    ]
+    ends = ("caption_candidates.json", "caption_meta.json", "caption_failure.txt")
+    broken = [f"{key}.{end}" for key in ("large", "latin", "twice") for end in ends]
+    whole = [f"{key}.{end}" for key in ("s/a", "z" * 300) for end in ("caption.txt", *ends)]
     assert sorted(added) == sorted(broken + whole)
     problems = [item.problem for item in read_rows(find_sources([tmp_path / "out.tar"]), Settings(), output=source)]
     assert [bool(problem) for problem in problems] == [False, False, True, True, False], "only what was no row is none"
@@ -95,7 +94,8 @@ def test_what_is_copied_comes_before_what_is_told_of_it(tmp_path: Path) -> None:
     source = _Tar(tmp_path / "in.tar").add("a.mp4", b"x").add("a.mp4", b"y").add("a.caption_meta.json", b"1").close()
     _run(tmp_path / "out.tar", source)
     names = [item[0] for item in _members(tmp_path / "out.tar")]
-    assert names == ["a.mp4", "a.mp4", "a.caption_meta.json", "a.captions.json"], "no member is there twice but its own"
+    told = ["a.caption_candidates.json", "a.caption_failure.txt"]
+    assert names == ["a.mp4", "a.mp4", "a.caption_meta.json", *told], "no member is there twice but its own"
 
 
 def test_file_that_shrank_in_the_meantime_is_told(tmp_path: Path) -> None:

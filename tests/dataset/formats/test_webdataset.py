@@ -15,6 +15,7 @@ from reelscribe.config import Settings
 from reelscribe.dataset.formats import webdataset
 from reelscribe.dataset.read import count_rows, read_rows
 from reelscribe.dataset.sources import find_sources
+from reelscribe.errors import SettingsError
 from reelscribe.runners.local import RunSummary, run
 from reelscribe.values import InputRow, RowResult
 
@@ -93,7 +94,7 @@ def test_what_the_real_webdataset_writes_is_read_and_what_is_written_it_reads(tm
     for number, sample in enumerate(samples):
         assert (sample["mp4"], json.loads(sample["json"])) == (clip_bytes(), {"n": number})
         assert sample["caption.txt"].decode() == TEXT
-        assert json.loads(sample["captions.json"]) == [TEXT]
+        assert json.loads(sample["caption_candidates.json"]) == [TEXT]
         assert json.loads(sample["caption_meta.json"])["kept"] == [0]
 
 
@@ -110,22 +111,27 @@ def test_members_come_out_as_they_went_in(tmp_path: Path) -> None:
     made = dict(_members(tmp_path / "out.tar"))
     assert members == [(name, made[name]) for name, _ in members]
     assert set(made) - {name for name, _ in members} == {
-        "x/0.caption.txt", "x/0.captions.json", "x/0.caption_meta.json", "x/1.captions.json",
-        "x/2.captions.json", "x/2.caption_meta.json",
+        "x/0.caption.txt", "x/0.caption_candidates.json", "x/0.caption_meta.json", "x/0.caption_failure.txt",
+        "x/1.caption_candidates.json", "x/1.caption_failure.txt",
+        "x/2.caption_candidates.json", "x/2.caption_meta.json", "x/2.caption_failure.txt",
     }  # fmt: skip
-    assert json.loads(made["x/2.caption_meta.json"])["failure"] == "unreadable"
-    again = _run(tmp_path / "again.tar", tmp_path / "out.tar")
+    failures = [made[f"x/{number}.caption_failure.txt"].decode() for number in range(3)]
+    assert [told.partition(":")[0] for told in failures] == ["", "", "unreadable"]
+    again = _run(tmp_path / "again.tar", tmp_path / "out.tar", tasks={"other": {}})
     assert again.captions == 1
-    assert dict(_members(tmp_path / "again.tar")) == made
+    twice = dict(_members(tmp_path / "again.tar"))
+    assert {name: twice.pop(name) for name in made} == made
+    assert {name.replace("other", "caption") for name in twice} == made.keys() - {name for name, _ in members}
 
 
-def test_captions_of_an_earlier_run_are_replaced_where_they_stand(tmp_path: Path) -> None:
-    members = [("0.mp4", clip_bytes()), ("0.json", b'{"caption": "old", "n": 1.50}'), ("0.captions.json", b'["old"]')]
-    _run(tmp_path / "out.tar", _put(tmp_path / "in.tar", members))
-    made = dict(_members(tmp_path / "out.tar"))
-    assert set(made) == {"0.mp4", "0.json", "0.captions.json", "0.caption_meta.json"}
-    assert made["0.json"].decode() == f'{{"caption": "{TEXT}", "n": 1.50}}'
-    assert json.loads(made["0.captions.json"]) == [TEXT]
+def test_captions_of_an_earlier_run_are_never_replaced(tmp_path: Path) -> None:
+    columns = b'{"caption": "old", "n": 1.50}'
+    members = [("0.mp4", clip_bytes()), ("0.json", columns), ("0.caption_candidates.json", b'["old"]')]
+    source = _put(tmp_path / "in.tar", members)
+    with pytest.raises(SettingsError, match="have a column 'caption' and 'caption_candidates' already"):
+        _run(tmp_path / "out.tar", source)
+    _run(tmp_path / "out.tar", source, tasks={"other": {}}, columns="text")
+    assert _members(tmp_path / "out.tar") == [*members, ("0.other.txt", TEXT.encode())]
 
 
 def test_interleaved_samples_are_repeated(tmp_path: Path) -> None:
@@ -147,7 +153,7 @@ def test_rows_of_other_formats_take_their_videos_along(tmp_path: Path) -> None:
     source = tmp_path / "in.jsonl"
     source.write_text(
         '{"video": "a.mp4", "n": 1.0e5}\n{"videos": ["b.MOV", "gone.mp4"]}\n'
-        '{"video": "pipe.mp4"}\n{"video": 5, "caption": "own"}\n'
+        '{"video": "pipe.mp4"}\n{"video": 5, "title": "own"}\n'
     )
     _run(tmp_path / "out.tar", source)
     made = dict(_members(tmp_path / "out.tar"))
@@ -155,7 +161,7 @@ def test_rows_of_other_formats_take_their_videos_along(tmp_path: Path) -> None:
     assert made["000000000.json"] == b'{"video": "a.mp4", "n": 1.0e5}'
     assert made["000000000.caption.txt"].decode() == TEXT
     assert json.loads(made["000000001.caption.json"]) == [TEXT, None]
-    assert json.loads(made["000000003.json"]) == {"video": 5, "caption": None}
+    assert json.loads(made["000000003.json"]) == {"video": 5, "title": "own"}
     assert not any("000000002.mp4" in name for name in made)
     with tarfile.open(tmp_path / "out.tar") as tar:
         assert {info.mtime for info in tar} == {0}
@@ -167,9 +173,9 @@ def test_bytes_of_other_formats_are_videos_inside(tmp_path: Path) -> None:
     _run(tmp_path / "out.tar", tmp_path / "in.parquet")
     made = dict(_members(tmp_path / "out.tar"))
     assert (made["000000000.mp4"], made["000000000.json"]) == (clip_bytes(), b'{"id": 7}')
-    _run(tmp_path / "back.parquet", tmp_path / "out.tar")
+    _run(tmp_path / "back.parquet", tmp_path / "out.tar", tasks={"other": {}})
     (row,) = pq.read_table(tmp_path / "back.parquet").to_pylist()
-    assert (row["video"], row["id"], row["caption"]) == (clip_bytes(), 7, TEXT)
+    assert (row["video"], row["id"], row["caption"], row["other"]) == (clip_bytes(), 7, TEXT, TEXT)
 
 
 def test_json_names_the_members_that_it_cannot_hold(tmp_path: Path) -> None:
@@ -187,10 +193,10 @@ def test_what_the_json_says_of_the_video_comes_back_where_the_video_cannot(tmp_p
     put_clip(tmp_path / "clips" / "a.mp4")
     data = put_rows(tmp_path / "in.jsonl", [{"video": "clips/a.mp4", "id": 1}, {"videos": ["clips/a.mp4"], "id": 2}])
     _run(tmp_path / "packed.tar", data)
-    _run(tmp_path / "out.jsonl", tmp_path / "packed.tar")
+    _run(tmp_path / "out.jsonl", tmp_path / "packed.tar", tasks={"other": {}})
     first, second = read_rows_of(tmp_path / "out.jsonl")
     assert (first["video"], second["videos"]) == ("clips/a.mp4", ["clips/a.mp4"])
-    assert (first["__key__"], first["id"], first["caption"]) == ("000000000", 1, TEXT)
+    assert (first["__key__"], first["id"], first["other"]) == ("000000000", 1, TEXT)
 
 
 @pytest.mark.parametrize("told", [["a.mp4"], None, {"fps": 30}, ""])

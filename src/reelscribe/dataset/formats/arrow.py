@@ -18,7 +18,10 @@ from reelscribe.dataset.formats import Record
 from reelscribe.dataset.formats.jsonl import as_json, to_json
 from reelscribe.dataset.records import changed, full_row
 from reelscribe.errors import DatasetError
-from reelscribe.prompts import columns_used, video_column
+from reelscribe.layouts import columns_used, video_column
+from reelscribe.pipeline import check_added
+from reelscribe.schemas import Schema
+from reelscribe.tasks import ColumnKind, Task
 from reelscribe.values import Row, RowResult
 
 TABLE_ROWS, TABLE_BYTES = 1000, 1 << 24
@@ -33,8 +36,13 @@ _MOST_LEVELS: Final = 32
 """Lists and tables within each other that get a type. Parquet's readers take some hundred."""
 _AS_JSON: Final = {b"reelscribe": b"json"}
 """Metadata of a column that holds its values as JSON."""
-_TYPES: Final = (pa.string(), pa.list_(pa.string()), pa.string())
-"""Of the columns that are added for a video: caption, candidates, provenance as JSON."""
+_TYPES: Final[dict[ColumnKind, pa.DataType]] = {
+    "text": pa.string(),
+    "candidates": pa.list_(pa.string()),
+    "meta": pa.string(),
+    "failure": pa.string(),
+}
+"""Of the columns that are added for a video; the metadata is JSON, whose keys may differ from row to row."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -121,6 +129,34 @@ def unify(schemas: Sequence[tuple[str, pa.Schema]]) -> pa.Schema:
     return first
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Added:
+    """A column that a task adds."""
+
+    kind: ColumnKind
+    schema: Schema | None
+    """Of its values, if it holds some."""
+    type: pa.DataType
+    """What it holds for one video."""
+
+    @classmethod
+    def of(cls, task: Task, kind: ColumnKind) -> "_Added":
+        schema = task.schema if kind == "text" else None
+        return cls(kind=kind, schema=schema, type=schema.arrow_type() if schema else _TYPES[kind])
+
+    def cell(self, value: Any) -> Any:
+        """What it holds for a video."""
+        if self.schema:
+            return self.schema.arrow_value(value) if isinstance(value, dict) else value  # a list does not fit
+        return value if self.kind == "candidates" else _text(value)
+
+    def is_list(self, value: Any) -> bool:
+        """Whether a value is that of a list of videos."""
+        if not isinstance(value, list):
+            return False
+        return self.kind != "candidates" or all(isinstance(item, list) for item in value)
+
+
 class TableMaker:
     """Makes results into tables, all of one schema, which the first settles.
 
@@ -132,7 +168,9 @@ class TableMaker:
     def __init__(self, schema: pa.Schema | None, settings: Settings) -> None:
         self._before = schema
         self._settings = settings
-        self._added = dict(zip(settings.caption_columns, _TYPES, strict=True))
+        self._added = {
+            task.column(kind): _Added.of(task, kind) for task in settings.all_tasks for kind in settings.column_kinds
+        }
         self._results: list[RowResult] = []
         self._bytes = 0
         self._listed = False
@@ -149,6 +187,10 @@ class TableMaker:
         """A table of what was taken since the last one; may be empty."""
         pairs = [(result, row) for result in self._results for row in result.rows]
         self._results, self._bytes = [], 0
+        if self.schema is None:  # interleaved rows may have columns of their own that are called as those of tasks
+            own = {name for result, _ in pairs if result.origin for name in result.origin.row}
+            own.update(self._before.names if self._before else ())
+            self._added = {name: added for name, added in self._added.items() if name not in own}
         if self._before is None:
             return self._convert([full_row(result, row) for result, row in pairs])
         return self._pass_through(pairs, self._before)
@@ -165,9 +207,10 @@ class TableMaker:
         table = self._gather([result.origin.source for result, _ in pairs if result.origin], before)
         changes = [changed(result, row) for result, row in pairs]
         touched = {name for change in changes for name in change}
+        check_added(touched & {*before.names}, self._settings)
         arrays = []
         for field in self.schema:
-            if field.name in self._added and (field.name in touched or field.name not in before.names):
+            if field.name in self._added:
                 cells = [self._cell(field.name, row.get(field.name)) for _, row in pairs]
                 arrays.append(pa.array(cells, field.type))
             elif field.name in touched:
@@ -203,7 +246,12 @@ class TableMaker:
 
     def _convert(self, rows: list[Row]) -> pa.Table:
         if self.schema is None:
-            self._listed = any(isinstance(row.get(self._settings.caption_key), list) for row in rows)
+            self._listed = any(
+                added.is_list(value) and (value or added.kind != "candidates")
+                for row in rows
+                for name, added in self._added.items()
+                if (value := row.get(name)) is not None
+            )
             names = dict.fromkeys(name for row in rows for name in row)
             fields = [_infer(name, [row.get(name) for row in rows]) for name in names]
             self.schema = self._with_captions(pa.schema(fields), rows)
@@ -238,23 +286,19 @@ class TableMaker:
     def _with_captions(self, schema: pa.Schema, rows: Iterable[Row]) -> pa.Schema:
         """A schema with those that rows have; they have the same types in every data set."""
         held = {name for row in rows for name in row}
-        for name, kind in self._added.items():
+        for name, added in self._added.items():
             if name in held:
-                field = pa.field(name, pa.list_(kind) if self._listed else kind)
+                field = pa.field(name, pa.list_(added.type) if self._listed else added.type)
                 place = schema.get_field_index(name)
                 schema = schema.append(field) if place < 0 else schema.set(place, field)
         return schema
 
     def _cell(self, name: str, value: Any) -> Any:
-        """What one holds in Arrow: provenance as JSON, whose keys may differ from row to row."""
-        if pa.types.is_list(self._added[name]):
-            flat = bool(value) and not any(item is None or isinstance(item, list) for item in value)
-            return [value] if self._listed and flat else value
-        if self._listed and value is not None and not isinstance(value, list):
-            value = [value]
-        if isinstance(value, list):
-            return [_text(item) for item in value]
-        return _text(value)
+        """What one holds in Arrow, for one video or for a list of them."""
+        added = self._added[name]
+        if not self._listed or value is None:
+            return added.cell(value)
+        return [added.cell(item) for item in (value if added.is_list(value) else [value])]
 
 
 def _with_changes(column: pa.ChunkedArray, texts: Sequence[str | None]) -> pa.ChunkedArray:

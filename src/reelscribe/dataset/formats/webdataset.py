@@ -24,7 +24,7 @@ from reelscribe.dataset.formats.jsonl import row_line, splice, to_json
 from reelscribe.dataset.records import changed, full_row
 from reelscribe.dataset.tarfiles import Originals, Span, opened, renamed
 from reelscribe.errors import ClipError
-from reelscribe.prompts import video_column, videos_of
+from reelscribe.layouts import video_column, videos_of
 from reelscribe.values import Clip, Row, RowResult
 from reelscribe.video.fetch import FetchLimits, local, scheme_of
 
@@ -287,7 +287,7 @@ class Writer:
     def _from_row(self, key: str, result: RowResult, row: Row) -> dict[str, bytes]:
         """Write the videos of a row, and return the members that hold all else."""
         before = result.origin.row if result.origin else {}
-        added = {name: row[name] for name in self._settings.caption_columns if name in row and name not in before}
+        added = {name: row[name] for name in self._settings.added_columns if name in row and name not in before}
         kept = {name: value for name, value in row.items() if name not in added}
         try:
             videos, listed = videos_of(row, self._settings)

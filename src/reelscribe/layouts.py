@@ -1,24 +1,23 @@
-"""Rows to requests, and captions back into rows.
+"""Rows to the videos that are asked about, and captions back into rows.
 
 A `Layout` knows how rows hold text and videos. `interleaved` is Data-Juicer's: text with a token for each video, in
 chunks. `columns` is what most data sets have: a column of videos, to which columns with captions are added.
 """
 
-import hashlib
 import json
 import os
 import re
-from collections.abc import Callable, Container, Iterable, Sequence
+from collections.abc import Callable, Container, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
+from reelscribe.asking import RowPlan, Subject
 from reelscribe.config import Settings
 from reelscribe.errors import ClipError
-from reelscribe.values import CAPTION_META, UNREADABLE, Caption, Clip, Failure, Outcome, Request, RequestId, Row
-
-DEFAULT_PROMPT: Final = "Describe the input video in 1-2 sentences."
+from reelscribe.tasks import ColumnKind, Task
+from reelscribe.values import CAPTION_META, UNREADABLE, Caption, Clip, Failure, Outcome, Row
 
 
 def video_token() -> str:
@@ -38,24 +37,7 @@ def special_tokens() -> tuple[str, ...]:
     return (video_token(), eoc_token(), *others)
 
 
-@dataclass(frozen=True, kw_only=True)
-class RowPlan:
-    """A row and the requests that it makes; `problem` is set instead where the row as a whole cannot be captioned."""
-
-    index: int
-    row: Row
-    requests: tuple[Request, ...] = ()
-    problem: Failure | None = None
-
-    @property
-    def lot(self) -> int:
-        """What decides which shard of a data set the row is in: a hash of what it asks, whatever machine it is read on
-        and whatever place it has. A row that asks nothing goes by its place.
-        """
-        return self.requests[0].seed if self.requests else self.index
-
-
-PlanRow = Callable[[Row, int, Settings, Path | None], list[Request]]
+FindSubjects = Callable[[Row, Settings, Path | None], list[Subject]]
 FillRow = Callable[[RowPlan, Sequence[Outcome], Settings], list[Row]]
 
 
@@ -63,27 +45,27 @@ FillRow = Callable[[RowPlan, Sequence[Outcome], Settings], list[Row]]
 class Layout:
     """How rows hold text and videos: two functions, there and back."""
 
-    requests: PlanRow
-    """(row, its index, settings, folder of relative paths) -> one request a video. Raises ClipError."""
+    subjects: FindSubjects
+    """(row, settings, folder of relative paths) -> its videos, in order. Raises ClipError."""
     fill: FillRow
-    """(plan, one outcome a request, settings) -> the rows to write."""
+    """(plan, an outcome for each name in `plan.asked()`, settings) -> the rows to write."""
     adds: bool = False
-    """Whether `fill` sets the columns of captions (`Settings.caption_columns`), whatever they held before."""
+    """Whether `fill` sets the columns of captions (`Settings.added_columns`)."""
 
     def plan(self, row: Row, index: int, settings: Settings, root: Path | None) -> RowPlan:
         """Plan a row; what is wrong with the row becomes its `problem`."""
         try:
-            return RowPlan(index=index, row=row, requests=tuple(self.requests(row, index, settings, root)))
+            return RowPlan(index=index, row=row, settings=settings, subjects=tuple(self.subjects(row, settings, root)))
         except ClipError as exc:
             problem = Failure.of_row(index, str(exc), exc.kind)
-            return RowPlan(index=index, row=row, problem=problem)
+            return RowPlan(index=index, row=row, settings=settings, problem=problem)
 
 
 def columns_used(settings: Settings) -> frozenset[str]:
     """The columns that the flow looks at; all others only pass through."""
     videos = (settings.video_key,) if settings.video_key else ("video", "videos")
-    prompts = (settings.prompt_key,) if settings.prompt_key else ()
-    return frozenset((*videos, settings.text_key, *prompts, *settings.caption_columns))
+    prompts = [name for task in settings.all_tasks for name in (task.prompt_key, *task.names) if name]
+    return frozenset((*videos, settings.text_key, *prompts, *settings.added_columns))
 
 
 def video_column(names: Container[str], settings: Settings) -> str:
@@ -122,41 +104,8 @@ def _unpacked(video: Any) -> Any:
     return video.get("path") if video.get("bytes") is None else video["bytes"]
 
 
-def choose_prompt(row: Row, settings: Settings) -> str:
-    """The row's own prompt, else the setting's, else the default one. One without a word is none.
-
-    Raises:
-        ClipError: kind "prompt", if the row's column of prompts holds something else than text.
-    """
-    own = row.get(settings.prompt_key) if settings.prompt_key else None
-    if own is not None and not isinstance(own, str):
-        message = f"column {settings.prompt_key!r} must hold the row's prompt as text; got {type(own).__name__}."
-        raise ClipError("prompt", message)
-    if own and any("\ud800" <= letter <= "\udfff" for letter in own):
-        message = f"column {settings.prompt_key!r} must hold the row's prompt as text; it holds half a surrogate pair."
-        raise ClipError("prompt", message)
-    return own if own and own.strip() else settings.prompt or DEFAULT_PROMPT
-
-
-def _request(
-    row: Row, video: str | bytes, reference: str, *, index: int, slot: int, settings: Settings, root: Path | None
-) -> Request:
-    prompt, sampling = choose_prompt(row, settings), settings.sampling_params()
-    digest = hashlib.sha256()
-    seed = settings.seed if sampling.seed is None else sampling.seed
-    for part in (str(seed), video, prompt, settings.system_prompt or "", str(slot)):
-        content = part if isinstance(part, bytes) else part.encode("utf-8", "surrogatepass")
-        digest.update(len(content).to_bytes(8, "big") + content)
-    return Request(
-        id=RequestId(row=index, slot=slot),
-        clip=Clip(source=video, root=root, called=_sample_of(row) if isinstance(video, bytes) else None),
-        prompt=prompt,
-        system_prompt=settings.system_prompt,
-        reference=reference,
-        num_captions=settings.num_captions,
-        sampling=sampling,
-        seed=int.from_bytes(digest.digest()[:8], "big") >> 1,  # 63 bits: Arrow's int64, and so any reader, holds them
-    )
+def _clip(row: Row, video: str | bytes, root: Path | None) -> Clip:
+    return Clip(source=video, root=root, called=_sample_of(row) if isinstance(video, bytes) else None)
 
 
 def _sample_of(row: Row) -> str | None:
@@ -168,7 +117,7 @@ def _sample_of(row: Row) -> str | None:
 # Interleaved: tokens in the text.
 
 
-def _interleaved_requests(row: Row, index: int, settings: Settings, root: Path | None) -> list[Request]:
+def _interleaved_subjects(row: Row, settings: Settings, root: Path | None) -> list[Subject]:
     videos, _ = videos_of(row, settings)
     if not videos:
         return []
@@ -182,11 +131,8 @@ def _interleaved_requests(row: Row, index: int, settings: Settings, root: Path |
     if len(owners) > len(videos):
         message = f"the text has {len(owners)} {video_token()}, but the row only {len(videos)} video(s)."
         raise ClipError("prompt", message)
-    pairs = enumerate(zip(videos, owners, strict=False))
-    return [
-        _request(row, video, _words(chunk), index=index, slot=slot, settings=settings, root=root)
-        for slot, (video, chunk) in pairs
-    ]
+    pairs = zip(videos, owners, strict=False)
+    return [Subject(clip=_clip(row, video, root), reference=_words(chunk)) for video, chunk in pairs]
 
 
 def _words(chunk: str) -> str:
@@ -212,8 +158,9 @@ def without_tokens(text: str) -> str:
 
 
 def _interleaved_fill(plan: RowPlan, outcomes: Sequence[Outcome], settings: Settings) -> list[Row]:
-    captions = [outcome for outcome in outcomes if isinstance(outcome, Caption)]
-    if not outcomes or len(captions) < len(outcomes):
+    told = [outcome for outcome in outcomes if outcome.id.task == settings.text_task.name]
+    captions = [outcome for outcome in told if isinstance(outcome, Caption)]
+    if not told or len(captions) < len(told):
         return [plan.row]
     rows = [plan.row] if settings.original else []
     for number in range(max(len(caption.kept) for caption in captions)):
@@ -234,7 +181,7 @@ def _interleaved_fill(plan: RowPlan, outcomes: Sequence[Outcome], settings: Sett
 # Columns: the videos in a column, the captions beside them.
 
 
-def _columns_requests(row: Row, index: int, settings: Settings, root: Path | None) -> list[Request]:
+def _columns_subjects(row: Row, settings: Settings, root: Path | None) -> list[Subject]:
     videos, _ = videos_of(row, settings)
     text = row.get(settings.text_key)
     reference = text if isinstance(text, str) else ""
@@ -244,38 +191,54 @@ def _columns_requests(row: Row, index: int, settings: Settings, root: Path | Non
             f"the text has {video_token()}, but the first rows have none, so captions go to columns; set layout to "
             "interleaved, or to columns if that is text as any other.",
         )
-    pairs = enumerate(videos)
-    return [_request(row, video, reference, index=index, slot=n, settings=settings, root=root) for n, video in pairs]
+    return [Subject(clip=_clip(row, video, root), reference=reference) for video in videos]
 
 
 def _columns_fill(plan: RowPlan, outcomes: Sequence[Outcome], settings: Settings, *, listed: bool = False) -> list[Row]:
     """Fill the columns of captions; `listed`: whether other rows hold lists of videos, if this one does not say."""
-    names = settings.caption_columns
     held = plan.row.get(video_column(plan.row, settings))
-    if not outcomes and not plan.problem:  # nothing was captioned: what the row says of itself stands
-        blank: tuple[Any, ...] = ([], [], []) if isinstance(held, list | tuple) else (None, [], None)
-        return [{**dict(zip(names, blank, strict=True)), **plan.row}]
     several = isinstance(held, list | tuple) or (held is None and listed)
-    cells = [caption_cells(outcome) for outcome in ([plan.problem] if plan.problem else outcomes)]
+    if not outcomes and not plan.problem:  # nothing was captioned: what the row says of itself stands
+        blank: dict[ColumnKind, Any] = {
+            **{"text": None, "candidates": [], "meta": None},
+            "failure": [] if several else "",
+        }
+        added = {
+            task.column(kind): [] if isinstance(held, list | tuple) else blank[kind]
+            for task in settings.all_tasks
+            for kind in settings.column_kinds
+        }
+        return [added | plan.row]
     row = plan.row
-    if plan.problem and row.keys() == {UNREADABLE}:  # readers with types take no column that other rows lack
-        cells[0][2][UNREADABLE], row = row[UNREADABLE], {}
-    columns: Iterable[Any] = map(list, zip(*cells, strict=True)) if several else cells[0]
-    return [{**row, **dict(zip(names, columns, strict=True))}]
+    unreadable = plan.problem is not None and row.keys() == {UNREADABLE} and "meta" in settings.column_kinds
+    columns: Row = {}
+    for task in settings.all_tasks:
+        told = [plan.problem] if plan.problem else [outcome for outcome in outcomes if outcome.id.task == task.name]
+        cells = [caption_cells(outcome, task) for outcome in told]
+        if unreadable:
+            cells[0]["meta"][UNREADABLE] = row[UNREADABLE]
+        for kind in settings.column_kinds:
+            columns[task.column(kind)] = [cell[kind] for cell in cells] if several else cells[0][kind]
+    if unreadable:  # readers with types take no column that other rows lack
+        row = {}
+    return [{**row, **columns}]
 
 
-def caption_cells(outcome: Outcome) -> tuple[str | None, list[str], Row]:
-    """What the columns that are added (`Settings.caption_columns`) hold for one video.
+def caption_cells(outcome: Outcome, task: Task) -> dict[ColumnKind, Any]:
+    """What the columns that a task adds hold for one video, by their kinds.
 
-    The metadata has the same keys whatever came of the video, and of a caption no value that is null or an empty list
-    for some and something else for others: readers of JSON Lines take the type of a column from its first rows. A
-    caption there is always this run's: a failure leaves no older one.
+    The text of a task with a schema is the value; null where the caption that is kept does not fit. The metadata has
+    the same keys whatever came of the video, and of a caption no value that is null or an empty list for some and
+    something else for others: readers of JSON Lines take the type of a column from its first rows. A caption there is
+    always this run's: a failure leaves no older one.
     """
     empty: Row = dict.fromkeys(CAPTION_META)
     if isinstance(outcome, Failure):
-        message = outcome.message.encode("utf-8", "backslashreplace").decode()  # it may name folders that are not
-        return None, [], empty | {"failure": outcome.kind, "message": message}
-    meta = empty | {"failure": "", "message": "", UNREADABLE: ""} | outcome.meta
+        message = f"{outcome.kind}: {outcome.message}"
+        # It may name folders that are not UTF-8.
+        told = message.encode("utf-8", "backslashreplace").decode()
+        return {"text": None, "candidates": [], "meta": empty, "failure": told}
+    meta = empty | {UNREADABLE: ""} | outcome.meta
     meta["thoughts"] = [candidate.thought for candidate in outcome.candidates]
     if meta["frame_timestamps"] is not None and meta["clip_flags"] is None:
         # Release 0.1.0 recorded the share of damaged clips alone, and made neither SDR nor one moment of anything.
@@ -285,12 +248,13 @@ def caption_cells(outcome: Outcome) -> tuple[str | None, list[str], Row]:
     for name in ("flags", "clip_flags"):
         meta[name] = " ".join(meta[name] or ()) if not isinstance(meta[name], str) else meta[name]
     meta["sampling"] = json.dumps(meta["sampling"] or {})
-    return outcome.texts[0], [candidate.text for candidate in outcome.candidates], meta
+    text = outcome.candidates[outcome.kept[0]].value if task.schema else outcome.texts[0]
+    return {"text": text, "candidates": [each.text for each in outcome.candidates], "meta": meta, "failure": ""}
 
 
 LAYOUTS: Final[dict[str, Layout]] = {
-    "interleaved": Layout(requests=_interleaved_requests, fill=_interleaved_fill),
-    "columns": Layout(requests=_columns_requests, fill=_columns_fill, adds=True),
+    "interleaved": Layout(subjects=_interleaved_subjects, fill=_interleaved_fill),
+    "columns": Layout(subjects=_columns_subjects, fill=_columns_fill, adds=True),
 }
 
 
@@ -301,6 +265,7 @@ def choose_layout(rows: Sequence[Row], settings: Settings) -> Layout:
         texts = (row.get(settings.text_key) for row in rows)
         name = "interleaved" if any(isinstance(text, str) and video_token() in text for text in texts) else "columns"
     if name == "interleaved":
+        _ = settings.text_task
         return LAYOUTS[name]
     held = [value for row in rows if (value := row.get(video_column(row, settings))) is not None]
     listed = bool(held) and all(isinstance(value, list | tuple) for value in held)

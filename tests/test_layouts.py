@@ -1,4 +1,4 @@
-"""Rows to requests, and captions back into rows."""
+"""Rows to what is asked about them, and captions back into rows."""
 
 import copy
 from dataclasses import replace
@@ -8,19 +8,12 @@ from typing import Any
 import pytest
 from flow import EOC, VIDEO, named, said
 
+from reelscribe.asking import RowPlan
 from reelscribe.config import Settings
 from reelscribe.errors import ClipError
+from reelscribe.layouts import LAYOUTS, caption_cells, choose_layout, columns_used, videos_of
 from reelscribe.outcomes import choose, once_more
-from reelscribe.prompts import (
-    DEFAULT_PROMPT,
-    LAYOUTS,
-    RowPlan,
-    caption_cells,
-    choose_layout,
-    choose_prompt,
-    columns_used,
-    videos_of,
-)
+from reelscribe.tasks import DEFAULT_PROMPT, Task
 from reelscribe.values import CAPTION_META, Answer, Caption, Clip, Failure, Outcome, Request, RequestId, Row
 
 
@@ -28,21 +21,26 @@ def _plan(row: Row, layout: str = "interleaved", index: int = 0, **settings: Any
     return LAYOUTS[layout].plan(row, index, Settings(**settings), None)
 
 
+def _requests(plan: RowPlan) -> list[Request]:
+    made = [plan.request(name, {}) for name in plan.asked()]
+    return [each for each in made if isinstance(each, Request)]
+
+
 def _caption(*texts: str, kept: tuple[int, ...] = (0,)) -> Caption:
-    return Caption(id=named(""), kept=kept, reason="", candidates=said(*texts), meta={"model": "m"})
+    return Caption(id=RequestId(0, 0), kept=kept, reason="", candidates=said(*texts), meta={"model": "m"})
 
 
 def _filled(row: Row, *outcomes: Outcome, layout: str = "interleaved", **settings: Any) -> list[Row]:
     """The rows that come out, having made sure that the row that went in is as it was."""
     before = copy.deepcopy(row)
     plan = _plan(row, layout, **settings)
-    assert len(plan.requests) == len(outcomes)
+    assert len(plan.asked()) == len(outcomes)
     made = LAYOUTS[layout].fill(plan, outcomes, Settings(**settings))
     assert row == before
     return made
 
 
-FAILURE = Failure(id=named(""), video="b.mp4", kind="missing", message="there is no such file.")
+FAILURE = Failure(id=RequestId(0, 0), video="b.mp4", kind="missing", message="there is no such file.")
 
 
 # Interleaved
@@ -99,7 +97,7 @@ def test_row_without_videos_stays_as_it_is(videos: Row, text: str | None, origin
 
 def test_surplus_videos_are_not_asked_for() -> None:
     plan = _plan({"videos": ["a.mp4", "b.mp4", "c.mp4"], "text": f"{VIDEO}{VIDEO}"})
-    assert [item.clip.source for item in plan.requests] == ["a.mp4", "b.mp4"]
+    assert [item.clip.source for item in plan.subjects] == ["a.mp4", "b.mp4"]
 
 
 @pytest.mark.parametrize(
@@ -117,7 +115,7 @@ def test_surplus_videos_are_not_asked_for() -> None:
 )
 def test_row_that_cannot_be_captioned_is_a_problem_and_stays(row: Row, kind: str, message: str) -> None:
     plan = _plan(row, index=5)
-    assert plan.requests == ()
+    assert plan.asked() == ()
     assert plan.problem is not None
     assert (plan.problem.id, plan.problem.kind, plan.problem.video) == (RequestId(5, None), kind, None)
     assert message in plan.problem.message
@@ -139,15 +137,16 @@ def test_videos_may_be_tables_of_bytes_and_path(value: Any, videos: list[Any], l
 
 
 def test_columns_that_the_flow_looks_at() -> None:
-    added = {"caption", "captions", "caption_meta"}
+    added = {"caption", "caption_candidates", "caption_meta", "caption_failure"}
     assert columns_used(Settings()) == {"video", "videos", "text", *added}
-    named = Settings(video_key="clip", text_key="title", prompt_key="ask", caption_key="long")
-    assert columns_used(named) == {"clip", "title", "ask", "long", "longs", "long_meta"}
+    tasks = {"long": {"prompt_key": "ask"}, "said": {"prompt": "{speech} {long} {fps}", "after": ["long"]}}
+    named = Settings(video_key="clip", text_key="title", columns="meta,text", tasks=tasks)
+    assert columns_used(named) == {"clip", "title", "ask", "speech", "fps", "long", "long_meta", "said", "said_meta"}
 
 
 def test_reference_is_the_text_of_the_chunk_without_tokens() -> None:
     plan = _plan({"videos": ["a.mp4"] * 3, "text": f"{VIDEO}{VIDEO} a sheep<__dj__image> {EOC}{VIDEO}a dog"})
-    assert [item.reference for item in plan.requests] == ["a sheep", "a sheep", "a dog"]
+    assert [item.reference for item in plan.subjects] == ["a sheep", "a sheep", "a dog"]
 
 
 def test_tokens_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -186,24 +185,26 @@ def test_single_video_gets_plain_cells() -> None:
     (row,) = made
     assert row | {"caption_meta": {}} == {
         **{"video": "a.mp4", "id": 7},
-        **{"caption": "one", "captions": ["zero", "one"], "caption_meta": {}},
+        **{"caption": "one", "caption_candidates": ["zero", "one"], "caption_meta": {}, "caption_failure": ""},
     }
-    assert (row["caption_meta"]["model"], row["caption_meta"]["failure"]) == ("m", "")
+    assert row["caption_meta"]["model"] == "m"
 
 
 def test_list_of_videos_gets_lists_also_if_there_is_one() -> None:
     made = _filled({"videos": ["a.mp4"]}, _caption("A."), layout="columns")
-    assert (made[0]["caption"], made[0]["captions"]) == (["A."], [["A."]])
+    assert (made[0]["caption"], made[0]["caption_candidates"]) == (["A."], [["A."]])
     made = _filled({"videos": ["a.mp4", "b.mp4"]}, _caption("A."), FAILURE, layout="columns")
     assert made[0]["caption"] == ["A.", None]
-    assert made[0]["captions"] == [["A."], []]
-    assert _told(made[0]["caption_meta"][1]) == {"failure": "missing", "message": "there is no such file."}
+    assert made[0]["caption_candidates"] == [["A."], []]
+    assert made[0]["caption_failure"] == ["", "missing: there is no such file."]
+    assert _told(made[0]["caption_meta"][1]) == {}
 
 
 def test_failed_video_has_no_caption_and_says_why() -> None:
     made = _filled({"video": "b.mp4"}, FAILURE, layout="columns")
-    assert _told(made[0].pop("caption_meta")) == {"failure": "missing", "message": "there is no such file."}
-    assert made == [{"video": "b.mp4", "caption": None, "captions": []}]
+    assert _told(made[0].pop("caption_meta")) == {}
+    failure = "missing: there is no such file."
+    assert made == [{"video": "b.mp4", "caption": None, "caption_candidates": [], "caption_failure": failure}]
 
 
 def test_row_with_a_problem_stays_and_says_why() -> None:
@@ -211,40 +212,44 @@ def test_row_with_a_problem_stays_and_says_why() -> None:
     made = LAYOUTS["columns"].fill(_plan(row, "columns"), (), Settings())
     assert made[0]["video"] == 3
     assert made[0]["caption"] is None
-    assert made[0]["caption_meta"]["failure"] == "row"
+    assert made[0]["caption_failure"].startswith("row: column 'video' must hold paths")
 
 
 @pytest.mark.parametrize(
     ("row", "empty"),
-    [({}, (None, [], None)), ({"video": None}, (None, [], None)), ({"videos": []}, ([], [], []))],
+    [({}, (None, [], None, "")), ({"video": None}, (None, [], None, "")), ({"videos": []}, ([], [], [], []))],
 )
 def test_row_without_videos_gets_empty_cells(row: Row, empty: tuple[Any, ...]) -> None:
     made = _filled(row, layout="columns")
-    assert made == [{**row, **dict(zip(("caption", "captions", "caption_meta"), empty, strict=True))}]
+    assert made == [{**row, **dict(zip(Settings().added_columns, empty, strict=True))}]
 
 
 def test_older_caption_gives_way_to_a_new_one_and_to_a_failure() -> None:
-    row = {"video": "a.mp4", "caption": "old", "captions": ["old"], "caption_meta": {"model": "other"}}
+    row = {"video": "a.mp4", "caption": "old", "caption_candidates": ["old"], "caption_meta": {"model": "other"}}
     assert _filled(row, _caption("new"), layout="columns")[0]["caption"] == "new"
     failed = _filled(row, FAILURE, layout="columns")[0]
-    assert (failed["caption"], failed["captions"], failed["caption_meta"]["failure"]) == (None, [], "missing")
+    assert (failed["caption"], failed["caption_candidates"]) == (None, [])
+    assert failed["caption_meta"] == dict.fromkeys(CAPTION_META)
 
 
 def test_older_caption_of_a_row_without_videos_stays() -> None:
     row = {"image": "a.png", "caption": "a picture of a sheep"}
-    assert _filled(row, layout="columns")[0] == {**row, "captions": [], "caption_meta": None}
+    assert _filled(row, layout="columns")[0] == {
+        **row,
+        **{"caption_candidates": [], "caption_meta": None, "caption_failure": ""},
+    }
 
 
 def test_rows_do_not_share_their_empty_cells() -> None:
     first, second = (_filled({"video": None}, layout="columns")[0] for _ in range(2))
-    first["captions"].append("changed")
-    assert second["captions"] == []
+    first["caption_candidates"].append("changed")
+    assert second["caption_candidates"] == []
 
 
 def test_reference_is_the_text_column() -> None:
     plan = _plan({"video": "a.mp4", "title": "a sheep"}, "columns", text_key="title")
-    assert plan.requests[0].reference == "a sheep"
-    assert _plan({"video": "a.mp4", "text": 3}, "columns").requests[0].reference == ""
+    assert plan.subjects[0].reference == "a sheep"
+    assert _plan({"video": "a.mp4", "text": 3}, "columns").subjects[0].reference == ""
 
 
 # Both
@@ -286,7 +291,8 @@ def test_what_is_no_video_is_told() -> None:
     ],
 )
 def test_prompt_of_the_row_comes_before_that_of_the_settings(row: Row, settings: Row, prompt: str) -> None:
-    assert choose_prompt(row, Settings(**settings)) == prompt
+    [request] = _requests(_plan({"video": "a.mp4", **row}, "columns", **settings))
+    assert request.prompt == prompt
     assert DEFAULT_PROMPT == "Describe the input video in 1-2 sentences."
 
 
@@ -294,31 +300,35 @@ def test_prompt_of_the_row_comes_before_that_of_the_settings(row: Row, settings:
 @pytest.mark.parametrize(("own", "got"), [(3, "int"), (["Who?"], "list"), (True, "bool"), ({"q": 1}, "dict")])
 def test_prompt_of_a_row_that_is_no_text_is_a_failure(own: Any, got: str, layout: str) -> None:
     row = {"videos": ["a.mp4"], "text": VIDEO if layout == "interleaved" else "", "ask": own}
-    problem = _plan(row, layout, prompt="What?", prompt_key="ask").problem
-    assert problem is not None
-    assert problem.kind == "prompt"
-    assert problem.message == f"column 'ask' must hold the row's prompt as text; got {got}."
+    plan = _plan(row, layout, prompt="What?", prompt_key="ask")
+    [name] = plan.asked()
+    failed = plan.request(name, {})
+    assert isinstance(failed, Failure)
+    assert (failed.id, failed.video, failed.kind) == (RequestId(0, 0), "a.mp4", "prompt")
+    assert failed.message == f"column 'ask' must hold the row's prompt as text; got {got}."
 
 
 def test_prompt_of_a_row_with_half_a_surrogate_pair_is_a_failure() -> None:
-    with pytest.raises(
-        ClipError, match=r"^column 'ask' must hold the row's prompt as text; it holds half a surro"
-    ) as caught:
-        choose_prompt({"ask": "What is \ud83d?"}, Settings(prompt_key="ask"))
-    assert caught.value.kind == "prompt"
+    plan = _plan({"video": "a.mp4", "ask": "What is \ud83d?"}, "columns", prompt_key="ask")
+    failed = plan.request(RequestId(0, 0), {})
+    assert isinstance(failed, Failure)
+    assert (failed.kind, failed.message) == (
+        "prompt",
+        "column 'ask' must hold the row's prompt as text; it holds half a surrogate pair.",
+    )
 
 
 def test_request_carries_what_the_settings_say() -> None:
     root = Path("/data")
     settings = Settings(num_captions=3, system_prompt="Be brief.", sampling={"temperature": 0.5})
-    (made,) = LAYOUTS["columns"].plan({"video": "a.mp4"}, 7, settings, root).requests
+    (made,) = _requests(LAYOUTS["columns"].plan({"video": "a.mp4"}, 7, settings, root))
     assert made.id == RequestId(7, 0)
     assert made.clip.path == root / "a.mp4"
     assert (made.num_captions, made.system_prompt, made.sampling.temperature) == (3, "Be brief.", 0.5)
 
 
 def _seed(row: Row, *, index: int = 0, slot: int = 0, **settings: Any) -> int:
-    return _plan(row, "columns", index=index, **settings).requests[slot].seed
+    return _requests(_plan(row, "columns", index=index, **settings))[slot].seed
 
 
 def test_seed_depends_on_the_content_of_the_row_alone() -> None:
@@ -360,7 +370,7 @@ def test_half_a_surrogate_pair_in_a_row_is_no_hindrance() -> None:
 )
 def test_layout_is_seen_by_the_tokens_unless_told(texts: list[Any], settings: Row, layout: str) -> None:
     rows = [{"text": text, "videos": ["a.mp4"]} for text in texts]
-    assert choose_layout(rows, Settings(**settings)).requests is LAYOUTS[layout].requests
+    assert choose_layout(rows, Settings(**settings)).subjects is LAYOUTS[layout].subjects
 
 
 def test_token_in_a_row_after_the_layout_was_chosen_is_a_failure_unless_columns_are_set() -> None:
@@ -380,9 +390,9 @@ def test_metadata_has_the_same_keys_and_the_shape_of_the_column_whatever_came_of
     layout = choose_layout(before, Settings())
     row = {"video": videos}
     outcomes: list[Outcome] = [_caption("A.")] if isinstance(videos, str | list) else []
-    problem = replace(FAILURE, id=named("0"), kind="row")
+    problem = replace(FAILURE, id=RequestId(0, None), kind="row")
     for made in (outcomes, [FAILURE] if outcomes else [], None):
-        plan = RowPlan(index=0, row=row, problem=problem if made is None else None)
+        plan = RowPlan(index=0, row=row, settings=Settings(), problem=problem if made is None else None)
         meta = layout.fill(plan, made or [], Settings())[0]["caption_meta"]
         several = isinstance(videos, list) or (videos is None and listed)
         assert isinstance(meta, list) == several or (meta is None and not outcomes and made is not None)
@@ -390,18 +400,23 @@ def test_metadata_has_the_same_keys_and_the_shape_of_the_column_whatever_came_of
             assert list(each) == [*CAPTION_META]
 
 
+def _meta(caption: Caption) -> Row:
+    meta: Row = caption_cells(caption, Task())["meta"]
+    return meta
+
+
 def test_records_of_the_first_release_get_the_same_keys_and_types() -> None:
     told = {"keep": "all", "faults": [""], "seed": 5, "flags": ["truncated"], "sampling": {"top_k": 5}}
     frames = {"frame_timestamps": [0.0, 0.5], "decoded_share": 0.5}
-    old = Caption(id=named("0:0"), kept=(0,), reason="", candidates=said("A."), meta=told | frames)
-    (_, _, meta), (_, _, whole) = caption_cells(old), caption_cells(replace(old, meta={**told, **frames, "flags": []}))
+    old = Caption(id=RequestId(0), kept=(0,), reason="", candidates=said("A."), meta=told | frames)
+    meta, whole = _meta(old), _meta(replace(old, meta={**told, **frames, "flags": []}))
     assert (list(meta), meta["flags"], meta["sampling"]) == ([*CAPTION_META], "truncated", '{"top_k": 5}')
     assert (whole["flags"], whole["clip_flags"]) == ("", "")
-    assert caption_cells(replace(old, meta={**told, "frame_timestamps": [0.0]}))[2]["decoded_share"] == 1.0
+    assert _meta(replace(old, meta={**told, "frame_timestamps": [0.0]}))["decoded_share"] == 1.0
     asked = Request(id=named("0:0"), clip=Clip(source="a.mp4"), prompt="?")
-    chosen = choose(asked, Answer(id=asked.id, candidates=old.candidates, meta=old.meta), "random_any")
+    chosen = choose(asked, Answer(id=asked.id, candidates=old.candidates, meta=old.meta))
     assert chosen.meta["flags"] == ["truncated"]
-    meta = caption_cells(chosen)[2]
+    meta = _meta(chosen)
     assert (meta["clip_flags"], meta["tone_mapped"], meta["deinterlaced"]) == ("truncated", "", False)
 
 

@@ -1,0 +1,163 @@
+"""A row to requests: each task for each of its videos, with prompts whose places are filled."""
+
+import hashlib
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from reelscribe.config import Settings
+from reelscribe.errors import ClipError
+from reelscribe.schemas import Facts
+from reelscribe.tasks import CLIP_FACTS, Task
+from reelscribe.templates import Part, filled, names_in
+from reelscribe.values import Caption, Clip, Failure, Outcome, Request, RequestId, Row
+
+
+@dataclass(frozen=True, kw_only=True)
+class Subject:
+    """A video of a row: what tasks are about."""
+
+    clip: Clip
+    reference: str = ""
+    """The original text that belongs to it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RowPlan:
+    """A row, and what is asked about it; `problem` is set instead where the row as a whole cannot be captioned."""
+
+    index: int
+    row: Row
+    settings: Settings
+    subjects: tuple[Subject, ...] = ()
+    problem: Failure | None = None
+
+    @property
+    def lot(self) -> int:
+        """What decides which shard of a data set the row is in: a hash of its videos, whatever machine it is read on
+        and whatever place it has. A row that has none goes by its place.
+        """
+        if not self.subjects:
+            return self.index
+        return int.from_bytes(_digest(subject.clip.source for subject in self.subjects)[:8], "big")
+
+    def asked(self) -> tuple[RequestId, ...]:
+        """Names of all requests: for each video each task, behind those that it comes after."""
+        return tuple(
+            RequestId(row=self.index, slot=slot, task=task.name)
+            for slot in range(len(self.subjects))
+            for task in self.settings.all_tasks
+        )
+
+    def task(self, name: RequestId) -> Task:
+        """That of a request."""
+        return next(task for task in self.settings.all_tasks if task.name == name.task)
+
+    def request(self, name: RequestId, said: Mapping[str, Outcome]) -> Request | Failure:
+        """A request, or why it cannot be made.
+
+        Args:
+            name: one of those that are asked.
+            said: what came of the tasks that its task comes after.
+        """
+        task, subject = self.task(name), self.subjects[name.slot or 0]
+        try:
+            parts = _filled(task, self.row, said)
+        except ClipError as exc:
+            return Failure(id=name, video=subject.clip.name, kind=exc.kind, message=str(exc))
+        prompt = "".join(map(str, parts))
+        seed = self.settings.seed if task.sampling.seed is None else task.sampling.seed
+        digest = _digest((str(seed), subject.clip.source, prompt, task.system_prompt or "", str(name.slot)))
+        return Request(
+            id=name,
+            clip=subject.clip,
+            prompt=prompt,
+            unfilled=parts if names_in(parts) else (),
+            system_prompt=task.system_prompt,
+            video=task.video,
+            reference=subject.reference,
+            num_captions=task.num_captions,
+            keep=task.keep,
+            sampling=task.sampling,
+            schema=task.schema,
+            seed=int.from_bytes(digest[:8], "big") >> 1,  # 63 bits: Arrow's int64, and so any reader, holds them
+        )
+
+
+def _digest(parts: Iterable[str | bytes]) -> bytes:
+    digest = hashlib.sha256()
+    for part in parts:
+        content = part if isinstance(part, bytes) else part.encode("utf-8", "surrogatepass")
+        digest.update(len(content).to_bytes(8, "big") + content)
+    return digest.digest()
+
+
+def _filled(task: Task, row: Row, said: Mapping[str, Outcome]) -> tuple[Part, ...]:
+    """The prompt of a task for a row: the row's own, else the task's, with all in place but facts of the clip.
+
+    Raises:
+        ClipError: kind "prompt", if the row's own is no text, or it lacks what the prompt names; kind "after", if a
+            task that has to be answered before has no answer.
+    """
+    for name, outcome in said.items():
+        if isinstance(outcome, Failure):
+            raise ClipError("after", f"it comes after the task {name}, which has no answer: {outcome.message}")
+    own = _own_prompt(row, task)
+    if own:
+        return (own,)
+
+    def find(name: str) -> str | None:
+        outcome = said.get(name)
+        if isinstance(outcome, Caption):
+            return outcome.texts[0]
+        if name in CLIP_FACTS and name not in row:
+            return None
+        return _told(row.get(name), name)
+
+    return filled(task.template, find)
+
+
+def _told(value: Any, name: str) -> str:
+    """What a column holds, as a prompt has it."""
+    if not isinstance(value, str | int | float) or (isinstance(value, float) and not math.isfinite(value)):
+        got = "nothing" if value is None else type(value).__name__
+        raise ClipError("prompt", f"the prompt has {{{name}}}, but the row's column {name!r} holds {got}.")
+    text = str(value)
+    if _is_broken(text):
+        raise ClipError("prompt", f"the prompt has {{{name}}}, but column {name!r} holds half a surrogate pair.")
+    return text
+
+
+def _own_prompt(row: Row, task: Task) -> str | None:
+    """That in the row's column of prompts. One without a word is none."""
+    own = row.get(task.prompt_key) if task.prompt_key else None
+    if own is not None and not isinstance(own, str):
+        message = f"column {task.prompt_key!r} must hold the row's prompt as text; got {type(own).__name__}."
+        raise ClipError("prompt", message)
+    if own and _is_broken(own):
+        message = f"column {task.prompt_key!r} must hold the row's prompt as text; it holds half a surrogate pair."
+        raise ClipError("prompt", message)
+    return own if own and own.strip() else None
+
+
+def _is_broken(text: str) -> bool:
+    return any("\ud800" <= letter <= "\udfff" for letter in text)
+
+
+def with_facts(request: Request, facts: Facts) -> Request:
+    """A request whose prompt has the facts of its clip in place.
+
+    Raises:
+        ClipError: kind "prompt", if one is not known.
+    """
+    known = {
+        "duration": None if facts.duration_seconds is None else round(facts.duration_seconds, 1),
+        "width": facts.width,
+        "height": facts.height,
+        "fps": facts.fps,
+    }
+    parts = filled(request.unfilled, lambda name: None if known[name] is None else f"{known[name]:g}")
+    for name in names_in(parts):
+        raise ClipError("prompt", f"the prompt has {{{name}}}, which is not known of {request.clip.name}.")
+    return replace(request, prompt="".join(map(str, parts)), unfilled=()) if request.unfilled else request

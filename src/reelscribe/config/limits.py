@@ -1,0 +1,70 @@
+"""Settings that are written as text and are more than that: a part of the rows, a limit of failures."""
+
+from dataclasses import dataclass
+from typing import Final
+
+from reelscribe.errors import SettingsError
+
+_SHARE_FROM: Final = 100
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shard:
+    """One of several parts that the rows of a data set are dealt out to."""
+
+    number: int
+    """From 1."""
+    of: int
+
+    @classmethod
+    def parse(cls, text: str) -> "Shard":
+        """Read "3/8".
+
+        Raises:
+            SettingsError: it is no such thing.
+        """
+        number, slash, of = text.partition("/")
+        if not (slash and number.isdecimal() and of.isdecimal() and 1 <= int(number) <= int(of)):
+            raise SettingsError(f"shard must be a part and the number of all parts, as 3/8; got {text!r}.")
+        return cls(number=int(number), of=int(of))
+
+    def __str__(self) -> str:
+        return f"{self.number}/{self.of}"
+
+    def holds(self, lot: int) -> bool:
+        """Whether the row with this lot is in it; see `RowPlan.lot`."""
+        return lot % self.of == self.number - 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class FailureLimit:
+    """How many failures are too many."""
+
+    count: int | None = None
+    share: float | None = None
+    """Of all videos; from 0 to 1."""
+
+    @classmethod
+    def parse(cls, text: str) -> "FailureLimit":
+        """Read "10" or "5%".
+
+        Raises:
+            SettingsError: it is neither.
+        """
+        number, percent, rest = text.strip().partition("%")
+        try:
+            limit = cls(share=float(number) / 100) if percent else cls(count=int(number))
+        except ValueError:
+            limit = cls(share=-1)
+        if rest or (limit.count or 0) < 0 or not 0 <= (limit.share or 0) < 1:
+            raise SettingsError(f"max_failures must be a whole number, or a share below 100%, as 5%; got {text!r}.")
+        return limit
+
+    def __str__(self) -> str:
+        return str(self.count) if self.share is None else f"{100 * self.share:g}%"
+
+    def exceeded_by(self, failures: int, videos: int) -> bool:
+        """Whether so many failures of so many videos are too many; a share says little of the first few."""
+        if self.count is not None:
+            return failures > self.count
+        return videos >= _SHARE_FROM and failures > (self.share or 0) * videos

@@ -1,0 +1,146 @@
+"""Several engines as one: a text stage may be another model's affair.
+
+Each engine has a lane: a thread of its own, in which it pulls works when it can keep them busy, and answers.
+"""
+
+import threading
+from collections.abc import Iterator, Mapping
+from concurrent.futures import Future
+from contextlib import closing
+from dataclasses import replace
+from queue import SimpleQueue
+
+from reelscribe.engines.base import Engine
+from reelscribe.engines.feed import Feed, answers_to, feeding
+from reelscribe.values import Failure, Generation, Work
+
+_END_SECONDS = 1.0
+"""That threads are given to end. An engine may be in the middle of a step."""
+
+
+class SeveralEngines:
+    """Gives each work to the engine of its task.
+
+    Args:
+        main: for all tasks that have none of their own; only it is shown videos.
+        others: by task.
+    """
+
+    def __init__(self, main: Engine, others: Mapping[str, Engine]) -> None:
+        self._main, self._others = main, dict(others)
+        infos = {task: engine.info for task, engine in others.items()}
+        self.info = replace(main.info, gpus=main.info.gpus + sum(info.gpus for info in infos.values()), others=infos)
+
+    def generate(self, works: Iterator[Work]) -> Iterator[Generation | Failure]:
+        """Answer as the engines do."""
+        news: SimpleQueue[_News] = SimpleQueue()
+        main = _Lane(self._main, news)
+        others = {task: _Lane(engine, news) for task, engine in self._others.items()}
+        lanes = [main, *others.values()]
+        pull: Future[Work | None] | None = None
+        ended = False
+        with feeding(works) as feed:
+            try:
+                while any(lane.runs for lane in lanes):
+                    if pull is None and not ended and any(lane.lacks > 0 for lane in lanes):
+                        pull = feed.pull()
+                        pull.add_done_callback(news.put)
+                    new = news.get()
+                    if isinstance(new, Future):
+                        work, pull = new.result(), None
+                        ended = work is None
+                        for lane in lanes if work is None else [others.get(work.requests[0].id.task, main)]:
+                            lane.give(work)
+                        del work, new  # they hold the pixels
+                    elif isinstance(new, _Lane):
+                        new.look()
+                    else:
+                        yield new
+            finally:
+                for lane in lanes:
+                    lane.close()
+
+    def close(self) -> None:
+        """Let go of the models."""
+        for engine in (self._main, *self._others.values()):
+            end = getattr(engine, "close", None)
+            if end:
+                end()
+
+
+class _Lane:
+    """Works on their way to one engine, and its answers on their way back.
+
+    Args:
+        engine: whose.
+        news: takes its answers, and the lane itself when something has changed.
+    """
+
+    def __init__(self, engine: Engine, news: "SimpleQueue[_News]") -> None:
+        self._engine, self._news = engine, news
+        self._works: SimpleQueue[Work | None] = SimpleQueue()
+        self._owed = 0
+        self._wanted = self._given = 0
+        self._closed = self._ended = False
+        self._error: BaseException | None = None
+        self.runs = True
+        """Whether more answers may come."""
+        self._thread = threading.Thread(target=self._run, name="reelscribe-lane", daemon=True)
+        self._thread.start()
+
+    @property
+    def lacks(self) -> int:
+        """Works that its engine has asked for and not been given."""
+        return self._wanted - self._given
+
+    def give(self, work: Work | None) -> None:
+        """Give it a work; None at the end."""
+        self._given += 1
+        self._works.put(work)
+
+    def look(self) -> None:
+        """See whether it has come to its end.
+
+        Raises:
+            BaseException: what its engine raised.
+        """
+        self.runs = not self._ended
+        if self._error:
+            raise self._error
+
+    def close(self) -> None:
+        """Give up what is under way."""
+        self._closed = True
+        self._works.put(None)
+        self._thread.join(_END_SECONDS)
+
+    def _pulled(self) -> Iterator[Work]:
+        while not self._closed:
+            self._wanted += 1
+            self._news.put(self)
+            work = self._works.get()
+            if work is None:
+                return
+            self._owed += len(work.requests)
+            yield work
+
+    def _run(self) -> None:
+        try:
+            with (
+                Feed(self._pulled(), owes=lambda: self._owed > 0, cancel=lambda: self._works.put(None)) as feed,
+                closing(answers_to(self._engine, feed)) as answers,
+            ):
+                for answer in answers:
+                    self._owed -= 1
+                    self._news.put(answer)
+                    if self._closed:
+                        break
+                if feed.error:
+                    raise feed.error
+        except BaseException as exc:  # raised again where the answers are waited for
+            self._error = exc
+        self._ended = True
+        self._news.put(self)
+
+
+_News = Generation | Failure | Future[Work | None] | _Lane

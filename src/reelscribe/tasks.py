@@ -1,0 +1,189 @@
+"""Tasks: what is asked about each clip, and what has to be said before."""
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, fields, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Final, Literal, get_args
+
+from reelscribe.errors import SettingsError, did_you_mean
+from reelscribe.sampling_params import SamplingParams
+from reelscribe.schemas import READY, Schema
+from reelscribe.templates import Part, names_in, parts_of
+
+Keep = Literal["random_any", "similar_one_simhash", "all"]
+ColumnKind = Literal["text", "candidates", "meta", "failure"]
+
+COLUMN_KINDS: Final[tuple[ColumnKind, ...]] = get_args(ColumnKind)
+DEFAULT_TASK: Final = "caption"
+"""Name of the one task of a run that names none."""
+DEFAULT_PROMPT: Final = "Describe the input video in 1-2 sentences."
+CLIP_FACTS: Final = ("duration", "width", "height", "fps")
+"""Names in a prompt that stand for what the clip's file says, if no column and no task has them: seconds, pixels as
+shown, frames a second."""
+_NAME: Final = re.compile(r"[^\W\d]\w*")
+_STRUCTURED_TOKENS: Final = 2048
+"""Most tokens of an answer that keeps to a schema, where nobody says how many: one that is cut off is no JSON."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Task:
+    """One question about each clip."""
+
+    name: str = DEFAULT_TASK
+    """That of its column, and what other tasks' prompts know its answer by."""
+    prompt: str | None = None
+    """A template, see `reelscribe.templates`; None for the schema's own or the default one."""
+    prompt_key: str | None = None
+    """Column of a row's own prompt, which is taken as it is."""
+    system_prompt: str | None = None
+    num_captions: int = 1
+    keep: str = "random_any"
+    sampling: SamplingParams = field(default_factory=SamplingParams)
+    schema: Schema | None = None
+    after: tuple[str, ...] = ()
+    """Tasks that must be answered before, whose kept text the prompt may name."""
+    video: bool = True
+    """Whether the clip is shown; False for a text stage."""
+    engine: Mapping[str, Any] = field(default_factory=dict)
+    """Settings of the model and what runs it, where they are not the run's; for a text stage."""
+
+    @cached_property
+    def template(self) -> tuple[Part, ...]:
+        """Its prompt in parts."""
+        default = self.schema.default_prompt if self.schema else DEFAULT_PROMPT
+        return (default,) if self.prompt is None else parts_of(self.prompt)
+
+    @cached_property
+    def names(self) -> tuple[str, ...]:
+        """What its prompt names, beside other tasks: columns or facts of the clip."""
+        return tuple(name for name in names_in(self.template) if name not in self.after)
+
+    def column(self, kind: ColumnKind) -> str:
+        """Name of a column that it adds."""
+        return self.name if kind == "text" else f"{self.name}_{kind}"
+
+
+_KEYS: Final = tuple(item.name for item in fields(Task) if item.name != "name")
+
+
+def tasks_of(tables: Mapping[str, Any], base: Task) -> tuple[Task, ...]:
+    """The tasks that tables describe, each after those that it comes after; the base alone, where there are none.
+
+    Args:
+        tables: by name, what is set for a task.
+        base: has what is set for all of them.
+
+    Raises:
+        SettingsError: a name or a key is wrong, or a task would come after itself.
+        MissingExtraError: a schema needs what is not installed.
+    """
+    if not tables:
+        return (_checked(base),)
+    for option in ("prompt", "prompt_key", "schema"):
+        if getattr(base, option) is not None:
+            raise SettingsError(f"{option} is that of one task, and there are tasks: set it in [tasks.NAME].")
+    return _in_order({name: _read(name, table, base) for name, table in tables.items()})
+
+
+def _read(name: str, table: Any, base: Task) -> Task:
+    if not _NAME.fullmatch(name) or name.startswith("__"):
+        raise SettingsError(f"a task's name is made of letters, digits and _, as a column's; got {name!r}.")
+    if isinstance(table, str):
+        table = {"prompt": table}
+    if not isinstance(table, Mapping):
+        raise SettingsError(f"tasks.{name} must be a table, or a prompt; got {table!r}.")
+    for key in table:
+        if key not in _KEYS:
+            raise SettingsError(f"tasks.{name} has the unknown key {key!r}; {did_you_mean(key, _KEYS)}")
+    values = {key: value for key, value in table.items() if value is not None}
+    try:
+        return _checked(replace(base, name=name, **{key: _value(key, values[key], base) for key in values}))
+    except SettingsError as exc:
+        raise SettingsError(f"tasks.{name}: {exc}") from exc
+
+
+def _value(key: str, value: Any, base: Task) -> Any:
+    """A value of a table, as a task holds it."""
+    if key == "sampling":
+        own = SamplingParams.parse(_held(key, value, Mapping, "a table"))
+        return SamplingParams.parse({**base.sampling.told(), **own.told()})
+    if key == "after":
+        names = [value] if isinstance(value, str) else value
+        if not isinstance(names, list | tuple) or not all(isinstance(name, str) for name in names):
+            raise SettingsError(f"after must be a list of names of tasks; got {value!r}.")
+        return tuple(names)
+    if key == "num_captions" and (type(value) is not int or value < 1):
+        raise SettingsError(f"num_captions must be a whole number of at least 1; got {value!r}.")
+    return read_schema(value) if key == "schema" else _held(key, value, *_HELD.get(key, (str, "text")))
+
+
+_HELD: Final[Mapping[str, tuple[type, str]]] = {
+    "engine": (Mapping, "a table of settings of a model"),
+    "num_captions": (int, "a whole number"),
+    "video": (bool, "true or false"),
+}
+"""Types of what stands in a table, and their names. Of all else it is text."""
+
+
+def _held(key: str, value: Any, kind: type, words: str) -> Any:
+    if not isinstance(value, kind):
+        raise SettingsError(f"{key} must be {words}; got {value!r}.")
+    return value
+
+
+def read_schema(given: Any) -> Schema:
+    """The schema that a setting names or is.
+
+    Raises:
+        SettingsError: there is none, or it cannot be used.
+        MissingExtraError: the extra `structured` is not installed.
+    """
+    if not isinstance(given, str | Mapping):
+        raise SettingsError(f"schema must be {', '.join(READY)}, a .json file, or a table; got {given!r}.")
+    return Schema.of(given, folder=Path())
+
+
+def _checked(task: Task) -> Task:
+    for name in ("prompt", "system_prompt"):
+        if any("\ud800" <= letter <= "\udfff" for letter in getattr(task, name) or ""):
+            raise SettingsError(f"{name} must be text in UTF-8; got {getattr(task, name)!r}.")
+    if task.keep not in get_args(Keep):
+        raise SettingsError(f"keep must be one of {', '.join(get_args(Keep))}; got {task.keep!r}.")
+    if not task.video and task.prompt is None and task.prompt_key is None:
+        raise SettingsError("a task without the video needs a prompt.")
+    if task.video and task.engine:
+        raise SettingsError("only a task without the video (video = false) can have an engine of its own.")
+    if task.schema and task.sampling.max_tokens is None:
+        return replace(task, sampling=replace(task.sampling, max_tokens=_STRUCTURED_TOKENS))
+    return task
+
+
+def _in_order(tasks: Mapping[str, Task]) -> tuple[Task, ...]:
+    """Each after those that it comes after; else as they were given."""
+    for task in tasks.values():
+        for name in task.after:
+            if name not in tasks:
+                raise SettingsError(f"tasks.{task.name}: after names {name!r}; {did_you_mean(name, list(tasks))}")
+        for name in task.names:
+            if name in tasks:
+                raise SettingsError(f"tasks.{task.name}: its prompt names the task {name}; put that into its after.")
+    made: dict[str, Task] = {}
+    while len(made) < len(tasks):
+        ready = [task for name, task in tasks.items() if name not in made and made.keys() >= set(task.after)]
+        if not ready:
+            left = " and ".join(name for name in tasks if name not in made)
+            raise SettingsError(f"after goes in a circle: none of the tasks {left} can be the first.")
+        made |= {task.name: task for task in ready}
+    _check_columns(made.values())
+    return tuple(made.values())
+
+
+def _check_columns(tasks: Iterable[Task]) -> None:
+    owners: dict[str, str] = {}
+    for task in tasks:
+        for kind in COLUMN_KINDS:
+            owner = owners.setdefault(task.column(kind), task.name)
+            if owner != task.name:
+                raise SettingsError(f"the tasks {owner} and {task.name} would both add a column {task.column(kind)!r}.")
