@@ -49,10 +49,14 @@ def test_rows_come_back_with_captions_and_their_own_types(clips: Path) -> None:
 
 
 def test_interleaved_rows_grow(clips: Path) -> None:
-    batch = pa.table({"text": ["<__dj__video>x<|__dj__eoc|>", "words"], "videos": [["a.mp4"], []]})
+    texts = ["<__dj__video>x<|__dj__eoc|>", "words", "<__dj__video>y"]
+    batch = pa.table({"text": texts, "videos": [["a.mp4"], [], ["text.mp4"]]})
     made = _stage(clips).caption(batch)
-    assert made["text"].to_pylist() == [batch["text"][0].as_py(), "<__dj__video> of a.mp4 <|__dj__eoc|>", "words"]
-    assert made.column_names == ["text", "videos"]
+    assert made["text"].to_pylist() == [texts[0], "<__dj__video> of a.mp4 <|__dj__eoc|>", *texts[1:]]
+    failures = made["caption_failure"].to_pylist()
+    assert failures[:3] == [[], [], []]
+    assert failures[3][0].startswith("unreadable: text.mp4 cannot be opened as a video")
+    assert _stage(clips, columns="text").caption(batch).column_names == ["text", "videos"]
 
 
 def test_a_second_pass_has_another_name(clips: Path) -> None:

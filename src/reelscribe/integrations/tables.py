@@ -34,14 +34,20 @@ def caption_table(
         caption: one result for each row, in order.
 
     Returns:
-        The rows, in order, with the columns that are added.
+        The rows, in order, with the columns that are added. Interleaved rows get that of failures alone: a list of
+        them, empty where all videos have a caption.
 
     Raises:
         DatasetError: columns cannot be told apart.
         SettingsError: there is a column that would be added.
     """
     check_schema(batch.schema, "the batch")
-    made = TableMaker(batch.schema, settings)
+    made, failures = TableMaker(batch.schema, settings), list[list[str]]()
     for result in caption(list(rows_of(batch.to_batches(), settings, root))):
         made.add(result)
-    return made.make()
+        failures += [[f"{failure.kind}: {failure.message}" for failure in result.failures]] * len(result.rows)
+    table = made.make()
+    if "failure" in settings.column_kinds and not {*settings.added_columns} & {*table.column_names}:
+        name = settings.text_task.column("failure")
+        table = table.append_column(name, pa.array(failures, pa.list_(pa.string())))
+    return table
