@@ -224,12 +224,11 @@ def test_row_without_videos_gets_empty_cells(row: Row, empty: tuple[Any, ...]) -
     assert made == [{**row, **dict(zip(Settings().added_columns, empty, strict=True))}]
 
 
-def test_older_caption_gives_way_to_a_new_one_and_to_a_failure() -> None:
-    row = {"video": "a.mp4", "caption": "old", "caption_candidates": ["old"], "caption_meta": {"model": "other"}}
-    assert _filled(row, _caption("new"), layout="columns")[0]["caption"] == "new"
-    failed = _filled(row, FAILURE, layout="columns")[0]
-    assert (failed["caption"], failed["caption_candidates"]) == (None, [])
-    assert failed["caption_meta"] == dict.fromkeys(CAPTION_META)
+def test_older_caption_of_a_row_that_comes_late_stays_and_is_its_failure() -> None:
+    row = {"video": "a.mp4", "caption": "old", "caption_meta": {"model": "other"}}
+    [made] = _filled(row, layout="columns")
+    assert made["caption_failure"].startswith("row: the row has a column 'caption' and 'caption_meta' already, which")
+    assert made == {**row, "caption_candidates": [], "caption_failure": made["caption_failure"]}
 
 
 def test_older_caption_of_a_row_without_videos_stays() -> None:

@@ -191,6 +191,13 @@ def _columns_subjects(row: Row, settings: Settings, root: Path | None) -> list[S
             f"the text has {video_token()}, but the first rows have none, so captions go to columns; set layout to "
             "interleaved, or to columns if that is text as any other.",
         )
+    there = [name for name in settings.added_columns if name in row]
+    if videos and there:
+        raise ClipError(
+            "row",
+            f"the row has a column {' and '.join(map(repr, there))} already, which the first rows have not; give the "
+            "task another name, as --task described=PROMPT.",
+        )
     return [Subject(clip=_clip(row, video, root), reference=reference) for video in videos]
 
 
@@ -221,7 +228,7 @@ def _columns_fill(plan: RowPlan, outcomes: Sequence[Outcome], settings: Settings
             columns[task.column(kind)] = [cell[kind] for cell in cells] if several else cells[0][kind]
     if unreadable:  # readers with types take no column that other rows lack
         row = {}
-    return [{**row, **columns}]
+    return [{**row, **{name: cell for name, cell in columns.items() if name not in row}}]
 
 
 def caption_cells(outcome: Outcome, task: Task) -> dict[ColumnKind, Any]:
