@@ -18,7 +18,7 @@ from reelscribe.config import Settings
 from reelscribe.console import Progress, by_task, examples, next_step, say, say_json, some, summary_lines
 from reelscribe.console import kinds as counts
 from reelscribe.errors import DatasetError
-from reelscribe.terminal import PlainFormatter
+from reelscribe.terminal import PlainFormatter, shortened
 
 _PLANNED = (
     *("model", "revision", "engine", "num_captions", "fps", "min_frames", "max_frames", "max_video_tokens", "sampling"),
@@ -26,6 +26,8 @@ _PLANNED = (
     *("prompt", "schema", "tasks"),
 )
 """Settings on which a plan depends."""
+_LONGEST_TOLD = 200
+"""Letters of the value of a setting."""
 
 
 @click.group(
@@ -243,7 +245,8 @@ def status(output: Path, as_json: bool) -> None:
 def _changed_settings(settings: Mapping[str, Any]) -> str:
     """Those that are not the defaults."""
     usual = asdict(Settings())
-    return ", ".join(f"{name}={value!r}" for name, value in settings.items() if usual.get(name) != value)
+    changed = ((name, value) for name, value in settings.items() if usual.get(name) != value)
+    return ", ".join(f"{name}={shortened(repr(value), _LONGEST_TOLD)}" for name, value in changed)
 
 
 def _page_options(command: Callable[..., Any]) -> Callable[..., Any]:

@@ -32,3 +32,8 @@ class PlainFormatter(logging.Formatter):
     ) -> str:
         """The traceback."""
         return printable(super().formatException(ei), one_line=False)
+
+
+def shortened(text: str, most: int) -> str:
+    """A text, of which at most so many letters are shown."""
+    return text if len(text) <= most else text[:most] + "..."

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Final, get_args
+from typing import Any, Final, TypeGuard, get_args
 
 from reelscribe.config.groups import (
     DEFAULT_MODEL,
@@ -61,6 +61,9 @@ class Settings(RunSettings, FetchSettings, DataSettings, FrameSettings, TaskSett
             raise SettingsError(f"min_decoded must be a number above 0 and at most 1; got {self.min_decoded!r}.")
         if self.min_frames and self.max_frames and self.min_frames > self.max_frames:
             raise SettingsError(f"min_frames ({self.min_frames}) must not exceed max_frames ({self.max_frames}).")
+        # What is recorded of a run holds wherever it goes on, and whatever becomes of the files of schemas.
+        object.__setattr__(self, "schema", _read_in(self.schema))
+        object.__setattr__(self, "tasks", {name: _with_schema_read_in(table) for name, table in self.tasks.items()})
         for task in self.all_tasks:
             if task.engine:
                 self.of_task(task)
@@ -274,12 +277,27 @@ def _merged(first: Any, second: Any) -> Any:
     return {**first, **{name: _merged(first.get(name), value) for name, value in second.items()}}
 
 
+def _read_in(schema: Any) -> Any:
+    """A schema that is given by the path of its file, as text; anything else as it is."""
+    return read_schema(schema).text if _is_path(schema) else schema
+
+
+def _with_schema_read_in(table: Any) -> Any:
+    if not isinstance(table, Mapping) or not _is_path(table.get("schema")):
+        return table
+    return {**table, "schema": _read_in(table["schema"])}
+
+
+def _is_path(schema: Any) -> TypeGuard[str]:
+    return isinstance(schema, str) and schema.lower().endswith(".json")
+
+
 def _with_paths(values: dict[str, Any], folder: Path) -> dict[str, Any]:
-    """Settings in which paths of schemas start from a folder, so that they hold wherever a run goes on."""
+    """Settings in which paths of schemas start from a folder."""
 
     def placed(table: Any) -> Any:
         schema = table.get("schema") if isinstance(table, dict) else None
-        if not isinstance(schema, str) or not schema.lower().endswith(".json"):
+        if not _is_path(schema):
             return table
         return {**table, "schema": str((folder / schema).absolute())}
 

@@ -31,6 +31,7 @@ from reelscribe.runners.status import ledger_of, lock_of, outputs_of_runs, recor
 from reelscribe.runners.stop import Stop, stop_at_signals, tell_stop
 from reelscribe.runners.tally import Tally
 from reelscribe.runners.watch import Watch
+from reelscribe.terminal import shortened
 from reelscribe.values import RowResult
 
 logger = logging.getLogger(__name__)
@@ -372,8 +373,7 @@ _LONGEST_TOLD: Final = 60
 
 
 def _told(value: Any) -> str:
-    text = "not set" if value in (None, {}) else str(value)
-    return text if len(text) <= _LONGEST_TOLD else text[:_LONGEST_TOLD] + "..."
+    return shortened("not set" if value in (None, {}) else str(value), _LONGEST_TOLD)
 
 
 def _summary(tally: Tally, failures_file: Path, watch: Watch, spending: Spending) -> RunSummary:

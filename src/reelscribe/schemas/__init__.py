@@ -74,7 +74,7 @@ class Schema:
         """The schema that a user names.
 
         Args:
-            given: the name of a ready schema, the path of a .json file, or the schema itself.
+            given: the name of a ready schema, the path of a .json file, or the schema itself, also as text.
             folder: that a relative path starts from.
 
         Raises:
@@ -83,6 +83,8 @@ class Schema:
         """
         if isinstance(given, Mapping):
             return cls(text=_text_of(given))
+        if isinstance(given, str) and given.lstrip().startswith("{"):
+            return cls(text=given)
         if given in READY:
             folder_of_ready = resources.files(__name__) / "ready"
             schema, intro = (
