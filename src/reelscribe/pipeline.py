@@ -19,7 +19,7 @@ from reelscribe.asking import RowPlan, with_facts
 from reelscribe.config import Settings
 from reelscribe.engines.base import Engine, ModelInfo
 from reelscribe.engines.feed import Feed, answers_to
-from reelscribe.errors import ClipError, EngineError, SettingsError
+from reelscribe.errors import ClipError, SettingsError
 from reelscribe.layouts import Layout, choose_layout
 from reelscribe.outcomes import answer_of, tell_frames
 from reelscribe.under_way import WAITING_ROWS, E, InFlight, Pausing, Queue, RequestEntry, RowEntry
@@ -28,7 +28,6 @@ from reelscribe.values import (
     Answer,
     Failure,
     Frames,
-    Generation,
     InputRow,
     Outcome,
     Request,
@@ -258,7 +257,7 @@ def make(works: Iterator[Work], settle: Settle, settings: Settings, engine: Engi
 
     with (
         Feed(prepared(), owes=lambda: len(in_flight) > 0, cancel=in_flight.cancel) as feed,
-        contextlib.closing(_answers(engine, feed, in_flight)) as answers,
+        contextlib.closing(answers_to(engine, feed, on_pause=in_flight.tell)) as answers,
     ):
         for answer in answers:
             request, told, facts = in_flight.take(answer.id)
@@ -296,20 +295,6 @@ def answers_in_order(works: Iterable[Work], settings: Settings, engine: Engine) 
     for _ in make(noted(), settle, settings, engine):
         while asked and all(request.id in there for request in asked[0].requests):
             yield tuple(there.pop(request.id) for request in asked.popleft().requests)
-
-
-def _answers(engine: Engine, feed: Feed[Work], in_flight: InFlight) -> Generator[Generation | Failure, None, None]:
-    """What the engine answers to all that the feed has; in several streams if it pauses.
-
-    Raises:
-        EngineError: the engine broke, or stopped before the end.
-        BaseException: what went wrong where requests come from, once the engine has answered those before.
-    """
-    yield from answers_to(engine, feed, on_pause=in_flight.tell)
-    if feed.pull().result() is not None:
-        raise EngineError("the engine stopped although there were requests left.")
-    if feed.error:
-        raise feed.error
 
 
 def _with_frames(

@@ -76,6 +76,18 @@ def test_engine_that_breaks_ends_the_run(broken: str) -> None:
         _run(engine)
 
 
+@pytest.mark.parametrize("lazy", ["main", "other"])
+def test_engine_that_stops_before_the_end_ends_the_run(lazy: str) -> None:
+    class _Lazy(ScriptedEngine):
+        def generate(self, requests: Iterator[Work]) -> Iterator[Generation | Failure]:
+            return super().generate(itertools.islice(requests, 1))
+
+    kinds = {"main": ScriptedEngine, "other": ScriptedEngine, lazy: _Lazy}
+    engine = SeveralEngines(kinds["main"](_echo("a")), {"told": kinds["other"](_echo("b"))})
+    with pytest.raises(EngineError, match="the engine stopped although there were requests left"):
+        _run(engine, count=3)
+
+
 def test_what_goes_wrong_in_the_source_is_raised_after_the_answers_before_it() -> None:
     def works() -> Iterator[Work]:
         raise OSError("the disk is gone")

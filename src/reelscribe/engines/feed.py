@@ -6,11 +6,11 @@ from concurrent.futures import Future
 from contextlib import contextmanager
 from queue import SimpleQueue
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Final, Generic, Self, TypeVar
+from typing import Any, Final, Generic, Self, TypeVar
 
-if TYPE_CHECKING:
-    from reelscribe.engines.base import Engine
-    from reelscribe.values import Failure, Generation
+from reelscribe.engines.base import Engine
+from reelscribe.errors import EngineError
+from reelscribe.values import Failure, Generation
 
 Item = TypeVar("Item")
 Made = TypeVar("Made")
@@ -163,8 +163,8 @@ class Feed(Iterator[Item]):
 
 
 def answers_to(
-    engine: "Engine", feed: Feed[Any], *, on_pause: Callable[[], None] = lambda: None
-) -> "Generator[Generation | Failure, None, None]":
+    engine: Engine, feed: Feed[Any], *, on_pause: Callable[[], None] = lambda: None
+) -> Generator[Generation | Failure, None, None]:
     """What an engine answers to all that a feed has; in several streams if it pauses.
 
     Args:
@@ -173,14 +173,19 @@ def answers_to(
         on_pause: called whenever another stream begins.
 
     Raises:
-        EngineError: the engine broke.
+        EngineError: the engine broke, or stopped before the end.
+        BaseException: what went wrong where works come from, once the engine has answered those before.
     """
     while True:
         yield from engine.generate(feed)
         if not feed.paused:
-            return
+            break
         feed.resume()
         on_pause()
+    if feed.pull().result() is not None:
+        raise EngineError("the engine stopped although there were requests left.")
+    if feed.error:
+        raise feed.error
 
 
 @contextmanager

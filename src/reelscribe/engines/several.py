@@ -135,8 +135,6 @@ class _Lane:
                     self._news.put(answer)
                     if self._closed:
                         break
-                if feed.error:
-                    raise feed.error
         except BaseException as exc:  # raised again where the answers are waited for
             self._error = exc
         self._ended = True
