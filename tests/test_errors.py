@@ -47,7 +47,7 @@ def test_failure_kinds_are_a_closed_set() -> None:
     assert get_args(FailureKind) == FAILURE_KINDS
     assert set(FAILURE_KINDS) == {
         "row", "missing", "refused", "download", "unreadable", "no_video", "too_short", "too_large", "decode",
-        "crashed", "timeout", "prompt", "engine",
+        "crashed", "timeout", "prompt", "after", "engine",
     }  # fmt: skip
     assert set(FAILURE_KINDS) > TRANSIENT_KINDS
 

@@ -1,6 +1,7 @@
 """A row to requests: each task for each of its videos, with prompts whose places are filled."""
 
 import hashlib
+import json
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
@@ -110,7 +111,8 @@ def _filled(task: Task, row: Row, said: Mapping[str, Outcome]) -> tuple[Part, ..
     def find(name: str) -> str | None:
         outcome = said.get(name)
         if isinstance(outcome, Caption):
-            return outcome.texts[0]
+            kept = outcome.candidates[outcome.kept[0]]
+            return kept.text if kept.value is None else json.dumps(kept.value, ensure_ascii=False)
         if name in CLIP_FACTS and name not in row:
             return None
         return _told(row.get(name), name)

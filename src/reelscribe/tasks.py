@@ -34,7 +34,7 @@ class Task:
     name: str = DEFAULT_TASK
     """That of its column, and what other tasks' prompts know its answer by."""
     prompt: str | None = None
-    """A template, see `reelscribe.templates`; None for the schema's own or the default one."""
+    """A template, see `reelscribe.templates`; None, or nothing but blanks, for the schema's own or the default one."""
     prompt_key: str | None = None
     """Column of a row's own prompt, which is taken as it is."""
     system_prompt: str | None = None
@@ -53,7 +53,7 @@ class Task:
     def template(self) -> tuple[Part, ...]:
         """Its prompt in parts."""
         default = self.schema.default_prompt if self.schema else DEFAULT_PROMPT
-        return (default,) if self.prompt is None else parts_of(self.prompt)
+        return parts_of(self.prompt) if self.prompt and self.prompt.strip() else (default,)
 
     @cached_property
     def names(self) -> tuple[str, ...]:
@@ -88,7 +88,7 @@ def tasks_of(tables: Mapping[str, Any], base: Task) -> tuple[Task, ...]:
 
 
 def _read(name: str, table: Any, base: Task) -> Task:
-    if not _NAME.fullmatch(name) or name.startswith("__"):
+    if not isinstance(name, str) or not _NAME.fullmatch(name) or name.startswith("__"):
         raise SettingsError(f"a task's name is made of letters, digits and _, as a column's; got {name!r}.")
     if isinstance(table, str):
         table = {"prompt": table}
@@ -99,12 +99,12 @@ def _read(name: str, table: Any, base: Task) -> Task:
             raise SettingsError(f"tasks.{name} has the unknown key {key!r}; {did_you_mean(key, _KEYS)}")
     values = {key: value for key, value in table.items() if value is not None}
     try:
-        return _checked(replace(base, name=name, **{key: _value(key, values[key], base) for key in values}))
+        return _checked(replace(base, name=name, **{key: _value(name, key, values[key], base) for key in values}))
     except SettingsError as exc:
         raise SettingsError(f"tasks.{name}: {exc}") from exc
 
 
-def _value(key: str, value: Any, base: Task) -> Any:
+def _value(name: str, key: str, value: Any, base: Task) -> Any:
     """A value of a table, as a task holds it."""
     if key == "sampling":
         own = SamplingParams.parse(_held(key, value, Mapping, "a table"))
@@ -116,7 +116,7 @@ def _value(key: str, value: Any, base: Task) -> Any:
         return tuple(names)
     if key == "num_captions" and (type(value) is not int or value < 1):
         raise SettingsError(f"num_captions must be a whole number of at least 1; got {value!r}.")
-    return read_schema(value) if key == "schema" else _held(key, value, *_HELD.get(key, (str, "text")))
+    return read_schema(value, name) if key == "schema" else _held(key, value, *_HELD.get(key, (str, "text")))
 
 
 _HELD: Final[Mapping[str, tuple[type, str]]] = {
@@ -133,8 +133,8 @@ def _held(key: str, value: Any, kind: type, words: str) -> Any:
     return value
 
 
-def read_schema(given: Any) -> Schema:
-    """The schema that a setting names or is.
+def read_schema(given: Any, task: str = DEFAULT_TASK) -> Schema:
+    """The schema that a setting names or is, of a task.
 
     Raises:
         SettingsError: there is none, or it cannot be used.
@@ -142,7 +142,7 @@ def read_schema(given: Any) -> Schema:
     """
     if not isinstance(given, str | Mapping):
         raise SettingsError(f"schema must be {', '.join(READY)}, a .json file, or a table; got {given!r}.")
-    return Schema.of(given, folder=Path())
+    return Schema.of(given, folder=Path(), name=task)
 
 
 def _checked(task: Task) -> Task:
@@ -151,7 +151,7 @@ def _checked(task: Task) -> Task:
             raise SettingsError(f"{name} must be text in UTF-8; got {getattr(task, name)!r}.")
     if task.keep not in get_args(Keep):
         raise SettingsError(f"keep must be one of {', '.join(get_args(Keep))}; got {task.keep!r}.")
-    if not task.video and task.prompt is None and task.prompt_key is None:
+    if not task.video and not (task.prompt or "").strip() and task.prompt_key is None:
         raise SettingsError("a task without the video needs a prompt.")
     if task.video and task.engine:
         raise SettingsError("only a task without the video (video = false) can have an engine of its own.")
@@ -168,7 +168,9 @@ def _in_order(tasks: Mapping[str, Task]) -> tuple[Task, ...]:
                 raise SettingsError(f"tasks.{task.name}: after names {name!r}; {did_you_mean(name, list(tasks))}")
         for name in task.names:
             if name in tasks:
-                raise SettingsError(f"tasks.{task.name}: its prompt names the task {name}; put that into its after.")
+                hint = "" if name == task.name else "put that into its after; or, "
+                hint += f"if a column of the rows is meant, give the task {name} another name."
+                raise SettingsError(f"tasks.{task.name}: its prompt names the task {name}; {hint}")
     made: dict[str, Task] = {}
     while len(made) < len(tasks):
         ready = [task for name, task in tasks.items() if name not in made and made.keys() >= set(task.after)]

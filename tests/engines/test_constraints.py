@@ -15,6 +15,8 @@ from generating import SHAPES, answers, texts, variant
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import AutoTokenizer, GenerationConfig, PreTrainedTokenizerFast
 
+from reelscribe.config import Settings
+from reelscribe.engines import load_engine
 from reelscribe.engines.constraints import Constraint, Constraints
 from reelscribe.engines.sampling import Sampler, TokenRules
 from reelscribe.engines.transformers import TransformersEngine
@@ -152,6 +154,11 @@ class TestModels:
         exact = SamplingParams(temperature=0.0, max_tokens=reply.candidates[0].num_tokens)
         again = answers(lively_engine, prepare("a", schema=PAIR, sampling=exact))["a"]
         assert again == reply
+
+    def test_a_schema_of_the_settings_that_cannot_be_enforced_is_told_when_the_model_is_loaded(self) -> None:
+        odd = {"type": "object", "properties": {"a": {"type": "string"}}, "required": ["b"]}
+        with pytest.raises(SettingsError, match="the schema 'tags' cannot be enforced: Unsatisfiable schema: required"):
+            load_engine(Settings(model="shapes", device="cpu", tasks={"tags": {"schema": odd}}))
 
     def test_a_schema_that_cannot_be_enforced_fails_its_own_requests(
         self, lively_engine: TransformersEngine, prepare: Prepare

@@ -73,6 +73,10 @@ class Settings(RunSettings, FetchSettings, DataSettings, FrameSettings, TaskSett
         self.part()
         self.actor_range()
 
+    def __getstate__(self) -> dict[str, Any]:
+        """What was set, without what was worked out from it: equal settings are pickled alike."""
+        return {item.name: getattr(self, item.name) for item in fields(self)}
+
     def part(self) -> Shard | None:
         """The part of the rows, checked."""
         return None if self.shard is None else Shard.parse(self.shard)

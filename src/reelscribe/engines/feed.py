@@ -1,6 +1,7 @@
 """How requests come into an engine: pulled in a thread beside it, so that a slow clip holds back no answer."""
 
 import threading
+import time
 from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
@@ -53,6 +54,8 @@ class Feed(Iterator[Item]):
         """The pull that a paused iteration did not wait for."""
         self.starved = False
         """Whether an engine has begun anew after a pause, and been given nothing since: what it owes will not come."""
+        self.held_seconds = 0.0
+        """How long the source has waited for answers, so far."""
         self._ended = self._closed = self._held = False
         self._changed = threading.Condition()
         self._thread: threading.Thread | None = None
@@ -110,11 +113,13 @@ class Feed(Iterator[Item]):
     @contextmanager
     def holding(self) -> Iterator[None]:
         """For the source, while it waits for answers: an iteration that owes some pauses at once."""
+        began = time.monotonic()
         self._hold(True)
         try:
             yield
         finally:
             self._hold(False)
+            self.held_seconds += time.monotonic() - began
 
     def _hold(self, held: bool) -> None:
         with self._changed:

@@ -9,7 +9,7 @@ give each row its own randomness.
 import logging
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
@@ -17,7 +17,7 @@ import torch
 from transformers import AutoModelForImageTextToText
 from transformers.utils import logging as hf_logging
 
-from reelscribe.config import ModelSettings
+from reelscribe.config import Settings
 from reelscribe.engines.base import ModelInfo
 from reelscribe.engines.branching import enable_branching
 from reelscribe.engines.checkpoint import HUB_PARAMS, Checkpoint, cannot_load
@@ -27,6 +27,7 @@ from reelscribe.engines.running import RunningBatch
 from reelscribe.engines.sampling import TokenRules
 from reelscribe.engines.speedups import speed_up_vision
 from reelscribe.errors import EngineError, MissingExtraError, ModelError, SettingsError
+from reelscribe.schemas import Schema
 from reelscribe.values import Failure, Generation, Request, Work
 
 logger = logging.getLogger(__name__)
@@ -58,6 +59,7 @@ class TransformersEngine:
         batch_tokens: most tokens that the key-value cache may come to hold; by default what memory has room for.
         thinking: whether to let a model that can think do so before it answers.
         model_params: passed on to `AutoModelForImageTextToText.from_pretrained`.
+        schemas: that requests will have, to see that answers can be held to them.
 
     Raises:
         ModelError: the checkpoint cannot be loaded, or is not of the Qwen3-VL family.
@@ -74,6 +76,7 @@ class TransformersEngine:
         batch_tokens: int | None = None,
         thinking: bool = False,
         model_params: dict[str, Any] | None = None,
+        schemas: Iterable[Schema] = (),
     ) -> None:
         self._device = _device(device)
         if dtype == "auto" and self._device.type == "cpu":
@@ -99,6 +102,8 @@ class TransformersEngine:
         self._was_full = False
         self._batch_tokens = batch_tokens or _batch_tokens(self._model, self._device)
         self._rules = TokenRules(self._processor.tokenizer, self._model.generation_config)
+        for schema in schemas:
+            self._rules.constraints.begin(schema)
         switches = checkpoint.template_switches(thinking=thinking)
         self._inputs = InputBuilder(
             self._processor, self._rules, self._model.model.get_rope_index, self._device, switches
@@ -265,7 +270,7 @@ def _failure(request: Request, fault: _Fault) -> Failure:
     return Failure.of(request, fault.message + advice)
 
 
-def load(settings: ModelSettings) -> TransformersEngine:
+def load(settings: Settings) -> TransformersEngine:
     """The engine that the settings describe."""
     return TransformersEngine(
         settings.model,
@@ -276,6 +281,7 @@ def load(settings: ModelSettings) -> TransformersEngine:
         batch_tokens=settings.batch_tokens,
         thinking=settings.thinking,
         model_params=dict(settings.model_params),
+        schemas=[task.schema for task in settings.all_tasks if task.schema],
     )
 
 

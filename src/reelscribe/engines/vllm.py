@@ -120,6 +120,8 @@ class VllmEngine:
         self._switches = checkpoint.template_switches(thinking=settings.thinking)
         try:
             for task in settings.all_tasks:
+                if task.schema:
+                    self._rules.constraints.begin(task.schema)
                 self.to_vllm(task.sampling, task.num_captions, settings.seed, task.schema)
         except VLLMValidationError as exc:
             raise SettingsError(f"vLLM does not take these sampling parameters: {exc}") from exc

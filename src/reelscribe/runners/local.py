@@ -352,10 +352,12 @@ def _tell_changes(last: Run | None, begun: Run, ledger: Ledger) -> None:
         logger.warning(message + "An earlier run had it so, too: its captions are taken up.", begun.output, told)
         return
     kept = ledger.count_captions()
+    again = "Captions that depend on it are made again"
+    if names == ["tasks"]:
+        again = "What is asked as before is not made again"
     logger.warning(
-        message + "Captions that depend on it are made again; the %d that there are stay in the ledger, for when it "
-        "changes back.",
-        *(begun.output, told, kept),
+        message + "%s; the %d that there are stay in the ledger, for when it changes back.",
+        *(begun.output, told, again, kept),
     )
 
 

@@ -4,10 +4,11 @@ import contextlib
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from typing import Any, Final, TypeVar
 
 from reelscribe.engines.base import Engine
-from reelscribe.engines.feed import feeding
+from reelscribe.engines.feed import Feed, feeding
 from reelscribe.pipeline import Maker
 from reelscribe.values import Caption, Failure, Generation, RequestId, RowResult, Work
 
@@ -55,7 +56,7 @@ class Watch:
         if isinstance(self._engine, Maker):
             raise TypeError("what makes captions elsewhere has no engine to drive")
         with feeding(works) as feed:
-            feed.around = self._waited_for
+            feed.around = partial(self._waited_for, feed)
             for answer in self._engine.generate(feed):
                 self._count_in_flight(-1)
                 self._count(answer, clips=self._is_last(answer.id))
@@ -87,10 +88,11 @@ class Watch:
             if len(self._course) > _MOST_POINTS:
                 self._course, self._course_step = self._course[1::2], 2 * self._course_step
 
-    def _waited_for(self, pull: Callable[[], Work | None]) -> Work | None:
-        began = time.monotonic()
+    def _waited_for(self, feed: Feed[Work], pull: Callable[[], Work | None]) -> Work | None:
+        """Pull, and note how long that took, but for the time in which answers were waited for: the engine's own."""
+        began, held = time.monotonic(), feed.held_seconds
         work = pull()
-        self._waiting += time.monotonic() - began
+        self._waiting += time.monotonic() - began - (feed.held_seconds - held)
         if work is not None:
             names = {request.id for request in work.requests}
             self._unanswered |= dict.fromkeys(names, names) if work.shows else {}

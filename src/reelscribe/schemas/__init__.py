@@ -70,21 +70,22 @@ class Schema:
         _check(self.text, f"the schema {self.name!r}")
 
     @classmethod
-    def of(cls, given: str | Mapping[str, Any], *, folder: Path) -> "Schema":
+    def of(cls, given: str | Mapping[str, Any], *, folder: Path, name: str = "caption") -> "Schema":
         """The schema that a user names.
 
         Args:
             given: the name of a ready schema, the path of a .json file, or the schema itself, also as text.
             folder: that a relative path starts from.
+            name: of one that has none.
 
         Raises:
             SettingsError: there is no such schema, or it cannot be used.
             MissingExtraError: the extra `structured` is not installed.
         """
         if isinstance(given, Mapping):
-            return cls(text=_text_of(given))
+            return cls(text=_text_of(given), name=name)
         if isinstance(given, str) and given.lstrip().startswith("{"):
-            return cls(text=given)
+            return cls(text=given, name=name)
         if given in READY:
             folder_of_ready = resources.files(__name__) / "ready"
             schema, intro = (
