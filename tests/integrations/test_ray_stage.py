@@ -95,13 +95,14 @@ def test_column_that_is_there_is_never_lost(clips: Path, monkeypatch: pytest.Mon
     with pytest.raises(SettingsError, match="have a column 'caption' already, which would be lost"):
         stage.caption(later)
     assert stage.caption(pa.table({"video": ["a.mp4"]}))["caption"].to_pylist() == ["of a.mp4"]
-    with pytest.raises(SettingsError, match="have a column 'caption' already, which would be lost"):
-        caption_table(
-            later,
-            stage._settings,
-            clips,
-            lambda records: stage._stream.send([Record(row={"video": "a.mp4"}, root=clips), *records])[1:],
-        )
+    made = caption_table(
+        later,
+        stage._settings,
+        clips,
+        lambda records: stage._stream.send([Record(row={"video": "a.mp4"}, root=clips), *records])[1:],
+    )
+    assert made["caption"].to_pylist() == ["mine"]
+    assert made["caption_failure"][0].as_py().startswith("row: the row has a column 'caption' already, which the first")
 
 
 def test_empty_batches_and_batches_without_videos(clips: Path) -> None:

@@ -19,7 +19,6 @@ from reelscribe.dataset.formats.jsonl import as_json, to_json
 from reelscribe.dataset.records import changed, full_row
 from reelscribe.errors import DatasetError
 from reelscribe.layouts import columns_used, video_column
-from reelscribe.pipeline import check_added
 from reelscribe.schemas import Schema
 from reelscribe.tasks import ColumnKind, Task
 from reelscribe.values import Row, RowResult
@@ -207,7 +206,6 @@ class TableMaker:
         table = self._gather([result.origin.source for result, _ in pairs if result.origin], before)
         changes = [changed(result, row) for result, row in pairs]
         touched = {name for change in changes for name in change}
-        check_added(touched & {*before.names}, self._settings)
         arrays = []
         for field in self.schema:
             if field.name in self._added:
