@@ -2,7 +2,6 @@
 
 import json
 import pickle
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,7 @@ from flow import ScriptedEngine, request, said
 from reelscribe.config import Settings
 from reelscribe.dataset.ledger_file import pack, unpack
 from reelscribe.engines.fake import FakeEngine
-from reelscribe.errors import MissingExtraError, SettingsError
+from reelscribe.errors import SettingsError
 from reelscribe.faults import find_faults, with_value
 from reelscribe.outcomes import answer_of, is_faulty, outcome_of
 from reelscribe.pipeline import answers_in_order, caption
@@ -135,12 +134,6 @@ def test_a_file_that_holds_no_schema_is_an_error_with_its_name(tmp_path: Path, c
 def test_a_text_that_is_no_json_is_an_error() -> None:
     with pytest.raises(SettingsError, match=r"^the schema 'caption' is no JSON: Expecting value"):
         Schema(text="schema")
-
-
-def test_without_the_extra_it_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "jsonschema", None)
-    with pytest.raises(MissingExtraError, match=r"^a schema needs jsonschema: pip install 'reelscribe\[structured\]'$"):
-        schema({"a": TEXT})
 
 
 # Ready schemas

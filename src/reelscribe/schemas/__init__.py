@@ -17,7 +17,7 @@ from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal, get_args
 
-from reelscribe.errors import MissingExtraError, SettingsError, did_you_mean
+from reelscribe.errors import SettingsError, did_you_mean
 from reelscribe.schemas.arrow import arrow_type, arrow_value, form_of
 from reelscribe.schemas.facts import Facts, check_fact, filled
 from reelscribe.schemas.nodes import (
@@ -56,7 +56,6 @@ class Schema:
 
     Raises:
         SettingsError: it is no JSON Schema, not that of an object, or has an "x-from" that cannot be filled.
-        MissingExtraError: the extra `structured` is not installed.
     """
 
     text: str
@@ -80,7 +79,6 @@ class Schema:
 
         Raises:
             SettingsError: there is no such schema, or it cannot be used.
-            MissingExtraError: the extra `structured` is not installed.
         """
         if isinstance(given, Mapping):
             return cls(text=_text_of(given), name=name)
@@ -210,8 +208,6 @@ def _validator(text: str) -> Any:
 
 
 def _jsonschema() -> Any:
-    try:
-        import jsonschema
-    except ModuleNotFoundError as exc:
-        raise MissingExtraError(f"a schema needs {exc.name}: pip install 'reelscribe[structured]'") from exc
+    import jsonschema  # which only schemas need
+
     return jsonschema
