@@ -41,8 +41,6 @@ if importlib.util.find_spec("torch") is None:  # only the extra brings it
     ]
 if not _there("torch", "llguidance"):
     collect_ignore += ["engines/test_constraints.py"]
-if not _there("jsonschema"):
-    collect_ignore += ["test_schemas.py"]
 if importlib.util.find_spec("httpx2") is None:
     collect_ignore += [
         f"engines/test_{name}.py"

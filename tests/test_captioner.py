@@ -196,7 +196,6 @@ def test_ask_of_several_costs_each_other_nothing(asking: VideoCaptioner) -> None
 
 
 def test_ask_gives_values(monkeypatch: pytest.MonkeyPatch) -> None:
-    pytest.importorskip("jsonschema")
     fields = {"seconds": {"type": "number", "x-from": "duration"}, "what": {"type": "string"}}
     tasks = {"form": {"schema": {"type": "object", "properties": fields}}, "plain": "What?"}
     said = lambda work, number: '{"what": "a sheep"}'  # noqa: E731
@@ -248,7 +247,7 @@ def test_map_adds_the_columns_of_each_task(asking: VideoCaptioner) -> None:
 
 
 def test_map_has_a_column_for_values(monkeypatch: pytest.MonkeyPatch) -> None:
-    datasets, _ = pytest.importorskip("datasets"), pytest.importorskip("jsonschema")
+    datasets = pytest.importorskip("datasets")
     schema = {"type": "object", "properties": {"what": {"type": "string"}, "count": {"type": "integer"}}}
     said = lambda work, number: '{"what": "a sheep", "count": 2}'  # noqa: E731
     monkeypatch.setattr(captioner_module, "load_engine", lambda settings: FakeEngine(said))

@@ -10,7 +10,7 @@ from typing import Any
 from reelscribe.config import Settings
 from reelscribe.errors import ClipError
 from reelscribe.schemas import Facts
-from reelscribe.tasks import CLIP_FACTS, Task
+from reelscribe.tasks import CLIP_FACTS, Task, is_utf8
 from reelscribe.templates import Part, filled, names_in
 from reelscribe.values import Caption, Clip, Failure, Outcome, Request, RequestId, Row
 
@@ -126,7 +126,7 @@ def _told(value: Any, name: str) -> str:
         got = "nothing" if value is None else type(value).__name__
         raise ClipError("prompt", f"the prompt has {{{name}}}, but the row's column {name!r} holds {got}.")
     text = str(value)
-    if _is_broken(text):
+    if not is_utf8(text):
         raise ClipError("prompt", f"the prompt has {{{name}}}, but column {name!r} holds half a surrogate pair.")
     return text
 
@@ -137,14 +137,10 @@ def _own_prompt(row: Row, task: Task) -> str | None:
     if own is not None and not isinstance(own, str):
         message = f"column {task.prompt_key!r} must hold the row's prompt as text; got {type(own).__name__}."
         raise ClipError("prompt", message)
-    if own and _is_broken(own):
+    if own and not is_utf8(own):
         message = f"column {task.prompt_key!r} must hold the row's prompt as text; it holds half a surrogate pair."
         raise ClipError("prompt", message)
     return own if own and own.strip() else None
-
-
-def _is_broken(text: str) -> bool:
-    return any("\ud800" <= letter <= "\udfff" for letter in text)
 
 
 def with_facts(request: Request, facts: Facts) -> Request:

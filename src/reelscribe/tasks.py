@@ -77,7 +77,6 @@ def tasks_of(tables: Mapping[str, Any], base: Task) -> tuple[Task, ...]:
 
     Raises:
         SettingsError: a name or a key is wrong, or a task would come after itself.
-        MissingExtraError: a schema needs what is not installed.
     """
     if not tables:
         return (_checked(base),)
@@ -138,16 +137,20 @@ def read_schema(given: Any, task: str = DEFAULT_TASK) -> Schema:
 
     Raises:
         SettingsError: there is none, or it cannot be used.
-        MissingExtraError: the extra `structured` is not installed.
     """
     if not isinstance(given, str | Mapping):
         raise SettingsError(f"schema must be {', '.join(READY)}, a .json file, or a table; got {given!r}.")
     return Schema.of(given, folder=Path(), name=task)
 
 
+def is_utf8(text: str) -> bool:
+    """Whether a text can be encoded: it holds no half of a surrogate pair."""
+    return not any("\ud800" <= letter <= "\udfff" for letter in text)
+
+
 def _checked(task: Task) -> Task:
     for name in ("prompt", "system_prompt"):
-        if any("\ud800" <= letter <= "\udfff" for letter in getattr(task, name) or ""):
+        if not is_utf8(getattr(task, name) or ""):
             raise SettingsError(f"{name} must be text in UTF-8; got {getattr(task, name)!r}.")
     if task.keep not in get_args(Keep):
         raise SettingsError(f"keep must be one of {', '.join(get_args(Keep))}; got {task.keep!r}.")

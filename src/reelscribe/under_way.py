@@ -145,7 +145,8 @@ class RowEntry:
 
     def __init__(self, item: InputRow, plan: RowPlan, look_up: Callable[[Request], Outcome | Request]) -> None:
         self._item, self._plan, self._look_up = item, plan, look_up
-        self._left = list(plan.asked())
+        self._asked = plan.asked()
+        self._left = list(self._asked)
         self._outcomes: dict[RequestId, Outcome] = {}
         self._known: set[RequestId] = set()
         self.num_bytes = item.num_bytes
@@ -184,11 +185,11 @@ class RowEntry:
 
     def is_whole(self) -> bool:
         """Whether there is an outcome of each."""
-        return len(self._outcomes) == len(self._plan.asked())
+        return len(self._outcomes) == len(self._asked)
 
     def result(self, layout: Layout, settings: Settings) -> RowResult:
         """That of a row that is whole."""
-        outcomes = tuple(self._outcomes[name] for name in self._plan.asked())
+        outcomes = tuple(self._outcomes[name] for name in self._asked)
         return RowResult(
             index=self._plan.index,
             rows=tuple(layout.fill(self._plan, outcomes, settings)),

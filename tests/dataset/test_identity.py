@@ -80,7 +80,6 @@ def _schema(**fact: Any) -> Schema:
 
 def test_what_tasks_brought_makes_the_key() -> None:
     """Each of these is another question than any of the others, whatever else is the same."""
-    pytest.importorskip("jsonschema")
     changes: list[dict[str, Any]] = [
         {},
         {"schema": _schema()},

@@ -100,7 +100,6 @@ def test_what_0_1_0_made_of_another_text_or_setting_is_made_again(tmp_path: Path
 
 
 def test_what_0_1_0_could_not_ask_it_has_not_answered(tmp_path: Path) -> None:
-    pytest.importorskip("jsonschema")
     file = _old_ledger(tmp_path / "out.ledger.sqlite")
     asked = _asked(ROWS[0], 0, Settings(num_captions=3))
     schema = Schema.of("shot", folder=tmp_path)

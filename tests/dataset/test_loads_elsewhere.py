@@ -61,7 +61,6 @@ def test_output_loads_whatever_came_of_rows_behind_the_first_ten_megabytes(tmp_p
 
 
 def test_output_of_several_tasks_loads_whatever_came_of_each(tmp_path: Path) -> None:
-    pytest.importorskip("jsonschema")
     put_clip(tmp_path / "clip.mp4")
     plain: list[Row] = [{"video": "clip.mp4", "text": PAD, "ask": ""}] * PLAIN
     data = put_rows(tmp_path / "in.jsonl", [*plain, *_last(listed=False)])

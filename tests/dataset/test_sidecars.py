@@ -126,7 +126,6 @@ def test_json_holds_all_tasks_and_why_some_failed(tmp_path: Path) -> None:
 
 
 def test_file_of_a_value_holds_it_filled(tmp_path: Path) -> None:
-    pytest.importorskip("jsonschema")
     for name in ("a.mp4", "b.mp4"):
         put_clip(tmp_path / "clips" / name)
     fields = {"seconds": {"type": "number", "x-from": "duration"}, "what": {"type": "string"}}

@@ -195,7 +195,6 @@ def test_column_that_changes_makes_the_tasks_that_name_it(data: Path) -> None:
 
 
 def test_schema_of_another_fact_asks_again(data: Path) -> None:
-    pytest.importorskip("jsonschema")
 
     def tasks(fact: str) -> dict[str, Any]:
         fields = {"what": {"type": "string"}, "told": {"type": "number", "x-from": fact}}

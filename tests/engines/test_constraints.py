@@ -31,6 +31,20 @@ WILD = SamplingParams(temperature=2.0, max_tokens=400)
 GREEDY = SamplingParams(temperature=0.0, max_tokens=400)
 
 
+@pytest.fixture
+def masked(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many rows are masked, at each step that masks any."""
+    rows: list[int] = []
+    allowed = Constraints.allowed
+
+    def spy(self: Constraints, held: list[Constraint], *args: Any) -> torch.Tensor:
+        rows.append(len(held))
+        return allowed(self, held, *args)
+
+    monkeypatch.setattr(Constraints, "allowed", spy)
+    return rows
+
+
 def node(properties: dict[str, Any], **more: Any) -> dict[str, Any]:
     return {"type": "object", "properties": properties, "required": list(properties), **more}
 
@@ -120,23 +134,15 @@ class TestModels:
         assert "{" not in "".join(alone["0"])
 
     def test_only_rows_with_a_schema_are_masked(
-        self, lively_engine: TransformersEngine, prepare: Prepare, monkeypatch: pytest.MonkeyPatch
+        self, lively_engine: TransformersEngine, prepare: Prepare, masked: list[int]
     ) -> None:
-        rows: list[int] = []
-        allowed = Constraints.allowed
-
-        def spy(self: Constraints, held: list[Constraint], *args: Any) -> torch.Tensor:
-            rows.append(len(held))
-            return allowed(self, held, *args)
-
-        monkeypatch.setattr(Constraints, "allowed", spy)
         brief = SamplingParams(temperature=2.0, max_tokens=12)
         free = [prepare(f"{number}", num_captions=5, sampling=brief) for number in range(2)]
         answers(lively_engine, *free)
-        assert not rows
+        assert not masked
         reply = answers(lively_engine, *free, prepare("a", schema=PAIR, num_captions=2, sampling=WILD))["a"]
         assert isinstance(reply, Generation)
-        assert sum(rows) == sum(candidate.num_tokens or 0 for candidate in reply.candidates)  # once a token
+        assert sum(masked) == sum(candidate.num_tokens or 0 for candidate in reply.candidates)  # once a token
 
     def test_one_that_hits_the_limit_is_cut_off(self, lively_engine: TransformersEngine, prepare: Prepare) -> None:
         length = SamplingParams(temperature=2.0, max_tokens=5)
@@ -293,17 +299,7 @@ def test_the_likeliest_of_what_is_allowed_is_drawn_whatever_filters_there_are(ru
         assert sampler.step(logits.clone()).tolist() == [brace]
 
 
-def test_a_row_that_is_finished_but_not_dropped_is_not_masked(
-    rules: TokenRules, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    rows: list[int] = []
-    allowed = Constraints.allowed
-
-    def spy(self: Constraints, held: list[Constraint], *args: Any) -> torch.Tensor:
-        rows.append(len(held))
-        return allowed(self, held, *args)
-
-    monkeypatch.setattr(Constraints, "allowed", spy)
+def test_a_row_that_is_finished_but_not_dropped_is_not_masked(rules: TokenRules, masked: list[int]) -> None:
     sampler = Sampler(rules, 523, CPU)
     first, others = (SamplingParams(temperature=1.0, max_tokens=count) for count in (1, 9))
     held = Request(id=named("a"), clip=Clip(source="x.mp4"), prompt="", schema=PAIR, sampling=first)
@@ -312,4 +308,4 @@ def test_a_row_that_is_finished_but_not_dropped_is_not_masked(
     for _ in range(2):
         sampler.step(torch.zeros(len(sampler), 523))
         assert sampler.drop_finished() is None
-    assert rows == [1]
+    assert masked == [1]

@@ -70,7 +70,6 @@ def test_a_second_pass_has_another_name(clips: Path) -> None:
 
 
 def test_each_task_has_its_columns(clips: Path) -> None:
-    pytest.importorskip("jsonschema")
     schema = {"type": "object", "properties": {"what": {"type": "string"}}}
     tasks = {"form": {"prompt": "What?", "schema": schema}, "short": {"prompt": "Shorten {form}", "after": "form"}}
 

@@ -122,3 +122,19 @@ def look(browser: "Browser") -> Iterator[Callable[..., Opened]]:
     for item in opened:
         item.page.close()
         assert item.troubles == []
+
+
+def unfold(page: "Page") -> None:
+    """Have all of a page shown, also what is folded up or far below."""
+    page.evaluate("document.querySelectorAll('details').forEach(one => { one.open = true })")
+    page.evaluate(
+        "document.querySelectorAll('.clips > li').forEach(one => { one.style.contentVisibility = 'visible' })"
+    )
+
+
+def violations(page: "Page") -> list[tuple[str, str, list[str]]]:
+    """What axe finds: the rule, how bad it is, and where."""
+    from axe_playwright_python.sync_playwright import Axe
+
+    found = Axe().run(page).response["violations"]
+    return [(item["id"], item["impact"], [node["html"] for node in item["nodes"]]) for item in found]

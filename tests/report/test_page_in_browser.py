@@ -9,7 +9,7 @@ from flow import put_rows, read_rows_of
 from playwright.sync_api import Locator, Page, expect
 
 from reelscribe.report.write import write_report
-from report.conftest import EVIL, Opened
+from report.conftest import EVIL, Opened, unfold, violations
 
 pytestmark = pytest.mark.browser
 Look = Callable[..., Opened]
@@ -259,17 +259,11 @@ def test_marks_are_exported_as_rows_and_outlive_a_reload(page: Page, tmp_path: P
 @pytest.mark.parametrize("color_scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [1280, 390])
 def test_axe_finds_nothing(look: Look, report: Path, color_scheme: str, width: int) -> None:
-    from axe_playwright_python.sync_playwright import Axe
-
     page = look(report.as_uri(), color_scheme=color_scheme, viewport={"width": width, "height": 900}).page
-    page.evaluate("document.querySelectorAll('details').forEach(one => { one.open = true })")
-    page.evaluate(
-        "document.querySelectorAll('.clips > li').forEach(one => { one.style.contentVisibility = 'visible' })"
-    )
+    unfold(page)
     _clip(page, "dog.mp4").locator(".flag").click()
     _clip(page, "dog.mp4").locator(".note").click()
-    found = Axe().run(page).response["violations"]
-    assert [(item["id"], item["impact"], [node["html"] for node in item["nodes"]]) for item in found] == []
+    assert violations(page) == []
 
 
 def test_a_phone_shows_the_page_without_sideways_scrolling(look: Look, report: Path) -> None:

@@ -15,7 +15,7 @@ from reelscribe.report.overview import Overview
 from reelscribe.report.write import write_report
 from reelscribe.runners.local import run
 from reelscribe.values import Failure, Row, Work
-from report.conftest import Opened, put_videos
+from report.conftest import Opened, put_videos, unfold, violations
 
 Look = Callable[..., Opened]
 SHOT = {
@@ -52,7 +52,6 @@ def _answer(asked: Work) -> Any:
 @pytest.fixture(scope="module")
 def output(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A data set with answers to three tasks."""
-    pytest.importorskip("jsonschema")
     folder = tmp_path_factory.mktemp("tasks")
     put_videos(folder, ["sea.mp4", "dog.mp4"])
     data = put_rows(folder / "rows.jsonl", ROWS)
@@ -287,17 +286,11 @@ def test_what_is_asked_for_has_to_be_true_of_one_answer(page: Page) -> None:
 @pytest.mark.parametrize("color_scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [1280, 390])
 def test_axe_finds_nothing(look: Look, report: Path, color_scheme: str, width: int) -> None:
-    from axe_playwright_python.sync_playwright import Axe
-
     page = look(report.as_uri(), color_scheme=color_scheme, viewport={"width": width, "height": 900}).page
-    page.evaluate("document.querySelectorAll('details').forEach(one => { one.open = true })")
-    page.evaluate(
-        "document.querySelectorAll('.clips > li').forEach(one => { one.style.contentVisibility = 'visible' })"
-    )
+    unfold(page)
     _of(page, 1, "shot").locator(".flag").click()
     _of(page, 1, "shot").locator(".note").click()
-    found = Axe().run(page).response["violations"]
-    assert [(item["id"], item["impact"], [node["html"] for node in item["nodes"]]) for item in found] == []
+    assert violations(page) == []
     assert page.evaluate("document.documentElement.scrollWidth") == width
 
 

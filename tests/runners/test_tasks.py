@@ -246,8 +246,6 @@ def test_merged_shards_have_the_answers_of_all_tasks(tmp_path: Path, data: Path)
 def test_shards_of_other_tasks_or_columns_are_refused(
     tmp_path: Path, data: Path, other: dict[str, Any], told: str
 ) -> None:
-    if "schema" in other:
-        pytest.importorskip("jsonschema")
     _run(data, name="part-1", shard="1/2")
     _run(data, name="part-2", shard="2/2", **other)
     with pytest.raises(DatasetError, match=rf"part-1\.jsonl and .*part-2\.jsonl differ in {told} \("):

@@ -2,11 +2,11 @@
 
 import math
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Final, TypeGuard, get_args
+from typing import Any, Final, get_args
 
 from reelscribe.config.groups import (
     DEFAULT_MODEL,
@@ -62,8 +62,9 @@ class Settings(RunSettings, FetchSettings, DataSettings, FrameSettings, TaskSett
         if self.min_frames and self.max_frames and self.min_frames > self.max_frames:
             raise SettingsError(f"min_frames ({self.min_frames}) must not exceed max_frames ({self.max_frames}).")
         # What is recorded of a run holds wherever it goes on, and whatever becomes of the files of schemas.
-        object.__setattr__(self, "schema", _read_in(self.schema))
-        object.__setattr__(self, "tasks", {name: _with_schema_read_in(table) for name, table in self.tasks.items()})
+        given = {"schema": self.schema, "tasks": self.tasks}
+        for name, value in _with_paths(given, lambda path: read_schema(path).text).items():
+            object.__setattr__(self, name, value)
         for task in self.all_tasks:
             if task.engine:
                 self.of_task(task)
@@ -101,7 +102,6 @@ class Settings(RunSettings, FetchSettings, DataSettings, FrameSettings, TaskSett
 
         Raises:
             SettingsError: the settings of a task are wrong.
-            MissingExtraError: a schema needs what is not installed.
         """
         base = Task(
             prompt=self.prompt,
@@ -132,7 +132,7 @@ class Settings(RunSettings, FetchSettings, DataSettings, FrameSettings, TaskSett
         except SettingsError as exc:
             raise SettingsError(f"tasks.{task.name}.engine: {exc}") from exc
 
-    @property
+    @cached_property
     def text_task(self) -> Task:
         """The task whose captions go into interleaved text.
 
@@ -162,7 +162,7 @@ class Settings(RunSettings, FetchSettings, DataSettings, FrameSettings, TaskSett
                 raise SettingsError(f"columns must be some of {','.join(COLUMN_KINDS)}; got {self.columns!r}.")
         return tuple(kind for kind in COLUMN_KINDS if kind in chosen)
 
-    @property
+    @cached_property
     def added_columns(self) -> tuple[str, ...]:
         """All columns that are added for a video."""
         return tuple(task.column(kind) for task in self.all_tasks for kind in self.column_kinds)
@@ -211,8 +211,8 @@ class Settings(RunSettings, FetchSettings, DataSettings, FrameSettings, TaskSett
         Raises:
             SettingsError: the file cannot be read, or a key is unknown or holds a wrong value.
         """
-        values: dict[str, Any] = {} if file is None else _with_paths(_read_toml(file), file.parent)
-        for name, value in _with_paths(overrides, Path()).items():
+        values: dict[str, Any] = {} if file is None else _placed(_read_toml(file), file.parent)
+        for name, value in _placed(overrides, Path()).items():
             values[name] = _merged(values.get(name), value)
         known = [item.name for item in fields(cls)]
         for name in values:
@@ -281,33 +281,24 @@ def _merged(first: Any, second: Any) -> Any:
     return {**first, **{name: _merged(first.get(name), value) for name, value in second.items()}}
 
 
-def _read_in(schema: Any) -> Any:
-    """A schema that is given by the path of its file, as text; anything else as it is."""
-    return read_schema(schema).text if _is_path(schema) else schema
-
-
-def _with_schema_read_in(table: Any) -> Any:
-    if not isinstance(table, Mapping) or not _is_path(table.get("schema")):
-        return table
-    return {**table, "schema": _read_in(table["schema"])}
-
-
-def _is_path(schema: Any) -> TypeGuard[str]:
-    return isinstance(schema, str) and schema.lower().endswith(".json")
-
-
-def _with_paths(values: dict[str, Any], folder: Path) -> dict[str, Any]:
+def _placed(values: dict[str, Any], folder: Path) -> dict[str, Any]:
     """Settings in which paths of schemas start from a folder."""
+    return _with_paths(values, lambda path: str((folder / path).absolute()))
 
-    def placed(table: Any) -> Any:
-        schema = table.get("schema") if isinstance(table, dict) else None
-        if not _is_path(schema):
+
+def _with_paths(values: dict[str, Any], change: Callable[[str], str]) -> dict[str, Any]:
+    """Settings in which the paths of schemas are changed, also those of tasks."""
+
+    def changed(table: Any) -> Any:
+        schema = table.get("schema") if isinstance(table, Mapping) else None
+        if not isinstance(schema, str) or not schema.lower().endswith(".json"):
             return table
-        return {**table, "schema": str((folder / schema).absolute())}
+        return {**table, "schema": change(schema)}
 
-    values = placed(values)
-    tables = values.get("tasks")
-    return {**values, "tasks": {name: placed(tables[name]) for name in tables}} if isinstance(tables, dict) else values
+    values, tables = changed(values), values.get("tasks")
+    if not isinstance(tables, Mapping):
+        return values
+    return {**values, "tasks": {name: changed(table) for name, table in tables.items()}}
 
 
 def _without_token(table: Any) -> Any:

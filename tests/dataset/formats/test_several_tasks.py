@@ -15,7 +15,6 @@ from reelscribe.schemas import Schema
 from reelscribe.values import Failure, Row, Work
 
 datasets = pytest.importorskip("datasets")
-pytest.importorskip("jsonschema")
 pa, pq = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
 datasets.disable_progress_bars()
 
