@@ -94,6 +94,7 @@ def test_help_shows_the_commands(words: tuple[str, ...]) -> None:
         "plan",
         "report",
         "retry",
+        "split",
         "status",
         "view",
     ]
@@ -194,7 +195,7 @@ HELP = "Try 'reelscribe caption --help'."
         ("--nope", "No such option '--nope'. Try 'reelscribe --help'."),
         ("caption", f"Missing argument 'INPUT...'. {HELP}"),
         ("caption in.jsonl", f"Missing option '-o' / '--output'. {HELP}"),
-        ("caption in.jsonl -o o.jsonl --sidecat x", f"No such option '--sidecat'. Did you mean '--sidecar'? {HELP}"),
+        ("caption in.jsonl -o o.jsonl --sidecars x", f"No such option '--sidecars'. Did you mean '--sidecar'? {HELP}"),
         ("caption in.jsonl -o out.jsonl --fps fast", "Invalid value for '--fps': 'fast' is not a valid float."),
         ("caption in.jsonl -o out.jsonl --fps 0", "fps must be a number above 0; got 0.0."),
         ("caption in.jsonl -o out.jsonl --keep best", "'best' is not one of 'random_any', 'similar_one_simhash', "),

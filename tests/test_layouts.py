@@ -11,7 +11,7 @@ from flow import EOC, VIDEO, named, said
 from reelscribe.asking import RowPlan
 from reelscribe.config import Settings
 from reelscribe.errors import ClipError
-from reelscribe.layouts import LAYOUTS, caption_cells, choose_layout, columns_used, videos_of
+from reelscribe.layouts import LAYOUTS, caption_cells, choose_layout, clips_of, columns_used, videos_of
 from reelscribe.outcomes import choose, once_more
 from reelscribe.tasks import DEFAULT_PROMPT, Task
 from reelscribe.values import CAPTION_META, Answer, Caption, Clip, Failure, Outcome, Request, RequestId, Row
@@ -138,10 +138,22 @@ def test_videos_may_be_tables_of_bytes_and_path(value: Any, videos: list[Any], l
 
 def test_columns_that_the_flow_looks_at() -> None:
     added = {"caption", "caption_candidates", "caption_meta", "caption_failure"}
-    assert columns_used(Settings()) == {"video", "videos", "text", *added}
+    assert columns_used(Settings()) == {"video", "videos", "text", "start", "end", "stretches", *added}
     tasks = {"long": {"prompt_key": "ask"}, "said": {"prompt": "{speech} {long} {fps}", "after": ["long"]}}
-    named = Settings(video_key="clip", text_key="title", columns="meta,text", tasks=tasks)
-    assert columns_used(named) == {"clip", "title", "ask", "speech", "fps", "long", "long_meta", "said", "said_meta"}
+    others: dict[str, Any] = {"start_key": "from", "end_key": "", "stretches_key": ""}
+    named = Settings(video_key="clip", text_key="title", columns="meta,text", tasks=tasks, **others)
+    assert columns_used(named) == {
+        "clip",
+        "title",
+        "from",
+        "ask",
+        "speech",
+        "fps",
+        "long",
+        "long_meta",
+        "said",
+        "said_meta",
+    }
 
 
 def test_reference_is_the_text_of_the_chunk_without_tokens() -> None:
@@ -422,3 +434,113 @@ def test_records_of_the_first_release_get_the_same_keys_and_types() -> None:
 def test_seed_of_a_second_try_has_no_more_bits() -> None:
     asked = Request(id=named("0:0"), clip=Clip(source="a.mp4"), prompt="?")
     assert all(0 <= once_more(replace(asked, seed=number)).seed < 1 << 63 for number in range(64))
+
+
+# Stretches
+
+
+def _stretches(row: Row, **settings: Any) -> list[tuple[str | bytes, float, float | None]]:
+    return [(clip.source, clip.start_seconds, clip.end_seconds) for clip in clips_of(row, Settings(**settings))]
+
+
+@pytest.mark.parametrize(
+    ("start", "end", "seconds"),
+    [
+        (12, 18.5, (12.0, 18.5)),
+        ("12", "18.5", (12.0, 18.5)),
+        ("00:00:12", "00:00:18.500", (12.0, 18.5)),
+        ("01:02", "1:01:02,25", (62.0, 3662.25)),
+        (None, 5, (0.0, 5.0)),
+        ("", "5s", (0.0, 5.0)),
+        (7, None, (7.0, None)),
+        (7.0, float("nan"), (7.0, None)),
+        (None, None, (0.0, None)),
+    ],
+)
+def test_columns_say_where_a_clip_begins_and_ends(start: Any, end: Any, seconds: tuple[float, float | None]) -> None:
+    assert _stretches({"video": "a.mp4", "start": start, "end": end}) == [("a.mp4", *seconds)]
+
+
+def test_columns_of_times_have_the_names_that_are_set() -> None:
+    row = {"video": "a.mp4", "start": "x", "end": [], "from": 1, "to": 2, "parts": [[3, 4]]}
+    assert _stretches(row, start_key="from", end_key="to") == [("a.mp4", 1.0, 2.0)]
+    assert _stretches(row, start_key="", end_key="", stretches_key="parts") == [("a.mp4", 3.0, 4.0)]
+    assert _stretches(row, start_key="", end_key="") == [("a.mp4", 0.0, None)]
+
+
+@pytest.mark.parametrize(
+    ("path", "found"),
+    [
+        ("a.mp4#t=12,18.5", ("a.mp4", 12.0, 18.5)),
+        ("a.mp4#t=12", ("a.mp4", 12.0, None)),
+        ("a.mp4#t=,18", ("a.mp4", 0.0, 18.0)),
+        ("a.mp4#t=npt:0:02,0:01:00.5", ("a.mp4", 2.0, 60.5)),
+        ("https://example.org/a.mp4?b=c#t=1,2", ("https://example.org/a.mp4?b=c", 1.0, 2.0)),
+        ("a#2.mp4", ("a#2.mp4", 0.0, None)),
+        ("a.mp4#track=1", ("a.mp4#track=1", 0.0, None)),
+    ],
+)
+def test_the_end_of_a_path_names_a_stretch(path: str, found: tuple[str, float, float | None]) -> None:
+    assert _stretches({"video": path}) == [found]
+
+
+def test_a_file_that_is_called_like_a_stretch_is_that_file(tmp_path: Path) -> None:
+    (tmp_path / "a.mp4#t=1,2").touch()
+    [clip] = clips_of({"video": "a.mp4#t=1,2"}, Settings(), tmp_path)
+    assert (clip.source, clip.is_whole) == ("a.mp4#t=1,2", True)
+
+
+def test_a_list_of_stretches_makes_several_clips_of_one_video() -> None:
+    row = {"video": "a.mp4", "stretches": [[0, 2], ("00:02", None), {"start": 5, "end": 6, "scene": 1}]}
+    assert _stretches(row) == [("a.mp4", 0.0, 2.0), ("a.mp4", 2.0, None), ("a.mp4", 5.0, 6.0)]
+
+
+def test_lists_of_times_belong_to_the_videos_of_a_list() -> None:
+    row = {"videos": ["a.mp4", "b.mp4"], "start": [0, 5]}
+    assert _stretches(row) == [("a.mp4", 0.0, None), ("b.mp4", 5.0, None)]
+
+
+@pytest.mark.parametrize(
+    ("row", "says"),
+    [
+        ({"video": "a.mp4", "start": "2024-01-01"}, "a time is seconds, or HH:MM:SS.mmm; got '2024-01-01'"),
+        ({"video": "a.mp4", "start": True}, "a time is seconds"),
+        ({"video": "a.mp4", "end": float("inf")}, "a time is seconds"),
+        ({"video": "a.mp4#t=x"}, "a time is seconds"),
+        ({"video": "a.mp4#t="}, "there must be times"),
+        ({"video": "a.mp4#t=1,"}, "there must be times"),
+        ({"video": "a.mp4#t=1,2", "start": 1}, "names a stretch, and so does a column"),
+        ({"video": "a.mp4", "stretches": [[1, 2, 3]]}, "a stretch is a pair of times"),
+        ({"video": "a.mp4", "stretches": "1-2"}, "a stretch is a pair of times"),
+        ({"videos": ["a.mp4", "b.mp4"], "stretches": [[1, 2]]}, "the row has 2"),
+        ({"videos": ["a.mp4", "b.mp4"], "start": 1}, "must hold a list with one for each"),
+        ({"videos": ["a.mp4", "b.mp4"], "start": [1]}, "one time for each"),
+    ],
+)
+def test_what_names_no_stretch_is_a_failure_of_the_row(row: Row, says: str) -> None:
+    plan = _plan(row, "columns")
+    assert plan.problem
+    assert plan.problem.kind == "row"
+    assert says in plan.problem.message
+
+
+def test_with_a_list_of_stretches_columns_hold_lists() -> None:
+    row = {"video": "a.mp4", "stretches": [[0, 2], [2, 4]]}
+    [made] = _filled(row, _caption("A."), replace(_caption("B."), id=RequestId(0, 1)), layout="columns")
+    assert (made["caption"], made["caption_failure"]) == (["A.", "B."], ["", ""])
+
+
+def test_an_empty_list_of_stretches_asks_nothing() -> None:
+    assert _filled({"video": "a.mp4", "stretches": []}, layout="columns")[0]["caption"] == []
+
+
+def test_stretches_of_a_file_have_seeds_of_their_own_and_one_shard() -> None:
+    plans = [_plan({"video": "a.mp4", "start": start}, "columns") for start in (1, 2)]
+    first, second = (_requests(plan)[0] for plan in plans)
+    assert first.seed != second.seed
+    listed = _plan({"video": "a.mp4", "stretches": [[0, 1], [1, 2]]}, "columns")
+    assert plans[0].lot == plans[1].lot == listed.lot == _plan({"video": "a.mp4"}, "columns").lot
+
+
+def test_times_mean_nothing_beside_no_video() -> None:
+    assert _stretches({"start": "soon"}) == []

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from reelscribe.operators.video_captioning_from_vlm_mapper import VideoCaptioningFromVLMMapper
     from reelscribe.pipeline import caption, caption_rows
     from reelscribe.runners.local import run
+    from reelscribe.runners.split import split
     from reelscribe.values import Caption, Clip, Failure, Request
 
 _HOMES = {
@@ -34,6 +35,7 @@ _HOMES = {
     "load_engine": "engines",
     "model_path": "models",
     "run": "runners.local",
+    "split": "runners.split",
 }
 
 __all__ = [
@@ -52,6 +54,7 @@ __all__ = [
     "load_engine",
     "model_path",
     "run",
+    "split",
 ]
 __version__ = "0.2.0.dev0"
 

@@ -41,7 +41,10 @@ class RowPlan:
         """
         if not self.subjects:
             return self.index
-        return int.from_bytes(_digest(subject.clip.source for subject in self.subjects)[:8], "big")
+        sources = [subject.clip.source for subject in self.subjects]
+        if not all(subject.clip.is_whole for subject in self.subjects):
+            sources = list(dict.fromkeys(sources))  # all stretches of a file are in one shard, in whatever rows
+        return int.from_bytes(_digest(sources)[:8], "big")
 
     def asked(self) -> tuple[RequestId, ...]:
         """Names of all requests: for each video each task, behind those that it comes after."""
@@ -69,10 +72,12 @@ class RowPlan:
             return Failure(id=name, video=subject.clip.name, kind=exc.kind, message=str(exc))
         prompt = "".join(map(str, parts))
         seed = self.settings.seed if task.sampling.seed is None else task.sampling.seed
-        digest = _digest((str(seed), subject.clip.source, prompt, task.system_prompt or "", str(name.slot)))
+        clip = subject.clip
+        stretch = [] if clip.is_whole else [f"{clip.start_seconds},{clip.end_seconds}"]
+        digest = _digest((str(seed), clip.source, prompt, task.system_prompt or "", str(name.slot), *stretch))
         return Request(
             id=name,
-            clip=subject.clip,
+            clip=clip,
             prompt=prompt,
             unfilled=parts if names_in(parts) else (),
             system_prompt=task.system_prompt,

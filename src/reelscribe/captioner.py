@@ -17,7 +17,7 @@ from reelscribe.config import DEFAULT_MODEL, Settings
 from reelscribe.engines import load_engine
 from reelscribe.engines.base import Engine
 from reelscribe.errors import ClipError, MissingExtraError, SettingsError
-from reelscribe.layouts import caption_cells
+from reelscribe.layouts import caption_cells, named_clip
 from reelscribe.pipeline import caption_rows, check_added
 from reelscribe.tasks import Task
 from reelscribe.values import Clip, Failure, InputRow, Outcome
@@ -191,11 +191,13 @@ class VideoCaptioner:
         rows = (InputRow(index=number, row={key: video}, root=root) for number, video in enumerate(videos))
         made: list[Answers] = []
         for result in caption_rows(rows, settings, self._loaded()):
-            clip = Clip(source=videos[result.index], root=root)
             found = {outcome.id.task: outcome for outcome in result.outcomes}
             [whole, *_] = result.outcomes  # of a row that cannot be captioned, for all tasks
             made.append(
-                {task.name: _told(found.get(task.name, whole), task, settings, clip) for task in settings.all_tasks}
+                {
+                    task.name: _told(found.get(task.name, whole), task, settings, videos[result.index], root)
+                    for task in settings.all_tasks
+                }
             )
         return made
 
@@ -294,9 +296,12 @@ def _are_several(videos: Any) -> TypeGuard[Iterable[Any]]:
     return isinstance(videos, Iterable) and not isinstance(videos, str | bytes | bytearray | Mapping)
 
 
-def _told(outcome: Outcome, task: Task, settings: Settings, clip: Clip) -> VideoCaption | Failure:
+def _told(
+    outcome: Outcome, task: Task, settings: Settings, video: str | bytes, root: Path | None
+) -> VideoCaption | Failure:
     if isinstance(outcome, Failure):
         return outcome
+    clip = named_clip(video, root)
     return VideoCaption(
         text=outcome.texts[0],
         candidates=tuple(candidate.text for candidate in outcome.candidates),

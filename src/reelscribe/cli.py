@@ -23,9 +23,16 @@ from reelscribe.terminal import PlainFormatter, shortened
 _PLANNED = (
     *("model", "revision", "engine", "num_captions", "fps", "min_frames", "max_frames", "max_video_tokens", "sampling"),
     *("tp", "dp", "price", "send", "layout", "text_key", "video_key", "root", "decoders", "decode_seconds"),
-    *("prompt", "schema", "tasks"),
+    *("prompt", "schema", "tasks", "split", "overlap", "min_seconds", "max_seconds", "nested"),
+    *("start_key", "end_key", "stretches_key"),
 )
 """Settings on which a plan depends."""
+_SPLIT = (
+    *("overlap", "min_seconds", "nested", "video_key", "start_key", "end_key", "stretches_key", "root"),
+    *("output_format", "shard_rows", "max_line_bytes", "decoders", "decode_seconds"),
+    *("allow_private_urls", "max_video_bytes", "download_seconds", "max_downloads"),
+)
+"""Settings of splitting."""
 _LONGEST_TOLD = 200
 """Letters of the value of a setting."""
 
@@ -46,6 +53,7 @@ def main(context: click.Context, verbose: bool) -> None:
     reelscribe doctor                                      is this machine set up, and what is to do
     reelscribe demo                                        try it, with the built-in model
     reelscribe plan clips/                                 what it would take: tokens, GPUs, time, cost
+    reelscribe split films/ -o clips.jsonl --every 10      long videos into clips, as rows
     reelscribe caption clips/ -o captions.jsonl            every video in a folder
     reelscribe caption data.jsonl -o captioned.jsonl       every row of a data set
     reelscribe status captioned.jsonl                      what is done, failed and left
@@ -116,6 +124,31 @@ def _report(summary: Any, output: Path, log_json: bool) -> None:
         for line in summary_lines(summary, output):
             say(line, err=True)
     if summary.failures:
+        click.get_current_context().exit(EXIT_FAILURES)
+
+
+@main.command()
+@click.argument("inputs", nargs=-1, required=True, metavar="INPUT...")
+@click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="Data set to write.")
+@click.option("--every", type=float, metavar="SECONDS", help="Length of each clip.")
+@options(*_SPLIT)
+def split(inputs: tuple[str, ...], output: Path, every: float | None, **given: Any) -> None:
+    """Write a data set with a row for each clip of the videos of INPUT, which stay as they are. It takes no model.
+
+    \b
+    reelscribe split films/ -o clips.jsonl --every 10
+    reelscribe caption clips.jsonl -o captions.jsonl
+
+    The rows have the columns start and end, which caption reads. `caption --split 10` does the same in one step.
+    Exit code: 0 all split, 2 wrong usage, or nothing to split, 3 some videos could not be.
+    """  # noqa: D301 - as above
+    from reelscribe.runners.split import split as run
+
+    settings = settings_of({**given, "split": None if every is None else f"{every:g}"}, None)
+    summary = run(inputs, output, settings)
+    say(f"{some(summary.rows - summary.failures, 'row')} in {output}", err=True)
+    if summary.failures:
+        say(f"{some(summary.failures, 'video')} could not be split: see {summary.failures_file}", err=True)
         click.get_current_context().exit(EXIT_FAILURES)
 
 

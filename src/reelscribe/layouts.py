@@ -4,6 +4,7 @@ A `Layout` knows how rows hold text and videos. `interleaved` is Data-Juicer's: 
 chunks. `columns` is what most data sets have: a column of videos, to which columns with captions are added.
 """
 
+import contextlib
 import json
 import os
 import re
@@ -16,8 +17,10 @@ from typing import Any, Final
 from reelscribe.asking import RowPlan, Subject
 from reelscribe.config import Settings
 from reelscribe.errors import ClipError
+from reelscribe.stretches import WHOLE, Stretch, in_columns, in_list, split_fragment
 from reelscribe.tasks import ColumnKind, Task
 from reelscribe.values import CAPTION_META, UNREADABLE, Caption, Clip, Failure, Outcome, Row
+from reelscribe.video.fetch import scheme_of
 
 
 def video_token() -> str:
@@ -65,7 +68,7 @@ def columns_used(settings: Settings) -> frozenset[str]:
     """The columns that the flow looks at; all others only pass through."""
     videos = (settings.video_key,) if settings.video_key else ("video", "videos")
     prompts = [name for task in settings.all_tasks for name in (task.prompt_key, *task.names) if name]
-    return frozenset((*videos, settings.text_key, *prompts, *settings.added_columns))
+    return frozenset((*videos, *settings.stretch_columns, settings.text_key, *prompts, *settings.added_columns))
 
 
 def video_column(names: Container[str], settings: Settings) -> str:
@@ -97,6 +100,84 @@ def videos_of(row: Row, settings: Settings) -> tuple[list[str | bytes], bool]:
     return videos, False
 
 
+def clips_of(row: Row, settings: Settings, *roots: Path | None) -> list[Clip]:
+    """The clips of a row, in order: its videos, or the stretches of these that it names.
+
+    Args:
+        row: with a column of videos.
+        settings: which columns hold what.
+        *roots: folders that relative paths may start from; the first is that of the clips. A file in one of them that
+            is really called `a.mp4#t=1,2` is no stretch of `a.mp4`.
+
+    Raises:
+        ClipError: kind "row", where a column holds something else than it should.
+    """
+    clips = [named_clip(video, *roots) for video in videos_of(row, settings)[0]]
+    stretches = _stretches_in(row, settings, len(clips)) if clips else None
+    if stretches and not all(clip.is_whole for clip in clips):
+        raise ClipError("row", f"{clips[0].name} names a stretch, and so does a column of the row; one of them may.")
+    if stretches is not None:
+        several = clips if len(clips) > 1 else clips * len(stretches)
+        clips = [_part(clip, stretch) for clip, stretch in zip(several, stretches, strict=True)]
+    sample = row.get("__key__")  # of a tar file
+    return [
+        replace(clip, called=sample) if isinstance(clip.source, bytes) and isinstance(sample, str) else clip
+        for clip in clips
+    ]
+
+
+def named_clip(video: str | bytes, *roots: Path | None) -> Clip:
+    """The clip that a path, a URL or the bytes of a file stand for; see `clips_of`.
+
+    Raises:
+        ClipError: kind "row", where there are no times behind `#t=`.
+    """
+    root = roots[0] if roots else None
+    if isinstance(video, bytes) or "#t=" not in video:
+        return Clip(source=video, root=root)
+    if scheme_of(video) is None:
+        for folder in roots or (None,):
+            with contextlib.suppress(OSError, ValueError):  # no such file can be there
+                if (folder / video if folder else Path(video)).exists():
+                    return Clip(source=video, root=root)
+    path, stretch = split_fragment(video)
+    return _part(Clip(source=path, root=root), stretch)
+
+
+def _part(clip: Clip, stretch: Stretch) -> Clip:
+    return replace(clip, start_seconds=stretch.start_seconds, end_seconds=stretch.end_seconds)
+
+
+def _stretches_in(row: Row, settings: Settings, videos: int) -> list[Stretch] | None:
+    """The stretches that columns name: several of one video, or one of each; None where they name none."""
+    key = settings.stretches_key
+    if key and row.get(key) is not None:
+        if videos > 1:
+            raise ClipError("row", f"column {key!r} holds stretches of one video, but the row has {videos}.")
+        return in_list(row[key], key)
+    names = settings.start_key, settings.end_key
+    starts, ends = (row.get(name) if name else None for name in names)
+    if not isinstance(starts, list | tuple) and not isinstance(ends, list | tuple):
+        if videos > 1 and (starts is not None or ends is not None):
+            wanted = " and ".join(repr(name) for name in names if name)
+            raise ClipError("row", f"the row has {videos} videos; columns {wanted} must hold a list with one for each.")
+        found = in_columns(starts, ends, names)
+        return None if found == WHOLE else [found]
+    starts, ends = ([None] * videos if times is None else times for times in (starts, ends))
+    for name, times in zip(names, (starts, ends), strict=True):
+        if not isinstance(times, list | tuple) or len(times) != videos:
+            raise ClipError("row", f"column {name!r} must hold one time for each of the row's {videos} video(s).")
+    return [in_columns(start, end, names) for start, end in zip(starts, ends, strict=True)]
+
+
+def _is_listed(row: Row, settings: Settings) -> bool | None:
+    """Whether a row holds a list of clips; None where it says nothing of that."""
+    held = row.get(video_column(row, settings))
+    if held is None:
+        return None
+    return isinstance(held, list | tuple) or row.get(settings.stretches_key) is not None
+
+
 def _unpacked(video: Any) -> Any:
     """What a table stands for; anything else as it is."""
     if not isinstance(video, dict) or not video.keys() & {"bytes", "path"}:
@@ -104,22 +185,12 @@ def _unpacked(video: Any) -> Any:
     return video.get("path") if video.get("bytes") is None else video["bytes"]
 
 
-def _clip(row: Row, video: str | bytes, root: Path | None) -> Clip:
-    return Clip(source=video, root=root, called=_sample_of(row) if isinstance(video, bytes) else None)
-
-
-def _sample_of(row: Row) -> str | None:
-    """What a sample of a tar file is called, for messages about the videos in it."""
-    key = row.get("__key__")
-    return key if isinstance(key, str) else None
-
-
 # Interleaved: tokens in the text.
 
 
 def _interleaved_subjects(row: Row, settings: Settings, root: Path | None) -> list[Subject]:
-    videos, _ = videos_of(row, settings)
-    if not videos:
+    clips = clips_of(row, settings, root)
+    if not clips:
         return []
     text = row.get(settings.text_key)
     if not isinstance(text, str):
@@ -127,12 +198,11 @@ def _interleaved_subjects(row: Row, settings: Settings, root: Path | None) -> li
         raise ClipError("prompt", f"column {settings.text_key!r} must hold text with {video_token()}; got {got}.")
     owners = [chunk for chunk in text.split(eoc_token()) for _ in range(chunk.count(video_token()))]
     if not owners:
-        raise ClipError("prompt", f"the text has no {video_token()}, but the row has {len(videos)} video(s).")
-    if len(owners) > len(videos):
-        message = f"the text has {len(owners)} {video_token()}, but the row only {len(videos)} video(s)."
+        raise ClipError("prompt", f"the text has no {video_token()}, but the row has {len(clips)} video(s).")
+    if len(owners) > len(clips):
+        message = f"the text has {len(owners)} {video_token()}, but the row only {len(clips)} video(s)."
         raise ClipError("prompt", message)
-    pairs = zip(videos, owners, strict=False)
-    return [Subject(clip=_clip(row, video, root), reference=_words(chunk)) for video, chunk in pairs]
+    return [Subject(clip=clip, reference=_words(chunk)) for clip, chunk in zip(clips, owners, strict=False)]
 
 
 def _words(chunk: str) -> str:
@@ -182,36 +252,36 @@ def _interleaved_fill(plan: RowPlan, outcomes: Sequence[Outcome], settings: Sett
 
 
 def _columns_subjects(row: Row, settings: Settings, root: Path | None) -> list[Subject]:
-    videos, _ = videos_of(row, settings)
+    clips = clips_of(row, settings, root)
     text = row.get(settings.text_key)
     reference = text if isinstance(text, str) else ""
-    if videos and settings.layout == "auto" and video_token() in reference:
+    if clips and settings.layout == "auto" and video_token() in reference:
         raise ClipError(
             "prompt",
             f"the text has {video_token()}, but the first rows have none, so captions go to columns; set layout to "
             "interleaved, or to columns if that is text as any other.",
         )
     there = [name for name in settings.added_columns if name in row]
-    if videos and there:
+    if clips and there:
         raise ClipError(
             "row",
             f"the row has a column {' and '.join(map(repr, there))} already, which the first rows have not; give the "
             "task another name, as --task described=PROMPT.",
         )
-    return [Subject(clip=_clip(row, video, root), reference=reference) for video in videos]
+    return [Subject(clip=clip, reference=reference) for clip in clips]
 
 
 def _columns_fill(plan: RowPlan, outcomes: Sequence[Outcome], settings: Settings, *, listed: bool = False) -> list[Row]:
-    """Fill the columns of captions; `listed`: whether other rows hold lists of videos, if this one does not say."""
-    held = plan.row.get(video_column(plan.row, settings))
-    several = isinstance(held, list | tuple) or (held is None and listed)
+    """Fill the columns of captions; `listed`: whether other rows hold lists of clips, if this one does not say."""
+    says = _is_listed(plan.row, settings)
+    several = listed if says is None else says
     if not outcomes and not plan.problem:  # nothing was captioned: what the row says of itself stands
         blank: dict[ColumnKind, Any] = {
             **{"text": None, "candidates": [], "meta": None},
             "failure": [] if several else "",
         }
         added = {
-            task.column(kind): [] if isinstance(held, list | tuple) else blank[kind]
+            task.column(kind): [] if says else blank[kind]
             for task in settings.all_tasks
             for kind in settings.column_kinds
         }
@@ -252,6 +322,10 @@ def caption_cells(outcome: Outcome, task: Task) -> dict[ColumnKind, Any]:
         share = 1.0 if meta["decoded_share"] is None else meta["decoded_share"]
         flags = "truncated" if "truncated" in (meta["flags"] or ()) else ""
         meta |= {"decoded_share": share, "clip_flags": flags, "tone_mapped": "", "deinterlaced": False}
+    if meta["frame_timestamps"] is not None and meta["file_timestamps"] is None:  # before there were stretches
+        seconds = meta["decoded_seconds"]
+        meta |= {"file_timestamps": meta["frame_timestamps"], "clip_start": 0.0}
+        meta |= {"clip_end": seconds, "file_seconds": seconds}
     for name in ("flags", "clip_flags"):
         meta[name] = " ".join(meta[name] or ()) if not isinstance(meta[name], str) else meta[name]
     meta["sampling"] = json.dumps(meta["sampling"] or {})
@@ -274,6 +348,6 @@ def choose_layout(rows: Sequence[Row], settings: Settings) -> Layout:
     if name == "interleaved":
         _ = settings.text_task
         return LAYOUTS[name]
-    held = [value for row in rows if (value := row.get(video_column(row, settings))) is not None]
-    listed = bool(held) and all(isinstance(value, list | tuple) for value in held)
+    say = [says for row in rows if (says := _is_listed(row, settings)) is not None]
+    listed = bool(say) and all(say)
     return replace(LAYOUTS[name], fill=partial(_columns_fill, listed=listed))

@@ -21,9 +21,14 @@ def tell_frames(frames: Frames) -> dict[str, Any]:
     """What the record says of frames."""
     if frames is NO_FRAMES:
         return {}
+    start, end, length = frames.bounds or (0.0, frames.duration_seconds, frames.duration_seconds)
     flags = {"truncated": frames.decoded_share is not None, "thinned": frames.thinned, "shrunk": frames.shrunk}
     return {
         "frame_timestamps": [round(seconds, 3) for seconds in frames.timestamps],
+        "file_timestamps": [round(start + seconds, 3) for seconds in frames.timestamps],
+        "clip_start": round(float(start), 3),
+        "clip_end": round(float(end), 3),
+        "file_seconds": round(float(length), 3),
         "frame_size": [frames.pixels.shape[2], frames.pixels.shape[1]],
         "fps": round(len(frames.timestamps) / max(frames.duration_seconds, 1e-3), 3),
         "video_tokens": frames.video_tokens,

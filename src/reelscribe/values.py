@@ -22,10 +22,14 @@ StopReason = Literal["stop", "length"]
 
 @dataclass(frozen=True, kw_only=True)
 class Clip:
-    """A video, by path or by content."""
+    """A video, by path or by content, or a stretch of one."""
 
     source: str | bytes
     """A path, or the bytes of a whole video file."""
+    start_seconds: float = 0.0
+    """Where the stretch begins, from the first frame of the file."""
+    end_seconds: float | None = None
+    """Where it ends, on the same clock; None for the end of the file."""
     root: Path | None = None
     """Folder that a relative path starts from; None for the working directory."""
     called: str | None = field(default=None, compare=False)
@@ -34,10 +38,26 @@ class Clip:
 
     @property
     def name(self) -> str:
-        """What to call the clip in messages: its path or URL as given, less any password, or the size of its bytes."""
+        """What to call the clip in messages: its path or URL as given, less any password, or the size of its bytes.
+
+        Behind it stands which stretch it is, as W3C's Media Fragments have it.
+        """
         if self.called is None and isinstance(self.source, bytes):
-            return f"<{len(self.source):,} bytes>"
-        return without_passwords(str(self.source if self.called is None else self.called))
+            return f"<{len(self.source):,} bytes>{self.fragment}"
+        return without_passwords(str(self.source if self.called is None else self.called)) + self.fragment
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether it is all of the file."""
+        return not self.start_seconds and self.end_seconds is None
+
+    @property
+    def fragment(self) -> str:
+        """What stands behind the path of a stretch: `#t=12,18.5`; nothing behind that of a whole file."""
+        if self.is_whole:
+            return ""
+        end = "" if self.end_seconds is None else f",{_plain(self.end_seconds)}"
+        return f"#t={_plain(self.start_seconds)}{end}"
 
     @property
     def path(self) -> Path:
@@ -45,6 +65,20 @@ class Clip:
         if isinstance(self.source, bytes):
             raise TypeError("a clip given by its bytes has no path")
         return self.root / self.source if self.root else Path(self.source)
+
+
+def _plain(seconds: float) -> str:
+    """A time without the zeros behind it."""
+    return f"{seconds:.6f}".rstrip("0").rstrip(".")
+
+
+class Bounds(NamedTuple):
+    """Where a clip lies in its file, in seconds from the first frame of that."""
+
+    start: float
+    end: float
+    file_seconds: float
+    """Length of the file."""
 
 
 class RequestId(NamedTuple):
@@ -116,7 +150,9 @@ class Frames:
     deinterlaced: bool = False
     """Whether pictures of two fields were brought to one moment."""
     facts: Facts = field(default_factory=Facts)
-    """What the file says of itself, whatever of it the model sees."""
+    """What the file says of itself, whatever of it the model sees; of a stretch, its own length."""
+    bounds: Bounds | None = None
+    """Where the clip lies in its file; None for all of it."""
 
 
 NO_FRAMES: Final = Frames(pixels=np.empty((0, 0, 0, 3), np.uint8), timestamps=(), duration_seconds=0.0, video_tokens=0)
@@ -185,7 +221,14 @@ CAPTION_META: Final[dict[str, tuple[str, str]]] = {
     "prompt_sha256": ("string", "hash of the system prompt and the prompt"),
     "sampling": ("string", "the sampling parameters that were set, as JSON"),
     "seed": ("int64", "root of the randomness"),
-    "frame_timestamps": ("list of float64", "when each frame that the model saw is shown, in seconds"),
+    "frame_timestamps": (
+        "list of float64",
+        "when each frame that the model saw is shown, in seconds from the clip's start",
+    ),
+    "file_timestamps": ("list of float64", "the same from the start of the file"),
+    "clip_start": ("float64", "where the clip begins in its file, in seconds"),
+    "clip_end": ("float64", "where it ends"),
+    "file_seconds": ("float64", "length of the whole file"),
     "frame_size": ("list of int64", "width and height of these, in pixels"),
     "fps": ("float64", "frames a second that the model saw"),
     "video_tokens": ("int64", "vision tokens that the frames cost"),

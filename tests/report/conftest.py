@@ -44,7 +44,7 @@ ROWS: list[Row] = [
 
 def answer(asked: Work) -> tuple[Candidate, ...]:
     """The candidates for a clip."""
-    return said(*CANDIDATES[Path(asked.requests[0].clip.name).name])
+    return said(*CANDIDATES[asked.clip.path.name])
 
 
 def put_videos(folder: Path, names: list[str] | tuple[str, ...] = tuple(CANDIDATES)) -> None:

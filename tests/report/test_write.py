@@ -55,6 +55,14 @@ def test_names_of_videos_are_written_as_links(tmp_path: Path) -> None:
     assert ("data-href", "./a%20b%23%3F%26%22%25%3C%C3%A9%3E.mp4") in _addresses(page)
 
 
+def test_a_stretch_is_played_from_where_it_begins_on_the_clock_of_its_file(tmp_path: Path) -> None:
+    output = captioned(tmp_path, rows=[{"video": "same.mp4", "start": 1, "end": 3}])
+    page = write_report(output).file.read_text("utf-8")
+    assert ("data-href", "./in/same.mp4#t=1,3") in _addresses(page)
+    seconds = [float(found) for found in re.findall(r'data-seconds="([0-9.]+)"><span>', page)]
+    assert (len(seconds), seconds[0], seconds[-1]) == (4, 1.0, 2.875)
+
+
 def test_odd_texts_are_written(tmp_path: Path) -> None:
     put_rows(tmp_path / "rows.jsonl", [_row(caption="half \ud83d pair", caption_candidates=["half \ud83d pair"])])
     page = write_report(tmp_path / "rows.jsonl").file.read_bytes()

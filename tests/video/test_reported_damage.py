@@ -22,6 +22,7 @@ from reelscribe.values import Clip
 from reelscribe.video import decode as decode_module
 from reelscribe.video.decode import decode
 from reelscribe.video.opening import open_clip, video_stream
+from reelscribe.video.passes import Order, set_up
 from reelscribe.video.sampling import FramesAt
 
 BEGINNING = FramesAt(seconds=(0.0, 0.2), max_width=160, max_height=120, min_decoded=1.0)
@@ -79,9 +80,9 @@ def test_threads_are_had_where_they_report_damage(codec: str, threads: int, tmp_
     """Others let damage through by chance: no test of frames would fail each time."""
     clip = Clip(source=str(write_clip(tmp_path / "clip.mkv", codec=codec)))
     index = index_of(Path(str(clip.source)))
-    task = decode_module._Task(clip=clip, index=index, wanted=[], budget=BUDGET, threads=4, allocate=np.empty)
+    order = Order(clip=clip, index=index, shown=index, wanted=[], budget=BUDGET, threads=4, allocate=np.empty)
     with open_clip(clip) as container:
         stream = video_stream(container, clip)
-        decode_module._set_up(task, stream)
+        set_up(order, stream)
         assert stream.codec_context.thread_count == threads
         assert stream.codec_context.thread_type == ThreadType.FRAME

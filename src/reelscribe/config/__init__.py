@@ -178,8 +178,16 @@ class Settings(RunSettings, FetchSettings, DataSettings, FrameSettings, TaskSett
             decoded = task.video and not (self.engine == "openai" and self.send == "video")
             columns = [name for name in task.names if not (decoded and name in CLIP_FACTS)]
             named |= {f"{of}{{{name}}} in the prompt": name for name in columns}
+        for option in ("start_key", "end_key", "stretches_key"):
+            name = getattr(self, option)
+            named[option] = None if name == getattr(Settings, option) else name
         named["text_key"] = None if self.text_key == Settings.text_key else self.text_key
         return {option: name for option, name in named.items() if name}
+
+    @property
+    def stretch_columns(self) -> tuple[str, ...]:
+        """Columns that may name stretches of videos."""
+        return tuple(name for name in (self.start_key, self.end_key, self.stretches_key) if name)
 
     def without_token(self) -> dict[str, Any]:
         """All of them, ready for JSON, less what opens the hub to whoever reads them."""
@@ -264,6 +272,7 @@ def _check_columns(settings: Settings) -> None:
     if settings.layout == "interleaved":
         return  # which adds none
     read = {"video": "videos", "videos": "videos", settings.text_key: "the text"}
+    read |= dict.fromkeys(settings.stretch_columns, "stretches of videos")
     read |= {name: option for option, name in settings.named_columns.items()}
     for task in settings.all_tasks:
         for kind in settings.column_kinds:

@@ -169,6 +169,28 @@ class DataSettings:
     )
     text_key: str = setting("text", "Column of the text.", affects="nothing")
     video_key: str | None = setting(None, "Column of the videos; 'videos' or 'video' by default.", affects="rows")
+    start_key: str = setting(
+        "start",
+        "Column in which rows say where in the video their clip begins, in seconds or as HH:MM:SS.mmm; '' for none.",
+        affects="rows",
+    )
+    end_key: str = setting("end", "Column that says where it ends, in the same ways; '' for none.", affects="rows")
+    stretches_key: str = setting(
+        "stretches",
+        "Column with a list of such pairs: several clips of the row's one video; '' for none.",
+        affects="rows",
+    )
+    split: str | None = setting(
+        None, "Split each video into clips first: of so many seconds, as 10, or by its scenes.", affects="rows"
+    )
+    overlap: float = setting(
+        0.0, "Seconds that each of such clips reaches into the one before; not for scenes.", at_least=0, affects="rows"
+    )
+    min_seconds: float = setting(0.5, "Leave out clips of --split that are shorter.", at_least=0, affects="rows")
+    max_seconds: float | None = setting(None, "Divide scenes that are longer, evenly.", at_least=0.1, affects="rows")
+    nested: bool = setting(
+        False, "Let --split make one row a video, with its clips in the column --stretches-key.", affects="rows"
+    )
     original: bool = setting(
         True, "Interleaved layout: keep the original row beside the captioned ones.", affects="nothing"
     )

@@ -32,7 +32,7 @@ def setting(
     text: str,
     *choices: str,
     affects: Effect,
-    at_least: int | None = None,
+    at_least: float | None = None,
     option: tuple[str, str] | None = None,
 ) -> Any:
     """A field.

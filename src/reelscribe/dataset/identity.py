@@ -80,10 +80,15 @@ class Keys:
         )
 
     def video(self, clip: Clip) -> tuple[Any, ...]:
-        """What a video is known by: path, size and time of change; its URL; or the hash of its bytes.
+        """What a clip is known by: path, size and time of change of its file; its URL; or the hash of its bytes.
 
-        A file that is not there has an identity of its own, so that one that comes later is another video.
+        A file that is not there has an identity of its own, so that one that comes later is another video. That of a
+        stretch has its times as well.
         """
+        stretch = () if clip.is_whole else (clip.start_seconds, clip.end_seconds)
+        return *self._file(clip), *stretch
+
+    def _file(self, clip: Clip) -> tuple[Any, ...]:
         if isinstance(clip.source, bytes):
             return ("bytes", len(clip.source), hashlib.sha256(clip.source).hexdigest())
         if scheme_of(clip.source) not in (None, "file"):

@@ -1,5 +1,7 @@
 """Captions in files beside local videos: `clip.txt` or `clip.json` for `clip.mp4`, `clip.NAME.txt` for a task NAME.
 
+Those of a stretch have its times in their names: `film.00012.0-00018.5.txt`.
+
 A file that no run on this output wrote, or that was changed since, is a person's: it is read, and never replaced
 unless the settings say so. Then it stays beside the new one, as `clip.txt.bak`, and is read from there.
 """
@@ -9,6 +11,7 @@ import itertools
 import json
 import logging
 import os
+import re
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
@@ -21,7 +24,7 @@ from typing import Final, Protocol, Self
 from reelscribe.config import Settings
 from reelscribe.dataset.files import VIDEO_SUFFIXES, write_whole
 from reelscribe.errors import ClipError, DatasetError
-from reelscribe.layouts import LAYOUTS, caption_cells, videos_of
+from reelscribe.layouts import LAYOUTS, caption_cells, clips_of
 from reelscribe.values import Caption, Clip, InputRow, Outcome, Row, RowResult
 from reelscribe.video.fetch import FetchLimits, local, scheme_of
 
@@ -29,6 +32,7 @@ logger = logging.getLogger(__name__)
 
 IsOwn = Callable[[Path, bytes], bool]
 """(file, its content) -> whether runs on this output wrote it."""
+_STRETCH: Final = re.compile(r"\.[0-9]{5,}\.[0-9]{1,3}-(?:[0-9]{5,}\.[0-9]{1,3}|end)\.")
 _MOST_NAMED: Final = 3
 _MOST_WAITING, _WAIT_SECONDS = 256, 1.0
 """Files that are noted and written in one go, and for how long they may wait for more."""
@@ -59,6 +63,25 @@ def sidecar_of(video: Path, kind: str) -> Path:
     shared = any(os.path.lexists(other) for other in others)
     name = video.name if shared or video.suffix == f".{kind}" else video.stem
     return video.with_name(f"{name}.{kind}")
+
+
+def _stretch_part(clip: Clip) -> str:
+    """What stands in names for the stretch that a clip is, with a dot behind it; nothing for a whole video."""
+    if clip.is_whole:
+        return ""
+    end = "end" if clip.end_seconds is None else _sortable(clip.end_seconds)
+    return f"{_sortable(clip.start_seconds)}-{end}."
+
+
+def _sortable(seconds: float) -> str:
+    """A time such that names with it are in its order: 00012.5, for all that is shorter than a day."""
+    digits = f"{seconds:09.3f}"
+    return digits[:-2] + digits[-2:].rstrip("0")
+
+
+def without_stretch(name: str) -> str:
+    """The name of a sidecar without the times of a stretch."""
+    return _STRETCH.sub(".", name)
 
 
 # Reading
@@ -150,8 +173,6 @@ class SidecarWriter:
         Raises:
             DatasetError: there are some.
         """
-        if self._settings.sidecar is None or self._settings.overwrite_sidecars:
-            return
         found: dict[Path, None] = {}
         for row in rows:
             if self._is_of_shard(row):
@@ -174,18 +195,19 @@ class SidecarWriter:
     def _files(self, row: InputRow) -> Iterator[tuple[int, str | None, Path]]:
         """Number of each local video of a row, and the files beside it: each with its task, or None for all in one."""
         try:
-            videos, _ = videos_of(row.row, self._settings)
+            clips = clips_of(row.row, self._settings, row.root)
         except ClipError:
             return
-        for number, video in enumerate(videos):
-            if isinstance(video, str) and scheme_of(video) in (None, "file"):
+        for number, clip in enumerate(clips):
+            if isinstance(clip.source, str) and scheme_of(clip.source) in (None, "file"):
                 try:
-                    path = local(Clip(source=video, root=row.root), self._limits).path
+                    path = local(clip, self._limits).path
                     there = path.is_file()
                 except (ClipError, OSError, ValueError):  # no such file can be there, or may be read
                     continue
                 if there:
-                    yield from ((number, task, sidecar_of(path, kind)) for task, kind in self._kinds.items())
+                    part = _stretch_part(clip)
+                    yield from ((number, task, sidecar_of(path, part + kind)) for task, kind in self._kinds.items())
 
     def _is_of_others(self, file: Path) -> bool:
         if not os.path.lexists(file):

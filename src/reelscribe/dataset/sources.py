@@ -11,7 +11,8 @@ from typing import Any, Final
 from reelscribe.dataset.files import VIDEO_SUFFIXES, check_regular, is_url, missing, needs_extra, without_suffix
 from reelscribe.dataset.formats import first_suffixes, format_of, load_reader
 from reelscribe.dataset.formats.videos import has_videos, left_out, walk
-from reelscribe.errors import DatasetError
+from reelscribe.errors import ClipError, DatasetError
+from reelscribe.layouts import named_clip
 
 logger = logging.getLogger(__name__)
 
@@ -153,12 +154,20 @@ def _source(location: str, name: str | None = None) -> Source:
         advice = _NO_ROWS.get(Path(file).suffix.lower())
         if advice and not Path(file).is_dir():
             raise DatasetError(f"cannot read {location}: data sets are {first_suffixes()} files; {advice}.")
-        if not is_url(location) and not Path(location).exists():
+        if not is_url(location) and not Path(_path_in(location)).exists():
             raise missing(location)
     elif name != "hf":
         check_regular(location)
     load_reader(name).check(location)
     return Source(location=location, format=name)
+
+
+def _path_in(location: str) -> str:
+    """The path of a video, without the stretch that may stand behind it."""
+    try:
+        return str(named_clip(location).source)
+    except ClipError as exc:
+        raise DatasetError(str(exc)) from exc
 
 
 def arrow_schema(sources: Sequence[Source]) -> Any:

@@ -54,6 +54,10 @@ class DatasetWriter(AbstractContextManager["DatasetWriter"]):
         self.failures = failures_of(output)
         self._make = load_writer(self._format)
         self._schema = arrow_schema(sources) if self._format in ("parquet", "hf") else None
+        if self._schema is not None and settings.split:
+            from reelscribe.dataset.formats.arrow import with_clips
+
+            self._schema = with_clips(self._schema, settings)
         self.before_named: Callable[[], None] = lambda: None
         self._writer: RowWriter | None = None
         self._shard = self._rows = self._failed = 0

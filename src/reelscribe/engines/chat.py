@@ -93,6 +93,8 @@ def is_web_address(clip: Clip) -> bool:
 
 
 def _video_url(clip: Clip, max_bytes: int, limits: FetchLimits) -> str:
+    if not clip.is_whole:
+        raise ClipError("engine", f"{clip.name} is a stretch, and what is sent would be the whole file; send frames.")
     if is_web_address(clip):
         return str(clip.source)
     try:

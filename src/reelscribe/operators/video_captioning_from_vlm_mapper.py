@@ -111,6 +111,9 @@ class VideoCaptioningFromVLMMapper:
             video_key=self.video_key,
             sampling=sampling_params or {},
             layout="columns" if caption_field else "interleaved",
+            start_key="",  # such fields have meant nothing to it
+            end_key="",
+            stretches_key="",
             model_params=model_params or {},
             **told,
         )

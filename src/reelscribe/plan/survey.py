@@ -15,6 +15,7 @@ from reelscribe.config import Settings
 from reelscribe.dataset.columns import check_columns
 from reelscribe.dataset.read import count_rows, read_rows
 from reelscribe.dataset.sources import Source, find_sources
+from reelscribe.dataset.splitting import check_split, split_rows
 from reelscribe.errors import ClipError, FailureKind
 from reelscribe.layouts import choose_layout
 from reelscribe.pipeline import peek, plan_row
@@ -103,6 +104,7 @@ def survey(
     """
     sources = find_sources(inputs)
     check_columns(sources, settings)
+    check_split(sources, settings)
     total = _count(sources, settings)
     chosen = sorted(random.Random(0).sample(range(total), min(total, most_rows)))
     plans = _plans(_only(_rows(sources, settings), chosen), settings)
@@ -134,12 +136,12 @@ def survey(
 
 
 def _rows(sources: Sequence[Source], settings: Settings) -> Iterator[InputRow]:
-    return read_rows(sources, settings, output=Path("captions.jsonl"))
+    return split_rows(read_rows(sources, settings, output=Path("captions.jsonl")), settings)
 
 
 def _count(sources: Sequence[Source], settings: Settings) -> int:
     """Rows, which may take a reading of all of them."""
-    count = count_rows(sources)
+    count = None if settings.split else count_rows(sources)
     return sum(1 for _ in _rows(sources, settings)) if count is None else count
 
 

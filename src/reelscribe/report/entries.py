@@ -17,12 +17,12 @@ from reelscribe.dataset.names import SHARD
 from reelscribe.dataset.read import read_rows
 from reelscribe.dataset.sources import Source, find_sources
 from reelscribe.errors import ClipError, DatasetError, ReelscribeError
-from reelscribe.layouts import LAYOUTS, eoc_token, video_token, videos_of, without_tokens
+from reelscribe.layouts import LAYOUTS, clips_of, eoc_token, named_clip, video_token, without_tokens
 from reelscribe.outcomes import choose
 from reelscribe.report.videos import FoundVideo, VideoFinder
 from reelscribe.runners.status import find_failures, find_ledger, ledger_of, runs_on
 from reelscribe.tasks import COLUMN_KINDS, ColumnKind, Task
-from reelscribe.values import Answer, Caption, InputRow, Request, Row
+from reelscribe.values import Answer, Caption, Clip, InputRow, Request, Row
 
 _PEEK_ROWS: Final = 64
 _MOST_REMEMBERED: Final = 200_000
@@ -149,7 +149,7 @@ class CaptionedData:
 
     def _of_task(self, item: InputRow, task: Task) -> Iterator[Entry]:
         """What a task came to, for each video of a row."""
-        videos, _ = self._videos(item.row)
+        clips = self._clips(item.row)
         for slot, cells in enumerate(_by_video(item.row, task)):
             if cells["text"] is None and not (cells["failure"] or cells["meta"] or cells["candidates"]):
                 continue
@@ -159,7 +159,7 @@ class CaptionedData:
                 slot=slot,
                 task=task.name,
                 structured=task.schema is not None or isinstance(cells["text"], dict),
-                video=self._finder.find(videos[slot] if slot < len(videos) else None, item.row.get("__key__")),
+                video=self._finder.find(clips[slot] if slot < len(clips) else None),
                 original=_text(item.row.get(self.settings.text_key)),
                 meta=meta if isinstance(meta, dict) else {},
             )
@@ -173,11 +173,11 @@ class CaptionedData:
                 kept = texts[0] if kept is None else to_json(kept)
             yield _with_texts(entry, texts or [kept], entry.meta.get("kept"), kept)
 
-    def _videos(self, row: Row) -> tuple[list[str | bytes], bool]:
+    def _clips(self, row: Row) -> list[Clip]:
         try:
-            return videos_of(row, self.settings)
+            return clips_of(row, self.settings, *self._finder.folders)
         except ClipError:  # the row's own failure says so
-            return [], False
+            return []
 
     # Tokens in the text
 
@@ -189,33 +189,33 @@ class CaptionedData:
             if first is None:
                 return
             failed = self._failures.get(index)
-            videos, _ = self._videos(first)
+            clips = self._clips(first)
             if failed:
                 yield from self._failed(index, first, failed)
-            elif not videos:
+            elif not clips:
                 yield NoVideo(row=index)
             else:
                 copies = self._copies(index, first)
                 made = [] if self.settings.original else [first]
                 while len(made) < (copies or self.settings.num_captions):
                     row = next(rows, {})
-                    if made and not copies and not self._is_made_of(row, videos):
+                    if made and not copies and not self._is_made_of(row, clips):
                         next_one += [row] if row else []
                         break
                     made.append(row)
                 texts = [_texts_after_tokens(_text(row.get(self.settings.text_key))) for row in made]
-                if not all(texts) or any(self._videos(row)[0] != videos for row in made):
+                if not all(texts) or any(self._clips(row) != clips for row in made):
                     raise DatasetError(
                         f"{self.output}: the rows for row {index} of the input are not those that its last run writes; "
                         "give the command of that run again."
                     )
                 yield from self._captioned(index, first, texts)
 
-    def _is_made_of(self, row: Row, videos: list[str | bytes]) -> bool:
-        """Whether a row with these videos looks as one that was made: a blank and a caption follow each token."""
+    def _is_made_of(self, row: Row, clips: list[Clip]) -> bool:
+        """Whether a row with these clips looks as one that was made: a blank and a caption follow each token."""
         text = _text(row.get(self.settings.text_key))
         all_spaced = text.count(video_token()) == text.count(f"{video_token()} ")
-        return all_spaced and bool(_texts_after_tokens(text)) and self._videos(row)[0] == videos
+        return all_spaced and bool(_texts_after_tokens(text)) and self._clips(row) == clips
 
     def _copies(self, index: int, first: Row) -> int:
         """How many rows were made of one: as many as its videos have captions that were kept, those with most.
@@ -244,23 +244,26 @@ class CaptionedData:
                 row=index,
                 slot=slot,
                 task=task.name,
-                video=self._finder.find(told.get("video")),
+                video=self._finder.find(self._named(told.get("video"))),
                 original=_text(row.get(self.settings.text_key)),
                 failure=_text(told.get("kind")) or "row",
                 message=_text(told.get("message")),
             )
 
+    def _named(self, video: Any) -> Clip | None:
+        return named_clip(video, *self._finder.folders) if isinstance(video, str) else None
+
     def _captioned(self, index: int, first: Row, texts: list[list[str]]) -> Iterator[Entry]:
         """The entries of a row, from the captions of each row that was made of it."""
-        videos, _ = self._videos(first)
+        clips = self._clips(first)
         requests = self._requests(index, first) if self.settings.original else []
-        for slot, (video, *captions) in enumerate(zip(videos, *texts, strict=False)):
+        for slot, (clip, *captions) in enumerate(zip(clips, *texts, strict=False)):
             entry = Entry(
                 row=index,
                 slot=slot,
                 task=self.settings.text_task.name,
                 structured=self.settings.text_task.schema is not None,
-                video=self._finder.find(video),
+                video=self._finder.find(clip),
                 original=_text(first.get(self.settings.text_key)) if self.settings.original else "",
                 captions=tuple(captions),
             )

@@ -37,7 +37,17 @@ VideoLink = Callable[[Entry], str | None]
 
 _TOP: Final = 6
 _TOLD_ELSEWHERE: Final = frozenset(
-    {"prompt", "flags", "frame_timestamps", "captions", "completion_tokens", "stop_reasons", "failure", "message"}
+    {
+        "prompt",
+        "flags",
+        "frame_timestamps",
+        "file_timestamps",
+        "captions",
+        "completion_tokens",
+        "stop_reasons",
+        "failure",
+        "message",
+    }
     | {"clip_flags", "unreadable_line"}
 )
 _NEAR: Final = "near_duplicate"
@@ -83,6 +93,8 @@ class ClipView:
     """One of its answers, for what they have in common."""
     strip: Filmstrip
     href: str | None
+    start: float
+    """Where the clip begins in its file, in seconds."""
     seconds: float | None
     answers: list[AnswerView]
 
@@ -200,11 +212,13 @@ def _near(entries: Sequence[Entry]) -> list[list[int]]:
 
 def _clip(answers: list[AnswerView], strip: Filmstrip, link: VideoLink, *, several: bool) -> ClipView:
     entry = shown_of([answer.entry for answer in answers])
+    href, clip = link(entry), entry.video.clip
     return ClipView(
         id=f"v{entry.row}-{entry.slot}" if several else answers[0].id,
         entry=entry,
         strip=strip,
-        href=link(entry),
+        href=href and href + clip.fragment if clip else href,
+        start=clip.start_seconds if clip else 0.0,
         seconds=seconds_of(entry),
         answers=answers,
     )

@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
@@ -42,37 +42,30 @@ class VideoFinder:
     """
 
     def __init__(self, folders: Iterable[Path]) -> None:
-        self._folders = list(dict.fromkeys(Path(os.path.realpath(folder)) for folder in folders))
+        self.folders = list(dict.fromkeys(Path(os.path.realpath(folder)) for folder in folders))
 
-    def find(self, video: str | bytes | None, sample: object = None) -> FoundVideo:
-        """Find the video of a row. Nothing is downloaded.
-
-        Args:
-            video: as the row has it.
-            sample: name of the row, where it has one, for a video that is in the row itself.
-        """
-        if video is None:
+    def find(self, clip: Clip | None) -> FoundVideo:
+        """Find the video of a clip of a row, whatever folder its path starts from. Nothing is downloaded."""
+        if clip is None:
             return FoundVideo(name="", problem="The row names no video.")
-        if isinstance(video, bytes):
-            clip = Clip(source=video, called=sample if isinstance(sample, str) else None)
+        if isinstance(clip.source, bytes):
             return FoundVideo(name=clip.name, clip=clip)
-        scheme = scheme_of(video)
+        scheme = scheme_of(clip.source)
         if scheme not in (None, "file"):
-            url = without_passwords(video, "") if scheme in ("http", "https") else None
-            name = without_passwords(video)
-            return FoundVideo(name=name, url=url, problem="The video is at a URL, from which nothing is downloaded.")
-        return self._find_file(video)
+            url = without_passwords(clip.source, "") + clip.fragment if scheme in ("http", "https") else None
+            problem = "The video is at a URL, from which nothing is downloaded."
+            return FoundVideo(name=clip.name, url=url, problem=problem)
+        return self._find_file(clip, clip.source)
 
-    def _find_file(self, video: str) -> FoundVideo:
+    def _find_file(self, clip: Clip, video: str) -> FoundVideo:
+        name = video + clip.fragment
         try:
-            paths = {
-                os.path.realpath(local(Clip(source=video, root=root), FetchLimits()).path) for root in self._folders
-            }
+            paths = {os.path.realpath(local(replace(clip, root=root), FetchLimits()).path) for root in self.folders}
             there = sorted(path for path in paths if Path(path).is_file())
         except (ClipError, OSError, ValueError) as exc:  # on another machine; a NUL in the name; bytes, written as text
-            return FoundVideo(name=video[:_LONGEST_NAME], problem=f"The video cannot be reached: {exc}")
+            return FoundVideo(name=name[:_LONGEST_NAME], problem=f"The video cannot be reached: {exc}")
         if len(there) > 1:
-            return FoundVideo(name=video, problem="Several inputs have a video of this name; tell which with --root.")
+            return FoundVideo(name=name, problem="Several inputs have a video of this name; tell which with --root.")
         if not there:
-            return FoundVideo(name=video, problem="The video is not there.")
-        return FoundVideo(name=video, clip=Clip(source=there[0], called=video))
+            return FoundVideo(name=name, problem="The video is not there.")
+        return FoundVideo(name=name, clip=replace(clip, source=there[0], root=None, called=video))

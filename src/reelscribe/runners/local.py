@@ -18,6 +18,7 @@ from reelscribe.dataset.lock import locked
 from reelscribe.dataset.read import count_rows, read_rows
 from reelscribe.dataset.sidecars import SidecarWriter
 from reelscribe.dataset.sources import Source, find_sources
+from reelscribe.dataset.splitting import check_split, split_rows
 from reelscribe.dataset.write import DatasetWriter
 from reelscribe.engines import load_engine
 from reelscribe.engines.base import Engine
@@ -125,7 +126,8 @@ def run(
         if not is_url(source.location) and writer.owns(Path(source.location)):
             raise DatasetError(f"cannot write to {source.location}: it is an input, too; choose another output.")
     check_columns(sources, settings)
-    total = None if settings.shard else count_rows(sources)
+    splits = check_split(sources, settings) is not None
+    total = None if settings.shard or splits else count_rows(sources)
     tally = Tally(settings.failure_limit(), [task.name for task in settings.all_tasks])
     with contextlib.ExitStack() as stack:
         stack.enter_context(locked(lock_of(output), output))
@@ -159,7 +161,8 @@ def run(
             "course": watch.course,
         }
         on_start(Live(total=total, watch=watch, tally=tally, spending=spending))
-        rows = watch.rows(read_rows(sources, settings, output=output, is_own=ledger.may_have_written))
+        read = read_rows(sources, settings, output=output, is_own=ledger.may_have_written)
+        rows = watch.rows(split_rows(read, settings))
         stop = stack.enter_context(stop_at_signals(handle_signals, on_stop))
         start = Start(settings.part(), stop, spending, tally)
         maker = worker if isinstance(worker, Maker) else watch
@@ -216,7 +219,8 @@ def _sidecars(
             logger.warning("Which files beside videos earlier runs wrote is not known: %s", exc)
     sidecars = SidecarWriter(settings, ledger)
     beside_files = [source for source in sources if source.format != "webdataset"]  # whose videos are bytes
-    sidecars.check(read_rows(beside_files, settings, output=output))
+    if settings.sidecar and not settings.overwrite_sidecars:
+        sidecars.check(split_rows(read_rows(beside_files, settings, output=output), settings))
     return sidecars
 
 

@@ -104,7 +104,7 @@ class Fetcher:
                 raise ClipError("download", f"{clip.name} cannot be kept in the temporary folder: {why}.") from exc
             except Exception as exc:
                 raise ClipError("download", f"{clip.name} cannot be downloaded: {type(exc).__name__}: {exc}") from exc
-            yield Clip(source=path, called=clip.source)  # type: ignore[arg-type]
+            yield replace(clip, source=path, root=None, called=str(clip.source))
 
     def close(self) -> None:
         """Give up what is under way; does not wait for the threads that do it."""

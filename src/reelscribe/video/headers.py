@@ -11,6 +11,7 @@ from av.container import InputContainer
 
 from reelscribe.errors import ClipError
 from reelscribe.values import Clip
+from reelscribe.video.bounds import bounds_of
 from reelscribe.video.clock import may_jump
 from reelscribe.video.index import packets_of, read_index
 from reelscribe.video.opening import check_not_encrypted, open_clip, reason, video_stream
@@ -54,7 +55,8 @@ def read_header(clip: Clip) -> Header:
     """Read the header of a clip's file; all of its packets, where that does not say how long the video is.
 
     Raises:
-        ClipError: kind "missing", "unreadable", "no_video", "too_large", "too_short", "decode" where the file ends
+        ClipError: kind "missing", "unreadable", "no_video", "too_large", "too_short", "row" for what is no
+            stretch of the file, "decode" where the file ends
             before what it states, or "crashed".
     """
     try:
@@ -79,8 +81,13 @@ def read_header(clip: Clip) -> Header:
                 frames, seconds = len(index.pts), index.duration_seconds
             else:
                 check_not_encrypted(next(packets_of(container, stream)), clip)
+            if not clip.is_whole:
+                start, end, whole = bounds_of(clip, seconds)
+                frames, seconds = round(frames * (end - start) / whole), end - start
             if frames < 2:
-                raise ClipError("too_short", f"{clip.name} has 1 frame; at least 2 are needed.")
+                raise ClipError(
+                    "too_short", f"{clip.name} has {frames} frame{'s' * (frames != 1)}; at least 2 are needed."
+                )
             aspect = stream.sample_aspect_ratio
             return Header(
                 codec=stream.codec_context.codec.canonical_name,

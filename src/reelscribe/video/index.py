@@ -6,8 +6,9 @@ a container says about itself is only held against it, to tell a file that was c
 
 import contextlib
 import io
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import TypeAlias
 
@@ -17,8 +18,9 @@ from av.packet import Packet
 from av.video.stream import VideoStream
 
 from reelscribe.errors import ClipError
-from reelscribe.values import Clip
+from reelscribe.values import Bounds, Clip
 from reelscribe.video.bitstream import EMPTY_MPEG4, Picture, look_with
+from reelscribe.video.bounds import ROUNDED_SECONDS
 from reelscribe.video.clock import PacketTimes, Shift, find_shifts, hidden_by_joins, may_jump, shifted
 from reelscribe.video.opening import check_not_encrypted
 from reelscribe.video.stated import check_complete, is_complete
@@ -44,7 +46,7 @@ class FrameIndex:
     """The same times, and those of frames that are not shown, each with the number of its packet in the file."""
     keyframes: list[int]
     """Times of the frames that decoding can start at, ascending; all are in `packets`."""
-    end: int
+    end: int | Fraction
     """When the last frame leaves the screen."""
     time_base: Fraction
     """Seconds."""
@@ -52,9 +54,9 @@ class FrameIndex:
     """Whether decoded frames carry these times. Where they do not, the frames are to be counted."""
     shifts: list[Shift]
     """Where the clock jumps; all times above, and those that `packets_of` gives, go on without the jump."""
-    start: int
+    start: int | Fraction
     """When the clip begins: with the first frame, unless the packets that come before the first keyframe are of no use
-    without one that is lost."""
+    without one that is lost, or it is a stretch."""
     num_packets: int
     broken: list[int]
     """Packets that cannot be read whole, by number."""
@@ -69,19 +71,27 @@ class FrameIndex:
 
     @property
     def seconds(self) -> list[float]:
-        """When each frame is shown, in seconds from the start of the clip."""
+        """When each frame is shown, in seconds from the start of the clip; that which is on screen then, at 0."""
         ticks, unit = self.time_base.denominator, self.time_base.numerator
-        return [(pts - self.start) * unit / ticks for pts in self.pts]
+        return [max(float((pts - self.start) * unit / ticks), 0.0) for pts in self.pts]
 
     @property
     def duration_seconds(self) -> float:
-        """From the first frame's appearance to the last one's end."""
-        return float((self.end - self.pts[0]) * self.time_base)
+        """From the first frame's appearance, or the start of the stretch, to the last one's end."""
+        return float((self.end - max(self.start, self.pts[0])) * self.time_base)
 
     @property
     def fps(self) -> float:
         """Frames a second, on average."""
         return len(self.pts) / self.duration_seconds
+
+    def within(self, bounds: Bounds) -> "FrameIndex":
+        """The same with those frames alone that are on screen in a stretch, and with its times."""
+        start, end = (self.start + Fraction(second) / self.time_base for second in (bounds.start, bounds.end))
+        rounded = Fraction(ROUNDED_SECONDS) / self.time_base
+        first = max(bisect_right(self.pts, start + rounded) - 1, 0)
+        stop = bisect_left(self.pts, end - rounded)
+        return replace(self, pts=self.pts[first:stop], start=start, end=min(end, self.end))
 
 
 def packets_of(

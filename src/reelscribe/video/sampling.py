@@ -12,6 +12,7 @@ from typing import Protocol
 
 from reelscribe.config import FrameSettings
 from reelscribe.errors import ClipError
+from reelscribe.video.bounds import ROUNDED_SECONDS
 
 _LEAST_SHARE = 0.25
 """Of a picture's pixels. Below it small things and text in it are lost."""
@@ -146,8 +147,8 @@ class FramesAt:
         """
         picked = []
         for second in self.seconds:
-            at = bisect_right(timestamps, second + _ROUNDED_SECONDS) - 1
-            if at < 0 or timestamps[at] < second - _ROUNDED_SECONDS:
+            at = bisect_right(timestamps, second + ROUNDED_SECONDS) - 1
+            if at < 0 or timestamps[at] < second - ROUNDED_SECONDS:
                 raise ClipError("decode", f"no frame is shown at {second:g} s: the file is not the one that it was.")
             picked.append(at)
         return sorted(set(picked))
@@ -164,9 +165,6 @@ class FramesAt:
     def shrinks(self, *_: int) -> bool:
         """No: they are only looked at."""
         return False
-
-
-_ROUNDED_SECONDS = 0.00051
 
 
 def pick_frames(timestamps: Sequence[float], duration_seconds: float, budget: FrameBudget) -> list[int]:

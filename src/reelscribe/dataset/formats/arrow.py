@@ -20,6 +20,7 @@ from reelscribe.dataset.records import changed, full_row
 from reelscribe.errors import DatasetError
 from reelscribe.layouts import columns_used, video_column
 from reelscribe.schemas import Schema
+from reelscribe.splitting import CLIP, SCENE
 from reelscribe.tasks import ColumnKind, Task
 from reelscribe.values import Row, RowResult
 
@@ -56,6 +57,34 @@ class ArrowRow:
         row = self.batch.slice(self.number, 1)
         columns = zip(row.schema, row.columns, strict=True)
         return {field.name: _cast(column, _plain(field.type))[0].as_py() for field, column in columns}
+
+    def with_columns(self, values: Row, settings: Settings) -> "ArrowRow":
+        """A copy of the row in which columns are set: those that are there already, and those of clips."""
+        row = self.batch.slice(self.number, 1)
+        schema = with_clips(row.schema, settings)
+        arrays = [
+            pa.array([values[field.name]], field.type)
+            if field.name in values
+            else row.column(field.name)
+            if field.name in row.schema.names
+            else pa.nulls(1, field.type)
+            for field in schema
+        ]
+        return ArrowRow(batch=pa.RecordBatch.from_arrays(arrays, schema=schema), number=0)
+
+
+def with_clips(schema: pa.Schema, settings: Settings) -> pa.Schema:
+    """A schema with the columns in which `split` says where clips are."""
+    scene = [pa.field(SCENE, pa.int64())] if settings.split == "scenes" else []
+    times = [pa.field("start", pa.float64()), pa.field("end", pa.float64())]
+    fields = [pa.field(name, pa.float64()) for name in (settings.start_key, settings.end_key)]
+    fields += [*scene, pa.field(CLIP, pa.int64())]
+    if settings.nested:
+        fields = [pa.field(settings.stretches_key, pa.list_(pa.struct([*times, *scene])))]
+    for field in fields:
+        place = schema.get_field_index(field.name)
+        schema = schema.append(field) if place < 0 else schema.set(place, field)
+    return schema
 
 
 def _cast(column: Any, kind: pa.DataType) -> Any:

@@ -12,7 +12,7 @@ from typing import Final
 from reelscribe.config import Settings
 from reelscribe.dataset.files import VIDEO_SUFFIXES, count_until, is_url, without_suffix
 from reelscribe.dataset.formats import Record
-from reelscribe.dataset.sidecars import IsOwn, read_sidecars
+from reelscribe.dataset.sidecars import IsOwn, read_sidecars, without_stretch
 from reelscribe.errors import DatasetError
 
 logger = logging.getLogger(__name__)
@@ -141,7 +141,7 @@ def left_out(folder: Path) -> str:
 
 def _lies_beside(file: Path, videos: set[str]) -> bool:
     """Whether a file is a text or the columns of one of these videos, which have no suffix; or was until replaced."""
-    file = file.with_name(_BACKUP.sub("", file.name) or file.name)
+    file = file.with_name(without_stretch(_BACKUP.sub("", file.name) or file.name))
     return file.suffix.lower() in (".txt", ".json") and without_suffix(file) in videos
 
 

@@ -24,7 +24,7 @@ from reelscribe.dataset.formats.jsonl import row_line, splice, to_json
 from reelscribe.dataset.records import changed, full_row
 from reelscribe.dataset.tarfiles import Originals, Span, opened, renamed
 from reelscribe.errors import ClipError
-from reelscribe.layouts import video_column, videos_of
+from reelscribe.layouts import clips_of, video_column, videos_of
 from reelscribe.values import Clip, Row, RowResult
 from reelscribe.video.fetch import FetchLimits, local, scheme_of
 
@@ -286,19 +286,20 @@ class Writer:
 
     def _from_row(self, key: str, result: RowResult, row: Row) -> dict[str, bytes]:
         """Write the videos of a row, and return the members that hold all else."""
-        before = result.origin.row if result.origin else {}
+        before, root = (result.origin.row, result.origin.root) if result.origin else ({}, None)
         added = {name: row[name] for name in self._settings.added_columns if name in row and name not in before}
         kept = {name: value for name, value in row.items() if name not in added}
         try:
             videos, listed = videos_of(row, self._settings)
+            clips = clips_of(row, self._settings, root)
         except ClipError:
-            videos, listed = [], False
+            videos, listed, clips = [], False, []
         for slot, video in enumerate(videos):
             prefix = f"{key}.{slot}." if listed else f"{key}."
             if isinstance(video, bytes):
                 self._add(f"{prefix}mp4", io.BytesIO(video), len(video))
-            elif scheme_of(video) in (None, "file"):
-                self._put_file(prefix, Clip(source=video, root=result.origin.root if result.origin else None))
+            elif scheme_of(video) in (None, "file") and clips[slot].is_whole:  # a film would be there for each stretch
+                self._put_file(prefix, clips[slot])
         if any(isinstance(video, bytes) for video in videos):
             whole = full_row(result, kept)
             whole.pop(video_column(row, self._settings))

@@ -1,0 +1,153 @@
+"""The longest part without damage of a clip that is cut short or damaged, or whose file is.
+
+What counts are frames that came out of the decoder without a word.
+"""
+
+from bisect import bisect_left, bisect_right
+from dataclasses import replace
+
+import av
+
+from reelscribe.errors import ClipError
+from reelscribe.values import Clip, Frames
+from reelscribe.video.bounds import bounds_of
+from reelscribe.video.clock import may_jump
+from reelscribe.video.index import FrameIndex, read_index
+from reelscribe.video.opening import open_clip, video_stream
+from reelscribe.video.passes import Allocate, Order, behind, collect, decode_run, decode_runs, frames_of, set_up
+from reelscribe.video.pictures import stated_size
+from reelscribe.video.recent import Recent
+from reelscribe.video.runs import Run, contiguous, read_runs, whole_run
+from reelscribe.video.sampling import FrameChoice
+from reelscribe.video.stated import latest_seconds, reaches_end, stated_seconds
+
+_seen: Recent[tuple[FrameIndex, tuple[int, int], float]] = Recent()
+
+
+def decode_part(clip: Clip, budget: FrameChoice, allocate: Allocate) -> Frames:
+    """Decode the longest part without damage of a clip that is cut short or damaged, or whose file is.
+
+    Raises:
+        ClipError: kind "decode", if that is too little of it.
+    """
+    index, size, stated = _seen.of(clip, lambda: _look_at(clip))
+    bounds = bounds_of(clip, stated or index.duration_seconds)
+    shown = index if clip.is_whole else index.within(bounds)
+    order = Order(
+        clip=clip, index=index, shown=shown, wanted=shown.pts, budget=budget, threads=1, allocate=allocate, part=True
+    )
+    run, good = _longest_part(order)
+    # Of a stretch nothing need be missing.
+    entire = not clip.is_whole and len(good) == len(shown.pts) and bounds.end <= index.duration_seconds
+    part = shown if entire else _undamaged(order, good)
+    due = bounds.end - bounds.start if stated or not clip.is_whole else 0.0
+    share = min(part.duration_seconds / due, 1.0) if len(good) > 1 and due else len(good) / max(len(shown.pts), 1)
+    if len(good) < 2 or share < budget.min_decoded:
+        message = f"Of it {share:.0%} can be decoded; min_decoded asks for {budget.min_decoded:.0%}."
+        raise ClipError("decode", message)
+    picked = budget.pick(part.seconds, part.duration_seconds)
+    order = replace(order, index=part, shown=part, wanted=[part.pts[number] for number in picked])
+    with open_clip(clip) as container:
+        stream = video_stream(container, clip)
+        packets = read_runs(index, clip, container, stream, [run], seek=False)
+        pictures = collect(order, stream, decode_run(index, stream, run, next(packets)))
+        stated_aspect, aspect = stream.sample_aspect_ratio, stream.codec_context.sample_aspect_ratio
+    if good.start and aspect and stated_aspect != aspect:  # FFmpeg has the shape of pixels from the damaged beginning
+        raise ClipError("decode", "The shape of its pixels is not known: its beginning is damaged.")
+    return frames_of(order, picked, pictures, size, bounds, None if entire else share)
+
+
+def _look_at(clip: Clip) -> tuple[FrameIndex, tuple[int, int], float]:
+    """What is there of a file; the size of its pictures and its length in seconds, as it states them."""
+    with open_clip(clip) as container:
+        stream = video_stream(container, clip)
+        size = stated_size(stream)
+        index = read_index(container, stream, clip, [], 0, part=True)
+    return index, size, _whole_seconds(clip, index)
+
+
+def _whole_seconds(clip: Clip, index: FrameIndex) -> float:
+    """How long a clip that is cut short or damaged was when it was whole; 0 if that is not known.
+
+    In formats whose clock may jump nothing states that, and FFmpeg's guess goes by the first clock and the last.
+    """
+    with open_clip(clip) as container:
+        stream = video_stream(container, clip)
+        if not may_jump(container):
+            if seconds := stated_seconds(container, stream):
+                return seconds
+            if not reaches_end(container):
+                return latest_seconds(container, stream)
+    return float((index.end - index.start) * index.time_base)
+
+
+def _undamaged(order: Order, good: range) -> FrameIndex:
+    """The index of a part. The next frame may be lost: so the last one ends after as long as the others take."""
+    index, shown = order.index, order.shown
+    pts = index.pts[good.start : good.stop]
+    if len(pts) < 2:
+        return replace(shown, pts=pts)
+    end = min((*index.pts, index.end)[good.stop], pts[-1] + (pts[-1] - pts[0]) // (len(pts) - 1))
+    return replace(shown, pts=pts, end=min(end, shown.end))
+
+
+def _longest_part(order: Order) -> tuple[Run, range]:
+    """The most frames of the clip in a row that can be decoded, by number in the file, and the packets that give them.
+
+    The first part begins with the first keyframe, another one with the first keyframe behind the end of the one
+    before. Frames without times of their own can be counted from the start only.
+    """
+    index, shown = order.index, order.shown
+    best, reached = (whole_run(index), range(0)), index.keyframes[0] - 1
+    if not shown.pts:
+        return best
+    begin = bisect_left(index.pts, shown.pts[0])
+    end = begin + len(shown.pts)
+    stop_at = index.num_packets
+    if index.timed and not order.clip.is_whole:
+        reached = max(reached, index.keyframes[bisect_right(index.keyframes, shown.pts[0]) - 1] - 1)
+        stop_at = behind(order)
+    for keyframe in index.keyframes if index.timed else index.keyframes[:1]:
+        first = bisect_left(index.pts, keyframe)
+        if keyframe <= reached:
+            continue
+        if end - max(first, begin) <= len(best[1]):
+            break
+        start = index.packets[keyframe]
+        stop = next((number for number in index.broken if number >= start), index.num_packets)
+        stop = max(min(stop, stop_at), start)
+        run = Run(packets=range(start, stop), keyframe=keyframe)
+        seen, good = _count_good(order, run, first)
+        reached = index.pts[min(first + seen, len(index.pts)) - 1] if seen else keyframe
+        there = range(max(first, begin), min(first + good, end))
+        if len(there) > len(best[1]):
+            best = run, there
+    return best
+
+
+def _count_good(order: Order, run: Run, first: int) -> tuple[int, int]:
+    """How many frames come out of the decoder, from a keyframe on, and how many of them are good.
+
+    Decoders notice damage late, and fill in what they lack until then. So if one notices any, all frames since the
+    last keyframe before are left out. If whole packets just come to an end, none is.
+    """
+    index, seen, noticed = order.index, 0, False
+    most = contiguous(index, run, first)
+    with open_clip(order.clip) as container:
+        stream = video_stream(container, order.clip)
+        set_up(order, stream)
+        packets = read_runs(order.index, order.clip, container, stream, [run], seek=False)
+        try:
+            for pts, _ in decode_runs(order, stream, [run], packets):
+                while seen < most and pts > index.pts[first + seen] and index.pts[first + seen] not in index.due:
+                    seen += 1  # a repetition of the last one
+                if seen < most and pts != index.pts[first + seen]:
+                    noticed = True
+                    break
+                seen = min(seen + 1, most)  # frames beyond may still show damage
+        except (ClipError, av.FFmpegError):
+            noticed = True
+    if not (noticed and seen):
+        return seen, seen
+    keyframe = index.keyframes[bisect_right(index.keyframes, index.pts[first + seen - 1]) - 1]
+    return seen, max(bisect_left(index.pts, keyframe) - first, 0)

@@ -1,0 +1,240 @@
+"""Videos to clips: where each begins and ends, and rows for them in every format."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+from clips import read_numbers, write_clip
+from flow import ScriptedEngine, put_rows, read_rows_of, said
+
+from reelscribe.cli import main
+from reelscribe.config import Settings
+from reelscribe.errors import DatasetError, SettingsError
+from reelscribe.plan.survey import survey
+from reelscribe.report.entries import CaptionedData, Entry
+from reelscribe.runners.local import run
+from reelscribe.runners.split import split
+from reelscribe.splitting import Splitting
+from reelscribe.values import Row, Work
+
+
+def _times(start: float, end: float, scenes: list[tuple[float, float]] | None = None, **settings: Any) -> list[Any]:
+    splitting = Splitting.of(Settings(**settings))
+    assert splitting
+    pieces = splitting.pieces(start, end, scenes or [])
+    return [(piece.start, piece.end) for piece in pieces if splitting.is_long_enough(piece)]
+
+
+@pytest.mark.parametrize(
+    ("seconds", "settings", "found"),
+    [
+        (30.0, {"split": "10"}, [(0, 10), (10, 20), (20, 30)]),
+        (25.0, {"split": "10"}, [(0, 10), (10, 20), (20, 25)]),
+        (20.3, {"split": "10"}, [(0, 10), (10, 20)]),
+        (20.3, {"split": "10", "min_seconds": 0.0}, [(0, 10), (10, 20), (20, 20.3)]),
+        (4.0, {"split": "10"}, [(0, 4)]),
+        (4.0, {"split": "10", "min_seconds": 5.0}, []),
+        (25.0, {"split": "10", "overlap": 5.0}, [(0, 10), (5, 15), (10, 20), (15, 25)]),
+        (20.0, {"split": "10", "overlap": 2.0}, [(0, 10), (8, 18), (16, 20)]),
+        (
+            1.0,
+            {"split": "0.1", "min_seconds": 0.0},
+            [(pytest.approx(n / 10), pytest.approx((n + 1) / 10)) for n in range(10)],
+        ),
+    ],
+)
+def test_clips_of_one_length(seconds: float, settings: dict[str, Any], found: list[Any]) -> None:
+    assert _times(0.0, seconds, **settings) == found
+
+
+def test_scenes_are_divided_evenly_where_they_are_long() -> None:
+    scenes = [(0.0, 4.0), (4.0, 4.2), (4.2, 29.2), (29.2, 40.0)]
+    assert _times(0.0, 40.0, scenes, split="scenes") == [(0, 4), (4.2, 29.2), (29.2, 40)]
+    divided = _times(0.0, 40.0, scenes, split="scenes", max_seconds=10.0)
+    assert divided == [(0, 4), *[pytest.approx((4.2 + 25 * n / 3, 4.2 + 25 * (n + 1) / 3)) for n in range(3)],
+                       *[pytest.approx((29.2 + 5.4 * n, 34.6 + 5.4 * n)) for n in range(2)]]  # fmt: skip
+
+
+def test_scenes_of_a_stretch_are_its_parts_of_them() -> None:
+    assert _times(3.0, 6.0, [(0.0, 4.0), (4.0, 10.0)], split="scenes") == [(3, 4), (4, 6)]
+
+
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        ({"split": "often"}, "split must be scenes, or a length in seconds"),
+        ({"overlap": 1.0}, "overlap is for clips that split makes"),
+        ({"nested": True}, "nested is for clips that split makes"),
+        ({"split": "0"}, "split must be scenes, or a length in seconds"),
+        ({"split": "5", "overlap": 5.0}, "must be less than a clip"),
+        ({"split": "scenes", "overlap": 1.0}, "scenes do not overlap"),
+        ({"split": "5", "max_seconds": 4.0}, "max_seconds is for scenes"),
+        ({"split": "5", "min_seconds": 6.0}, "must not exceed"),
+        ({"split": "5", "start_key": ""}, "start_key and end_key must be set"),
+        ({"split": "5", "nested": True, "stretches_key": ""}, "stretches_key must be set"),
+    ],
+)
+def test_what_does_not_go_together_is_said(settings: dict[str, Any], says: str) -> None:
+    with pytest.raises(SettingsError, match=says):
+        Splitting.of(Settings(**settings))
+
+
+# Rows
+
+
+@pytest.fixture
+def film(tmp_path: Path) -> Path:
+    """200 frames at 25 a second, each with its number."""
+    return write_clip(tmp_path / "film.mp4", range(200), size=(64, 64))
+
+
+def _split(folder: Path, rows: list[Row], output: str = "clips.jsonl", **settings: Any) -> list[Row]:
+    data = put_rows(folder / "in.jsonl", rows)
+    split([data], folder / output, Settings(decoders=0, **{"split": "3", **settings}))
+    return read_rows_of(folder / output) if output.endswith(".jsonl") else []
+
+
+def test_each_clip_has_a_row_with_all_other_columns(film: Path) -> None:
+    made = _split(film.parent, [{"id": 1e5, "video": "film.mp4", "tags": ["a", None]}])
+    times = [(0.0, 3.0), (3.0, 6.0), (6.0, 8.0)]
+    assert made == [
+        {"id": 1e5, "video": "film.mp4", "tags": ["a", None], "start": start, "end": end, "clip": number}
+        for number, (start, end) in enumerate(times)
+    ]
+
+
+def test_a_stretch_is_split_within_its_bounds(film: Path) -> None:
+    rows: list[Row] = [{"video": "film.mp4", "start": 1, "end": 6}, {"video": "film.mp4#t=5"}]
+    found = [(row["video"], row["start"], row["end"]) for row in _split(film.parent, rows)]
+    assert found == [("film.mp4", *each) for each in ((1.0, 4.0), (4.0, 6.0), (5.0, 8.0))]
+
+
+def test_each_video_of_a_list_is_split(film: Path) -> None:
+    (film.parent / "copy.mp4").write_bytes(film.read_bytes())
+    made = _split(film.parent, [{"videos": ["film.mp4", "gone.mp4", "copy.mp4"]}], split="5")
+    assert [(row["videos"], row.get("start"), row.get("clip")) for row in made] == [
+        (["film.mp4"], 0.0, 0), (["film.mp4"], 5.0, 1), (["gone.mp4"], None, None),
+        (["copy.mp4"], 0.0, 0), (["copy.mp4"], 5.0, 1),
+    ]  # fmt: skip
+
+
+def test_what_cannot_be_split_keeps_its_row_and_is_listed(film: Path) -> None:
+    rows: list[Row] = [
+        {"video": "gone.mp4", "id": 1},
+        {"video": "film.mp4", "start": "soon"},
+        {"id": 3},
+        {"video": "film.mp4"},
+    ]
+    made = _split(film.parent, rows, split="100")
+    assert made[:3] == rows[:3]
+    assert (made[3]["start"], made[3]["end"]) == (0.0, 8.0)
+    failures = read_rows_of(film.parent / "clips.failures.jsonl")
+    assert [(failure["row"], failure["video"], failure["kind"]) for failure in failures] == [
+        (0, "gone.mp4", "missing"),
+        (1, None, "row"),
+    ]
+
+
+def test_nested_makes_one_row_a_video(film: Path) -> None:
+    [made] = _split(film.parent, [{"video": "film.mp4", "id": 7}], nested=True)
+    assert made == {
+        "video": "film.mp4",
+        "id": 7,
+        "stretches": [{"start": 0.0, "end": 3.0}, {"start": 3.0, "end": 6.0}, {"start": 6.0, "end": 8.0}],
+    }
+
+
+def test_columns_that_would_be_replaced_end_it(film: Path) -> None:
+    with pytest.raises(DatasetError, match="a column 'clip' already"):
+        _split(film.parent, [{"video": "film.mp4", "clip": "x"}])
+
+
+def test_an_output_that_is_there_is_kept(film: Path) -> None:
+    (film.parent / "clips.jsonl").write_text("mine")
+    with pytest.raises(DatasetError, match="is there already"):
+        _split(film.parent, [{"video": "film.mp4"}])
+    assert (film.parent / "clips.jsonl").read_text() == "mine"
+
+
+@pytest.mark.parametrize("nested", [False, True])
+@pytest.mark.parametrize("given", [".jsonl", ".parquet", ".csv", "folder"])
+@pytest.mark.parametrize("made", [".jsonl", ".parquet"])
+def test_every_format_goes_to_every_other(made: str, given: str, nested: bool, film: Path) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    inputs = film.parent / f"in{given}"
+    if given == ".parquet":
+        table = pa.table({"video": ["film.mp4"], "n": pa.array([5], pa.uint8()), "start": pa.array([1], pa.int64())})
+        pq.write_table(table, inputs)
+    elif given == ".csv":
+        inputs.write_text("video,n,start\nfilm.mp4,5,1\n")
+    elif given == ".jsonl":
+        put_rows(inputs, [{"video": "film.mp4", "n": 5, "start": 1}])
+    else:
+        inputs = film.parent
+    output = film.parent / f"clips{made}"
+    split([inputs], output, Settings(decoders=0, split="4", nested=nested))
+    rows = read_rows_of(output) if made == ".jsonl" else pq.read_table(output).to_pylist()
+    begin = 0.0 if given == "folder" else 1.0
+    times = [{"start": begin, "end": begin + 4.0}, {"start": begin + 4.0, "end": 8.0}]
+    found = rows[0]["stretches"] if nested else [{name: row[name] for name in ("start", "end")} for row in rows]
+    assert found == times
+    if given == made == ".parquet":
+        assert pq.read_schema(output).field("n").type == pa.uint8()
+
+
+def test_captions_of_clips_come_in_one_step_or_in_two(film: Path) -> None:
+    data = put_rows(film.parent / "in.jsonl", [{"video": "film.mp4", "id": 1}, {"video": "gone.mp4"}])
+    settings: dict[str, Any] = {"decoders": 0, "fps": 25}
+
+    def say(work: Work) -> Any:
+        return said(f"{read_numbers(work.frames.pixels)[0]} to {read_numbers(work.frames.pixels)[-1]}")
+
+    split([data], film.parent / "clips.jsonl", Settings(split="3", decoders=0))
+    engine = ScriptedEngine(say)
+    run([data], film.parent / "one.jsonl", Settings(**settings, split="3"), engine=engine)
+    run([film.parent / "clips.jsonl"], film.parent / "two.jsonl", Settings(**settings), engine=engine)
+    one, two = (read_rows_of(film.parent / f"{name}.jsonl") for name in ("one", "two"))
+    assert [row["caption"] for row in one] == ["0 to 74", "75 to 149", "150 to 199", None]
+    assert one[3]["caption_failure"].startswith("missing: gone.mp4: there is no such file")
+    assert one == two
+    entries = [each for each in CaptionedData(film.parent / "one.jsonl").entries() if isinstance(each, Entry)]
+    assert [entry.video.name for entry in entries][:2] == ["film.mp4#t=0,3", "film.mp4#t=3,6"]
+
+
+def test_a_run_that_is_cut_up_otherwise_makes_what_is_new(film: Path) -> None:
+    asked: list[str] = []
+
+    def say(work: Work) -> Any:
+        asked.append(work.clip.name)
+        return said("a")
+
+    engine = ScriptedEngine(say)
+    for length in ("4", "2", "4"):
+        run([film], film.parent / "out.jsonl", Settings(decoders=0, split=length), engine=engine)
+    assert asked == [f"film.mp4#t={start},{end}" for start, end in ((0, 4), (4, 8), (0, 2), (2, 4), (4, 6), (6, 8))]
+
+
+def test_a_plan_counts_clips(film: Path) -> None:
+    seen = survey([film], Settings(decoders=0, split="3", overlap=1.0))
+    assert (seen.rows, seen.total(lambda header: header.duration_seconds).value) == (4, 11.0)
+
+
+def test_the_command_splits(film: Path) -> None:
+    output = film.parent / "clips.jsonl"
+    made = CliRunner().invoke(main, ["split", str(film), "-o", str(output), "--every", "4", "--overlap", "1"])
+    assert made.exit_code == 0, made.output
+    assert [json.loads(line)["end"] for line in output.read_text().splitlines()] == [4.0, 7.0, 8.0]
+    refused = CliRunner().invoke(main, ["split", str(film), "-o", str(film.parent / "other.jsonl")])
+    assert refused.exit_code == 2
+    assert "give every, or scenes" in refused.output
+
+
+def test_the_command_says_what_could_not_be_split(film: Path) -> None:
+    data = put_rows(film.parent / "in.jsonl", [{"video": "film.mp4"}, {"video": "gone.mp4"}])
+    made = CliRunner().invoke(main, ["split", str(data), "-o", str(film.parent / "clips.jsonl"), "--every", "4"])
+    assert made.exit_code == 3
+    assert "1 video could not be split" in made.output

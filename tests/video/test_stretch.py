@@ -1,0 +1,164 @@
+"""Stretches of files: their frames are those on screen then, whatever else is in the file."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import av
+import pytest
+from clips import cut, read_numbers, write_clip
+from decoding import EVERY_FRAME, KINDS
+
+from reelscribe.errors import ClipError
+from reelscribe.values import Clip, Frames
+from reelscribe.video import decode as decode_module
+from reelscribe.video.decode import decode
+from reelscribe.video.headers import read_header
+from reelscribe.video.sampling import FrameBudget
+
+COUNT = 200
+"""Frames of the clips here, at 25 a second: 8 seconds."""
+OTHER_KINDS: dict[str, dict[str, Any]] = {
+    "open_groups.mp4": {"options": {"x264-params": "open-gop=1:bframes=3:b-pyramid=normal"}, "keyframe_every": 24},
+    "open_groups.ts": {"options": {"x264-params": "open-gop=1:bframes=3"}, "keyframe_every": 24},
+    "one_keyframe.mkv": {"keyframe_every": 1000, "b_frames": 3},
+    "late.ts": {"times": range(1000, 1000 + COUNT), "keyframe_every": 30},
+    "late.mp4": {"times": range(1000, 1000 + COUNT), "keyframe_every": 30},
+}
+
+
+def stretch(file: Path, start: float, end: float | None, budget: FrameBudget = EVERY_FRAME) -> Frames:
+    return decode(Clip(source=str(file), start_seconds=start, end_seconds=end), budget)
+
+
+def refusal(file: Path, start: float, end: float | None, budget: FrameBudget = EVERY_FRAME) -> ClipError:
+    with pytest.raises(ClipError) as caught:
+        stretch(file, start, end, budget)
+    return caught.value
+
+
+@pytest.mark.parametrize("name", [*KINDS, *OTHER_KINDS])
+def test_a_stretch_has_the_frames_that_are_shown_in_it(name: str, tmp_path: Path) -> None:
+    options = KINDS.get(name) or OTHER_KINDS.get(name, {})
+    file = write_clip(tmp_path / name, range(COUNT), **options)
+    for start, end in ((0.0, 1.0), (0.52, 0.6), (3.0, 5.0), (6.4, None), (7.0, 8.0)):
+        frames = stretch(file, start, end)
+        first, stop = round(start * 25), COUNT if end is None else round(end * 25)
+        assert read_numbers(frames.pixels) == list(range(first, stop))
+        assert frames.timestamps == pytest.approx([number / 25 for number in range(stop - first)], abs=0.002)
+        assert frames.duration_seconds == pytest.approx((stop - first) / 25, abs=0.002)
+        assert frames.bounds == pytest.approx((start, stop / 25, 8.0), abs=0.002)
+
+
+def test_frames_are_spread_over_the_stretch(tmp_path: Path) -> None:
+    frames = stretch(write_clip(tmp_path / "a.mp4", range(COUNT)), 2.0, 6.0, replace(EVERY_FRAME, fps=1))
+    assert read_numbers(frames.pixels) == [50, 83, 116, 149]
+    assert frames.timestamps == pytest.approx([0, 1.32, 2.64, 3.96])
+
+
+def test_what_an_edit_list_hides_is_before_the_start_of_the_file(tmp_path: Path) -> None:
+    options = {"avoid_negative_ts": "disabled"}
+    file = write_clip(tmp_path / "edited.mp4", range(60), times=range(-10, 50), container_options=options)
+    assert read_numbers(stretch(file, 0.4, 0.8).pixels) == list(range(20, 30))
+
+
+def test_the_picture_that_is_on_screen_at_the_start_is_the_first(tmp_path: Path) -> None:
+    file = write_clip(tmp_path / "slides.mp4", range(5), rate=1000, times=[0, 3000, 5000, 7500, 9000])
+    frames = stretch(file, 4.0, 8.0)
+    assert read_numbers(frames.pixels) == [1, 2, 3]
+    assert frames.timestamps == pytest.approx([0, 1.0, 3.5])
+    assert frames.duration_seconds == pytest.approx(4.0)
+
+
+def test_times_that_were_rounded_to_milliseconds_are_those_of_their_frames(tmp_path: Path) -> None:
+    file = write_clip(tmp_path / "thirds.mp4", range(90), rate=30)
+    assert read_numbers(stretch(file, 0.667, 1.333).pixels) == list(range(20, 40))
+
+
+def test_a_long_stretch_of_a_long_file_is_decoded_where_frames_are_wanted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(decode_module, "_WHOLE_PACKETS", 20)
+    file = write_clip(tmp_path / "long.mp4", range(COUNT), keyframe_every=10)
+    frames = stretch(file, 2.0, 6.0, replace(EVERY_FRAME, fps=1))
+    assert read_numbers(frames.pixels) == [50, 83, 116, 149]
+
+
+@pytest.mark.parametrize(
+    ("start", "end", "says"),
+    [
+        (8.0, None, "is not in the file: the file is 8.000 seconds long"),
+        (2.0, 9.5, "is not in the file: the file is 8.000 seconds long"),
+        (-1.0, 2.0, "is not in the file: the file is 8.000 seconds long"),
+        (3.0, 2.0, "ends before it begins; the file is 8.000 seconds long"),
+        (3.0, 3.0, "ends where it begins; the file is 8.000 seconds long"),
+    ],
+)
+def test_a_stretch_that_is_none_says_how_long_the_file_is(
+    start: float, end: float | None, says: str, tmp_path: Path
+) -> None:
+    file = write_clip(tmp_path / "a.mp4", range(COUNT))
+    error = refusal(file, start, end)
+    assert error.kind == "row"
+    assert says in str(error)
+    with pytest.raises(ClipError, match=r"the file is 8\.000 seconds long"):
+        read_header(Clip(source=str(file), start_seconds=start, end_seconds=end))
+
+
+def test_an_end_a_little_behind_the_files_is_that_of_the_file(tmp_path: Path) -> None:
+    frames = stretch(write_clip(tmp_path / "a.mp4", range(COUNT)), 7.0, 8.9)
+    assert len(frames.pixels) == 25
+    assert frames.bounds == pytest.approx((7.0, 8.0, 8.0))
+
+
+def test_a_stretch_of_one_picture_is_too_short(tmp_path: Path) -> None:
+    assert refusal(write_clip(tmp_path / "a.mp4", range(COUNT)), 1.0, 1.04).kind == "too_short"
+
+
+def test_a_header_tells_how_long_a_stretch_is(tmp_path: Path) -> None:
+    file = write_clip(tmp_path / "a.mp4", range(COUNT))
+    header = read_header(Clip(source=str(file), start_seconds=2.0, end_seconds=6.0))
+    assert (header.frames, header.duration_seconds) == (100, 4.0)
+
+
+# Damage
+
+
+@pytest.mark.parametrize("name", ["cut.mp4", "cut.mkv", "cut.ts"])
+def test_a_file_that_is_cut_short_has_the_stretches_before(name: str, tmp_path: Path) -> None:
+    options: dict[str, Any] = {"container_options": {"movflags": "faststart"}} if name.endswith("mp4") else {}
+    whole = write_clip(tmp_path / f"whole_{name}", range(COUNT), keyframe_every=25, **options)
+    file = cut(whole, tmp_path / name, keep=0.6)
+    frames = stretch(file, 1.0, 3.0)
+    assert read_numbers(frames.pixels) == list(range(25, 75))
+    assert frames.decoded_share is None
+    assert frames.duration_seconds == pytest.approx(2.0, abs=0.002)
+    if name != "cut.ts":  # nothing says how long that was
+        for start, end in ((6.0, 7.0), (3.0, 7.5), (3.0, None)):
+            assert refusal(file, start, end).kind == "decode"
+
+
+def test_damage_costs_the_stretches_that_it_is_in(tmp_path: Path) -> None:
+    whole = write_clip(tmp_path / "a.mp4", range(COUNT), keyframe_every=25, b_frames=0)
+    with av.open(str(whole)) as container:
+        at, size = [(packet.pos, packet.size) for packet in container.demux(video=0)][60]
+    assert at is not None
+    data = bytearray(whole.read_bytes())
+    data[at + 4 : at + size] = bytes(size - 4)
+    file = tmp_path / "damaged.mp4"
+    file.write_bytes(data)
+    with pytest.raises(ClipError):
+        decode(Clip(source=str(file)), EVERY_FRAME)
+    assert read_numbers(stretch(file, 0.0, 2.0).pixels) == list(range(50))
+    assert read_numbers(stretch(file, 4.0, 6.0).pixels) == list(range(100, 150))
+    assert refusal(file, 1.0, 3.0).kind == "decode"
+
+
+def test_part_of_a_stretch_will_do_where_the_budget_says_so(tmp_path: Path) -> None:
+    options: dict[str, Any] = {"container_options": {"movflags": "faststart"}}
+    whole = write_clip(tmp_path / "whole.mp4", range(COUNT), keyframe_every=25, **options)
+    frames = stretch(cut(whole, tmp_path / "a.mp4", keep=0.6), 2.0, 7.0, replace(EVERY_FRAME, min_decoded=0.3))
+    numbers = read_numbers(frames.pixels)
+    assert numbers == list(range(50, 50 + len(numbers)))
+    assert frames.decoded_share == pytest.approx(len(numbers) / 125, abs=0.01)
+    assert 0.3 < len(numbers) / 125 < 0.8
