@@ -1,7 +1,6 @@
 """A row to requests: each task for each of its videos, with prompts whose places are filled."""
 
 import hashlib
-import json
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
@@ -9,8 +8,9 @@ from typing import Any
 
 from reelscribe.config import Settings
 from reelscribe.errors import ClipError
+from reelscribe.films import Film, passage_of
 from reelscribe.schemas import Facts
-from reelscribe.tasks import CLIP_FACTS, Task, is_utf8
+from reelscribe.tasks import CLIP_FACTS, CLIPS, Task, is_utf8
 from reelscribe.templates import Part, filled, names_in
 from reelscribe.values import Caption, Clip, Failure, Outcome, Request, RequestId, Row
 
@@ -47,27 +47,65 @@ class RowPlan:
         return int.from_bytes(_digest(sources)[:8], "big")
 
     def asked(self) -> tuple[RequestId, ...]:
-        """Names of all requests: for each video each task, behind those that it comes after."""
-        return tuple(
+        """Names of all requests: for each clip each task, and then those over the video."""
+        tasks = self.settings.all_tasks
+        of_clips = [
             RequestId(row=self.index, slot=slot, task=task.name)
             for slot in range(len(self.subjects))
-            for task in self.settings.all_tasks
-        )
+            for task in tasks
+            if not task.is_over_video
+        ]
+        over = [self.name_of(task, 0) for task in tasks if task.is_over_video and self.subjects]
+        return (*of_clips, *over)
+
+    def name_of(self, task: Task, slot: int | None) -> RequestId:
+        """That of a task's request about a clip, or over its video."""
+        return RequestId(row=self.index, slot=0 if task.is_over_video else slot, task=task.name)
+
+    def film(self, name: RequestId, outcomes: Mapping[RequestId, Outcome]) -> Film | Failure:
+        """What was said of the clips of the video, for a task over it; clips of which nothing was said are left out.
+
+        Args:
+            name: of the task's request.
+            outcomes: of all tasks that it comes after.
+        """
+        before = [self._task(task) for task in self.task(name).after]
+        of_clips = [task for task in before if not task.is_over_video]
+        passages, failures = [], []
+        for slot, subject in enumerate(self.subjects):
+            found = [outcomes[self.name_of(task, slot)] for task in of_clips]
+            captions = [outcome for outcome in found if isinstance(outcome, Caption)]
+            failures += [outcome for outcome in found if isinstance(outcome, Failure)]
+            if captions:
+                passages.append(passage_of(subject.clip, captions))
+        if len({subject.clip.source for subject in self.subjects}) > 1:
+            message = "a task over the video is about one, but the row has several."
+            return Failure(id=name, video=None, kind="row", message=message)
+        if not passages:
+            message = f"of none of the clips is there an answer: {failures[0].message}"
+            return Failure(id=name, video=self.subjects[0].clip.whole.name, kind="after", message=message)
+        return Film(passages, self.task(name).part_chars)
 
     def task(self, name: RequestId) -> Task:
         """That of a request."""
-        return next(task for task in self.settings.all_tasks if task.name == name.task)
+        return self._task(name.task)
 
-    def request(self, name: RequestId, said: Mapping[str, Outcome]) -> Request | Failure:
+    def _task(self, name: str) -> Task:
+        return next(task for task in self.settings.all_tasks if task.name == name)
+
+    def request(self, name: RequestId, said: Mapping[str, Outcome], clips: str = "") -> Request | Failure:
         """A request, or why it cannot be made.
 
         Args:
-            name: one of those that are asked.
-            said: what came of the tasks that its task comes after.
+            name: one of those that are asked, or of a part of one.
+            said: what came of the tasks that its task comes after; of one over the video, those that are, too.
+            clips: of a task over the video: what was said of its clips.
         """
         task, subject = self.task(name), self.subjects[name.slot or 0]
+        if task.is_over_video:
+            subject = replace(subject, clip=subject.clip.whole)
         try:
-            parts = _filled(task, self.row, said)
+            parts = _filled(task, self.row, said, clips)
         except ClipError as exc:
             return Failure(id=name, video=subject.clip.name, kind=exc.kind, message=str(exc))
         prompt = "".join(map(str, parts))
@@ -99,8 +137,10 @@ def _digest(parts: Iterable[str | bytes]) -> bytes:
     return digest.digest()
 
 
-def _filled(task: Task, row: Row, said: Mapping[str, Outcome]) -> tuple[Part, ...]:
+def _filled(task: Task, row: Row, said: Mapping[str, Outcome], clips: str) -> tuple[Part, ...]:
     """The prompt of a task for a row: the row's own, else the task's, with all in place but facts of the clip.
+
+    Of a task over a video `clips` is what was said of its clips.
 
     Raises:
         ClipError: kind "prompt", if the row's own is no text, or it lacks what the prompt names; kind "after", if a
@@ -114,10 +154,11 @@ def _filled(task: Task, row: Row, said: Mapping[str, Outcome]) -> tuple[Part, ..
         return (own,)
 
     def find(name: str) -> str | None:
+        if name == CLIPS and task.is_over_video:
+            return clips
         outcome = said.get(name)
         if isinstance(outcome, Caption):
-            kept = outcome.candidates[outcome.kept[0]]
-            return kept.text if kept.value is None else json.dumps(kept.value, ensure_ascii=False)
+            return outcome.kept_text
         if name in CLIP_FACTS and name not in row:
             return None
         return _told(row.get(name), name)

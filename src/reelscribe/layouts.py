@@ -276,15 +276,12 @@ def _columns_fill(plan: RowPlan, outcomes: Sequence[Outcome], settings: Settings
     says = _is_listed(plan.row, settings)
     several = listed if says is None else says
     if not outcomes and not plan.problem:  # nothing was captioned: what the row says of itself stands
-        blank: dict[ColumnKind, Any] = {
-            **{"text": None, "candidates": [], "meta": None},
-            "failure": [] if several else "",
-        }
-        added = {
-            task.column(kind): [] if says else blank[kind]
-            for task in settings.all_tasks
-            for kind in settings.column_kinds
-        }
+        added: Row = {}
+        for task in settings.all_tasks:
+            failure: Any = [] if several and not task.is_over_video else ""
+            blank: dict[ColumnKind, Any] = {"text": None, "candidates": [], "meta": None, "failure": failure}
+            for kind in settings.column_kinds:
+                added[task.column(kind)] = [] if says and not task.is_over_video else blank[kind]
         return [added | plan.row]
     row = plan.row
     unreadable = plan.problem is not None and row.keys() == {UNREADABLE} and "meta" in settings.column_kinds
@@ -295,7 +292,8 @@ def _columns_fill(plan: RowPlan, outcomes: Sequence[Outcome], settings: Settings
         if unreadable:
             cells[0]["meta"][UNREADABLE] = row[UNREADABLE]
         for kind in settings.column_kinds:
-            columns[task.column(kind)] = [cell[kind] for cell in cells] if several else cells[0][kind]
+            listed = several and not task.is_over_video
+            columns[task.column(kind)] = [cell[kind] for cell in cells] if listed else cells[0][kind]
     if unreadable:  # readers with types take no column that other rows lack
         row = {}
     return [{**row, **{name: cell for name, cell in columns.items() if name not in row}}]

@@ -55,6 +55,8 @@ class Splitting:
             raise SettingsError("split names each clip in columns: start_key and end_key must be set.")
         if settings.nested and not settings.stretches_key:
             raise SettingsError("nested names clips in a column: stretches_key must be set.")
+        if not settings.nested and any(task.is_over_video for task in settings.all_tasks):
+            raise SettingsError("a task over the video needs its clips in one row: set nested, too.")
         if every is None and settings.overlap:
             raise SettingsError("overlap is for clips of one length; scenes do not overlap.")
         if every is not None and settings.max_seconds is not None:

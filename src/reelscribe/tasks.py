@@ -19,6 +19,8 @@ COLUMN_KINDS: Final[tuple[ColumnKind, ...]] = get_args(ColumnKind)
 DEFAULT_TASK: Final = "caption"
 """Name of the one task of a run that names none."""
 DEFAULT_PROMPT: Final = "Describe the input video in 1-2 sentences."
+CLIPS: Final = "clips"
+"""Name in the prompt of a task over a video that stands for what was said of its clips."""
 CLIP_FACTS: Final = ("duration", "width", "height", "fps")
 """Names in a prompt that stand for what the clip's file says, if no column and no task has them: seconds, pixels as
 shown, frames a second."""
@@ -46,6 +48,10 @@ class Task:
     """Tasks that must be answered before, whose kept text the prompt may name."""
     video: bool = True
     """Whether the clip is shown; False for a text stage."""
+    over: str = "clip"
+    """What it is about: each clip, or the whole video of a row, from what was said of its clips."""
+    part_chars: int = 20_000
+    """Most letters of clips in one prompt. Of more, parts are asked first, and then what came of these."""
     engine: Mapping[str, Any] = field(default_factory=dict)
     """Settings of the model and what runs it, where they are not the run's; for a text stage."""
 
@@ -58,7 +64,13 @@ class Task:
     @cached_property
     def names(self) -> tuple[str, ...]:
         """What its prompt names, beside other tasks: columns or facts of the clip."""
-        return tuple(name for name in names_in(self.template) if name not in self.after)
+        given = (*self.after, *((CLIPS,) if self.is_over_video else ()))
+        return tuple(name for name in names_in(self.template) if name not in given)
+
+    @property
+    def is_over_video(self) -> bool:
+        """Whether it has one answer for a video, whatever the number of clips."""
+        return self.over == "video"
 
     def column(self, kind: ColumnKind) -> str:
         """Name of a column that it adds."""
@@ -113,14 +125,15 @@ def _value(name: str, key: str, value: Any, base: Task) -> Any:
         if not isinstance(names, list | tuple) or not all(isinstance(name, str) for name in names):
             raise SettingsError(f"after must be a list of names of tasks; got {value!r}.")
         return tuple(names)
-    if key == "num_captions" and (type(value) is not int or value < 1):
-        raise SettingsError(f"num_captions must be a whole number of at least 1; got {value!r}.")
+    if key in ("num_captions", "part_chars") and (type(value) is not int or value < 1):
+        raise SettingsError(f"{key} must be a whole number of at least 1; got {value!r}.")
     return read_schema(value, name) if key == "schema" else _held(key, value, *_HELD.get(key, (str, "text")))
 
 
 _HELD: Final[Mapping[str, tuple[type, str]]] = {
     "engine": (Mapping, "a table of settings of a model"),
     "num_captions": (int, "a whole number"),
+    "part_chars": (int, "a whole number"),
     "video": (bool, "true or false"),
 }
 """Types of what stands in a table, and their names. Of all else it is text."""
@@ -156,6 +169,14 @@ def _checked(task: Task) -> Task:
         raise SettingsError(f"keep must be one of {', '.join(get_args(Keep))}; got {task.keep!r}.")
     if not task.video and not (task.prompt or "").strip() and task.prompt_key is None:
         raise SettingsError("a task without the video needs a prompt.")
+    if task.over not in ("clip", "video"):
+        raise SettingsError(f"over must be clip or video; got {task.over!r}.")
+    if task.is_over_video and task.video:
+        raise SettingsError("a task over the video is not shown it: set video = false.")
+    if task.is_over_video and not (task.after and CLIPS in names_in(task.template)):
+        raise SettingsError(
+            "a task over the video comes after tasks of its clips, whose texts are {clips} in its prompt."
+        )
     if task.video and task.engine:
         raise SettingsError("only a task without the video (video = false) can have an engine of its own.")
     if task.schema and task.sampling.max_tokens is None:

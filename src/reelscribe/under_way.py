@@ -6,12 +6,13 @@ There is one queue. Rows put requests at its end; what comes of a request may pu
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Generic, Protocol, TypeVar, runtime_checkable
 
 from reelscribe.asking import RowPlan
 from reelscribe.config import Settings
 from reelscribe.errors import EngineError, SettingsError
+from reelscribe.films import Film
 from reelscribe.layouts import Layout
 from reelscribe.outcomes import better_of, is_faulty, once_more, outcome_of
 from reelscribe.schemas import Facts
@@ -148,40 +149,64 @@ class RowEntry:
         self._asked = plan.asked()
         self._left = list(self._asked)
         self._outcomes: dict[RequestId, Outcome] = {}
+        self._films: dict[RequestId, Film] = {}
         self._known: set[RequestId] = set()
         self.num_bytes = item.num_bytes
 
     def next_works(self) -> list[Work]:
-        """What can be asked now, and was not before: of each video in one work, and text stages in works of their own.
+        """What can be asked now, and was not before: of each clip in one work, and text stages in works of their own.
 
-        Tasks stand behind those that they come after, so that what is known opens others at once.
+        What is known may open others at once.
         """
-        left, self._left = self._left, []
         works: dict[Any, list[Request]] = {}
-        for name in left:
-            said = self._said_before(name)
-            if said is None:
-                self._left.append(name)
-                continue
-            made = self._plan.request(name, said)
-            found = self._look_up(made) if isinstance(made, Request) else made
-            if isinstance(found, Request):
-                works.setdefault(name.slot if found.video else name, []).append(found)
-                continue
-            self._outcomes[name] = found
-            self._known |= {name} if isinstance(made, Request) else set()
+        opens = True
+        while opens:
+            opens = False
+            left, self._left = self._left, []
+            for name in left:
+                made = self._made(name)
+                if name not in (each.id for each in made):
+                    self._left.append(name)
+                for each in made:
+                    found = self._look_up(each) if isinstance(each, Request) else each
+                    if isinstance(found, Request):
+                        works.setdefault(name.slot if found.video else found.id, []).append(found)
+                        continue
+                    self.take(found)
+                    self._known |= {found.id} if isinstance(each, Request) and not found.id.part else set()
+                    opens = bool(self._left)
         return [Work(requests=tuple(requests)) for requests in works.values()]
 
-    def _said_before(self, name: RequestId) -> dict[str, Outcome] | None:
-        """What came of the tasks that a task comes after; None while that is not known of all."""
-        before = {task: name._replace(task=task) for task in self._plan.task(name).after}
-        if not self._outcomes.keys() >= set(before.values()):
-            return None
-        return {task: self._outcomes[other] for task, other in before.items()}
+    def _made(self, name: RequestId) -> list[Request | Failure]:
+        """The request of this name, or of parts that come before it; nothing while what they name is not known."""
+        plan, task = self._plan, self._plan.task(name)
+        before = [plan.task(name._replace(task=other)) for other in task.after]
+        of_clips = [other for other in before if task.is_over_video and not other.is_over_video]
+        names = {other.name: plan.name_of(other, name.slot) for other in before if other not in of_clips}
+        needed = set(names.values())
+        needed |= {each for each in self._asked if each.task in {other.name for other in of_clips}}
+        if not self._outcomes.keys() >= needed:
+            return []
+        said = {other: self._outcomes[each] for other, each in names.items()}
+        if not task.is_over_video:
+            return [plan.request(name, said)]
+        film = self._films.get(name) or plan.film(name, self._outcomes)
+        if isinstance(film, Failure):
+            return [film]
+        self._films[name] = film
+        if film.failure:
+            message = f"part {film.failure.id.part} of what was said of its clips: {film.failure.message}"
+            return [replace(film.failure, id=name, kind="after", message=message)]
+        if film.waits:
+            return []
+        return [plan.request(name._replace(part=part), said, text) for part, text in film.texts().items()]
 
     def take(self, outcome: Outcome) -> None:
         """Take the outcome of a request."""
-        self._outcomes[outcome.id] = outcome
+        if outcome.id.part:
+            self._films[outcome.id._replace(part=0)].take(outcome.id.part, outcome)
+        else:
+            self._outcomes[outcome.id] = outcome
 
     def is_whole(self) -> bool:
         """Whether there is an outcome of each."""

@@ -1,5 +1,6 @@
 """The values that travel through a run. Frozen, keyword-only, no I/O."""
 
+import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -52,6 +53,11 @@ class Clip:
         return not self.start_seconds and self.end_seconds is None
 
     @property
+    def whole(self) -> "Clip":
+        """All of the file."""
+        return replace(self, start_seconds=0.0, end_seconds=None)
+
+    @property
     def fragment(self) -> str:
         """What stands behind the path of a stretch: `#t=12,18.5`; nothing behind that of a whole file."""
         if self.is_whole:
@@ -89,10 +95,13 @@ class RequestId(NamedTuple):
     slot: int | None = 0
     """Place of the video in the row, from 0; None for the row as a whole."""
     task: str = "caption"
+    part: int = 0
+    """Number of a part that is asked beforehand, from 1, where a film's clips are too many for one prompt; else 0."""
 
     def __str__(self) -> str:
         where = f"row {self.row}" if self.slot is None else f"video {self.slot} of row {self.row}"
-        return f"{self.task} of {where}"
+        part = f", part {self.part}" if self.part else ""
+        return f"{self.task} of {where}{part}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -280,6 +289,12 @@ class Caption:
     def texts(self) -> tuple[str, ...]:
         """The kept texts."""
         return tuple(self.candidates[index].text for index in self.kept)
+
+    @property
+    def kept_text(self) -> str:
+        """The first of them, as another prompt takes it: where it has a value, that as JSON."""
+        kept = self.candidates[self.kept[0]]
+        return kept.text if kept.value is None else json.dumps(kept.value, ensure_ascii=False)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -140,6 +140,8 @@ class Settings(RunSettings, FetchSettings, DataSettings, FrameSettings, TaskSett
             SettingsError: there are several, and it is not clear which.
         """
         found = next((task for task in self.all_tasks if task.name == DEFAULT_TASK), self.all_tasks[-1])
+        if found.is_over_video:
+            raise SettingsError("in interleaved text there is no room for what is over a video; set layout to columns.")
         unused = {task.name for task in self.all_tasks} - self._leading_to(found)
         if unused:
             raise SettingsError(

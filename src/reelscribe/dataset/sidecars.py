@@ -161,8 +161,10 @@ class SidecarWriter:
         self._limits = FetchLimits.of(settings)
         self._kinds: dict[str | None, str] = {None: settings.sidecar or ""}
         """Ends of files by the task whose caption they hold; None: all of them."""
+        self._over = {task.name: f"{task.name}.{settings.sidecar}" for task in settings.all_tasks if task.is_over_video}
         if settings.sidecar == "txt":
-            self._kinds = {task.name: f"{task.name}.txt" if settings.tasks else "txt" for task in settings.all_tasks}
+            names = [task.name for task in settings.all_tasks if task.name not in self._over]
+            self._kinds = {name: f"{name}.txt" if settings.tasks else "txt" for name in names}
         self._left = 0
         self._waiting: dict[Path, str] = {}
         self._written = time.monotonic()
@@ -208,6 +210,8 @@ class SidecarWriter:
                 if there:
                     part = _stretch_part(clip)
                     yield from ((number, task, sidecar_of(path, part + kind)) for task, kind in self._kinds.items())
+                    if number == 0:  # what is over the video lies beside it as a whole
+                        yield from ((0, task, sidecar_of(path, kind)) for task, kind in self._over.items())
 
     def _is_of_others(self, file: Path) -> bool:
         if not os.path.lexists(file):
@@ -227,7 +231,10 @@ class SidecarWriter:
         if kind is None or result.origin is None or not result.captions:
             return
         for number, task, file in self._files(result.origin):
-            found = [made for made in result.outcomes if made.id.slot == number and task in (None, made.id.task)]
+            of_clip = [made for made in result.outcomes if made.id.slot == number]
+            found = [
+                made for made in of_clip if made.id.task == task or (task is None and made.id.task not in self._over)
+            ]
             if any(isinstance(made, Caption) for made in found):
                 content = _CONTENTS[kind](found, self._settings)
                 if content is not None:

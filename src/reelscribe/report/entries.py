@@ -29,6 +29,10 @@ _MOST_REMEMBERED: Final = 200_000
 """Captions of the ledger that are held in memory."""
 
 
+OVER: Final = -1
+"""In the place of a clip's: what is over the video comes before what is about its clips."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Entry:
     """What a task came to for one video of the data set: its captions, or why there are none."""
@@ -36,7 +40,7 @@ class Entry:
     row: int
     """Place of its row in the data set that was captioned, from 0, as in the list of failures."""
     slot: int
-    """Place of the video in that row."""
+    """Place of the clip in that row; `OVER` for its video as a whole."""
     task: str
     """Its name."""
     structured: bool = False
@@ -154,12 +158,14 @@ class CaptionedData:
             if cells["text"] is None and not (cells["failure"] or cells["meta"] or cells["candidates"]):
                 continue
             meta = _from_json(cells["meta"])
+            clip = clips[slot] if slot < len(clips) else None
+            over = task.is_over_video
             entry = Entry(
                 row=item.index,
-                slot=slot,
+                slot=OVER if over else slot,
                 task=task.name,
                 structured=task.schema is not None or isinstance(cells["text"], dict),
-                video=self._finder.find(clips[slot] if slot < len(clips) else None),
+                video=self._finder.find(clip.whole if clip and over else clip),
                 original=_text(item.row.get(self.settings.text_key)),
                 meta=meta if isinstance(meta, dict) else {},
             )

@@ -166,11 +166,14 @@ class _Added:
     """Of its values, if it holds some."""
     type: pa.DataType
     """What it holds for one video."""
+    is_single: bool
+    """Whether it holds one for all clips of a row."""
 
     @classmethod
     def of(cls, task: Task, kind: ColumnKind) -> "_Added":
         schema = task.schema if kind == "text" else None
-        return cls(kind=kind, schema=schema, type=schema.arrow_type() if schema else _TYPES[kind])
+        type_ = schema.arrow_type() if schema else _TYPES[kind]
+        return cls(kind=kind, schema=schema, type=type_, is_single=task.is_over_video)
 
     def cell(self, value: Any) -> Any:
         """What it holds for a video."""
@@ -230,7 +233,8 @@ class TableMaker:
         pairs = [(result, row) for result, row in pairs if result.origin and isinstance(result.origin.source, ArrowRow)]
         if self.schema is None:
             column = video_column(before.names, self._settings)
-            self._listed = column in before.names and _is_list(before.field(column).type)
+            stretches = self._settings.stretches_key in before.names
+            self._listed = stretches or (column in before.names and _is_list(before.field(column).type))
             self.schema = self._with_captions(before, (row for _, row in pairs))
         table = self._gather([result.origin.source for result, _ in pairs if result.origin], before)
         changes = [changed(result, row) for result, row in pairs]
@@ -277,7 +281,7 @@ class TableMaker:
                 added.is_list(value) and (value or added.kind != "candidates")
                 for row in rows
                 for name, added in self._added.items()
-                if (value := row.get(name)) is not None
+                if not added.is_single and (value := row.get(name)) is not None
             )
             names = dict.fromkeys(name for row in rows for name in row)
             fields = [_infer(name, [row.get(name) for row in rows]) for name in names]
@@ -315,7 +319,8 @@ class TableMaker:
         held = {name for row in rows for name in row}
         for name, added in self._added.items():
             if name in held:
-                field = pa.field(name, pa.list_(added.type) if self._listed else added.type)
+                listed = self._listed and not added.is_single
+                field = pa.field(name, pa.list_(added.type) if listed else added.type)
                 place = schema.get_field_index(name)
                 schema = schema.append(field) if place < 0 else schema.set(place, field)
         return schema
@@ -323,7 +328,7 @@ class TableMaker:
     def _cell(self, name: str, value: Any) -> Any:
         """What one holds in Arrow, for one video or for a list of them."""
         added = self._added[name]
-        if not self._listed or value is None:
+        if not self._listed or added.is_single or value is None:
             return added.cell(value)
         return [added.cell(item) for item in (value if added.is_list(value) else [value])]
 
