@@ -123,6 +123,7 @@ class RowPlan:
             reference=subject.reference,
             num_captions=task.num_captions,
             keep=task.keep,
+            times=task.times,
             sampling=task.sampling,
             schema=task.schema,
             seed=int.from_bytes(digest[:8], "big") >> 1,  # 63 bits: Arrow's int64, and so any reader, holds them

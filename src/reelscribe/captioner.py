@@ -42,7 +42,7 @@ class VideoCaption:
     text: str
     """The caption that was kept; the first, where all are."""
     value: Any
-    """What it says, where it keeps to a schema; else None."""
+    """The value that it says, if it has a schema; if it has times, its events, on the file's clock; else None."""
     candidates: tuple[str, ...]
     """All that was generated, in order."""
     meta: dict[str, Any]
@@ -301,12 +301,12 @@ def _told(
 ) -> VideoCaption | Failure:
     if isinstance(outcome, Failure):
         return outcome
-    clip = named_clip(video, root)
+    clip, cells = named_clip(video, root), caption_cells(outcome, task)
     return VideoCaption(
         text=outcome.texts[0],
         candidates=tuple(candidate.text for candidate in outcome.candidates),
-        value=outcome.candidates[outcome.kept[0]].value,
-        meta=caption_cells(outcome, task)["meta"],
+        value=cells["text"] if task.schema or task.times else None,
+        meta=cells["meta"],
         video=clip.name,
         clip=clip,
         settings=settings,

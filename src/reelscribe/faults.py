@@ -13,13 +13,15 @@ no repetition: such lists may be right, and one that never ends is found by wher
 
 import re
 import unicodedata
+from collections.abc import Mapping
 from dataclasses import replace
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
+from reelscribe.events import Event, checked, in_text, in_value, moved
 from reelscribe.schemas import Facts
 from reelscribe.values import Candidate, Request
 
-Fault = Literal["cut_off", "loop", "echo", "empty", "unclosed", "not_json", "schema"]
+Fault = Literal["cut_off", "loop", "echo", "empty", "unclosed", "not_json", "schema", "times"]
 """cut_off: it ends at the limit of tokens.
 loop: it repeats a phrase over and over.
 echo: it says the prompt, or the system prompt, back.
@@ -27,6 +29,8 @@ empty: it has no words, at most punctuation.
 unclosed: the model was still thinking when it ended, so that there is no text.
 not_json: the request has a schema, and the text is no JSON.
 schema: it is JSON, but does not fit the schema.
+times: the request has times, and the text has no events, or some that cannot be: past the clip's end, backwards, out of
+order, or overlapping where they may not.
 """
 WITHOUT_TEXT: Final[frozenset[Fault]] = frozenset({"empty", "unclosed"})
 """Faults of candidates that are never kept."""
@@ -79,6 +83,21 @@ def with_value(candidate: Candidate, request: Request, facts: Facts) -> Candidat
         return candidate
     value, _ = request.schema.read(candidate.text)
     return replace(candidate, value=request.schema.filled(value, facts))
+
+
+def events_of(candidate: Candidate, request: Request, meta: Mapping[str, Any]) -> tuple[Event, ...] | None:
+    """The events that a candidate says, on the file's clock; None if there are none, or some that cannot be.
+
+    Args:
+        candidate: with its value.
+        request: that has times.
+        meta: of the answer. It says where the clip begins and ends, which the request need not know.
+    """
+    start, end = meta.get("clip_start"), meta.get("clip_end")
+    start, end = (request.clip.start_seconds, request.clip.end_seconds) if start is None else (start, end)
+    found = in_value(candidate.value, request.schema) if request.schema else in_text(candidate.text)
+    events = None if found is None else checked(found, None if end is None else end - start, request.times)
+    return None if events is None else moved(events, start)
 
 
 def has_words(text: str) -> bool:

@@ -17,6 +17,7 @@ from typing import Any, Final
 from reelscribe.asking import RowPlan, Subject
 from reelscribe.config import Settings
 from reelscribe.errors import ClipError
+from reelscribe.events import as_rows
 from reelscribe.stretches import WHOLE, Stretch, in_columns, in_list, split_fragment
 from reelscribe.tasks import ColumnKind, Task
 from reelscribe.values import CAPTION_META, UNREADABLE, Caption, Clip, Failure, Outcome, Row
@@ -302,7 +303,8 @@ def _columns_fill(plan: RowPlan, outcomes: Sequence[Outcome], settings: Settings
 def caption_cells(outcome: Outcome, task: Task) -> dict[ColumnKind, Any]:
     """What the columns that a task adds hold for one video, by their kinds.
 
-    The text of a task with a schema is the value; null where the caption that is kept does not fit. The metadata has
+    The text of a task with a schema is the value, that of one with times the list of its events; null if the caption
+    that is kept does not fit. The metadata has
     the same keys whatever came of the video, and of a caption no value that is null or an empty list for some and
     something else for others: readers of JSON Lines take the type of a column from its first rows. A caption there is
     always this run's: a failure leaves no older one.
@@ -327,8 +329,15 @@ def caption_cells(outcome: Outcome, task: Task) -> dict[ColumnKind, Any]:
     for name in ("flags", "clip_flags"):
         meta[name] = " ".join(meta[name] or ()) if not isinstance(meta[name], str) else meta[name]
     meta["sampling"] = json.dumps(meta["sampling"] or {})
-    text = outcome.candidates[outcome.kept[0]].value if task.schema else outcome.texts[0]
-    return {"text": text, "candidates": [each.text for each in outcome.candidates], "meta": meta, "failure": ""}
+    candidates = [each.text for each in outcome.candidates]
+    return {"text": _value(outcome, task), "candidates": candidates, "meta": meta, "failure": ""}
+
+
+def _value(caption: Caption, task: Task) -> Any:
+    """What the column holds: events, the value of a schema, or text."""
+    if task.times:
+        return None if caption.events is None else as_rows(caption.events)
+    return caption.candidates[caption.kept[0]].value if task.schema else caption.texts[0]
 
 
 LAYOUTS: Final[dict[str, Layout]] = {

@@ -6,7 +6,8 @@ from dataclasses import replace
 from typing import Any, Final, TypeGuard
 
 from reelscribe.engines.base import ModelInfo
-from reelscribe.faults import WITHOUT_TEXT, find_faults, with_value
+from reelscribe.events import Event
+from reelscribe.faults import WITHOUT_TEXT, events_of, find_faults, with_value
 from reelscribe.schemas import Facts
 from reelscribe.selection import SELECTORS
 from reelscribe.thoughts import set_apart
@@ -85,7 +86,27 @@ def answer_of(
         "try": request.attempt,
         "tries": request.attempt,
     }
-    return Answer(id=request.id, candidates=candidates, meta=meta)
+    return _with_events(request, Answer(id=request.id, candidates=candidates, meta=meta))[0]
+
+
+_UNREADABLE: Final = WITHOUT_TEXT | {"not_json", "schema"}
+"""Faults of candidates in which no events are looked for."""
+
+
+def _with_events(request: Request, answer: Answer) -> tuple[Answer, list[tuple[Event, ...] | None]]:
+    """An answer with the fault `times` of those candidates that have it, and the events of each.
+
+    Whether a task has times is no part of what is asked. So an answer that the ledger has may have been made without,
+    or its events with other ones.
+    """
+    events: list[tuple[Event, ...] | None] = []
+    faults = []
+    for candidate, found in zip(answer.candidates, answer.meta["faults"], strict=False):
+        others = [fault for fault in found.split() if fault != "times"]
+        looks = request.times and _UNREADABLE.isdisjoint(others)
+        events.append(events_of(candidate, request, answer.meta) if looks else None)
+        faults.append(" ".join([*others, "times"] if looks and events[-1] is None else others))
+    return replace(answer, meta={**answer.meta, "faults": faults}), events
 
 
 def is_faulty(answer: Answer | Failure) -> TypeGuard[Answer]:
@@ -125,6 +146,7 @@ def choose(request: Request, answer: Answer) -> Caption:
         answer: to it; at least one candidate has words. Chance comes from the seed in its metadata, which is that of
             the request that made them.
     """
+    answer, events = _with_events(request, answer)
     candidates, meta, keep = answer.candidates, answer.meta, request.keep
     faults = [found.split() for found in meta["faults"]]
     usable = [number for number, found in enumerate(faults) if WITHOUT_TEXT.isdisjoint(found)]
@@ -141,7 +163,14 @@ def choose(request: Request, answer: Answer) -> Caption:
     # Release 0.1.0 had no flags of clips, and recorded a share of damaged ones alone.
     flags |= set(meta.get("clip_flags", "truncated" if "decoded_share" in meta else "").split())
     told = {"keep": keep, "kept": list(kept), "reason": reason, "flags": sorted(flags)}
-    return Caption(id=request.id, kept=kept, reason=reason, candidates=candidates, meta={**meta, **told})
+    return Caption(
+        id=request.id,
+        kept=kept,
+        reason=reason,
+        candidates=candidates,
+        meta={**meta, **told},
+        events=events[kept[0]],
+    )
 
 
 def without_choice(meta: Mapping[str, Any]) -> dict[str, Any]:

@@ -79,10 +79,15 @@ def _seconds(value: Any, where: str) -> float | None:
         return None
     if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
         return float(value)
-    text = value.strip() if isinstance(value, str) else ""
+    seconds = time_of(value.strip()) if isinstance(value, str) else None
+    if seconds is None:
+        raise ClipError("row", f"{where}: a time is seconds, or HH:MM:SS.mmm; got {value!r}.")
+    return seconds
+
+
+def time_of(text: str) -> float | None:
+    """The seconds of a time in a text: `2.5`, `2.5s`, `MM:SS` or `HH:MM:SS.mmm`; None if it is no time."""
     if clock := _CLOCK.fullmatch(text):
         hours, minutes, seconds = clock[1] or 0, clock[2], clock[3].replace(",", ".")
         return int(hours) * 3600 + int(minutes) * 60 + float(seconds)
-    if _SECONDS.fullmatch(text):
-        return float(text.removesuffix("s"))
-    raise ClipError("row", f"{where}: a time is seconds, or HH:MM:SS.mmm; got {value!r}.")
+    return float(text.removesuffix("s")) if _SECONDS.fullmatch(text) else None

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Final, Literal, get_args
 
 from reelscribe.errors import SettingsError, did_you_mean
+from reelscribe.events import Times, list_of
 from reelscribe.sampling_params import SamplingParams
 from reelscribe.schemas import READY, Schema
 from reelscribe.templates import Part, names_in, parts_of
@@ -21,6 +22,9 @@ DEFAULT_TASK: Final = "caption"
 DEFAULT_PROMPT: Final = "Describe the input video in 1-2 sentences."
 CLIPS: Final = "clips"
 """Name in the prompt of a task over a video that stands for what was said of its clips."""
+DEFAULT_PROMPT_FOR_TIMES: Final = (
+    "List the events of the video in order, each on a line with its times, as: 0.0-2.5 s: what happens"
+)
 CLIP_FACTS: Final = ("duration", "width", "height", "fps")
 """Names in a prompt that stand for what the clip's file says, if no column and no task has them: seconds, pixels as
 shown, frames a second."""
@@ -36,7 +40,7 @@ class Task:
     name: str = DEFAULT_TASK
     """That of its column, and what other tasks' prompts know its answer by."""
     prompt: str | None = None
-    """A template, see `reelscribe.templates`; None, or nothing but blanks, for the schema's own or the default one."""
+    """A template, see `reelscribe.templates`; None, or nothing but blanks, for the schema's own or a default one."""
     prompt_key: str | None = None
     """Column of a row's own prompt, which is taken as it is."""
     system_prompt: str | None = None
@@ -52,14 +56,19 @@ class Task:
     """What it is about: each clip, or the whole video of a row, from what was said of its clips."""
     part_chars: int = 20_000
     """Most letters of clips in one prompt. Of more, parts are asked first, and then what came of these."""
+    times: Times = False
+    """Whether an answer is read as events with times, which are moved to the file's clock."""
     engine: Mapping[str, Any] = field(default_factory=dict)
     """Settings of the model and what runs it, where they are not the run's; for a text stage."""
 
     @cached_property
     def template(self) -> tuple[Part, ...]:
         """Its prompt in parts."""
-        default = self.schema.default_prompt if self.schema else DEFAULT_PROMPT
-        return parts_of(self.prompt) if self.prompt and self.prompt.strip() else (default,)
+        if self.prompt and self.prompt.strip():
+            return parts_of(self.prompt)
+        if self.schema:
+            return (self.schema.default_prompt,)
+        return (DEFAULT_PROMPT_FOR_TIMES if self.times else DEFAULT_PROMPT,)
 
     @cached_property
     def names(self) -> tuple[str, ...]:
@@ -127,6 +136,10 @@ def _value(name: str, key: str, value: Any, base: Task) -> Any:
         return tuple(names)
     if key in ("num_captions", "part_chars") and (type(value) is not int or value < 1):
         raise SettingsError(f"{key} must be a whole number of at least 1; got {value!r}.")
+    if key == "times":
+        if not isinstance(value, bool) and value != "overlapping":
+            raise SettingsError(f'times must be true, false or "overlapping"; got {value!r}.')
+        return value
     return read_schema(value, name) if key == "schema" else _held(key, value, *_HELD.get(key, (str, "text")))
 
 
@@ -179,6 +192,11 @@ def _checked(task: Task) -> Task:
         )
     if task.video and task.engine:
         raise SettingsError("only a task without the video (video = false) can have an engine of its own.")
+    if task.times and task.schema and list_of(task.schema) is None:
+        raise SettingsError(
+            "times needs a schema with one list of objects that have start, end and text, by these names; "
+            f"{task.schema.name} has none, or several."
+        )
     if task.schema and task.sampling.max_tokens is None:
         return replace(task, sampling=replace(task.sampling, max_tokens=_STRUCTURED_TOKENS))
     return task

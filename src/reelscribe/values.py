@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from reelscribe.errors import FailureKind, SettingsError, without_passwords
+from reelscribe.events import Event, Times
 from reelscribe.sampling_params import SamplingParams
 from reelscribe.schemas import Facts, Schema
 from reelscribe.templates import Part
@@ -128,6 +129,8 @@ class Request:
     """What an answer has to fit, as JSON; None for free text."""
     keep: str = "random_any"
     """Which candidates to keep. It has no part in what is made."""
+    times: Times = False
+    """Whether an answer is read as events. It has no part in what is made, either."""
     unfilled: tuple[Part, ...] = ()
     """The prompt in parts, while it names facts of the clip, which are known once that is decoded."""
 
@@ -284,6 +287,9 @@ class Caption:
     candidates: tuple[Candidate, ...]
     meta: dict[str, Any]
     """Provenance, ready for JSON: model, prompt, sampling, timestamps, tokens."""
+    events: tuple[Event, ...] | None = None
+    """The events in the first of the kept candidates, on the file's clock. None if the request has no times, or they
+    are not as they should be."""
 
     @property
     def texts(self) -> tuple[str, ...]:

@@ -142,6 +142,11 @@ class Settings(RunSettings, FetchSettings, DataSettings, FrameSettings, TaskSett
         found = next((task for task in self.all_tasks if task.name == DEFAULT_TASK), self.all_tasks[-1])
         if found.is_over_video:
             raise SettingsError("in interleaved text there is no room for what is over a video; set layout to columns.")
+        if found.times:
+            raise SettingsError(
+                f"in interleaved text there is no room for a list of events, which the task {found.name!r} makes with "
+                "times. Set layout to columns, or leave out times."
+            )
         unused = {task.name for task in self.all_tasks} - self._leading_to(found)
         if unused:
             raise SettingsError(

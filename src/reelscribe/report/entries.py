@@ -17,6 +17,7 @@ from reelscribe.dataset.names import SHARD
 from reelscribe.dataset.read import read_rows
 from reelscribe.dataset.sources import Source, find_sources
 from reelscribe.errors import ClipError, DatasetError, ReelscribeError
+from reelscribe.events import Event, from_rows
 from reelscribe.layouts import LAYOUTS, clips_of, eoc_token, named_clip, video_token, without_tokens
 from reelscribe.outcomes import choose
 from reelscribe.report.videos import FoundVideo, VideoFinder
@@ -50,6 +51,8 @@ class Entry:
     """The text that the row had."""
     captions: tuple[str, ...] = ()
     """Those that were kept."""
+    events: tuple[Event, ...] | None = None
+    """What the first of these says, on the file's clock, if the task has times and it says them as it should."""
     others: tuple[tuple[int, str], ...] = ()
     """The other candidates and the place of each, where they are known."""
     meta: dict[str, Any] = field(default_factory=dict)
@@ -133,6 +136,11 @@ class CaptionedData:
             )
         return True
 
+    @property
+    def tasks(self) -> tuple[Task, ...]:
+        """What was asked about each video. Without a ledger no more is known of a task than its name."""
+        return (self.settings.text_task,) if self._interleaved else self._tasks
+
     def _rows(self) -> Iterator[InputRow]:
         return read_rows(self._sources, self.settings, output=self.output)
 
@@ -175,6 +183,7 @@ class CaptionedData:
                 yield entry if made else replace(entry, failure=kind or "row", message=message)
                 continue
             texts, kept = [_text(text) for text in cells["candidates"] or []], cells["text"]
+            entry = replace(entry, events=from_rows(kept))
             if not isinstance(kept, str):  # JSON, or the column is not there, or what was kept is not what it should be
                 kept = texts[0] if kept is None else to_json(kept)
             yield _with_texts(entry, texts or [kept], entry.meta.get("kept"), kept)
@@ -300,8 +309,11 @@ def _by_video(row: Row, task: Task) -> list[dict[ColumnKind, Any]]:
     """What the columns of a task hold, for each video of a row."""
     cells: dict[ColumnKind, Any] = {kind: row.get(task.column(kind)) for kind in COLUMN_KINDS}
     cells["meta"] = _from_json(cells["meta"])
-    listed = any(isinstance(cells[kind], list) for kind in COLUMN_KINDS if kind != "candidates")
-    if not listed:
+    # Candidates are a list in any case, and so are events; the other two are there for each video.
+    known = [cells[kind] for kind in ("meta", "failure") if cells[kind] is not None]
+    if not known and not from_rows(cells["text"]):
+        known = [cells["text"]]
+    if not any(isinstance(cell, list) for cell in known):
         return [cells]
     count = max(len(cell) for cell in cells.values() if isinstance(cell, list))
     return [{kind: _at(cells[kind], slot) for kind in COLUMN_KINDS} for slot in range(count)]

@@ -151,10 +151,28 @@ function player(clip) {
       place.replaceChildren(told);
     });
     video.src = href;
+    addSubtitles(video, clip);
     place.append(video);
     place.hidden = false;
   }
   return place.querySelector("video");
+}
+
+// Events are subtitles while it plays: those of the first answer that has some, until the reader chooses others.
+
+const MARKUP = { "&": "&amp;", "<": "&lt;", ">": "&gt;" };
+
+function addSubtitles(video, clip) {
+  const timed = clip.answers.filter(({ node }) => node.querySelector(".events [data-start]"));
+  for (const answer of timed) {
+    const track = video.addTextTrack("subtitles", answer.task);
+    track.mode = answer === timed[0] ? "showing" : "hidden";
+    for (const event of answer.node.querySelectorAll(".events [data-start]")) {
+      const text = event.querySelector("[data-text]").textContent.replace(/[&<>]/g, (sign) => MARKUP[sign]);
+      // Chromium shows a cue at the very moment of its end, too, when that is sought: the next one begins there.
+      track.addCue(new VTTCue(Number(event.dataset.start), Number(event.dataset.end) - 0.001, text));
+    }
+  }
 }
 
 function play(clip) {
@@ -220,7 +238,21 @@ for (const clip of clips) {
     });
   }
 }
+function makeSeekable(clip, event) {
+  const time = event.querySelector(".time");
+  const button = document.createElement("button");
+  button.type = "button";
+  button.className = "time";
+  button.textContent = time.textContent;
+  time.replaceWith(button);
+  event.classList.add("seekable");
+  event.addEventListener("click", () => seek(clip, Number(event.dataset.start)));
+}
+
 for (const answer of answers) {
+  if (answer.clip.article.querySelector(".play")) {
+    for (const event of answer.node.querySelectorAll(".events [data-start]")) makeSeekable(answer.clip, event);
+  }
   const within = (selector) => answer.node.querySelector(selector);
   within(".flag").addEventListener("click", () => flag(answer));
   within(".note").addEventListener("click", () => note(answer));

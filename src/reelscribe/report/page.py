@@ -233,7 +233,8 @@ def _answers(entries: Sequence[Entry], groups: list[list[int]], *, several: bool
         yield AnswerView(
             id=identifiers[place],
             entry=entry,
-            texts=[_shown(text, entry) for text in entry.captions],
+            # What the first caption says is shown as events; others are there with keep = "all".
+            texts=[_shown(text, entry) for text in entry.captions[entry.events is not None :]],
             flags=[] if entry.failure else flags_of(entry) + ([_NEAR] if others else []),
             words=sum(len(words_of(text)) for text in entry.captions),
             frames=len(frame_seconds_of(entry)),

@@ -43,6 +43,8 @@ _TYPES: Final[dict[ColumnKind, pa.DataType]] = {
     "failure": pa.string(),
 }
 """Of the columns that are added for a video; the metadata is JSON, whose keys may differ from row to row."""
+_EVENTS: Final = pa.list_(pa.struct([("start", pa.float64()), ("end", pa.float64()), ("text", pa.string())]))
+"""Of the text of a task with times."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -168,24 +170,28 @@ class _Added:
     """What it holds for one video."""
     is_single: bool
     """Whether it holds one for all clips of a row."""
+    lists: bool
+    """Whether that is a list."""
 
     @classmethod
     def of(cls, task: Task, kind: ColumnKind) -> "_Added":
+        if kind == "text" and task.times:
+            return cls(kind=kind, schema=None, type=_EVENTS, lists=True, is_single=task.is_over_video)
         schema = task.schema if kind == "text" else None
-        type_ = schema.arrow_type() if schema else _TYPES[kind]
-        return cls(kind=kind, schema=schema, type=type_, is_single=task.is_over_video)
+        made = schema.arrow_type() if schema else _TYPES[kind]
+        return cls(kind=kind, schema=schema, type=made, lists=kind == "candidates", is_single=task.is_over_video)
 
     def cell(self, value: Any) -> Any:
         """What it holds for a video."""
         if self.schema:
             return self.schema.arrow_value(value) if isinstance(value, dict) else value  # a list does not fit
-        return value if self.kind == "candidates" else _text(value)
+        return value if self.lists else _text(value)
 
     def is_list(self, value: Any) -> bool:
         """Whether a value is that of a list of videos."""
         if not isinstance(value, list):
             return False
-        return self.kind != "candidates" or all(isinstance(item, list) for item in value)
+        return not self.lists or all(item is None or isinstance(item, list) for item in value)
 
 
 class TableMaker:
@@ -278,7 +284,7 @@ class TableMaker:
     def _convert(self, rows: list[Row]) -> pa.Table:
         if self.schema is None:
             self._listed = any(
-                added.is_list(value) and (value or added.kind != "candidates")
+                added.is_list(value) and (value or not added.lists)
                 for row in rows
                 for name, added in self._added.items()
                 if not added.is_single and (value := row.get(name)) is not None

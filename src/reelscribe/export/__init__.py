@@ -1,0 +1,1 @@
+"""Captions in the forms of other programs, made from a data set that a run wrote."""

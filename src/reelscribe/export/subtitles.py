@@ -1,0 +1,228 @@
+"""Subtitles: a WebVTT or SubRip file for each video, from the events of a task or from captions of stretches."""
+
+import hashlib
+import os
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, Literal, NamedTuple
+
+from reelscribe.dataset.files import VIDEO_SUFFIXES, write_whole
+from reelscribe.dataset.names import beside
+from reelscribe.errors import DatasetError, SettingsError, did_you_mean
+from reelscribe.events import Event
+from reelscribe.report.entries import CaptionedData, Entry
+from reelscribe.video.fetch import scheme_of
+
+SubtitleFormat = Literal["vtt", "srt"]
+
+_MOST_NAMED: Final = 3
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportSummary:
+    """What was written."""
+
+    folder: Path
+    files: int
+    cues: int
+    left_out: Mapping[str, int]
+    """Clips without subtitles, by why they have none."""
+
+
+def export_subtitles(
+    output: Path, kind: SubtitleFormat, *, folder: Path | None = None, task: str | None = None, root: Path | None = None
+) -> ExportSummary:
+    """Write a file of subtitles for each video of a data set that a run wrote; stretches of a video go into one file.
+
+    Of a task with times its events are written, of any other its captions, each from where its clip begins in the file
+    to where it ends. All of them are in memory at once.
+
+    Args:
+        output: the data set, as the run was given it.
+        kind: WebVTT or SubRip.
+        folder: to write to; by default `captions.subtitles` beside `captions.jsonl`. Files are called as the videos,
+            and lie in folders as these do, below the folder that all of them share.
+        task: whose answers to write; by default the only one, or the only one with times.
+        root: folder that relative paths of videos start from; the run's own by default.
+
+    Raises:
+        DatasetError: there is no such data set, nothing in it has times, or a file is there already. Then none is
+            written.
+        SettingsError: there is no such task, or several and none is named.
+        MissingExtraError: the format of the data set needs what is not installed.
+    """
+    data = CaptionedData(output, root=root)
+    answers = _Answers()
+    for entry in data.entries():
+        if isinstance(entry, Entry) and task in (None, entry.task):
+            answers.add(entry)
+    timed = {item.name for item in data.tasks if item.times} | answers.with_events
+    name = _chosen(task, [item.name for item in data.tasks], timed)
+    cues, left_out = answers.cues_of(name, timed=name in timed)
+    if not cues:
+        why = ", ".join(f"{count:,} {reason}" for reason, count in left_out.items()) or "it has no clips"
+        raise DatasetError(f"there is nothing to export of the task {name} in {output}: {why}.")
+    folder = beside(output, "subtitles") if folder is None else folder
+    files = {folder / f"{path}.{kind}": cues[key] for key, path in _paths(answers.places, cues).items()}
+    there = [file for file in files if os.path.lexists(file)]
+    if there:
+        named = ", ".join(map(str, there[:_MOST_NAMED]))
+        more = f" and {len(there) - _MOST_NAMED:,} more" if len(there) > _MOST_NAMED else ""
+        raise DatasetError(f"cannot write: {named}{more} is there already. Choose another folder with -o.")
+    for file, events in files.items():
+        try:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            write_whole(file, FORMATS[kind](sorted(events)))
+        except OSError as exc:
+            raise DatasetError(f"cannot write to {file}: {exc.strerror or exc}.") from exc
+    return ExportSummary(folder=folder, files=len(files), cues=sum(map(len, files.values())), left_out=left_out)
+
+
+def _chosen(task: str | None, names: list[str], timed: set[str]) -> str:
+    """The task to export."""
+    if task is not None:
+        if task not in names:
+            raise SettingsError(f"there is no task {task!r}; {did_you_mean(task, names)}")
+        return task
+    several = [name for name in names if name in timed] or names
+    if len(several) > 1:
+        raise SettingsError(f"there are several tasks, {', '.join(several)}: name one with --task.")
+    return several[0]
+
+
+class _Answer(NamedTuple):
+    """What is kept of an entry."""
+
+    video: str
+    """Its key."""
+    failed: bool
+    events: tuple[Event, ...] | None
+    caption: Event | None
+    """The caption, for as long as its clip is; None if it is not known where that lies."""
+
+
+class _Answers:
+    """What is kept of all entries, by task."""
+
+    def __init__(self) -> None:
+        self._by_task: dict[str, list[_Answer]] = {}
+        self.places: dict[str, tuple[str, ...]] = {}
+        """By the key of a video, where it is: folders and name."""
+        self.with_events: set[str] = set()
+        """Tasks that have events."""
+
+    def add(self, entry: Entry) -> None:
+        """Take an entry."""
+        key, place = _video_of(entry)
+        self.places.setdefault(key, place)
+        if entry.events is not None:
+            self.with_events.add(entry.task)
+        start, end = entry.meta.get("clip_start"), entry.meta.get("clip_end")
+        caption = None
+        if entry.captions and entry.captions[0] and isinstance(start, int | float) and isinstance(end, int | float):
+            caption = Event(float(start), float(end), entry.captions[0])
+        made = _Answer(key, entry.failure is not None, entry.events, caption)
+        self._by_task.setdefault(entry.task, []).append(made)
+
+    def cues_of(self, task: str, *, timed: bool) -> tuple[dict[str, list[Event]], Counter[str]]:
+        """The cues of each video, and how many clips have none, by why."""
+        cues: dict[str, list[Event]] = {}
+        left_out: Counter[str] = Counter()
+        for video, failed, events, caption in self._by_task.get(task, []):
+            found = events if timed else caption and (caption,)
+            if found:
+                cues.setdefault(video, []).extend(found)
+            elif failed:
+                left_out["that failed"] += 1
+            elif not timed:
+                left_out["of which it is not known where they begin and end"] += 1
+            else:
+                left_out["without events that can be read" if events is None else "in which nothing happens"] += 1
+        return cues, left_out
+
+
+# Names of files
+
+
+def _video_of(entry: Entry) -> tuple[str, tuple[str, ...]]:
+    """What a video is known by, whatever stretch of it was captioned, and where its row says it is, in parts."""
+    clip, otherwise = entry.video.clip, f"row-{entry.row}"
+    if clip is not None and isinstance(clip.source, bytes):
+        name, key = clip.called or otherwise, hashlib.sha256(clip.source).hexdigest()
+    else:
+        name = (entry.video.url or entry.video.name).partition("#t=")[0] if clip is None else clip.called or clip.name
+        key = name if entry.video.path is None else str(entry.video.path)
+    path = name if scheme_of(name) is None else name.partition("://")[2]
+    parts = [part for part in path.split("/") if part not in ("", ".", "..")]
+    # Names in rows may hold what no name of a file can: a NUL, or half of a surrogate pair.
+    return key, tuple(part.replace("\0", "_").encode("utf-8", "replace").decode() for part in parts) or (otherwise,)
+
+
+def _paths(places: Mapping[str, tuple[str, ...]], keys: Iterable[str]) -> dict[str, str]:
+    """Relative paths of files without their suffix: those of the videos, below the folder that all share.
+
+    A suffix is left out unless two videos differ in that alone. What still has the same name gets a number.
+    """
+    wanted = {key: places[key] for key in keys}
+    shared = len(os.path.commonprefix([place[:-1] for place in wanted.values()]))  # noqa: RUF071 - of lists of names
+    below = {key: place[shared:] for key, place in wanted.items()}
+    short = {key: "/".join((*place[:-1], _stem(place[-1]))) for key, place in below.items()}
+    counts, taken = Counter(short.values()), set[str]()
+    for key, name in short.items():
+        unique = name if counts[name] == 1 else "/".join(below[key])
+        full, number = unique, 1
+        while unique in taken:
+            number += 1
+            unique = f"{full}-{number}"
+        taken.add(unique)
+        short[key] = unique
+    return short
+
+
+def _stem(name: str) -> str:
+    stem, suffix = os.path.splitext(name)  # noqa: PTH122 - a name may be one that pathlib has another idea of
+    return stem if suffix.lower() in VIDEO_SUFFIXES else name
+
+
+# What is in them
+
+
+def as_vtt(events: Iterable[Event]) -> str:
+    """Events as WebVTT (W3C, "WebVTT: The Web Video Text Tracks Format"): text is escaped, as it has markup."""
+    cues = (
+        f"{_clock(event.start, '.')} --> {_clock(event.shown_until, '.')}\n{_escaped(_lines(event.text))}\n"
+        for event in events
+    )
+    return "\n".join(["WEBVTT\n", *cues])
+
+
+def as_srt(events: Iterable[Event]) -> str:
+    """Events as SubRip, which has no standard and no escapes: an arrow of times in a text loses a dash."""
+    return "\n".join(
+        f"{number}\n{_clock(event.start, ',')} --> {_clock(event.shown_until, ',')}\n"
+        f"{_lines(event.text).replace('-->', '->')}\n"
+        for number, event in enumerate(events, 1)
+    )
+
+
+FORMATS: Final[dict[SubtitleFormat, Callable[[Iterable[Event]], str]]] = {"vtt": as_vtt, "srt": as_srt}
+
+
+def _clock(seconds: float, point: str) -> str:
+    """HH:MM:SS.mmm; hours have as many digits as they need."""
+    thousandths = round(seconds * 1000)
+    minutes, thousandths = divmod(thousandths, 60_000)
+    return f"{minutes // 60:02d}:{minutes % 60:02d}:{thousandths // 1000:02d}{point}{thousandths % 1000:03d}"
+
+
+def _lines(text: str) -> str:
+    """A text without blank lines, which would end the cue, and without NUL."""
+    lines = re.split(r"[\r\n]+", text.replace("\0", ""))
+    return "\n".join(line.strip() for line in lines if line.strip())
+
+
+def _escaped(text: str) -> str:
+    return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
