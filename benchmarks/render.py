@@ -122,10 +122,33 @@ def damage() -> Iterator[str]:
         yield f"\nWrong frames of reported damage, {', '.join(f'{way}: {count}' for way, count in wrong.items())}."
 
 
+def scenes() -> Iterator[str]:
+    """How many changes of scene are found, and how fast, by ours and by others."""
+    for result in _results("scenes"):
+        scores = "F1 | precision | recall: cuts | fades | dissolves"
+        yield f"| film of 200 changes | by | {scores} | times real time, by the clock | by CPU time |"
+        yield "| --- | --- | --- | --- | --- | --- | --- | --- | --- |"
+        for kind, seeds in result["results"].items():
+            for seed, methods in seeds.items():
+                for name, seen in methods.items():
+                    shares = " | ".join(f"{seen[key]:.3f}" for key in _FOUND)
+                    clock = seen["times_real_time"]
+                    cpu = clock * seen["seconds"] / seen["cpu_seconds"]
+                    yield f"| {kind}, {seed} | {name} | {shares} | {clock:.0f} | {cpu:.0f} |"
+        shots = result["single_shots"]
+        wrong = sum(shots["changes_found"].values())
+        yield (
+            f"\nIn {shots['rendered']} rendered and {shots['real']} real single shots {wrong} changes were found "
+            f"({shots['changes_found'].get('real', 0)} in the real ones). On {_machine(result)}, busy with other work."
+        )
+
+
+_FOUND: Final = ("f1", "precision", "recall_cut", "recall_fade", "recall_dissolve")
 _DAMAGE: Final = ("reported, failure", "reported, wrong", "silent, right", "silent, wrong")
 
 PAGES: Final[dict[Path, tuple[Callable[[], Iterator[str]], ...]]] = {
     HERE.parent / "README.md": (speeds,),
+    HERE.parent / "docs" / "architecture.md": (scenes,),
     HERE.parent / "docs" / "tasks.md": (tasks,),
     HERE.parent / "docs" / "reliability.md": (streaming, soak, fuzz, odd_values, damage),
 }

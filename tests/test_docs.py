@@ -19,7 +19,7 @@ def test_cli_reference_is_up_to_date() -> None:
 
 def test_figures_in_the_pages_are_those_of_the_results() -> None:
     tool = runpy.run_path(str(ROOT / "benchmarks" / "render.py"))
-    assert len(tool["PAGES"]) == 3
+    assert len(tool["PAGES"]) == 4
     for page in tool["PAGES"]:
         assert page.read_text("utf-8") == tool["render"](page), "run: python benchmarks/render.py"
 

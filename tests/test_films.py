@@ -30,7 +30,10 @@ def film(tmp_path: Path) -> Path:
 class Asked:
     """An engine that says which frames it sees, and of text how many lines it has; it keeps what it was asked."""
 
-    def __init__(self, fail: tuple[str, ...] = (), stop_after: int | None = None) -> None:
+    def __init__(
+        self, fail: tuple[str, ...] = (), stop_after: int | None = None, said_of_clips: str | None = None
+    ) -> None:
+        self._said = said_of_clips
         self.names: list[str] = []
         self.prompts: list[str] = []
         self._fail, self._stop_after = fail, stop_after
@@ -45,7 +48,7 @@ class Asked:
             return Failure.of(request, "no")
         if request.video:
             numbers = read_numbers(work.frames.pixels)
-            return said(f"{numbers[0]} to {numbers[-1]}")
+            return said(self._said or f"{numbers[0]} to {numbers[-1]}")
         self.prompts.append(request.prompt)
         return said(f"{len(request.prompt.splitlines()) - 1} lines")
 
@@ -153,6 +156,18 @@ def test_a_row_of_several_videos_has_none(film: Path) -> None:
     assert made[0]["film_failure"] == "row: a task over the video is about one, but the row has several."
     assert made[0]["caption"] == ["0 to 199"] * 2
     assert (made[1]["film"], made[1]["caption"]) == (None, [])
+
+
+def test_times_of_events_are_those_of_the_film(film: Path) -> None:
+    asked = Asked(said_of_clips="0.0-1.0 s: it begins\n1.0-2.0 s: it ends")
+    tasks = {"events": {"prompt": "What?", "times": True}, "film": {**FILM, "after": ["events"], "times": True}}
+    [made] = _captioned(film, asked, split="4", tasks=tasks)
+    assert asked.prompts == [
+        "Sum up.\n0.0-4.0 s:\n0.0-1.0 s: it begins\n1.0-2.0 s: it ends\n"
+        "4.0-8.0 s:\n4.0-5.0 s: it begins\n5.0-6.0 s: it ends"
+    ]
+    assert [event["start"] for event in made["events"][1]] == [4.0, 5.0]
+    assert made["film_meta"]["faults"] == ["times"]
 
 
 @pytest.mark.parametrize("output", ["out.parquet", "out.tar"])

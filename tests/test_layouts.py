@@ -2,9 +2,12 @@
 
 import copy
 from dataclasses import replace
+from datetime import timedelta
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from flow import EOC, VIDEO, named, said
 
@@ -13,6 +16,7 @@ from reelscribe.config import Settings
 from reelscribe.errors import ClipError
 from reelscribe.layouts import LAYOUTS, caption_cells, choose_layout, clips_of, columns_used, videos_of
 from reelscribe.outcomes import choose, once_more
+from reelscribe.stretches import split_fragment
 from reelscribe.tasks import DEFAULT_PROMPT, Task
 from reelscribe.values import CAPTION_META, Answer, Caption, Clip, Failure, Outcome, Request, RequestId, Row
 
@@ -455,6 +459,10 @@ def _stretches(row: Row, **settings: Any) -> list[tuple[str | bytes, float, floa
         (7, None, (7.0, None)),
         (7.0, float("nan"), (7.0, None)),
         (None, None, (0.0, None)),
+        ("75:30", "1:15:31", (4530.0, 4531.0)),
+        (Decimal("1.5"), timedelta(seconds=3.5), (1.5, 3.5)),
+        (np.float32(1.5), np.int64(3), (1.5, 3.0)),
+        (np.float32("nan"), Decimal("NaN"), (0.0, None)),
     ],
 )
 def test_columns_say_where_a_clip_begins_and_ends(start: Any, end: Any, seconds: tuple[float, float | None]) -> None:
@@ -476,6 +484,7 @@ def test_columns_of_times_have_the_names_that_are_set() -> None:
         ("a.mp4#t=,18", ("a.mp4", 0.0, 18.0)),
         ("a.mp4#t=npt:0:02,0:01:00.5", ("a.mp4", 2.0, 60.5)),
         ("https://example.org/a.mp4?b=c#t=1,2", ("https://example.org/a.mp4?b=c", 1.0, 2.0)),
+        ("a.mp4#t=1%2C2", ("a.mp4", 1.0, 2.0)),
         ("a#2.mp4", ("a#2.mp4", 0.0, None)),
         ("a.mp4#track=1", ("a.mp4#track=1", 0.0, None)),
     ],
@@ -504,12 +513,21 @@ def test_lists_of_times_belong_to_the_videos_of_a_list() -> None:
     ("row", "says"),
     [
         ({"video": "a.mp4", "start": "2024-01-01"}, "a time is seconds, or HH:MM:SS.mmm; got '2024-01-01'"),
+        ({"video": "a.mp4", "start": 10**400}, "a time is seconds, or HH:MM:SS.mmm; got a number that is too large"),
+        ({"video": "a.mp4", "start": 10**5000}, "a time is seconds, or HH:MM:SS.mmm; got a number that is too large"),
+        ({"video": "a.mp4", "start": "9" * 400}, f"a time is seconds, or HH:MM:SS.mmm; got '{'9' * 79}..."),
+        ({"video": "a.mp4", "start": "9" * 5000 + ":30"}, "a time is seconds"),
+        ({"video": "a.mp4", "end": 1e308}, "a time is seconds, or HH:MM:SS.mmm; got 1e+308"),
+        ({"video": "a.mp4", "start": "1:75:30"}, "a time is seconds"),
+        ({"video": "a.mp4", "start": ".5"}, "a time is seconds"),
         ({"video": "a.mp4", "start": True}, "a time is seconds"),
         ({"video": "a.mp4", "end": float("inf")}, "a time is seconds"),
         ({"video": "a.mp4#t=x"}, "a time is seconds"),
         ({"video": "a.mp4#t="}, "there must be times"),
         ({"video": "a.mp4#t=1,"}, "there must be times"),
+        ({"video": "a.mp4#t=1,2&track=x"}, "only times are read, as #t=12,18; got 't=1,2&track=x'"),
         ({"video": "a.mp4#t=1,2", "start": 1}, "names a stretch, and so does a column"),
+        ({"video": "a.mp4", "stretches": [[1, 2]], "start": 5}, "'stretches' and 'start' both name stretches"),
         ({"video": "a.mp4", "stretches": [[1, 2, 3]]}, "a stretch is a pair of times"),
         ({"video": "a.mp4", "stretches": "1-2"}, "a stretch is a pair of times"),
         ({"videos": ["a.mp4", "b.mp4"], "stretches": [[1, 2]]}, "the row has 2"),
@@ -522,6 +540,32 @@ def test_what_names_no_stretch_is_a_failure_of_the_row(row: Row, says: str) -> N
     assert plan.problem
     assert plan.problem.kind == "row"
     assert says in plan.problem.message
+
+
+@pytest.mark.parametrize(
+    ("row", "column", "setting"),
+    [
+        ({"start": "2020-01-01", "end": 3}, "column 'start': ", "start_key"),
+        ({"start": 3, "end": "2020-01-01"}, "column 'end': ", "end_key"),
+        ({"stretches": [[0, 1], "2020-01-01"]}, "column 'stretches', entry 1: ", "stretches_key"),
+        ({"stretches": [[0, "never"]]}, "column 'stretches', entry 0: ", "stretches_key"),
+    ],
+)
+def test_of_a_column_that_means_something_else_it_says_how_to_leave_it_alone(
+    row: Row, column: str, setting: str
+) -> None:
+    plan = _plan({"video": "a.mp4", **row}, "columns")
+    assert plan.problem
+    assert plan.problem.message.startswith(column)
+    assert plan.problem.message.endswith(f". If the column means something else, {setting} '' leaves it alone.")
+
+
+@pytest.mark.parametrize("fragment", ["t=1,2&track=x", "xywh=0,0,9,9&t=1,2", "t=1&t=2"])
+def test_other_dimensions_beside_times_are_refused(fragment: str) -> None:
+    with pytest.raises(ClipError, match="only times are read") as caught:
+        split_fragment(f"https://user:secret@example.org/a.mp4#{fragment}")
+    assert caught.value.kind == "row"
+    assert "secret" not in str(caught.value)
 
 
 def test_with_a_list_of_stretches_columns_hold_lists() -> None:

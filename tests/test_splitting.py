@@ -4,20 +4,28 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from av.video.frame import VideoFrame
 from click.testing import CliRunner
-from clips import read_numbers, write_clip
+from clips import cut, read_numbers, write_clip
 from flow import ScriptedEngine, put_rows, read_rows_of, said
 
+from reelscribe import VideoCaptioner
 from reelscribe.cli import main
 from reelscribe.config import Settings
 from reelscribe.errors import DatasetError, SettingsError
+from reelscribe.integrations.ray import CaptionBatches
+from reelscribe.layouts import clips_of
 from reelscribe.plan.survey import survey
 from reelscribe.report.entries import CaptionedData, Entry
 from reelscribe.runners.local import run
 from reelscribe.runners.split import split
+from reelscribe.runners.status import ledger_of
 from reelscribe.splitting import Splitting
-from reelscribe.values import Row, Work
+from reelscribe.values import Clip, Row, Work
+from reelscribe.video import prefetch
+from reelscribe.video.scenes import Scene, find_scenes
 
 
 def _times(start: float, end: float, scenes: list[tuple[float, float]] | None = None, **settings: Any) -> list[Any]:
@@ -137,6 +145,83 @@ def test_what_cannot_be_split_keeps_its_row_and_is_listed(film: Path) -> None:
     ]
 
 
+def test_rows_of_another_folder_lead_to_the_same_videos(film: Path) -> None:
+    (film.parent / "data").mkdir()
+    rows = put_rows(
+        film.parent / "data" / "in.jsonl", [{"video": "../film.mp4"}, {"video": str(film)}, {"video": "no.mp4"}]
+    )
+    split([rows], film.parent / "out" / "clips.jsonl", Settings(decoders=0, split="8"))
+    made = read_rows_of(film.parent / "out" / "clips.jsonl")
+    assert [row["video"] for row in made] == ["../film.mp4", str(film), "../data/no.mp4"]
+
+
+def test_what_cannot_be_split_names_its_own_clip_alone(film: Path) -> None:
+    rows: list[Row] = [
+        {"videos": ["gone.mp4", "film.mp4"], "start": [0, 1], "end": [1, 2]},
+        {"video": "film.mp4", "stretches": [[0, 1], [9, 10]]},
+    ]
+    made = _split(film.parent, rows, split="100")
+    assert [(row.get("videos", row.get("video")), row["start"], row["end"]) for row in made] == [
+        (["gone.mp4"], 0.0, 1.0), (["film.mp4"], 1.0, 2.0), ("film.mp4", 0.0, 1.0), ("film.mp4", 9.0, 10.0),
+    ]  # fmt: skip
+    assert [row.get("stretches") for row in made] == [None] * 4
+
+
+def test_clips_of_one_video_are_numbered_on(film: Path) -> None:
+    made = _split(film.parent, [{"video": "film.mp4", "stretches": [[0, 4], [4, 8]]}], split="2")
+    assert [row["clip"] for row in made] == [0, 1, 2, 3]
+
+
+def test_a_video_that_is_too_short_keeps_its_row(film: Path) -> None:
+    made = _split(film.parent, [{"video": "film.mp4", "end": 2}], split="5", min_seconds=3.0)
+    assert made == [{"video": "film.mp4", "start": 0.0, "end": 2.0}]
+    [failure] = read_rows_of(film.parent / "clips.failures.jsonl")
+    assert (failure["kind"], failure["video"]) == ("too_short", "film.mp4#t=0,2")
+
+
+def test_paths_in_tables_are_split_too(film: Path) -> None:
+    made = _split(film.parent, [{"video": {"bytes": None, "path": "film.mp4#t=1,5"}}], split="2")
+    assert [(row["video"]["path"], row["start"], row["end"]) for row in made] == [
+        ("film.mp4", 1.0, 3.0),
+        ("film.mp4", 3.0, 5.0),
+    ]
+
+
+def test_text_with_tokens_for_several_videos_is_not_split(film: Path) -> None:
+    token = "<__dj__video>"
+    rows: list[Row] = [{"videos": ["film.mp4", "film.mp4"], "text": token * 2}, {"videos": ["film.mp4"], "text": token}]
+    made = _split(film.parent, rows, split="4")
+    assert made[0] == rows[0]
+    assert len(made) == 3
+
+
+def test_what_makes_no_rows_splits_nothing() -> None:
+    with pytest.raises(SettingsError, match="a VideoCaptioner splits no videos"):
+        VideoCaptioner("shapes", engine="fake", split="2")
+    with pytest.raises(SettingsError, match="a stage splits no videos"):
+        CaptionBatches(Settings(engine="fake", split="2"))
+
+
+def test_a_length_may_be_a_number_in_a_file(tmp_path: Path) -> None:
+    (tmp_path / "a.toml").write_text("split = 10\n")
+    assert Settings.load(tmp_path / "a.toml").split == "10"
+
+
+@pytest.mark.parametrize("start", [["0", "00:00:01"], [[0, 1], [1]], [0, 1]])
+def test_columns_of_all_types_hold_times(start: list[Any], film: Path) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    videos: list[Any] = ["film.mp4", "gone.mp4"]
+    if isinstance(start[0], list):
+        videos = [["film.mp4", "film.mp4"], ["gone.mp4"]]
+    pq.write_table(pa.table({"video": videos, "start": start}), film.parent / "in.parquet")
+    split([film.parent / "in.parquet"], film.parent / "out.parquet", Settings(decoders=0, split="8"))
+    made = pq.read_table(film.parent / "out.parquet").to_pylist()
+    assert [row["start"] for row in made] in ([0.0, 1.0], ["0", "1"], [0.0, 1.0, 1.0])
+    assert made[-1]["video"] in ("gone.mp4", ["gone.mp4"])
+
+
 def test_nested_makes_one_row_a_video(film: Path) -> None:
     [made] = _split(film.parent, [{"video": "film.mp4", "id": 7}], nested=True)
     assert made == {
@@ -144,6 +229,12 @@ def test_nested_makes_one_row_a_video(film: Path) -> None:
         "id": 7,
         "stretches": [{"start": 0.0, "end": 3.0}, {"start": 3.0, "end": 6.0}, {"start": 6.0, "end": 8.0}],
     }
+
+
+def test_nested_rows_name_their_clips_in_one_way(film: Path) -> None:
+    rows: list[Row] = [{"video": "film.mp4#t=1,5"}, {"video": "film.mp4", "start": 2}]
+    made = _split(film.parent, rows, split="2", nested=True)
+    assert [[clip.start_seconds for clip in clips_of(row, Settings())] for row in made] == [[1.0, 3.0], [2.0, 4.0, 6.0]]
 
 
 def test_columns_that_would_be_replaced_end_it(film: Path) -> None:
@@ -223,14 +314,73 @@ def test_a_plan_counts_clips(film: Path) -> None:
     assert (seen.rows, seen.total(lambda header: header.duration_seconds).value) == (4, 11.0)
 
 
+@pytest.fixture
+def scenes(tmp_path: Path) -> Path:
+    """Three scenes, of 2, 4 and 3 seconds: a camera that pans over three textures."""
+    textures = np.random.default_rng(0).integers(0, 255, (3, 24, 80, 3), np.uint8).repeat(8, 1).repeat(8, 2)
+
+    def paint(number: int, width: int, height: int) -> VideoFrame:
+        texture = textures[0 if number < 50 else 1 if number < 150 else 2]
+        return VideoFrame.from_ndarray(np.ascontiguousarray(texture[:height, number : number + width]), format="rgb24")
+
+    return write_clip(tmp_path / "scenes.mp4", range(225), size=(320, 180), paint=paint)
+
+
+@pytest.mark.parametrize("decoders", [0, 1])
+def test_a_film_is_split_by_its_scenes(scenes: Path, decoders: int) -> None:
+    split([scenes], scenes.parent / "clips.jsonl", Settings(split="scenes", max_seconds=2.0, decoders=decoders))
+    found = [
+        tuple(row[name] for name in ("scene", "clip", "start", "end"))
+        for row in read_rows_of(scenes.parent / "clips.jsonl")
+    ]
+    assert found == [(0, 0, 0.0, 2.0), (1, 1, 2.0, 4.0), (1, 2, 4.0, 6.0), (2, 3, 6.0, 7.5), (2, 4, 7.5, 9.0)]
+
+
+def test_scenes_of_stretches_have_the_numbers_that_they_have_in_the_film(scenes: Path) -> None:
+    rows: list[Row] = [{"video": "scenes.mp4", "start": 3}, {"video": "scenes.mp4", "end": 3}]
+    made = _split(scenes.parent, rows, split="scenes", nested=True)
+    assert [row["stretches"] for row in made] == [
+        [{"start": 3.0, "end": 6.0, "scene": 1}, {"start": 6.0, "end": 9.0, "scene": 2}],
+        [{"start": 0.0, "end": 2.0, "scene": 0}, {"start": 2.0, "end": 3.0, "scene": 1}],
+    ]
+
+
+def test_scenes_of_a_film_are_looked_for_once(scenes: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    looked: list[str] = []
+
+    def find(clip: Clip) -> list[Scene]:
+        looked.append(clip.name)
+        return find_scenes(clip)
+
+    monkeypatch.setattr(prefetch, "find_scenes", find)
+    engine = ScriptedEngine(lambda work: said(work.clip.fragment))
+    output = scenes.parent / "out.jsonl"
+    for longest in (None, 2.0):
+        settings = Settings(split="scenes", max_seconds=longest, sidecar="txt", decoders=0)
+        run([scenes], output, settings, engine=engine)
+    assert looked == ["scenes.mp4"]
+    assert [row["caption"] for row in read_rows_of(output)][:2] == ["#t=0,2", "#t=2,4"]
+    merged = scenes.parent / "merged.jsonl"
+    run([scenes], merged, Settings(split="scenes", decoders=0), engine=engine, adopt=[ledger_of(output)])
+    assert looked == ["scenes.mp4"]
+
+
+def test_a_damaged_film_has_no_scenes(scenes: Path) -> None:
+    cut(scenes, scenes.parent / "cut.mp4", keep=0.5)
+    [made] = _split(scenes.parent, [{"video": "cut.mp4"}], split="scenes")
+    assert made == {"video": "cut.mp4"}
+    assert (scenes.parent / "clips.failures.jsonl").is_file()
+
+
 def test_the_command_splits(film: Path) -> None:
     output = film.parent / "clips.jsonl"
     made = CliRunner().invoke(main, ["split", str(film), "-o", str(output), "--every", "4", "--overlap", "1"])
     assert made.exit_code == 0, made.output
     assert [json.loads(line)["end"] for line in output.read_text().splitlines()] == [4.0, 7.0, 8.0]
-    refused = CliRunner().invoke(main, ["split", str(film), "-o", str(film.parent / "other.jsonl")])
-    assert refused.exit_code == 2
-    assert "give every, or scenes" in refused.output
+    for words, says in (([], "give every, or scenes"), (["--every", "3", "--scenes"], "not both")):
+        refused = CliRunner().invoke(main, ["split", str(film), "-o", str(film.parent / "other.jsonl"), *words])
+        assert refused.exit_code == 2
+        assert says in refused.output
 
 
 def test_the_command_says_what_could_not_be_split(film: Path) -> None:

@@ -55,7 +55,7 @@ def test_rows_are_captioned_by_their_stretches(film: Path) -> None:
     made = read_rows_of(film.parent / "out.jsonl")
     assert [row["caption"] for row in made] == ["from 25 to 49", "from 100 to 149", "from 175 to 199", None, None]
     assert made[3]["caption_failure"].startswith("row: film.mp4#t=9,10 is not in the file: the file is 8.000 seconds")
-    assert made[4]["caption_failure"].startswith("row: columns 'start' and 'end': a time is seconds")
+    assert made[4]["caption_failure"].startswith("row: column 'start': a time is seconds")
     meta = made[1]["caption_meta"]
     assert (meta["clip_start"], meta["clip_end"], meta["file_seconds"]) == (4.0, 6.0, 8.0)
     assert meta["frame_timestamps"][:2] == [0.0, 0.04]

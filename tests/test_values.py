@@ -22,6 +22,11 @@ def test_clip_is_called_by_its_path_as_given_or_by_its_size() -> None:
     assert Clip(source=b"", called="a") == Clip(source=b"", called="b")  # it need be decoded once only
 
 
+def test_times_in_the_name_of_a_stretch_are_short() -> None:
+    assert Clip(source="a.mp4", start_seconds=1.5, end_seconds=100.0).name == "a.mp4#t=1.5,100"
+    assert Clip(source="a.mp4", end_seconds=1e300).name == "a.mp4#t=0,1e+300"
+
+
 def test_clip_of_bytes_has_no_path() -> None:
     with pytest.raises(TypeError, match="given by its bytes has no path"):
         _ = Clip(source=b"...").path

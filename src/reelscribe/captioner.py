@@ -120,6 +120,10 @@ class VideoCaptioner:
 
     def __init__(self, model: str = DEFAULT_MODEL, **settings: Any) -> None:
         self.settings = Settings.load(None, **{"layout": "columns", **settings, "model": model})
+        if self.settings.split is not None:
+            raise SettingsError(
+                "a VideoCaptioner splits no videos; see reelscribe.split, or name stretches, as a.mp4#t=1,2."
+            )
         if self.settings.layout != "columns":
             raise SettingsError(f"layout must be columns in a VideoCaptioner; got {self.settings.layout!r}.")
         self._engine: Engine | None = load_engine(self.settings)

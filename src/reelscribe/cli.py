@@ -4,8 +4,6 @@ import io
 import json
 import logging
 import sys
-import time
-from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -13,12 +11,12 @@ from typing import Any
 import click
 
 from reelscribe import __version__
+from reelscribe.cli_looking import LOOKING
 from reelscribe.command import EXIT_ENGINE, EXIT_FAILURES, Group, options, pairs, settings_of, watched, watching
 from reelscribe.config import Settings
-from reelscribe.console import Progress, by_task, examples, next_step, say, say_json, some, summary_lines
-from reelscribe.console import kinds as counts
+from reelscribe.console import Progress, next_step, say, say_json, some, summary_lines
 from reelscribe.errors import DatasetError
-from reelscribe.terminal import PlainFormatter, shortened
+from reelscribe.terminal import PlainFormatter
 
 _PLANNED = (
     *("model", "revision", "engine", "num_captions", "fps", "min_frames", "max_frames", "max_video_tokens", "sampling"),
@@ -28,13 +26,11 @@ _PLANNED = (
 )
 """Settings on which a plan depends."""
 _SPLIT = (
-    *("overlap", "min_seconds", "nested", "video_key", "start_key", "end_key", "stretches_key", "root"),
+    *("overlap", "min_seconds", "max_seconds", "nested", "video_key", "start_key", "end_key", "stretches_key", "root"),
     *("output_format", "shard_rows", "max_line_bytes", "decoders", "decode_seconds"),
     *("allow_private_urls", "max_video_bytes", "download_seconds", "max_downloads"),
 )
 """Settings of splitting."""
-_LONGEST_TOLD = 200
-"""Letters of the value of a setting."""
 
 
 @click.group(
@@ -132,12 +128,14 @@ def _report(summary: Any, output: Path, log_json: bool) -> None:
 @click.argument("inputs", nargs=-1, required=True, metavar="INPUT...")
 @click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="Data set to write.")
 @click.option("--every", type=float, metavar="SECONDS", help="Length of each clip.")
+@click.option("--scenes", is_flag=True, help="Make a clip of each scene.")
 @options(*_SPLIT)
-def split(inputs: tuple[str, ...], output: Path, every: float | None, **given: Any) -> None:
+def split(inputs: tuple[str, ...], output: Path, every: float | None, scenes: bool, **given: Any) -> None:
     """Write a data set with a row for each clip of the videos of INPUT, which stay as they are. It takes no model.
 
     \b
     reelscribe split films/ -o clips.jsonl --every 10
+    reelscribe split films/ -o clips.jsonl --scenes --max-seconds 20
     reelscribe caption clips.jsonl -o captions.jsonl
 
     The rows have the columns start and end, which caption reads. `caption --split 10` does the same in one step.
@@ -145,7 +143,10 @@ def split(inputs: tuple[str, ...], output: Path, every: float | None, **given: A
     """  # noqa: D301 - as above
     from reelscribe.runners.split import split as run
 
-    settings = settings_of({**given, "split": None if every is None else f"{every:g}"}, None)
+    if scenes and every is not None:
+        raise click.UsageError("give --every or --scenes, not both.")
+    how = "scenes" if scenes else None if every is None else f"{every:g}"
+    settings = settings_of({**given, "split": how}, None)
     summary = run(inputs, output, settings)
     say(f"{some(summary.rows - summary.failures, 'row')} in {output}", err=True)
     if summary.failures:
@@ -239,116 +240,8 @@ def merge(output: Path, shards: tuple[Path, ...], log_json: bool, **where: Any) 
     _report(summary, output, log_json)
 
 
-@main.command()
-@click.argument("output", type=click.Path(path_type=Path))
-@click.option("--json", "as_json", is_flag=True, help="As JSON.")
-def status(output: Path, as_json: bool) -> None:
-    """Say what is done, failed and left of the run on OUTPUT, also while it is going on."""
-    from reelscribe.runners.status import read_status
-
-    told = read_status(output)
-    if as_json:
-        click.echo(json.dumps({**asdict(told), "left": told.left}, indent=1))
-        return
-    total = "" if told.total is None else f" of {told.total:,}"
-    made = some(told.captions, "caption")
-    if told.tasks:
-        made = f"{some(told.videos or 0, 'video')}, {some(told.captions, 'answer')}"
-    lines = {
-        told.state: told.detail,
-        "done": f"{told.rows:,}{total} rows, {made}",
-        "failed": f"{sum(told.failures.values())} ({counts(told.failures)})" if told.failures else "0",
-        "flagged": counts(told.flags) or "0",
-        "left": "unknown" if told.left is None else some(told.left, "row"),
-        "rate": "unknown" if told.made_per_second is None else f"{told.made_per_second:.2f} videos/s",
-        "begun": time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(told.started)),
-        "model": f"{told.model} with {told.engine}",
-        "inputs": " ".join(told.inputs),
-        "settings": _changed_settings(told.settings) or "defaults",
-    }
-    for name, text in lines.items():
-        say(f"{name:<10}  {text}".rstrip())
-        if name == "done":
-            for line in by_task(told.tasks):
-                say(f"{'':<10}  {line}")
-        if name == "failed":
-            for line in examples(told.failures, told.examples):
-                say(f"{'':<10}  {line}")
-
-
-def _changed_settings(settings: Mapping[str, Any]) -> str:
-    """Those that are not the defaults."""
-    usual = asdict(Settings())
-    changed = ((name, value) for name, value in settings.items() if usual.get(name) != value)
-    return ", ".join(f"{name}={shortened(repr(value), _LONGEST_TOLD)}" for name, value in changed)
-
-
-def _page_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Give a command the options of a page about captions."""
-    root = "Folder that paths start from; the run's own by default."
-    for option in (
-        click.option("--root", type=click.Path(path_type=Path), help=root),
-        click.option("--seed", default=0, show_default=True, help="Of the choice of videos."),
-        click.option("--frames", default=12, show_default=True, help="Most frames to show of each."),
-        click.option("--clips", default=1000, show_default=True, help="Most videos to show; of more, some."),
-    ):
-        command = option(command)
-    return command
-
-
-@main.command()
-@click.argument("output", type=click.Path(path_type=Path))
-@click.option("-o", "--file", type=click.Path(path_type=Path), help="Page to write; OUTPUT's .report.html by default.")
-@_page_options
-def report(output: Path, file: Path | None, **given: Any) -> None:
-    """Write a page about the captions in OUTPUT: frames, captions, candidates, failures, and what they have in common.
-
-    One file that opens from disk and loads nothing, but for a video that is played. OUTPUT is what caption wrote.
-    """
-    from reelscribe.report.write import write_report
-
-    with Progress() as progress:
-        summary = write_report(output, file, **given, on_clip=progress.clip)
-    of = "" if summary.shown == summary.videos else f" of {summary.videos:,}"
-    say(f"{some(summary.shown, 'video')}{of} in {summary.file}", err=True)
-
-
-@main.command()
-@click.argument("output", type=click.Path(path_type=Path))
-@click.option("--port", default=0, help="To serve at; one that is free by default.")
-@_page_options
-def view(output: Path, port: int, **given: Any) -> None:
-    """Serve the same page as report to this machine alone, until Ctrl-C. Prints its address, which holds a token."""
-    from reelscribe.report.view import view as serve
-
-    with Progress() as progress:
-        serve(output, port=port, **given, on_clip=progress.clip, on_ready=say)
-
-
-@main.command()
-@click.argument("output", type=click.Path(path_type=Path))
-@click.option("--as", "kind", type=click.Choice(["vtt", "srt"]), required=True, help="WebVTT or SubRip.")
-@click.option(
-    "-o", "--folder", type=click.Path(path_type=Path), help="Folder to write to; OUTPUT's .subtitles by default."
-)
-@click.option("--task", metavar="NAME", help="Whose answers to write, if there are several tasks.")
-@click.option("--root", type=click.Path(path_type=Path), help="Folder that paths start from; the run's own by default.")
-def export(output: Path, kind: Any, **given: Any) -> None:
-    """Write the answers in OUTPUT, which caption wrote, as subtitles: a file for each video, called as it is.
-
-    \b
-    reelscribe export captioned.jsonl --as vtt
-    reelscribe export captioned.jsonl --as srt --task events -o subtitles
-
-    Of a task with times its events are written, of any other its captions, from where each clip begins in its video to
-    where it ends. Clips that have none are counted. A file that is there already is not replaced.
-    """  # noqa: D301 - as above
-    from reelscribe.export.subtitles import export_subtitles
-
-    summary = export_subtitles(output, kind, **given)
-    say(f"{some(summary.cues, 'subtitle')} in {some(summary.files, 'file')} in {summary.folder}", err=True)
-    for why, count in summary.left_out.items():
-        say(f"left out: {some(count, 'clip')} {why}", err=True)
+for _command in LOOKING:
+    main.add_command(_command)
 
 
 @main.command()

@@ -11,7 +11,7 @@ from typing import Any, Final, Literal, NamedTuple
 
 from reelscribe.schemas import Schema
 from reelscribe.schemas.nodes import ROOT, plain, types_of
-from reelscribe.stretches import time_of
+from reelscribe.stretches import MOST_SECONDS, time_of
 
 Times = Literal[False, True, "overlapping"]
 """Whether an answer is read as events. True: each begins once the one before has ended. "overlapping": it may begin
@@ -19,8 +19,6 @@ before that."""
 
 LATE_SECONDS: Final = 0.5
 """An end that is at most this far past the clip's is taken for the clip's: models round to seconds and halves."""
-_MOST_SECONDS: Final = 1e9
-"""No video is so long; JSON may hold any number."""
 SHORTEST_SHOWN_SECONDS: Final = 1.0
 """How long an event is shown that ends when it begins: players show nothing for no time."""
 
@@ -183,7 +181,7 @@ def _pair(value: Any) -> list[Any]:
 
 def _seconds(value: Any) -> float | None:
     if isinstance(value, int | float) and not isinstance(value, bool):
-        return float(value) if abs(value) < _MOST_SECONDS else None  # which no NaN is, either
+        return float(value) if abs(value) < MOST_SECONDS else None  # which no NaN is, either
     found = _ALONE.fullmatch(value.strip()) if isinstance(value, str) else None
     return time_of(found[1]) if found else None
 

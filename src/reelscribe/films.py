@@ -30,10 +30,17 @@ def passage_of(clip: Clip, captions: Sequence[Caption]) -> Passage:
         ),
         (clip.start_seconds, clip.start_seconds if clip.end_seconds is None else clip.end_seconds),
     )
-    texts = [caption.kept_text for caption in captions]
+    texts = [_told(caption) for caption in captions]
     if len(captions) > 1:
         texts = [f"{caption.id.task}: {text}" for caption, text in zip(captions, texts, strict=True)]
     return Passage(start=start, end=end, text="\n".join(texts))
+
+
+def _told(caption: Caption) -> str:
+    """Its text; of one that has events these, since they are on the film's clock."""
+    if caption.events is None:
+        return caption.kept_text
+    return "\n".join(str(Passage(start=event.start, end=event.end, text=event.text)) for event in caption.events)
 
 
 class Film:

@@ -134,7 +134,7 @@ def named_clip(video: str | bytes, *roots: Path | None) -> Clip:
         ClipError: kind "row", where there are no times behind `#t=`.
     """
     root = roots[0] if roots else None
-    if isinstance(video, bytes) or "#t=" not in video:
+    if isinstance(video, bytes) or "#" not in video or "t=" not in video:
         return Clip(source=video, root=root)
     if scheme_of(video) is None:
         for folder in roots or (None,):
@@ -153,6 +153,11 @@ def _stretches_in(row: Row, settings: Settings, videos: int) -> list[Stretch] | 
     """The stretches that columns name: several of one video, or one of each; None where they name none."""
     key = settings.stretches_key
     if key and row.get(key) is not None:
+        other = next(
+            (name for name in (settings.start_key, settings.end_key) if name and row.get(name) is not None), None
+        )
+        if other:
+            raise ClipError("row", f"columns {key!r} and {other!r} both name stretches; one of them may.")
         if videos > 1:
             raise ClipError("row", f"column {key!r} holds stretches of one video, but the row has {videos}.")
         return in_list(row[key], key)

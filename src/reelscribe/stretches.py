@@ -1,17 +1,27 @@
 """Stretches of videos, as rows name them: in columns of times, in a list of pairs, or at the end of a path."""
 
+import contextlib
 import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import timedelta
+from decimal import Decimal
+from numbers import Real
 from typing import Any, Final
+from urllib.parse import unquote
 
-from reelscribe.errors import ClipError
+from reelscribe.errors import ClipError, without_passwords
 
-_FRAGMENT: Final = re.compile(r"(.+)#t=([^#&]*)\Z", re.DOTALL)
-"""The end of a path, as W3C's Media Fragments URI 1.0 has it (section 4.2.1); of its dimensions only that of time."""
-_CLOCK: Final = re.compile(r"(?:(\d+):)?([0-5]?\d):([0-5]?\d(?:[.,]\d*)?)", re.ASCII)
-"""HH:MM:SS.mmm or MM:SS.mmm; subtitles have a comma there."""
+MOST_SECONDS: Final = 1e9
+"""No video is so long; data may hold any number."""
+_DIMENSION: Final = r"[a-z]+=[^#&]*"
+_FRAGMENT: Final = re.compile(rf"(.+)#({_DIMENSION}(?:&{_DIMENSION})*)\Z", re.DOTALL)
+"""The end of a path, as W3C's Media Fragments URI 1.0 has it (section 4.2)."""
+_CLOCK: Final = re.compile(r"(?:(\d+):(?=[0-5]?\d:))?(\d+):([0-5]?\d(?:[.,]\d*)?)", re.ASCII)
+"""HH:MM:SS.mmm or MM:SS.mmm, with any number of minutes where there are no hours; subtitles have a comma there."""
+_MOST_SHOWN: Final = 80
+"""Characters of a value in a message."""
 _SECONDS: Final = re.compile(r"-?\d+(?:\.\d*)?s?", re.ASCII)
 
 
@@ -31,15 +41,21 @@ def split_fragment(path: str) -> tuple[str, Stretch]:
     """A path or URL without its `#t=12,18`, and the stretch that this names; where there is none, the whole file.
 
     Raises:
-        ClipError: kind "row", where it names no times.
+        ClipError: kind "row", where it names no times, or something else beside them.
     """
     found = _FRAGMENT.fullmatch(path)
-    if not found:
+    dimensions = found[2].split("&") if found else []
+    if not found or not any(dimension.startswith("t=") for dimension in dimensions):
         return path, WHOLE
-    start, comma, end = found[2].removeprefix("npt:").partition(",")
+    where = without_passwords(path)
+    if len(dimensions) > 1:
+        message = f"behind # only times are read, as #t=12,18; got {_shown(found[2])}. Leave the rest out."
+        raise ClipError("row", f"{where}: {message}")
+    times = unquote(found[2].removeprefix("t="))
+    start, comma, end = times.removeprefix("npt:").partition(",")
     if not (start or end) or (comma and not end):
-        raise ClipError("row", f"{path}: after #t= there must be times, as #t=12,18 or #t=,18; got {found[2]!r}.")
-    return found[1], _stretch(start, end, path)
+        raise ClipError("row", f"{where}: after #t= there must be times, as #t=12,18 or #t=,18; got {_shown(times)}.")
+    return found[1], Stretch(start_seconds=_seconds(start, where) or 0.0, end_seconds=_seconds(end, where))
 
 
 def in_columns(start: Any, end: Any, names: tuple[str, str]) -> Stretch:
@@ -48,7 +64,11 @@ def in_columns(start: Any, end: Any, names: tuple[str, str]) -> Stretch:
     Raises:
         ClipError: kind "row", where one holds no time.
     """
-    return _stretch(start, end, f"columns {names[0]!r} and {names[1]!r}")
+    first, last = (
+        _seconds(time, f"column {name!r}", f" If the column means something else, {setting} '' leaves it alone.")
+        for time, name, setting in zip((start, end), names, ("start_key", "end_key"), strict=True)
+    )
+    return Stretch(start_seconds=first or 0.0, end_seconds=last)
 
 
 def in_list(pairs: Any, name: str) -> list[Stretch]:
@@ -57,37 +77,52 @@ def in_list(pairs: Any, name: str) -> list[Stretch]:
     Raises:
         ClipError: kind "row", where it holds something else.
     """
-    made = []
+    made, else_ = [], " If the column means something else, stretches_key '' leaves it alone."
     for number, pair in enumerate(pairs if isinstance(pairs, list | tuple) else [pairs]):
         where = f"column {name!r}, entry {number}"
         if isinstance(pair, Mapping) and pair.keys() & {"start", "end"}:
-            made.append(_stretch(pair.get("start"), pair.get("end"), where))
+            start, end = pair.get("start"), pair.get("end")
         elif isinstance(pair, Sequence) and not isinstance(pair, str | bytes) and len(pair) == 2:
-            made.append(_stretch(pair[0], pair[1], where))
+            start, end = pair
         else:
-            raise ClipError("row", f"{where}: a stretch is a pair of times, [12, 18.5]; got {pair!r}.")
+            message = f"{where}: a stretch is a pair of times, [12, 18.5]; got {_shown(pair)}.{else_}"
+            raise ClipError("row", message)
+        made.append(
+            Stretch(start_seconds=_seconds(start, where, else_) or 0.0, end_seconds=_seconds(end, where, else_))
+        )
     return made
 
 
-def _stretch(start: Any, end: Any, where: str) -> Stretch:
-    return Stretch(start_seconds=_seconds(start, where) or 0.0, end_seconds=_seconds(end, where))
-
-
-def _seconds(value: Any, where: str) -> float | None:
+def _seconds(value: Any, where: str, advice: str = "") -> float | None:
     """A time in seconds; None for none. What is missing is a number that is none in tables of pandas."""
-    if value is None or value == "" or (isinstance(value, float) and math.isnan(value)):
+    if value is None or (isinstance(value, str) and not value):
         return None
-    if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
-        return float(value)
-    seconds = time_of(value.strip()) if isinstance(value, str) else None
-    if seconds is None:
-        raise ClipError("row", f"{where}: a time is seconds, or HH:MM:SS.mmm; got {value!r}.")
+    seconds = None
+    if isinstance(value, str):
+        seconds = time_of(value.strip())
+    elif isinstance(value, timedelta):
+        seconds = value.total_seconds()
+    elif isinstance(value, Real | Decimal) and not isinstance(value, bool):
+        with contextlib.suppress(OverflowError, ValueError):  # beyond all floats, or a NaN that raises
+            seconds = float(value)
+    if seconds is not None and math.isnan(seconds):
+        return None
+    if seconds is None or abs(seconds) >= MOST_SECONDS:
+        raise ClipError("row", f"{where}: a time is seconds, or HH:MM:SS.mmm; got {_shown(value)}.{advice}")
     return seconds
+
+
+def _shown(value: Any) -> str:
+    """What a value is, for a message: not all of one that is long."""
+    if isinstance(value, int) and abs(value) >= MOST_SECONDS:  # Python writes no number of many thousand digits
+        return "a number that is too large"
+    text = repr(value)
+    return text if len(text) <= _MOST_SHOWN else f"{text[:_MOST_SHOWN]}..."
 
 
 def time_of(text: str) -> float | None:
     """The seconds of a time in a text: `2.5`, `2.5s`, `MM:SS` or `HH:MM:SS.mmm`; None if it is no time."""
     if clock := _CLOCK.fullmatch(text):
         hours, minutes, seconds = clock[1] or 0, clock[2], clock[3].replace(",", ".")
-        return int(hours) * 3600 + int(minutes) * 60 + float(seconds)
+        return float(hours) * 3600 + float(minutes) * 60 + float(seconds)
     return float(text.removesuffix("s")) if _SECONDS.fullmatch(text) else None

@@ -13,6 +13,7 @@ from reelscribe.errors import FailureKind, SettingsError, without_passwords
 from reelscribe.events import Event, Times
 from reelscribe.sampling_params import SamplingParams
 from reelscribe.schemas import Facts, Schema
+from reelscribe.stretches import MOST_SECONDS
 from reelscribe.templates import Part
 
 Row = dict[str, Any]
@@ -75,8 +76,8 @@ class Clip:
 
 
 def _plain(seconds: float) -> str:
-    """A time without the zeros behind it."""
-    return f"{seconds:.6f}".rstrip("0").rstrip(".")
+    """A time without the zeros behind it; one that no video has, in short."""
+    return f"{seconds:.6f}".rstrip("0").rstrip(".") if abs(seconds) < MOST_SECONDS else f"{seconds:g}"
 
 
 class Bounds(NamedTuple):
@@ -164,7 +165,7 @@ class Frames:
     facts: Facts = field(default_factory=Facts)
     """What the file says of itself, whatever of it the model sees; of a stretch, its own length."""
     bounds: Bounds | None = None
-    """Where the clip lies in its file; None for all of it."""
+    """Where the clip lies in its file. Decoding sets it, for a whole file, too; None where nothing was decoded."""
 
 
 NO_FRAMES: Final = Frames(pixels=np.empty((0, 0, 0, 3), np.uint8), timestamps=(), duration_seconds=0.0, video_tokens=0)

@@ -348,7 +348,7 @@ def test_ledger_of_a_newer_release_is_told_and_left(tmp_path: Path, data: Path) 
             base.execute(f"PRAGMA user_version = {version}")
         before = ledger_of(output).read_bytes()
         told = (
-            rf"is no ledger that this release knows \(it is of version {version}, and versions 2 to 3 are known\): take"
+            rf"is no ledger that this release knows \(it is of version {version}, and versions 2 to 4 are known\): take"
         )
         with pytest.raises(DatasetError, match=told):
             _run(output, data)

@@ -16,7 +16,7 @@ from decoding import BUDGET, EVERY_FRAME, decoded, failure
 
 from reelscribe.errors import ClipError
 from reelscribe.values import Clip
-from reelscribe.video import opening, passes, sampling
+from reelscribe.video import checked, opening, sampling
 from reelscribe.video.decode import decode
 from reelscribe.video.isolate import DecoderPool
 
@@ -65,7 +65,7 @@ def test_pictures_that_grow_beyond_the_limit_on_the_way_are_not_made(
     parts = [write_clip(tmp_path / f"{w}.h264", range(10), container_format="h264", size=(w, w)) for w in (128, 256)]
     data = b"".join(part.read_bytes() for part in parts)
     assert read_numbers(decode(Clip(source=data), EVERY_FRAME).pixels) == [*range(10), *range(10)]
-    for module in (opening, passes):
+    for module in (opening, checked):
         monkeypatch.setattr(module, "MAX_PIXELS", 200 * 200)
     error = failure(data, EVERY_FRAME)
     assert error.kind == "decode"

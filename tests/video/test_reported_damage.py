@@ -2,7 +2,6 @@
 
 from pathlib import Path
 
-import numpy as np
 import pytest
 from av.codec.context import ThreadType
 from clips import write_clip
@@ -16,13 +15,13 @@ from damaging import (
     zero_behind_header,
     zero_behind_length,
 )
-from decoding import BUDGET, failure, index_of
+from decoding import failure
 
 from reelscribe.values import Clip
 from reelscribe.video import decode as decode_module
+from reelscribe.video.checked import set_up
 from reelscribe.video.decode import decode
 from reelscribe.video.opening import open_clip, video_stream
-from reelscribe.video.passes import Order, set_up
 from reelscribe.video.sampling import FramesAt
 
 BEGINNING = FramesAt(seconds=(0.0, 0.2), max_width=160, max_height=120, min_decoded=1.0)
@@ -79,10 +78,8 @@ def test_frame_that_is_missing_where_a_container_has_no_times_is_a_failure(tmp_p
 def test_threads_are_had_where_they_report_damage(codec: str, threads: int, tmp_path: Path) -> None:
     """Others let damage through by chance: no test of frames would fail each time."""
     clip = Clip(source=str(write_clip(tmp_path / "clip.mkv", codec=codec)))
-    index = index_of(Path(str(clip.source)))
-    order = Order(clip=clip, index=index, shown=index, wanted=[], budget=BUDGET, threads=4, allocate=np.empty)
     with open_clip(clip) as container:
         stream = video_stream(container, clip)
-        set_up(order, stream)
+        set_up(stream, 4)
         assert stream.codec_context.thread_count == threads
         assert stream.codec_context.thread_type == ThreadType.FRAME

@@ -1,5 +1,6 @@
 """Stretches of files: their frames are those on screen then, whatever else is in the file."""
 
+import logging
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -7,13 +8,15 @@ from typing import Any
 import av
 import pytest
 from clips import cut, read_numbers, write_clip
-from decoding import EVERY_FRAME, KINDS
+from decoding import EVERY_FRAME, KINDS, failure
 
 from reelscribe.errors import ClipError
 from reelscribe.values import Clip, Frames
 from reelscribe.video import decode as decode_module
+from reelscribe.video import runs
 from reelscribe.video.decode import decode
 from reelscribe.video.headers import read_header
+from reelscribe.video.index import packets_of
 from reelscribe.video.sampling import FrameBudget
 
 COUNT = 200
@@ -82,6 +85,37 @@ def test_a_long_stretch_of_a_long_file_is_decoded_where_frames_are_wanted(
     file = write_clip(tmp_path / "long.mp4", range(COUNT), keyframe_every=10)
     frames = stretch(file, 2.0, 6.0, replace(EVERY_FRAME, fps=1))
     assert read_numbers(frames.pixels) == [50, 83, 116, 149]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"b_frames": 3},
+        {"options": {"x264-params": "open-gop=1:bframes=3"}},
+        {"codec": "mpeg2video"},
+        {"times": range(2386000, 2386600)},
+    ],
+    ids=["h264", "open_groups", "mpeg2", "times_that_begin_again_at_0"],
+)
+def test_a_stretch_of_a_transport_stream_is_sought(
+    options: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    file = write_clip(tmp_path / "long.ts", (number % 256 for number in range(600)), keyframe_every=25, **options)
+    monkeypatch.setattr(decode_module, "_KEPT_BYTES", 0)
+    monkeypatch.setattr(runs, "_SEEK_BYTES", 0)
+    passed: list[int] = []
+
+    def counted(*args: Any) -> Any:
+        for packet in packets_of(*args):
+            passed.append(packet.size)
+            yield packet
+
+    monkeypatch.setattr(runs, "packets_of", counted)
+    with caplog.at_level(logging.DEBUG, "reelscribe"):
+        frames = stretch(file, 20.0, 21.0)
+    assert read_numbers(frames.pixels) == [number % 256 for number in range(500, 525)]
+    assert len(passed) < 150, "of the 500 packets before, most are not read again"
+    assert "once more" not in caplog.text
 
 
 @pytest.mark.parametrize(
@@ -162,3 +196,62 @@ def test_part_of_a_stretch_will_do_where_the_budget_says_so(tmp_path: Path) -> N
     assert numbers == list(range(50, 50 + len(numbers)))
     assert frames.decoded_share == pytest.approx(len(numbers) / 125, abs=0.01)
     assert 0.3 < len(numbers) / 125 < 0.8
+
+
+@pytest.mark.parametrize("audio_seconds", [0.0, 8.0])
+@pytest.mark.parametrize("name", ["mpeg4.avi", "mpeg4_b_frames.avi", "h264.avi"])
+def test_where_times_are_a_count_damage_costs_all_stretches_behind_it(
+    name: str, audio_seconds: float, tmp_path: Path
+) -> None:
+    options = KINDS[name] | {"keyframe_every": 25, "audio_seconds": audio_seconds}
+    whole = write_clip(tmp_path / "whole.avi", range(COUNT), **options)
+    with av.open(str(whole)) as container:
+        at = [packet.pos for packet in container.demux(video=0)][90]
+    assert at is not None
+    data = bytearray(whole.read_bytes())
+    data[at : at + 1500] = bytes(1500)
+    file = tmp_path / "damaged.avi"
+    file.write_bytes(data)
+    assert read_numbers(stretch(file, 0.0, 2.0).pixels) == read_numbers(stretch(whole, 0.0, 2.0).pixels)
+    for start, end in ((3.0, 5.0), (4.0, 6.0), (6.0, 8.0), (6.0, None)):
+        error = refusal(file, start, end)
+        assert (error.kind, "that it states are there; from number" in str(error)) == ("decode", True)
+    assert failure(file, EVERY_FRAME).kind == "decode"
+    frames = decode(Clip(source=str(file)), replace(EVERY_FRAME, min_decoded=0.2))
+    assert (
+        read_numbers(frames.pixels)
+        == read_numbers(decode(Clip(source=str(whole)), EVERY_FRAME).pixels)[: len(frames.pixels)]
+    )
+
+
+def test_where_nothing_says_how_many_frames_there_were_a_gap_is_found(tmp_path: Path) -> None:
+    whole = write_clip(tmp_path / "whole.avi", range(COUNT), codec="mpeg4", b_frames=0, keyframe_every=25)
+    data = bytearray(whole.read_bytes())
+    length = data.index(b"vids") + 32
+    data[length : length + 4] = bytes(4)
+    with av.open(str(whole)) as container:
+        at = [packet.pos for packet in container.demux(video=0)][90]
+    assert at is not None
+    file = tmp_path / "a.avi"
+    file.write_bytes(data)
+    assert read_numbers(stretch(file, 6.0, 7.0).pixels) == list(range(150, 175))
+    data[at : at + 1500] = bytes(1500)
+    file.write_bytes(data)
+    assert refusal(file, 6.0, 7.0).kind == "decode"
+    assert read_numbers(stretch(file, 1.0, 3.0).pixels) == list(range(25, 75))
+
+
+def test_an_avi_file_that_is_cut_short_has_the_stretches_before(tmp_path: Path) -> None:
+    whole = write_clip(tmp_path / "whole.avi", range(COUNT), codec="mpeg4", b_frames=0, keyframe_every=25)
+    file = cut(whole, tmp_path / "cut.avi", keep=0.6)
+    assert read_numbers(stretch(file, 1.0, 3.0).pixels) == list(range(25, 75))
+    assert "cut.avi is cut short" in str(refusal(file, 6.0, 7.0))
+
+
+def test_messages_of_damage_name_the_file_and_then_the_stretch(tmp_path: Path) -> None:
+    options: dict[str, Any] = {"container_options": {"movflags": "faststart"}, "keyframe_every": 25}
+    file = cut(write_clip(tmp_path / "whole.mp4", range(COUNT), **options), tmp_path / "cut.mp4", keep=0.6)
+    stretch(file, 0.0, 2.0)
+    assert str(refusal(file, 3.0, 7.5)).startswith(f"{file} is cut short: ")
+    assert f"Of {file}#t=3,7.5 " in str(refusal(file, 3.0, 7.5))
+    assert str(refusal(file, 6.0, 7.0)).endswith(f"Of {file}#t=6,7 fewer than 2 frames can be decoded.")

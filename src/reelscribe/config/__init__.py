@@ -233,6 +233,8 @@ class Settings(RunSettings, FetchSettings, DataSettings, FrameSettings, TaskSett
         for name in values:
             if name not in known:
                 raise SettingsError(f"unknown setting {name!r}; {did_you_mean(name, known)}")
+        if type(values.get("split")) in (int, float):
+            values["split"] = f"{values['split']:g}"
         return cls(**values)
 
 

@@ -13,6 +13,7 @@ from reelscribe.errors import ClipError
 from reelscribe.models import model_path
 from reelscribe.values import Clip, Request
 from reelscribe.video.fetch import FetchLimits, local, scheme_of
+from reelscribe.video.scenes import SCENES_VERSION
 
 _VERSION: Final = 2
 """Part of every key. To be raised when the same request comes to give another caption."""
@@ -80,29 +81,40 @@ class Keys:
         )
 
     def video(self, clip: Clip) -> tuple[Any, ...]:
-        """What a clip is known by: path, size and time of change of its file; its URL; or the hash of its bytes.
+        """What a clip is known by; see `clip_identity`."""
+        return clip_identity(clip, self._limits)
 
-        A file that is not there has an identity of its own, so that one that comes later is another video. That of a
-        stretch has its times as well.
-        """
-        stretch = () if clip.is_whole else (clip.start_seconds, clip.end_seconds)
-        return *self._file(clip), *stretch
 
-    def _file(self, clip: Clip) -> tuple[Any, ...]:
-        if isinstance(clip.source, bytes):
-            return ("bytes", len(clip.source), hashlib.sha256(clip.source).hexdigest())
-        if scheme_of(clip.source) not in (None, "file"):
-            return ("url", clip.source)
-        try:
-            path = os.path.abspath(local(clip, self._limits).path)  # noqa: PTH100 - pathlib's leaves ".." where it is
-            stat = Path(path).stat()
-        except ClipError as exc:
-            return (exc.kind, clip.source)
-        except OSError as exc:  # also of a disk that has gone
-            return ("missing", clip.source, str(clip.root), exc.errno)
-        except ValueError:  # a NUL, or half a surrogate pair: no such file can be there
-            return ("missing", clip.source)
-        return ("file", path, stat.st_size, stat.st_mtime_ns)
+def clip_identity(clip: Clip, limits: FetchLimits) -> tuple[Any, ...]:
+    """What a clip is known by: path, size and time of change of its file; its URL; or the hash of its bytes.
+
+    A file that is not there has an identity of its own, so that one that comes later is another video. That of a
+    stretch has its times as well.
+    """
+    stretch = () if clip.is_whole else (clip.start_seconds, clip.end_seconds)
+    return *_file_identity(clip, limits), *stretch
+
+
+def _file_identity(clip: Clip, limits: FetchLimits) -> tuple[Any, ...]:
+    if isinstance(clip.source, bytes):
+        return ("bytes", len(clip.source), hashlib.sha256(clip.source).hexdigest())
+    if scheme_of(clip.source) not in (None, "file"):
+        return ("url", clip.source)
+    try:
+        path = os.path.abspath(local(clip, limits).path)  # noqa: PTH100 - pathlib's leaves ".." where it is
+        stat = Path(path).stat()
+    except ClipError as exc:
+        return (exc.kind, clip.source)
+    except OSError as exc:  # also of a disk that has gone
+        return ("missing", clip.source, str(clip.root), exc.errno)
+    except ValueError:  # a NUL, or half a surrogate pair: no such file can be there
+        return ("missing", clip.source)
+    return ("file", path, stat.st_size, stat.st_mtime_ns)
+
+
+def scenes_key(film: Clip, limits: FetchLimits) -> bytes:
+    """The key under which the scenes of a film are kept: 20 bytes."""
+    return _digest("scenes", SCENES_VERSION, clip_identity(film, limits), length=20)
 
 
 def _that_came_later(request: Request) -> list[Any]:

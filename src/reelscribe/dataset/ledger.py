@@ -28,6 +28,7 @@ from reelscribe.dataset.ledger_file import (
     Run,
     connect,
     has_keys_of_0_1,
+    has_scenes,
     has_sidecars,
     journal_of,
     pack,
@@ -348,6 +349,8 @@ class Ledger:
         """
         read_runs(other)
         self._take_from(other, ADOPT, (self._run,))
+        if has_scenes(other):
+            self._take_from(other, "INSERT OR IGNORE INTO scenes SELECT film, found FROM other.scenes", ())
         with self._lock, troubles(self.file):
             self._has_keys_of_0_1 = has_keys_of_0_1(self._base)
 
@@ -372,6 +375,19 @@ class Ledger:
                 if self._base.in_transaction:  # it cannot be read to its end
                     self._base.execute("ROLLBACK")
                 self._base.execute("DETACH other")
+
+    # Scenes of films
+
+    def scenes_of(self, film: bytes) -> list[tuple[float, float]] | None:
+        """From when to when each scene of a film is, by its key; None where that is not known."""
+        with self._lock, troubles(self.file):
+            found = self._base.execute("SELECT found FROM scenes WHERE film = ?", (film,)).fetchone()
+        return None if found is None else [(start, end) for start, end in json.loads(found[0])]
+
+    def note_scenes(self, film: bytes, scenes: Sequence[tuple[float, float]]) -> None:
+        """Note the scenes of a film."""
+        with self._lock, troubles(self.file):
+            self._write("INSERT OR REPLACE INTO scenes VALUES (?, ?)", (film, json.dumps(scenes)))
 
     # Files beside videos
 

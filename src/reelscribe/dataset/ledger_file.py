@@ -31,11 +31,13 @@ _OUTCOMES: Final = (
 _MIGRATIONS: Final[tuple[tuple[int, tuple[str, ...]], ...]] = (
     (2, (_OUTCOMES, _RUNS)),
     (3, ("CREATE TABLE sidecars (digest BLOB PRIMARY KEY) WITHOUT ROWID",)),
+    (4, ("CREATE TABLE scenes (film BLOB PRIMARY KEY, found TEXT)",)),
 )
 """Each version of the tables, and what makes it of the one before; the first is that of release 0.1.0.
 
 outcomes.kind: of a failure, NULL for a caption. limits: the settings under which it failed. The columns of runs are the
-fields of `Run`. sidecars.digest: of the name and the content of a file that a run wrote beside a video."""
+fields of `Run`. sidecars.digest: of the name and the content of a file that a run wrote beside a video. scenes.found:
+from when to when each is, in seconds, as JSON."""
 _REPLACING: Final = (
     "ON CONFLICT (key) DO UPDATE SET kind = excluded.kind, outcome = excluded.outcome, run = excluded.run, "
     "tries = {tries}, limits = excluded.limits WHERE excluded.kind IS NULL OR outcomes.kind IS NOT NULL"
@@ -51,6 +53,7 @@ ADOPT: Final = (
 """Takes those of another ledger, which may be taken over several times."""
 _NO_ID: Final = RequestId(row=-1)
 """Of answers that are read for no run."""
+_SCENES_SINCE: Final = 4
 _OLDEST: Final = _MIGRATIONS[0][0]
 _VERSION: Final = _MIGRATIONS[-1][0]
 
@@ -249,6 +252,12 @@ def has_sidecars(file: Path) -> bool:
     """Whether a ledger has the table of them, which that of release 0.1.0 lacks."""
     with troubles(file), contextlib.closing(connect(file, "rw")) as base:
         return _version_of(base, file) > _OLDEST
+
+
+def has_scenes(file: Path) -> bool:
+    """Whether a ledger has the table of them."""
+    with troubles(file), contextlib.closing(connect(file, "rw")) as base:
+        return _version_of(base, file) >= _SCENES_SINCE
 
 
 def has_keys_of_0_1(base: sqlite3.Connection) -> bool:

@@ -1,23 +1,27 @@
 """Rows of videos to rows of their clips: the same columns, and where each clip begins and ends."""
 
+import itertools
 import logging
-from collections import deque
+import os
+from collections import Counter, deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from dataclasses import replace
-from typing import Any, Final
+from pathlib import Path
+from typing import Any, Final, Protocol
 
 from reelscribe.config import Settings
 from reelscribe.dataset.formats.jsonl import JsonLine, splice
+from reelscribe.dataset.identity import scenes_key
 from reelscribe.dataset.sources import Source
 from reelscribe.errors import ClipError, DatasetError
-from reelscribe.layouts import clips_of, video_column
+from reelscribe.layouts import clips_of, video_column, video_token
 from reelscribe.splitting import CLIP, SCENE, Piece, Splitting
 from reelscribe.values import Clip, Failure, InputRow, Row
 from reelscribe.video.bounds import bounds_of
-from reelscribe.video.fetch import Fetcher, FetchLimits
-from reelscribe.video.prefetch import reading_headers, usable_cpus
+from reelscribe.video.fetch import Fetcher, FetchLimits, scheme_of
+from reelscribe.video.prefetch import finding_scenes, reading_headers, usable_cpus
 
 logger = logging.getLogger(__name__)
 
@@ -47,7 +51,32 @@ def check_split(sources: Sequence[Source], settings: Settings) -> Splitting | No
     return splitting
 
 
-def split_rows(rows: Iterable[InputRow], settings: Settings) -> Generator[InputRow, None, None]:
+class Notes(Protocol):
+    """What is known of films."""
+
+    def scenes_of(self, film: bytes) -> list[tuple[float, float]] | None:
+        """From when to when each scene of a film is, by its key; None where that is not known."""
+
+    def note_scenes(self, film: bytes, scenes: Sequence[tuple[float, float]]) -> None:
+        """Note the scenes of a film."""
+
+
+class _Memory:
+    """Notes that are gone with the process."""
+
+    def __init__(self) -> None:
+        self._scenes: dict[bytes, list[tuple[float, float]]] = {}
+
+    def scenes_of(self, film: bytes) -> list[tuple[float, float]] | None:
+        return self._scenes.get(film)
+
+    def note_scenes(self, film: bytes, scenes: Sequence[tuple[float, float]]) -> None:
+        self._scenes[film] = list(scenes)
+
+
+def split_rows(
+    rows: Iterable[InputRow], settings: Settings, notes: Notes | None = None, *, folder: Path | None = None
+) -> Generator[InputRow, None, None]:
     """A row for each clip of each video, numbered from 0; the rows as they are where the settings split nothing.
 
     With the setting `nested` there is one for each video, with a list of its clips in the column `stretches_key`.
@@ -57,6 +86,8 @@ def split_rows(rows: Iterable[InputRow], settings: Settings) -> Generator[InputR
     Args:
         rows: that were read.
         settings: how to split, which columns are meant, how to read videos.
+        notes: where the scenes of films are kept, so that they are looked for once.
+        folder: from which relative paths of videos are to start; where they started before, by default.
 
     Raises:
         DatasetError: a column that is added is there already.
@@ -65,28 +96,39 @@ def split_rows(rows: Iterable[InputRow], settings: Settings) -> Generator[InputR
     if splitting is None:
         yield from rows
         return
-    left_out = index = 0
-    for item, videos in _looked_at(rows, settings, splitting):
+    left_out, numbers = 0, itertools.count()
+    for item, videos in _looked_at(rows, settings, splitting, notes or _Memory()):
         if item.problem or not videos:
-            yield _numbered(item, index)
-            index += 1
+            yield _changed(item, next(numbers), _without_lists(item.row, settings), settings)
+        clips: Counter[str | bytes] = Counter()
         for clip, video, found in videos:
-            if isinstance(found, ClipError):
-                yield _with_problem(item, index, video, clip.name, found, settings)
-                index += 1
-                continue
-            kept = [piece for piece in found if splitting.is_long_enough(piece)]
-            left_out += len(found) - len(kept)
-            for changes in _changes(item.row, clip, video, kept, settings):
-                yield _changed(item, index, changes, settings)
-                index += 1
+            kept = [piece for piece in found if splitting.is_long_enough(piece)] if isinstance(found, list) else []
+            left_out += len(found) - len(kept) if isinstance(found, list) else 0
+            alone = _alone(item, clip, video, settings, folder)
+            if not kept:
+                error = found if isinstance(found, ClipError) else _too_short(clip, splitting)
+                failure = replace(Failure.of_row(next(numbers), str(error), error.kind), video=clip.name)
+                alone |= _own_times(item.row, clip, settings)
+                yield replace(_changed(item, failure.id.row, alone, settings), problem=failure)
+            for changes in _clip_columns(item.row, kept, settings, clips[clip.source]):
+                yield _changed(item, next(numbers), {**alone, **changes}, settings)
+            clips[clip.source] += len(kept)
     if left_out:
-        logger.warning("Left out: %d clips that are shorter than %g s (min_seconds).", left_out, splitting.shortest)
+        what = "clip that is" if left_out == 1 else "clips that are"
+        logger.warning("Left out: %d %s shorter than %g s (min_seconds).", left_out, what, splitting.shortest)
 
 
-def _looked_at(rows: Iterable[InputRow], settings: Settings, splitting: Splitting) -> Iterator[tuple[InputRow, Videos]]:
+def _too_short(clip: Clip, splitting: Splitting) -> ClipError:
+    message = f"{clip.name}: no clip of it is as long as {splitting.shortest:g} s; min_seconds allows shorter ones."
+    return ClipError("too_short", message)
+
+
+def _looked_at(
+    rows: Iterable[InputRow], settings: Settings, splitting: Splitting, notes: Notes
+) -> Iterator[tuple[InputRow, Videos]]:
     """Rows with the clips of each of their videos, in order; some are looked at ahead."""
-    with _finding(settings, splitting) as find, ThreadPoolExecutor(usable_cpus(), "split") as executor:
+    # What is under way is given up before the threads are waited for.
+    with ThreadPoolExecutor(usable_cpus(), "split") as executor, _finding(settings, splitting, notes) as find:
         waiting: deque[tuple[InputRow, list[tuple[Clip, Any, Future[Found]]]]] = deque()
 
         def first() -> tuple[InputRow, Videos]:
@@ -97,7 +139,9 @@ def _looked_at(rows: Iterable[InputRow], settings: Settings, splitting: Splittin
             clips: list[Clip] = []
             try:
                 clips = [] if item.problem else clips_of(item.row, settings, item.root)
+                _check_tokens(item.row, clips, settings)
             except ClipError as exc:
+                clips = []
                 item = replace(item, problem=Failure.of_row(item.index, str(exc), exc.kind))  # noqa: PLW2901
             held = item.row.get(video_column(item.row, settings))
             videos = list(held) if isinstance(held, list | tuple) else [held]
@@ -111,20 +155,41 @@ def _looked_at(rows: Iterable[InputRow], settings: Settings, splitting: Splittin
             yield first()
 
 
+def _check_tokens(row: Row, clips: Sequence[Clip], settings: Settings) -> None:
+    """Raise ClipError of a row whose text has a token for each of several videos, which would part."""
+    text = row.get(settings.text_key)
+    if len(clips) > 1 and isinstance(text, str) and video_token() in text and settings.layout != "columns":
+        message = f"its text has {video_token()} for several videos, which split would part; set layout to columns."
+        raise ClipError("prompt", message)
+
+
 @contextmanager
-def _finding(settings: Settings, splitting: Splitting) -> Iterator[Callable[[Clip], Found]]:
+def _finding(settings: Settings, splitting: Splitting, notes: Notes) -> Iterator[Callable[[Clip], Found]]:
     """What finds the clips of a video, from any thread."""
     limits = FetchLimits.of(settings)
-    with reading_headers(settings) as read, closing(Fetcher(limits)) as fetcher:
+    with (
+        reading_headers(settings) as read,
+        finding_scenes(settings) as find_scenes,
+        closing(Fetcher(limits)) as fetcher,
+    ):
 
         def find(clip: Clip) -> Found:
             if isinstance(clip.source, bytes):
                 message = "the row holds the video itself, which would be there for each clip; keep it in a file."
                 return ClipError("row", message)
             try:
-                with fetcher.fetched(clip) as here:
-                    bounds = bounds_of(clip, read(replace(here, start_seconds=0.0, end_seconds=None)).duration_seconds)
-                    return list(splitting.pieces(bounds.start, bounds.end))
+                with fetcher.fetched(clip.whole) as film:
+                    seconds = read(film).duration_seconds
+                    scenes: list[tuple[float, float]] = []
+                    if splitting.every is None:
+                        key = scenes_key(clip.whole, limits)
+                        scenes = notes.scenes_of(key) or []
+                        if not scenes:
+                            scenes = [(*scene,) for scene in find_scenes(film, seconds)]
+                            notes.note_scenes(key, scenes)
+                        seconds = scenes[-1][1]
+                    bounds = bounds_of(clip, seconds)
+                    return list(splitting.pieces(bounds.start, bounds.end, scenes))
             except ClipError as exc:
                 return exc
 
@@ -134,25 +199,42 @@ def _finding(settings: Settings, splitting: Splitting) -> Iterator[Callable[[Cli
 # Rows
 
 
-def _changes(row: Row, clip: Clip, video: Any, pieces: Sequence[Piece], settings: Settings) -> Iterator[dict[str, Any]]:
-    """What is to be set in the row of each clip."""
-    same = _video_alone(row, clip.source if isinstance(video, str) else video, settings)
-    if settings.nested:
-        yield {**same, settings.stretches_key: [_times(piece) for piece in pieces]}
+def _alone(item: InputRow, clip: Clip, video: Any, settings: Settings, folder: Path | None) -> dict[str, Any]:
+    """What is to be set so that a row has one of its videos, and names no others."""
+    row, column = item.row, video_column(item.row, settings)
+    name = clip.source
+    if folder is not None and item.root is not None and isinstance(name, str) and scheme_of(name) is None:
+        name = os.path.relpath(item.root / name, folder) if not os.path.isabs(name) else name  # noqa: PTH117 - a name
+    held: Any = {**video, "path": name} if isinstance(video, dict) and video.get("bytes") is None else name
+    held = video if isinstance(name, bytes) else held
+    held = [held] if isinstance(row[column], list | tuple) else held
+    alone = {} if row[column] == held else {column: held}
+    return alone | {name: None for name in (settings.stretches_key,) if row.get(name) is not None}
+
+
+def _own_times(row: Row, clip: Clip, settings: Settings) -> dict[str, Any]:
+    """What is to be set so that a row names its clip as it was."""
+    start, end = (None, None) if clip.is_whole else (clip.start_seconds, clip.end_seconds)
+    times = {settings.start_key: start, settings.end_key: end}
+    return {name: seconds for name, seconds in times.items() if name in row or not clip.is_whole}
+
+
+def _without_lists(row: Row, settings: Settings) -> dict[str, Any]:
+    """What is to be set in a row without clips: of clips that others have, columns hold single times."""
+    names = () if settings.nested else (settings.start_key, settings.end_key)
+    return {name: None for name in names if isinstance(row.get(name), list | tuple)}
+
+
+def _clip_columns(row: Row, pieces: Sequence[Piece], settings: Settings, first: int) -> Iterator[dict[str, Any]]:
+    """What is to be set for each clip, of which the first has this number in its video."""
+    if settings.nested and pieces:
+        others = {name: None for name in (settings.start_key, settings.end_key) if name in row}
+        yield {**others, settings.stretches_key: [_times(piece) for piece in pieces]}
         return
-    if row.get(settings.stretches_key) is not None:
-        same[settings.stretches_key] = None
-    for number, piece in enumerate(pieces):
+    for number, piece in enumerate(pieces, first):
         times = _times(piece)
         scene = {} if piece.scene is None else {SCENE: piece.scene}
-        yield {**same, settings.start_key: times["start"], settings.end_key: times["end"], **scene, CLIP: number}
-
-
-def _video_alone(row: Row, video: Any, settings: Settings) -> dict[str, Any]:
-    """What is to be set so that a row has this one of its videos."""
-    column = video_column(row, settings)
-    held = [video] if isinstance(row[column], list | tuple) else video
-    return {} if row[column] == held else {column: held}
+        yield {settings.start_key: times["start"], settings.end_key: times["end"], **scene, CLIP: number}
 
 
 def _times(piece: Piece) -> dict[str, Any]:
@@ -164,21 +246,13 @@ def _changed(item: InputRow, index: int, changes: dict[str, Any], settings: Sett
     """A row in which columns are set, also in the record as its reader had it."""
     for name in (SCENE, CLIP):
         if name in changes and name in item.row:
-            raise DatasetError(f"the rows have a column {name!r} already, in which split puts numbers; rename it.")
+            raise DatasetError(
+                f"the rows have a column {name!r} already, in which split puts numbers; rename it, or set nested."
+            )
     source = item.source
     if changes and isinstance(source, JsonLine):
         source = JsonLine(splice(source, changes).decode())
     elif changes and source is not None:
         source = source.with_columns(changes, settings)
-    return replace(item, index=index, row={**item.row, **changes}, source=source)
-
-
-def _numbered(item: InputRow, index: int) -> InputRow:
     problem = item.problem and replace(item.problem, id=item.problem.id._replace(row=index))
-    return replace(item, index=index, problem=problem)
-
-
-def _with_problem(item: InputRow, index: int, video: Any, name: str, error: ClipError, settings: Settings) -> InputRow:
-    """The row of a video that cannot be split."""
-    failure = replace(Failure.of_row(index, str(error), error.kind), video=name)
-    return replace(_changed(item, index, _video_alone(item.row, video, settings), settings), problem=failure)
+    return replace(item, index=index, row={**item.row, **changes}, source=source, problem=problem)

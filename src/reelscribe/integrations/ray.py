@@ -13,7 +13,7 @@ from reelscribe.config import Settings
 from reelscribe.dataset.formats import Record
 from reelscribe.engines import load_engine
 from reelscribe.engines.base import Engine
-from reelscribe.errors import MissingExtraError
+from reelscribe.errors import MissingExtraError, SettingsError
 from reelscribe.runners.stream import SharedStream
 from reelscribe.values import RowResult
 
@@ -42,6 +42,8 @@ class CaptionBatches:
     """
 
     def __init__(self, settings: Settings, root: str | None = None, *, engine: Engine | None = None) -> None:
+        if settings.split is not None:
+            raise SettingsError("a stage splits no videos; split them beforehand, with reelscribe.split.")
         self._settings = settings
         self._root = Path(root) if root else None
         loaded = engine or load_engine(settings)

@@ -162,7 +162,7 @@ def run(
         }
         on_start(Live(total=total, watch=watch, tally=tally, spending=spending))
         read = read_rows(sources, settings, output=output, is_own=ledger.may_have_written)
-        rows = watch.rows(split_rows(read, settings))
+        rows = watch.rows(split_rows(read, settings, ledger))
         stop = stack.enter_context(stop_at_signals(handle_signals, on_stop))
         start = Start(settings.part(), stop, spending, tally)
         maker = worker if isinstance(worker, Maker) else watch
@@ -220,7 +220,7 @@ def _sidecars(
     sidecars = SidecarWriter(settings, ledger)
     beside_files = [source for source in sources if source.format != "webdataset"]  # whose videos are bytes
     if settings.sidecar and not settings.overwrite_sidecars:
-        sidecars.check(split_rows(read_rows(beside_files, settings, output=output), settings))
+        sidecars.check(split_rows(read_rows(beside_files, settings, output=output), settings, ledger))
     return sidecars
 
 

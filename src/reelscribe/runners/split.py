@@ -57,8 +57,9 @@ def split(
         )
     check_columns(sources, settings)
     count = failures = 0
+    folder = None if settings.root else output.parent
     with writer:
-        for item in split_rows(read_rows(sources, settings, output=output), settings):
+        for item in split_rows(read_rows(sources, settings, output=output), settings, folder=folder):
             outcomes = (item.problem,) if item.problem else ()
             result = RowResult(index=item.index, rows=(item.row,), outcomes=outcomes, origin=item)
             writer.write(result)

@@ -3,16 +3,15 @@
 All packets are read once, for the index of frames, from which the wanted ones are picked. A clip that is not long is
 then decoded whole, so that damage is noticed whatever frames are wanted. Of a long one the decoder gets the packets
 that the wanted frames need. The packets of a small file are kept from the first reading. A large file is read again,
-with seeks over long stretches that are not needed if the container has an index to seek by. If a seek does not land on
+with seeks over long stretches that are not needed if the container can be sought in. If a seek does not land on
 the very packet that it was for, or the decoder does not give what it should, the whole clip is decoded, which decides.
 
 If the budget allows it, the longest part without damage is taken of a clip that is cut short or damaged. Of a stretch
 the decoder gets the packets that its frames need, and what is damaged elsewhere in the file does not matter.
 """
 
-import contextlib
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 
@@ -24,10 +23,11 @@ from numpy.typing import NDArray
 from reelscribe.errors import ClipError
 from reelscribe.values import Bounds, Clip, Frames
 from reelscribe.video.bounds import bounds_of
+from reelscribe.video.checked import decode_runs, troubles
 from reelscribe.video.index import FrameIndex, read_index
-from reelscribe.video.opening import open_clip, reason, video_stream
+from reelscribe.video.opening import open_clip, video_stream
 from reelscribe.video.parts import decode_part
-from reelscribe.video.passes import Allocate, Order, Pictures, behind, collect, decode_runs, frames_of
+from reelscribe.video.passes import Allocate, Order, Pictures, behind, collect, frames_of
 from reelscribe.video.pictures import stated_size
 from reelscribe.video.recent import Recent
 from reelscribe.video.runs import Run, VideoPacket, read_runs, runs_to, whole_run
@@ -40,9 +40,9 @@ _WHOLE_PACKETS = 750
 wanted of it costs little (see docs/architecture.md)."""
 _KEPT_BYTES, _KEPT_PACKETS = 16 << 20, 20_000
 """Of a file up to this size the packets are kept from the first reading."""
-_SEEKABLE = frozenset({"mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm"})
-"""Containers with an index to seek by."""
-_indices: Recent[FrameIndex] = Recent()
+_SEEKABLE = frozenset({"mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm", "mpegts"})
+"""Containers with an index to seek by, or, as MPEG-TS, with times close enough together to find one in a few steps."""
+_indices: Recent[FrameIndex] = Recent(lambda index: index.num_packets)
 
 
 def _empty(shape: tuple[int, ...]) -> NDArray[np.uint8]:
@@ -63,33 +63,17 @@ def decode(clip: Clip, budget: FrameChoice, *, threads: int = 0, allocate: Alloc
             "too_large", "decode" or "crashed".
     """
     try:
-        with _troubles(clip):
+        with troubles(clip):
             return _decode(clip, budget, threads, allocate)
     except ClipError as exc:
         if exc.kind != "decode" or (budget.min_decoded >= 1 and clip.is_whole):
             raise
         damage = exc
     try:
-        with _troubles(clip):
+        with troubles(clip):
             return decode_part(clip, budget, allocate)
     except ClipError as exc:
         raise ClipError("decode", f"{damage} {exc}") from exc
-
-
-@contextlib.contextmanager
-def _troubles(clip: Clip) -> Iterator[None]:
-    """Say what other libraries' errors are to the clip."""
-    try:
-        yield
-    except ClipError:
-        raise
-    except MemoryError as exc:
-        raise ClipError("too_large", f"{clip.name}: decoding it takes more memory than there is.") from exc
-    except (av.FFmpegError, OSError) as exc:
-        raise ClipError("decode", f"{clip.name}: decoding broke off: {reason(exc)}; the file is damaged.") from exc
-    except Exception as exc:  # nobody knows all that a file can do to libraries, and it is not to end the run
-        logger.warning("%s: the decoder crashed", clip.name, exc_info=True)
-        raise ClipError("crashed", f"{clip.name}: its decoder crashed ({type(exc).__name__}: {exc}).") from exc
 
 
 def _decode(clip: Clip, budget: FrameChoice, threads: int, allocate: Allocate) -> Frames:
@@ -97,7 +81,7 @@ def _decode(clip: Clip, budget: FrameChoice, threads: int, allocate: Allocate) -
         stream = video_stream(container, clip)
         kept: list[VideoPacket] = []
         most = _KEPT_PACKETS if container.size <= _KEPT_BYTES else 0
-        index = _indices.of(clip, lambda: read_index(container, stream, clip, kept, most))
+        index = _indices.of(clip, lambda: read_index(container, stream, clip.whole, kept, most))
         bounds = bounds_of(clip, index.duration_seconds)
         shown = _shown(clip, index, bounds)
         picked = budget.pick(shown.seconds, shown.duration_seconds)

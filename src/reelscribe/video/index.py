@@ -23,7 +23,7 @@ from reelscribe.video.bitstream import EMPTY_MPEG4, Picture, look_with
 from reelscribe.video.bounds import ROUNDED_SECONDS
 from reelscribe.video.clock import PacketTimes, Shift, find_shifts, hidden_by_joins, may_jump, shifted
 from reelscribe.video.opening import check_not_encrypted
-from reelscribe.video.stated import check_complete, is_complete
+from reelscribe.video.stated import check_complete, is_complete, last_sound_chunk
 from reelscribe.video.transport import find_seams
 
 _TIMED_SHARE = 0.45
@@ -59,7 +59,7 @@ class FrameIndex:
     without one that is lost, or it is a stretch."""
     num_packets: int
     broken: list[int]
-    """Packets that cannot be read whole, by number."""
+    """Packets that cannot be read whole, or of which it is not known when they are shown; by number."""
     complete: bool
     """Whether there is as much as the file says that it holds, if it says anything."""
     decoded_by: list[int | None]
@@ -166,7 +166,7 @@ def read_index(
     if len(entries) > most:
         kept.clear()
     times = _times_of(entries, decoded_at, places) if may_jump(container) else []
-    broken, joins = _look_for_losses(container, stream, clip, times, broken, part=part)
+    broken, joins = _look_for_losses(container, stream, clip, times, broken, places[: len(entries)], part=part)
     if not part:
         check_complete(container, stream, len(entries) - len(broken), clip)
     if broken and not part:
@@ -241,10 +241,13 @@ def _look_for_losses(
     clip: Clip,
     times: Sequence[PacketTimes],
     broken: list[int],
+    places: Sequence[int | None],
     *,
     part: bool,
 ) -> tuple[list[int], list[int]]:
-    """Packets that are damaged, and those that begin another part of the file."""
+    """Packets that are damaged or out of place, and those that begin another part of the file."""
+    if container.format.name == "avi":
+        return sorted({*broken, *_displaced(stream, clip, places, part=part)}), []
     if container.format.name != "mpegts":
         return broken, []
     with io.BytesIO(clip.source) if isinstance(clip.source, bytes) else clip.path.open("rb") as file:
@@ -253,6 +256,25 @@ def _look_for_losses(
         message = f"{clip.name} is joined of parts whose videos have different numbers (PIDs); only one would be seen."
         raise ClipError("decode", message)
     return seams.damaged, seams.joins
+
+
+def _displaced(stream: VideoStream, clip: Clip, places: Sequence[int | None], *, part: bool) -> list[int]:
+    """Packets of AVI that come behind lost ones. Its times are a count, so nobody knows when these are shown."""
+    if len(places) >= stream.frames > 0:
+        return []
+    damaged_from = last_sound_chunk(clip)
+    behind = [
+        number
+        for number, place in enumerate(places)
+        if damaged_from is not None and place is not None and place > damaged_from
+    ]
+    if len(behind) < 2:  # the one packet with which a file is cut short
+        return []
+    if not part:
+        stated = f" of the {stream.frames:,} that it states" if stream.frames else ""
+        message = f"{len(places):,} frames{stated} are there; from number {behind[0]:,} on, their times are not known"
+        raise ClipError("decode", f"{clip.name} is damaged: {message}.")
+    return behind
 
 
 def _without_jumps(

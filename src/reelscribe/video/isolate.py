@@ -17,13 +17,14 @@ from dataclasses import replace
 from multiprocessing.connection import Pipe
 from multiprocessing.spawn import get_executable
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import Any, Final, Literal, TypeVar
 from weakref import WeakSet, ref
 
 from reelscribe.errors import ClipError, EngineError
 from reelscribe.values import Clip, Frames
 from reelscribe.video.headers import Header
 from reelscribe.video.sampling import FrameChoice
+from reelscribe.video.scenes import Scene
 from reelscribe.video.shared import SeenFrames, nameless_file, write
 from reelscribe.video.worker import READY, TOO_LARGE, Answer
 
@@ -80,6 +81,15 @@ class DecoderPool:
             EngineError: a process cannot be started.
         """
         return self._with_decoder(lambda decoder: decoder.read_header(clip, self._seconds))
+
+    def find_scenes(self, clip: Clip, seconds: float) -> list[Scene]:
+        """Find a film's scenes as `scenes.find_scenes` does, in so many seconds at most. Likewise.
+
+        Raises:
+            ClipError: of its kinds, or "crashed", or "timeout".
+            EngineError: a process cannot be started.
+        """
+        return self._with_decoder(lambda decoder: decoder.find_scenes(clip, min(seconds, _LONGEST_SECONDS)))
 
     def _with_decoder(self, work: Callable[["_Decoder"], _T]) -> _T:
         while True:
@@ -160,10 +170,15 @@ class _Decoder:
 
     def read_header(self, clip: Clip, seconds: float) -> Header:
         """Let the process read a clip's header; raise what it raised."""
-        header: Header = self._ask(clip, None, 1, seconds)
+        header: Header = self._ask(clip, "header", 1, seconds)
         return header
 
-    def _ask(self, clip: Clip, budget: FrameChoice | None, threads: int, seconds: float) -> Any:
+    def find_scenes(self, clip: Clip, seconds: float) -> list[Scene]:
+        """Let the process find a film's scenes; raise what it raised."""
+        scenes: list[Scene] = self._ask(clip, "scenes", 1, seconds)
+        return scenes
+
+    def _ask(self, clip: Clip, budget: FrameChoice | Literal["header", "scenes"], threads: int, seconds: float) -> Any:
         """What the process answers; raise what it raised."""
         size, clip_sent = None, clip
         if isinstance(clip.source, bytes):

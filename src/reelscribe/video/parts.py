@@ -4,6 +4,7 @@ What counts are frames that came out of the decoder without a word.
 """
 
 from bisect import bisect_left, bisect_right
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
 import av
@@ -11,17 +12,18 @@ import av
 from reelscribe.errors import ClipError
 from reelscribe.values import Clip, Frames
 from reelscribe.video.bounds import bounds_of
+from reelscribe.video.checked import decode_run, decode_runs, set_up
 from reelscribe.video.clock import may_jump
 from reelscribe.video.index import FrameIndex, read_index
 from reelscribe.video.opening import open_clip, video_stream
-from reelscribe.video.passes import Allocate, Order, behind, collect, decode_run, decode_runs, frames_of, set_up
+from reelscribe.video.passes import Allocate, Order, behind, collect, frames_of
 from reelscribe.video.pictures import stated_size
 from reelscribe.video.recent import Recent
-from reelscribe.video.runs import Run, contiguous, read_runs, whole_run
+from reelscribe.video.runs import Run, VideoPacket, contiguous, read_runs, whole_run
 from reelscribe.video.sampling import FrameChoice
 from reelscribe.video.stated import latest_seconds, reaches_end, stated_seconds
 
-_seen: Recent[tuple[FrameIndex, tuple[int, int], float]] = Recent()
+_seen: Recent[tuple[FrameIndex, tuple[int, int], float]] = Recent(lambda seen: seen[0].num_packets)
 
 
 def decode_part(clip: Clip, budget: FrameChoice, allocate: Allocate) -> Frames:
@@ -30,20 +32,23 @@ def decode_part(clip: Clip, budget: FrameChoice, allocate: Allocate) -> Frames:
     Raises:
         ClipError: kind "decode", if that is too little of it.
     """
-    index, size, stated = _seen.of(clip, lambda: _look_at(clip))
+    index, size, stated = _seen.of(clip, lambda: _look_at(clip.whole))
     bounds = bounds_of(clip, stated or index.duration_seconds)
     shown = index if clip.is_whole else index.within(bounds)
     order = Order(
         clip=clip, index=index, shown=shown, wanted=shown.pts, budget=budget, threads=1, allocate=allocate, part=True
     )
     run, good = _longest_part(order)
+    name = "it" if clip.is_whole else clip.name  # what is said before may be of the file
+    if len(good) < 2:
+        raise ClipError("decode", f"Of {name} fewer than 2 frames can be decoded.")
     # Of a stretch nothing need be missing.
     entire = not clip.is_whole and len(good) == len(shown.pts) and bounds.end <= index.duration_seconds
     part = shown if entire else _undamaged(order, good)
     due = bounds.end - bounds.start if stated or not clip.is_whole else 0.0
-    share = min(part.duration_seconds / due, 1.0) if len(good) > 1 and due else len(good) / max(len(shown.pts), 1)
-    if len(good) < 2 or share < budget.min_decoded:
-        message = f"Of it {share:.0%} can be decoded; min_decoded asks for {budget.min_decoded:.0%}."
+    share = min(part.duration_seconds / due, 1.0) if due else len(good) / len(shown.pts)
+    if share < budget.min_decoded:
+        message = f"Of {name} {share:.0%} can be decoded; min_decoded asks for {budget.min_decoded:.0%}."
         raise ClipError("decode", message)
     picked = budget.pick(part.seconds, part.duration_seconds)
     order = replace(order, index=part, shown=part, wanted=[part.pts[number] for number in picked])
@@ -116,6 +121,8 @@ def _longest_part(order: Order) -> tuple[Run, range]:
         start = index.packets[keyframe]
         stop = next((number for number in index.broken if number >= start), index.num_packets)
         stop = max(min(stop, stop_at), start)
+        if stop == start:
+            continue
         run = Run(packets=range(start, stop), keyframe=keyframe)
         seen, good = _count_good(order, run, first)
         reached = index.pts[min(first + seen, len(index.pts)) - 1] if seen else keyframe
@@ -129,16 +136,24 @@ def _count_good(order: Order, run: Run, first: int) -> tuple[int, int]:
     """How many frames come out of the decoder, from a keyframe on, and how many of them are good.
 
     Decoders notice damage late, and fill in what they lack until then. So if one notices any, all frames since the
-    last keyframe before are left out. If whole packets just come to an end, none is.
+    last keyframe before are left out. If whole packets just come to an end, none is. But where frames are counted,
+    those are that the decoder held back for others, which are lost.
     """
     index, seen, noticed = order.index, 0, False
+    before_flush: int | None = None  # how many frames were seen until the packets came to an end
+
+    def to_the_end(packets: Iterable[VideoPacket]) -> Iterator[VideoPacket]:
+        nonlocal before_flush
+        yield from packets
+        before_flush = seen
+
     most = contiguous(index, run, first)
     with open_clip(order.clip) as container:
         stream = video_stream(container, order.clip)
-        set_up(order, stream)
+        set_up(stream, order.threads)
         packets = read_runs(order.index, order.clip, container, stream, [run], seek=False)
         try:
-            for pts, _ in decode_runs(order, stream, [run], packets):
+            for pts, _ in decode_runs(order, stream, [run], map(to_the_end, packets)):
                 while seen < most and pts > index.pts[first + seen] and index.pts[first + seen] not in index.due:
                     seen += 1  # a repetition of the last one
                 if seen < most and pts != index.pts[first + seen]:
@@ -148,6 +163,7 @@ def _count_good(order: Order, run: Run, first: int) -> tuple[int, int]:
         except (ClipError, av.FFmpegError):
             noticed = True
     if not (noticed and seen):
-        return seen, seen
+        is_end = index.complete and run.packets.stop == index.num_packets
+        return seen, seen if index.timed or is_end or before_flush is None else before_flush
     keyframe = index.keyframes[bisect_right(index.keyframes, index.pts[first + seen - 1]) - 1]
     return seen, max(bisect_left(index.pts, keyframe) - first, 0)

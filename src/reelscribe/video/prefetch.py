@@ -14,6 +14,7 @@ from reelscribe.video.fetch import Fetcher, FetchLimits
 from reelscribe.video.headers import Header, read_header
 from reelscribe.video.isolate import AVAILABLE, DecoderPool
 from reelscribe.video.sampling import FrameBudget, FrameChoice
+from reelscribe.video.scenes import Scene, find_scenes
 from reelscribe.video.stages import Stages
 
 _MOST_DECODERS = 32
@@ -103,24 +104,35 @@ def usable_cpus() -> int:
 @contextmanager
 def decoding(decoders: int | None, decode_seconds: float, decoder_bytes: int) -> Iterator[Decode]:
     """How to decode: in processes, or, with 0 of them, here. What is under way at the end is given up."""
-    if decoders == 0 or not AVAILABLE:
-        yield decode
-        return
-    pool = DecoderPool(seconds=decode_seconds, max_memory=decoder_bytes)
-    try:
-        yield pool.decode
-    finally:
-        pool.close()
+    with _pool(decoders, decode_seconds, decoder_bytes) as pool:
+        yield pool.decode if pool else decode
 
 
 @contextmanager
 def reading_headers(settings: FrameSettings) -> Iterator[Callable[[Clip], Header]]:
-    """How to read the headers of clips: likewise."""
-    if settings.decoders == 0 or not AVAILABLE:
-        yield read_header
+    """How to read the headers of clips: in processes, or here."""
+    with _pool(settings.decoders, settings.decode_seconds, settings.decoder_bytes) as pool:
+        yield pool.read_header if pool else read_header
+
+
+@contextmanager
+def finding_scenes(settings: FrameSettings) -> Iterator[Callable[[Clip, float], list[Scene]]]:
+    """How to find the scenes of films, each of so many seconds, which it may take besides what a clip may."""
+    with _pool(settings.decoders, settings.decode_seconds, settings.decoder_bytes) as pool:
+        if pool:
+            yield lambda clip, seconds: pool.find_scenes(clip, settings.decode_seconds + seconds)
+        else:
+            yield lambda clip, _: find_scenes(clip)
+
+
+@contextmanager
+def _pool(decoders: int | None, decode_seconds: float, decoder_bytes: int) -> Iterator[DecoderPool | None]:
+    """Decoders in processes of their own, if there are to be any. What is under way at the end is given up."""
+    if decoders == 0 or not AVAILABLE:
+        yield None
         return
-    pool = DecoderPool(seconds=settings.decode_seconds, max_memory=settings.decoder_bytes)
+    pool = DecoderPool(seconds=decode_seconds, max_memory=decoder_bytes)
     try:
-        yield pool.read_header
+        yield pool
     finally:
         pool.close()

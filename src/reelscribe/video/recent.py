@@ -10,15 +10,22 @@ from reelscribe.values import Clip
 
 T = TypeVar("T")
 
-_MOST: Final = 2
-"""Files. The index of two hours of film takes some 40 MB."""
+_MOST_BYTES: Final = 128 << 20
+"""Of memory, for each of the two kinds of what is kept: the indices of six hours of film at 25 frames a second."""
+_FILE_BYTES, _PACKET_BYTES = 2000, 250
+"""What an index takes, and for each packet: 242 to 245 bytes were measured, in MP4, MPEG-TS, Matroska and AVI."""
+_LEAST: Final = 2
+"""Files that are kept, however long they are."""
 
 
 class Recent(Generic[T]):
-    """What functions made of files. May be used from several threads."""
+    """What functions made of files, the latest of it, up to a bound of memory. May be used from several threads."""
 
-    def __init__(self) -> None:
+    def __init__(self, num_packets: Callable[[T], int]) -> None:
+        """`num_packets`: how many packets what was made of a file has; its memory is estimated by that."""
+        self._num_packets = num_packets
         self._made: OrderedDict[Any, T | ClipError] = OrderedDict()
+        self._bytes = 0
         self._lock = threading.Lock()
 
     def of(self, clip: Clip, make: Callable[[], T]) -> T:
@@ -30,20 +37,36 @@ class Recent(Generic[T]):
         key = _key(clip)
         if key is None:
             return make()
-        with self._lock:
-            made = self._made.pop(key, None)
+        made = self._take(key)
         if made is None:
             try:
                 made = make()
             except ClipError as exc:
-                made = exc
-        with self._lock:
-            self._made[key] = made  # as the latest
-            while len(self._made) > _MOST:
-                self._made.popitem(last=False)
+                made = ClipError(exc.kind, str(exc))  # without the traceback, which holds all that was read
+        self._keep(key, made)
         if isinstance(made, ClipError):
             raise ClipError(made.kind, str(made))
         return made
+
+    def _take(self, key: Any) -> T | ClipError | None:
+        with self._lock:
+            made = self._made.pop(key, None)
+            if made is not None:
+                self._bytes -= self._size(made)
+            return made
+
+    def _keep(self, key: Any, made: T | ClipError) -> None:
+        """Keep something as the latest; what has not been asked for the longest goes."""
+        with self._lock:
+            if key in self._made:  # another thread made it, too
+                self._bytes -= self._size(self._made.pop(key))
+            self._made[key] = made
+            self._bytes += self._size(made)
+            while len(self._made) > _LEAST and self._bytes > _MOST_BYTES:
+                self._bytes -= self._size(self._made.popitem(last=False)[1])
+
+    def _size(self, made: T | ClipError) -> int:
+        return _FILE_BYTES + (0 if isinstance(made, ClipError) else _PACKET_BYTES * self._num_packets(made))
 
 
 def _key(clip: Clip) -> Any:

@@ -19,6 +19,8 @@ _SKIP_GAIN = 8
 frames."""
 _SEEK_BYTES = 4 << 20
 """Up to so many bytes are read past: disks read ahead about as far."""
+_AHEAD_SECONDS = 1
+"""By so much, at most, a keyframe is decoded before it is shown."""
 VideoPacket: TypeAlias = "Packet[VideoStream]"
 
 
@@ -73,7 +75,7 @@ def read_runs(
     packets, at = packets_of(container, stream, index.shifts), 0
     for run in runs:
         start, stop = run.packets.start, run.packets.stop
-        if seek and start - at > worth_a_seek:
+        if seek and not index.shifts and start - at > worth_a_seek:
             packets, at = _packets_from(clip, container, stream, run.keyframe), start
         yield itertools.islice(packets, start - at, stop - at)
         at = stop
@@ -81,7 +83,9 @@ def read_runs(
 
 def _packets_from(clip: Clip, container: InputContainer, stream: VideoStream, pts: int) -> Iterator[VideoPacket]:
     """Seek to a keyframe, or to one before it and read on; raise if that went astray."""
-    container.seek(pts, stream=stream)
+    # MPEG-TS has no index. There FFmpeg lands on any packet decoded by then; a keyframe is decoded before it is shown.
+    ahead = int(_AHEAD_SECONDS / (stream.time_base or 1)) if container.format.name == "mpegts" else 0
+    container.seek(pts - ahead, stream=stream)
     packets = packets_of(container, stream)
     for packet in packets:
         if packet.is_keyframe and packet.pts == pts:

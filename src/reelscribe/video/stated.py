@@ -1,6 +1,8 @@
 """What a file states of its video: how long it is, and how much of it there is. Held against what is there."""
 
 import contextlib
+import io
+import os
 import re
 from fractions import Fraction
 
@@ -16,6 +18,9 @@ from reelscribe.video.opening import read_head
 _TAGGED_DURATION = re.compile(r"(\d+):(\d\d):(\d\d(?:\.\d+)?)")
 _LOST_SHARE = 0.02
 """A file may lack so much of the bytes that it states: there the tables are that players do without."""
+_CHUNK_NAME = re.compile(rb"[ 0-9A-Za-z]{4}")
+_LISTS_OF_FRAMES = frozenset({b"AVI ", b"AVIX", b"movi", b"rec "})
+"""Parts of an AVI file whose chunks are walked over one by one; other lists are one chunk."""
 _LAST_SECONDS = 0.5
 """A file may end so long before what it states: writers round, and leave out how long the last packets last."""
 
@@ -116,3 +121,27 @@ def _stated_bytes(clip: Clip) -> int:
             return 0
         at += 4 + width + size
     return at
+
+
+def last_sound_chunk(clip: Clip) -> int | None:
+    """Where the last chunk of an AVI file begins behind which there is none, though the file goes on; in bytes.
+
+    Each chunk says how long it is, so the next one is known. Where there is none, bytes are damaged, at the earliest
+    within this chunk. Demuxers look for a later one, and do not know how many frames they passed. None if each chunk
+    leads to the next.
+    """
+    with io.BytesIO(clip.source) if isinstance(clip.source, bytes) else clip.path.open("rb") as file:
+        size = file.seek(0, os.SEEK_END)
+        at = last = 0
+        while at + 8 <= size:
+            file.seek(at)
+            head = file.read(12)
+            if not _CHUNK_NAME.match(head):
+                return last
+            last = at
+            if head[:4] in (b"RIFF", b"LIST") and head[8:] in _LISTS_OF_FRAMES:
+                at += 12
+            else:
+                length = int.from_bytes(head[4:8], "little")
+                at += 8 + length + length % 2
+        return last if at > size + 1 else None  # the last byte, which is there to make a length even, may be missing

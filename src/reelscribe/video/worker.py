@@ -13,7 +13,7 @@ from dataclasses import replace
 from multiprocessing.connection import Connection
 from pathlib import Path
 from queue import SimpleQueue
-from typing import Final
+from typing import Final, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,6 +24,7 @@ from reelscribe.values import NO_FRAMES, Clip, Frames
 from reelscribe.video.decode import decode
 from reelscribe.video.headers import Header, read_header
 from reelscribe.video.sampling import FrameChoice
+from reelscribe.video.scenes import Scene, find_scenes
 from reelscribe.video.shared import DrawnFrames, Span, read
 
 READY: Final = "ready"
@@ -38,14 +39,14 @@ _WATCH_SECONDS: Final = 0.05
 """How often it looks at its memory in the middle of a clip. (A limit of the system's would not do: where an allocation
 fails, FFmpeg may call the file damaged.)"""
 
-Job = tuple[Clip, int | None, FrameChoice | None, int, set[Span]]
-"""Clip; how many bytes it has in the file for clips, if it is there; budget, or None for its header; threads;
-where frames are to stay as they are."""
+Job = tuple[Clip, int | None, FrameChoice | Literal["header", "scenes"], int, set[Span]]
+"""Clip; how many bytes it has in the file for clips, if it is there; which frames to decode, or what else to find out;
+threads; where frames are to stay as they are."""
 Pixels = tuple[tuple[int, ...], Span] | NDArray[np.uint8]
 """Their shape and where they lie in the file for frames, or themselves."""
 Decoded = tuple[Pixels, Frames]
 """The pixels, and all else that is known of them: `Frames` with other pixels, which do not count."""
-Answer = Decoded | Header | ClipError
+Answer = Decoded | Header | list[Scene] | ClipError
 
 
 def main(channel: int, clips: int, frames: int, owner: int, max_bytes: int) -> None:
@@ -101,12 +102,14 @@ def _own_bytes() -> int:
     return (resident - shared) * os.sysconf("SC_PAGE_SIZE")
 
 
-def _serve(job: Job, clips: int, drawn: DrawnFrames) -> Decoded | Header:
+def _serve(job: Job, clips: int, drawn: DrawnFrames) -> Decoded | Header | list[Scene]:
     clip, size, budget, threads, taken = job
     if size is not None:
         clip = replace(clip, source=read(clips, size))
-    if budget is None:
+    if budget == "header":
         return read_header(clip)
+    if budget == "scenes":
+        return find_scenes(clip, threads=threads)
     span: Span | None = None
 
     def allocate(shape: tuple[int, ...]) -> NDArray[np.uint8]:

@@ -65,7 +65,7 @@ class ArrowRow:
         row = self.batch.slice(self.number, 1)
         schema = with_clips(row.schema, settings)
         arrays = [
-            pa.array([values[field.name]], field.type)
+            pa.array([_as_type(values[field.name], field.type)], field.type)
             if field.name in values
             else row.column(field.name)
             if field.name in row.schema.names
@@ -85,8 +85,13 @@ def with_clips(schema: pa.Schema, settings: Settings) -> pa.Schema:
         fields = [pa.field(settings.stretches_key, pa.list_(pa.struct([*times, *scene])))]
     for field in fields:
         place = schema.get_field_index(field.name)
-        schema = schema.append(field) if place < 0 else schema.set(place, field)
+        if place < 0 or not pa.types.is_string(schema.field(place).type):  # times may be text as well
+            schema = schema.append(field) if place < 0 else schema.set(place, field)
     return schema
+
+
+def _as_type(value: Any, kind: pa.DataType) -> Any:
+    return f"{value:g}" if isinstance(value, float) and pa.types.is_string(kind) else value
 
 
 def _cast(column: Any, kind: pa.DataType) -> Any:

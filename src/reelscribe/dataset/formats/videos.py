@@ -141,8 +141,9 @@ def left_out(folder: Path) -> str:
 
 def _lies_beside(file: Path, videos: set[str]) -> bool:
     """Whether a file is a text or the columns of one of these videos, which have no suffix; or was until replaced."""
-    file = file.with_name(without_stretch(_BACKUP.sub("", file.name) or file.name))
-    return file.suffix.lower() in (".txt", ".json") and without_suffix(file) in videos
+    file = file.with_name(_BACKUP.sub("", file.name) or file.name)
+    names = {without_suffix(file), without_suffix(file.with_name(without_stretch(file.name)))}
+    return file.suffix.lower() in (".txt", ".json") and not names.isdisjoint(videos)
 
 
 def walk(folder: Path) -> Iterator[tuple[Path, str | None]]:

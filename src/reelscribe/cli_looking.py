@@ -1,0 +1,133 @@
+"""The commands that look at what a run wrote."""
+
+import json
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, Final
+
+import click
+
+from reelscribe.config import Settings
+from reelscribe.console import Progress, by_task, examples, say, some
+from reelscribe.console import kinds as counts
+from reelscribe.terminal import shortened
+
+_LONGEST_TOLD: Final = 200
+"""Letters of the value of a setting."""
+
+
+@click.command()
+@click.argument("output", type=click.Path(path_type=Path))
+@click.option("--json", "as_json", is_flag=True, help="As JSON.")
+def status(output: Path, as_json: bool) -> None:
+    """Say what is done, failed and left of the run on OUTPUT, also while it is going on."""
+    from reelscribe.runners.status import read_status
+
+    told = read_status(output)
+    if as_json:
+        click.echo(json.dumps({**asdict(told), "left": told.left}, indent=1))
+        return
+    total = "" if told.total is None else f" of {told.total:,}"
+    made = some(told.captions, "caption")
+    if told.tasks:
+        made = f"{some(told.videos or 0, 'video')}, {some(told.captions, 'answer')}"
+    lines = {
+        told.state: told.detail,
+        "done": f"{told.rows:,}{total} rows, {made}",
+        "failed": f"{sum(told.failures.values())} ({counts(told.failures)})" if told.failures else "0",
+        "flagged": counts(told.flags) or "0",
+        "left": "unknown" if told.left is None else some(told.left, "row"),
+        "rate": "unknown" if told.made_per_second is None else f"{told.made_per_second:.2f} videos/s",
+        "begun": time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(told.started)),
+        "model": f"{told.model} with {told.engine}",
+        "inputs": " ".join(told.inputs),
+        "settings": _changed_settings(told.settings) or "defaults",
+    }
+    for name, text in lines.items():
+        say(f"{name:<10}  {text}".rstrip())
+        if name == "done":
+            for line in by_task(told.tasks):
+                say(f"{'':<10}  {line}")
+        if name == "failed":
+            for line in examples(told.failures, told.examples):
+                say(f"{'':<10}  {line}")
+
+
+def _changed_settings(settings: Mapping[str, Any]) -> str:
+    """Those that are not the defaults."""
+    usual = asdict(Settings())
+    changed = ((name, value) for name, value in settings.items() if usual.get(name) != value)
+    return ", ".join(f"{name}={shortened(repr(value), _LONGEST_TOLD)}" for name, value in changed)
+
+
+def _page_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Give a command the options of a page about captions."""
+    root = "Folder that paths start from; the run's own by default."
+    for option in (
+        click.option("--root", type=click.Path(path_type=Path), help=root),
+        click.option("--seed", default=0, show_default=True, help="Of the choice of videos."),
+        click.option("--frames", default=12, show_default=True, help="Most frames to show of each."),
+        click.option("--clips", default=1000, show_default=True, help="Most videos to show; of more, some."),
+    ):
+        command = option(command)
+    return command
+
+
+@click.command()
+@click.argument("output", type=click.Path(path_type=Path))
+@click.option("-o", "--file", type=click.Path(path_type=Path), help="Page to write; OUTPUT's .report.html by default.")
+@_page_options
+def report(output: Path, file: Path | None, **given: Any) -> None:
+    """Write a page about the captions in OUTPUT: frames, captions, candidates, failures, and what they have in common.
+
+    One file that opens from disk and loads nothing, but for a video that is played. OUTPUT is what caption wrote.
+    """
+    from reelscribe.report.write import write_report
+
+    with Progress() as progress:
+        summary = write_report(output, file, **given, on_clip=progress.clip)
+    of = "" if summary.shown == summary.videos else f" of {summary.videos:,}"
+    say(f"{some(summary.shown, 'video')}{of} in {summary.file}", err=True)
+
+
+@click.command()
+@click.argument("output", type=click.Path(path_type=Path))
+@click.option("--port", default=0, help="To serve at; one that is free by default.")
+@_page_options
+def view(output: Path, port: int, **given: Any) -> None:
+    """Serve the same page as report to this machine alone, until Ctrl-C. Prints its address, which holds a token."""
+    from reelscribe.report.view import view as serve
+
+    with Progress() as progress:
+        serve(output, port=port, **given, on_clip=progress.clip, on_ready=say)
+
+
+@click.command()
+@click.argument("output", type=click.Path(path_type=Path))
+@click.option("--as", "kind", type=click.Choice(["vtt", "srt"]), required=True, help="WebVTT or SubRip.")
+@click.option(
+    "-o", "--folder", type=click.Path(path_type=Path), help="Folder to write to; OUTPUT's .subtitles by default."
+)
+@click.option("--task", metavar="NAME", help="Whose answers to write, if there are several tasks.")
+@click.option("--root", type=click.Path(path_type=Path), help="Folder that paths start from; the run's own by default.")
+def export(output: Path, kind: Any, **given: Any) -> None:
+    """Write the answers in OUTPUT, which caption wrote, as subtitles: a file for each video, called as it is.
+
+    \b
+    reelscribe export captioned.jsonl --as vtt
+    reelscribe export captioned.jsonl --as srt --task events -o subtitles
+
+    Of a task with times its events are written, of any other its captions, from where each clip begins in its video to
+    where it ends. Clips that have none are counted. A file that is there already is not replaced.
+    """  # noqa: D301 - as above
+    from reelscribe.export.subtitles import export_subtitles
+
+    summary = export_subtitles(output, kind, **given)
+    say(f"{some(summary.cues, 'subtitle')} in {some(summary.files, 'file')} in {summary.folder}", err=True)
+    for why, count in summary.left_out.items():
+        say(f"left out: {some(count, 'clip')} {why}", err=True)
+
+
+LOOKING: Final = (status, report, view, export)
