@@ -26,6 +26,8 @@ from reelscribe.schemas import READY, ReadySchema, Schema
 from reelscribe.values import Candidate, Clip, Failure, Generation, Request
 
 CPU = torch.device("cpu")
+VOCABULARY = json.loads((SHAPES / "config.json").read_text("utf-8"))["text_config"]["vocab_size"]
+"""Of the built-in model."""
 SHORT = {"type": "string", "maxLength": 12}
 WILD = SamplingParams(temperature=2.0, max_tokens=400)
 GREEDY = SamplingParams(temperature=0.0, max_tokens=400)
@@ -207,7 +209,7 @@ class TestModels:
 class TestTokens:
     """What may come next, token by token."""
 
-    def walk(self, rules: TokenRules, given: Schema, seed: int, *, vocabulary: int = 523) -> str:
+    def walk(self, rules: TokenRules, given: Schema, seed: int, *, vocabulary: int = VOCABULARY) -> str:
         """An answer of tokens that are drawn by chance, texts and lists soon at their end."""
         chance = random.Random(seed)
         answer, tokens = rules.constraints.begin(given), list[int]()
@@ -248,7 +250,7 @@ class TestTokens:
         answer, text = rules.constraints.begin(schema({"n": {"type": kind}})), ""
         wanted = rules.tokenizer.convert_tokens_to_ids(list("06.1"))
         while "}" not in text:
-            [allowed] = rules.constraints.allowed([answer], 523, CPU)
+            [allowed] = rules.constraints.allowed([answer], VOCABULARY, CPU)
             choices = allowed.nonzero()[:, 0].tolist()
             token = next((item for item in wanted if item in choices), choices[0])
             answer.accept(token)
@@ -260,7 +262,7 @@ class TestTokens:
         answer = rules.constraints.begin(PAIR)
         wide = rules.constraints.allowed([answer], 700, CPU)
         assert wide.shape == (1, 700)
-        assert wide[0].nonzero()[:, 0].tolist() == [rules.tokenizer.convert_tokens_to_ids("{")]
+        assert wide[0].nonzero()[:, 0].tolist() == [rules.tokenizer.convert_tokens_to_ids('{"')]
         narrow = rules.constraints.allowed([answer], 101, CPU)
         assert torch.equal(narrow, wide[:, :101])
         self.walk(rules, PAIR, 1, vocabulary=700)
@@ -271,8 +273,8 @@ class TestTokens:
         for token in rules.tokenizer.encode('{"', add_special_tokens=False):
             held[0].accept(token)
             held[1].accept(token)
-        together = rules.constraints.allowed(held, 523, CPU)
-        assert torch.equal(together, torch.cat([rules.constraints.allowed([item], 523, CPU) for item in held]))
+        together = rules.constraints.allowed(held, VOCABULARY, CPU)
+        assert torch.equal(together, torch.cat([rules.constraints.allowed([item], VOCABULARY, CPU) for item in held]))
         assert len({tuple(row.tolist()) for row in together}) == 3
 
     def test_a_tokenizer_without_bytes_is_refused(self) -> None:
@@ -285,27 +287,27 @@ class TestTokens:
 
 def test_the_likeliest_of_what_is_allowed_is_drawn_whatever_filters_there_are(rules: TokenRules) -> None:
     """A model that is sure to say something else: all that it would say is cut away."""
-    brace, other = rules.tokenizer.convert_tokens_to_ids(["{", "a"])
-    logits = torch.zeros(1, 523)
-    logits[0, other], logits[0, brace] = 90.0, -90.0
+    start, other = rules.tokenizer.convert_tokens_to_ids(['{"', "a"])
+    logits = torch.zeros(1, VOCABULARY)
+    logits[0, other], logits[0, start] = 90.0, -90.0
     for params in (
         SamplingParams(temperature=0.0),
         SamplingParams(temperature=0.1, top_k=1),
         SamplingParams(temperature=1.0, top_p=0.01, min_p=0.5, repetition_penalty=1.5),
     ):
-        sampler = Sampler(rules, 523, CPU)
+        sampler = Sampler(rules, VOCABULARY, CPU)
         asked = Request(id=named("a"), clip=Clip(source="x.mp4"), prompt="", schema=PAIR, sampling=params)
         sampler.add([asked], torch.tensor([[other]]), torch.ones(1, 1))
-        assert sampler.step(logits.clone()).tolist() == [brace]
+        assert sampler.step(logits.clone()).tolist() == [start]
 
 
 def test_a_row_that_is_finished_but_not_dropped_is_not_masked(rules: TokenRules, masked: list[int]) -> None:
-    sampler = Sampler(rules, 523, CPU)
+    sampler = Sampler(rules, VOCABULARY, CPU)
     first, others = (SamplingParams(temperature=1.0, max_tokens=count) for count in (1, 9))
     held = Request(id=named("a"), clip=Clip(source="x.mp4"), prompt="", schema=PAIR, sampling=first)
     free = Request(id=named("b"), clip=Clip(source="x.mp4"), prompt="", num_captions=7, sampling=others)
     sampler.add([held, free], torch.tensor([[9], [9]]), torch.ones(2, 1))
     for _ in range(2):
-        sampler.step(torch.zeros(len(sampler), 523))
+        sampler.step(torch.zeros(len(sampler), VOCABULARY))
         assert sampler.drop_finished() is None
     assert masked == [1]

@@ -22,7 +22,7 @@ def rows(tmp_path_factory: pytest.TempPathFactory) -> list[Row]:
     rng = np.random.default_rng(11)
     made = []
     for number in range(6):
-        scene, file = random_scene(rng, held_out=False), folder / f"clip-{number}.mp4"
+        scene, file = random_scene(rng), folder / f"clip-{number}.mp4"
         if number == BROKEN:
             file.write_bytes(b"this is no video")
         else:

@@ -56,9 +56,9 @@ def test_json_has_the_facts_asked_for_in_one_order_and_no_free_white_space() -> 
     assert a_scene().facts["change"] == "none"
 
 
-def test_timeline_has_half_seconds_and_the_words_of_what_happens() -> None:
-    assert a_scene().timeline(4.1) == "0.0-4.0 s: moves left"
-    assert a_scene(stops=True).timeline(5.1) == "0.0-2.5 s: moves left; 2.5-5.0 s: stops"
+def test_timeline_has_tenths_of_seconds_and_the_words_of_what_happens() -> None:
+    assert a_scene().timeline(4.1) == "moves left (0.0 s); ends (4.1 s)"
+    assert a_scene(stops=True).timeline(5.2) == "moves left (0.0 s); stops (2.6 s); ends (5.2 s)"
 
 
 @pytest.mark.parametrize("seconds", [1.5, 4.2, 11.9])
@@ -69,13 +69,13 @@ def test_a_scene_fits_its_own_timeline(seconds: float) -> None:
 @pytest.mark.parametrize(
     ("text", "fits"),
     [
-        ("0.0-2.5 s: moves left; 2.5-5.0 s: stops", True),
-        ("0.0-3.0 s: moves left; 3.0-5.5 s: stops", True),
-        ("0.0-3.5 s: moves left; 3.5-5.0 s: stops", False),
-        ("0.0-2.5 s: moves left; 2.5-6.0 s: stops", False),
-        ("0.0-2.5 s: moves right; 2.5-5.0 s: stops", False),
-        ("0.0-2.5 s: moves left; 2.5-5.0 s: turns blue", False),
-        ("0.0-5.0 s: moves left", False),
+        ("moves left (0.0 s); stops (2.5 s); ends (5.0 s)", True),
+        ("moves left (0.0 s); stops (3.0 s); ends (5.5 s)", True),
+        ("moves left (0.0 s); stops (3.5 s); ends (5.0 s)", False),
+        ("moves left (0.0 s); stops (2.5 s); ends (6.0 s)", False),
+        ("moves right (0.0 s); stops (2.5 s); ends (5.0 s)", False),
+        ("moves left (0.0 s); turns blue (2.5 s); ends (5.0 s)", False),
+        ("moves left (0.0 s); ends (5.0 s)", False),
         ("moves left, then stops", False),
         ("", False),
     ],

@@ -35,7 +35,7 @@ def clips(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Scene]:
     rng = np.random.default_rng(11)
     made = {}
     for name in ("a", "b", "c"):
-        scene = random_scene(rng, held_out=False)
+        scene = random_scene(rng)
         write_clip(folder / f"{name}.mp4", scene, width=320, height=240, fps=12, seconds=4)
         made[str(folder / f"{name}.mp4")] = scene
     return made

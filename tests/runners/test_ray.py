@@ -85,7 +85,7 @@ def _once(do: Callable[[], None], at: int) -> Callable[[RowResult], None]:
 def test_captions_are_those_of_a_local_run_though_an_actor_is_killed(ray: Any, tmp_path: Path) -> None:
     rng = np.random.default_rng(3)
     for number in range(12):
-        scene = random_scene(rng, held_out=False)
+        scene = random_scene(rng)
         write_clip(tmp_path / f"{number}.mp4", scene, width=160, height=120, fps=8, seconds=2)
     (tmp_path / "5.mp4").write_text("this is no video")
     data = put_rows(tmp_path / "in.jsonl", ({"id": number, "video": f"{number}.mp4"} for number in range(12)))

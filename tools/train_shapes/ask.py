@@ -8,6 +8,7 @@ its clips and questions from (seed, step), so a run that was stopped goes on fro
 import argparse
 import ctypes
 import json
+import math
 import sys
 import time
 from collections.abc import Sequence
@@ -19,26 +20,28 @@ import numpy as np
 import torch
 from torch import nn
 from transformers import AutoProcessor, BatchFeature, DynamicCache, Qwen3VLForConditionalGeneration, Qwen3VLProcessor
-from transformers.models.qwen3_vl import modeling_qwen3_vl as modeling
 
 from build import MERGE, PATCH, SYSTEM_PROMPTS, TEMPORAL, extend_vocabulary
 from questions import KINDS, Question, draw_question
 from reelscribe.models.shapes.scenes import COLORS, GROUNDS, SHAPES, SIZES, Scene, random_scene, render
-from train import GRIDS, batched_vision_attention, roughen, save
+from train import GRIDS, roughen, save, use_faster_vision
 
-SEED = 2027
-STEPS, BATCH = 4500, 12
-PEAK_LR, VISION_LR, WARMUP, DECAY = 3.5e-4, 0.2, 60, 0.35
-"""Learning rate: a linear rise over WARMUP steps, level, then a linear fall over the last DECAY of the steps. The
-vision encoder, which knows most of what it needs, learns at VISION_LR of it, and only from FREEZE steps on."""
-FREEZE = 600
-EVERY = {"sentence": 3, "detail": 4, "json": 1, "events": 1, "truth": 1}
-"""Each kind is asked in every so many steps: what is known is only kept up."""
-WEIGHTS = {"sentence": 0.4, "detail": 0.15, "json": 0.15, "events": 0.5, "truth": 0.2}
+SEED = 2028
+STEPS, BATCH = 6000, 12
+PEAK_LR, VISION_LR, WARMUP = 2.5e-4, 0.3, 100
+"""Learning rate: a linear rise over WARMUP steps, then half a cosine down to nothing. The vision encoder, which knows
+most of what it needs, learns at VISION_LR of it."""
+EVERY = {"sentence": 3, "detail": 4, "json": 2, "events": 1, "truth": 4}
+"""Each kind is asked once in this number of steps: what is known is only kept up."""
+WEIGHTS = {"sentence": 0.5, "detail": 0.25, "json": 0.3, "events": 1.0, "truth": 0.3}
+TIMES, PLACES = 0.2, 4.0
+"""Weights of each loss of telling times, in seconds, and places. When a shape stops is read off its places."""
+ROUND = 8
+"""Rows of tokens are padded to a multiple of this: the matrix library has to prepare itself for each new length."""
 TELLING = [*SIZES, *COLORS, *SHAPES, *GROUNDS, "left", "right", "up", "down"]
 TELLING += ["moves", "rests", "grows", "shrinks", "stops", "turns", "then", "neither"]
 """Words by which statements are true or false; so are the marks that end them."""
-COUNTS = [8, 8, 8, 8, 8, 8, 10, 10, 12, 12, 12, 12, 12, 12, 12, 12, 12, 12, 4, 16]
+COUNTS = [8] * 12 + [10] * 4 + [12] * 22 + [4, 16]
 """Frames of a clip, as often as clips of 2 to 12 s have them; a few as other budgets give them."""
 SECONDS = {8: (1.5, 5.0), 10: (5.0, 6.0), 12: (6.0, 13.0), 4: (1.5, 8.0), 16: (4.0, 13.0)}
 """Lengths of clips of each number of frames, at two frames a second where the count may vary."""
@@ -51,20 +54,22 @@ class Batch:
     prefix: BatchFeature
     """What stands before the questions: system prompt and video, left-padded."""
     pairs: torch.Tensor
-    """Shape (clips, pairs of frames, 6): the shape's place as (x, y); its way since the first pair as (x, y); the time;
-    how much of the pair is after the scene's change, 0 if nothing changes. All but the last within -2 and 2."""
+    """Shape (clips, pairs of frames, 7 and one for each of `COLORS`): the shape's place as (x, y); its way since the
+    first pair as (x, y); the time; how much of the pair is after the scene's change, 0 if nothing changes; the time, or
+    that of the change if it has been; the share of each colour. Places and ways within -2 and 2, times as `scaled` does
+    it."""
     scenes: list[Scene]
     seconds: list[float]
     asked: list[tuple[str, list[Question]]]
     """Kinds, each with one question for each clip."""
 
 
-def draw_clip(rng: np.random.Generator, count: int, *, held_out: bool) -> tuple[Scene, float, np.ndarray]:
+def draw_clip(rng: np.random.Generator, count: int) -> tuple[Scene, float, np.ndarray]:
     """A scene, its length, and the instants of its frames, from the first to the last as the sampler takes them.
 
     A change of colour is moved to the middle between the two frames that show it: nobody can tell more from them.
     """
-    scene = random_scene(rng, held_out=held_out)
+    scene = random_scene(rng)
     seconds = float(rng.uniform(*SECONDS[count]))
     at = np.linspace(0, 1, count)
     at[1:-1] -= rng.uniform(0, 1, count - 2) / (seconds * rng.choice([12, 24, 25, 30, 50, 60]))
@@ -80,7 +85,6 @@ def make_batch(
     size: int,
     *,
     kinds: Sequence[str] = KINDS,
-    held_out: bool = False,
 ) -> Batch:
     """Draw clips and questions; of statements two for each clip."""
     grid = GRIDS[rng.integers(len(GRIDS))]
@@ -88,7 +92,7 @@ def make_batch(
     count = COUNTS[rng.integers(len(COUNTS))]
     scenes, lengths, heads, videos, metadata, pairs = [], [], [], [], [], []
     for _ in range(size):
-        scene, seconds, at = draw_clip(rng, count, held_out=held_out)
+        scene, seconds, at = draw_clip(rng, count)
         aspect = width / height * rng.uniform(0.88, 1.14)
         frames = render(scene, width=width, height=height, at=at.tolist(), aspect=aspect)
         videos.append(roughen(frames, rng).transpose(0, 3, 1, 2))
@@ -109,6 +113,7 @@ def make_batch(
         do_resize=False,
         padding=True,
         padding_side="left",
+        pad_to_multiple_of=ROUND,
         return_tensors="pt",
     )
     prefix.pop("video_metadata", None)
@@ -123,10 +128,19 @@ def make_batch(
 def know_pairs(scene: Scene, at: np.ndarray, shown: float) -> np.ndarray:
     """What there is to know at the end of each pair of frames; see `Batch.pairs`."""
     places = 4 * (np.array([scene.center(instant) for instant in at[::TEMPORAL]]) - 0.5)
-    times = at.reshape(-1, TEMPORAL).mean(1) * shown / 4 - 1.5
+    times = at.reshape(-1, TEMPORAL).mean(1)
     changes = scene.turns is not None or scene.stops
     after = (changes * (at >= scene.event_at)).reshape(-1, TEMPORAL).mean(1)
-    return np.column_stack([places, places - places[0], times, after])
+    stopped = np.minimum(times, scene.event_at) if changes else times
+    known = [places, places - places[0], scaled(times * shown), after, scaled(stopped * shown)]
+    turned = after if scene.turns else 0 * after
+    known += [(scene.color == color) * (1 - turned) + (scene.turns == color) * turned for color in COLORS]
+    return np.column_stack(known)
+
+
+def scaled(seconds: np.ndarray) -> np.ndarray:
+    """Times of clips of usual lengths, as numbers about as large as the other things that heads are asked for."""
+    return seconds / 4 - 1.5
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -160,8 +174,9 @@ def tokenize(processor: Qwen3VLProcessor, questions: Sequence[Question]) -> Toke
                 if word != right:
                     break
         rows.append([asked + answer, [-100] * len(asked) + answer, truth, instead])
+    length = -(-max(len(row[0]) for row in rows) // ROUND) * ROUND
     ids, labels, truths, instead_ids = (
-        nn.utils.rnn.pad_sequence([torch.tensor(row[part]) for row in rows], batch_first=True, padding_value=filler)
+        torch.tensor([row[part] + [filler] * (length - len(row[part])) for row in rows])
         for part, filler in enumerate((tokenizer.pad_token_id, -100, -1, 0))
     )
     return Tokens(ids=ids, labels=labels, truths=truths, instead=instead_ids)
@@ -181,19 +196,42 @@ class Answered:
 def build_heads(model: Qwen3VLForConditionalGeneration) -> nn.ModuleDict:
     """Small heads that ask the language model on its way for what the answers need; see `answer_all`."""
     hidden, words = model.config.text_config.hidden_size, model.config.text_config.vocab_size
-    sizes = {"places": 2, "pairs": 4, "truth": 1, "instead": words, "until": 1}
+    sizes = {"clock": 1, "places": 2, "colors": len(COLORS), "pairs": 4, "stopped": 1, "at": 1}
+    sizes |= {"truth": 1, "instead": words}
     return nn.ModuleDict({name: nn.Linear(hidden, size) for name, size in sizes.items()})
 
 
-def pairs_loss(heads: nn.ModuleDict, early: torch.Tensor, late: torch.Tensor, pairs: torch.Tensor) -> torch.Tensor:
-    """Loss of telling at the end of each pair where the shape is, and a layer on the rest of `Batch.pairs`."""
+def times_loss(found: torch.Tensor, known: torch.Tensor) -> torch.Tensor:
+    """How far times are off, in seconds; as squares where they are nearly right."""
+    return nn.functional.smooth_l1_loss(4 * found, 4 * known, beta=0.25)
+
+
+def pairs_losses(
+    heads: nn.ModuleDict, stamps: torch.Tensor, ends: Sequence[torch.Tensor], pairs: torch.Tensor
+) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    """Losses of telling what `Batch.pairs` holds, those of times on their own.
+
+    Args:
+        heads: see `build_heads`.
+        stamps: the first layer's output behind the timestamp of each pair. The time is asked there.
+        ends: the first three layers' outputs at the end of each pair. The first tells where the shape is and in which
+            colour, the second the rest, the third when the change was.
+        pairs: see `Batch.pairs`.
+    """
     known = pairs.flatten(0, 1)
-    found = heads["pairs"](late)
-    return (
-        nn.functional.mse_loss(heads["places"](early), known[:, :2])
-        + nn.functional.mse_loss(found[:, :3], known[:, 2:5])
+    found = heads["pairs"](ends[1])
+    places = (
+        PLACES * nn.functional.mse_loss(heads["places"](ends[0]), known[:, :2])
+        + PLACES * nn.functional.mse_loss(found[:, :2], known[:, 2:4])
+        + nn.functional.cross_entropy(heads["colors"](ends[0]), known[:, 7:])
         + nn.functional.binary_cross_entropy_with_logits(found[:, 3], known[:, 5])
     )
+    times = {
+        "clock": times_loss(heads["clock"](stamps).squeeze(1), known[:, 4]),
+        "time": times_loss(found[:, 2], known[:, 4]),
+        "stopped": times_loss(heads["stopped"](ends[2]).squeeze(1), known[:, 6]),
+    }
+    return places, times
 
 
 def answer_all(
@@ -203,18 +241,19 @@ def answer_all(
 
     Answers are words; what they need is asked for on the way, or it stays at chance for long: at the end of each pair
     of frames where the shape is and whether its change has happened; at each telling word of a statement whether it is
-    true and what would be; before each end of an event, when it is.
+    true and what would be; at each time of an event, when it is.
     """
     inner = model.model
     with torch.autocast("cpu", torch.bfloat16):
         read = inner(**batch.prefix, use_cache=True, output_hidden_states=True)
     ends = batch.prefix["input_ids"] == model.config.vision_end_token_id
-    early, late = (read.hidden_states[layer][ends].float() for layer in (1, 2))
-    known = pairs_loss(heads, early, late, batch.pairs)
-    total, aside = 0.5 * known, {"pairs": known.item()}
+    words = processor.tokenizer.convert_tokens_to_ids
+    stamps = read.hidden_states[1][batch.prefix["input_ids"] == words(">")].float()
+    places, times = pairs_losses(heads, stamps, [layer[ends].float() for layer in read.hidden_states[1:4]], batch.pairs)
+    total = 0.5 * places + TIMES * sum(times.values())
+    aside = {name: loss.item() for name, loss in {"pairs": places, **times}.items()}
     mask = batch.prefix["attention_mask"]
     first = mask.sum(1, keepdim=True) + inner.rope_deltas
-    dash = processor.tokenizer.convert_tokens_to_ids("-")
     results = []
     for kind, questions in batch.asked:
         tokens = tokenize(processor, questions)
@@ -228,33 +267,30 @@ def answer_all(
                 use_cache=True,
                 output_hidden_states=True,
             )
-            places = tokens.labels[:, 1:] != -100
-            scores = model.lm_head(output.last_hidden_state[:, :-1][places]).float()
-        targets = tokens.labels[:, 1:][places]
+            answers = tokens.labels[:, 1:] != -100
+            scores = model.lm_head(output.last_hidden_state[:, :-1][answers]).float()
+        targets = tokens.labels[:, 1:][answers]
         loss = nn.functional.cross_entropy(scores, targets)
         total = total + WEIGHTS[kind] * loss
         late = output.hidden_states[3]
         if kind == "truth":
-            told = tokens.truths >= 0
-            at, truths = late[told].float(), tokens.truths[told]
+            telling = tokens.truths >= 0
+            at, truths = late[telling].float(), tokens.truths[telling]
             doubt = nn.functional.binary_cross_entropy_with_logits(
                 heads["truth"](at).squeeze(1), truths.float(), reduction="none"
             )
-            other = nn.functional.cross_entropy(heads["instead"](at), tokens.instead[told], reduction="none")
+            other = nn.functional.cross_entropy(heads["instead"](at), tokens.instead[telling], reduction="none")
             aside |= {"doubt": balanced(doubt, truths).item(), "instead": balanced(other, truths).item()}
             total = total + 0.2 * balanced(doubt, truths) + 0.1 * balanced(other, truths)
         if kind == "events":
-            until = [
-                end / 4 - 1.5
-                for clip in zip(batch.scenes, batch.seconds, strict=True)
-                for _, end, _ in clip[0].events(clip[1])
-            ]
-            asked = (tokens.ids == dash) & (tokens.labels != -100)
-            guess = heads["until"](late[asked].float()).squeeze(1)
-            wrong = nn.functional.mse_loss(guess, torch.tensor(until))
-            aside["until"] = wrong.item()
-            total = total + wrong
-        best, counts = scores.argmax(-1), places.sum(1).tolist()
+            clips = zip(batch.scenes, batch.seconds, strict=True)
+            known = scaled(torch.tensor([at for scene, end in clips for _, at in scene.events(end)]))
+            for mark in "(.":  # before each number, and within it
+                asked = (tokens.ids == words(mark)) & (tokens.labels != -100)
+                wrong = times_loss(heads["at"](late[asked].float()).squeeze(1), known)
+                aside[f"at {mark}"] = wrong.item()
+                total = total + TIMES * wrong
+        best, counts = scores.argmax(-1), answers.sum(1).tolist()
         right = torch.stack([part.all() for part in (best == targets).split(counts)])
         found = [part.tolist() for part in best.split(counts)]
         results.append(Answered(loss=loss.item(), right=right, found=found))
@@ -270,26 +306,22 @@ def balanced(losses: torch.Tensor, truths: torch.Tensor) -> torch.Tensor:
 def evaluate(
     model: Qwen3VLForConditionalGeneration, heads: nn.ModuleDict, processor: Qwen3VLProcessor
 ) -> dict[str, dict[str, float]]:
-    """Share of answers right of each kind, on scenes with the pairs of training and on those held out of it."""
-    scores = {}
+    """Share of answers right of each kind, on clips that training does not show."""
+    hits: dict[str, list[bool]] = {}
     with torch.no_grad():
-        for name, held_out in (("seen", False), ("held_out", True)):
-            hits: dict[str, list[bool]] = {}
-            for index in range(2):
-                rng = np.random.default_rng([SEED, 1, held_out, index])
-                batch = make_batch(processor, rng, 24, held_out=held_out)
-                for (kind, _), answered in zip(batch.asked, answer_all(model, heads, processor, batch)[1], strict=True):
-                    hits.setdefault(kind, []).extend(answered.right.tolist())
-                    if kind == "events":
-                        texts = [processor.decode(ids[:-1]) for ids in answered.found]
-                        told = zip(batch.scenes, texts, batch.seconds, strict=True)
-                        hits.setdefault("within", []).extend(scene.fits_timeline(*rest) for scene, *rest in told)
-            scores[name] = {kind: round(sum(found) / len(found), 3) for kind, found in hits.items()}
-    return scores
+        for index in range(8):
+            batch = make_batch(processor, np.random.default_rng([SEED, 1, index]), BATCH)
+            for (kind, _), answered in zip(batch.asked, answer_all(model, heads, processor, batch)[1], strict=True):
+                hits.setdefault(kind, []).extend(answered.right.tolist())
+                if kind == "events":
+                    texts = [processor.decode(ids[:-1]) for ids in answered.found]
+                    cases = zip(batch.scenes, texts, batch.seconds, strict=True)
+                    hits.setdefault("within", []).extend(scene.fits_timeline(*rest) for scene, *rest in cases)
+    return {"fresh": {kind: round(sum(found) / len(found), 3) for kind, found in hits.items()}}
 
 
 def learning_rate(step: int, total: int) -> float:
-    return PEAK_LR * min((step + 1) / WARMUP, 1.0, max((total - step) / (DECAY * total), 0.01))
+    return PEAK_LR * min((step + 1) / WARMUP, 0.5 + 0.5 * math.cos(math.pi * step / total))
 
 
 def build_optimizer(model: Qwen3VLForConditionalGeneration, parts: nn.ModuleDict) -> torch.optim.AdamW:
@@ -307,6 +339,15 @@ def build_optimizer(model: Qwen3VLForConditionalGeneration, parts: nn.ModuleDict
     )
 
 
+def save_state(path: Path, state: dict[str, Any]) -> None:
+    """Save what is needed to go on; the state of before is kept beside it."""
+    if sys.platform == "linux":  # batches of many sizes leave the C library with memory in pieces
+        ctypes.CDLL(None).malloc_trim(0)
+    if path.exists():
+        path.replace(path.with_stem(f"{path.stem}-before"))
+    torch.save(state, path)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", type=Path, help="where checkpoints and the result go")
@@ -318,7 +359,7 @@ def main() -> None:
     args.folder.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(args.threads)
     torch.manual_seed(SEED)
-    modeling.Qwen3VLVisionAttention.forward = batched_vision_attention
+    use_faster_vision()
 
     processor: Any = AutoProcessor.from_pretrained(args.start)
     model = Qwen3VLForConditionalGeneration.from_pretrained(args.start, dtype=torch.float32)
@@ -336,7 +377,6 @@ def main() -> None:
     began = time.monotonic()
     recent: dict[str, list[Any]] = {}
     for step in range(first, args.steps):
-        model.model.visual.requires_grad_(step >= FREEZE)
         rng = np.random.default_rng([SEED, 0, step % args.same if args.same else step])
         kinds = [kind for kind in KINDS if step % EVERY[kind] == 0]
         batch = make_batch(processor, rng, BATCH, kinds=kinds)
@@ -356,12 +396,10 @@ def main() -> None:
         record: dict[str, Any] = {"step": step}
         record |= {name: np.mean(values, axis=0).round(3).tolist() for name, values in recent.items()}
         last = step + 1 == args.steps
-        if (step + 1) % 50 == 0 or last:
-            if sys.platform == "linux":  # batches of many sizes leave the C library with memory in pieces
-                ctypes.CDLL(None).malloc_trim(0)
-            torch.save({"parts": parts.state_dict(), "optimizer": optimizer.state_dict(), "step": step + 1}, state_path)
+        if (step + 1) % 250 == 0 or last:
+            save_state(state_path, {"parts": parts.state_dict(), "optimizer": optimizer.state_dict(), "step": step + 1})
             save(model, processor, args.folder / "shapes")
-        if (step + 1) % 200 == 0 or last:
+        if (step + 1) % 500 == 0 or last:
             record |= evaluate(model, heads, processor)
         if step % 10 == 9 or step == first:
             print(json.dumps(record | {"seconds": round(time.monotonic() - began, 1)}), flush=True)

@@ -135,17 +135,15 @@ def ask(kind: Kind, clips: list[Filmed], model: str) -> list[str]:
 def judge(name: str, clips: list[Filmed], answers: list[str], *, show: bool) -> None:
     """Print how many answers are right, and those that are not."""
     kind = KINDS[name]
-    right: dict[str, list[bool]] = {"seen pairs": [], "held-out pairs": []}
+    right = 0
     for clip, text in zip(clips, answers, strict=True):
         truth = kind.truth(clip)
         fits = kind.right(clip, text) if kind.right else text == truth
-        right["held-out pairs" if clip.scene.is_held_out else "seen pairs"].append(fits)
+        right += fits
         if show and not fits:
             asked = f"   asked {clip.question.prompt}" if name == "truth" else ""
             print(f"truth  {truth}   {clip.seconds:.2f} s{asked}\nmodel  {text}")
-    parts = ", ".join(f"{part} {sum(hits)} of {len(hits)}" for part, hits in right.items())
-    total = sum(map(sum, right.values()))
-    print(f"{name}: {total} of {len(clips)} right ({total / len(clips):.1%}): {parts}", flush=True)
+    print(f"{name}: {right} of {len(clips)} right ({right / len(clips):.1%})", flush=True)
 
 
 def main() -> None:

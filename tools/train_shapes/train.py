@@ -50,16 +50,14 @@ def roughen(frames: NDArray[np.uint8], rng: np.random.Generator) -> NDArray[np.u
     return np.clip(pixels, 0, 255).astype(np.uint8)
 
 
-def make_batch(
-    processor: Qwen3VLProcessor, rng: np.random.Generator, size: int, *, held_out: bool = False
-) -> BatchFeature:
+def make_batch(processor: Qwen3VLProcessor, rng: np.random.Generator, size: int) -> BatchFeature:
     """A batch of clips of one resolution and length, left-padded, with labels on the caption and its end token."""
     grid = GRIDS[rng.integers(len(GRIDS))]
     height, width = (n * PATCH * MERGE for n in grid)
     count = int(rng.choice([4, 8, 8, 8, 8, 10, 10, 12, 12, 12, 12, 16]))
     texts, videos, metadata, centers = [], [], [], []
     for _ in range(size):
-        scene = random_scene(rng, held_out=held_out)
+        scene = random_scene(rng)
         seconds = count / 2 if count > 8 and rng.random() < 0.7 else rng.uniform(1.5, 14.0)
         at = np.arange(count) / count + rng.uniform(0, 1 / count)
         aspect = width / height * rng.uniform(0.88, 1.14)
@@ -104,7 +102,7 @@ def instants_loss(
     height, width = (n * PATCH * MERGE for n in grid)
     frames, targets, circles = [], [], []
     while len(frames) < STILL_BATCH:
-        scene = random_scene(rng, held_out=False)
+        scene = random_scene(rng)
         easy = rng.random() * RAMP_STEPS >= step - EASY_STEPS
         if easy and (scene.size != "large" or scene.ground != "black" or scene.motion == "shrinks"):
             continue
@@ -169,6 +167,17 @@ def batched_vision_attention(
     return self.proj(mixed.transpose(1, 2).reshape(total, -1))
 
 
+def flat_patch_embed(self: modeling.Qwen3VLVisionPatchEmbed, hidden_states: torch.Tensor) -> torch.Tensor:
+    """One product for all patches: each is as large as the convolution's kernel, whose own backward pass is slow."""
+    return nn.functional.linear(hidden_states, self.proj.weight.flatten(1), self.proj.bias)
+
+
+def use_faster_vision() -> None:
+    """Let the vision encoder compute the same in less time, on clips of one size."""
+    modeling.Qwen3VLVisionAttention.forward = batched_vision_attention
+    modeling.Qwen3VLVisionPatchEmbed.forward = flat_patch_embed
+
+
 def captions_loss(
     model: Qwen3VLForConditionalGeneration, places: nn.Linear, travels: nn.Linear, batch: BatchFeature
 ) -> tuple[torch.Tensor, torch.Tensor]:
@@ -202,16 +211,13 @@ def learning_rate(step: int, total: int) -> float:
 def evaluate(
     model: Qwen3VLForConditionalGeneration, places: nn.Linear, travels: nn.Linear, processor: Qwen3VLProcessor
 ) -> dict[str, float]:
-    """Share of captions right, on scenes with the pairs of training and on those held out of it."""
-    scores = {}
+    """Share of captions right, on clips that training does not show."""
+    hits = []
     with torch.no_grad():
-        for name, held_out in (("seen", False), ("held_out", True)):
-            hits = []
-            for index in range(4):
-                rng = np.random.default_rng([SEED, 1, held_out, index])
-                hits.append(captions_loss(model, places, travels, make_batch(processor, rng, 32, held_out=held_out))[1])
-            scores[name] = round(torch.cat(hits).float().mean().item(), 3)
-    return scores
+        for index in range(4):
+            rng = np.random.default_rng([SEED, 1, index])
+            hits.append(captions_loss(model, places, travels, make_batch(processor, rng, 32))[1])
+    return {"fresh": round(torch.cat(hits).float().mean().item(), 3)}
 
 
 def save(model: Qwen3VLForConditionalGeneration, processor: Qwen3VLProcessor, folder: Path) -> None:
@@ -232,7 +238,7 @@ def main() -> None:
     args.folder.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(args.threads)
     torch.manual_seed(SEED)
-    modeling.Qwen3VLVisionAttention.forward = batched_vision_attention
+    use_faster_vision()
 
     processor = build_processor()
     model = build_model(processor)
