@@ -239,6 +239,7 @@ def test_files_beside_videos_and_members_of_tar_files_are_json(film: Path) -> No
         assert json.loads(tar.extractfile("000000000.events.json").read()) == MOVED  # type: ignore[union-attr]
 
 
+@pytest.mark.transformers
 def test_a_captioner_gives_events(film: Path) -> None:
     captioner = VideoCaptioner("shapes", tasks=TASKS, decoders=0)
     captioner._engine = ScriptedEngine(lambda _: said(LINES))

@@ -48,6 +48,11 @@ def test_rows_come_back_with_captions_and_their_own_types(clips: Path) -> None:
     assert [bool(told) for told in failures] == [False, True, False, False]
 
 
+def test_a_stage_splits_no_videos(clips: Path) -> None:
+    with pytest.raises(SettingsError, match="a stage splits no videos"):
+        _stage(clips, split="2")
+
+
 def test_interleaved_rows_grow(clips: Path) -> None:
     texts = ["<__dj__video>x<|__dj__eoc|>", "words", "<__dj__video>y"]
     batch = pa.table({"text": texts, "videos": [["a.mp4"], [], ["text.mp4"]]})
