@@ -260,7 +260,9 @@ def test_candidates_of_the_model_are_all_kept_or_one_of_them(shapes: Callable[..
     several: dict[str, Any] = {"caption_num": 4, "sampling_params": {"temperature": 3.0, "max_tokens": 12}}
     every = shapes(rows[:2], keep_candidate_mode="all", keep_original_sample=False, **several)
     kept = shapes(rows[:2], keep_candidate_mode="similar_one_simhash", **several)
-    assert [row["id"] for row in every] == [0] * 4 + [1] * 4
+    counts = [sum(row["id"] == number for row in every) for number in range(2)]
+    assert all(2 <= count <= 4 for count in counts), "at this temperature one may be without words, which is left out"
+    assert [row["id"] for row in every] == [0] * counts[0] + [1] * counts[1]
     assert [row["id"] for row in kept] == [0, 0, 1, 1]
     for original, one in zip(kept[::2], kept[1::2], strict=True):
         texts = [row["text"] for row in every if row["id"] == one["id"]]
