@@ -181,15 +181,20 @@ class RowEntry:
         """The request of this name, or of parts that come before it; nothing while what they name is not known."""
         plan, task = self._plan, self._plan.task(name)
         before = [plan.task(name._replace(task=other)) for other in task.after]
-        of_clips = [other for other in before if task.is_over_video and not other.is_over_video]
-        names = {other.name: plan.name_of(other, name.slot) for other in before if other not in of_clips}
-        needed = set(names.values())
-        needed |= {each for each in self._asked if each.task in {other.name for other in of_clips}}
-        if not self._outcomes.keys() >= needed:
+        alone = [other for other in before if other.is_over_video or not task.is_over_video]
+        names = {other.name: plan.name_of(other, name.slot) for other in alone}
+        if not self._outcomes.keys() >= set(names.values()):
             return []
         said = {other: self._outcomes[each] for other, each in names.items()}
         if not task.is_over_video:
             return [plan.request(name, said)]
+        of_clips = set(task.after) - names.keys()
+        there = all(each in self._outcomes for each in self._asked if each.task in of_clips)
+        return self._made_of_clips(name, said) if there else []
+
+    def _made_of_clips(self, name: RequestId, said: dict[str, Outcome]) -> list[Request | Failure]:
+        """The request over a video, or those of parts; nothing while parts are asked. All its clips have outcomes."""
+        plan = self._plan
         film = self._films.get(name) or plan.film(name, self._outcomes)
         if isinstance(film, Failure):
             return [film]
