@@ -10,8 +10,8 @@ from reelscribe.config import Settings
 from reelscribe.errors import ClipError
 from reelscribe.films import Film, passage_of
 from reelscribe.schemas import Facts
-from reelscribe.tasks import CLIP_FACTS, CLIPS, Task, is_utf8
-from reelscribe.templates import Part, filled, names_in
+from reelscribe.tasks import CLIP_FACTS, CLIPS, Task
+from reelscribe.templates import Part, filled, is_utf8, names_in
 from reelscribe.values import Caption, Clip, Failure, Outcome, Request, RequestId, Row
 
 

@@ -12,6 +12,7 @@ from typing import Any, Final, Literal, NamedTuple
 from reelscribe.schemas import Schema
 from reelscribe.schemas.nodes import ROOT, plain, types_of
 from reelscribe.stretches import MOST_SECONDS, time_of
+from reelscribe.templates import is_utf8
 
 Times = Literal[False, True, "overlapping"]
 """Whether an answer is read as events. True: each begins once the one before has ended. "overlapping": it may begin
@@ -188,7 +189,7 @@ def _seconds(value: Any) -> float | None:
 
 def _is_text(text: str) -> bool:
     """Whether it has something to say that can be encoded: JSON may hold half of a surrogate pair."""
-    return bool(text.strip()) and not any("\ud800" <= letter <= "\udfff" for letter in text)
+    return bool(text.strip()) and is_utf8(text)
 
 
 # Lines

@@ -11,7 +11,7 @@ from reelscribe.errors import SettingsError, did_you_mean
 from reelscribe.events import Times, list_of
 from reelscribe.sampling_params import SamplingParams
 from reelscribe.schemas import READY, Schema
-from reelscribe.templates import Part, names_in, parts_of
+from reelscribe.templates import Part, is_utf8, names_in, parts_of
 
 Keep = Literal["random_any", "similar_one_simhash", "all"]
 ColumnKind = Literal["text", "candidates", "meta", "failure"]
@@ -167,11 +167,6 @@ def read_schema(given: Any, task: str = DEFAULT_TASK) -> Schema:
     if not isinstance(given, str | Mapping):
         raise SettingsError(f"schema must be {', '.join(READY)}, a .json file, or a table; got {given!r}.")
     return Schema.of(given, folder=Path(), name=task)
-
-
-def is_utf8(text: str) -> bool:
-    """Whether a text can be encoded: it holds no half of a surrogate pair."""
-    return not any("\ud800" <= letter <= "\udfff" for letter in text)
 
 
 def _checked(task: Task) -> Task:

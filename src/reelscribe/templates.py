@@ -11,6 +11,11 @@ from typing import Final
 _PLACE: Final = re.compile(r"\{\{|\{([^\W\d]\w*)\}")
 
 
+def is_utf8(text: str) -> bool:
+    """Whether a text can be encoded: it holds no half of a surrogate pair."""
+    return not any("\ud800" <= letter <= "\udfff" for letter in text)
+
+
 @dataclass(frozen=True)
 class Name:
     """A place in a template."""

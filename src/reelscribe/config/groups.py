@@ -181,7 +181,7 @@ class DataSettings:
         affects="rows",
     )
     split: str | None = setting(
-        None, "Split each video into clips first: of so many seconds, as 10, or by its scenes.", affects="rows"
+        None, "Split each video into clips first: 10 for clips of 10 seconds, or scenes.", affects="rows"
     )
     overlap: float = setting(
         0.0, "Seconds that each of such clips reaches into the one before; not for scenes.", at_least=0, affects="rows"

@@ -205,8 +205,9 @@ def _alone(item: InputRow, clip: Clip, video: Any, settings: Settings, folder: P
     name = clip.source
     if folder is not None and item.root is not None and isinstance(name, str) and scheme_of(name) is None:
         name = os.path.relpath(item.root / name, folder) if not os.path.isabs(name) else name  # noqa: PTH117 - a name
-    held: Any = {**video, "path": name} if isinstance(video, dict) and video.get("bytes") is None else name
-    held = video if isinstance(name, bytes) else held
+    held: Any = name
+    if isinstance(video, dict):
+        held = video if isinstance(name, bytes) else {**video, "path": name}
     held = [held] if isinstance(row[column], list | tuple) else held
     alone = {} if row[column] == held else {column: held}
     return alone | {name: None for name in (settings.stretches_key,) if row.get(name) is not None}

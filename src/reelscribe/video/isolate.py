@@ -83,7 +83,7 @@ class DecoderPool:
         return self._with_decoder(lambda decoder: decoder.read_header(clip, self._seconds))
 
     def find_scenes(self, clip: Clip, seconds: float) -> list[Scene]:
-        """Find a film's scenes as `scenes.find_scenes` does, in so many seconds at most. Likewise.
+        """Find a film's scenes as `scenes.find_scenes` does. It may take this many seconds, not those of a clip.
 
         Raises:
             ClipError: of its kinds, or "crashed", or "timeout".
