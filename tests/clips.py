@@ -28,7 +28,7 @@ ENCODER_OPTIONS = {
     "libsvtav1": {"preset": "8", "crf": "20"},  # the quickest presets lose whole blocks
     "libvpx": {"deadline": "realtime", "cpu-used": "8"},
     "libvpx-vp9": {"deadline": "realtime", "cpu-used": "8"},
-    "libx264": {"preset": "veryfast", "threads": "1"},  # so that slices do not depend on the machine
+    "libx264": {"preset": "veryfast", "threads": "1", "b_strategy": "0"},  # so that slices do not depend on the machine
     "libx265": {"preset": "ultrafast", "x265-params": "log-level=none"},
 }
 VOP = b"\x00\x00\x01\xb6"

@@ -40,6 +40,16 @@ KINDS: dict[str, dict[str, Any]] = {
     "mpeg2.ts": {"codec": "mpeg2video", "keyframe_every": 12},
 }
 """Clips of 30 frames at 25 a second, each the same to a viewer."""
+COUNT = 200
+"""Frames of a clip with stretches, at 25 a second: 8 seconds."""
+LONG_KINDS: dict[str, dict[str, Any]] = {
+    "open_groups.mp4": {"options": {"x264-params": "open-gop=1:bframes=3:b-pyramid=normal"}, "keyframe_every": 24},
+    "open_groups.ts": {"options": {"x264-params": "open-gop=1:bframes=3"}, "keyframe_every": 24},
+    "one_keyframe.mkv": {"keyframe_every": 1000, "b_frames": 3},
+    "late.ts": {"times": range(1000, 1000 + COUNT), "keyframe_every": 30},
+    "late.mp4": {"times": range(1000, 1000 + COUNT), "keyframe_every": 30},
+}
+"""Further clips of `COUNT` frames."""
 
 
 def painted(number: int, width: int, height: int, pixel_format: str) -> VideoFrame:

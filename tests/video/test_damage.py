@@ -182,7 +182,8 @@ def test_a_stream_that_states_no_length_gives_what_is_there(name: str, tmp_path:
     settings: dict[str, Any] = {"container_options": {"live": "1"}} if name == "live.mkv" else {}
     whole = write_clip(tmp_path / f"whole_{name}", range(60), keyframe_every=20, **settings)
     frames = decoded(cut(whole, tmp_path / name, keep=0.6), EVERY_FRAME)
-    assert read_numbers(frames.pixels) == list(range(len(frames.pixels)))
+    # A frame that is shown before the last one may be stored behind it.
+    assert read_numbers(frames.pixels) == [round(seconds * 25) for seconds in frames.timestamps]
     assert 20 < len(frames.pixels) < 55
 
 

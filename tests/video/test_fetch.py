@@ -2,6 +2,9 @@
 
 import os
 import sys
+import tempfile
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +14,7 @@ from flow import clip_bytes, put_clip
 from reelscribe.config import Settings
 from reelscribe.errors import ClipError
 from reelscribe.values import Clip
-from reelscribe.video.fetch import FetchLimits, checked, fetched, scheme_of
+from reelscribe.video.fetch import Fetcher, FetchLimits, checked, fetched, scheme_of
 from reelscribe.video.web import Web
 
 
@@ -124,6 +127,61 @@ def test_web_download_is_a_file_for_as_long_as_it_is_needed(monkeypatch: pytest.
         assert clip.root is None
     assert not clip.path.exists()
     assert asked == ["https://x/a.mp4?b"]
+
+
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Downloads from the web; there is nothing at URLs that end with "gone"."""
+    urls: list[str] = []
+
+    def put(web: Web, url: str, target: Any) -> None:
+        urls.append(url)
+        if url.endswith("gone"):
+            raise ClipError("missing", f"{url}: there is no such file.")
+        target.write(b"video")
+
+    monkeypatch.setattr(Web, "download", put)
+    return urls
+
+
+def test_a_film_is_downloaded_once_for_its_stretches(asked: list[str], tmp_path: Path, monkeypatch: Any) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    with closing(Fetcher(FetchLimits())) as fetcher:
+        for start in (1.0, 5.0, 9.0):
+            for film in ("https://x/a", "https://x/b"):
+                with fetcher.fetched(Clip(source=film, start_seconds=start)) as clip:
+                    assert (clip.path.read_bytes(), clip.start_seconds) == (b"video", start)
+                    assert clip.name == f"{film}#t={start:g}"
+        assert asked == ["https://x/a", "https://x/b"]
+        with fetcher.fetched(Clip(source="https://x/c", start_seconds=1)), fetcher.fetched(Clip(source="https://x/d")):
+            pass
+        assert len(list(tmp_path.iterdir())) == 2, "those of the latest films"
+        with fetcher.fetched(Clip(source="https://x/c", start_seconds=2)):
+            pass
+        assert asked[2:] == ["https://x/c", "https://x/d"]
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_is_not_there_is_asked_for_once_for_all_its_stretches(asked: list[str]) -> None:
+    with closing(Fetcher(FetchLimits())) as fetcher:
+        for start in (1.0, 5.0):
+            with (
+                pytest.raises(ClipError, match="gone: there is no such file"),
+                fetcher.fetched(Clip(source="https://x/gone", start_seconds=start)),
+            ):
+                pass
+    assert asked == ["https://x/gone"]
+
+
+def test_threads_share_a_download(asked: list[str]) -> None:
+    with closing(Fetcher(FetchLimits())) as fetcher, ThreadPoolExecutor(4) as pool:
+
+        def read(start: float) -> bytes:
+            with fetcher.fetched(Clip(source="https://x/a", start_seconds=start)) as clip:
+                return clip.path.read_bytes()
+
+        assert set(pool.map(read, range(1, 20))) == {b"video"}
+    assert asked == ["https://x/a"]
 
 
 @pytest.mark.parametrize(

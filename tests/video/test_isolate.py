@@ -112,6 +112,20 @@ def test_several_threads_have_a_process_each(plain: Path) -> None:
     assert 1 <= len(isolate._idle) <= 3
 
 
+def test_a_thread_gets_the_process_that_it_had(plain: Path) -> None:
+    """It may have a film open."""
+    decoders = pool()
+    decoded(plain, decoders)
+    mine = isolate._idle.pop()
+    decoded(plain, decoders)
+    waiting().thread = 0
+    isolate._idle.appendleft(mine)
+    for _ in range(3):
+        decoded(plain, decoders)
+        assert isolate._idle[-1] is mine
+        isolate._idle.reverse()
+
+
 def test_another_limit_of_memory_takes_another_process(plain: Path) -> None:
     decoded(plain)
     first = waiting().process

@@ -135,3 +135,50 @@ def test_downloads_leave_room_for_clips_that_are_here(monkeypatch: pytest.Monkey
         for event in slow.fetched.values():
             event.set()
         assert {_next(made), _next(made)} == set(slow.fetched)
+
+
+def stretches(source: str, count: int) -> list[Work]:
+    clips = [Clip(source=source, start_seconds=number, end_seconds=number + 1) for number in range(count)]
+    return [
+        Work(requests=(Request(id=named(str(number)), clip=clip, prompt="What is it?"),))
+        for number, clip in enumerate(clips)
+    ]
+
+
+def test_stretches_of_a_film_wait_for_its_one_download(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They take one of the places for downloads, and leave the other to the next film."""
+    slow, asked = Slow(), []
+    slow.fetched = {"http://x/a#t=0,1": threading.Event()}
+    plain = slow.fetch
+    slow.fetch = lambda clip: asked.append(clip.name) or plain(clip)  # type: ignore[method-assign, func-returns-value]
+    made = _stages(slow, patience=60, monkeypatch=monkeypatch)
+    with closing(made), made.stopping():
+        for each in stretches("http://x/a", 6):
+            assert made.has_room()
+            made.add(each)
+        made.add(work("http://x/b"))
+        assert _next(made) == "http://x/b"
+        assert sorted(asked) == ["http://x/a#t=0,1", "http://x/b"]
+        slow.fetched["http://x/a#t=0,1"].set()
+        assert {_next(made) for _ in range(6)} == set("012345")
+
+
+def test_more_stretches_than_files_are_under_way() -> None:
+    room = Stages(workers=1, max_downloads=1, max_bytes=1 << 30, clip_bytes=LARGEST)
+    begun, may_end = threading.Event(), threading.Event()
+
+    def decode(clip: Clip) -> Frames:
+        begun.set()
+        assert may_end.wait(60)
+        return frames(3)
+
+    room.start(nullcontext, decode)
+    with closing(room), room.stopping():
+        count = 0
+        for each in stretches("a", 100):
+            if not room.has_room():
+                break
+            room.add(each)
+            count += 1
+        may_end.set()
+        assert count == stages._CLIPS_AHEAD * stages._STRETCHES

@@ -8,7 +8,7 @@ from typing import Any
 import av
 import pytest
 from clips import cut, read_numbers, write_clip
-from decoding import EVERY_FRAME, KINDS, failure
+from decoding import COUNT, EVERY_FRAME, KINDS, LONG_KINDS, failure
 
 from reelscribe.errors import ClipError
 from reelscribe.values import Clip, Frames
@@ -18,16 +18,6 @@ from reelscribe.video.decode import decode
 from reelscribe.video.headers import read_header
 from reelscribe.video.index import packets_of
 from reelscribe.video.sampling import FrameBudget
-
-COUNT = 200
-"""Frames of the clips here, at 25 a second: 8 seconds."""
-OTHER_KINDS: dict[str, dict[str, Any]] = {
-    "open_groups.mp4": {"options": {"x264-params": "open-gop=1:bframes=3:b-pyramid=normal"}, "keyframe_every": 24},
-    "open_groups.ts": {"options": {"x264-params": "open-gop=1:bframes=3"}, "keyframe_every": 24},
-    "one_keyframe.mkv": {"keyframe_every": 1000, "b_frames": 3},
-    "late.ts": {"times": range(1000, 1000 + COUNT), "keyframe_every": 30},
-    "late.mp4": {"times": range(1000, 1000 + COUNT), "keyframe_every": 30},
-}
 
 
 def stretch(file: Path, start: float, end: float | None, budget: FrameBudget = EVERY_FRAME) -> Frames:
@@ -40,10 +30,9 @@ def refusal(file: Path, start: float, end: float | None, budget: FrameBudget = E
     return caught.value
 
 
-@pytest.mark.parametrize("name", [*KINDS, *OTHER_KINDS])
+@pytest.mark.parametrize("name", [*KINDS, *LONG_KINDS])
 def test_a_stretch_has_the_frames_that_are_shown_in_it(name: str, tmp_path: Path) -> None:
-    options = KINDS.get(name) or OTHER_KINDS.get(name, {})
-    file = write_clip(tmp_path / name, range(COUNT), **options)
+    file = write_clip(tmp_path / name, range(COUNT), **(KINDS | LONG_KINDS)[name])
     for start, end in ((0.0, 1.0), (0.52, 0.6), (3.0, 5.0), (6.4, None), (7.0, 8.0)):
         frames = stretch(file, start, end)
         first, stop = round(start * 25), COUNT if end is None else round(end * 25)

@@ -19,6 +19,8 @@ class Picture(Enum):
 
     SURE = auto()
     """A picture that decoding has to give."""
+    UNREFERENCED = auto()
+    """The same, of which it is known that no other picture refers to it."""
     UNSURE = auto()
     """Perhaps a picture: the codec is none of those that are read here, or what it allows is too much to tell."""
     NONE = auto()
@@ -82,11 +84,13 @@ def _of_nal_units(data: memoryview, width: int, picture_of: _PictureOf, *, field
         return Picture.BROKEN
     if fields or Picture.UNSURE in found:
         return Picture.UNSURE
-    return Picture.SURE
+    return Picture.UNREFERENCED if found == {Picture.UNREFERENCED} else Picture.SURE
 
 
 def _h264_picture(first: int) -> Picture | None:
-    return Picture.SURE if first & 0x1F in (1, 2, 5) else None
+    if first & 0x1F not in (1, 2, 5):
+        return None
+    return Picture.SURE if first & 0x60 else Picture.UNREFERENCED  # nal_ref_idc
 
 
 def _hevc_pictures() -> _PictureOf:

@@ -107,7 +107,7 @@ def decode_runs(
         first = bisect_left(index.pts, run.keyframe)
         near = index.pts[first : first + len(run.packets) + REORDERED]
         due = {pts for pts in near if pts in index.due and index.packets[pts] in run.packets}
-        yield from _watch(source, run, decode_run(index, stream, run, of_run), due)
+        yield from watched(source, run, decode_run(index, stream, run, of_run), due)
         stream.codec_context.flush_buffers()
 
 
@@ -126,7 +126,7 @@ def decode_run(index: FrameIndex, stream: VideoStream, run: Run, packets: Iterab
             yield frame.pts, frame
 
 
-def _watch(source: Indexed, run: Run, decoded: Timed, due: set[int]) -> Timed:
+def watched(source: Indexed, run: Run, decoded: Timed, due: set[int]) -> Timed:
     """Pass frames on; raise at one that is damaged, or if one that is due is missing in the end."""
     index, count = source.index, 0
     missing = {pts for pts in due if pts >= run.keyframe}

@@ -7,11 +7,13 @@ with seeks over long stretches that are not needed if the container can be sough
 the very packet that it was for, or the decoder does not give what it should, the whole clip is decoded, which decides.
 
 If the budget allows it, the longest part without damage is taken of a clip that is cut short or damaged. Of a stretch
-the decoder gets the packets that its frames need, and what is damaged elsewhere in the file does not matter.
+the decoder gets the packets that its frames need, and what is damaged elsewhere in the file does not matter. It goes on
+from where the stretch before it ended, if that is the shorter way.
 """
 
+import contextlib
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
 
@@ -23,7 +25,8 @@ from numpy.typing import NDArray
 from reelscribe.errors import ClipError
 from reelscribe.values import Bounds, Clip, Frames
 from reelscribe.video.bounds import bounds_of
-from reelscribe.video.checked import decode_runs, troubles
+from reelscribe.video.checked import decode_runs, set_up, troubles
+from reelscribe.video.film import Film, keep_film, take_film
 from reelscribe.video.index import FrameIndex, read_index
 from reelscribe.video.opening import open_clip, video_stream
 from reelscribe.video.parts import decode_part
@@ -77,21 +80,33 @@ def decode(clip: Clip, budget: FrameChoice, *, threads: int = 0, allocate: Alloc
 
 
 def _decode(clip: Clip, budget: FrameChoice, threads: int, allocate: Allocate) -> Frames:
+    def order_of(index: FrameIndex) -> Order:
+        bounds = bounds_of(clip, index.duration_seconds)
+        shown = _shown(clip, index, bounds)
+        picked = budget.pick(shown.seconds, shown.duration_seconds)
+        return Order(
+            clip=clip,
+            index=index,
+            shown=shown,
+            bounds=bounds,
+            picked=picked,
+            budget=budget,
+            threads=threads,
+            allocate=allocate,
+        )
+
+    film = take_film(clip)
+    if film and _is_one_run(order := order_of(film.index)) and film.leads_to(order):
+        with _way(clip):
+            return frames_of(order, _from_film(order, film), film.size)
     with open_clip(clip) as container:
         stream = video_stream(container, clip)
         kept: list[VideoPacket] = []
         most = _KEPT_PACKETS if container.size <= _KEPT_BYTES else 0
-        index = _indices.of(clip, lambda: read_index(container, stream, clip.whole, kept, most))
-        bounds = bounds_of(clip, index.duration_seconds)
-        shown = _shown(clip, index, bounds)
-        picked = budget.pick(shown.seconds, shown.duration_seconds)
-        wanted = [shown.pts[number] for number in picked]
-        order = Order(
-            clip=clip, index=index, shown=shown, wanted=wanted, budget=budget, threads=threads, allocate=allocate
-        )
-        pictures = _decode_wanted(order, stream, kept, may_seek=container.format.name in _SEEKABLE)
+        order = order_of(_indices.of(clip, lambda: read_index(container, stream, clip.whole, kept, most)))
         size = stated_size(stream)
-    return frames_of(order, picked, pictures, size, bounds)
+        pictures = _decode_wanted(order, stream, kept, size, may_seek=container.format.name in _SEEKABLE)
+    return frames_of(order, pictures, size)
 
 
 def _shown(clip: Clip, index: FrameIndex, bounds: Bounds) -> FrameIndex:
@@ -104,32 +119,59 @@ def _shown(clip: Clip, index: FrameIndex, bounds: Bounds) -> FrameIndex:
     return shown
 
 
-def _decode_wanted(order: Order, stream: VideoStream, kept: list[VideoPacket], *, may_seek: bool) -> Pictures:
+def _is_one_run(order: Order) -> bool:
+    """Whether a clip is a stretch that is decoded from its first frame to its last, as a film's neighbours are."""
+    return not order.clip.is_whole and len(order.shown.pts) <= _WHOLE_PACKETS
+
+
+def _from_film(order: Order, film: Film) -> Pictures:
+    """Decode a stretch from where its film stands, which then stays open for the next one."""
+    pictures = collect(order, film.stream, film.frames_to(order))
+    keep_film(film)
+    return pictures
+
+
+@contextlib.contextmanager
+def _way(clip: Clip) -> Iterator[None]:
+    """A way to a clip's frames that need not lead to them: what comes behind the context goes a plainer one."""
+    try:
+        yield
+    except (ClipError, av.FFmpegError) as exc:
+        # A seek may miss, a keyframe be one that decoding cannot start at, a packet give no frame of its own.
+        logger.debug("%s: once more, by a plainer way: %s", clip.name, exc)
+
+
+def _decode_wanted(
+    order: Order, stream: VideoStream, kept: list[VideoPacket], size: tuple[int, int], *, may_seek: bool
+) -> Pictures:
     """Take the shortest way that leads to all frames."""
 
     def from_kept(runs: list[Run]) -> Pictures:
+        set_up(stream, order.threads)
         packets = (kept[run.packets.start : run.packets.stop] for run in runs)
         return collect(order, stream, decode_runs(order, stream, runs, packets))
 
     def from_file(runs: list[Run], *, seek: bool = False) -> Pictures:
         with open_clip(order.clip) as container:
             stream = video_stream(container, order.clip)
+            set_up(stream, order.threads)
             packets = read_runs(order.index, order.clip, container, stream, runs, seek=seek)
             return collect(order, stream, decode_runs(order, stream, runs, packets))
+
+    def from_film(runs: list[Run], *, seek: bool) -> Pictures:
+        return _from_film(order, Film(order, runs[0], size, seek=seek))
 
     index = order.index
     short_ways: list[Callable[[list[Run]], Pictures]] = []
     wanted = order.wanted if len(order.shown.pts) > _WHOLE_PACKETS else order.shown.pts
     is_part = index.num_packets > _WHOLE_PACKETS or not order.clip.is_whole
     if index.timed and not index.doubtful and is_part:
+        read = from_film if _is_one_run(order) and not isinstance(order.clip.source, bytes) else from_file
         seeks = (True, False) if may_seek else (False,)
-        short_ways = [from_kept] if kept else [partial(from_file, seek=seek) for seek in seeks]
+        short_ways = [from_kept] if kept and read is from_file else [partial(read, seek=seek) for seek in seeks]
     for way in short_ways:
-        try:
+        with _way(order.clip):
             return way(runs_to(index, wanted))
-        except (ClipError, av.FFmpegError) as exc:
-            # A seek may miss, a keyframe be one that decoding cannot start at, a packet give no frame of its own.
-            logger.debug("%s: once more, by a plainer way: %s", order.clip.name, exc)
     run = whole_run(index)
     if not order.clip.is_whole:
         run = replace(run, packets=range(run.packets.start, behind(order)))

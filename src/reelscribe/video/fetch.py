@@ -6,9 +6,10 @@ import re
 import tempfile
 import threading
 import time
+from collections import OrderedDict
 from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, Final
 from urllib.parse import unquote_to_bytes, urlsplit
@@ -31,6 +32,8 @@ _WEB_URL: Final = re.compile(r"https?://(?!(?:[^/?#@]*@)?[^/?#\[]*::)", re.IGNOR
 _STORES: Final = frozenset({"s3", "s3a", "gs", "gcs", "hf", "az", "abfs", "abfss", "adl", "oss", "r2"})
 """Schemes of object stores: the store's address is set where the program runs, so that a URL names no host."""
 _CHUNK = 1 << 20
+_KEPT_FILMS: Final = 2
+"""Downloads that are kept for the next stretch while nobody uses them: rows of two films may alternate."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,6 +74,21 @@ def is_remote(clip: Clip) -> bool:
     return not isinstance(clip.source, bytes) and scheme_of(clip.source) not in (None, "file")
 
 
+@dataclass(kw_only=True, eq=False)
+class _Download:
+    """A file that is downloaded, for all that ask for it."""
+
+    begun: threading.Lock = field(default_factory=threading.Lock)
+    """Held by the thread that downloads it; others wait for that one."""
+    users: int = 0
+    is_film: bool = False
+    """Whether a stretch of it was asked for."""
+    path: str | None = None
+    error: ClipError | None = None
+    file: ExitStack = field(default_factory=ExitStack)
+    """Removes it."""
+
+
 class Fetcher:
     """Fetches the clips of a run, from any thread. At its end what is under way is given up, and no file is left."""
 
@@ -79,12 +97,17 @@ class Fetcher:
         self._lock = threading.Lock()
         self._web: Web | None = None
         self._files: set[str] = set()
+        self._downloads: OrderedDict[str, _Download] = OrderedDict()
+        """By URL, the one that was asked for last at the end."""
         self._closed = False
         _open.add(self)
 
     @contextmanager
     def fetched(self, clip: Clip) -> Iterator[Clip]:
-        """A clip that can be opened: by bytes, or by the path of a file. A download lasts as long as the context.
+        """A clip that can be opened: by bytes, or by the path of a file.
+
+        A download lasts as long as the contexts that are about it. That of a film whose stretch was asked for is kept
+        behind them for its next stretch, until other films have come.
 
         Raises:
             ClipError: kind "missing", "refused", "download", or "row" for an empty path.
@@ -92,6 +115,36 @@ class Fetcher:
         if not is_remote(clip):
             yield local(clip, self._limits)
             return
+        url = str(clip.source)
+        with self._lock:
+            download = self._downloads.setdefault(url, _Download())
+            self._downloads.move_to_end(url)
+            download.users += 1
+            download.is_film |= not clip.is_whole
+        try:
+            with download.begun:
+                if not download.path and not download.error:
+                    try:
+                        download.path = download.file.enter_context(self._downloaded(clip))
+                    except ClipError as exc:
+                        download.error = exc
+            if download.error:
+                raise ClipError(download.error.kind, str(download.error))
+            yield replace(clip, source=download.path or "", root=None, called=url)
+        finally:
+            with self._lock:
+                download.users -= 1
+                gone = self._no_longer_wanted()
+            for each in gone:
+                each.file.close()
+
+    def _no_longer_wanted(self) -> list[_Download]:
+        unused = [(url, each) for url, each in self._downloads.items() if not each.users]
+        films = [url for url, each in unused if each.is_film][-_KEPT_FILMS:]
+        return [self._downloads.pop(url) for url, _ in unused if url not in films]
+
+    @contextmanager
+    def _downloaded(self, clip: Clip) -> Iterator[str]:
         with ExitStack() as stack:
             try:
                 path, file = stack.enter_context(self._temporary_file())
@@ -104,15 +157,18 @@ class Fetcher:
                 raise ClipError("download", f"{clip.name} cannot be kept in the temporary folder: {why}.") from exc
             except Exception as exc:
                 raise ClipError("download", f"{clip.name} cannot be downloaded: {type(exc).__name__}: {exc}") from exc
-            yield replace(clip, source=path, root=None, called=str(clip.source))
+            yield path
 
     def close(self) -> None:
         """Give up what is under way; does not wait for the threads that do it."""
         with self._lock:
             self._closed = True
             web, files = self._web, list(self._files)
+            kept = [download for download in self._downloads.values() if not download.users]
         if web:
             web.close()
+        for download in kept:
+            download.file.close()
         for path in files:
             Path(path).unlink(missing_ok=True)
 

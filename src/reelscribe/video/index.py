@@ -66,6 +66,8 @@ class FrameIndex:
     """For each packet, the time by which it is decoded; None if the container does not say."""
     due: frozenset[int]
     """Times of the shown frames that decoding has to give. (Any other one may be a repetition of the last.)"""
+    unreferenced: frozenset[int]
+    """Times of those of them that no other frame refers to, as far as that is known: H.264 says so."""
     doubtful: bool
     """Whether there are packets that hold nothing which a decoder could read."""
 
@@ -212,6 +214,7 @@ def read_index(
             for at, entry in zip(decoded_at, entries, strict=False)  # the last is the empty packet's
         ],
         due=frozenset(at for at in pts if looks[packets[at]] not in (Picture.UNSURE, Picture.NONE)),
+        unreferenced=frozenset(at for at in pts if looks[packets[at]] is Picture.UNREFERENCED),
         doubtful=Picture.BROKEN in looks[: len(entries)],
         shifts=shifts,
     )

@@ -99,7 +99,7 @@ class DecoderPool:
                     _idle.extend([decoder] if decoder else [])
                     raise ClipError("crashed", "the clip was given up, as the run ended.")
                 self._busy.add(decoder)
-                decoder.pool = ref(self)
+                decoder.pool, decoder.thread = ref(self), threading.get_ident()
             try:
                 return work(decoder)
             except _LeftError:
@@ -141,6 +141,8 @@ class _Decoder:
     def __init__(self, max_memory: int) -> None:
         self.max_memory = max_memory
         self.usable = True
+        self.thread = threading.get_ident()
+        """That it last worked for."""
         self.pool: Callable[[], DecoderPool | None] = lambda: None
         """The one that it last worked for, if that is still there."""
         self._connection, theirs = Pipe()
@@ -244,6 +246,11 @@ _all: WeakSet[_Decoder] = WeakSet()
 
 def _take(max_memory: int) -> _Decoder:
     """A decoder that waits for work, or a new one. One with another limit is left to its run, if that goes on."""
+    for decoder in tuple(_idle):
+        if decoder.thread == threading.get_ident():  # it may have a film open, and what comes may be its next stretch
+            with contextlib.suppress(ValueError):  # another thread has taken it
+                _idle.remove(decoder)
+                _idle.append(decoder)
     for _ in range(len(_idle)):
         try:
             decoder = _idle.pop()

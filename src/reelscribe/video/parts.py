@@ -36,7 +36,15 @@ def decode_part(clip: Clip, budget: FrameChoice, allocate: Allocate) -> Frames:
     bounds = bounds_of(clip, stated or index.duration_seconds)
     shown = index if clip.is_whole else index.within(bounds)
     order = Order(
-        clip=clip, index=index, shown=shown, wanted=shown.pts, budget=budget, threads=1, allocate=allocate, part=True
+        clip=clip,
+        index=index,
+        shown=shown,
+        bounds=bounds,
+        picked=range(len(shown.pts)),
+        budget=budget,
+        threads=1,
+        allocate=allocate,
+        part=True,
     )
     run, good = _longest_part(order)
     name = "it" if clip.is_whole else clip.name  # what is said before may be of the file
@@ -50,16 +58,16 @@ def decode_part(clip: Clip, budget: FrameChoice, allocate: Allocate) -> Frames:
     if share < budget.min_decoded:
         message = f"Of {name} {share:.0%} can be decoded; min_decoded asks for {budget.min_decoded:.0%}."
         raise ClipError("decode", message)
-    picked = budget.pick(part.seconds, part.duration_seconds)
-    order = replace(order, index=part, shown=part, wanted=[part.pts[number] for number in picked])
+    order = replace(order, index=part, shown=part, picked=budget.pick(part.seconds, part.duration_seconds))
     with open_clip(clip) as container:
         stream = video_stream(container, clip)
+        set_up(stream, order.threads)
         packets = read_runs(index, clip, container, stream, [run], seek=False)
         pictures = collect(order, stream, decode_run(index, stream, run, next(packets)))
         stated_aspect, aspect = stream.sample_aspect_ratio, stream.codec_context.sample_aspect_ratio
     if good.start and aspect and stated_aspect != aspect:  # FFmpeg has the shape of pixels from the damaged beginning
         raise ClipError("decode", "The shape of its pixels is not known: its beginning is damaged.")
-    return frames_of(order, picked, pictures, size, bounds, None if entire else share)
+    return frames_of(order, pictures, size, None if entire else share)
 
 
 def _look_at(clip: Clip) -> tuple[FrameIndex, tuple[int, int], float]:

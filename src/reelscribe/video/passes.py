@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from reelscribe.schemas import Facts
 from reelscribe.values import Bounds, Frames
-from reelscribe.video.checked import REORDERED, Indexed, Timed, on_screen, set_up
+from reelscribe.video.checked import REORDERED, Indexed, Timed, on_screen
 from reelscribe.video.index import FrameIndex
 from reelscribe.video.pictures import Painter, upright_size
 from reelscribe.video.sampling import FrameChoice, count_video_tokens
@@ -30,14 +30,21 @@ class Order(Indexed):
 
     shown: FrameIndex
     """Of the clip."""
-    wanted: list[int]
-    """Times of the frames, ascending."""
+    bounds: Bounds
+    """Where the clip lies in the file."""
+    picked: Sequence[int]
+    """Which of the clip's frames are wanted, ascending."""
     budget: FrameChoice
     threads: int
     allocate: Allocate
     painter: Painter = field(default_factory=Painter)
     part: bool = False
     """Whether what comes behind the last wanted frame may be damaged."""
+
+    @property
+    def wanted(self) -> list[int]:
+        """When the wanted frames are shown, ascending."""
+        return [self.shown.pts[number] for number in self.picked]
 
 
 def behind(order: Order) -> int:
@@ -48,12 +55,11 @@ def behind(order: Order) -> int:
 
 def collect(order: Order, stream: VideoStream, decoded: Timed) -> Pictures:
     """Bring the wanted ones of decoded frames to their final form."""
-    set_up(stream, order.threads)
     frames = on_screen(order, order.wanted, decoded)
     first = next(frames)
     shown_width, shown_height = upright_size(stream, first)
-    width, height = order.budget.fit(shown_width, shown_height, len(order.wanted))
-    pixels = order.allocate((len(order.wanted), height, width, 3))
+    width, height = order.budget.fit(shown_width, shown_height, len(order.picked))
+    pixels = order.allocate((len(order.picked), height, width, 3))
     for number, frame in enumerate(itertools.chain([first], frames)):
         order.painter.draw(frame, pixels[number])
     if not order.part:
@@ -67,29 +73,20 @@ def collect(order: Order, stream: VideoStream, decoded: Timed) -> Pictures:
     return pixels, facts
 
 
-def frames_of(
-    order: Order,
-    picked: Sequence[int],
-    pictures: Pictures,
-    size: tuple[int, int],
-    bounds: Bounds,
-    share: float | None = None,
-) -> Frames:
+def frames_of(order: Order, pictures: Pictures, size: tuple[int, int], share: float | None = None) -> Frames:
     """What a pass came to.
 
     Args:
         order: that was done.
-        picked: which of the clip's frames were wanted.
-        pictures: these, and what the file says of itself.
+        pictures: the wanted frames, and what the file says of itself.
         size: width and height of its pictures, as it states them.
-        bounds: where the clip lies in the file.
         share: of the clip that the frames are spread over, where that is not all.
     """
     (pixels, facts), shown, budget = pictures, order.shown, order.budget
     seconds = shown.seconds
     return Frames(
         pixels=pixels,
-        timestamps=tuple(seconds[number] for number in picked),
+        timestamps=tuple(seconds[number] for number in order.picked),
         duration_seconds=shown.duration_seconds,
         video_tokens=count_video_tokens(pixels.shape[2], pixels.shape[1], len(pixels), budget.limits),
         decoded_share=share,
@@ -98,5 +95,5 @@ def frames_of(
         thinned=budget.thins(len(seconds), shown.duration_seconds),
         shrunk=budget.shrinks(*size, len(pixels)),
         facts=facts,
-        bounds=bounds,
+        bounds=order.bounds,
     )

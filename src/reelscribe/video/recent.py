@@ -34,7 +34,7 @@ class Recent(Generic[T]):
         Raises:
             ClipError: as `make` does, or did.
         """
-        key = _key(clip)
+        key = stamp_of(clip)
         if key is None:
             return make()
         made = self._take(key)
@@ -69,7 +69,7 @@ class Recent(Generic[T]):
         return _FILE_BYTES + (0 if isinstance(made, ClipError) else _PACKET_BYTES * self._num_packets(made))
 
 
-def _key(clip: Clip) -> Any:
+def stamp_of(clip: Clip) -> Any:
     """What tells a file from any other and from what it was before; None for a whole clip, and for bytes."""
     if clip.is_whole or isinstance(clip.source, bytes):
         return None

@@ -14,7 +14,7 @@ from reelscribe.errors import ClipError
 from reelscribe.values import Clip
 from reelscribe.video.index import FrameIndex, packets_of
 
-_SKIP_GAIN = 8
+SKIP_GAIN = 8
 """Packets are passed over if there are at least this many: to start the decoder again costs about as much as this many
 frames."""
 _SEEK_BYTES = 4 << 20
@@ -60,7 +60,7 @@ def runs_to(index: FrameIndex, wanted: list[int]) -> list[Run]:
     for pts in wanted:
         keyframe = index.keyframes[bisect_right(index.keyframes, pts) - 1]
         start, stop = index.packets[keyframe], index.packets[pts] + 1
-        if runs and start - runs[-1].packets.stop < _SKIP_GAIN:
+        if runs and start - runs[-1].packets.stop < SKIP_GAIN:
             last = runs.pop()
             keyframe, start, stop = last.keyframe, last.packets.start, max(last.packets.stop, stop)
         runs.append(Run(packets=range(start, stop), keyframe=keyframe))

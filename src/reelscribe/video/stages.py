@@ -12,11 +12,15 @@ from typing import Final
 from reelscribe.errors import ClipError
 from reelscribe.values import NO_FRAMES, Clip, Frames, Work
 from reelscribe.video.fetch import is_remote
+from reelscribe.video.turns import next_turn
 
 Fetch = Callable[[Clip], AbstractContextManager[Clip]]
 
 _CLIPS_AHEAD: Final = 2
 """Clips under way, at most, for each decoder, beside those that are downloaded."""
+_STRETCHES: Final = 8
+"""Stretches of films that count as one of those clips: a decoder goes through several neighbours in one pass, while the
+others are further on in the film."""
 _SHARERS: Final = 8
 """Works under way, at most, for each of those clips."""
 _PATIENCE_SECONDS: Final = 1.0
@@ -52,6 +56,11 @@ class _Passage:
     result: Frames | BaseException | None = None
 
     @property
+    def is_remote(self) -> bool:
+        """Whether its file is downloaded."""
+        return is_remote(self.clip)
+
+    @property
     def is_error(self) -> bool:
         """Whether something went wrong that is not the clip's own fault."""
         return isinstance(self.result, BaseException) and not isinstance(self.result, ClipError)
@@ -76,6 +85,8 @@ class Stages:
         self._changed = threading.Condition()
         self._closed = False
         self._threads: list[threading.Thread] = []
+        self._latest: dict[int, Clip] = {}
+        """What each thread that decodes took last."""
 
     def start(self, fetch: Fetch, decode: Callable[[Clip], Frames]) -> None:
         """Say how clips are fetched and decoded. Threads start when there is work for them."""
@@ -150,10 +161,13 @@ class Stages:
 
     def _has_room(self) -> bool:
         ahead = [passage for passage in self._passages if passage.stage >= _Stage.HERE]
-        remote = [passage for passage in self._passages if passage.stage < _Stage.DECODING and is_remote(passage.clip)]
+        remote = {
+            passage.clip.whole for passage in self._passages if passage.stage < _Stage.DECODING and passage.is_remote
+        }
         most = _CLIPS_AHEAD * self._workers
+        count = sum(1 if passage.clip.is_whole else 1 / _STRETCHES for passage in ahead)
         works = sum(len(passage.works) for passage in self._passages)
-        if len(remote) >= self._max_downloads or len(ahead) >= most or works >= _SHARERS * most + len(remote):
+        if len(remote) >= self._max_downloads or count >= most or works >= _SHARERS * most + len(remote):
             return False
         return self._fits_beside(ahead)
 
@@ -178,7 +192,7 @@ class Stages:
     def _may_be_passed(self, passage: _Passage) -> bool:
         """Whether a clip is so slow that others go before it. Else their order is kept, the same in every run."""
         slow = passage.stage is _Stage.DECODING and time.monotonic() - passage.begun > _PATIENCE_SECONDS
-        return slow or passage.stage is _Stage.DONE or is_remote(passage.clip)
+        return slow or passage.stage is _Stage.DONE or passage.is_remote
 
     def _begin(self, clip: Clip) -> _Passage:
         if is_remote(clip):
@@ -195,16 +209,31 @@ class Stages:
             thread.start()
 
     def _take(self, stage: _Stage) -> _Passage | None:
-        """The oldest clip that is ready for a stage's next one, which it enters; waits for one. None at the end."""
+        """A clip that is ready for a stage's next one, which it enters; waits for one. None at the end."""
         with self._changed:
             while not self._closed:
-                passage = next((passage for passage in self._passages if passage.stage is stage), None)
-                decoding = [passage for passage in self._passages if passage.stage > _Stage.HERE]
-                if passage and (stage is _Stage.REMOTE or self._fits_beside(decoding)):
+                passage = self._next_download() if stage is _Stage.REMOTE else self._next_to_decode()
+                if passage:
                     passage.stage, passage.begun = _Stage(stage + 1), time.monotonic()
                     return passage
                 self._changed.wait()
         return None
+
+    def _next_download(self) -> _Passage | None:
+        """The oldest clip of a file that is not on its way already."""
+        coming = {passage.clip.whole for passage in self._passages if passage.stage is _Stage.DOWNLOADING}
+        waiting = (passage for passage in self._passages if passage.stage is _Stage.REMOTE)
+        return next((passage for passage in waiting if passage.clip.whole not in coming), None)
+
+    def _next_to_decode(self) -> _Passage | None:
+        waiting = [passage for passage in self._passages if passage.stage is _Stage.HERE]
+        if not waiting or not self._fits_beside([each for each in self._passages if each.stage > _Stage.HERE]):
+            return None
+        thread = threading.get_ident()
+        others = (clip for other, clip in self._latest.items() if other != thread)
+        chosen = waiting[next_turn([each.clip for each in waiting], self._latest.get(thread), others)]
+        self._latest[thread] = chosen.clip
+        return chosen
 
     def _download_some(self) -> None:
         while (passage := self._take(_Stage.REMOTE)) is not None:

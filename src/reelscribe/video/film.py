@@ -1,0 +1,91 @@
+"""The film that a thread decoded a stretch of last. It stays open, so that the next one is decoded in the same pass.
+
+A stretch that begins between keyframes takes the frames since the last one; to its neighbour's decoder these have been
+given. What cannot go on from there starts at its own keyframe, as if nothing had come before.
+"""
+
+import threading
+from bisect import bisect_right
+from collections.abc import Iterator
+
+from av.video.frame import VideoFrame
+
+from reelscribe.values import Clip
+from reelscribe.video.checked import Timed, decode_run, set_up, watched
+from reelscribe.video.opening import open_clip, video_stream
+from reelscribe.video.passes import Order
+from reelscribe.video.recent import stamp_of
+from reelscribe.video.runs import SKIP_GAIN, Run, VideoPacket, read_runs
+
+_of_thread = threading.local()
+
+
+class Film:
+    """A file that is open, and its decoder, which stands behind the last frame that was taken.
+
+    Args:
+        order: of the first stretch to decode.
+        run: the packets that it takes, from a keyframe on.
+        size: width and height of its pictures, as it states them.
+        seek: whether to look the keyframe up, and not to read the file up to it.
+
+    Raises:
+        ClipError: kind "decode": the seek missed.
+    """
+
+    def __init__(self, order: Order, run: Run, size: tuple[int, int], *, seek: bool) -> None:
+        self.index, self.size = order.index, size
+        self.stamp = stamp_of(order.clip)
+        """Tells the file from any other, and from what it was before; None where that is not to be had."""
+        self._container = open_clip(order.clip)
+        self.stream = video_stream(self._container, order.clip)
+        set_up(self.stream, order.threads)
+        self._run = Run(packets=range(run.packets.start, self.index.num_packets), keyframe=run.keyframe)
+        packets = next(read_runs(self.index, order.clip, self._container, self.stream, [self._run], seek=seek))
+        self._frames: Timed = decode_run(self.index, self.stream, self._run, self._needed(packets))
+        self._last: tuple[int, VideoFrame] | None = None
+        self._unneeded: frozenset[int] = frozenset()
+
+    def leads_to(self, order: Order) -> bool:
+        """Whether to go on from here is the shortest way to the frames of a stretch."""
+        index, first = self.index, order.shown.pts[0]
+        if self._last is None or self._last[0] > first:
+            return False
+        keyframe = index.keyframes[bisect_right(index.keyframes, first) - 1]
+        return index.packets[keyframe] - index.packets[self._last[0]] < SKIP_GAIN
+
+    def frames_to(self, order: Order) -> Timed:
+        """The frames up to the last of a stretch; raise if one that it needs is damaged or missing.
+
+        Those that nobody wants and no other refers to are left out.
+        """
+        shown, wanted = order.shown.pts, {*order.wanted, order.shown.pts[-1]}
+        due = self.index.due.intersection(shown)
+        # In place of a frame that is a repetition, the one before it is needed.
+        self._unneeded = self.index.unreferenced.intersection(shown) - wanted if wanted <= due else frozenset()
+        return watched(order, self._run, self._until(shown[-1]), set(due - self._unneeded))
+
+    def _needed(self, packets: Iterator[VideoPacket]) -> Iterator[VideoPacket]:
+        return (packet for packet in packets if packet.pts not in self._unneeded)
+
+    def _until(self, end: int) -> Iterator[tuple[int, VideoFrame]]:
+        if self._last:
+            yield self._last  # it may be on screen when the stretch begins
+        for pts, frame in self._frames:
+            self._last = pts, frame
+            if pts <= end:
+                yield pts, frame
+            if pts >= end:
+                return
+
+
+def keep_film(film: Film) -> None:
+    """Leave a film open for the thread's next stretch."""
+    if film.stamp is not None:
+        _of_thread.film = film
+
+
+def take_film(clip: Clip) -> Film | None:
+    """The film that the thread kept, if a clip is a stretch of it; any other one is closed."""
+    film: Film | None = _of_thread.__dict__.pop("film", None)
+    return film if film and film.stamp == stamp_of(clip) else None

@@ -1,0 +1,60 @@
+"""Which clip a decoder takes next. Neighbours in a film stay together, as they are decoded in one pass."""
+
+from bisect import bisect_right
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from reelscribe.values import Clip
+
+_Place = tuple[str, Path | None, float]
+"""Of a stretch: its file, and where it begins."""
+
+
+def next_turn(waiting: Sequence[Clip], last: Clip | None, others: Iterable[Clip]) -> int:
+    """Choose for a decoder that is free.
+
+    It goes on in its film, up to where another decoder is. Else it takes the oldest clip that no decoder is on its way
+    to. If there is none, it takes over the second half of the longest way that another one has before it.
+
+    Args:
+        waiting: clips to choose from, oldest first; at least one.
+        last: what the decoder decoded last.
+        others: what the others are at.
+
+    Returns:
+        The number of the clip.
+    """
+    here = _place(last) if last else None
+    places = sorted({place for place in (here, *map(_place, others)) if place}, key=_order)
+    ways: dict[_Place | None, list[int]] = defaultdict(list)
+    for number, clip in enumerate(waiting):
+        ways[_place_before(clip, places)].append(number)
+    if here in ways and here:
+        return min(ways[here], key=lambda number: waiting[number].start_seconds)
+    if None in ways:
+        return ways[None][0]
+    longest: list[int] = max(ways.values(), key=len)
+    return sorted(longest, key=lambda number: waiting[number].start_seconds)[len(longest) // 2]
+
+
+def _place(clip: Clip) -> _Place | None:
+    """Where a stretch is; None for a whole file, and for bytes, of which nothing stays open."""
+    if clip.is_whole or isinstance(clip.source, bytes):
+        return None
+    return clip.source, clip.root, clip.start_seconds
+
+
+def _order(place: _Place) -> tuple[str, str, float]:
+    source, root, seconds = place
+    return source, str(root or ""), seconds
+
+
+def _place_before(clip: Clip, places: Sequence[_Place]) -> _Place | None:
+    """The decoder's place from which the way leads to a clip: the nearest before it in its film, if there is one."""
+    place = _place(clip)
+    if place is None:
+        return None
+    number = bisect_right(places, _order(place), key=_order)
+    before = places[number - 1] if number else None
+    return before if before and before[:2] == place[:2] else None
