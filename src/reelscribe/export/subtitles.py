@@ -1,6 +1,5 @@
 """Subtitles: a WebVTT or SubRip file for each video, from the events of a task or from captions of stretches."""
 
-import hashlib
 import os
 import re
 from collections import Counter
@@ -150,15 +149,14 @@ class _Answers:
 def _video_of(entry: Entry) -> tuple[str, tuple[str, ...]]:
     """What a video is known by, whatever stretch of it was captioned, and where its row says it is, in parts."""
     clip, otherwise = entry.video.clip, f"row-{entry.row}"
-    if clip is not None and isinstance(clip.source, bytes):
-        name, key = clip.called or otherwise, hashlib.sha256(clip.source).hexdigest()
+    if clip is None:
+        name = entry.video.film
     else:
-        name = (entry.video.url or entry.video.name).partition("#t=")[0] if clip is None else clip.called or clip.name
-        key = name if entry.video.path is None else str(entry.video.path)
+        name = clip.called or (otherwise if isinstance(clip.source, bytes) else clip.name)
     path = name if scheme_of(name) is None else name.partition("://")[2]
     parts = [part for part in path.split("/") if part not in ("", ".", "..")]
     # Names in rows may hold what no name of a file can: a NUL, or half of a surrogate pair.
-    return key, tuple(part.replace("\0", "_").encode("utf-8", "replace").decode() for part in parts) or (otherwise,)
+    return entry.video.film, tuple(part.replace("\0", "_").encode("utf-8", "replace").decode() for part in parts) or (otherwise,)
 
 
 def _paths(places: Mapping[str, tuple[str, ...]], keys: Iterable[str]) -> dict[str, str]:

@@ -8,9 +8,12 @@ const number = (text, otherwise) => (text === "" ? otherwise : Number(text));
 // A clip has an answer to each task. Where there is one task, the answer's element is the clip's own.
 
 const clips = [...list.querySelectorAll("article")].map((article, place) => {
-  const { row, slot, video, seconds } = article.dataset;
-  return { article, item: article.parentElement, place, row: +row, slot: +slot, video, seconds: +seconds, answers: [] };
+  const { row, slot, video, start, seconds, film } = article.dataset;
+  const own = { article, item: article.parentElement, place, answers: [], parts: [] }; // parts: those on its film's timeline
+  return { ...own, row: +row, slot: +slot, video, start: +start, seconds: +seconds, film, stop: field(`t-${article.id}`) };
 });
+const clipOf = new Map(clips.map((clip) => [clip.article.id, clip]));
+for (const part of document.querySelectorAll(".film [data-clip]")) clipOf.get(part.dataset.clip).parts.push(part);
 const answers = [...list.querySelectorAll(".answer")].map((node) => {
   const clip = clips.find(({ article }) => article === node.closest("article"));
   const { task, kind, flags, words, tokens } = node.dataset;
@@ -65,6 +68,13 @@ function showMark(answer) {
   const area = answer.node.querySelector("textarea");
   if (area.value !== note) area.value = note;
   if (note) showNote(answer);
+  if (answer.clip.stop) showFlag(answer.clip);
+}
+
+function showFlag({ stop, answers }) {
+  const flagged = answers.some(({ node }) => marks.get(node.id)?.flag);
+  stop.classList.toggle("marked", flagged);
+  stop.setAttribute("aria-label", flagged ? `flagged by you; ${stop.title}` : stop.title);
 }
 
 function showNote(answer) {
@@ -122,12 +132,18 @@ function find() {
   list.replaceChildren(...shown.map((clip) => clip.item));
   field("count").textContent = shown.length === clips.length ? `${shown.length} clips` : `${shown.length} of ${clips.length} clips`;
   field("nothing").hidden = shown.length > 0;
+  const there = new Set(shown);
+  for (const clip of clips) for (const part of clip.parts) part.classList.toggle("out", !there.has(clip));
 }
 
 function follow(event) {
   const answer = answers.find(({ node }) => `#${node.id}` === event.target.getAttribute("href"));
   if (!answer) return;
   event.preventDefault();
+  visit(answer);
+}
+
+function visit(answer) {
   if (!shown.includes(answer.clip)) {
     for (const id of FILTERS) field(id).value = "";
     find();
@@ -137,10 +153,13 @@ function follow(event) {
 
 // Playing: the video is asked for when it is to be played, not before.
 
+const lastPlayed = new Map(); // by film, the clip that has its player: browsers give a page some dozens, not hundreds
+
 function player(clip) {
   const place = clip.article.querySelector(".player");
   const href = clip.article.querySelector(".play")?.dataset.href;
   if (href && !place.firstChild) {
+    if (clip.film) takePlayer(clip);
     const video = document.createElement("video");
     video.controls = true;
     video.playsInline = true;
@@ -156,6 +175,16 @@ function player(clip) {
     place.hidden = false;
   }
   return place.querySelector("video");
+}
+
+function takePlayer(clip) {
+  const place = lastPlayed.get(clip.film)?.article.querySelector(".player");
+  if (place) {
+    place.querySelector("video")?.pause();
+    place.replaceChildren();
+    place.hidden = true;
+  }
+  lastPlayed.set(clip.film, clip);
 }
 
 // Events are subtitles while it plays: those of the first answer that has some, until the reader chooses others.
@@ -186,6 +215,69 @@ function seek(clip, seconds) {
   const video = player(clip);
   if (video) video.currentTime = seconds;
 }
+
+// Timelines: one stop of each is reached with Tab, the others from there with arrow keys.
+
+function showCurrent(stop) {
+  const film = stop.closest(".film");
+  for (const other of film.querySelectorAll("a.stop[tabindex='0'], a.stop[aria-current]")) {
+    other.tabIndex = -1;
+    other.removeAttribute("aria-current");
+  }
+  stop.tabIndex = 0;
+}
+
+function travel(event) {
+  const stop = event.target.closest("a.stop");
+  if (!stop || event.ctrlKey || event.metaKey || event.altKey) return;
+  const stops = [...stop.closest(".film").querySelectorAll("a.stop")];
+  const at = stops.indexOf(stop);
+  const places = { ArrowLeft: at - 1, ArrowRight: at + 1, Home: 0, End: stops.length - 1 };
+  const next = stops[places[event.key]] ?? beside(stop, stops, { ArrowUp: -1, ArrowDown: 1 }[event.key]);
+  if (!next) return;
+  event.preventDefault();
+  showCurrent(next);
+  next.focus();
+}
+
+// The nearest stop of the next row above (-1) or below (1).
+function beside(stop, stops, step) {
+  const from = stop.getBoundingClientRect();
+  const places = stops.map((other) => ({ other, box: other.getBoundingClientRect() }));
+  const there = places.filter(({ box }) => step * (box.top - from.top) > 1);
+  const top = Math.min(...there.map(({ box }) => Math.abs(box.top - from.top)));
+  const away = ({ box }) => Math.abs(box.left + box.width / 2 - from.left - from.width / 2);
+  return there.filter(({ box }) => Math.abs(box.top - from.top) < top + 1).sort((a, b) => away(a) - away(b))[0]?.other;
+}
+
+function stopAt(event) {
+  const part = event.target.closest("[data-clip]");
+  if (!part) return follow(event);
+  event.preventDefault();
+  const clip = clipOf.get(part.dataset.clip);
+  seek(clip, Number(part.dataset.seconds ?? clip.start));
+  visit(clip.answers[0]);
+}
+
+function goBack(clip, event) {
+  event.preventDefault();
+  document.querySelector(".films").open = true;
+  clip.stop.focus();
+  clip.stop.scrollIntoView({ block: "center" });
+}
+
+for (const film of document.querySelectorAll(".film")) {
+  for (const [place, stop] of film.querySelectorAll("a.stop").entries()) stop.tabIndex = place ? -1 : 0;
+  film.addEventListener("keydown", travel);
+  film.addEventListener("click", stopAt);
+  film.addEventListener("focusin", ({ target }) => target.matches("a.stop") && showCurrent(target));
+}
+list.addEventListener("focusin", (event) => {
+  const stop = answerOf(event.target)?.clip.stop;
+  if (!stop) return;
+  showCurrent(stop);
+  stop.setAttribute("aria-current", "true");
+});
 
 // Keyboard
 
@@ -231,6 +323,7 @@ function press(event) {
 for (const clip of clips) {
   const within = (selector) => clip.article.querySelector(selector);
   within(".play")?.addEventListener("click", () => play(clip));
+  within(".back")?.addEventListener("click", (event) => goBack(clip, event));
   if (within(".play") && within(".strip")) {
     within(".strip").classList.add("seekable");
     within(".strip").addEventListener("click", (event) => {

@@ -8,7 +8,6 @@ import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, Final
@@ -19,6 +18,7 @@ from markupsafe import Markup
 
 from reelscribe.report.course import Course
 from reelscribe.report.entries import Entry
+from reelscribe.report.films import films_of
 from reelscribe.report.overview import (
     Overview,
     caption_tokens_of,
@@ -30,7 +30,9 @@ from reelscribe.report.overview import (
 )
 from reelscribe.report.plots import histogram, steps
 from reelscribe.report.thumbnails import Filmstrip
-from reelscribe.report.words import Difference, differences, near_duplicates, phrases, words_of
+from reelscribe.report.timeline import clock
+from reelscribe.report.views import AnswerView, ClipView, Other
+from reelscribe.report.words import differences, near_duplicates, phrases, words_of
 
 VideoLink = Callable[[Entry], str | None]
 """Where the page finds the video of an entry; None where it cannot be had."""
@@ -51,52 +53,6 @@ _TOLD_ELSEWHERE: Final = frozenset(
     | {"clip_flags", "unreadable_line"}
 )
 _NEAR: Final = "near_duplicate"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Other:
-    """A candidate that was not kept; several that say the same are one."""
-
-    pieces: list[Difference]
-    """Its text, with the differences to the kept one."""
-    count: int
-    told: str
-    """Stop reason and tokens of the first of them."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class AnswerView:
-    """What the page shows of an entry."""
-
-    id: str
-    entry: Entry
-    texts: list[str]
-    """Its captions, as they are shown."""
-    flags: list[str]
-    words: int
-    frames: int
-    """How many the model saw."""
-    tokens: int | None
-    others: list[Other]
-    similar: list[tuple[str, int]]
-    """Identifier and row of other answers that say nearly the same."""
-    provenance: list[tuple[str, str]]
-
-
-@dataclass(frozen=True, kw_only=True)
-class ClipView:
-    """What the page shows of a video."""
-
-    id: str
-    """That of its answer, where there is one task."""
-    entry: Entry
-    """One of its answers, for what they have in common."""
-    strip: Filmstrip
-    href: str | None
-    start: float
-    """Where the clip begins in its file, in seconds."""
-    seconds: float | None
-    answers: list[AnswerView]
 
 
 def render(
@@ -125,6 +81,7 @@ def render(
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    environment.filters["clock"] = clock
     environment.filters["plain"] = lambda name: name.replace("_", " ")
     entries = [entry for answers in videos for entry in answers]
     groups = _near(entries)
@@ -134,6 +91,7 @@ def render(
         _clip(list(itertools.islice(answers, len(each))), strip, link, several=several)
         for each, strip in zip(videos, strips, strict=True)
     ]
+    films = films_of(clips)
     script = _file("page.js")
     page = environment.get_template("page.html.j2").render(
         title=title,
@@ -144,6 +102,8 @@ def render(
         plots=list(_plots(overview, course)),
         repeated=_repeated(entries),
         clips=clips,
+        films=films,
+        film_of={stop.clip: film.id for film in films for stop in film.stops},
         answers=[answer for clip in clips for answer in clip.answers],
         groups=len(groups),
         key=hashlib.sha256(title.encode("utf-8", "surrogatepass")).hexdigest()[:16],

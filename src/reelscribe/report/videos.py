@@ -1,5 +1,6 @@
 """From a video as a row names it to the file that can be looked at."""
 
+import hashlib
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
@@ -28,6 +29,13 @@ class FoundVideo:
     def path(self) -> Path | None:
         """The file, where it is one."""
         return None if self.clip is None or isinstance(self.clip.source, bytes) else self.clip.path
+
+    @property
+    def film(self) -> str:
+        """What the file is known by, whatever stretch of it this is."""
+        if self.clip is not None and isinstance(self.clip.source, bytes):
+            return hashlib.sha256(self.clip.source).hexdigest()
+        return (self.url or self.name).partition("#t=")[0] if self.path is None else str(self.path)
 
 
 _LONGEST_NAME: Final = 300

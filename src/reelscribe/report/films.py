@@ -1,0 +1,163 @@
+"""Films of which several stretches were captioned: what their timelines show."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any, Final, Literal
+
+from reelscribe.errors import ClipError
+from reelscribe.report.entries import Entry
+from reelscribe.report.timeline import Line, Span, clock, lines_of
+from reelscribe.report.views import AnswerView, ClipView
+from reelscribe.stretches import MOST_SECONDS, WHOLE, Stretch, split_fragment
+from reelscribe.terminal import shortened
+
+_FEWEST: Final = 2
+"""Stretches that make a timeline."""
+_MOST_LETTERS: Final = 120
+"""Of what was said, on the timeline."""
+_SHOWN_SECONDS: Final = 1.0
+"""How long something is drawn whose end is not known."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stop:
+    """A clip on a timeline."""
+
+    clip: str
+    """Identifier of its view."""
+    label: str
+    """From when to when it is, and what came of it."""
+    words: str
+    """What was said of it."""
+    state: Literal["captioned", "flagged", "failed"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Happening:
+    """An event on a timeline."""
+
+    clip: str
+    """Identifier of the clip's view that it is of."""
+    start: float
+    label: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class FilmView:
+    """What the page shows of a film."""
+
+    id: str
+    name: str
+    length: str
+    """As a clock shows it; empty if it is not known."""
+    lines: list[Line[Stop, Happening]]
+    outside: list[Stop]
+    """Clips that do not lie in the film: they failed."""
+    answers: list[AnswerView]
+    """About the film as a whole."""
+    stops: list[Stop]
+    """All its stretches that are shown."""
+
+    def count(self, state: str) -> int:
+        """How many of them are in this state."""
+        return sum(stop.state == state for stop in self.stops)
+
+
+def films_of(clips: Sequence[ClipView]) -> list[FilmView]:
+    """The films of which several stretches are shown, in the order of their first ones."""
+    by_film: dict[str, list[ClipView]] = {}
+    for clip in clips:
+        if clip.entry.video.name:  # else the row names none
+            by_film.setdefault(clip.entry.video.film, []).append(clip)
+    several = (found for found in by_film.values() if sum(not _is_whole(clip) for clip in found) >= _FEWEST)
+    return [_film(f"film-{number}", found) for number, found in enumerate(several)]
+
+
+def _film(identifier: str, clips: Sequence[ClipView]) -> FilmView:
+    stretches = [clip for clip in clips if not _is_whole(clip)]
+    known = max(_file_seconds(clips), default=None)
+    times = [(clip, *_times(clip.entry)) for clip in stretches]
+    ends = [end for _, start, end in times if end is not None and end > start]
+    seconds = known or max((*ends, *(start + _SHOWN_SECONDS for _, start, _ in times)))
+    spans = [
+        Span(start=start, end=seconds if end is None else end, what=_stop(clip, start, end))
+        for clip, start, end in times
+    ]
+    inside, outside = [], []
+    for span in spans:
+        (inside if 0 <= span.start < min(span.end, seconds) else outside).append(span)
+    events = [span for span in _events(stretches) if 0 <= span.start < seconds]
+    first = stretches[0].entry.video
+    return FilmView(
+        id=identifier,
+        name=first.clip.whole.name if first.clip else first.film,
+        length=clock(known) if known else "",
+        lines=lines_of(inside, events, seconds) if inside else [],
+        outside=[span.what for span in outside],
+        answers=[answer for clip in clips if _is_whole(clip) for answer in clip.answers],
+        stops=[span.what for span in spans],
+    )
+
+
+def _is_whole(clip: ClipView) -> bool:
+    video = clip.entry.video
+    return video.clip.is_whole if video.clip else _stretch_in(video.name) == WHOLE
+
+
+def _stretch_in(name: str) -> Stretch:
+    """The stretch that the name of a video says which cannot be reached."""
+    with suppress(ClipError):
+        return split_fragment(name)[1]
+    return WHOLE
+
+
+def _times(entry: Entry) -> tuple[float, float | None]:
+    """From when to when a clip is; None for the end of its file."""
+    start, end = entry.meta.get("clip_start"), entry.meta.get("clip_end")
+    if _is_time(start) and _is_time(end) and end > start:
+        return start, end
+    clip = entry.video.clip
+    named = clip or _stretch_in(entry.video.name)
+    return named.start_seconds, named.end_seconds
+
+
+def _file_seconds(clips: Iterable[ClipView]) -> Iterator[float]:
+    found = (answer.entry.meta.get("file_seconds") for clip in clips for answer in clip.answers)
+    return (float(seconds) for seconds in found if _is_time(seconds) and seconds)
+
+
+def _is_time(value: Any) -> bool:
+    return isinstance(value, int | float) and 0 <= value < MOST_SECONDS
+
+
+def _stop(clip: ClipView, start: float, end: float | None) -> Stop:
+    failures = [answer.entry.failure.replace("_", " ") for answer in clip.answers if answer.entry.failure]
+    flags = [flag.replace("_", " ") for answer in clip.answers for flag in answer.flags]
+    texts = (_said(answer.entry) for answer in clip.answers if not answer.entry.failure)
+    words = shortened(" ".join(next((text for text in texts if text), "").split()), _MOST_LETTERS)
+    told = [f"failed: {', '.join(dict.fromkeys(failures))}"] if failures else []
+    told += [", ".join(dict.fromkeys(flags))] if flags else []
+    about = f"{clock(max(start, 0))}–{'end' if end is None else clock(max(end, 0))}"  # noqa: RUF001 - a range
+    return Stop(
+        clip=clip.id,
+        label="; ".join(filter(None, (about, *told, words))),
+        words=words,
+        state="failed" if failures else "flagged" if flags else "captioned",
+    )
+
+
+def _said(entry: Entry) -> str:
+    if entry.events is not None:
+        return "; ".join(event.text for event in entry.events)
+    return entry.captions[0] if entry.captions else ""
+
+
+def _events(clips: Iterable[ClipView]) -> Iterator[Span[Happening]]:
+    for clip in clips:
+        for answer in clip.answers:
+            for event in answer.entry.events or ():
+                about = f"{clock(event.start)}–{clock(event.end)}"  # noqa: RUF001 - a range
+                label = f"{about}; {shortened(event.text, _MOST_LETTERS)}"
+                what = Happening(clip=clip.id, start=event.start, label=label)
+                yield Span(start=event.start, end=event.shown_until, what=what)
