@@ -156,7 +156,8 @@ def _video_of(entry: Entry) -> tuple[str, tuple[str, ...]]:
     path = name if scheme_of(name) is None else name.partition("://")[2]
     parts = [part for part in path.split("/") if part not in ("", ".", "..")]
     # Names in rows may hold what no name of a file can: a NUL, or half of a surrogate pair.
-    return entry.video.film, tuple(part.replace("\0", "_").encode("utf-8", "replace").decode() for part in parts) or (otherwise,)
+    place = tuple(part.replace("\0", "_").encode("utf-8", "replace").decode() for part in parts)
+    return entry.video.film, place or (otherwise,)
 
 
 def _paths(places: Mapping[str, tuple[str, ...]], keys: Iterable[str]) -> dict[str, str]:
