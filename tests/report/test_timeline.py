@@ -6,13 +6,15 @@ import pytest
 
 from reelscribe.report.timeline import Span, clock, lines_of
 
+NOTHING: list[Span[int]] = []
+
 
 def _spans(*times: tuple[float, float]) -> list[Span[int]]:
     return [Span(start=start, end=end, what=number) for number, (start, end) in enumerate(times)]
 
 
 def _drawn(*times: tuple[float, float], seconds: float) -> list[tuple[int, float, float, int]]:
-    (line,) = lines_of(_spans(*times), [], seconds)
+    (line,) = lines_of(_spans(*times), NOTHING, seconds)
     return [(piece.what, piece.left, piece.width, piece.row) for piece in line.clips.pieces]
 
 
@@ -35,7 +37,7 @@ def test_an_end_past_that_of_the_film_is_drawn_at_its_end() -> None:
 
 
 def test_many_stretches_are_drawn_in_lines_of_round_length() -> None:
-    lines = lines_of(_spans(*((float(start), start + 10.0) for start in range(0, 7190, 10))), [], 7190)
+    lines = lines_of(_spans(*((float(start), start + 10.0) for start in range(0, 7190, 10))), NOTHING, 7190)
     assert [line.start for line in lines] == [300 * number for number in range(24)]
     assert {len(line.clips.pieces) for line in lines[:-1]} == {30}
     assert {line.clips.rows for line in lines} == {1}
@@ -44,7 +46,7 @@ def test_many_stretches_are_drawn_in_lines_of_round_length() -> None:
 
 def test_a_stretch_goes_on_in_the_next_line_and_lines_without_any_are_left_out() -> None:
     many = [(float(start), start + 1.0) for start in range(41)]
-    lines = lines_of(_spans(*many, (55, 65), (179.5, 180)), [], 180)
+    lines = lines_of(_spans(*many, (55, 65), (179.5, 180)), NOTHING, 180)
     assert [(line.start, line.after_gap) for line in lines] == [(0, False), (30, False), (60, False), (150, True)]
     across = [(line.start, piece.is_first, piece.width) for line in lines for piece in line.clips.pieces]
     long = [
@@ -67,7 +69,7 @@ def test_lines_stay_few_and_nothing_in_them_overlaps() -> None:
         seconds = 10 ** draw.uniform(-1, 8.9)
         starts = [draw.choice([draw.uniform(0, seconds), draw.gauss(seconds / 2, 1e-4) % seconds]) for _ in range(300)]
         spans = _spans(*((start, start + draw.expovariate(1 / draw.choice([1, seconds]))) for start in starts))
-        lines = lines_of(spans, [], seconds)
+        lines = lines_of(spans, NOTHING, seconds)
         assert len(lines) <= 61
         firsts = [piece.what for line in lines for piece in line.clips.pieces if piece.is_first]
         assert sorted(firsts) == list(range(300))

@@ -69,6 +69,29 @@ def test_odd_texts_are_written(tmp_path: Path) -> None:
     assert b"half &#55357; pair" in page
 
 
+ODD_TIMES: list[dict[str, Any]] = [
+    {"clip_start": 0, "clip_end": 5, "file_seconds": 10},
+    {"clip_start": "0", "clip_end": [], "file_seconds": "10"},
+    {"clip_start": float("nan"), "clip_end": float("inf"), "file_seconds": 10**400},
+    {"clip_start": 9, "clip_end": 3, "file_seconds": -1},
+    {"clip_start": None, "clip_end": True, "file_seconds": 0},
+]
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_a_film_has_a_timeline_whatever_its_times_are(tmp_path: Path, known: bool) -> None:
+    metas = [{"model": "m", **times} for times in ODD_TIMES[0 if known else 1 :]]
+    rows = [_row(video="a.mp4", start=start, end=end, caption_meta=meta, caption=f"{start} {end}")
+            for meta in metas for start, end in [(0, 3), (-5, 2), (3, 1), (2, None), (8e8, 9e8), ("x", 1)]]  # fmt: skip
+    rows.append(_row(video="a.mp4#t=x", caption="no times"))
+    page = write_report(put_rows(tmp_path / "rows.jsonl", rows)).file.read_text("utf-8")
+    assert page.count('class="film"') == 1
+    stops = set(re.findall(r'<a class="stop [^>]*href="#([^"]*)"', page))
+    assert len(stops) == len(metas) * 5
+    assert all(f'<article id="{stop}"' in page for stop in stops)
+    assert ("0:10 · " in page) == known
+
+
 ODD: list[dict[str, Any]] = [
     {"frame_timestamps": 5, "video_tokens": "many", "flags": {"a": 1}, "kept": 0},
     {"frame_timestamps": [float("nan"), float("inf"), -1, "x", None, 1e300], "video_tokens": -1},

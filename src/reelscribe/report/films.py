@@ -84,7 +84,8 @@ def _film(identifier: str, clips: Sequence[ClipView]) -> FilmView:
         Span(start=start, end=seconds if end is None else end, what=_stop(clip, start, end))
         for clip, start, end in times
     ]
-    inside, outside = [], []
+    inside: list[Span[Stop]] = []
+    outside: list[Span[Stop]] = []
     for span in spans:
         (inside if 0 <= span.start < min(span.end, seconds) else outside).append(span)
     events = [span for span in _events(stretches) if 0 <= span.start < seconds]
@@ -114,8 +115,8 @@ def _stretch_in(name: str) -> Stretch:
 
 def _times(entry: Entry) -> tuple[float, float | None]:
     """From when to when a clip is; None for the end of its file."""
-    start, end = entry.meta.get("clip_start"), entry.meta.get("clip_end")
-    if _is_time(start) and _is_time(end) and end > start:
+    start, end = _time(entry.meta.get("clip_start")), _time(entry.meta.get("clip_end"))
+    if start is not None and end is not None and end > start:
         return start, end
     clip = entry.video.clip
     named = clip or _stretch_in(entry.video.name)
@@ -124,11 +125,12 @@ def _times(entry: Entry) -> tuple[float, float | None]:
 
 def _file_seconds(clips: Iterable[ClipView]) -> Iterator[float]:
     found = (answer.entry.meta.get("file_seconds") for clip in clips for answer in clip.answers)
-    return (float(seconds) for seconds in found if _is_time(seconds) and seconds)
+    return (seconds for seconds in map(_time, found) if seconds)
 
 
-def _is_time(value: Any) -> bool:
-    return isinstance(value, int | float) and 0 <= value < MOST_SECONDS
+def _time(value: Any) -> float | None:
+    """A time; None for anything else, as a data set may hold anything."""
+    return float(value) if isinstance(value, int | float) and 0 <= value < MOST_SECONDS else None
 
 
 def _stop(clip: ClipView, start: float, end: float | None) -> Stop:
