@@ -1,5 +1,6 @@
 """What makes a caption the one that it is: the content keys under which outcomes are kept."""
 
+import functools
 import hashlib
 import json
 import os
@@ -97,7 +98,8 @@ def clip_identity(clip: Clip, limits: FetchLimits) -> tuple[Any, ...]:
 
 def _file_identity(clip: Clip, limits: FetchLimits) -> tuple[Any, ...]:
     if isinstance(clip.source, bytes):
-        return ("bytes", len(clip.source), hashlib.sha256(clip.source).hexdigest())
+        hashed = _hash_of(clip.source) if clip.is_whole else _hash_of_film(clip.source)
+        return ("bytes", len(clip.source), hashed)
     if scheme_of(clip.source) not in (None, "file"):
         return ("url", clip.source)
     try:
@@ -110,6 +112,14 @@ def _file_identity(clip: Clip, limits: FetchLimits) -> tuple[Any, ...]:
     except ValueError:  # a NUL, or half a surrogate pair: no such file can be there
         return ("missing", clip.source)
     return ("file", path, stat.st_size, stat.st_mtime_ns)
+
+
+def _hash_of(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
+_hash_of_film = functools.lru_cache(maxsize=1)(_hash_of)
+"""Of a film whose stretches come one behind the other. It stays in memory until another one comes."""
 
 
 def scenes_key(film: Clip, limits: FetchLimits) -> bytes:

@@ -3,90 +3,46 @@
 In a row, the video is in the column `video` (`videos`, where names go on with a number: `a.0.mp4`, `a.1.mp4`), `a.txt`
 is the column of the text, `a.json` holds columns, `a.NAME.txt` and `a.NAME.json` are the column NAME, and any other
 member is a column called as its name goes on. A sample is written as it was, with a member for each new column. What
-is no part of a sample, and samples that are no rows, are copied from the file that they are in.
+is no part of a sample, and samples that are no rows, are copied from the file that they are in. Samples of stretches
+refer to their film, which is there once: see `tar_films`.
 """
 
 import io
 import itertools
 import json
+import logging
 import re
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, BinaryIO, Final, cast
+from typing import Any, BinaryIO, Final
 
 from reelscribe.config import Settings
 from reelscribe.dataset.files import VIDEO_SUFFIXES, create
 from reelscribe.dataset.formats import Record
 from reelscribe.dataset.formats.jsonl import row_line, splice, to_json
 from reelscribe.dataset.records import changed, full_row
+from reelscribe.dataset.tar_films import (
+    FilmNames,
+    Films,
+    Reference,
+    film_in,
+    reference_member,
+    references_in,
+    stretch_columns,
+    without_stretches,
+)
+from reelscribe.dataset.tar_samples import MEMBER, BrokenSample, Met, TarSample, samples
 from reelscribe.dataset.tarfiles import Originals, Span, opened, renamed
 from reelscribe.errors import ClipError
 from reelscribe.layouts import clips_of, video_column, videos_of
 from reelscribe.values import Clip, Row, RowResult
 from reelscribe.video.fetch import FetchLimits, local, scheme_of
 
-_NAME: Final = re.compile(r"((?:.*/)?[^./][^./]*)\.([^/]+)", re.DOTALL)
+logger = logging.getLogger(__name__)
+
 _COPY: Final = re.compile(r"_[0-9]+\Z")
-_MOST_MEMBERS: Final = 1000
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class BrokenSample:
-    """A sample that is no row."""
-
-    span: Span
-    """All of it, with what follows it."""
-    before: Span | None
-    """What is before the first sample."""
-    names: frozenset[str]
-    """Some of its members, by what their names have after the key."""
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class TarSample:
-    """One sample: its members, and which of them a column was read from."""
-
-    key: str
-    location: str
-    members: dict[str, bytes]
-    """What a member's name has after the key, to its content."""
-    columns: dict[str, str]
-    """Column to the member that is it, or that holds it."""
-    told: Row
-    """What JSON says in a column whose place the videos take."""
-    headers: dict[str, tarfile.TarInfo]
-    """Of its members."""
-    before: Span | None
-    """What is before the first sample."""
-    others: tuple[Span, ...]
-    """What is no member of a sample, as folders: between the members of this one, and behind it."""
-
-    def stand_ins(self, row: Row) -> Row:
-        """For the columns of a row that hold members' bytes: what JSON says in their place, or the members' names."""
-        names = {id(data): f"{self.key}.{name}" for name, data in self.members.items()}
-        single = {column: names[id(value)] for column, value in row.items() if id(value) in names}
-        lists = {column: value for column, value in row.items() if isinstance(value, list)}
-        several = {
-            column: [names[id(item)] for item in value]
-            for column, value in lists.items()
-            if value and all(id(item) in names for item in value)
-        }
-        names_of_all = single | several
-        return names_of_all | {
-            column: value
-            for column, value in self.told.items()
-            if column in names_of_all and _names_as_many(value, names_of_all[column])
-        }
-
-
-def _names_as_many(value: Any, names: str | list[str]) -> bool:
-    """Whether a value from JSON may stand for videos: a path for one, as many paths for several."""
-    if isinstance(names, str):
-        return isinstance(value, str) and bool(value)
-    return isinstance(value, list) and len(value) == len(names) and all(isinstance(item, str) for item in value)
 
 
 # Reading
@@ -104,103 +60,66 @@ def count(_: str, __: float) -> int | None:
 
 
 def read(location: str, settings: Settings, _: Path) -> Iterator[Record]:
-    """A row for each sample. One that is too large, or has a member twice, becomes a record with a problem."""
+    """A row for each sample but films. One that is too large, or odd, becomes a record with a problem."""
+    films, new, before = Films(location), dict[str, Span](), None
     with opened(location) as tar:
-        for met in _samples(tar, location, settings.max_video_bytes):
-            row, columns, told, problem = _as_row(met.members, settings)
-            if problem := met.problem or problem:
-                message = f"sample {met.key} of {Path(location).name} is not a row: {problem}."
-                broken = BrokenSample(span=met.span(), before=met.before, names=frozenset(met.headers))
-                yield Record(row={"__key__": met.key}, problem=message, source=broken)
+        for met in samples(tar, location, settings.max_video_bytes):
+            before = met.before or before
+            if film := film_in(met.key, met.headers):
+                [info] = met.headers.values()
+                new[film] = met.span()
+                films.add(film, info, new[film], next(iter(met.members.values()), None), met.problem)
                 continue
-            sample = TarSample(
-                key=met.key,
-                location=location,
-                members=met.members,
-                columns=columns,
-                told=told,
-                headers=met.headers,
-                before=met.before,
-                others=tuple(met.others),
-            )
-            row = {"__key__": met.key, "__url__": location, **row}
-            yield Record(row=row, source=sample, num_bytes=sum(map(len, met.members.values())))
+            yield _record(met, films, new, before, settings)
+            new, before = {}, None
+    for film in new:
+        logger.warning("%s ends with the film %s, to which no sample refers; it is left out.", location, film)
 
 
-@dataclass(kw_only=True, eq=False)
-class _Met:
-    """A sample as far as it was read."""
-
-    key: str
-    location: str
-    start: int
-    end: int = 0
-    before: Span | None = None
-    members: dict[str, bytes] = field(default_factory=dict)
-    headers: dict[str, tarfile.TarInfo] = field(default_factory=dict)
-    others: list[Span] = field(default_factory=list)
-    problem: str | None = None
-    held: int = 0
-
-    def span(self) -> Span:
-        return Span(location=self.location, start=self.start, end=self.end)
-
-    def add(self, name: str, info: tarfile.TarInfo, tar: tarfile.TarFile, max_bytes: int) -> None:
-        """Take a member, unless the sample is no row."""
-        self.held += info.size
-        if name in self.headers:
-            self.problem = f"it has the member {name!r} twice"
-        elif self.held > max_bytes:
-            self.problem = f"it holds more than {max_bytes:,} bytes (max_video_bytes)"
-        elif len(self.headers) >= _MOST_MEMBERS:
-            self.problem = f"it has more than {_MOST_MEMBERS:,} members"
-        if len(self.headers) < _MOST_MEMBERS:
-            self.headers[name] = info
-        if self.problem is None:
-            self.members[name] = cast(BinaryIO, tar.extractfile(info)).read()
-        else:
-            self.members = {}
-
-    def add_other(self, start: int, end: int) -> None:
-        """Take what is no member of a sample."""
-        if self.others and self.others[-1].end == start:
-            start = self.others.pop().start
-        self.others.append(Span(location=self.location, start=start, end=end))
-        self.end = end
+def _record(met: Met, films: Films, new: Mapping[str, Span], before: Span | None, settings: Settings) -> Record:
+    """A sample, as a row if it is one."""
+    references = references_in(met.members)
+    stored: dict[str, bytes] = {}
+    size = sum(map(len, met.members.values()))
+    row, columns, told, problem = dict[str, Any](), dict[str, str](), dict[str, Any](), met.problem
+    try:
+        for reference in references.values() if problem is None else ():
+            stored[reference.film], is_new = films.content(reference.film)
+            size += len(stored[reference.film]) * is_new
+        if problem is None:
+            row, columns, told, problem = _as_row(met.members, references, stored, settings)
+    except ClipError as exc:
+        problem = str(exc)
+    if problem:
+        message = f"sample {met.key} of {Path(met.location).name} is not a row: {problem}."
+        broken = BrokenSample(span=met.span(), before=before, names=frozenset(met.headers), films=new)
+        return Record(row={"__key__": met.key}, problem=message, source=broken)
+    row = {"__key__": met.key, "__url__": met.location, **row}
+    spans = {name: films.span(name) for name in stored}
+    sample = TarSample(
+        key=met.key,
+        location=met.location,
+        members=met.members,
+        columns=columns,
+        told=told,
+        headers=met.headers,
+        before=before,
+        others=tuple(met.others),
+        films={**new, **{name: span for name, span in spans.items() if span}},
+        row=row,
+        stored=stored,
+    )
+    return Record(row=row, source=sample, num_bytes=size)
 
 
-def _samples(tar: tarfile.TarFile, location: str, max_bytes: int) -> Iterator[_Met]:
-    """Each sample, once all of it is met."""
-    sample: _Met | None = None
-    before: Span | None = None
-    end = 0
-    while (info := tar.next()) is not None:
-        tar.members.clear()  # type: ignore[attr-defined] # or the list of all that was met would grow
-        found = _NAME.fullmatch(info.name) if info.isfile() else None
-        # A member's offset is that of its own extended headers, but not of global ones before it.
-        start, others_end, end = end, info.offset if found else tar.offset, tar.offset
-        if others_end > start and sample is None:
-            before = Span(location=location, start=before.start if before else start, end=others_end)
-        elif others_end > start and sample is not None:
-            sample.add_other(start, others_end)
-        if found is None:
-            continue
-        if sample is None or found[1] != sample.key:
-            if sample is not None:
-                yield sample
-            sample, before = _Met(key=found[1], location=location, start=info.offset, before=before), None
-        sample.add(found[2], info, tar, max_bytes)
-        sample.end = end
-    if sample is not None:
-        yield sample
-
-
-def _as_row(members: dict[str, bytes], settings: Settings) -> tuple[Row, dict[str, str], Row, str | None]:
+def _as_row(
+    members: dict[str, bytes], references: Mapping[str, Reference], stored: Mapping[str, bytes], settings: Settings
+) -> tuple[Row, dict[str, str], Row, str | None]:
     """The columns of a sample, where each comes from, what the videos take the place of, and why all cannot be had."""
     row: Row = {}
     told: Row = {}
     columns: dict[str, str] = {}
-    videos = [name for name in members if f".{name.rpartition('.')[2].lower()}" in VIDEO_SUFFIXES]
+    videos = [name for name in members if f".{name.rpartition('.')[2].lower()}" in VIDEO_SUFFIXES or name in references]
     for name, data in members.items():
         if name in videos and name != settings.video_key:
             continue
@@ -217,13 +136,25 @@ def _as_row(members: dict[str, bytes], settings: Settings) -> tuple[Row, dict[st
             return {}, {}, {}, f"its member {name!r} cannot be read: {exc}"
         row |= found
         columns |= dict.fromkeys(found, name)
-    if videos and settings.video_key not in row:
-        listed = len(videos) > 1 or "." in videos[0]
+    if videos and (settings.video_key not in row or references):
+        if references:
+            videos.sort(key=_slot)
+        listed = len(videos) > 1 or "." in videos[0].removesuffix("film-stretch.json")
         column = settings.video_key or ("videos" if listed else "video")
         if column in row:
-            told[column] = row[column]
-        row[column] = [members[name] for name in videos] if listed else members[videos[0]]
+            told[column] = without_stretches(row[column]) if references else row[column]
+        held = [stored[references[name].film] if name in references else members[name] for name in videos]
+        row[column] = held if listed else held[0]
+        if references:
+            names = settings.start_key, settings.end_key, settings.stretches_key
+            row |= stretch_columns(row, [references.get(name) for name in videos], names, listed=listed)
     return row, columns, told, None
+
+
+def _slot(name: str) -> int:
+    """The number that a member's name begins with, of those that are videos of one row."""
+    number = name.partition(".")[0]
+    return int(number) if number.isdecimal() and len(number) < 10 else 0
 
 
 # Writing
@@ -245,6 +176,7 @@ class Writer:
         self._file = create(file, name, self._stack)
         self._tar = self._stack.enter_context(tarfile.TarFile(fileobj=self._file, mode="w", format=tarfile.PAX_FORMAT))
         self._originals = Originals(self._stack)
+        self._film_names, self._films = FilmNames(self._limits), set[str]()
 
     def write(self, result: RowResult) -> None:
         """Write the rows of one input row, each as a sample; local videos of other formats go in as they are."""
@@ -252,8 +184,8 @@ class Writer:
         if isinstance(source, BrokenSample):
             self._write_broken(source, result)
             return
-        if isinstance(source, TarSample) and source.before:
-            self._originals.copy(source.before, self._file, self._tar)
+        if isinstance(source, TarSample):
+            self._copy_before(source)
         for key, row in zip(self._keys(source, result.index), result.rows, strict=False):
             headers = source.headers if isinstance(source, TarSample) else {}
             if isinstance(source, TarSample):
@@ -265,11 +197,19 @@ class Writer:
         for span in source.others if isinstance(source, TarSample) else ():
             self._originals.copy(span, self._file, self._tar)
 
+    def _copy_before(self, source: BrokenSample | TarSample) -> None:
+        """Copy what is before a sample, and the films that it refers to, unless they are there."""
+        if source.before:
+            self._originals.copy(source.before, self._file, self._tar)
+        for name, span in source.films.items():
+            if name not in self._films:
+                self._originals.copy(span, self._file, self._tar)
+                self._films.add(name)
+
     def _write_broken(self, source: BrokenSample, result: RowResult) -> None:
         """Copy a sample that is no row, and put what is told of it behind its members."""
-        for span in (source.before, source.span):
-            if span:
-                self._originals.copy(span, self._file, self._tar)
+        self._copy_before(source)
+        self._originals.copy(source.span, self._file, self._tar)
         for row in result.rows:
             for column, value in changed(result, row).items():
                 for name, data in _member(column, value).items():
@@ -294,21 +234,63 @@ class Writer:
             clips = clips_of(row, self._settings, root)
         except ClipError:
             videos, listed, clips = [], False, []
-        for slot, video in enumerate(videos):
-            prefix = f"{key}.{slot}." if listed else f"{key}."
-            if isinstance(video, bytes):
-                self._add(f"{prefix}mp4", io.BytesIO(video), len(video))
-            elif scheme_of(video) in (None, "file") and clips[slot].is_whole:  # a film would be there for each stretch
-                self._put_file(prefix, clips[slot])
+        of_videos = [clips] if len(videos) == 1 else [[clip] for clip in clips]
+        prefixes = [f"{slot}." if listed else "" for slot in range(len(videos))]
+        members = self._put_videos(key, list(zip(prefixes, videos, of_videos, strict=False)), row)
         if any(isinstance(video, bytes) for video in videos):
             whole = full_row(result, kept)
             whole.pop(video_column(row, self._settings))
-            members = {"json": to_json(whole).encode()}
+            members["json"] = to_json(whole).encode()
         else:
-            members = {"json": row_line(result, kept)}
+            members["json"] = row_line(result, kept)
         for name, value in added.items():
             members |= _member(name, value)
         return members
+
+    def _put_videos(
+        self, key: str, videos: Sequence[tuple[str, str | bytes, Sequence[Clip]]], row: Row
+    ) -> dict[str, bytes]:
+        """Write the videos of a row, and return the members that refer to films.
+
+        Args:
+            key: of the sample.
+            videos: how the name of each begins after the key, the video, and which clips of it the row has.
+            row: that they are of.
+        """
+        references: dict[str, bytes] = {}
+        whole: list[tuple[str, str | bytes, Sequence[Clip]]] = []
+        for prefix, video, clips in videos:
+            if not isinstance(video, bytes) and scheme_of(video) not in (None, "file"):
+                continue
+            if all(clip.is_whole for clip in clips):
+                whole.append((prefix, video, clips))
+            else:
+                references |= self._refer(prefix, clips, row)
+        for prefix, video, clips in whole:  # behind all films, which are samples of their own
+            if isinstance(video, bytes):
+                self._add(f"{key}.{prefix}mp4", io.BytesIO(video), len(video))
+            elif clips:
+                self._put_file(f"{key}.{prefix}", clips[0])
+        return references
+
+    def _refer(self, prefix: str, clips: Sequence[Clip], row: Row) -> dict[str, bytes]:
+        """Have the film of stretches in the file, and return the member that refers to it; none if it cannot be had."""
+        film = clips[0].whole
+        try:
+            name = self._film_names.name_of(film)
+            if name not in self._films:
+                if isinstance(film.source, bytes):
+                    self._add(name, io.BytesIO(film.source), len(film.source))
+                else:
+                    path = self._film_names.path_of(film)
+                    with path.open("rb") as opened:
+                        self._add(name, opened, path.stat().st_size)
+                self._films.add(name)
+        except (ClipError, OSError, ValueError):
+            return {}  # then it has no caption either, and that says why
+        is_list = row.get(self._settings.stretches_key) is not None
+        [(member, data)] = reference_member(name, clips, is_list=is_list).items()
+        return {prefix + member: data}
 
     def _put_file(self, prefix: str, clip: Clip) -> None:
         try:
@@ -334,7 +316,7 @@ class Writer:
 
 def _numbered(name: str) -> str | None:
     """The key of a member that ends in a number, as those of further rows do."""
-    found = _NAME.fullmatch(name)
+    found = MEMBER.fullmatch(name)
     return found[1] if found and _COPY.search(found[1]) else None
 
 
