@@ -2,7 +2,7 @@
 
 import hashlib
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -13,6 +13,14 @@ from reelscribe.schemas import Facts
 from reelscribe.tasks import CLIP_FACTS, CLIPS, Task
 from reelscribe.templates import Part, filled, is_utf8, names_in
 from reelscribe.values import Caption, Clip, Failure, Outcome, Request, RequestId, Row
+
+
+def lot_of(clips: Sequence[Clip]) -> int:
+    """What decides which shard a row with these clips is in; see `RowPlan.lot`."""
+    sources = [clip.source for clip in clips]
+    if not all(clip.is_whole for clip in clips):
+        sources = list(dict.fromkeys(sources))  # all stretches of a file are in one shard, in whatever rows
+    return int.from_bytes(_digest(sources)[:8], "big")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,18 +41,17 @@ class RowPlan:
     settings: Settings
     subjects: tuple[Subject, ...] = ()
     problem: Failure | None = None
+    known_lot: int | None = None
+    """The `lot`, if its reader tells it."""
 
     @property
     def lot(self) -> int:
         """What decides which shard of a data set the row is in: a hash of its videos, whatever machine it is read on
         and whatever place it has. A row that has none goes by its place.
         """
-        if not self.subjects:
-            return self.index
-        sources = [subject.clip.source for subject in self.subjects]
-        if not all(subject.clip.is_whole for subject in self.subjects):
-            sources = list(dict.fromkeys(sources))  # all stretches of a file are in one shard, in whatever rows
-        return int.from_bytes(_digest(sources)[:8], "big")
+        if self.known_lot is not None:
+            return self.known_lot
+        return lot_of([subject.clip for subject in self.subjects]) if self.subjects else self.index
 
     def asked(self) -> tuple[RequestId, ...]:
         """Names of all requests: for each clip each task, and then those over the video."""

@@ -214,8 +214,9 @@ def _tell_missing(rows: Sequence[Row], settings: Settings) -> None:
 def plan_row(item: InputRow, layout: Layout, settings: Settings) -> RowPlan:
     """What is to be asked for a row; of one that is none, its problem."""
     if item.problem:
-        return RowPlan(index=item.index, row=item.row, settings=settings, problem=item.problem)
-    return layout.plan(item.row, item.index, settings, item.root)
+        return RowPlan(index=item.index, row=item.row, settings=settings, problem=item.problem, known_lot=item.lot)
+    plan = layout.plan(item.row, item.index, settings, item.root)
+    return plan if item.lot is None else replace(plan, known_lot=item.lot)
 
 
 def make(works: Iterator[Work], settle: Settle, settings: Settings, engine: Engine) -> Generator[None, None, None]:

@@ -1,5 +1,6 @@
 """Shards of a run, and what they are put together to: the bytes of a run without shards."""
 
+import contextlib
 import itertools
 import subprocess
 import sys
@@ -18,6 +19,7 @@ from reelscribe.runners.local import RunSummary, retry, run
 from reelscribe.runners.merge import merge
 from reelscribe.runners.status import ledger_of, read_status
 from reelscribe.values import Row
+from reelscribe.video.prefetch import reading_headers
 
 CONFIG = """
 engine = "fake"
@@ -202,3 +204,43 @@ def test_shards_are_told_by_lots() -> None:
         [False, True, False],
         [False, False, True],
     ]
+
+
+@pytest.mark.parametrize("settings", [{}, {"nested": True}, {"split": "scenes"}], ids=["clips", "nested", "scenes"])
+def test_a_shard_splits_its_own_films_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, settings: dict[str, Any]
+) -> None:
+    settings = {"split": "0.4", "min_seconds": 0.1, **settings}
+    films = [put_clip(tmp_path / f"{number}.mp4").name for number in range(9)]
+    rows: list[Row] = [{"video": film, "ask": film} for film in films]
+    rows += [{"videos": films[:3]}, {"video": films[4], "start": 0.2, "end": 0.7}, {"video": "gone.mp4"}, {"id": 1}]
+    rows += [{"video": f"{number}.gone.mp4"} for number in range(5)] + [{"video": films[0], "start": "never"}]
+    data = put_rows(tmp_path / "in.jsonl", rows)
+    data.write_bytes(data.read_bytes() + b"no row\n")
+    _run(data, tmp_path / "whole.jsonl", **settings)
+    looked: list[list[str]] = []
+
+    @contextlib.contextmanager
+    def noting(settings: Settings) -> Iterator[Any]:
+        looked.append(names := [])
+        with reading_headers(settings) as read:
+
+            def note(film: Any) -> Any:
+                names.append(Path(film.source).name)
+                return read(film)
+
+            yield note
+
+    monkeypatch.setattr("reelscribe.dataset.splitting.reading_headers", noting)
+    outputs = _shards(data, **settings)
+    assert len(looked) == 3
+    assert [set(one) & set(other) for one, other in itertools.combinations(looked, 2)] == [set()] * 3
+    assert set().union(*looked) == {*films, "gone.mp4", *(f"{number}.gone.mp4" for number in range(5))}
+    whole = [path.read_text("utf-8") for path in (tmp_path / "whole.jsonl", tmp_path / "whole.failures.jsonl")]
+    parts = [line for output in outputs for line in output.read_text("utf-8").splitlines()]
+    assert sorted(parts) == sorted(whole[0].splitlines())
+    failed = [row["row"] for output in outputs for row in read_rows_of(output.with_suffix(".failures.jsonl"))]
+    assert len(failed) == len(set(failed)) == len(whole[1].splitlines())
+    merge(tmp_path / "merged.jsonl", outputs)
+    merged = tmp_path / "merged.jsonl", tmp_path / "merged.failures.jsonl"
+    assert [path.read_text("utf-8") for path in merged] == whole

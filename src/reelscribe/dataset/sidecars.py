@@ -192,7 +192,8 @@ class SidecarWriter:
         if shard is None or row.problem:
             return True
         as_columns = replace(self._settings, layout="columns")  # the videos, which tell the shard, are the same in all
-        return shard.holds(LAYOUTS["columns"].plan(row.row, row.index, as_columns, row.root).lot)
+        plan = LAYOUTS["columns"].plan(row.row, row.index, as_columns, row.root)
+        return shard.holds(plan.lot if row.lot is None else row.lot)
 
     def _files(self, row: InputRow) -> Iterator[tuple[int, str | None, Path]]:
         """Number of each local video of a row, and the files beside it: each with its task, or None for all in one."""

@@ -11,7 +11,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final, Protocol
 
-from reelscribe.config import Settings
+from reelscribe.asking import lot_of
+from reelscribe.config import Settings, Shard
 from reelscribe.dataset.formats.jsonl import JsonLine, splice
 from reelscribe.dataset.identity import scenes_key
 from reelscribe.dataset.sources import Source
@@ -25,11 +26,13 @@ from reelscribe.video.prefetch import finding_scenes, reading_headers, usable_cp
 
 logger = logging.getLogger(__name__)
 
-Found = list[Piece] | ClipError
-"""The clips of a video, or of a stretch of one; or why they are not known."""
+Found = list[Piece] | ClipError | None
+"""The clips of a video, or of a stretch of one; or why they are not known. None if the video is another shard's."""
 Videos = list[tuple[Clip, Any, Found]]
 """Those of a row: each as a clip and as the row has it, and what it is split into."""
 
+_NUMBERS_OF_A_ROW: Final = 10_000_000
+"""In a shard, which does not know how many clips there are in films of others, rows of the next row begin so far on."""
 _AHEAD: Final = 4
 """Rows that are looked at ahead, for each CPU."""
 
@@ -75,7 +78,12 @@ class _Memory:
 
 
 def split_rows(
-    rows: Iterable[InputRow], settings: Settings, notes: Notes | None = None, *, folder: Path | None = None
+    rows: Iterable[InputRow],
+    settings: Settings,
+    notes: Notes | None = None,
+    *,
+    folder: Path | None = None,
+    shard: Shard | None = None,
 ) -> Generator[InputRow, None, None]:
     """A row for each clip of each video, numbered from 0; the rows as they are where the settings split nothing.
 
@@ -88,6 +96,8 @@ def split_rows(
         settings: how to split, which columns are meant, how to read videos.
         notes: where the scenes of films are kept, so that they are looked for once.
         folder: from which relative paths of videos are to start; where they started before, by default.
+        shard: whose videos are split. A video of another is not looked at, and comes as one row, which says by its
+            `lot` that it is not of this shard. Then numbers are the same in all shards, but not in a row.
 
     Raises:
         DatasetError: a column that is added is there already.
@@ -97,19 +107,21 @@ def split_rows(
         yield from rows
         return
     left_out, numbers = 0, itertools.count()
-    for item, videos in _looked_at(rows, settings, splitting, notes or _Memory()):
+    for item, videos in _looked_at(rows, settings, splitting, notes or _Memory(), shard):
+        if shard is not None:
+            numbers = itertools.count(item.index * _NUMBERS_OF_A_ROW)
         if item.problem or not videos:
             yield _changed(item, next(numbers), _without_lists(item.row, settings), settings)
         clips: Counter[str | bytes] = Counter()
         for clip, video, found in videos:
+            if shard is not None:
+                item = replace(item, lot=lot_of([clip]))  # noqa: PLW2901
             kept = [piece for piece in found if splitting.is_long_enough(piece)] if isinstance(found, list) else []
             left_out += len(found) - len(kept) if isinstance(found, list) else 0
             alone = _alone(item, clip, video, settings, folder)
             if not kept:
-                error = found if isinstance(found, ClipError) else _too_short(clip, splitting)
-                failure = replace(Failure.of_row(next(numbers), str(error), error.kind), video=clip.name)
-                alone |= _own_times(item.row, clip, settings)
-                yield replace(_changed(item, failure.id.row, alone, settings), problem=failure)
+                unsplit = _changed(item, next(numbers), alone | _own_times(item.row, clip, settings), settings)
+                yield unsplit if found is None else _failed(unsplit, clip, found, splitting)
             for changes in _clip_columns(item.row, kept, settings, clips[clip.source]):
                 yield _changed(item, next(numbers), {**alone, **changes}, settings)
             clips[clip.source] += len(kept)
@@ -118,18 +130,26 @@ def split_rows(
         logger.warning("Left out: %d %s shorter than %g s (min_seconds).", left_out, what, splitting.shortest)
 
 
-def _too_short(clip: Clip, splitting: Splitting) -> ClipError:
-    message = f"{clip.name}: no clip of it is as long as {splitting.shortest:g} s; min_seconds allows shorter ones."
-    return ClipError("too_short", message)
+def _failed(row: InputRow, clip: Clip, found: list[Piece] | ClipError, splitting: Splitting) -> InputRow:
+    """A row whose video is not split, with the reason as its problem."""
+    if not isinstance(found, ClipError):
+        short = f"no clip of it is as long as {splitting.shortest:g} s; min_seconds allows shorter ones."
+        found = ClipError("too_short", f"{clip.name}: {short}")
+    return replace(row, problem=replace(Failure.of_row(row.index, str(found), found.kind), video=clip.name))
 
 
 def _looked_at(
-    rows: Iterable[InputRow], settings: Settings, splitting: Splitting, notes: Notes
+    rows: Iterable[InputRow], settings: Settings, splitting: Splitting, notes: Notes, shard: Shard | None
 ) -> Iterator[tuple[InputRow, Videos]]:
     """Rows with the clips of each of their videos, in order; some are looked at ahead."""
     # What is under way is given up before the threads are waited for.
     with ThreadPoolExecutor(usable_cpus(), "split") as executor, _finding(settings, splitting, notes) as find:
         waiting: deque[tuple[InputRow, list[tuple[Clip, Any, Future[Found]]]]] = deque()
+        of_others: Future[Found] = Future()
+        of_others.set_result(None)
+
+        def look(clip: Clip) -> Future[Found]:
+            return executor.submit(find, clip) if shard is None or shard.holds(lot_of([clip])) else of_others
 
         def first() -> tuple[InputRow, Videos]:
             item, videos = waiting.popleft()
@@ -146,9 +166,7 @@ def _looked_at(
             held = item.row.get(video_column(item.row, settings))
             videos = list(held) if isinstance(held, list | tuple) else [held]
             videos = videos if len(videos) == len(clips) else videos * len(clips)  # stretches of one video
-            waiting.append(
-                (item, [(clip, video, executor.submit(find, clip)) for clip, video in zip(clips, videos, strict=False)])
-            )
+            waiting.append((item, [(clip, video, look(clip)) for clip, video in zip(clips, videos, strict=False)]))
             if len(waiting) > _AHEAD * usable_cpus():
                 yield first()
         while waiting:

@@ -162,7 +162,7 @@ def run(
         }
         on_start(Live(total=total, watch=watch, tally=tally, spending=spending))
         read = read_rows(sources, settings, output=output, is_own=ledger.may_have_written)
-        rows = watch.rows(split_rows(read, settings, ledger))
+        rows = watch.rows(split_rows(read, settings, ledger, shard=settings.part()))
         stop = stack.enter_context(stop_at_signals(handle_signals, on_stop))
         start = Start(settings.part(), stop, spending, tally)
         maker = worker if isinstance(worker, Maker) else watch
@@ -220,7 +220,8 @@ def _sidecars(
     sidecars = SidecarWriter(settings, ledger)
     beside_files = [source for source in sources if source.format != "webdataset"]  # whose videos are bytes
     if settings.sidecar and not settings.overwrite_sidecars:
-        sidecars.check(split_rows(read_rows(beside_files, settings, output=output), settings, ledger))
+        beside = read_rows(beside_files, settings, output=output)
+        sidecars.check(split_rows(beside, settings, ledger, shard=settings.part()))
     return sidecars
 
 
