@@ -385,3 +385,34 @@ def test_the_command_says_what_could_not_be_split(film: Path) -> None:
     made = CliRunner().invoke(main, ["split", str(data), "-o", str(film.parent / "clips.jsonl"), "--every", "4"])
     assert made.exit_code == 3
     assert "1 video could not be split" in made.output
+
+
+def test_what_lies_beside_a_stretch_is_the_text_of_that_clip(film: Path) -> None:
+    folder = film.parent
+    (folder / "film.txt").write_text("of all of it")
+    (folder / "film.00004.0-00008.0.txt").write_text("of this clip\n")
+    (folder / "film.00004.0-00008.0.json").write_text('{"id": 7, "start": 1, "video": "another"}')
+    (folder / "film.00000.0-00003.0.txt").write_text("of no clip")
+    settings = Settings(decoders=0, split="4", sidecar="txt", overwrite_sidecars=True)
+    for _ in range(2):  # what the first run wrote is nobody's text
+        run([folder], folder / "out.jsonl", settings, engine=ScriptedEngine(lambda work: said("made")))
+        rows = read_rows_of(folder / "out.jsonl")
+        told = [tuple(row.get(name) for name in ("video", "start", "end", "text", "id", "caption")) for row in rows]
+        assert told == [
+            ("film.mp4", 0, 4, "of all of it", None, "made"),
+            ("film.mp4", 4, 8, "of this clip", 7, "made"),
+        ]
+    assert (folder / "film.00004.0-00008.0.txt").read_text() == "made\n"
+    assert (folder / "film.00000.0-00003.0.txt").read_text() == "of no clip"
+    run([f"{film}#t=4,8"], folder / "named.jsonl", Settings(decoders=0), engine=ScriptedEngine(lambda work: said("x")))
+    [row] = read_rows_of(folder / "named.jsonl")
+    assert (row["text"], row["id"], row["video"], row["caption"]) == ("made", 7, "film.mp4#t=4,8", "x")
+
+
+def test_what_cannot_be_read_beside_a_stretch_costs_that_clip(film: Path) -> None:
+    (film.parent / "film.00004.0-00008.0.json").write_text("[]")
+    settings = Settings(decoders=0, split="4")
+    run([film.parent], film.parent / "out.jsonl", settings, engine=ScriptedEngine(lambda work: said("made")))
+    first, second = read_rows_of(film.parent / "out.jsonl")
+    assert (first["caption"], second["caption"]) == ("made", None)
+    assert "film.00004.0-00008.0.json must hold a JSON object" in second["caption_failure"]

@@ -15,7 +15,7 @@ import re
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from types import TracebackType
@@ -87,17 +87,40 @@ def without_stretch(name: str) -> str:
 # Reading
 
 
+@dataclass(frozen=True, kw_only=True)
+class Beside:
+    """What lies beside the stretches of a video that was found as a file: the source of its row."""
+
+    video: Path
+    is_own: IsOwn
+
+    def columns(self, clip: Clip, settings: Settings) -> tuple[Row, str | None]:
+        """The columns that files beside a clip hold, and what is wrong with them; see `read_sidecars`.
+
+        Those of a stretch say nothing of its times, which are in their names.
+        """
+        columns, wrong = read_sidecars(self.video, settings, self.is_own, _stretch_part(clip))
+        left_out = () if clip.is_whole else settings.stretch_columns
+        return {name: value for name, value in columns.items() if name not in left_out}, wrong
+
+
 def read_sidecars(
-    video: Path, settings: Settings, is_own: IsOwn = lambda file, content: False
+    video: Path, settings: Settings, is_own: IsOwn = lambda file, content: False, part: str = ""
 ) -> tuple[Row, str | None]:
     """The columns that files beside a video hold, and what is wrong with them.
 
     `.txt` is the column of the text, `.json` holds columns. What runs on this output wrote is not read, but what a
     person wrote and they replaced is.
+
+    Args:
+        video: the file.
+        settings: which column is that of the text, how long a file may be.
+        is_own: tells what runs on this output wrote.
+        part: what stands in their names for a stretch, with a dot behind it.
     """
     row: Row = {}
     for kind in ("json", "txt"):
-        file = _find_sidecar(video, kind)
+        file = _find_sidecar(video, part + kind)
         if file is None:
             continue
         try:

@@ -15,6 +15,7 @@ from reelscribe.asking import lot_of
 from reelscribe.config import Settings, Shard
 from reelscribe.dataset.formats.jsonl import JsonLine, splice
 from reelscribe.dataset.identity import scenes_key
+from reelscribe.dataset.sidecars import Beside
 from reelscribe.dataset.sources import Source
 from reelscribe.errors import ClipError, DatasetError
 from reelscribe.layouts import clips_of, video_column, video_token
@@ -123,7 +124,7 @@ def split_rows(
                 unsplit = _changed(item, next(numbers), alone | _own_times(item.row, clip, settings), settings)
                 yield unsplit if found is None else _failed(unsplit, clip, found, splitting)
             for changes in _clip_columns(item.row, kept, settings, clips[clip.source]):
-                yield _changed(item, next(numbers), {**alone, **changes}, settings)
+                yield _with_sidecars(_changed(item, next(numbers), {**alone, **changes}, settings), clip, settings)
             clips[clip.source] += len(kept)
     if left_out:
         what = "clip that is" if left_out == 1 else "clips that are"
@@ -136,6 +137,17 @@ def _failed(row: InputRow, clip: Clip, found: list[Piece] | ClipError, splitting
         short = f"no clip of it is as long as {splitting.shortest:g} s; min_seconds allows shorter ones."
         found = ClipError("too_short", f"{clip.name}: {short}")
     return replace(row, problem=replace(Failure.of_row(row.index, str(found), found.kind), video=clip.name))
+
+
+def _with_sidecars(row: InputRow, film: Clip, settings: Settings) -> InputRow:
+    """A row of a clip of a film that was found as a file, with what lies beside the clip."""
+    if not isinstance(row.source, Beside) or settings.nested:
+        return row
+    start, end = row.row[settings.start_key], row.row[settings.end_key]
+    columns, wrong = row.source.columns(replace(film, start_seconds=start, end_seconds=end), settings)
+    named = {name: row.row[name] for name in (video_column(row.row, settings), CLIP, SCENE) if name in row.row}
+    problem = Failure.of_row(row.index, wrong, "row") if wrong else row.problem
+    return replace(row, row={**row.row, **columns, **named}, problem=problem)
 
 
 def _looked_at(
@@ -271,7 +283,7 @@ def _changed(item: InputRow, index: int, changes: dict[str, Any], settings: Sett
     source = item.source
     if changes and isinstance(source, JsonLine):
         source = JsonLine(splice(source, changes).decode())
-    elif changes and source is not None:
+    elif changes and source is not None and not isinstance(source, Beside):
         source = source.with_columns(changes, settings)
     problem = item.problem and replace(item.problem, id=item.problem.id._replace(row=index))
     return replace(item, index=index, row={**item.row, **changes}, source=source, problem=problem)

@@ -12,8 +12,9 @@ from typing import Final
 from reelscribe.config import Settings
 from reelscribe.dataset.files import VIDEO_SUFFIXES, count_until, is_url, without_suffix
 from reelscribe.dataset.formats import Record
-from reelscribe.dataset.sidecars import IsOwn, read_sidecars, without_stretch
+from reelscribe.dataset.sidecars import Beside, IsOwn, without_stretch
 from reelscribe.errors import DatasetError
+from reelscribe.layouts import named_clip
 
 logger = logging.getLogger(__name__)
 
@@ -66,8 +67,10 @@ def read(
             yield Record(row={"video": named}, problem=problem, kind="unreadable")
             continue
         video = {settings.video_key or "video": named}
-        columns, wrong = read_sidecars(path, settings, is_own)
-        yield Record(row=video | columns | video, root=root, problem=wrong)
+        clip = named_clip(str(path))  # one that is named itself may be a stretch
+        beside = Beside(video=clip.path, is_own=is_own)
+        columns, wrong = beside.columns(clip, settings)
+        yield Record(row=video | columns | video, root=root, problem=wrong, source=beside)
 
 
 def _name_of(path: Path, start: Path) -> str:
