@@ -1,6 +1,5 @@
 """Clips that are stretches of a film, from rows to what is written: an engine that reads the numbers of its frames."""
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -63,6 +62,15 @@ def test_rows_are_captioned_by_their_stretches(film: Path) -> None:
     assert len(asked) == 3
 
 
+def test_a_stretch_that_ends_after_its_file_says_so(film: Path) -> None:
+    ends = [7.9, 8.0, 8.09, 8.2, 9.0, None]
+    _captioned(film.parent, [{"video": "film.mp4", "start": 6, "end": end} for end in ends])
+    metas = [row["caption_meta"] for row in read_rows_of(film.parent / "out.jsonl")]
+    assert [meta["clip_flags"] for meta in metas] == ["", "", "", "ends_early", "ends_early", ""]
+    assert [meta["flags"] for meta in metas] == [meta["clip_flags"] for meta in metas]
+    assert [meta["clip_end"] for meta in metas] == [7.9, 8, 8, 8, 8, 8]
+
+
 def test_a_second_run_knows_each_stretch(film: Path) -> None:
     rows: list[Row] = [{"video": "film.mp4", "start": start, "end": start + 1} for start in range(3)]
     _captioned(film.parent, rows)
@@ -111,18 +119,6 @@ def test_sidecars_of_stretches_are_no_files_that_are_left_out(film: Path, caplog
     (film.parent / "in.jsonl").unlink()
     run([film.parent], film.parent / "out.jsonl", Settings(decoders=0, fps=25), engine=ScriptedEngine(_say))
     assert "Left out" not in caplog.text
-
-
-def test_a_tar_file_holds_no_copy_of_the_film_for_each_stretch(film: Path) -> None:
-    import tarfile
-
-    rows: list[Row] = [{"video": "film.mp4", "start": 1, "end": 2}, {"video": "film.mp4"}]
-    _captioned(film.parent, rows, output="out.tar")
-    with tarfile.open(film.parent / "out.tar") as tar:
-        names = tar.getnames()
-        row = json.loads(tar.extractfile("000000000.json").read())  # type: ignore[union-attr]
-    assert [name for name in names if name.endswith(".mp4")] == ["000000001.mp4"]
-    assert row == rows[0]
 
 
 def test_a_retry_finds_the_stretch_that_failed(film: Path) -> None:

@@ -11,19 +11,26 @@ from reelscribe.faults import WITHOUT_TEXT, events_of, find_faults, with_value
 from reelscribe.schemas import Facts
 from reelscribe.selection import SELECTORS
 from reelscribe.thoughts import set_apart
-from reelscribe.values import NO_FRAMES, Answer, Caption, Failure, Frames, Generation, Outcome, Request
+from reelscribe.values import NO_FRAMES, Answer, Bounds, Caption, Clip, Failure, Frames, Generation, Outcome, Request
+from reelscribe.video.bounds import ends_early
 
 _RETRY_TEMPERATURE: Final = 0.7
 _RETRY_TOP_P: Final = 0.8
 """Sampling of Qwen3-VL as released."""
 
 
-def tell_frames(frames: Frames) -> dict[str, Any]:
-    """What the record says of frames."""
+def tell_frames(frames: Frames, clip: Clip) -> dict[str, Any]:
+    """What the record says of the frames of a clip."""
     if frames is NO_FRAMES:
         return {}
-    start, end, length = frames.bounds or (0.0, frames.duration_seconds, frames.duration_seconds)
-    flags = {"truncated": frames.decoded_share is not None, "thinned": frames.thinned, "shrunk": frames.shrunk}
+    bounds = frames.bounds or Bounds(0.0, frames.duration_seconds, frames.duration_seconds)
+    start, end, length = bounds
+    flags = {
+        "truncated": frames.decoded_share is not None,
+        "thinned": frames.thinned,
+        "shrunk": frames.shrunk,
+        "ends_early": ends_early(clip, bounds),
+    }
     return {
         "frame_timestamps": [round(seconds, 3) for seconds in frames.timestamps],
         "file_timestamps": [round(start + seconds, 3) for seconds in frames.timestamps],

@@ -244,7 +244,7 @@ def make(works: Iterator[Work], settle: Settle, settings: Settings, engine: Engi
                     for request in work.requests:
                         settle(Failure.of(request, str(decoded), decoded.kind))
                     continue
-                told, ready = tell_frames(decoded), tuple(_with_facts(work, decoded, settle))
+                told, ready = tell_frames(decoded, work.clip), tuple(_with_facts(work, decoded, settle))
                 for request in ready:
                     in_flight.add(request, told, decoded.facts)
                 if ready:

@@ -247,7 +247,10 @@ CAPTION_META: Final[dict[str, tuple[str, str]]] = {
     "video_tokens": ("int64", "vision tokens that the frames cost"),
     "decoded_share": ("float64", "share of the clip that they are spread over; 1 for a whole clip"),
     "decoded_seconds": ("float64", "length of that part"),
-    "clip_flags": ("string", "what is to be known of the frames: `truncated`, `thinned`, `shrunk`, or nothing"),
+    "clip_flags": (
+        "string",
+        "what is to be known of the frames: `truncated`, `thinned`, `shrunk`, `ends_early`; or none",
+    ),
     "tone_mapped": ("string", "`pq` or `hlg` for a clip of high dynamic range, which was brought to SDR; else empty"),
     "deinterlaced": ("bool", "whether pictures of two fields were brought to one moment"),
     "sent": ("string", "what a server was sent; null for a model that runs here"),

@@ -16,6 +16,8 @@ from numpy.typing import NDArray
 from reelscribe.outcomes import tell_frames
 from reelscribe.values import Clip
 
+WHOLE = Clip(source="a.mp4")
+
 SHADES = [
     (1.0, 1.0, 1.0), (0.75, 0.75, 0.75), (0.4, 0.4, 0.4), (0.1, 0.1, 0.1),
     (0.75, 0.0, 0.0), (0.0, 0.75, 0.0), (0.0, 0.0, 0.75), (0.8, 0.6, 0.45),
@@ -115,7 +117,7 @@ def test_high_dynamic_range_looks_as_its_sdr_version(
     assert np.abs(shown - wanted).max() <= 18  # one step of ten bits beside full light is 17 of 255 in the dark
     frames = decoded(file)
     assert frames.tone_mapped == kind
-    assert tell_frames(frames)["tone_mapped"] == kind
+    assert tell_frames(frames, WHOLE)["tone_mapped"] == kind
     assert pool().decode(Clip(source=str(file)), BUDGET, threads=1).tone_mapped == kind
 
 
@@ -136,7 +138,7 @@ def test_wide_colours_of_sdr_are_the_same_colours(full: bool, tmp_path: Path) ->
     values = sdr(light_of(SHADES) @ TO_BT2020.T)
     file = write_bars(tmp_path / "a.mkv", values, tags=(9, 14, 9), full=full)
     assert np.abs(bars_of(file, len(SHADES)) - np.array(SHADES) * 255).max() <= 18
-    assert tell_frames(decoded(file))["tone_mapped"] == ""
+    assert tell_frames(decoded(file), WHOLE)["tone_mapped"] == ""
 
 
 @pytest.mark.parametrize("matrix", [1, 6])
@@ -181,7 +183,7 @@ def test_two_fields_do_not_mix(codec: str, tmp_path: Path) -> None:
     frames = decoded(file)
     assert np.abs(frames.pixels.astype(int) - 40).max() < 12
     assert frames.deinterlaced
-    assert tell_frames(frames)["deinterlaced"] is True
+    assert tell_frames(frames, WHOLE)["deinterlaced"] is True
     assert pool().decode(Clip(source=str(file)), BUDGET, threads=1).deinterlaced
 
 
@@ -192,4 +194,4 @@ def test_fields_keep_their_frames_and_times(tmp_path: Path) -> None:
     assert fields.timestamps == plain.timestamps
     assert fields.pixels.shape == plain.pixels.shape
     assert not plain.deinterlaced
-    assert tell_frames(plain)["deinterlaced"] is False
+    assert tell_frames(plain, WHOLE)["deinterlaced"] is False

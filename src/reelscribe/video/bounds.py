@@ -10,6 +10,9 @@ ROUNDED_SECONDS: Final = 0.00051
 _LATE_SECONDS: Final = 1.0
 """An end that is at most so far behind the file's is taken for it: lengths are often rounded, or those of the sound."""
 
+_NOTED_SECONDS: Final = 0.1
+"""An end that is further behind the file's is noted; less is rounding, or the last frame."""
+
 
 def bounds_of(clip: Clip, file_seconds: float) -> Bounds:
     """Where a clip begins and ends in a file of a length.
@@ -25,3 +28,8 @@ def bounds_of(clip: Clip, file_seconds: float) -> Bounds:
     if end <= start:
         raise ClipError("row", f"{clip.name} ends {'where' if end == start else 'before'} it begins; {length}.")
     return Bounds(start, min(end, file_seconds), file_seconds)
+
+
+def ends_early(clip: Clip, bounds: Bounds) -> bool:
+    """Whether the file ends before the clip was to end."""
+    return clip.end_seconds is not None and clip.end_seconds > bounds.end + _NOTED_SECONDS
