@@ -155,14 +155,14 @@ def stretch_columns(
     return times
 
 
-def without_stretches(told: Any) -> Any:
+def without_stretches(path: Any) -> Any:
     """Paths without the stretches behind them, as these are in columns of their own; anything else as it is."""
-    if isinstance(told, list):
-        return [without_stretches(item) for item in told]
+    if isinstance(path, list):
+        return [without_stretches(item) for item in path]
     try:
-        return named_clip(told).source if isinstance(told, str) else told
+        return named_clip(path).source if isinstance(path, str) else path
     except ClipError:
-        return told
+        return path
 
 
 class FilmNames:

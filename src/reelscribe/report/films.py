@@ -138,12 +138,12 @@ def _stop(clip: ClipView, start: float, end: float | None) -> Stop:
     flags = [flag.replace("_", " ") for answer in clip.answers for flag in answer.flags]
     texts = (_said(answer.entry) for answer in clip.answers if not answer.entry.failure)
     words = shortened(" ".join(next((text for text in texts if text), "").split()), _MOST_LETTERS)
-    told = [f"failed: {', '.join(dict.fromkeys(failures))}"] if failures else []
-    told += [", ".join(dict.fromkeys(flags))] if flags else []
+    wrong = [f"failed: {', '.join(dict.fromkeys(failures))}"] if failures else []
+    wrong += [", ".join(dict.fromkeys(flags))] if flags else []
     about = f"{clock(max(start, 0))}–{'end' if end is None else clock(max(end, 0))}"  # noqa: RUF001 - a range
     return Stop(
         clip=clip.id,
-        label="; ".join(filter(None, (about, *told, words))),
+        label="; ".join(filter(None, (about, *wrong, words))),
         words=words,
         state="failed" if failures else "flagged" if flags else "captioned",
     )

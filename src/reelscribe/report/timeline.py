@@ -37,7 +37,7 @@ class Piece(Generic[T]):
     left: float
     """Where it begins, in percent of the line's length."""
     width: float
-    """How long it is, likewise."""
+    """How long it is, in percent of that as well."""
     row: int
     """From 0: what overlaps is in rows of its own."""
     is_first: bool
@@ -72,7 +72,7 @@ def lines_of(clips: Sequence[Span[T]], events: Sequence[Span[E]], seconds: float
 
     Args:
         clips: at least one; each begins before the film ends.
-        events: to be drawn below the clips, likewise.
+        events: to be drawn below the clips; each begins before the film ends.
         seconds: length of the film.
     """
     step = _line_seconds([clip.start for clip in clips], seconds)
