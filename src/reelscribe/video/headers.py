@@ -3,7 +3,7 @@
 What a header says may be wrong. Captions are made of what is in a file; see `index.py`.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 import av
@@ -81,27 +81,35 @@ def read_header(clip: Clip) -> Header:
                 frames, seconds = len(index.pts), index.duration_seconds
             else:
                 check_not_encrypted(next(packets_of(container, stream)), clip)
-            if not clip.is_whole:
-                start, end, whole = bounds_of(clip, seconds)
-                frames, seconds = round(frames * (end - start) / whole), end - start
-            if frames < 2:
-                raise ClipError(
-                    "too_short", f"{clip.name} has {frames} frame{'s' * (frames != 1)}; at least 2 are needed."
-                )
             aspect = stream.sample_aspect_ratio
-            return Header(
+            header = Header(
                 codec=stream.codec_context.codec.canonical_name,
                 width=max(round(stream.width * aspect), 1) if aspect else stream.width,
                 height=stream.height,
                 frames=frames,
                 duration_seconds=seconds,
             )
+            return of_clip(header, clip)
     except ClipError:
         raise
     except (av.FFmpegError, OSError) as exc:
         raise ClipError("unreadable", f"{clip.name} cannot be opened as a video: {reason(exc)}.") from exc
     except Exception as exc:  # nobody knows all that a file can do to libraries
         raise ClipError("crashed", f"{clip.name}: its decoder crashed ({type(exc).__name__}: {exc}).") from exc
+
+
+def of_clip(header: Header, clip: Clip) -> Header:
+    """What the header of a whole file says of a clip of it.
+
+    Raises:
+        ClipError: kind "row" for what is no stretch of the file, or "too_short".
+    """
+    if not clip.is_whole:
+        start, end, whole = bounds_of(clip, header.duration_seconds)
+        header = replace(header, frames=round(header.frames * (end - start) / whole), duration_seconds=end - start)
+    if (count := header.frames) < 2:
+        raise ClipError("too_short", f"{clip.name} has {count} frame{'s' * (count != 1)}; at least 2 are needed.")
+    return header
 
 
 def _may_be_joined(container: InputContainer) -> bool:

@@ -25,7 +25,7 @@ def stated_size(stream: VideoStream) -> tuple[int, int]:
 
 def upright_size(stream: VideoStream, frame: VideoFrame) -> tuple[int, int]:
     """Size of the picture as a player shows it: in square pixels, turned upright."""
-    turns, _, odd = _turn(frame)
+    turns, _, odd = turn_of(frame)
     # FFmpeg makes an aspect ratio of any matrix, also of one that no picture can be shown by.
     aspect = stream.codec_context.sample_aspect_ratio if odd else stream.sample_aspect_ratio
     width = max(round(frame.width * aspect), 1) if aspect else frame.width
@@ -49,7 +49,7 @@ class Painter:
         The scaler gives a plane for each colour. That is twice as quick as pixels of three bytes, and exact, where
         those come out 2 of 255 too dark.
         """
-        turns, mirrored, _ = _turn(frame)
+        turns, mirrored, _ = turn_of(frame)
         height, width = picture.shape[1::-1] if turns % 2 else picture.shape[:2]
         wide = is_wide(frame)
         # Players take untagged video for BT.709 from HD sizes on, for BT.601 below, and HDR for BT.2020.
@@ -106,7 +106,7 @@ class _Fields:
         return cast(VideoFrame, self._graph.pull())
 
 
-class _Turn(NamedTuple):
+class Turn(NamedTuple):
     """How the stored picture comes to lie as players show it."""
 
     turns: int = 0
@@ -117,13 +117,14 @@ class _Turn(NamedTuple):
     """Whether the matrix asks for something else, as a shear, or is none that a picture can be shown by."""
 
 
-def _turn(frame: VideoFrame) -> _Turn:
+def turn_of(frame: VideoFrame) -> Turn:
+    """How a frame lies, by the matrix of its file."""
     matrix = frame.side_data.get("DISPLAYMATRIX")
     if not isinstance(matrix, SideData):
-        return _Turn()
+        return Turn()
     (a, b), (c, d) = np.frombuffer(bytes(matrix), np.int32).reshape(3, 3)[:2, :2].astype(float).tolist()
     if min(abs(a), abs(d)) > 0 and max(abs(b), abs(c)) <= _STRAIGHT * min(abs(a), abs(d)):
-        return _Turn(turns=0 if a > 0 else 2, mirrored=a * d < 0)
+        return Turn(turns=0 if a > 0 else 2, mirrored=a * d < 0)
     if min(abs(b), abs(c)) > 0 and max(abs(a), abs(d)) <= _STRAIGHT * min(abs(b), abs(c)):
-        return _Turn(turns=1 if b < 0 else 3, mirrored=b * c > 0)
-    return _Turn(odd=True)
+        return Turn(turns=1 if b < 0 else 3, mirrored=b * c > 0)
+    return Turn(odd=True)
