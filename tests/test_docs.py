@@ -7,6 +7,7 @@ from pathlib import Path
 
 from engines.test_planning import planned
 
+from reelscribe.export.targets import TARGETS
 from reelscribe.values import CAPTION_META
 
 ROOT = Path(__file__).parent.parent
@@ -15,6 +16,13 @@ ROOT = Path(__file__).parent.parent
 def test_cli_reference_is_up_to_date() -> None:
     tool = runpy.run_path(str(ROOT / "tools" / "render_cli_docs.py"))
     assert tool["PAGE"].read_text("utf-8") == tool["render"](), "run: python tools/render_cli_docs.py"
+
+
+def test_targets_in_the_page_on_exports_are_those_of_the_code() -> None:
+    tool = runpy.run_path(str(ROOT / "tools" / "render_export_docs.py"))
+    page = tool["PAGE"].read_text("utf-8")
+    assert page == tool["render"](page), "run: python tools/render_export_docs.py"
+    assert all(f"| `{name}` |" in page for name in TARGETS)
 
 
 def test_figures_in_the_pages_are_those_of_the_results() -> None:

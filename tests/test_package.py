@@ -30,6 +30,7 @@ def _loaded_by(code: str) -> set[str]:
         "from reelscribe.cli import main; main(['caption', '--help'], standalone_mode=False)",
         "from reelscribe.cli import main; main(['plan', '--help'], standalone_mode=False)",
         "from reelscribe.cli import main; main(['report', '--help'], standalone_mode=False)",
+        "from reelscribe.cli import main; main(['export', '--help'], standalone_mode=False)",
     ],
 )
 def test_nothing_heavy_is_imported_before_it_is_needed(code: str) -> None:

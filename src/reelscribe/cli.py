@@ -11,6 +11,7 @@ from typing import Any
 import click
 
 from reelscribe import __version__
+from reelscribe.cli_export import export
 from reelscribe.cli_looking import LOOKING
 from reelscribe.command import EXIT_ENGINE, EXIT_FAILURES, Group, options, pairs, settings_of, watched, watching
 from reelscribe.config import Settings
@@ -56,7 +57,7 @@ def main(context: click.Context, verbose: bool) -> None:
     reelscribe retry captioned.jsonl                       what failed, once more
     reelscribe merge captioned.jsonl part-*.jsonl          the shards of a run, put together
     reelscribe report captioned.jsonl                      a page to look at the captions
-    reelscribe export captioned.jsonl --as vtt             subtitles for each video
+    reelscribe export captioned.jsonl train/ --as musubi   a folder that a trainer takes
     """  # noqa: D301 - Click takes the backspace for "leave these lines as they are"
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # as stderr: names of files need not be UTF-8
@@ -240,7 +241,7 @@ def merge(output: Path, shards: tuple[Path, ...], log_json: bool, **where: Any) 
     _report(summary, output, log_json)
 
 
-for _command in LOOKING:
+for _command in (*LOOKING, export):
     main.add_command(_command)
 
 

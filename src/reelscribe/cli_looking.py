@@ -104,30 +104,4 @@ def view(output: Path, port: int, **given: Any) -> None:
         serve(output, port=port, **given, on_clip=progress.clip, on_ready=say)
 
 
-@click.command()
-@click.argument("output", type=click.Path(path_type=Path))
-@click.option("--as", "kind", type=click.Choice(["vtt", "srt"]), required=True, help="WebVTT or SubRip.")
-@click.option(
-    "-o", "--folder", type=click.Path(path_type=Path), help="Folder to write to; OUTPUT's .subtitles by default."
-)
-@click.option("--task", metavar="NAME", help="Whose answers to write, if there are several tasks.")
-@click.option("--root", type=click.Path(path_type=Path), help="Folder that paths start from; the run's own by default.")
-def export(output: Path, kind: Any, **given: Any) -> None:
-    """Write the answers in OUTPUT, which caption wrote, as subtitles: a file for each video, called as it is.
-
-    \b
-    reelscribe export captioned.jsonl --as vtt
-    reelscribe export captioned.jsonl --as srt --task events -o subtitles
-
-    Of a task with times its events are written, of any other its captions, from where each clip begins in its video to
-    where it ends. Clips that have none are counted. A file that is there already is not replaced.
-    """  # noqa: D301 - as above
-    from reelscribe.export.subtitles import export_subtitles
-
-    summary = export_subtitles(output, kind, **given)
-    say(f"{some(summary.cues, 'subtitle')} in {some(summary.files, 'file')} in {summary.folder}", err=True)
-    for why, count in summary.left_out.items():
-        say(f"left out: {some(count, 'clip')} {why}", err=True)
-
-
-LOOKING: Final = (status, report, view, export)
+LOOKING: Final = (status, report, view)

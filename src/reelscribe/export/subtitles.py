@@ -6,16 +6,15 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, Literal, NamedTuple
+from typing import Final, NamedTuple
 
 from reelscribe.dataset.files import VIDEO_SUFFIXES, write_whole
 from reelscribe.dataset.names import beside
 from reelscribe.errors import DatasetError, SettingsError, did_you_mean
 from reelscribe.events import Event
+from reelscribe.export.choices import SubtitleFormat
 from reelscribe.report.entries import CaptionedData, Entry
 from reelscribe.video.fetch import scheme_of
-
-SubtitleFormat = Literal["vtt", "srt"]
 
 _MOST_NAMED: Final = 3
 

@@ -13,6 +13,7 @@ from reelscribe.config import Settings
 from reelscribe.dataset.formats.jsonl import to_json
 from reelscribe.dataset.identity import seed_of_0_1
 from reelscribe.dataset.ledger_file import Run, read_answers
+from reelscribe.dataset.lock import holder
 from reelscribe.dataset.names import SHARD
 from reelscribe.dataset.read import read_rows
 from reelscribe.dataset.sources import Source, find_sources
@@ -21,7 +22,7 @@ from reelscribe.events import Event, from_rows
 from reelscribe.layouts import LAYOUTS, clips_of, eoc_token, named_clip, video_token, without_tokens
 from reelscribe.outcomes import choose
 from reelscribe.report.videos import FoundVideo, VideoFinder
-from reelscribe.runners.status import find_failures, find_ledger, ledger_of, runs_on
+from reelscribe.runners.status import find_failures, find_ledger, ledger_of, lock_of, runs_on
 from reelscribe.tasks import COLUMN_KINDS, ColumnKind, Task
 from reelscribe.values import Answer, Caption, Clip, InputRow, Request, Row
 
@@ -47,6 +48,8 @@ class Entry:
     structured: bool = False
     """Whether its captions are JSON."""
     video: FoundVideo
+    source: InputRow | None = None
+    """The row of the output that it is read from, if that holds nothing but what was asked about one input row."""
     original: str
     """The text that the row had."""
     captions: tuple[str, ...] = ()
@@ -86,26 +89,36 @@ class CaptionedData:
     Args:
         output: as the run was given it.
         root: folder that relative paths of videos start from; by default the run's own, or where its inputs lie.
+        unfinished: of a run that broke off, take what is there of an output in JSON Lines with columns.
 
     Raises:
-        DatasetError: there is no such data set, it holds no captions, or the ledger that it takes to read it is gone.
+        DatasetError: there is no such data set, it is not finished, it holds no captions, or the ledger that it takes
+            to read it is gone.
         MissingExtraError: its format needs what is not installed.
     """
 
-    def __init__(self, output: Path, *, root: Path | None = None) -> None:
+    def __init__(self, output: Path, *, root: Path | None = None, unfinished: bool = False) -> None:
         self.output = output
         self.run = _last_run(output)
-        if self.run and SHARD not in str(output) and not output.exists():
+        partial = _partial(output) if unfinished and self.run else None
+        self.is_partial = partial is not None
+        """Whether the output is not whole, and this is what is there of it."""
+        if self.run and SHARD not in str(output) and not output.exists() and not partial:
             raise DatasetError(
                 f"the run on {output} is not finished: give its command again, and there is something to report. "
                 "reelscribe status says how far it is."
             )
         self.settings = replace(_settings_of(self.run), root=None)
-        self._sources = find_sources([str(output).replace(SHARD, "*")])
+        self.sources = [partial] if partial else find_sources([str(output).replace(SHARD, "*")])
+        """The files or folders of the data set."""
         self._finder = VideoFinder(_folders(output, self.run, root))
         first = [item.row for item, _ in zip(self._rows(), range(_PEEK_ROWS), strict=False)]
         self._tasks = self.settings.all_tasks if self.run else _tasks_in(first)
         self._interleaved = self._is_interleaved(first)
+        if partial and self._interleaved:
+            raise DatasetError(
+                f"{output} has its captions in the text, and its run is not finished: give its command again."
+            )
         self._failures: dict[int, list[Row]] = {}
         self._remembered: Callable[[Request, list[str]], Caption | None] = lambda request, texts: None
         self._kept: Callable[[Request], int] = lambda request: 0
@@ -142,7 +155,7 @@ class CaptionedData:
         return (self.settings.text_task,) if self._interleaved else self._tasks
 
     def _rows(self) -> Iterator[InputRow]:
-        return read_rows(self._sources, self.settings, output=self.output)
+        return read_rows(self.sources, self.settings, output=self.output)
 
     def entries(self) -> Iterator[Entry | NoVideo]:
         """What each task came to for each video of each row, in order; may be asked for several times."""
@@ -153,6 +166,8 @@ class CaptionedData:
     def _from_columns(self) -> Iterator[Entry | NoVideo]:
         for item in self._rows():
             if item.problem:  # the output itself is damaged here
+                if self.is_partial:
+                    return
                 raise DatasetError(f"{self.output}: {item.problem.message}")
             entries = [entry for task in self._tasks for entry in self._of_task(item, task)]
             yield from sorted(entries, key=lambda entry: entry.slot)
@@ -174,6 +189,7 @@ class CaptionedData:
                 task=task.name,
                 structured=task.schema is not None or isinstance(cells["text"], dict),
                 video=self._finder.find(clip.whole if clip and over else clip),
+                source=item,
                 original=_text(item.row.get(self.settings.text_key)),
                 meta=meta if isinstance(meta, dict) else {},
             )
@@ -341,6 +357,13 @@ def _text(value: Any) -> str:
 def _last_run(output: Path) -> Run | None:
     """The last run on the output; None where its ledger is gone."""
     return runs_on(output)[0] if find_ledger(output).is_file() else None
+
+
+def _partial(output: Path) -> Source | None:
+    """What is there of the output of a run that broke off, if its whole lines can be read."""
+    partial = output.with_name(f"{output.name}.partial")
+    is_there = output.suffix == ".jsonl" and not output.exists() and partial.is_file()
+    return Source(location=str(partial), format="jsonl") if is_there and not holder(lock_of(output)) else None
 
 
 def _tasks_in(rows: list[Row]) -> tuple[Task, ...]:

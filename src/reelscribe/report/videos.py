@@ -22,6 +22,8 @@ class FoundVideo:
     """To open; None where it cannot be reached."""
     url: str | None = None
     """Where it is on the web."""
+    remote: Clip | None = None
+    """To download; None for what is not at a URL."""
     problem: str = ""
     """Why it cannot be reached."""
 
@@ -62,7 +64,7 @@ class VideoFinder:
         if scheme not in (None, "file"):
             url = without_passwords(clip.source, "") + clip.fragment if scheme in ("http", "https") else None
             problem = "The video is at a URL, from which nothing is downloaded."
-            return FoundVideo(name=clip.name, url=url, problem=problem)
+            return FoundVideo(name=clip.name, url=url, remote=clip, problem=problem)
         return self._find_file(clip, clip.source)
 
     def _find_file(self, clip: Clip, video: str) -> FoundVideo:

@@ -363,7 +363,7 @@ def _text(value: Any) -> str | None:
 def _infer(name: str, values: Sequence[Any]) -> pa.Field:
     """The field of a column that came from elsewhere; where its values have no type in common, of their JSON."""
     try:
-        kind = _settled(pa.array(values).type)
+        kind = settled(pa.array(values).type)
     except _UNREADABLE:
         kind = _widest(values)
     return pa.field(name, pa.string(), metadata=_AS_JSON) if kind is None else pa.field(name, kind)
@@ -375,22 +375,22 @@ def _widest(values: Sequence[Any]) -> pa.DataType | None:
         return pa.uint64()
     held = [value for value in values if _column([value], None)]
     try:
-        return _settled(pa.array(held).type) if len(values) - len(held) <= _MOST_UNFIT * len(values) else None
+        return settled(pa.array(held).type) if len(values) - len(held) <= _MOST_UNFIT * len(values) else None
     except _UNREADABLE:
         return None
 
 
-def _settled(kind: pa.DataType, levels: int = _MOST_LEVELS) -> pa.DataType | None:
+def settled(kind: pa.DataType, levels: int = _MOST_LEVELS) -> pa.DataType | None:
     """A type with text in the place of what only nulls were seen of; None where nothing can hold it."""
     if not levels:
         return None
     if pa.types.is_null(kind):
         return pa.string()
     if pa.types.is_list(kind):
-        inner = _settled(kind.value_type, levels - 1)
+        inner = settled(kind.value_type, levels - 1)
         return inner and pa.list_(inner)
     if pa.types.is_struct(kind):
-        fields = [(field.name, _settled(field.type, levels - 1)) for field in kind]
+        fields = [(field.name, settled(field.type, levels - 1)) for field in kind]
         return pa.struct(fields) if fields and all(inner for _, inner in fields) else None
     return kind
 

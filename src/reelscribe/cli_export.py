@@ -1,0 +1,111 @@
+"""The command that exports captions for other programs."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, cast, get_args
+
+import click
+from click.core import ParameterSource
+
+from reelscribe.command import EXIT_FAILURES
+from reelscribe.console import Progress, kinds, say, some
+from reelscribe.errors import SettingsError
+from reelscribe.export.choices import Newlines, Placing, SubtitleFormat, TargetName
+
+if TYPE_CHECKING:
+    from reelscribe.export.checks import Summary
+
+_SUBTITLES: Final = get_args(SubtitleFormat)
+_TARGETS: Final = (*get_args(TargetName), *_SUBTITLES)
+
+
+@click.command()
+@click.argument("output", type=click.Path(path_type=Path))
+@click.argument("folder", type=click.Path(path_type=Path), required=False)
+@click.option(
+    "--as", "target", type=click.Choice([*get_args(TargetName), *_SUBTITLES]), required=True, help="What it is for."
+)
+@click.option("--form", metavar="NAME", help="Kind of list, if the target takes several, as csv.")
+@click.option("--task", "tasks", metavar="NAME", multiple=True, help="Whose answers; again for several.")
+@click.option("--where", metavar="CONDITION", multiple=True, help="Only these, as 'seconds<=61'; all must hold.")
+@click.option("--newlines", type=click.Choice(get_args(Newlines)), help="Keep them, make blanks, or split there.")
+@click.option("--strip-openings", is_flag=True, help="Take away 'The video shows' and the like.")
+@click.option("--trigger", default="", metavar="WORD", help="Put WORD in place of [trigger], or in front.")
+@click.option("--prefix", default="", metavar="TEXT", help="Put TEXT in front of each caption.")
+@click.option("--suffix", default="", metavar="TEXT", help="Put TEXT behind each caption.")
+@click.option("--videos", type=click.Choice(get_args(Placing)), help="How videos get into FOLDER.")
+@click.option("--columns", metavar="NAME,...", help="Of a table, or beside the caption.")
+@click.option("--max-tokens", type=int, metavar="N", help="Of a caption; by default what the target says.")
+@click.option("--tokenizer", metavar="FOLDER", help="Tokenizer to count them with.")
+@click.option("--clips-per-tar", type=int, metavar="N", help="In each tar file; 1000 by default.")
+@click.option("--root", metavar="FOLDER", help="Folder that paths start from; the run's own by default.")
+@click.option("--dry-run", is_flag=True, help="Look and count; write nothing.")
+def export(output: Path, folder: Path | None, target: str, columns: str | None, dry_run: bool, **given: Any) -> None:
+    """Export the captions in OUTPUT, which caption wrote, to FOLDER, as a trainer or a player takes them.
+
+    \b
+    reelscribe export captions.jsonl train/ --as musubi --trigger TOK --strip-openings
+    reelscribe export clips.jsonl train/ --as ltx --videos cut --where 'flags lacks truncated'
+    reelscribe export captions.jsonl table/ --as table --form csv --columns video,caption,seconds
+    reelscribe export captions.jsonl --as vtt
+
+    FOLDER is new or empty; by default it is called as OUTPUT, with the target behind it. What failed, or is left out,
+    is counted. An export that breaks off goes on when the same command is given again. Exit code: 0 all is there, 2
+    wrong usage, nothing to export, or most of it is beyond the target's limits, 3 some clips could not be written.
+    """  # noqa: D301 - Click takes the backspace for "leave these lines as they are"
+    if target in _SUBTITLES:
+        _subtitles(output, folder, target, {"columns": columns, "dry_run": dry_run, **given})
+        return
+    from reelscribe.dataset.names import beside
+    from reelscribe.export.options import ExportOptions
+    from reelscribe.export.targets import TARGETS
+    from reelscribe.export.trainers import export_data
+
+    chosen = tuple(name.strip() for name in columns.split(",") if name.strip()) if columns else ()
+    options = ExportOptions(target=cast(TargetName, target), columns=chosen, **given)
+    with Progress() as progress:
+        summary = export_data(
+            output, folder or beside(output, target), options, dry_run=dry_run, on_sample=progress.clip
+        )
+    for line in _lines(summary, TARGETS[options.target].title):
+        say(line, err=True)
+    if summary.failed:
+        click.get_current_context().exit(EXIT_FAILURES)
+
+
+def _lines(summary: "Summary", title: str) -> Iterator[str]:
+    """What an export did, or would do."""
+    written = summary.samples - summary.failed.total()
+    what = f"{some(written, 'clip')} with {some(summary.texts, 'caption')}"
+    if summary.written:
+        yield f"{what} in {summary.folder}, for {title}"
+    else:
+        yield f"{what} would go to {summary.folder}, for {title}; nothing is written"
+    yield from (f"left out: {some(count, 'caption')} {why}" for why, count in summary.left_out.items())
+    yield from (f"left out: {some(count, 'clip')} {why}" for why, count in summary.videos_left_out.items())
+    yield from (f"warning: {warning}" for warning in summary.warnings)
+    yield from (f"note: {note}" for note in summary.notes)
+    if summary.failed:
+        count = some(summary.failed.total(), "clip")
+        yield f"{count} could not be written ({kinds(summary.failed)}); the same command tries again:"
+        yield from (f"  {example}" for example in summary.examples)
+
+
+def _subtitles(output: Path, folder: Path | None, kind: Any, given: dict[str, Any]) -> None:
+    """Write subtitles, which take few of the options."""
+    from reelscribe.export.subtitles import export_subtitles
+
+    tasks, root = given.pop("tasks"), given.pop("root")
+    context = click.get_current_context()
+    for name in given:
+        if context.get_parameter_source(name) is not ParameterSource.DEFAULT:
+            option = f"--{name.replace('_', '-')}"
+            raise SettingsError(f"{option} does not go with --as {kind}: subtitles have no use for it.")
+    if len(tasks) > 1:
+        raise SettingsError(f"--as {kind} takes one --task; got {', '.join(tasks)}.")
+    summary = export_subtitles(
+        output, kind, folder=folder, task=tasks[0] if tasks else None, root=Path(root) if root else None
+    )
+    say(f"{some(summary.cues, 'subtitle')} in {some(summary.files, 'file')} in {summary.folder}", err=True)
+    for why, count in summary.left_out.items():
+        say(f"left out: {some(count, 'clip')} {why}", err=True)

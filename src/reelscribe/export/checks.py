@@ -1,0 +1,139 @@
+"""What is to be known of an export before anything is written: what stands in its way, and what a trainer would say."""
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+from reelscribe.errors import DatasetError
+from reelscribe.export.choices import Placing
+from reelscribe.export.samples import Sample, unknown_name
+from reelscribe.export.targets import Target
+from reelscribe.export.videos import Names, suffix_of, trouble
+
+_MOST: Final = 0.5
+"""If a trainer's limit is broken by a larger share of the captions or clips, nothing is written."""
+
+
+@dataclass(kw_only=True)
+class Summary:
+    """What an export came to, or would."""
+
+    folder: Path
+    samples: int = 0
+    texts: int = 0
+    left_out: Counter[str] = field(default_factory=Counter)
+    """Captions that were left out, by why."""
+    videos_left_out: Counter[str] = field(default_factory=Counter)
+    """Videos with captions that were left out, by why."""
+    warnings: list[str] = field(default_factory=list)
+    failed: Counter[str] = field(default_factory=Counter)
+    """Samples that could not be written, by the kind of failure. The same command tries them again."""
+    examples: list[str] = field(default_factory=list)
+    """Of these, some."""
+    notes: list[str] = field(default_factory=list)
+    written: bool = False
+
+
+class Checks:
+    """Looks at each sample, and says in the end what came of that.
+
+    Args:
+        target: the trainer.
+        placing: how videos get there.
+        count: counts the tokens of a text.
+        most_tokens: of a caption.
+        columns: that were asked for, but for those that every sample has.
+    """
+
+    def __init__(
+        self,
+        target: Target,
+        placing: Placing,
+        *,
+        count: Callable[[str], int] | None,
+        most_tokens: int | None,
+        columns: Sequence[str],
+    ) -> None:
+        self._target, self._placing = target, placing
+        self._count, self._most_tokens, self._unknown = count, most_tokens, set(columns)
+        self._troubles: Counter[str] = Counter()
+        self._example = ""
+        self._broken: Counter[int] = Counter()
+        self._kinds: Counter[str] = Counter()
+        self._unread = self._long = 0
+        self._names = Names()
+
+    def stands_in_the_way(self, sample: Sample) -> bool:
+        """Whether a video needs another way into the folder, so that nothing can be written."""
+        message = trouble(sample.entry.video, self._placing, stretches=self._target.stretches)
+        if message:
+            self._troubles[message] += 1
+            self._example = self._example or sample.entry.video.name
+        return message is not None
+
+    def look_at(self, sample: Sample) -> None:
+        """Take a sample that can be written."""
+        if self._count and self._most_tokens:
+            self._long += sum(self._count(item.text) > self._most_tokens for item in sample.texts)
+        if self._target.rules:
+            header = sample.header
+            self._unread += header is None
+            broken = (number for number, rule in enumerate(self._target.rules) if header and not rule.holds(header))
+            self._broken.update(broken)
+        suffix = suffix_of(sample, self._placing)
+        if self._target.suffixes and suffix not in self._target.suffixes:
+            self._kinds[suffix] += 1
+        if self._target.by_name and self._placing == "in-place":
+            self._names.name(sample)
+        self._unknown -= {name for name in self._unknown if sample.texts[0].named.knows(name)}
+
+    def finish(self, summary: Summary) -> None:
+        """Raise for what stands in the way, and note what is only to be known.
+
+        Raises:
+            DatasetError: videos need another way, or most captions or clips are beyond a limit.
+            SettingsError: a column is named that no row has.
+        """
+        self._names.close()
+        if self._troubles:
+            reasons = "; ".join(f"{count:,} {message}" for message, count in self._troubles.items())
+            raise DatasetError(f"of the videos, {reasons} (as {self._example}). Nothing is written.")
+        if summary.samples and self._unknown:
+            raise unknown_name("--columns", min(self._unknown))
+        summary.warnings += [*self._of_tokens(summary), *self._of_rules(summary), *self._of_files()]
+
+    def _of_tokens(self, summary: Summary) -> Iterator[str]:
+        if not self._long:
+            return
+        what = f"{self._long:,} of {summary.texts:,} captions are longer than {self._most_tokens:,} tokens"
+        if self._long > summary.texts * _MOST:
+            raise DatasetError(
+                f"{what}, which is most of them: nothing is written. Ask for shorter ones, raise --max-tokens, or "
+                f"leave them out with --where 'tokens<={self._most_tokens}'."
+            )
+        yield f"{what}; {self._target.title} would cut them off"
+
+    def _of_rules(self, summary: Summary) -> Iterator[str]:
+        title = self._target.title
+        for number, rule in enumerate(self._target.rules):
+            broken = self._broken[number]
+            what = f"{broken:,} of {summary.samples:,} clips {rule.words}"
+            if rule.refuses and broken > summary.samples * _MOST:
+                raise DatasetError(
+                    f"{what}, which {title} does not take: nothing is written. Split films into clips "
+                    "that it takes, or leave these out with --where, as 'seconds<=61' or 'frames>=61'."
+                )
+            if broken:
+                yield f"{what}: {title} {'does not take' if rule.refuses else 'trims or resizes'} them"
+        if self._unread:
+            yield f"clips whose headers cannot be read, so that they were not held against the rules: {self._unread:,}"
+
+    def _of_files(self) -> Iterator[str]:
+        title = self._target.title
+        for suffix, number in self._kinds.items():
+            yield f"videos that end in {suffix}, which {title} does not read: {number:,}"
+        if repeated := self._names.repeated:
+            what = f"videos that are called as others are, and that {title} takes for these: {repeated:,}"
+            yield f"{what}. --videos symlink gives each a name of its own."

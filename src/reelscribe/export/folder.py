@@ -1,0 +1,169 @@
+"""The folder of an export: new, empty, or begun by the same command. Its files get their names when they are whole."""
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Final, Self
+
+from reelscribe.dataset.files import sync, sync_folder, write_whole
+from reelscribe.dataset.lock import locked
+from reelscribe.errors import DatasetError
+
+OWN: Final = ".reelscribe-export"
+"""Name of the folder within that holds the record and, while an export runs, files that are not whole."""
+
+
+@contextmanager
+def writing(file: Path) -> Iterator[None]:
+    """Say which file cannot be written."""
+    try:
+        yield
+    except OSError as exc:
+        raise DatasetError(f"cannot write to {file}: {exc.strerror or exc}.") from exc
+
+
+class ExportFolder:
+    """Files of an export.
+
+    Args:
+        path: the folder; it is made.
+        command: what was asked for, ready for JSON. A folder is continued by the same command alone.
+
+    Raises:
+        DatasetError: something else is in the folder, or what another command put there.
+    """
+
+    def __init__(self, path: Path, command: Mapping[str, Any]) -> None:
+        self.path = path
+        self._own = path / OWN
+        self._command = json.loads(json.dumps(command))
+        record = self._read()
+        self.failed: frozenset[int] = frozenset(record.get("failed", ()))
+        """Numbers of the samples that the last run of the same command could not write."""
+        self._lists: dict[str, list[str]] = record.get("lists", {})
+        """Hashes of what was written under the names of lists."""
+
+    def _read(self) -> dict[str, Any]:
+        if not os.path.lexists(self.path):
+            return {}
+        if not self.path.is_dir():
+            raise DatasetError(f"cannot write to {self.path}: it is no folder; name a new one.")
+        try:
+            record: dict[str, Any] = json.loads((self._own / "record.json").read_bytes())
+        except (OSError, ValueError) as exc:
+            with writing(self.path):
+                others = sorted(item.name for item in self.path.iterdir() if item.name != OWN)
+            if others:
+                raise DatasetError(
+                    f"cannot write to {self.path}: something else is there already ({', '.join(others[:3])}, ...); "
+                    "name a new folder, or an empty one."
+                ) from exc
+            return {}
+        before = record.get("command")
+        if before != self._command:
+            names = [*(before if isinstance(before, dict) else {}), *self._command]
+            changed = [name for name in dict.fromkeys(names) if (before or {}).get(name) != self._command.get(name)]
+            what = "the captions have changed" if changed == ["captions"] else f"{', '.join(changed)} differ"
+            raise DatasetError(
+                f"cannot write to {self.path}: it holds an export by another command ({what} since then); name a new "
+                "folder, or remove this one."
+            )
+        return record
+
+    @contextmanager
+    def opened(self) -> Iterator[Self]:
+        """Hold the folder: one export at a time. What is not whole at the end goes, if the end is no kill."""
+        with writing(self.path):
+            self._own.mkdir(parents=True, exist_ok=True)
+        with locked(self._own / "lock", self.path):
+            self._note(finished=False)
+            try:
+                yield self
+            finally:
+                shutil.rmtree(self._own / "partial", ignore_errors=True)
+
+    def finish(self, failed: Collection[int], *, finished: bool) -> None:
+        """Note which samples could not be written, and whether the same command would find no more to do."""
+        self.failed = frozenset(failed)
+        self._note(finished=finished)
+
+    def _note(self, *, finished: bool) -> None:
+        record = {"command": self._command, "finished": finished, "failed": sorted(self.failed), "lists": self._lists}
+        with writing(self._own):
+            write_whole(self._own / "record.json", json.dumps(record, indent=1))
+
+    # Files
+
+    def partial(self, name: str) -> Path:
+        """Where to write a file until it is whole."""
+        path = self._own / "partial" / name.replace("/", "-")
+        with writing(path):
+            path.parent.mkdir(exist_ok=True)
+            path.unlink(missing_ok=True)
+        return path
+
+    def has(self, name: str) -> bool:
+        """Whether a file, or a link, has its name already."""
+        return os.path.lexists(self.path / name)
+
+    def put(self, name: str, make: Callable[[Path], object]) -> Path:
+        """Make a file that is not there yet; `make` writes it to the path that it is given, or makes a link there."""
+        file = self.path / name
+        if not self.has(name):
+            partial = self.partial(name)
+            with writing(file):
+                make(partial)
+                file.parent.mkdir(parents=True, exist_ok=True)
+                if not partial.is_symlink():
+                    with partial.open("rb") as opened:  # or after a loss of power an empty file might have the name
+                        os.fsync(opened.fileno())
+                partial.rename(file)
+        return file
+
+    def put_text(self, name: str, text: str) -> None:
+        """Write a text.
+
+        Raises:
+            DatasetError: there is another one of this name.
+        """
+        file, data = self.path / name, text.encode("utf-8", "backslashreplace")
+        if not self.has(name):
+            self.put(name, lambda partial: partial.write_bytes(data))
+        elif file.read_bytes() != data:
+            raise self._changed(file)
+
+    def put_list(self, name: str, partial: Path) -> None:
+        """Give a list of samples its name. One that an earlier run wrote is replaced, if nobody changed it since.
+
+        Raises:
+            DatasetError: it was changed.
+        """
+        file, written = self.path / name, self._lists.setdefault(name, [])
+        with writing(file):
+            digest = _digest(partial)
+            if self.has(name) and (before := _digest(file)) != digest and before not in written:
+                raise self._changed(file)
+            written.append(digest)
+            self._note(finished=False)
+            sync(partial)
+            partial.replace(file)
+            sync_folder(file.parent)
+
+    def replace(self, name: str, partial: Path) -> None:
+        """Give a file its name, in the place of one that an earlier run of this command wrote."""
+        with writing(self.path / name):
+            sync(partial)
+            partial.replace(self.path / name)
+            sync_folder(self.path)
+
+    def _changed(self, file: Path) -> DatasetError:
+        return DatasetError(f"{file} is not as this export wrote it; move it away, and give the command again.")
+
+
+def _digest(file: Path) -> str:
+    with file.open("rb") as opened:
+        return hashlib.file_digest(opened, "sha256").hexdigest()

@@ -1,0 +1,98 @@
+"""What a sample is in the list of each trainer: functions of the sample and the job."""
+
+import uuid
+from typing import Final
+
+from reelscribe.export.writers import Job, MakeRow, Placed
+from reelscribe.values import Row
+
+DEFAULT_QUESTION: Final = "Describe the video."
+"""If it is not known what was asked."""
+VIDEO_MARKS: Final = ("<video>", "<image>", "<audio>")
+"""What stands for a video in a conversation, and its like."""
+
+
+def path_and_caption(video: str, text: str) -> MakeRow:
+    """An item with a path and a caption."""
+    return lambda placed, job: {video: placed.video, text: placed.text}
+
+
+def of_videofolder(placed: Placed, job: Job) -> Row:
+    """Of VideoFolder's metadata."""
+    chosen = {name: placed.sample.value(name) for name in job.columns}
+    return {"file_name": placed.video, "text": placed.text} | chosen
+
+
+def of_table(placed: Placed, job: Job) -> Row:
+    """Of a table."""
+    start, end = (placed.clip.start_seconds, placed.clip.end_seconds) if placed.is_part else (0.0, None)
+    own = {"video": placed.video, "caption": placed.text, "captions": placed.texts, "start": start, "end": end}
+    by_task = {item.task: item.text for item in reversed(placed.sample.texts)}
+    known = own | dict.fromkeys(job.tasks) | by_task
+    return {name: known[name] if name in known else placed.sample.value(name) for name in job.columns}
+
+
+def of_tar(placed: Placed, job: Job) -> Row:
+    """`KEY.json` of a sample in a tar file."""
+    chosen = {name: placed.sample.value(name) for name in job.columns}
+    return {"captions": placed.texts, "source": placed.sample.entry.video.name} | chosen
+
+
+def of_simpletuner(placed: Placed, job: Job) -> Row:
+    """Of SimpleTuner's Parquet file."""
+    header = placed.header
+    return {"filename": placed.video, "caption": placed.texts, "width": header.width, "height": header.height}
+
+
+def of_cosmos(placed: Placed, job: Job) -> Row:
+    """Of the list of the Cosmos framework."""
+    entry, header = placed.sample.entry, placed.header
+    rate = header.frames / header.duration_seconds
+    first = round(placed.clip.start_seconds * rate) if placed.is_part else 0
+    windows = [
+        {
+            "start_frame": first,
+            "end_frame": first + header.frames,
+            "temporal_interval": 1,
+            "caption": item.text,
+            "caption_json": item.named.text if item.named.entry.structured else None,
+        }
+        for item in placed.sample.texts
+    ]
+    return {
+        "uuid": str(uuid.uuid5(uuid.NAMESPACE_URL, f"{entry.video.name} {entry.row} {entry.slot}")),
+        "duration": header.duration_seconds,
+        "width": header.width,
+        "height": header.height,
+        "vision_path": placed.video,
+        "t2w_windows": windows,
+    }
+
+
+def _turns(placed: Placed, *, who: str, what: str, human: str, model: str, behind: str) -> list[dict[str, str]]:
+    """A conversation: each question as it was asked, the video in front of the first, and its answer."""
+    turns = []
+    for number, item in enumerate(placed.sample.texts):
+        asked = item.named.entry.meta.get("prompt") or DEFAULT_QUESTION
+        for mark in VIDEO_MARKS:
+            asked = asked.replace(mark, "")
+        turns += [{who: human, what: asked if number else f"<video>{behind}{asked}"}, {who: model, what: item.text}]
+    return turns
+
+
+def of_llama_factory(placed: Placed, job: Job) -> Row:
+    """Of LLaMA-Factory, as ShareGPT has it."""
+    turns = _turns(placed, who="from", what="value", human="human", model="gpt", behind="")
+    return {"conversations": turns, "videos": [placed.video]}
+
+
+def of_ms_swift(placed: Placed, job: Job) -> Row:
+    """Of ms-swift."""
+    turns = _turns(placed, who="role", what="content", human="user", model="assistant", behind="")
+    return {"messages": turns, "videos": [placed.video]}
+
+
+def of_qwen_vl(placed: Placed, job: Job) -> Row:
+    """Of Qwen's fine-tuning."""
+    turns = _turns(placed, who="from", what="value", human="human", model="gpt", behind="\n")
+    return {"video": placed.video, "conversations": turns}

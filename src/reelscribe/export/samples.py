@@ -1,0 +1,140 @@
+"""What of a captioned data set goes to a trainer: videos with captions that were chosen, worded and counted."""
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, Final
+
+from reelscribe.errors import SettingsError, did_you_mean
+from reelscribe.export.texts import Wording
+from reelscribe.export.where import VALUES, Condition, Named, header_of
+from reelscribe.report.entries import CaptionedData, Entry, by_video
+from reelscribe.values import CAPTION_META
+from reelscribe.video.headers import Header
+
+
+@dataclass(frozen=True, kw_only=True)
+class Text:
+    """A caption as a trainer gets it."""
+
+    text: str
+    named: Named
+    """The caption that it was made of."""
+
+    @property
+    def task(self) -> str:
+        """The task that it answers."""
+        return self.named.entry.task
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sample:
+    """A video, or a stretch of one, with its captions."""
+
+    texts: tuple[Text, ...]
+    """At least one."""
+
+    @property
+    def entry(self) -> Entry:
+        """The first caption's: where the video is, and what is known of it."""
+        return self.texts[0].named.entry
+
+    @cached_property
+    def header(self) -> Header | None:
+        """What the file says of the clip; None if it cannot be read."""
+        return header_of(self.entry)
+
+    def value(self, name: str) -> Any:
+        """What a name stands for, as conditions and columns of tables know it."""
+        return self.texts[0].named.value(name)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Selection:
+    """Which captions, in which wording.
+
+    Raises, when it is iterated over:
+        DatasetError: the data set is damaged.
+    """
+
+    data: CaptionedData
+    tasks: Sequence[str]
+    wording: Wording
+    conditions: Sequence[Condition] = ()
+    several: bool = False
+    """Whether a video may have several captions; else the first is taken."""
+    forbidden: Sequence[str] = ()
+    """What no caption may hold."""
+    count_tokens: Callable[[str], int] | None = None
+    left_out: Counter[str] = field(default_factory=Counter)
+    """Captions that were left out, by why."""
+    seen: Counter[str] = field(default_factory=Counter)
+    """Names in conditions, and for how many captions each stands for something; "" for any caption."""
+
+    def __iter__(self) -> Iterator[Sample]:
+        """The samples, in order of the rows. What is left out is counted on the way."""
+        for entries in by_video(self.data.entries()):
+            chosen = [entry for name in self.tasks for entry in entries if entry.task == name]
+            texts = [text for entry in chosen for text in self._texts_of(entry)]
+            if not self.several and len(texts) > 1:
+                self.left_out["beyond the first of a video"] += len(texts) - 1
+                texts = texts[:1]
+            if texts:
+                yield Sample(texts=tuple(texts))
+
+    def _texts_of(self, entry: Entry) -> Iterator[Text]:
+        if entry.failure is not None:
+            self.left_out[f"that failed ({entry.failure})"] += 1
+        elif entry.source is not None and entry.source.row.get(entry.task, "") is None:
+            self.left_out["that did not fit the schema, or had no times"] += 1
+        elif not entry.captions:
+            self.left_out["whose column was not written"] += 1
+        else:
+            for caption in entry.captions:
+                yield from self._worded(Named(entry=entry, text=caption, count_tokens=self.count_tokens))
+
+    def _worded(self, named: Named) -> Iterator[Text]:
+        self.seen.update(["", *(item.name for item in self.conditions if named.knows(item.name))])
+        missed = next((item for item in self.conditions if not item.holds(named.value(item.name))), None)
+        if missed:
+            self.left_out[f"not where {missed.written}"] += 1
+            return
+        texts = self.wording.texts_of(named.text)
+        if not texts:
+            self.left_out["without text"] += 1
+        for text in texts:
+            if found := next((mark for mark in self.forbidden if mark in text), None):
+                self.left_out[f"with {found} in the text"] += 1
+            else:
+                yield Text(text=text, named=named)
+
+    def check_names(self) -> None:
+        """Raise SettingsError if a condition names what no row has; only behind the last sample."""
+        for item in self.conditions:
+            if not self.seen[item.name]:
+                raise unknown_name(f"--where {item.written!r}", item.name)
+
+
+def unknown_name(what: str, name: str) -> SettingsError:
+    """The error about a name that stands for nothing."""
+    known = [*VALUES, *CAPTION_META]
+    return SettingsError(f"{what}: no row has a column {name!r}; {did_you_mean(name, known, otherwise=_NAMES)}")
+
+
+_NAMES: Final = f"known are columns of the rows, keys of caption_meta, and {', '.join(VALUES)}."
+
+
+def chosen_tasks(data: CaptionedData, wanted: Sequence[str]) -> list[str]:
+    """The tasks to export: those that are named, or the only one.
+
+    Raises:
+        SettingsError: there is no such task, or there are several and none is named.
+    """
+    names = [task.name for task in data.tasks]
+    for name in wanted:
+        if name not in names:
+            raise SettingsError(f"there is no task {name!r}; {did_you_mean(name, names)}")
+    if not wanted and len(names) > 1:
+        raise SettingsError(f"there are several tasks, {', '.join(names)}: name one, or some, with --task.")
+    return list(dict.fromkeys(wanted)) or names

@@ -1,0 +1,321 @@
+"""The programs that an export is for, and what each of them takes: a table. The documentation is rendered from it."""
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+from reelscribe.export.choices import Newlines, Placing, TargetName
+from reelscribe.export.items import (
+    VIDEO_MARKS,
+    of_cosmos,
+    of_llama_factory,
+    of_ms_swift,
+    of_qwen_vl,
+    of_simpletuner,
+    of_table,
+    of_tar,
+    of_videofolder,
+    path_and_caption,
+)
+from reelscribe.export.writers import CaptionsByName, Job, Lines, ListWriter, MakeRow, Tars, TextFiles, Writer
+from reelscribe.video.headers import Header
+
+ANYWHERE: Final[tuple[Placing, ...]] = ("in-place", "symlink", "hardlink", "copy", "cut")
+LINKED: Final[tuple[Placing, ...]] = ("symlink", "in-place", "hardlink", "copy", "cut")
+BESIDE: Final[tuple[Placing, ...]] = ("symlink", "hardlink", "copy", "cut")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Form:
+    """One way in which a target takes its data."""
+
+    files: str
+    """What is written, in words."""
+    open: Callable[[Job], Writer]
+    placings: tuple[Placing, ...] = BESIDE
+    """How videos may get there; the first is the default."""
+    newlines: tuple[Newlines, ...] = ("keep", "fold")
+    """What may become of newlines; the first is the default."""
+    several: bool = False
+    """Whether a video may have several captions."""
+    absolute: bool = False
+    """Whether paths are absolute; else they start from the folder, but for videos that stay where they are."""
+    columns: tuple[str, ...] | None = None
+    """Of the user's choice, if it takes such: the default."""
+    in_tars: bool = False
+    """Whether videos go into tar files."""
+    more: Callable[[Path], Mapping[str, str]] = field(default=lambda folder: {})
+    """Files of the trainer's settings, by name."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rule:
+    """What a trainer wants of a clip."""
+
+    words: str
+    """What clips are or have that do not keep it."""
+    holds: Callable[[Header], bool]
+    refuses: bool = False
+    """Whether the trainer does without such a clip; else it trims or resizes it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Target:
+    """A program that data is exported for."""
+
+    title: str
+    source: str
+    """Where its rules are from, and when they were read; empty if nobody has rules."""
+    forms: Mapping[str, Form]
+    """By name; the first is the default."""
+    says: str
+    """What to know of it, for the documentation."""
+    max_tokens: int | None = None
+    """Of a caption, as its text encoder takes them."""
+    rules: tuple[Rule, ...] = ()
+    suffixes: frozenset[str] = frozenset()
+    """Videos that it reads; none for all."""
+    forbidden: tuple[str, ...] = ()
+    """What a caption must not hold."""
+    stretches: bool = False
+    """Whether it can refer to a part of a file."""
+    by_name: bool = False
+    """Whether it knows a video by its name alone, wherever it lies."""
+
+
+# Settings of trainers
+
+
+def _musubi(folder: Path) -> dict[str, str]:
+    where = json.dumps(str((folder / "metadata.jsonl").absolute()), ensure_ascii=False)
+    cache = json.dumps(str((folder / "cache").absolute()), ensure_ascii=False)
+    return {"dataset.toml": _MUSUBI_TOML.format(where=f"video_jsonl_file = {where}", cache=cache)}
+
+
+def _musubi_texts(folder: Path) -> dict[str, str]:
+    where = json.dumps(str(folder.absolute()), ensure_ascii=False)
+    cache = json.dumps(str((folder / "cache").absolute()), ensure_ascii=False)
+    return {
+        "dataset.toml": _MUSUBI_TOML.format(where=f'video_directory = {where}\ncaption_extension = ".txt"', cache=cache)
+    }
+
+
+_MUSUBI_TOML: Final = """\
+[general]
+resolution = [960, 544]  # width and height to train at
+batch_size = 1
+enable_bucket = true
+
+[[datasets]]
+{where}
+cache_directory = {cache}
+target_frames = [1, 25, 45]  # each 4n + 1
+frame_extraction = "head"  # or chunk, slide, uniform, full
+# source_fps = 30.0  # of the videos, if frames are to be taken at the rate of the model
+"""
+
+
+def _dataset_info(folder: Path) -> dict[str, str]:
+    columns = {"messages": "conversations", "videos": "videos"}
+    info = {"reelscribe": {"file_name": "data.json", "formatting": "sharegpt", "columns": columns}}
+    return {"dataset_info.json": json.dumps(info, indent=2) + "\n"}
+
+
+# Forms that several targets have
+
+
+def _lists(video: str, text: str, *kinds: str, placings: tuple[Placing, ...] = LINKED) -> dict[str, Form]:
+    """A list `metadata.KIND` with a path and a caption, in several formats."""
+    return {kind: _list(f"metadata.{kind}", path_and_caption(video, text), placings=placings) for kind in kinds}
+
+
+def _list(name: str, make: MakeRow, **options: Any) -> Form:
+    return Form(files=f"`{name}`", open=lambda job: ListWriter(job, name, make), **options)
+
+
+def _texts(**options: Any) -> Form:
+    return Form(files="`NAME.txt` beside each `NAME.mp4`", open=TextFiles, **options)
+
+
+_FACTS: Final = "sources and documents, read June to September 2026"
+_AI_TOOLKIT_READS: Final = frozenset({".mp4", ".avi", ".mov", ".webm", ".mkv", ".wmv", ".m4v", ".flv"})
+_VIDEOFOLDER_READS: Final = frozenset({".mkv", ".mp4", ".avi", ".mpeg", ".mov"})
+
+TARGETS: Final[Mapping[TargetName, Target]] = {
+    "musubi": Target(
+        title="musubi-tuner",
+        source=f"its {_FACTS}",
+        says="`dataset.toml` names the list; set resolution and frames there. Frames are taken at 24 a second for "
+        "HunyuanVideo, 16 for Wan, 30 for FramePack. Its cache is thought to know a video by its name alone, which was "
+        "not checked: so links give each a name of its own.",
+        forms={
+            "jsonl": _list(
+                "metadata.jsonl",
+                path_and_caption("video_path", "caption"),
+                placings=LINKED,
+                absolute=True,
+                more=_musubi,
+            ),
+            "txt": _texts(more=_musubi_texts),
+        },
+        rules=(Rule(words="have a number of frames that is not 4n + 1", holds=lambda header: header.frames % 4 == 1),),
+        by_name=True,
+    ),
+    "diffusion-pipe": Target(
+        title="diffusion-pipe",
+        source=f"its {_FACTS}",
+        says="A video may have several captions in the list. A video without one would be skipped.",
+        forms={
+            "json": Form(
+                files="`captions.json`",
+                open=lambda job: CaptionsByName(job, "captions.json"),
+                newlines=("keep", "fold", "split"),
+                several=True,
+            ),
+            "txt": _texts(),
+        },
+    ),
+    "ai-toolkit": Target(
+        title="ai-toolkit",
+        source=f"its {_FACTS}",
+        says="It replaces `[trigger]` by its own `trigger_word`; `--trigger` does so in the files. It parts captions "
+        "at commas and joins them again.",
+        forms={"txt": _texts(newlines=("fold", "keep"))},
+        suffixes=_AI_TOOLKIT_READS,
+    ),
+    "ltx": Target(
+        title="LTX-2 trainer",
+        source=f"its {_FACTS}",
+        says="Paths start from the list.",
+        forms=_lists("video", "caption", "jsonl", "json", "csv"),
+        max_tokens=1024,
+        rules=(
+            Rule(words="have a number of frames that is not 8n + 1", holds=lambda header: header.frames % 8 == 1),
+            Rule(
+                words="have sides that are no multiples of 32",
+                holds=lambda header: header.width % 32 == 0 and header.height % 32 == 0,
+            ),
+        ),
+    ),
+    "finetrainers": Target(
+        title="finetrainers 0.2",
+        source=f"its {_FACTS}",
+        says="In `prompts.txt` a caption is a line, so newlines become blanks.",
+        forms={
+            "lines": Form(files="`prompts.txt` and `videos.txt`", open=Lines, newlines=("fold",)),
+            **_lists("file_name", "caption", "jsonl", "json", "csv", placings=BESIDE),
+            "txt": _texts(newlines=("fold",)),
+        },
+    ),
+    "diffsynth": Target(
+        title="DiffSynth-Studio",
+        source=f"its {_FACTS}",
+        says="The folder is its `--dataset_base_path`.",
+        forms=_lists("video", "prompt", "csv", "jsonl", "json"),
+    ),
+    "simpletuner": Target(
+        title="SimpleTuner",
+        source=f"its {_FACTS}",
+        says="It parts a `.txt` at newlines into several captions (`caption_strategy` textfile): so newlines become "
+        "blanks, unless they are to do that. The Parquet file has the columns filename, caption (a list), width and "
+        "height.",
+        forms={
+            "txt": _texts(newlines=("fold", "split"), several=True),
+            "parquet": _list("metadata.parquet", of_simpletuner, newlines=("keep", "fold", "split"), several=True),
+        },
+    ),
+    "onetrainer": Target(
+        title="OneTrainer",
+        source="issues and excerpts alone, read June to September 2026",
+        says="Each line is a caption, of which one is drawn an epoch.",
+        forms={"txt": _texts(newlines=("fold", "split"), several=True)},
+    ),
+    "cosmos": Target(
+        title="Cosmos SFT",
+        source=f"its {_FACTS}",
+        says="A stretch needs no cut: it is a window of its film, in frames of the file's average rate; `end_frame` is "
+        "taken for the one behind the last, which no document says. `caption_json` is the caption of a task with a "
+        "schema.",
+        forms={
+            "jsonl": _list("metadata.jsonl", of_cosmos, placings=ANYWHERE, absolute=True, several=True),
+        },
+        max_tokens=1024,
+        rules=(
+            Rule(words="are longer than 61 s", holds=lambda header: header.duration_seconds <= 61, refuses=True),
+            Rule(words="have fewer than 61 frames", holds=lambda header: header.frames >= 61, refuses=True),
+        ),
+        stretches=True,
+    ),
+    "videofolder": Target(
+        title="Hugging Face VideoFolder",
+        source="the library `datasets` 5.2, which the tests read it with",
+        says='`load_dataset("videofolder", data_dir=FOLDER)`; the caption is in the column `text`, and `--columns` '
+        "adds others.",
+        forms={kind: _list(f"metadata.{kind}", of_videofolder, columns=()) for kind in ("jsonl", "csv", "parquet")},
+        suffixes=_VIDEOFOLDER_READS,
+    ),
+    "webdataset": Target(
+        title="WebDataset",
+        source="the library `webdataset` 1.0, which the tests read it with",
+        says="`--clips-per-tar` says how many go into each. `KEY.json` has all captions and what `--columns` adds.",
+        forms={
+            "tar": Form(
+                files="`00000.tar`, ... of `KEY.mp4`, `KEY.txt`, `KEY.json`",
+                open=lambda job: Tars(job, of_tar),
+                placings=("copy", "cut"),
+                in_tars=True,
+                newlines=("keep", "fold", "split"),
+                several=True,
+                columns=(),
+            )
+        },
+    ),
+    "llama-factory": Target(
+        title="LLaMA-Factory",
+        source="a fork of it, read June to September 2026",
+        says="The folder is its `dataset_dir`, and the data set is called `reelscribe`. Several tasks become turns of "
+        "one conversation.",
+        forms={
+            "json": _list(
+                "data.json", of_llama_factory, placings=ANYWHERE, several=True, absolute=True, more=_dataset_info
+            )
+        },
+        forbidden=VIDEO_MARKS,
+    ),
+    "ms-swift": Target(
+        title="ms-swift 4",
+        source=f"its {_FACTS}",
+        says="Several tasks become turns of one conversation.",
+        forms={"jsonl": _list("data.jsonl", of_ms_swift, placings=ANYWHERE, several=True, absolute=True)},
+        forbidden=VIDEO_MARKS,
+    ),
+    "qwen-vl": Target(
+        title="Qwen3-VL fine-tuning",
+        source=f"its {_FACTS}",
+        says="The folder is its `data_path`. Several tasks become turns of one conversation.",
+        forms={kind: _list(f"data.{kind}", of_qwen_vl, placings=LINKED, several=True) for kind in ("json", "jsonl")},
+        forbidden=VIDEO_MARKS,
+    ),
+    "table": Target(
+        title="a table",
+        source="",
+        says="`--columns` chooses: `video`, `caption` (the first), `captions` (a list), `start`, `end`, the names of "
+        "tasks, and all that `--where` knows.",
+        forms={
+            kind: _list(
+                f"captions.{kind}",
+                of_table,
+                placings=ANYWHERE,
+                newlines=("keep", "fold", "split"),
+                several=True,
+                absolute=True,
+                columns=("video", "caption", "start", "end"),
+            )
+            for kind in ("jsonl", "csv", "parquet")
+        },
+        stretches=True,
+    ),
+}
+"""By the name that `--as` takes. WebVTT and SubRip are subtitles, of a video at a time: `export.subtitles`."""

@@ -1,0 +1,354 @@
+"""The files that trainers read: lists of samples in several formats, a text beside each video, tar files."""
+
+import csv
+import io
+import tarfile
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO, Final, Protocol
+
+from reelscribe.dataset.files import create, needs_extra
+from reelscribe.dataset.formats.jsonl import to_json
+from reelscribe.errors import DatasetError
+from reelscribe.export.folder import ExportFolder
+from reelscribe.export.samples import Sample
+from reelscribe.export.videos import Placer, clip_of
+from reelscribe.values import Clip, Row
+from reelscribe.video.headers import Header, read_header
+
+_GROUP_ROWS: Final = 10_000
+
+
+@dataclass(frozen=True, kw_only=True)
+class Placed:
+    """A sample whose video is where it is to be."""
+
+    sample: Sample
+    number: int
+    """Place among all samples, from 0."""
+    name: str
+    """Of its own, without a suffix."""
+    video: str
+    """What a list names it by: a path from the folder of the list, or an absolute one."""
+    file: Path | None
+    """Where it is; None if it goes into a tar file."""
+    is_part: bool = False
+    """Whether the sample is a stretch of what is there."""
+
+    @property
+    def clip(self) -> Clip:
+        """To open or to download.
+
+        Raises:
+            ClipError: kind "missing", if it cannot be had.
+        """
+        return clip_of(self.sample)
+
+    @property
+    def header(self) -> Header:
+        """What the file says of the clip.
+
+        Raises:
+            ClipError: it cannot be read.
+        """
+        return read_header(self.clip if self.is_part or self.file is None else Clip(source=str(self.file)))
+
+    @property
+    def text(self) -> str:
+        """The first caption."""
+        return self.sample.texts[0].text
+
+    @property
+    def texts(self) -> list[str]:
+        """All captions."""
+        return [item.text for item in self.sample.texts]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """What writers are given."""
+
+    folder: ExportFolder
+    placer: Placer
+    tasks: tuple[str, ...]
+    """Whose answers are exported."""
+    columns: tuple[str, ...]
+    """Of the user's choice."""
+    clips_per_tar: int
+
+
+class Writer(Protocol):
+    """Writes what a trainer reads, sample by sample."""
+
+    def write(self, placed: Placed) -> None:
+        """Write a sample."""
+
+    def close(self) -> None:
+        """Give its files their names: all samples are written."""
+
+
+MakeRow = Callable[[Placed, Job], Row]
+"""(sample, job) -> its item in a list."""
+
+
+# Lists
+
+
+class ListWriter:
+    """Writes a list of samples, as its name says: JSON Lines, a JSON array, CSV or Parquet.
+
+    Args:
+        job: folder and columns.
+        name: of the file.
+        make: makes the item of a sample.
+    """
+
+    def __init__(self, job: Job, name: str, make: MakeRow) -> None:
+        self._job, self._name, self._make = job, name, make
+        self._partial = job.folder.partial(name)
+        self._rows = _SINKS[Path(name).suffix](self._partial)
+
+    def write(self, placed: Placed) -> None:
+        """Write a sample."""
+        self._rows.add(self._make(placed, self._job))
+
+    def close(self) -> None:
+        """End the list, and give it its name."""
+        self._rows.close()
+        self._job.folder.put_list(self._name, self._partial)
+
+
+class _Sink(Protocol):
+    def add(self, row: Row) -> None: ...
+
+    def close(self) -> None: ...
+
+
+class _JsonLines:
+    def __init__(self, file: Path) -> None:
+        self._file = file.open("wb")
+
+    def add(self, row: Row) -> None:
+        self._file.write(f"{to_json(row)}\n".encode())
+
+    def close(self) -> None:
+        self._file.close()
+
+
+class _JsonArray:
+    def __init__(self, file: Path) -> None:
+        self._file = file.open("wb")
+        self._first = True
+
+    def add(self, row: Row) -> None:
+        self._file.write(f"{'[' if self._first else ','}\n{to_json(row)}".encode())
+        self._first = False
+
+    def close(self) -> None:
+        self._file.write(b"\n]\n")
+        self._file.close()
+
+
+class _JsonObject:
+    """An object with a member for each row: of one name and one value."""
+
+    def __init__(self, file: Path) -> None:
+        self._file = file.open("wb")
+        self._first = True
+
+    def add(self, row: Row) -> None:
+        self._file.write(f"{'{' if self._first else ','}\n{to_json(row)[1:-1]}".encode())
+        self._first = False
+
+    def close(self) -> None:
+        self._file.write(b"\n}\n")
+        self._file.close()
+
+
+class _Csv:
+    def __init__(self, file: Path) -> None:
+        self._file = file.open("w", encoding="utf-8", errors="backslashreplace", newline="")
+        self._writer: Any = None
+
+    def add(self, row: Row) -> None:
+        if self._writer is None:
+            self._writer = csv.DictWriter(self._file, list(row), lineterminator="\n")
+            self._writer.writeheader()
+        self._writer.writerow({name: _cell(value) for name, value in row.items()})
+
+    def close(self) -> None:
+        self._file.close()
+
+
+def _cell(value: Any) -> Any:
+    """A value as a cell of a table that holds no lists: these are JSON there."""
+    return to_json(value) if isinstance(value, list | dict | tuple | bool) else value
+
+
+def check_installed(form: str) -> None:
+    """Raise MissingExtraError if a form needs what is not installed."""
+    if form == "parquet":
+        with needs_extra("writing Parquet"):
+            import pyarrow.parquet  # noqa: F401
+
+
+class _Parquet:
+    def __init__(self, file: Path) -> None:
+        import pyarrow.parquet as pq
+
+        self._make, self._file = pq.ParquetWriter, file
+        self._rows: list[Row] = []
+        self._writer: Any = None
+
+    def add(self, row: Row) -> None:
+        self._rows.append({name: to_json(value) if isinstance(value, dict) else value for name, value in row.items()})
+        if len(self._rows) >= _GROUP_ROWS:
+            self._write_group()
+
+    def _write_group(self) -> None:
+        import pyarrow as pa
+
+        from reelscribe.dataset.formats.arrow import settled
+
+        try:
+            table = pa.Table.from_pylist(self._rows, None if self._writer is None else self._writer.schema)
+            if self._writer is None:
+                kinds = [pa.field(field.name, settled(field.type) or pa.string()) for field in table.schema]
+                table = table.cast(pa.schema(kinds))
+                self._writer = self._make(self._file, table.schema, compression="zstd")
+        except pa.ArrowException as exc:
+            why = " ".join(str(exc).split())
+            raise DatasetError(f"a column has values of several types ({why}); leave it out, or write jsonl.") from exc
+        self._writer.write_table(table)
+        self._rows = []
+
+    def close(self) -> None:
+        if self._rows or self._writer is None:
+            self._write_group()
+        self._writer.close()
+
+
+_SINKS: Final[Mapping[str, Callable[[Path], _Sink]]] = {
+    ".jsonl": _JsonLines,
+    ".json": _JsonArray,
+    ".csv": _Csv,
+    ".parquet": _Parquet,
+}
+
+
+class CaptionsByName(ListWriter):
+    """Writes one JSON object: the name of each video, and the list of its captions."""
+
+    def __init__(self, job: Job, name: str) -> None:
+        super().__init__(job, name, lambda placed, _: {placed.video: placed.texts})
+        self._rows.close()
+        self._rows = _JsonObject(self._partial)
+
+
+class Lines:
+    """Writes two files side by side: the captions, and the videos, one a line."""
+
+    def __init__(self, job: Job) -> None:
+        self._job = job
+        self._stack = ExitStack()
+        self._partials = {name: job.folder.partial(name) for name in ("prompts.txt", "videos.txt")}
+        self._files = [create(file, name, self._stack) for name, file in self._partials.items()]
+
+    def write(self, placed: Placed) -> None:
+        """Write a sample."""
+        for file, line in zip(self._files, (placed.text, placed.video), strict=True):
+            file.write(line.encode("utf-8", "backslashreplace") + b"\n")
+
+    def close(self) -> None:
+        """Give both their names."""
+        self._stack.close()
+        for name, partial in self._partials.items():
+            self._job.folder.put_list(name, partial)
+
+
+# Files of samples
+
+
+class TextFiles:
+    """Writes a text beside each video: its caption, or one a line. A newline behind the last would begin another."""
+
+    def __init__(self, job: Job) -> None:
+        self._job = job
+
+    def write(self, placed: Placed) -> None:
+        """Write a sample."""
+        self._job.folder.put_text(f"{placed.name}.txt", "\n".join(placed.texts))
+
+    def close(self) -> None:
+        """All are there."""
+
+
+class Tars:
+    """Writes tar files of some samples each: KEY.mp4, KEY.txt with the caption, KEY.json with what is known.
+
+    A tar file that is there is left as it is, unless a sample of it could not be written then.
+    """
+
+    def __init__(self, job: Job, make: MakeRow) -> None:
+        self._job, self._make = job, make
+        self._stack = ExitStack()
+        self._tar: tarfile.TarFile | None = None
+        self._shard, self._partial = -1, Path()
+
+    def _has(self, shard: int) -> bool:
+        """Whether a tar file is there and whole."""
+        size = self._job.clips_per_tar
+        failed = any(number // size == shard for number in self._job.folder.failed)
+        return self._job.folder.has(_tar_name(shard)) and not failed
+
+    def write(self, placed: Placed) -> None:
+        """Write a sample.
+
+        Raises:
+            ClipError: its video cannot be had.
+        """
+        shard = placed.number // self._job.clips_per_tar
+        if shard != self._shard:
+            self._end()
+            self._shard = shard
+        if self._has(shard):
+            return
+        with self._job.placer.content(placed.clip, self._job.folder.partial("sample")) as path:
+            tar = self._open()
+            with path.open("rb") as opened:
+                _add(tar, f"{placed.name}{Path(placed.video).suffix}", opened, path.stat().st_size)
+        texts = {"txt": placed.text, "json": to_json(self._make(placed, self._job))}
+        for kind, text in texts.items():
+            data = text.encode("utf-8", "backslashreplace")
+            _add(tar, f"{placed.name}.{kind}", io.BytesIO(data), len(data))
+
+    def _open(self) -> tarfile.TarFile:
+        if self._tar is None:
+            name = _tar_name(self._shard)
+            self._partial = self._job.folder.partial(name)
+            opened = create(self._partial, name, self._stack)
+            self._tar = self._stack.enter_context(tarfile.TarFile(fileobj=opened, mode="w", format=tarfile.PAX_FORMAT))
+        return self._tar
+
+    def _end(self) -> None:
+        self._stack.close()
+        if self._tar is not None:
+            self._job.folder.replace(_tar_name(self._shard), self._partial)
+        self._tar = None
+
+    def close(self) -> None:
+        """End the last tar file."""
+        self._end()
+
+
+def _add(tar: tarfile.TarFile, name: str, content: BinaryIO, size: int) -> None:
+    info = tarfile.TarInfo(name)
+    info.size = size
+    tar.addfile(info, content)
+    tar.members.clear()  # type: ignore[attr-defined] # or the list of all that was written would grow
+
+
+def _tar_name(shard: int) -> str:
+    return f"{shard:05d}.tar"
