@@ -46,7 +46,7 @@ READ: dict[str, list[tuple[float, float, str]]] = {
 
 @pytest.mark.parametrize("text", READ)
 def test_models_write_times_in_many_ways(text: str) -> None:
-    assert in_text(text) == READ[text]
+    assert in_text(text, 9.0) == READ[text]
 
 
 @pytest.mark.parametrize(
@@ -74,12 +74,12 @@ def test_models_write_times_in_many_ways(text: str) -> None:
     ],
 )
 def test_what_is_no_event_is_not_made_one(text: str) -> None:
-    assert in_text(text) is None
+    assert in_text(text, 9.0) is None
 
 
 @pytest.mark.parametrize("piece", ["0:", "- ", "a 1 ", "[0 - ", "*", "0-", "1. ", " ", "\n", "1", "1 - ", "a, "])
 def test_long_texts_without_end_are_read_to_it(piece: str) -> None:
-    assert in_text(piece * 100_000) is None
+    assert in_text(piece * 100_000, 9.0) is None
 
 
 # What can be
@@ -142,9 +142,9 @@ def _listed(*names: str) -> dict[str, Any]:
 def test_a_schema_has_one_list_of_events() -> None:
     schema = _schema(tags={"type": "array", "items": {"type": "string"}}, events=_listed("from", "to", "label"))
     assert list_of(schema) == "events"
-    assert in_value({"tags": [], "events": []}, schema) == []
-    assert in_value({"tags": [], "events": [{"from": 1, "to": "2 s", "label": "a"}]}, schema) == [Event(1, 2, "a")]
-    assert in_value({"tags": [], "events": [{"from": 1, "label": "a"}]}, schema) is None
+    assert in_value({"tags": [], "events": []}, schema, 9.0) == []
+    assert in_value({"tags": [], "events": [{"from": 1, "to": "2 s", "label": "a"}]}, schema, 9.0) == [Event(1, 2, "a")]
+    assert in_value({"tags": [], "events": [{"from": 1, "label": "a"}]}, schema, 9.0) is None
     assert list_of(_schema(a=_listed("start", "text"))) is None
     assert list_of(_schema(a=_listed("time", "text"), b=_listed("time", "text"))) is None
 

@@ -1,7 +1,8 @@
 """Events with times, as models write them: in lines of text or in JSON. Pure, without a clip or a model.
 
 Models write times in many ways, so reading is generous: seconds or clocks, brackets, bullets, Markdown, cues of
-subtitles. But what is read has to be a range: "3-4 people: they wave" is no event, and "at 2.0 s" has no end.
+subtitles. But what is read has to be a time: "3-4 people: they wave" is no event. Events of which only the start is
+said, as "At 2.0 s he stops" or "stops (2.0 s)", last until the next one starts, and the last one until the clip ends.
 """
 
 import json
@@ -42,6 +43,8 @@ _ENDS: Final = ("end", "end_time", "end_seconds", "stop", "to")
 _SPANS: Final = ("time", "times", "time_range", "timestamp", "timestamps", "range", "interval", "span", "segment")
 _TEXTS: Final = ("text", "description", "caption", "event", "action", "sentence", "label", "title", "summary")
 """Names that schemas and models give to the parts of an event. The first that is there counts."""
+_Read = tuple[float, float | None, str]
+"""Start, end and text, as they were read. None: no end was said."""
 
 
 # What is an event, and what is wrong with several
@@ -95,8 +98,14 @@ def from_rows(value: Any) -> tuple[Event, ...] | None:
 # Reading
 
 
-def in_text(text: str) -> list[Event] | None:
-    """The events in a text: JSON, also in a Markdown fence, or lines. None if there are none."""
+def in_text(text: str, seconds: float | None) -> list[Event] | None:
+    """The events in a text: JSON, also in a Markdown fence, or lines. None if there are none.
+
+    Args:
+        text: what the model said.
+        seconds: length of the clip, where the last event ends if no end is said; None if it is not known, and then
+            such an event has no length.
+    """
     fenced = _FENCED.search(text)
     body = (fenced[1] if fenced else text).strip()
     if body[:1] in ("[", "{"):
@@ -105,13 +114,30 @@ def in_text(text: str) -> list[Event] | None:
         except (ValueError, RecursionError):
             found = None
         if found is not None:
-            return found
-    return _in_lines(body) or None
+            return _ended(found, seconds)
+    return _ended(_in_lines(body) or _starts_in(body), seconds) or None
 
 
-def in_value(value: Any, schema: Schema) -> list[Event] | None:
-    """The events in a value that fits a schema which has a list of them; None if an entry is none."""
-    return _in_json(value.get(list_of(schema)))
+def in_value(value: Any, schema: Schema, seconds: float | None) -> list[Event] | None:
+    """The events in a value that fits a schema which has a list of them; None if an entry is none.
+
+    Args:
+        value: of the whole answer.
+        schema: that it fits.
+        seconds: length of the clip; see `in_text`.
+    """
+    found = _in_json(value.get(list_of(schema)))
+    return None if found is None else _ended(found, seconds)
+
+
+def _ended(found: Sequence[_Read], seconds: float | None) -> list[Event]:
+    """Events with an end each: what was said, or when the next one starts, or when the clip ends."""
+    starts = [start for start, *_ in found]
+    nexts = [*starts[1:], max([seconds or 0.0, *starts])]
+    return [
+        Event(start, after if end is None else end, text)
+        for (start, end, text), after in zip(found, nexts, strict=False)
+    ]
 
 
 def list_of(schema: Schema) -> str | None:
@@ -137,7 +163,7 @@ def _list_in(value: Any) -> Any:
     return chosen[0] if len(chosen) == 1 else None
 
 
-def _in_json(items: Any) -> list[Event] | None:
+def _in_json(items: Any) -> list[_Read] | None:
     if not isinstance(items, list):
         return None
     events = [_of_object(item) for item in items]
@@ -159,25 +185,27 @@ def _parts(names: Iterable[str]) -> tuple[tuple[str, ...], str] | None:
     return ((span,), text) if span else None
 
 
-def _of_object(item: Any) -> Event | None:
+def _of_object(item: Any) -> _Read | None:
     parts = _parts(item) if isinstance(item, Mapping) else None
     if not parts:
         return None
     times, text = [item[name] for name in parts[0]], item[parts[1]]
-    if len(times) == 1:
-        times = _pair(times[0])
-    start, end = map(_seconds, times) if len(times) == 2 else (None, None)
+    times = _pair(times[0]) if len(times) == 1 else times
+    start, end = (_seconds(times[0]), _seconds(times[-1])) if 1 <= len(times) <= 2 else (None, None)
     if start is None or end is None or not isinstance(text, str) or not _is_text(text):
         return None
-    return Event(start, end, text.strip())
+    return start, end if len(times) == 2 else None, text.strip()
 
 
 def _pair(value: Any) -> list[Any]:
-    """The two times of a pair, or of a text with a range."""
+    """The two times of a pair, or of a text with a range; else what may be one time."""
     if isinstance(value, list):
-        return value
-    found = _RANGE.fullmatch(value.strip(" \t[](){}")) if isinstance(value, str) else None
-    return [found["start"], found["end"]] if found else []
+        return value if len(value) == 2 else []
+    if not isinstance(value, str):
+        return [value]
+    bare = value.strip(" \t[](){}")
+    found = _RANGE.fullmatch(bare)
+    return [found["start"], found["end"]] if found else [bare]
 
 
 def _seconds(value: Any) -> float | None:
@@ -204,7 +232,7 @@ _RANGE: Final = re.compile(
 )
 _ALONE: Final = re.compile(rf"<?({_TIME})(?:{_UNIT})?>?", re.IGNORECASE)
 _LEAD: Final = re.compile(
-    r"\s*(?:[-*•\u2013\u2014]\s+|[*_•#|>]+\s*|-(?=\d+:)|\(?\d+[.)]\s+|(?!from\b)[a-z]+\s+\d+\s*[:.)\u2013\u2014-]?\s+)*",
+    r"\s*(?:[-*•\u2013\u2014]\s+|[*_•#|>]+\s*|-(?=\d+:)|\(?\d+[.)]\s+|(?!from\b|at\b)[a-z]+\s+\d+\s*[:.)\u2013\u2014-]?\s+)*",
     re.IGNORECASE,
 )
 """What may stand before a range: bullets, Markdown, a number, or a word with a number, as `Scene 2:`."""
@@ -212,9 +240,11 @@ _BREAK: Final = re.compile(r"(\n|(?<=;)[ \t]+|(?<=[^\d\s][,.])[ \t]+)")
 """Where another event may begin: at a line, or within one after a semicolon, or a comma or full stop behind a word."""
 _BETWEEN: Final = " \t])}>*_|:,.;\u2013\u2014-"
 """What may stand between a range and its text."""
+_AROUND: Final = " \t\n;,|*_"
+"""What is left out around a text."""
 
 
-def _in_lines(text: str) -> list[Event]:
+def _in_lines(text: str) -> list[_Read]:
     """The events in lines; none if one of them has no words.
 
     What stands before the first, or after a blank line that ends one, is no part of any.
@@ -232,8 +262,8 @@ def _in_lines(text: str) -> list[Event]:
             events[-1][2].extend(("\n" if behind == "\n" else " ", piece.strip()))
         elif behind == "\n" and open_event and not piece.strip():
             open_event = not _is_text("".join(events[-1][2]))
-    made = [Event(start, end, "".join(words).strip(" \t\n;,|*_")) for start, end, words in events]
-    return made if all(_is_text(event.text) for event in made) else []
+    made: list[_Read] = [(start, end, "".join(words).strip(_AROUND)) for start, end, words in events]
+    return made if all(_is_text(words) for *_, words in made) else []
 
 
 def _begun(piece: str, behind: str) -> tuple[float, float, list[str]] | None:
@@ -269,3 +299,67 @@ def _begun(piece: str, behind: str) -> tuple[float, float, list[str]] | None:
         return None
     start, end = time_of(found["start"]), time_of(found["end"])
     return None if start is None or end is None else (start, end, [words.strip()])
+
+
+# Starts alone
+
+_START: Final = rf"(?P<time>{_TIME})(?P<unit>{_UNIT})?"
+_BEFORE: Final = re.compile(
+    rf"(?P<at>at\s+)?(?P<opened>[\[(<]\s*)?{_START}(?P<mark>[{re.escape(_BETWEEN)}]*)(?P<text>.*)", re.IGNORECASE
+)
+_BEHIND: Final = re.compile(rf"[(\[](?:at\s+)?{_START}[)\]]$", re.IGNORECASE)
+_PIECES: Final = re.compile(r"\n|(?<=;)[ \t]+|(?<=\.)[ \t]+(?=at\s+\d)", re.IGNORECASE)
+_END: Final = re.compile(
+    r"(?:(?:the|this)\s+)?(?:(?:video|clip|film|scene)\s+)?ends?|(?:the\s+)?end\s+of\s+(?:the\s+)?(?:video|clip|film|scene)",
+    re.IGNORECASE,
+)
+"""A last event with these words is no event, but the end of the one before."""
+
+
+def _starts_in(text: str) -> list[_Read]:
+    """The events of a text that says of each when it starts; none if there is more in it, or one has no words.
+
+    Before the first there may be a heading, or words that end with a colon; behind a blank line anything.
+    """
+    events: list[tuple[float, list[str]]] = []
+    open_event = False
+    for piece in _PIECES.split(text):
+        found = _start_of(piece)
+        if found:
+            events.append(found)
+            open_event = True
+        elif not piece.strip():
+            open_event = open_event and not _is_text("".join(events[-1][1]))
+        elif open_event:
+            events[-1][1].append(piece.strip())
+        elif not events and not (piece.strip(" \t*_")[-1:] in (":", "|") or piece.startswith("#")):
+            return []
+    made: list[_Read] = [(start, None, "\n".join(filter(None, words)).strip(_AROUND)) for start, words in events]
+    if len(made) > 1 and _END.fullmatch(made[-1][2].rstrip(".")):
+        end = made.pop()[0]
+        made[-1] = (made[-1][0], end, made[-1][2])
+    return made if all(_is_text(words) for *_, words in made) else []
+
+
+def _start_of(piece: str) -> tuple[float, list[str]] | None:
+    """The start that a piece of text says before or behind its words, with these; None if it says none.
+
+    It has to be a clock, or seconds with their unit: a number alone says how many.
+    """
+    lead = _LEAD.match(piece)
+    bare = piece[lead.end() if lead else 0 :].strip(_AROUND + ".")
+    found = _BEHIND.search(bare)
+    words = bare[: found.start()] if found else ""
+    if not found:
+        found = _BEFORE.match(bare)
+        if not found:
+            return None
+        mark, words = found["mark"], found["text"]
+        if words[:1].isdigit() and mark:  # as in 2 s - 1 h: it was meant for a range, and is none
+            return None
+        closed = found["opened"] and mark[:1] in ("]", ")", ">")
+        if words and not (found["at"] or closed or mark.strip() or (mark and ":" in found["time"])):
+            return None  # as in "5 seconds later"
+    start = time_of(found["time"])
+    is_time = found["unit"] or re.search(r":\d\d", found["time"])  # not as in 4:3
+    return (start, [words.strip()]) if start is not None and is_time else None

@@ -95,8 +95,10 @@ def events_of(candidate: Candidate, request: Request, meta: Mapping[str, Any]) -
     """
     start, end = meta.get("clip_start"), meta.get("clip_end")
     start, end = (request.clip.start_seconds, request.clip.end_seconds) if start is None else (start, end)
-    found = in_value(candidate.value, request.schema) if request.schema else in_text(candidate.text)
-    events = None if found is None else checked(found, None if end is None else end - start, request.times)
+    seconds = None if end is None else end - start
+    text, schema = candidate.text, request.schema
+    found = in_value(candidate.value, schema, seconds) if schema else in_text(text, seconds)
+    events = None if found is None else checked(found, seconds, request.times)
     return None if events is None else moved(events, start)
 
 

@@ -12,11 +12,16 @@ _WIDTH, _HEIGHT, _POOL = 48, 27, 3
 """Of the small pictures, and of the blocks of them that are averaged for coarse ones."""
 _MOVES: Final = (20, 6)
 """How far a camera may move from a frame to the next, in pixels of the small pictures, across and down."""
+_LEAST_CONTRAST: Final = 0.25
+"""Of pictures that were moved, the variance in what they share, at least, as a share of that in the whole."""
+_ZOOMS: Final = (1.12, 1.25, 1.4)
+"""How much larger things get in two seconds of a zoom."""
 Picture = NDArray[np.uint8]
 """Of shape (3, 27, 48): luma and two colours."""
 Block = NDArray[np.uint8]
 """Pictures, of shape (frames, 3, 27, 48)."""
 Floats = NDArray[np.float32]
+Doubles = NDArray[np.float64]
 
 
 def small_pictures(frames: Iterable[VideoFrame]) -> Iterator[Picture]:
@@ -82,18 +87,61 @@ def edges_agree(first: Picture, second: Picture) -> float:
     return float(steep[0] @ steep[1] / (np.linalg.norm(steep[0]) * np.linalg.norm(steep[1]) + 1))
 
 
-def unmoved(first: NDArray[np.uint8], second: NDArray[np.uint8]) -> float:
-    """What is left of the difference of two pictures, from 0 to 1, if one is moved over the other as fits best."""
-    shape = (2 * _HEIGHT, 2 * _WIDTH)
-    here, there, whole = (
-        np.fft.rfft2(values, shape) for values in (first - 128.0, second - 128.0, np.ones((_HEIGHT, _WIDTH)))
-    )
-    here_squared, there_squared = (np.fft.rfft2((picture - 128.0) ** 2, shape) for picture in (first, second))
-    products = here_squared * whole.conj() + whole * there_squared.conj() - 2 * here * there.conj()
-    overlap = np.fft.irfft2(whole * whole.conj(), shape)
-    left = np.fft.irfft2(products, shape) / overlap.clip(1)
-    across, down = (np.arange(-most, most + 1) for most in _MOVES)
-    return float(np.sqrt(max(left[np.ix_(down, across)].min(), 0) / max(left[0, 0], 1e-3)))
+def unmoved(first: NDArray[np.uint8], second: NDArray[np.uint8], *, zoomed: bool = False) -> float:
+    """What is left of the difference of two pictures, from 0 to 1, if one is moved over the other as fits best.
+
+    Args:
+        first: luma, shape (27, 48).
+        second: of the same shape.
+        zoomed: also make one of them larger, as a camera does that zooms.
+    """
+    one, other = (picture.astype(np.float64) - 128 for picture in (first, second))
+    left = _left_of(one, other)
+    if zoomed:
+        for by in _ZOOMS:
+            left = min(left, _left_of(_enlarged(one, by), other), _left_of(one, _enlarged(other, by)))
+    return float(np.sqrt(max(left, 0) / max(np.square(one - other).mean(), 1e-3)))
+
+
+def _left_of(one: Doubles, other: Doubles) -> float:
+    """The mean squared difference of two pictures, moved as fits best.
+
+    Moves after which the pictures share only what has little contrast do not count: a plain ground fits any other.
+    """
+    product = np.fft.rfft2(one, _TWICE) * np.fft.rfft2(other, _TWICE).conj()
+    left = -2 * np.fft.irfft2(product, _TWICE)[_MOVED] / _SHARED
+    for picture, moves in ((one, _MOVED), (other, tuple(-move for move in _MOVED))):
+        squares = _mean_of_shared(np.square(picture), *moves)
+        contrast = squares - _mean_of_shared(picture, *moves) ** 2
+        left += squares
+        left[contrast < _LEAST_CONTRAST * contrast[_UNMOVED]] = np.inf
+    return float(left.min())
+
+
+def _enlarged(picture: Doubles, by: float) -> Doubles:
+    """The middle of a picture, as large as the whole; between its pixels it is interpolated."""
+    for axis, size in enumerate(picture.shape):
+        at = (np.arange(size) + 0.5 - size / 2) / by + size / 2 - 0.5
+        below = at.astype(int)
+        share = (at - below).reshape(-1, 1) if axis == 0 else at - below
+        picture = picture.take(below, axis) * (1 - share) + picture.take(below + 1, axis) * share
+    return picture
+
+
+def _mean_of_shared(values: Doubles, down: NDArray[np.intp], across: NDArray[np.intp]) -> Any:
+    """The mean of what a picture shares with another, over which it was moved: for each move, shape (13, 41)."""
+    sums = np.zeros((_HEIGHT + 1, _WIDTH + 1))
+    sums[1:, 1:] = values.cumsum(0).cumsum(1)
+    top, left = down.clip(0), across.clip(0)
+    bottom, right = _HEIGHT + down.clip(max=0), _WIDTH + across.clip(max=0)
+    return (sums[bottom, right] - sums[top, right] - sums[bottom, left] + sums[top, left]) / _SHARED
+
+
+_TWICE: Final = (2 * _HEIGHT, 2 * _WIDTH)
+_MOVED: Final = np.ix_(*(np.arange(-most, most + 1) for most in reversed(_MOVES)))
+_UNMOVED: Final = (_MOVES[1], _MOVES[0])
+_SHARED: Final = (_HEIGHT - np.abs(_MOVED[0])) * (_WIDTH - np.abs(_MOVED[1]))
+"""How many pixels two pictures share after each move."""
 
 
 class Steps:

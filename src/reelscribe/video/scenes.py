@@ -37,7 +37,7 @@ from reelscribe.video.likeness import (
     vectors_of,
 )
 
-SCENES_VERSION: Final = 1
+SCENES_VERSION: Final = 2
 """To be raised when the same film comes to have other scenes."""
 _RATE: Final = 25.0
 """Frames a second that windows are meant for."""
@@ -72,7 +72,8 @@ _LEAST_UNMOVED: Final = 0.7
 """What is left of the steps around a dissolve, at least, if each picture is moved over the next. A fast pan leaves
 less."""
 _LEAST_UNLIKE_MOVED: Final = 0.45
-"""What is left of the difference of its two sides, at least, if one is moved over the other. A slow pan leaves less."""
+"""What is left of the difference of its two sides, at least, if one is made larger and moved over the other. A slow pan
+leaves less, and so does a zoom, or a thing that grows on a plain ground."""
 _MOST_STEP: Final = 0.35
 """A dissolve goes no larger part of its way from a frame to the next."""
 _LEAST_STAY: Final = 0.25
@@ -248,8 +249,8 @@ def _dissolves(block: Block, coarse: Floats, core: range, distances: Distances) 
             at = int(half_way[number])
             best[at] = max(best.get(at, mix), mix)
     for at, mix in best.items():
-        sides = unmoved(block[mix.begin, 0], block[mix.end, 0])
-        if sides > _LEAST_UNLIKE_MOVED and steps.unmoved(at, _HALVES[0]) > _LEAST_UNMOVED:
+        sides = block[mix.begin, 0], block[mix.end, 0]
+        if steps.unmoved(at, _HALVES[0]) > _LEAST_UNMOVED and unmoved(*sides, zoomed=True) > _LEAST_UNLIKE_MOVED:
             yield _Found(mix.score, at, _BETWEEN)
 
 
