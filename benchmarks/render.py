@@ -143,12 +143,32 @@ def scenes() -> Iterator[str]:
         )
 
 
+def joined_films() -> Iterator[str]:
+    """What is right of films of clips that the built-in model knows."""
+    for result in _results("joined-films"):
+        slack = result["slack"]
+        yield (
+            f"| film | clips | with a scene of their own, to {slack['frames']} frames | captions right to the letter "
+            f"| events with the right words | and times, to {slack['seconds']:g} s |"
+        )
+        yield "| --- | --- | --- | --- | --- | --- |"
+        for seed, seen in result["results"].items():
+            width, height = seen["size"]
+            film = f"{seed}: {seen['film_seconds'] / 60:.0f} min, {width}x{height}, {seen['fps']} frames a second"
+            counts = " | ".join(f"{seen[key]} ({seen[key] / seen['clips']:.1%})" for key in _RIGHT)
+            yield f"| {film} | {seen['clips']} | {counts} |"
+        settings = result["settings"]
+        yield f"\nClips of {settings['shortest']:g} to {settings['longest']:g} s. On {_machine(result)}."
+
+
+_RIGHT: Final = ("found", "captions", "event_words", "event_times")
 _FOUND: Final = ("f1", "precision", "recall_cut", "recall_fade", "recall_dissolve")
 _DAMAGE: Final = ("reported, failure", "reported, wrong", "silent, right", "silent, wrong")
 
 PAGES: Final[dict[Path, tuple[Callable[[], Iterator[str]], ...]]] = {
     HERE.parent / "README.md": (speeds,),
     HERE.parent / "docs" / "architecture.md": (scenes,),
+    HERE.parent / "docs" / "recipes" / "films.md": (joined_films,),
     HERE.parent / "docs" / "tasks.md": (tasks,),
     HERE.parent / "docs" / "reliability.md": (streaming, soak, fuzz, odd_values, damage),
 }

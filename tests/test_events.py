@@ -13,7 +13,7 @@ from reelscribe.tasks import Task, tasks_of
 
 TWO = [(0.0, 2.5, "moves left"), (2.5, 5.0, "stops")]
 READ: dict[str, list[tuple[float, float, str]]] = {
-    "0.0-2.5 s: moves left; 2.5-5.0 s: stops": TWO,  # as the built-in model says it
+    "0.0-2.5 s: moves left; 2.5-5.0 s: stops": TWO,
     "0.0-2.5 s: moves left\n2.5-5.0 s: stops": TWO,
     "0.0-2.5 s: moves left, 2.5-5.0 s: stops": TWO,
     "0.0s – 2.5s moves left\n2.5s – 5.0s stops": TWO,  # noqa: RUF001 - a dash as models write it
@@ -49,14 +49,62 @@ def test_models_write_times_in_many_ways(text: str) -> None:
     assert in_text(text, 9.0) == READ[text]
 
 
+@pytest.mark.parametrize("piece", ["(1 s)", "(1 s) ", "at 1 s "])
+def test_long_texts_of_starts_are_read_to_their_end(piece: str) -> None:
+    assert len(in_text(piece * 100_000, 9.0) or ()) == 1
+
+
+STARTS: dict[str, list[tuple[float, float, str]]] = {
+    "moves left (0.0 s); stops (2.5 s); ends (5.0 s)": TWO,  # as the built-in model says it
+    "moves left (0.0 s)\nstops (2.5 s)": TWO,
+    "1. moves left (at 0:00)\n2. stops (at 0:02.5)": TWO,
+    "At 0.0 s, moves left. At 2.5 s, stops.": [(0.0, 2.5, "moves left."), (2.5, 5.0, "stops.")],
+    "At 0 seconds: moves left\nAt 2.5 seconds: stops\nAt 5 seconds, the video ends.": TWO,
+    "0.0 s: moves left; 2.5 s: stops": TWO,
+    "0:00 moves left\n0:02.5 stops\n0:05 End of video": TWO,
+    "[00:00] moves left\n[00:02.5] stops": TWO,
+    "<0.0 seconds> moves left\n<2.5 seconds> stops": TWO,
+    "# Events\n\n- **0:00** moves left\n\n- **0:02.5** - stops\n\nThat is all.": TWO,
+    "Here are the events:\n[0:00]\nmoves\nleft\n[0:02.5]\nstops": [(0.0, 2.5, "moves\nleft"), TWO[1]],
+    "| Time | Event |\n|---|---|\n| 0:00 | moves left |\n| 0:02.5 | stops |": TWO,
+    '[{"timestamp": "00:00", "event": "moves left"}, {"timestamp": "00:02.5", "event": "stops"}]': TWO,
+    '{"events": [{"time": 0, "text": "moves left"}, {"time": "2.5 s", "text": "stops"}]}': TWO,
+    "stops (2.5 s); moves left (0.0 s)": [(2.5, 0.0, "stops"), (0.0, 5.0, "moves left")],
+    "moves left (0.0 s); stops (7.0 s)": [(0.0, 7.0, "moves left"), (7.0, 7.0, "stops")],
+    "moves left (0.0 s); stops (2.5 s); ends (9.0 s)": [TWO[0], (2.5, 9.0, "stops")],
+}
+"""Of a clip of 5 seconds. What cannot be is for `checked` to find."""
+
+
+@pytest.mark.parametrize("text", STARTS)
+def test_events_last_until_the_next_one_starts_if_no_end_is_said(text: str) -> None:
+    assert in_text(text, 5.0) == STARTS[text]
+
+
+def test_the_last_event_has_no_length_if_the_clip_has_no_known_one() -> None:
+    assert in_text("moves left (0.0 s); stops (2.5 s)", None) == [TWO[0], (2.5, 2.5, "stops")]
+
+
+def test_lines_with_ranges_are_read_as_before_where_starts_stand_between_them() -> None:
+    text = "0:00-0:05 he counts\n0:02 is when she waves"
+    assert in_text(text, 5.0) == [(0.0, 5.0, "he counts\n0:02 is when she waves")]
+
+
 @pytest.mark.parametrize(
     "text",
     [
         "A man walks to the left.",
         "3-4 people: they wave",
         "2-3 dogs run",
-        "At 2.0 s he stops.",
-        "0:02 he stops",
+        "2.0 he stops",
+        "5 seconds later, he stops",
+        "4:3: the shape of the picture",
+        "A man walks. At 2.0 s he stops.",
+        "A man walks.\n0:02 he stops",
+        "0:00:\n0:02: the first has no words",
+        "ends (5.0 s)",
+        '[{"time": 0, "text": "a"}, {"time": [2, 3, 4], "text": "b"}]',
+        '[{"time": "soon", "text": "a"}]',
         "0:00-0:02:\n0:02-0:04: the first has no words",
         '[{"start": 0, "text": "no end"}]',
         '[{"start": 0, "end": 2, "text": ""}]',
@@ -77,7 +125,10 @@ def test_what_is_no_event_is_not_made_one(text: str) -> None:
     assert in_text(text, 9.0) is None
 
 
-@pytest.mark.parametrize("piece", ["0:", "- ", "a 1 ", "[0 - ", "*", "0-", "1. ", " ", "\n", "1", "1 - ", "a, "])
+@pytest.mark.parametrize(
+    "piece",
+    ["0:", "- ", "a 1 ", "[0 - ", "*", "0-", "(", "1. ", " ", "\n", "1", "1 - ", "a, "],
+)
 def test_long_texts_without_end_are_read_to_it(piece: str) -> None:
     assert in_text(piece * 100_000, 9.0) is None
 

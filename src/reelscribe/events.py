@@ -335,9 +335,9 @@ def _starts_in(text: str) -> list[_Read]:
         elif not events and not (piece.strip(" \t*_")[-1:] in (":", "|") or piece.startswith("#")):
             return []
     made: list[_Read] = [(start, None, "\n".join(filter(None, words)).strip(_AROUND)) for start, words in events]
-    if len(made) > 1 and _END.fullmatch(made[-1][2].rstrip(".")):
-        end = made.pop()[0]
-        made[-1] = (made[-1][0], end, made[-1][2])
+    if made and _END.fullmatch(made[-1][2].rstrip(".")):
+        end, *_ = made.pop()
+        made[-1:] = [(start, end, words) for start, _, words in made[-1:]]
     return made if all(_is_text(words) for *_, words in made) else []
 
 
@@ -347,8 +347,8 @@ def _start_of(piece: str) -> tuple[float, list[str]] | None:
     It has to be a clock, or seconds with their unit: a number alone says how many.
     """
     lead = _LEAD.match(piece)
-    bare = piece[lead.end() if lead else 0 :].strip(_AROUND + ".")
-    found = _BEHIND.search(bare)
+    bare = piece[lead.end() if lead else 0 :].strip(_AROUND)
+    found = _BEHIND.search(bare.rstrip("."))
     words = bare[: found.start()] if found else ""
     if not found:
         found = _BEFORE.match(bare)

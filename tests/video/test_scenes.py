@@ -88,6 +88,13 @@ def test_hard_cuts_are_where_the_new_scene_starts(tmp_path: Path) -> None:
     assert [scene.end_seconds for scene in found] == pytest.approx([1.6, 2.6, 5.0])
 
 
+def test_a_cut_between_small_things_on_the_same_ground_is_one(tmp_path: Path) -> None:
+    film = np.full((80, HEIGHT, WIDTH, 3), 10, np.uint8)
+    film[:40, 30:55, 20:45] = 145, 40, 190
+    film[40:, 40:65, 110:135] = 240, 215, 30
+    assert starts(write(tmp_path / "film.mp4", list(film))) == pytest.approx([0, 1.6])
+
+
 def test_a_dissolve_is_one_change_in_its_middle(tmp_path: Path) -> None:
     before, after = [shot(1)(at) for at in range(70)], [shot(2)(at) for at in range(70)]
     for length in (8, 16, 32):
@@ -159,7 +166,18 @@ def small_thing(frames: list[Pixels]) -> list[Pixels]:
     return made
 
 
-@pytest.mark.parametrize("change", [list, flash, blink, lighter, other_light, fast_pan, swing, small_thing])
+def growing_thing(frames: list[Pixels]) -> list[Pixels]:
+    """One that grows before a plain ground, by half."""
+    made = [np.full_like(frame, 245) for frame in frames]
+    for number, frame in enumerate(made):
+        half = round(22 * (1 + 0.5 * number / len(made)))
+        frame[45 - half : 45 + half, 70 - half : 70 + half] = 220, 30, 30
+    return made
+
+
+@pytest.mark.parametrize(
+    "change", [list, flash, blink, lighter, other_light, fast_pan, swing, small_thing, growing_thing]
+)
 def test_what_happens_within_a_scene_is_no_change(
     change: Callable[[list[Pixels]], list[Pixels]], tmp_path: Path
 ) -> None:
