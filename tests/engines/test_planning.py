@@ -1,13 +1,14 @@
 """Plans for GPUs: the models of the family, on the machines that people have."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from reelscribe.engines.planning import ModelSize, Plan, plan, text_parameters, vision_parameters
-from reelscribe.errors import SettingsError
+from reelscribe.errors import ModelError, SettingsError
 from reelscribe.models import model_path
 
 GB = 10**9
@@ -55,8 +56,13 @@ FAMILY = {
 }
 
 
+def size_of(told: dict[str, Any], **more: Any) -> ModelSize:
+    """As if it were counted: for these models the estimate is exact."""
+    return replace(ModelSize.estimated(told, **more), is_exact=True)
+
+
 def planned(model: str, gpus: int, gb: int, **told: Any) -> Plan:
-    return plan(ModelSize.of(FAMILY[model]), [gb * GB] * gpus, longest_tokens=LONGEST, **told)
+    return plan(size_of(FAMILY[model]), [gb * GB] * gpus, longest_tokens=LONGEST, **told)
 
 
 @pytest.mark.parametrize(
@@ -64,13 +70,13 @@ def planned(model: str, gpus: int, gb: int, **told: Any) -> Plan:
     [("2B", 2.13), ("4B", 4.44), ("8B", 8.77), ("32B", 33.4), ("30B-A3B", 31.1), ("235B-A22B", 235.7)],
 )
 def test_weights_are_those_of_the_released_models(model: str, billions: float) -> None:
-    size = ModelSize.of(FAMILY[model])
+    size = size_of(FAMILY[model])
     assert (size.text_bytes + size.vision_bytes) / 2 / GB == pytest.approx(billions, rel=0.01)
 
 
 @pytest.mark.parametrize(("tp", "held"), [(1, 4), (2, 2), (4, 1), (8, 1), (16, 1)])
 def test_a_head_of_keys_that_cannot_be_split_is_copied_to_each_gpu(tp: int, held: int) -> None:
-    size = ModelSize.of(FAMILY["30B-A3B"])
+    size = size_of(FAMILY["30B-A3B"])
     of_one_head = 2 * 2 * size.layers * size.head_dim  # keys and values of two bytes
     assert size.splits(tp)
     assert size.gpu_bytes(tp, 1000) - size.gpu_bytes(tp, 0) == 1000 * held * of_one_head
@@ -79,6 +85,7 @@ def test_a_head_of_keys_that_cannot_be_split_is_copied_to_each_gpu(tp: int, held
 @pytest.mark.transformers
 def test_weights_of_the_built_in_model_are_counted_exactly() -> None:
     from safetensors import safe_open
+    from transformers import AutoConfig
 
     folder = Path(model_path("shapes"))
     counted = {"visual": 0, "text": 0}
@@ -91,6 +98,82 @@ def test_weights_of_the_built_in_model_are_counted_exactly() -> None:
     told = json.loads((folder / "config.json").read_text("utf-8"))
     assert sum(text_parameters(told)) == counted["text"]
     assert vision_parameters(told["vision_config"]) == counted["visual"]
+    size = ModelSize.of(AutoConfig.from_pretrained(folder))
+    assert (size.text_bytes, size.vision_bytes) == (2 * counted["text"], 2 * counted["visual"])
+
+
+ROPE = {"rope_type": "default", "rope_theta": 5e6, "mrope_section": [24, 20, 20], "mrope_interleaved": True}
+
+
+def as_transformers_has_it(class_name: str, told: dict[str, Any]) -> Any:
+    """What Transformers makes of a config.json, which is to have other names."""
+    import transformers
+
+    text = {**told["text_config"], "rope_parameters": ROPE}
+    return getattr(transformers, class_name)(**{**told, "text_config": text})
+
+
+@pytest.mark.transformers
+@pytest.mark.parametrize(
+    ("model", "class_name", "billions", "is_mixture"),
+    [
+        ("4B", "Qwen3VLConfig", 4.438, False),
+        ("8B", "Qwen3VLConfig", 8.767, False),
+        ("30B-A3B", "Qwen3VLMoeConfig", 31.071, True),
+        ("235B-A22B", "Qwen3VLMoeConfig", 235.670, True),
+    ],
+)
+def test_weights_are_those_of_the_model_that_transformers_makes(
+    model: str, class_name: str, billions: float, is_mixture: bool
+) -> None:
+    size = ModelSize.of(as_transformers_has_it(class_name, FAMILY[model]))
+    assert round((size.text_bytes + size.vision_bytes) / 2 / GB, 3) == billions
+    assert (size.is_mixture, size.is_exact) == (is_mixture, True)
+    by_names = ModelSize.estimated(FAMILY[model])
+    assert size.vision_bytes == by_names.vision_bytes
+    assert (size.layers, size.kv_heads, size.head_dim) == (by_names.layers, by_names.kv_heads, by_names.head_dim)
+
+
+@pytest.mark.transformers
+@pytest.mark.parametrize(
+    ("class_name", "billions", "layers", "is_mixture"),
+    [("Qwen3_5Config", 9.407, 8, False), ("Qwen3_5MoeConfig", 35.114, 10, True), ("Qwen2_5_VLConfig", 75.789, 80, False)],
+)
+def test_models_of_other_families_are_counted(class_name: str, billions: float, layers: int, is_mixture: bool) -> None:
+    import transformers
+
+    size = ModelSize.of(getattr(transformers, class_name)())
+    assert (size.text_bytes + size.vision_bytes) / 2 / GB == pytest.approx(billions, abs=0.001)
+    assert (size.layers, size.is_mixture) == (layers, is_mixture)
+
+
+@pytest.mark.parametrize("name", ["num_experts", "num_local_experts"])
+def test_experts_have_two_names(name: str) -> None:
+    told = FAMILY["30B-A3B"]
+    text = {key: value for key, value in told["text_config"].items() if key != "num_experts"} | {name: 128}
+    assert ModelSize.estimated({**told, "text_config": text}) == ModelSize.estimated(told)
+    assert ModelSize.estimated(told).is_mixture
+
+
+class _Unknown:
+    """A configuration of a model that Transformers cannot make."""
+
+    model_type = "unheard_of"
+
+    def __init__(self, told: dict[str, Any]) -> None:
+        self._told = told
+
+    def to_dict(self) -> dict[str, Any]:
+        return self._told
+
+
+def test_a_model_that_cannot_be_made_is_estimated_and_its_plan_says_so() -> None:
+    size = ModelSize.of(_Unknown(FAMILY["30B-A3B"]))
+    assert size == ModelSize.estimated(FAMILY["30B-A3B"])
+    made = plan(size, [80 * GB], longest_tokens=LONGEST)
+    assert made.reason.endswith("; the weights are an estimate, since Transformers cannot make this model here.")
+    with pytest.raises(ModelError, match=r"a unheard_of, is not known: .* configuration has no 'text_config'\. Take"):
+        ModelSize.of(_Unknown({}))
 
 
 # tp for GPUs of 24, 48, 80 and 141 GB; None where the model does not fit however many of eight share it.
@@ -110,7 +193,7 @@ SMALLEST = {
 def test_the_smallest_tensor_parallelism_that_fits_and_replicas_for_the_rest(
     model: str, place: int, gb: int, gpus: int
 ) -> None:
-    tp, size = SMALLEST[model][place], ModelSize.of(FAMILY[model])
+    tp, size = SMALLEST[model][place], size_of(FAMILY[model])
     if tp is None or tp > gpus:
         for tight in (1, 2, 4, 8):
             if tight <= gpus and size.gpu_bytes(tight, LONGEST) <= 0.9 * gb * GB:
@@ -155,11 +238,11 @@ def test_a_model_that_does_not_fit_says_what_to_do() -> None:
 
 
 def test_the_smallest_gpu_decides() -> None:
-    assert plan(ModelSize.of(FAMILY["8B"]), [80 * GB, 24 * GB], longest_tokens=LONGEST).tp == 2
+    assert plan(size_of(FAMILY["8B"]), [80 * GB, 24 * GB], longest_tokens=LONGEST).tp == 2
 
 
 def test_longer_clips_need_more_room() -> None:
-    size = ModelSize.of(FAMILY["8B"])
+    size = size_of(FAMILY["8B"])
     assert plan(size, [48 * GB] * 2, longest_tokens=LONGEST).tp == 1
     assert plan(size, [48 * GB] * 2, longest_tokens=6 * LONGEST).tp == 2
 
@@ -197,24 +280,24 @@ class TestOverrides:
             planned("8B", 8, 80, tp=3)
 
     def test_without_a_gpu_there_is_nothing_to_plan(self) -> None:
-        size = ModelSize.of(FAMILY["8B"])
+        size = size_of(FAMILY["8B"])
         assert plan(size, [], longest_tokens=LONGEST) == Plan(tp=1, dp=1, reason="there is no GPU.")
         assert plan(size, [], longest_tokens=LONGEST, dp=2).dp == 2
 
 
 class TestQuantised:
     def test_eight_bits_halve_the_layers_and_leave_the_embeddings(self) -> None:
-        whole = ModelSize.of(FAMILY["8B"])
-        half = ModelSize.of(FAMILY["8B"] | {"quantization_config": {"quant_method": "fp8"}})
+        whole = size_of(FAMILY["8B"])
+        half = size_of(FAMILY["8B"] | {"quantization_config": {"quant_method": "fp8"}})
         embeddings = 2 * 2 * 151936 * 4096
         assert half.text_bytes - embeddings == (whole.text_bytes - embeddings) // 2
         assert half.vision_bytes == whole.vision_bytes
 
     def test_four_bits(self) -> None:
-        quarter = ModelSize.of(FAMILY["8B"] | {"quantization_config": {"quant_method": "awq", "bits": 4}})
-        assert quarter.text_bytes < 0.4 * ModelSize.of(FAMILY["8B"]).text_bytes
+        quarter = size_of(FAMILY["8B"] | {"quantization_config": {"quant_method": "awq", "bits": 4}})
+        assert quarter.text_bytes < 0.4 * size_of(FAMILY["8B"]).text_bytes
 
     def test_what_is_on_disk_is_measured(self) -> None:
-        size = ModelSize.of(FAMILY["8B"], bytes_on_disk=10 * GB)
+        size = size_of(FAMILY["8B"], bytes_on_disk=10 * GB)
         assert size.text_bytes + size.vision_bytes == 10 * GB
-        assert size.vision_bytes == ModelSize.of(FAMILY["8B"]).vision_bytes
+        assert size.vision_bytes == size_of(FAMILY["8B"]).vision_bytes

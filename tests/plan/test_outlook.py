@@ -160,7 +160,7 @@ def test_an_estimate_says_its_error(data: Path) -> None:
 
 
 def test_the_model_on_gpus(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    size = ModelSize.of(FAMILY["32B"])
+    size = ModelSize.estimated(FAMILY["32B"])
     prospect = Prospect(limits=VisionLimits(), size=size, source="a test's", exact=True)
     monkeypatch.setattr(outlook, "look_at_model", lambda _: prospect)
     words = _plan(str(data), "--gpu", "A100", "--rate", "1").stdout

@@ -82,7 +82,7 @@ class Checkpoint:
         """What the model takes of a GPU's memory; weights in a folder are measured."""
         folder = Path(self.path)
         on_disk = sum(file.stat().st_size for file in folder.glob("*.safetensors")) if folder.is_dir() else 0
-        return ModelSize.of(self.config.to_dict(), bytes_on_disk=on_disk or None)
+        return ModelSize.of(self.config, bytes_on_disk=on_disk or None)
 
     def template_switches(self, *, thinking: bool) -> Mapping[str, bool]:
         """The variables of the chat template that say whether to let the model think.

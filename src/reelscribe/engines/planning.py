@@ -1,16 +1,18 @@
-"""How to spread a model over GPUs: pure arithmetic on the numbers in its config.json.
+"""How to spread a model over GPUs: arithmetic on its size, which is counted on the model that its configuration makes.
 
 Tensor parallelism splits a model that one GPU cannot hold, and pays for it with talk between the GPUs at every layer.
 Replicas talk about nothing. So the plan is the smallest tensor parallelism that fits, and replicas for the rest.
 """
 
+import copy
+import importlib
 import logging
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
-from reelscribe.errors import SettingsError
+from reelscribe.errors import ModelError, SettingsError
 from reelscribe.video.sampling import FrameBudget
 
 logger = logging.getLogger(__name__)
@@ -35,35 +37,70 @@ class ModelSize:
     vision_bytes: int
     """Weights of the vision encoder. Each GPU holds them whole: it is the clips that are dealt out there."""
     layers: int
+    """Those with keys and values in the cache."""
     heads: int
     kv_heads: int
     head_dim: int
     is_mixture: bool = False
     """A mixture of experts."""
+    is_exact: bool = True
+    """False: the weights are an estimate from names in the configuration."""
 
     @classmethod
-    def of(cls, config: Mapping[str, Any], *, bytes_on_disk: int | None = None) -> "ModelSize":
-        """Count the weights of a model of the Qwen3-VL family.
+    def of(cls, config: Any, *, bytes_on_disk: int | None = None) -> "ModelSize":
+        """Count the weights of the model that a configuration makes, of any family that Transformers knows.
+
+        If it cannot be made (PyTorch is missing, or its code is not in Transformers), this is `estimated`.
 
         Args:
-            config: its config.json.
-            bytes_on_disk: of its weights, where they are there to be measured; what is not the encoder's is the text's.
+            config: a configuration of Transformers.
+            bytes_on_disk: of its weights, if they are there to be measured; what is not the encoder's is the text's.
+
+        Raises:
+            ModelError: nor can it be estimated.
         """
-        text, vision = config["text_config"], config["vision_config"]
+        try:
+            return cls._from(_counted(config), config.get_text_config().to_dict(), config.to_dict(), bytes_on_disk)
+        except Exception as exc:  # a model's code may raise anything
+            try:
+                return cls.estimated(config.to_dict(), bytes_on_disk=bytes_on_disk)
+            except KeyError as name:
+                why = str(exc).partition("\n")[0]
+                raise ModelError(
+                    f"the size of this model, a {config.model_type}, is not known: Transformers cannot make it "
+                    f"({why}), and its configuration has no {name}. Take a model that Transformers knows."
+                ) from exc
+
+    @classmethod
+    def estimated(cls, config: Mapping[str, Any], *, bytes_on_disk: int | None = None) -> "ModelSize":
+        """Reckon the weights from names in a config.json of the Qwen3-VL family: exact for these, if no name changed.
+
+        Raises:
+            KeyError: a name is missing.
+        """
         layers, embeddings = text_parameters(config)
-        text_bytes = round(layers * _bytes_each(config)) + 2 * embeddings
-        vision_bytes = 2 * vision_parameters(vision)
+        text = config["text_config"]
+        weights = _Weights(layers, embeddings, vision_parameters(config["vision_config"]), bool(_experts(text)))
+        return replace(cls._from(weights, text, config, bytes_on_disk), is_exact=False)
+
+    @classmethod
+    def _from(
+        cls, weights: "_Weights", text: Mapping[str, Any], config: Mapping[str, Any], bytes_on_disk: int | None
+    ) -> "ModelSize":
+        text_bytes = round(weights.layers * _bytes_each(config)) + 2 * weights.embeddings
+        vision_bytes = 2 * weights.vision
         if bytes_on_disk is not None:
             vision_bytes = min(vision_bytes, bytes_on_disk)
             text_bytes = bytes_on_disk - vision_bytes
+        heads = text["num_attention_heads"]
         return cls(
             text_bytes=text_bytes,
             vision_bytes=vision_bytes,
-            layers=text["num_hidden_layers"],
-            heads=text["num_attention_heads"],
-            kv_heads=text["num_key_value_heads"],
+            layers=_cached_layers(text),
+            heads=heads,
+            kv_heads=text.get("num_key_value_heads") or heads,
             head_dim=_head_dim(text),
-            is_mixture=bool(text.get("num_experts")),
+            is_mixture=weights.has_experts,
         )
 
     def gpu_bytes(self, tp: int, cached_tokens: int) -> int:
@@ -75,6 +112,17 @@ class ModelSize:
     def splits(self, tp: int) -> bool:
         """Whether the attention heads can be dealt out to so many GPUs."""
         return self.heads % tp == 0 and (self.kv_heads % tp == 0 or tp % self.kv_heads == 0)
+
+
+class _Weights(NamedTuple):
+    """How many there are."""
+
+    layers: int
+    """Of the language model, without its embeddings."""
+    embeddings: int
+    vision: int
+    """All others: encoders, and what leads from them to the language model."""
+    has_experts: bool
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -164,6 +212,8 @@ def _spread(tp: int, dp: int | None, count: int, words: str, size: ModelSize) ->
     idle = count - tp * replicas
     if idle:
         words += f"; {_gpus(idle)} of {count} stay idle"
+    if not size.is_exact:
+        words += "; the weights are an estimate, since Transformers cannot make this model here"
     if size.is_mixture and replicas > 1:
         words += "; vLLM deals the experts out over all replicas and runs them in step"
     return Plan(tp=tp, dp=replicas, reason=f"{words}.")
@@ -190,6 +240,34 @@ def _head_dim(text: Mapping[str, Any]) -> int:
     return int(text.get("head_dim") or text["hidden_size"] // text["num_attention_heads"])
 
 
+def _cached_layers(text: Mapping[str, Any]) -> int:
+    """Layers of attention; those of convolutions, or of attention with a state of fixed size, keep no keys."""
+    kinds = text.get("layer_types") or ["attention"] * text["num_hidden_layers"]
+    return sum("attention" in kind and "linear" not in kind for kind in kinds)
+
+
+def _counted(config: Any) -> _Weights:
+    """Count the weights of a model that is made without their numbers."""
+    torch, transformers = (importlib.import_module(name) for name in ("torch", "transformers"))
+    with torch.device("meta"):
+        model = transformers.AutoModelForImageTextToText.from_config(copy.deepcopy(config))
+    ends = [end for end in (model.get_input_embeddings(), model.get_output_embeddings()) if end is not None]
+    embeddings = {weight for end in ends for weight in end.parameters()}  # once, if they are tied
+    layers = set(model.get_decoder().parameters()) - embeddings
+    others = set(model.parameters()) - layers - embeddings
+    has_experts = any(name.rpartition(".")[2] == "experts" for name, _ in model.named_modules())
+    return _Weights(_numbers(layers), _numbers(embeddings), _numbers(others), has_experts)
+
+
+def _numbers(weights: Iterable[Any]) -> int:
+    return sum(weight.numel() for weight in weights)
+
+
+def _experts(text: Mapping[str, Any]) -> int:
+    """How many experts a layer has; Transformers 5.19 and later write the second name."""
+    return int(text.get("num_experts") or text.get("num_local_experts") or 0)
+
+
 def text_parameters(config: Mapping[str, Any]) -> tuple[int, int]:
     """Weights of the language model: those of its layers, and those of its embeddings."""
     text = config["text_config"]
@@ -197,8 +275,7 @@ def text_parameters(config: Mapping[str, Any]) -> tuple[int, int]:
     queries, keys = (text[name] * _head_dim(text) for name in ("num_attention_heads", "num_key_value_heads"))
     attention = 2 * hidden * queries + 2 * hidden * keys + 2 * _head_dim(text)
     dense = 3 * hidden * text.get("intermediate_size", 0)
-    experts = text.get("num_experts") or 0
-    mixture = experts * (3 * hidden * text.get("moe_intermediate_size", 0) + hidden)
+    mixture = _experts(text) * (3 * hidden * text.get("moe_intermediate_size", 0) + hidden)
     tied = config.get("tie_word_embeddings", text.get("tie_word_embeddings", False))
     embeddings = text["vocab_size"] * hidden * (1 if tied else 2)
     return layers * (attention + (mixture or dense) + 2 * hidden) + hidden, embeddings
