@@ -52,6 +52,11 @@ def test_events_are_moved_to_the_clock_of_the_file(film: Path) -> None:
     assert (made["events_meta"]["flags"], made["events_meta"]["faults"]) == ("", [""])
 
 
+@pytest.mark.parametrize("says", ["moves left (0.0 s); stops (1.0 s); ends (2.0 s)", "[0:00] moves left\n[0:01] stops"])
+def test_events_without_ends_last_until_the_next_one_or_the_clips_end(film: Path, says: str) -> None:
+    assert _made(_run(film.parent, lambda _: said(says)))["events"] == MOVED
+
+
 def test_rows_without_stretches_keep_the_clock_of_the_clip(film: Path) -> None:
     made = _made(_run(film.parent, lambda _: said("[00:07 - 00:08.4] stops"), rows=[{"video": "film.mp4"}]))
     assert made["events"] == [{"start": 7.0, "end": 8.0, "text": "stops"}]
@@ -62,6 +67,9 @@ def test_rows_without_stretches_keep_the_clock_of_the_clip(film: Path) -> None:
     [
         ("1.5-2.6 s: past the end", True),
         ("1.0-0.5 s: backwards", True),
+        ("moves left (0.0 s); stops (2.6 s)", True),
+        ("moves left (0.0 s); ends (2.6 s)", True),
+        ("stops (1.0 s); moves left (0.0 s)", "overlapping"),
         ("0.0-1.0 s: one; 0.5-2.0 s: two", True),
         ("1.0-2.0 s: one; 0.0-0.5 s: out of order", "overlapping"),
         ("It moves left, and then it stops.", True),

@@ -137,7 +137,11 @@ def test_weights_are_those_of_the_model_that_transformers_makes(
 @pytest.mark.transformers
 @pytest.mark.parametrize(
     ("class_name", "billions", "layers", "is_mixture"),
-    [("Qwen3_5Config", 9.407, 8, False), ("Qwen3_5MoeConfig", 35.114, 10, True), ("Qwen2_5_VLConfig", 75.789, 80, False)],
+    [
+        ("Qwen3_5Config", 9.407, 8, False),
+        ("Qwen3_5MoeConfig", 35.114, 10, True),
+        ("Qwen2_5_VLConfig", 75.789, 80, False),
+    ],
 )
 def test_models_of_other_families_are_counted(class_name: str, billions: float, layers: int, is_mixture: bool) -> None:
     import transformers
