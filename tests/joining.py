@@ -128,7 +128,8 @@ def hold(rows: Iterable[Row], joined: Sequence[Joined], *, fps: int) -> Counts:
             seen[name] += is_right
         if not right["all_right"]:
             kind = next(name for name, is_right in right.items() if not is_right)
-            wrong.append(f"{kind}: clip {number} at {ends[0] / fps:.2f} s, {clip.scene.caption} {truth}; said {said}")
+            truth_in_words = f"clip {number} at {ends[0] / fps:.2f} s, {clip.scene.caption} {truth}"
+            wrong.append(f"{kind}: {truth_in_words}; said {row and row['caption']} {said}")
     return Counts(clips=len(joined), scenes=len(by_place), wrong=tuple(wrong), **seen)
 
 
