@@ -38,7 +38,7 @@ class Raw:
         times = list(item.frames.timestamps)
         metadata = {"fps": 1.0, "frames_indices": times, "total_num_frames": len(times), "do_sample_frames": False}
         return {
-            "prompt": Prompt.of(self._engine._processor, item.requests[0]).text,
+            "prompt": Prompt.of(self._engine._processor, self._engine._family, item.requests[0]).text,
             "multi_modal_data": {"video": [(item.frames.pixels, metadata)]},
             "mm_processor_kwargs": {"do_resize": False, "do_sample_frames": False},
         }

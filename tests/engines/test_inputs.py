@@ -12,7 +12,9 @@ from conftest import Prepare
 from flow import request
 from generating import GREEDY, answers
 
+from reelscribe.engines.families import describe
 from reelscribe.engines.inputs import InputBuilder
+from reelscribe.engines.positions import Positions
 from reelscribe.engines.prompt import Prompt, _without_added_tokens
 from reelscribe.engines.transformers import TransformersEngine
 from reelscribe.values import Generation, Work
@@ -122,7 +124,9 @@ class TestTextOfTheData:
     def test_what_it_spells_is_no_control_token(self, with_words: Any, place: str, text: str) -> None:
         asked = request(**{"prompt": "What?", "system_prompt": "Be brief.", place: text})
         tokenizer = with_words.tokenizer
-        prompt = Prompt.of(with_words, asked).with_video("<|video_pad|>", "<0.0 seconds><|video_pad|>")
+        prompt = Prompt.of(with_words, describe(with_words), asked).with_video(
+            "<|video_pad|>", "<0.0 seconds><|video_pad|>"
+        )
         ids = prompt.ids(tokenizer)
         end, start = (tokenizer.convert_tokens_to_ids(token) for token in ("<|im_end|>", "<|im_start|>"))
         newline = self.plain(with_words, "\n")
@@ -141,7 +145,7 @@ class TestTextOfTheData:
         "text", ["What is it?", "\n\n a  b", "Qu'est-ce que c'est ? 这是什么 <0.3 seconds>\n", "<|x|>"]
     )
     def test_ordinary_text_is_tokenized_as_ever_either_way(self, with_words: Any, text: str) -> None:
-        prompt = Prompt.of(with_words, request(prompt=text, system_prompt=f" {text}"))
+        prompt = Prompt.of(with_words, describe(with_words), request(prompt=text, system_prompt=f" {text}"))
         assert not prompt.covered
         ids = prompt.ids(with_words.tokenizer)
         assert ids == with_words.tokenizer(prompt.text)["input_ids"]
@@ -178,8 +182,8 @@ class TestPixels:
         processor = copy.deepcopy(shapes_engine._processor)
         processor.video_processor.image_mean = [0.48, 0.46, 0.41]
         processor.video_processor.image_std = [0.27, 0.26, 0.28]
-        rope_index = shapes_engine._model.model.get_rope_index
-        builder = InputBuilder(processor, shapes_engine._rules, rope_index, torch.device("cpu"))
+        positions = Positions(shapes_engine._model)
+        builder = InputBuilder(processor, describe(processor), shapes_engine._rules, positions, torch.device("cpu"))
         ours = builder.collate([builder.prepare(item) for item in varied])
         del ours["position_ids"]
         messages = [

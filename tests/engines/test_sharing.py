@@ -212,7 +212,8 @@ class TestWithoutVideo:
         replies = together(engine, asked[0], text, asked[1])
         assert replies == singly(engine, asked[0], text, asked[1])
         for one in text.singly():
-            ids = torch.tensor([Prompt.of(engine._processor, one.requests[0]).ids(engine._processor.tokenizer)])
+            prompt = Prompt.of(engine._processor, engine._inputs._family, one.requests[0])
+            ids = torch.tensor([prompt.ids(engine._processor.tokenizer)])
             made = plain_model.generate(input_ids=ids, do_sample=False, max_new_tokens=10)[0, ids.shape[1] :].tolist()
             reply = replies[one.requests[0].id.task]
             assert isinstance(reply, Generation)

@@ -16,6 +16,7 @@ from transformers import AddedToken, AutoProcessor, GenerationConfig
 from reelscribe.config import Settings
 from reelscribe.engines import load_engine
 from reelscribe.engines.checkpoint import Checkpoint
+from reelscribe.engines.families import describe
 from reelscribe.engines.prompt import Prompt
 from reelscribe.engines.sampling import Sampler, TokenRules
 from reelscribe.engines.thinking import decode, opens_thought, special_marks, template_switches
@@ -53,7 +54,7 @@ def _with_template(template: str) -> Any:
 
 
 def _end(processor: Any, *, thinking: bool) -> str:
-    text = Prompt.of(processor, request(), template_switches(processor, thinking=thinking)).text
+    text = Prompt.of(processor, describe(processor), request(), template_switches(processor, thinking=thinking)).text
     return text.rpartition("<|im_start|>assistant\n")[2]
 
 
@@ -90,7 +91,8 @@ def test_one_of_several_templates_is_asked() -> None:
 
 def test_template_that_fails_is_told_when_the_model_is_loaded() -> None:
     processor = _with_template(BROKEN)
-    checkpoint = Checkpoint(path="some/model", revision=None, config=None, processor=processor)
+    family = describe(_with_template(PLAIN))
+    checkpoint = Checkpoint(path="some/model", revision=None, config=None, processor=processor, family=family)
     with pytest.raises(ModelError, match="the model 'some/model' cannot be loaded: its chat template fails: no videos"):
         checkpoint.template_switches(thinking=False)
 
@@ -103,7 +105,7 @@ def test_prompt_that_opens_a_thought_is_known_by_its_end(kind: str) -> None:
         tokenizer.add_tokens([AddedToken(mark, special=kind == "special") for mark in ("<think>", "</think>")])
 
     def opens(**asked: Any) -> bool:
-        return opens_thought(tokenizer, Prompt.of(processor, request(**asked)).ids(tokenizer))
+        return opens_thought(tokenizer, Prompt.of(processor, describe(processor), request(**asked)).ids(tokenizer))
 
     assert opens()
     assert opens(prompt="So </think>?")

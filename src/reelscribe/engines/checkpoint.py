@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from reelscribe.engines.families import Family, describe
 from reelscribe.engines.planning import ModelSize
 from reelscribe.engines.prompt import bare_video
 from reelscribe.engines.thinking import template_switches
@@ -13,8 +14,6 @@ from reelscribe.errors import ModelError
 from reelscribe.models import BUILT_IN, model_path
 from reelscribe.video.sampling import VisionLimits
 
-_FAMILY: Final = "qwen3_vl"
-"""What the family's model types begin with."""
 HUB_PARAMS: Final = ("cache_dir", "force_download", "local_files_only", "token", "trust_remote_code")
 """Of what a user passes on to a loader, what configuration and processor need, too."""
 
@@ -29,6 +28,8 @@ class Checkpoint:
     """Commit of a hub model where it is known, else what was asked for."""
     config: Any
     processor: Any
+    family: Family
+    """How it takes a video."""
 
     @classmethod
     def load(cls, model: str, *, revision: str | None, **hub: Any) -> "Checkpoint":
@@ -40,7 +41,7 @@ class Checkpoint:
             **hub: those of `HUB_PARAMS` that are set.
 
         Raises:
-            ModelError: they cannot be read, or are not of the Qwen3-VL family.
+            ModelError: they cannot be read, or show that the model takes no videos here.
         """
         from transformers import AutoConfig, AutoProcessor
 
@@ -49,33 +50,27 @@ class Checkpoint:
         path = str(model_path(model))
         try:
             config = AutoConfig.from_pretrained(path, revision=revision, **hub)
-            if not config.model_type.startswith(_FAMILY):
-                raise ModelError(
-                    f"the model {model!r} is a {config.model_type}; a Qwen3-VL checkpoint ({_FAMILY}) is needed."
-                )
             processor = AutoProcessor.from_pretrained(path, revision=revision, **hub)
-        except ModelError:
-            raise
         except Exception as exc:  # damaged files and odd parameters raise all kinds of errors in there
             raise cannot_load(model, str(exc)) from exc
+        try:
+            family = describe(processor)
+        except ModelError as exc:
+            raise ModelError(f"the model {model!r}, a {config.model_type}, cannot be used: {exc}") from exc
+        except Exception as exc:  # so do processors
+            raise cannot_load(model, f"its processor fails at a video: {exc}") from exc
         return cls(
             path=path,
             revision=getattr(config, "_commit_hash", None) or revision,
             config=config,
             processor=processor,
+            family=family,
         )
 
     @property
     def limits(self) -> VisionLimits:
-        """What the checkpoint's video processor says about the videos that it takes."""
-        video = self.processor.video_processor
-        return VisionLimits(
-            token_pixels=video.patch_size * video.merge_size,
-            temporal_patch=video.temporal_patch_size,
-            max_frame_tokens=getattr(video, "max_video_tokens", None) or VisionLimits.max_frame_tokens,
-            min_frames=video.min_frames,
-            max_frames=video.max_frames,
-        )
+        """What it takes of a video, and what that costs."""
+        return self.family.limits
 
     @property
     def size(self) -> ModelSize:
@@ -114,13 +109,14 @@ def cannot_load(model: str, reason: str) -> ModelError:
 
 
 def chat_template(model: str, revision: str | None = None) -> str:
-    """The checkpoint's chat template with the bare video token, to start a server with: see `Prompt`.
+    """The checkpoint's chat template to start a server with, as its processor takes it: see `Prompt`.
 
     Raises:
-        ModelError: the checkpoint cannot be read, is not of the Qwen3-VL family, or has no template with a video.
+        ModelError: the checkpoint cannot be read, or takes no videos, or has no template with one.
     """
-    processor = Checkpoint.load(model, revision=revision).processor
-    template = processor.chat_template or ""
+    checkpoint = Checkpoint.load(model, revision=revision)
+    processor = checkpoint.processor
+    template: str = processor.chat_template or ""
     if processor.video_token not in template:
         raise ModelError(f"the chat template of the model {model!r} has no {processor.video_token} in it.")
-    return bare_video(template, processor)
+    return bare_video(template, processor) if checkpoint.family.bare else template

@@ -1,23 +1,23 @@
-"""Works to what a Qwen3-VL model is fed.
+"""Works to what a model is fed.
 
-The checkpoint's processor says how: its chat template, tokenizer, layout of frames and times, mean and deviation. Its
-call is not used, because it turns whole batches of pixels to floats over and over; here bytes are cut into patches,
-moved to the device as they are, and turned to floats once, there.
+The checkpoint's processor says how: its chat template and tokenizer, and what stands in a prompt for a video. Where our
+patches are its own (see `families`), it sees the shape of a video alone: bytes are cut into patches here, moved to the
+device as they are, and turned to floats once, there.
 """
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch.nn import functional
 
+from reelscribe.engines.families import PIXELS, Family, Shown
+from reelscribe.engines.patches import floats
 from reelscribe.engines.prompt import Prompt
 from reelscribe.engines.sampling import TokenRules
 from reelscribe.engines.thinking import opens_thought
-from reelscribe.values import Frames, Request, RequestId, Work
+from reelscribe.values import Request, RequestId, Work
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -40,9 +40,9 @@ class Prefix:
     ids: torch.Tensor
     """Tokens, int64, shape (tokens,)."""
     positions: torch.Tensor
-    """Theirs in time, height and width, int64, shape (3, tokens)."""
+    """Theirs, int64, shape (axes, tokens): one axis, or time, height and width."""
     next_position: int
-    """Of the token that comes next, the same in all three."""
+    """Of the token that comes next, the same on all axes."""
     has_video: bool
     questions: tuple[Question, ...]
     """Whose prompts begin with it. A prompt that is alone with its prefix is all prefix."""
@@ -54,10 +54,14 @@ class ModelInputs:
 
     prefixes: tuple[Prefix, ...]
     """At least one, unless all requests were taken out."""
-    patches: torch.Tensor
-    """Of the video, uint8, shape (patches, colours x temporal x patch x patch); none if no prefix has it."""
-    grid: tuple[int, int, int]
-    """Patches in time, height and width."""
+    video: Mapping[str, torch.Tensor]
+    """What the model is fed of the video, by name; nothing if no prefix has it. If they are ours, its pixels are
+    patches, uint8, shape (patches, colours x temporal x patch x patch)."""
+
+    @property
+    def nbytes(self) -> int:
+        """Of the video."""
+        return sum(tensor.nbytes for tensor in self.video.values())
 
     @property
     def questions(self) -> list[Question]:
@@ -105,8 +109,9 @@ class InputBuilder:
 
     Args:
         processor: the checkpoint's.
+        family: how the checkpoint takes a video.
         rules: the checkpoint's, by which answers are as long as they may be.
-        rope_index: the model's `get_rope_index`, which says where each token stands.
+        positions: where tokens stand; see `Positions`.
         device: where the model is.
         switches: variables of its chat template.
     """
@@ -114,24 +119,24 @@ class InputBuilder:
     def __init__(
         self,
         processor: Any,
+        family: Family,
         rules: TokenRules,
-        rope_index: Callable[..., Any],
+        positions: Callable[[torch.Tensor, Mapping[str, torch.Tensor]], torch.Tensor],
         device: torch.device,
         switches: Mapping[str, bool] | None = None,
     ) -> None:
         self._processor = processor
+        self._family = family
         self._switches = switches
         self._rules = rules
-        self._rope_index = rope_index
+        self._positions = positions
         self._device = device
-        video = processor.video_processor
-        self._patch, self._merge, self._temporal = video.patch_size, video.merge_size, video.temporal_patch_size
-        values = self._temporal * self._patch**2  # of one colour in a patch
-        scale = 1 / video.rescale_factor
-        self._mean, self._deviation = (
-            (torch.tensor(each) * scale).repeat_interleave(values).to(device)
-            for each in (video.image_mean, video.image_std)
-        )
+        self._scales = family.cut.scales(device) if family.cut else None
+
+    @property
+    def cuts(self) -> bool:
+        """Whether the patches are ours."""
+        return self._scales is not None
 
     def prepare(self, item: Work) -> ModelInputs:
         """A work as the model is fed it. Nothing is on the device yet.
@@ -142,13 +147,12 @@ class InputBuilder:
             MissingExtraError: the extra `structured` is not installed, and the request has a schema.
         """
         shows = any(request.video for request in item.requests)
-        grid = self._grid(item.frames) if shows else (0, 0, 0)
-        layout = self._layout(item.frames, grid) if shows else ""
+        shown = self._family.show(self._processor, item.frames) if shows else _NOTHING
         alike: dict[tuple[int, ...], list[Question]] = {}
         for request in item.requests:
             if request.schema:
                 self._rules.constraints.begin(request.schema)  # compiles it here, and not between two steps
-            ids = self._prompt(request, layout).ids(self._processor.tokenizer)
+            ids = self._prompt(request, shown.layout).ids(self._processor.tokenizer)
             longest = self._rules.resolve(request.sampling, request.num_captions).max_tokens or 0
             question = Question(
                 request=request,
@@ -158,55 +162,64 @@ class InputBuilder:
                 opens_thought=not request.schema and opens_thought(self._processor.tokenizer, ids),
             )
             alike.setdefault(self._up_to_video(ids), []).append(question)
-        return ModelInputs(
-            prefixes=tuple(self._prefix(questions, grid) for questions in alike.values()),
-            patches=torch.from_numpy(self._patches(item.frames.pixels)) if shows else _NO_PATCHES,
-            grid=grid,
-        )
+        video = dict(shown.tensors)
+        if shows and self._family.cut:
+            video[PIXELS[0]] = torch.from_numpy(self._family.cut.patches(item.frames.pixels))
+        return ModelInputs(prefixes=tuple(self._prefix(questions, shown) for questions in alike.values()), video=video)
 
     def _up_to_video(self, ids: list[int]) -> tuple[int, ...]:
         """The tokens up to the last one of the video; all, if there is none."""
-        video = self._processor.video_token_id
+        video = self._family.placeholder
         return tuple(ids[: len(ids) - ids[::-1].index(video)] if video in ids else ids)
 
-    def _prefix(self, questions: Sequence[Question], grid: tuple[int, int, int]) -> Prefix:
+    def _prefix(self, questions: Sequence[Question], shown: Shown) -> Prefix:
         """What these have in common."""
         ids = _common([question.ids for question in questions])
-        kinds = 2 * (ids == self._processor.video_token_id)
-        has_video = bool(kinds.any())
-        grids = torch.tensor([grid]) if has_video else None
-        positions, delta = self._rope_index(ids[None], kinds[None], video_grid_thw=grids)
+        has_video = bool((ids == self._family.placeholder).any())
+        # A word more shows where the next one stands: after a video it is not always after the last position.
+        longer = torch.cat([ids, ids.new_tensor([self._processor.tokenizer.eos_token_id])])
+        beside = {name: kinds[None] for name, kinds in self._kinds(longer).items()}
+        positions = self._positions(longer, {**beside, **(shown.tensors if has_video else {})})
         return Prefix(
             ids=ids,
-            positions=positions[:, 0],
-            next_position=len(ids) + int(delta),
+            positions=positions[:, :-1],
+            next_position=int(positions[0, -1]),
             has_video=has_video,
             questions=tuple(questions),
         )
 
-    def collate(self, batch: Sequence[ModelInputs]) -> dict[str, torch.Tensor]:
-        """What a batch's prefill takes, on the device: ids of all prefixes, mask, positions and kinds (2 for vision).
+    def _kinds(self, ids: torch.Tensor) -> dict[str, torch.Tensor]:
+        """What the processor says of each token, by name; of the shape of ids."""
+        made = {}
+        for name, kinds in self._family.kinds.items():
+            made[name] = torch.zeros_like(ids)
+            for token, kind in kinds.items():
+                made[name][ids == token] = kind
+        return made
 
-        What is shorter is padded on the left. If there are videos, also their patches and grids, one for each work.
+    def collate(self, batch: Sequence[ModelInputs]) -> dict[str, torch.Tensor]:
+        """What a batch's prefill takes, on the device: ids of all prefixes, mask, positions and kinds of tokens.
+
+        What is shorter is padded on the left. If there are videos, also what the model is fed of them, once for each
+        work.
         """
         prefixes = [prefix for item in batch for prefix in item.prefixes]
-        videos = [item for item in batch if item.has_video]
+        videos = [item.video for item in batch if item.has_video]
         ids, mask = self._padded([prefix.ids for prefix in prefixes])
         length = ids.shape[1]
-        positions = [functional.pad(each.positions, (length - len(each.ids), 0), value=1) for each in prefixes]
+        positions = torch.stack(
+            [functional.pad(each.positions, (length - len(each.ids), 0), value=1) for each in prefixes], 1
+        )
         on_cpu = {
             "input_ids": ids,
             "attention_mask": mask,
-            "mm_token_type_ids": 2 * (ids == self._processor.video_token_id),
-            "position_ids": torch.stack(positions, 1),
+            "position_ids": positions if len(positions) > 1 else positions[0],
+            **self._kinds(ids),
+            **{name: torch.cat([video[name] for video in videos]) for name in (videos[0] if videos else ())},
         }
-        if videos:
-            on_cpu["video_grid_thw"] = torch.tensor([item.grid for item in videos])
-            on_cpu["pixel_values_videos"] = torch.cat([item.patches for item in videos])
         inputs = {name: tensor.to(self._device, non_blocking=True) for name, tensor in on_cpu.items()}
-        if videos:  # step by step: a difference of bytes and floats takes twice as long
-            pixels = inputs["pixel_values_videos"].float()
-            inputs["pixel_values_videos"] = pixels.sub_(self._mean).div_(self._deviation)
+        if videos and self._scales:
+            inputs[PIXELS[0]] = floats(inputs[PIXELS[0]], self._scales)
         return inputs
 
     def collate_prompts(self, batch: Sequence[ModelInputs]) -> dict[str, torch.Tensor]:
@@ -232,40 +245,12 @@ class InputBuilder:
         ids = torch.stack([functional.pad(row, (length - len(row), 0), value=pad) for row in rows])
         return ids, torch.stack([functional.pad(torch.ones_like(row), (length - len(row), 0)) for row in rows])
 
-    def _grid(self, frames: Frames) -> tuple[int, int, int]:
-        """Patches in time, height and width."""
-        count, height, width, _ = frames.pixels.shape
-        return -(-count // self._temporal), height // self._patch, width // self._patch
-
-    def _layout(self, frames: Frames, grid: tuple[int, int, int]) -> str:
-        """A video in a prompt, with a placeholder for each vision token."""
-        start, end = self._processor.vision_start_token, self._processor.vision_end_token
-        pads = self._processor.video_token * (grid[1] * grid[2] // self._merge**2)
-        return "".join(f"<{when:.1f} seconds>{start}{pads}{end}" for when in self._times(frames))
-
     def _prompt(self, request: Request, layout: str) -> Prompt:
-        prompt = Prompt.of(self._processor, request, self._switches)
+        prompt = Prompt.of(self._processor, self._family, request, self._switches)
         return prompt.with_video(self._processor.video_token, layout) if request.video else prompt
 
-    def _times(self, frames: Frames) -> list[float]:
-        """A time for each merged group of frames: the middle between its first and last."""
-        step = self._temporal
-        times = [*frames.timestamps, *[frames.timestamps[-1]] * (-len(frames.timestamps) % step)]
-        return [(first + last) / 2 for first, last in zip(times[::step], times[step - 1 :: step], strict=True)]
 
-    def _patches(self, pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        """Frames cut into patches, those that are merged next to each other; an odd frame out is repeated."""
-        odd = -len(pixels) % self._temporal
-        if odd:
-            pixels = np.concatenate([pixels, *[pixels[-1:]] * odd])
-        count, height, width, colors = pixels.shape
-        patch, merge, temporal = self._patch, self._merge, self._temporal
-        rows, columns = height // (patch * merge), width // (patch * merge)
-        cut = pixels.reshape(count // temporal, temporal, rows, merge, patch, columns, merge, patch, colors)
-        return cut.transpose(0, 2, 5, 3, 6, 8, 1, 4, 7).reshape(-1, colors * temporal * patch**2)
-
-
-_NO_PATCHES: Final = torch.empty(0, 0, dtype=torch.uint8)
+_NOTHING: Final = Shown(layout="", tensors={})
 
 
 def _common(rows: Sequence[torch.Tensor]) -> torch.Tensor:

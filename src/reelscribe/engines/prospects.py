@@ -33,7 +33,7 @@ def look_at_model(settings: ModelSettings) -> Prospect:
     the family's usual limits are taken, and `source` says so.
 
     Raises:
-        ModelError: a folder or built-in model cannot be read, or is not of the Qwen3-VL family.
+        ModelError: a folder or built-in model cannot be read, or takes no videos.
     """
     if settings.engine in ("fake", "openai"):
         words = "the fake engine's" if settings.engine == "fake" else "the family's usual ones, as for every server"

@@ -1,14 +1,19 @@
 """The batch that a model is working on, which works join and leave while it runs."""
 
 import inspect
+import itertools
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Final
 
 import torch
 from transformers import DynamicCache
+from transformers.cache_utils import DynamicLayer
 
 from reelscribe.engines.branching import BranchingCache
+from reelscribe.engines.families import PIXELS
 from reelscribe.engines.inputs import InputBuilder, ModelInputs
+from reelscribe.engines.looks import OneLook
 from reelscribe.engines.sampling import Sampler, TokenRules
 from reelscribe.engines.thinking import with_opening
 from reelscribe.values import Failure, Generation
@@ -28,7 +33,7 @@ class RunningBatch:
     each question beside; then its candidates go on token by token.
 
     Args:
-        model: a loaded Qwen3-VL.
+        model: a loaded one, with branching enabled.
         builder: of its inputs.
         rules: of its checkpoint.
         device: where inputs go.
@@ -39,13 +44,20 @@ class RunningBatch:
         self._config = model.config.get_text_config()
         has_new_name = "cache" in inspect.signature(model.forward).parameters  # since Transformers 5.23
         self._cache_name = "cache" if has_new_name else "past_key_values"
+        self._kinds = DynamicCache(config=self._config).layers
+        self._together = builder.cuts and all(type(kind) is DynamicLayer for kind in self._kinds)
+        """Whether several works may be read at once: padding would leave traces in other kinds of layers."""
+        self._looks = OneLook(model)
+        self._axes = 1
+        """Of positions."""
         self._works: list[ModelInputs] = []
-        self._sampler = Sampler(rules, self._config.vocab_size, device)
+        self._vocabulary = model.get_output_embeddings().out_features
+        self._sampler = Sampler(rules, self._vocabulary, device)
         self._empty()
 
     def _empty(self) -> None:
-        self._cache = BranchingCache(self._config.num_hidden_layers, self._device)
-        self._logits = torch.zeros(0, self._config.vocab_size, device=self._device)
+        self._cache = BranchingCache(self._kinds, self._device)
+        self._logits = torch.zeros(0, self._vocabulary, device=self._device)
         """Scores of the next token of each candidate."""
         self._positions = torch.zeros(0, 1, dtype=torch.int64, device=self._device)
         """Of the next token of each candidate."""
@@ -59,9 +71,11 @@ class RunningBatch:
     def join(self, group: Sequence[ModelInputs]) -> None:
         """Let works join: look at them, and read their prompts. They are the batch's from here on, even if it fails."""
         self._works += group
+        self._axes = len(group[0].prefixes[0].positions)
         self._keep(self._sampler.drop_finished(at_least=0))
         caches, logits, ends, counts = [], [], [], []
-        for part in _parts(group, _PREFILL_TOKENS.get(self._device.type, _PREFILL_TOKENS_GPU)):
+        tokens = _PREFILL_TOKENS.get(self._device.type, _PREFILL_TOKENS_GPU)
+        for part in _parts(group, tokens, together=self._together):
             prompts = self._builder.collate_prompts(part)
             cache, scores = self._read(part)
             caches.append(cache)
@@ -69,6 +83,7 @@ class RunningBatch:
             ends.append(prompts["ends"])
             requests = [question.request for item in part for question in item.questions]
             counts += self._sampler.add(requests, prompts["ids"], prompts["mask"])
+        self._looks.forget()
         self._cache.add(caches, counts)
         repeats = torch.tensor(counts, device=self._device)
         scores = torch.cat(logits)
@@ -83,49 +98,15 @@ class RunningBatch:
             have no tokens of their own.
         """
         inputs = self._builder.collate(part)
-        embeds = self._model.get_input_embeddings()(inputs["input_ids"])
-        seen: dict[str, Any] = {}
-        if "pixel_values_videos" in inputs:
-            shown = inputs["mm_token_type_ids"] == 2
-            features, deepstack = self._look(part, inputs)
-            embeds = embeds.masked_scatter(shown.to(embeds.device)[..., None], features.to(embeds))
-            seen = {"visual_pos_masks": shown, "deepstack_visual_embeds": deepstack}
+        for name in PIXELS:
+            if name in inputs:
+                inputs[name] = inputs[name].to(self._model.dtype)
         filled = DynamicCache(config=self._config)
-        hidden = self._model.model.language_model(
-            inputs_embeds=embeds,
-            attention_mask=inputs["attention_mask"],
-            position_ids=inputs["position_ids"],
-            **{self._cache_name: filled},
-            use_cache=True,
-            **seen,
-        ).last_hidden_state
+        with self._looks.at(part[0].video):
+            scores = self._model(**inputs, **{self._cache_name: filled}, use_cache=True, logits_to_keep=1).logits[:, -1]
         counts = [len(prefix.questions) for item in part for prefix in item.prefixes]
-        repeats = torch.tensor(counts, device=hidden.device)
-        scores = self._model.lm_head(hidden[:, -1:])[:, -1].repeat_interleave(repeats, 0)
-        return BranchingCache.over(filled, inputs["attention_mask"], counts), scores
-
-    def _look(
-        self, part: Sequence[ModelInputs], inputs: Mapping[str, torch.Tensor]
-    ) -> tuple[torch.Tensor, list[torch.Tensor]]:
-        """Run the vision encoder once a work.
-
-        Returns:
-            Embeddings of the vision tokens of all prefixes, shape (tokens, size), and those for its layers of
-            deepstack.
-        """
-        vision = self._model.model.visual
-        grids = inputs["video_grid_thw"]
-        output = vision(inputs["pixel_values_videos"].to(vision.dtype), grid_thw=grids)
-        sizes = (grids.prod(-1) // vision.spatial_merge_size**2).tolist()
-        times = [sum(prefix.has_video for prefix in item.prefixes) for item in part if item.has_video]
-
-        def repeated(features: torch.Tensor) -> torch.Tensor:
-            if set(times) == {1}:
-                return features
-            parts = torch.split(features, sizes)
-            return torch.cat([each.repeat(often, 1) for each, often in zip(parts, times, strict=True)])
-
-        return repeated(output.pooler_output), [repeated(features) for features in output.deepstack_features]
+        repeats = torch.tensor(counts, device=scores.device)
+        return BranchingCache.over(filled, inputs["attention_mask"], counts), scores.repeat_interleave(repeats, 0)
 
     def _ask(self, cache: BranchingCache, scores: torch.Tensor, prompts: Mapping[str, torch.Tensor]) -> torch.Tensor:
         """Read the tokens that each question has of its own, if any has.
@@ -134,24 +115,27 @@ class RunningBatch:
             Scores of the first token of each answer, shape (questions, vocabulary).
         """
         ids, own, ends = prompts["ids"], prompts["own"], prompts["ends"]
-        longest, width = int(own.max()), max(_QUESTION_TOKENS // len(own), 1)
+        width = max(_QUESTION_TOKENS // len(own), 1)
         left = scores
-        for start in range(longest, 0, -width):
-            distance = torch.arange(-start, min(width - start, 0), device=ids.device)  # from the prompts' ends
+        # Padding leaves no trace in keys, but would change states: there a piece is all padding in a row, or none.
+        for start, end in _pieces(sorted(set(own.tolist())) if cache.has_states else [int(own.max())], width):
+            distance = torch.arange(-start, -end, device=ids.device)  # from the prompts' ends
             cache.begin_step(distance >= -own[:, None])
             left = self._score(ids[:, distance], ends[:, None] + distance, cache)
+            cache.end_step()
         return torch.where(own[:, None].to(scores.device) > 0, left, scores)
 
     def _score(self, tokens: torch.Tensor, positions: torch.Tensor, cache: BranchingCache) -> torch.Tensor:
         """Take rows further by these tokens, int64, shape (rows, tokens). Returns scores of those that come next."""
-        hidden = self._model.model.language_model(
-            inputs_embeds=self._model.get_input_embeddings()(tokens),
-            attention_mask=_NO_MASK,
-            position_ids=positions.expand(3, -1, -1),
+        output = self._model(
+            input_ids=tokens,
+            attention_mask=_no_masks(self._config),
+            position_ids=positions if self._axes == 1 else positions.expand(self._axes, -1, -1),
             **{self._cache_name: cache},
             use_cache=True,
-        ).last_hidden_state
-        scores: torch.Tensor = self._model.lm_head(hidden[:, -1:])[:, -1]
+            logits_to_keep=1,
+        )
+        scores: torch.Tensor = output.logits[:, -1]
         return scores
 
     @torch.inference_mode()
@@ -192,13 +176,43 @@ class RunningBatch:
 
 _NO_MASK: Final = torch.empty(0, 0, 0, 0)
 """Four dimensions tell Transformers that a mask is made already; the cache knows what is padding."""
+_STATES: Final = ("linear_attention", "conv")
+"""Types of layers that have states; they take a mask of two dimensions, or none."""
 
 
-def _parts(group: Sequence[ModelInputs], tokens: int) -> Iterator[list[ModelInputs]]:
-    """Cut a group such that the prefixes of each part, padded, have at most so many tokens, or it is one work."""
+def _no_masks(config: Any) -> Any:
+    """What a model takes for a mask where the cache has it: by type of layer, if it has several."""
+    types = set(getattr(config, "layer_types", None) or ())
+    return {each: None if each in _STATES else _NO_MASK for each in types} if len(types) > 1 else _NO_MASK
+
+
+def _pieces(lengths: Sequence[int], width: int) -> Iterator[tuple[int, int]]:
+    """Distances from the end, from the longest length down to 0: in pieces of a width that each length parts."""
+    bounds = [0, *(length for length in lengths if length)]
+    for end, length in reversed(list(itertools.pairwise(bounds))):
+        for start in range(length, end, -width):
+            yield start, max(start - width, end)
+
+
+def _parts(group: Sequence[ModelInputs], tokens: int, *, together: bool) -> Iterator[list[ModelInputs]]:
+    """Cut a group such that the prefixes of each part, padded, have at most so many tokens, or it is one work.
+
+    A work that has several prefixes with its video goes by itself, a prefix at a time, so that the pixels are the same.
+
+    Args:
+        group: works.
+        tokens: of a part.
+        together: whether works can be read together at all.
+    """
     part: list[ModelInputs] = []
     longest = rows = 0
     for item in group:
+        if not together or sum(prefix.has_video for prefix in item.prefixes) > 1:
+            if part:
+                yield part
+            part, longest, rows = [], 0, 0
+            yield from ([replace(item, prefixes=(prefix,))] for prefix in item.prefixes)
+            continue
         longest = max(longest, item.longest_prefix)
         if part and longest * (rows + len(item.prefixes)) > tokens:
             yield part

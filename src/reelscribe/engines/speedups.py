@@ -2,18 +2,24 @@
 
 import functools
 import itertools
-from typing import Any
+from typing import Any, Final
 
 import torch
 from torch.nn import functional
+
+_KNOWN: Final = ("Qwen3VL", "Qwen3_5", "Qwen3Omni", "Qwen2_5_VL")
+"""What the class names of vision encoders begin with whose features were held against those without."""
 
 
 def speed_up_vision(model: Any) -> None:
     """Let a loaded model's vision encoder take patches by a matrix product, and all frames by one attention call.
 
-    The weights of its queries and keys are brought into another order, in place.
+    The weights of its queries and keys are brought into another order, in place. An encoder that is not known stays as
+    it is.
     """
-    vision = model.model.visual
+    vision: Any = getattr(model, "visual", None) or getattr(model.model, "visual", None)
+    if not type(vision).__name__.startswith(_KNOWN):
+        return
     projection = vision.patch_embed.proj
     if isinstance(projection, torch.nn.Conv3d) and projection.stride == projection.kernel_size:
         weight, bias = projection.weight.flatten(1), projection.bias  # patches do not overlap: a matrix product does it

@@ -1,4 +1,4 @@
-"""Qwen3-VL checkpoints through Hugging Face Transformers.
+"""Checkpoints through Hugging Face Transformers.
 
 One pass of the vision encoder and one prefill of what prompts share a clip, however much is asked about it: questions
 and their candidates branch off from one key-value cache (see `branching`). The loop over tokens and the sampling are
@@ -14,7 +14,8 @@ from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import torch
-from transformers import AutoModelForImageTextToText
+from transformers import AutoModelForMultimodalLM, DynamicCache
+from transformers.cache_utils import DynamicLayer
 from transformers.utils import logging as hf_logging
 
 from reelscribe.config import Settings
@@ -23,6 +24,7 @@ from reelscribe.engines.branching import enable_branching
 from reelscribe.engines.checkpoint import HUB_PARAMS, Checkpoint, cannot_load
 from reelscribe.engines.feed import Feed, ReadyItems, feeding
 from reelscribe.engines.inputs import InputBuilder, ModelInputs, most_tokens
+from reelscribe.engines.positions import Positions
 from reelscribe.engines.running import RunningBatch
 from reelscribe.engines.sampling import TokenRules
 from reelscribe.engines.speedups import speed_up_vision
@@ -58,11 +60,11 @@ class TransformersEngine:
         batch_size: most works under way at once.
         batch_tokens: most tokens that the key-value cache may come to hold; by default what memory has room for.
         thinking: whether to let a model that can think do so before it answers.
-        model_params: passed on to `AutoModelForImageTextToText.from_pretrained`.
+        model_params: passed on to `AutoModelForMultimodalLM.from_pretrained`.
         schemas: that requests will have, to see that answers can be held to them.
 
     Raises:
-        ModelError: the checkpoint cannot be loaded, or is not of the Qwen3-VL family.
+        ModelError: the checkpoint cannot be loaded, or takes no videos in a way that is known here.
     """
 
     def __init__(
@@ -87,7 +89,7 @@ class TransformersEngine:
         hub = {key: given[key] for key in HUB_PARAMS if key in given}
         checkpoint = Checkpoint.load(model, revision=revision, **hub)
         try:
-            self._model, report = AutoModelForImageTextToText.from_pretrained(
+            self._model, report = AutoModelForMultimodalLM.from_pretrained(
                 checkpoint.path, revision=revision, output_loading_info=True, **given
             )
         except Exception as exc:  # damaged files and odd parameters raise all kinds of errors in there
@@ -106,7 +108,7 @@ class TransformersEngine:
             self._rules.constraints.begin(schema)
         switches = checkpoint.template_switches(thinking=thinking)
         self._inputs = InputBuilder(
-            self._processor, self._rules, self._model.model.get_rope_index, self._device, switches
+            self._processor, checkpoint.family, self._rules, Positions(self._model), self._device, switches
         )
         self.info = ModelInfo(
             engine="transformers",
@@ -300,7 +302,7 @@ def _device(name: str) -> torch.device:
 
 
 def _size(item: _Prepared) -> int:
-    return item.inputs.patches.nbytes if item.inputs else 0
+    return item.inputs.nbytes if item.inputs else 0
 
 
 def _halves(works: Sequence[ModelInputs]) -> Iterator[list[ModelInputs]]:
@@ -317,10 +319,13 @@ def _halves(works: Sequence[ModelInputs]) -> Iterator[list[ModelInputs]]:
 def _batch_tokens(model: Any, device: torch.device) -> int:
     """Tokens whose keys and values memory has room for, beside what a pass through the model takes."""
     config = model.config.get_text_config()
-    values = 2 * config.num_hidden_layers * config.num_key_value_heads * config.head_dim
+    kinds = DynamicCache(config=config).layers
+    layers = sum(isinstance(kind, DynamicLayer) for kind in kinds)
+    heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+    size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     if device.type == "cuda":
         room = _GPU_SHARE * torch.cuda.mem_get_info(device)[0]
     else:
         room = _CPU_SHARE * os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    tokens = int(room / (values * model.dtype.itemsize))
+    tokens = int(room / (2 * max(layers, 1) * heads * size * model.dtype.itemsize))
     return tokens if device.type == "cuda" else min(tokens, _CPU_TOKENS)

@@ -38,7 +38,7 @@ from reelscribe.engines.thinking import (
     special_marks,
     with_opening,
 )
-from reelscribe.errors import EngineError, SettingsError, did_you_mean
+from reelscribe.errors import EngineError, ModelError, SettingsError, did_you_mean
 from reelscribe.sampling_params import SamplingParams
 from reelscribe.schemas import Schema
 from reelscribe.values import Candidate, Failure, Generation, StopReason, Work
@@ -72,6 +72,8 @@ _SECONDS_BETWEEN_LOOKS: Final = 5.0
 """How often to see whether vLLM is still alive while nothing comes out of it."""
 _SECONDS_TO_STOP: Final = 30.0
 """For vLLM's processes to end by themselves, before they are killed."""
+_FAMILY: Final = "qwen3_vl"
+"""What model types begin with whose prompts, pixels and answers were held against those of Transformers."""
 _SEEDS: Final = 1 << 62
 """vLLM takes seeds of 63 bits, and adds a candidate's number."""
 
@@ -95,7 +97,7 @@ class VllmEngine:
 
     Raises:
         SettingsError: a parameter is unknown to vLLM, or the model does not fit the GPUs.
-        ModelError: the checkpoint cannot be loaded, or is not of the Qwen3-VL family.
+        ModelError: the checkpoint cannot be loaded, or is no Qwen3-VL.
     """
 
     def __init__(self, settings: Settings) -> None:
@@ -113,9 +115,8 @@ class VllmEngine:
         params = dict(settings.model_params)
         _check_params(params, [item.name for item in dataclasses.fields(AsyncEngineArgs)])
         _check_device(settings.device, current_platform.device_type)
-        hub = {key: params[key] for key in HUB_PARAMS if key in params}
-        checkpoint = Checkpoint.load(settings.model, revision=settings.revision, **hub)
-        self._processor = checkpoint.processor
+        checkpoint = _checkpoint(settings, params)
+        self._processor, self._family = checkpoint.processor, checkpoint.family
         self._rules = TokenRules(self._processor.tokenizer, checkpoint.generation_config())
         self._switches = checkpoint.template_switches(thinking=settings.thinking)
         try:
@@ -232,7 +233,7 @@ class VllmEngine:
             clip: what vLLM is to know the clip by. No other clip may have that name while vLLM runs.
         """
         request = item.requests[0]
-        words = Prompt.of(self._processor, request, self._switches)
+        words = Prompt.of(self._processor, self._family, request, self._switches)
         ids = {"prompt_token_ids": words.ids(self._processor.tokenizer)}
         prompt = {**(ids if words.covered else {"prompt": words.text}), **(_video(item, clip) if request.video else {})}
         [rendered] = await self._llm.renderer.render_cmpl_async([prompt])
@@ -328,6 +329,18 @@ def _dead(in_flight: int) -> EngineError:
         f"vLLM's engine process died with {in_flight} requests in flight. Most often memory ran out: lower "
         "gpu_memory_utilization or max_num_seqs in model_params. VLLM_LOGGING_LEVEL=INFO shows what it says."
     )
+
+
+def _checkpoint(settings: Settings, params: Mapping[str, Any]) -> Checkpoint:
+    hub = {key: params[key] for key in HUB_PARAMS if key in params}
+    checkpoint = Checkpoint.load(settings.model, revision=settings.revision, **hub)
+    kind = checkpoint.config.model_type
+    if not kind.startswith(_FAMILY):
+        raise ModelError(
+            f"the model {settings.model!r} is a {kind}; the engine vllm takes Qwen3-VL checkpoints ({_FAMILY}) alone. "
+            "The engine transformers takes it: --engine transformers."
+        )
+    return checkpoint
 
 
 def _check_params(params: Mapping[str, Any], known: Sequence[str]) -> None:

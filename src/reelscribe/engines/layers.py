@@ -1,0 +1,322 @@
+"""What a `BranchingCache` holds for one layer of a model: a kind of layer each.
+
+A layer attends to all before it, or to a window of it; or it has no keys, but states that each token changes; or it
+borrows the keys of another.
+"""
+
+from collections.abc import Sequence
+from typing import Any, Final
+
+import torch
+from torch.nn import functional
+from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer, LinearAttentionLayer
+
+from reelscribe.errors import ModelError
+
+ROOM: Final = 64
+"""Tokens by which the room for rows' own tokens grows, so that few steps copy what is there."""
+
+
+class Branches:
+    """Who goes on from which prefix, and what counts as padding: the same for all layers."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.prefix_mask = torch.zeros(0, 0, dtype=torch.bool, device=device)
+        """bool, shape (prefixes, prefix tokens)."""
+        self.own_mask = torch.zeros(0, 0, dtype=torch.bool, device=device)
+        """bool, shape (rows, own tokens). What counts stands on the right."""
+        self.owners = torch.zeros(0, dtype=torch.int64, device=device)
+        """The prefix of each row, ascending, int64, shape (rows,)."""
+        self._lay_out()
+
+    def _lay_out(self) -> None:
+        """Rows as a table with a line for each prefix; lines are as long as the longest."""
+        counts = self.owners.bincount(minlength=len(self.prefix_mask))
+        self.width = int(counts.max()) if len(counts) else 0
+        starts = counts.cumsum(0) - counts
+        rank = torch.arange(len(self.owners), device=self.owners.device) - starts[self.owners]
+        self.place = self.owners * self.width + rank
+        """Where in the table each row stands, int64, shape (rows,)."""
+        self.even = len(self.owners) == len(self.prefix_mask) * self.width
+        """Whether the table has no gaps, so that it is the rows in their order."""
+        self.padded = not bool(self.prefix_mask.all())
+
+    def change(self, prefix_mask: torch.Tensor, own_mask: torch.Tensor, owners: torch.Tensor) -> None:
+        self.prefix_mask, self.own_mask, self.owners = prefix_mask, own_mask, owners
+        self._lay_out()
+
+    def table(self, rows: torch.Tensor) -> torch.Tensor:
+        """Shape (rows, ...) to (prefixes, width, ...); gaps hold zeros."""
+        prefixes = len(self.prefix_mask)
+        if not self.even:
+            place = self.place.to(rows.device)
+            rows = rows.new_zeros(prefixes * self.width, *rows.shape[1:]).index_copy_(0, place, rows)
+        return rows.reshape(prefixes, self.width, *rows.shape[1:])
+
+    def rows(self, table: torch.Tensor) -> torch.Tensor:
+        """The way back."""
+        flat = table.flatten(0, 1)
+        return flat if self.even else flat[self.place.to(flat.device)]
+
+
+class FullLayer:
+    """Keys and values of a layer that attends to all tokens before each.
+
+    Args:
+        branches: of the cache.
+    """
+
+    def __init__(self, branches: Branches) -> None:
+        self._branches = branches
+        self.prefix: list[torch.Tensor] = []
+        """Keys and values, each of shape (prefixes, heads, prefix tokens, size of a head)."""
+        self.own: list[torch.Tensor] = []
+        """Keys and values, each of shape (rows, heads, room, size of a head)."""
+
+    def begin(self, filled: Any, owners: torch.Tensor) -> None:
+        """Take over what was read of prefixes, for rows that go on from these."""
+        self.prefix = [filled.keys, filled.values]
+        filled.keys = filled.values = None
+        self.own = [part.new_zeros(len(owners), part.shape[1], 0, part.shape[3]) for part in self.prefix]
+
+    def join(self, parts: Sequence["FullLayer"], copies: Sequence[torch.Tensor | None]) -> None:
+        """Take over what other caches hold for this layer, which are emptied: each row as `copies` say."""
+        prefix = [left_padded(of_one) for of_one in zip(*(part.prefix for part in parts), strict=True)]
+        own = [
+            left_padded([copied(part, rows) for part, rows in zip(of_one, copies, strict=True)], room=ROOM)
+            for of_one in zip(*(part.used() for part in parts), strict=True)
+        ]
+        for part in parts:
+            part.prefix, part.own = [], []
+        self.prefix, self.own = prefix, own
+
+    def keep(self, prefixes: torch.Tensor | None, first: int, rows: torch.Tensor, own_first: int) -> None:
+        """Keep these prefixes (None for all) and rows, from these columns on."""
+        if prefixes is not None or first:
+            self.prefix = [_chosen(part, prefixes)[:, :, first:] for part in self.prefix]
+        self.own = [part[rows.to(part.device), :, own_first:] for part in self.own]
+
+    def begin_step(self, mask: torch.Tensor | None) -> None:
+        """Make room for the tokens of a step."""
+        missing = self._branches.own_mask.shape[1] - self.own[0].shape[2]
+        if missing > 0:
+            self.own = [functional.pad(part, (0, 0, 0, -(-missing // ROOM) * ROOM)) for part in self.own]
+
+    def end_step(self) -> None:
+        """Nothing is left to do."""
+
+    def used(self) -> list[torch.Tensor]:
+        """Own keys and values without the room that is left."""
+        return [part[:, :, : self._branches.own_mask.shape[1]] for part in self.own]
+
+    def update(self, keys: torch.Tensor, values: torch.Tensor) -> tuple["FullLayer", "FullLayer"]:
+        """Write the keys and values of each row's new tokens. What comes back is for `attend`."""
+        end = self._branches.own_mask.shape[1]
+        for buffer, new in zip(self.own, (keys, values), strict=True):
+            buffer[:, :, end - new.shape[2] : end] = new
+        return self, self
+
+    def attend(self, query: torch.Tensor, scaling: float) -> torch.Tensor:
+        """Attention of the last tokens of each row, of each to those before it and to itself.
+
+        Args:
+            query: shape (rows, query heads, tokens, size of a head).
+            scaling: of the products.
+
+        Returns:
+            Shape (rows, tokens, query heads, size of a value).
+        """
+        branches = self._branches
+        keys, values = self.prefix
+        own_keys, own_values = self.used()
+        heads, tokens = keys.shape[1], query.shape[2]
+        grouped = query.reshape(len(query), heads, -1, keys.shape[3]) * scaling
+        group = grouped.shape[2]  # query heads of a head, each with all tokens
+        # (prefixes, width, heads, group, size) -> (prefixes, heads, width x group, size)
+        asked = branches.table(grouped).transpose(1, 2).flatten(2, 3)
+        to_prefix = self._hide_of_prefix(asked @ keys.transpose(2, 3), tokens)
+        hidden = self._hidden_own(tokens, query.device)
+        if tokens > 1:
+            hidden = hidden.repeat(1, 1, group // tokens, 1)
+        to_own = (grouped @ own_keys.transpose(2, 3)).masked_fill(hidden, -torch.inf)
+        to_own = branches.table(to_own).transpose(1, 2).flatten(2, 3)
+        weights = torch.cat([to_prefix, to_own], -1).softmax(-1, torch.float32).to(values.dtype)
+        split = keys.shape[2]
+        parts = weights[..., :split] @ values, weights[..., split:]
+        # ... and back again
+        from_prefix, own_weights = (
+            branches.rows(part.reshape(len(keys), heads, -1, group, part.shape[3]).transpose(1, 2)) for part in parts
+        )
+        mixed = from_prefix + own_weights @ own_values
+        return mixed.reshape(len(query), -1, tokens, values.shape[3]).transpose(1, 2)
+
+    def _hide_of_prefix(self, scores: torch.Tensor, _: int) -> torch.Tensor:
+        """Scores of prefix tokens, shape (prefixes, heads, width x group, prefix tokens), without the padding."""
+        if not self._branches.padded:
+            return scores
+        return scores.masked_fill(~self._branches.prefix_mask[:, None, None].to(scores.device), -torch.inf)
+
+    def _hidden_own(self, tokens: int, device: torch.device) -> torch.Tensor:
+        """Which own tokens each of the last ones does not see, shape (rows, 1, tokens, own tokens)."""
+        own_mask = self._branches.own_mask
+        hidden = ~own_mask[:, None, None].to(device)
+        if tokens > 1:
+            length = own_mask.shape[1]
+            hidden = hidden | torch.ones(tokens, length, dtype=torch.bool, device=device).triu(length - tokens + 1)
+        return hidden
+
+
+class SlidingLayer(FullLayer):
+    """Keys and values of a layer that attends to the last so many tokens alone, itself among them.
+
+    Of a prefix it holds no more than that. A row's own tokens stay until the row leaves.
+
+    Args:
+        branches: of the cache.
+        window: tokens.
+    """
+
+    def __init__(self, branches: Branches, window: int) -> None:
+        super().__init__(branches)
+        self._window = window
+        self._mask = torch.zeros(0, 0, dtype=torch.bool)
+        """Which of the prefix tokens held are no padding, bool, shape (prefixes, prefix tokens)."""
+
+    def begin(self, filled: Any, owners: torch.Tensor) -> None:
+        super().begin(filled, owners)
+        held = self.prefix[0]
+        self._mask = torch.ones(len(held), held.shape[2], dtype=torch.bool, device=held.device)
+
+    def join(self, parts: Sequence["FullLayer"], copies: Sequence[torch.Tensor | None]) -> None:
+        masks = [part._mask[:, None, :, None] for part in parts if isinstance(part, SlidingLayer)]
+        self._mask = left_padded(masks)[:, 0, :, 0]
+        super().join(parts, copies)
+
+    def keep(self, prefixes: torch.Tensor | None, first: int, rows: torch.Tensor, own_first: int) -> None:
+        # Its columns are not those of the others, so that it keeps its padding.
+        super().keep(prefixes, 0, rows, own_first)
+        self._mask = _chosen(self._mask, prefixes)
+
+    def _hide_of_prefix(self, scores: torch.Tensor, tokens: int) -> torch.Tensor:
+        branches, device = self._branches, scores.device
+        length = self._mask.shape[1]
+        owners = branches.owners.to(device)
+        # How many own tokens of its row stand up to each of the last ones: of padding none, or less than none.
+        since = torch.arange(1 - tokens, 1, device=device) + branches.own_mask.sum(1).to(device)[:, None]
+        before = torch.arange(length - 1, -1, -1, device=device)  # the last token of a prefix is 0 before its end
+        hidden = (since[..., None] + before >= self._window) | ~self._mask[owners][:, None]
+        group = scores.shape[2] // branches.width
+        table = branches.table(hidden.repeat(1, group // tokens, 1)).flatten(1, 2)  # prefixes, width x group, tokens
+        return scores.masked_fill(table[:, None], -torch.inf)
+
+    def _hidden_own(self, tokens: int, device: torch.device) -> torch.Tensor:
+        length = self._branches.own_mask.shape[1]
+        near = torch.ones(tokens, length, dtype=torch.bool, device=device).triu(length - tokens - self._window + 1)
+        return super()._hidden_own(tokens, device) | ~near
+
+
+class StateLayer(LinearAttentionLayer):  # type: ignore[misc]
+    """States of a layer whose tokens change them: of linear attention, or of a convolution; one set a row."""
+
+    def begin(self, filled: Any, owners: torch.Tensor) -> None:
+        """See `FullLayer.begin`."""
+        self.__dict__.update(filled.__dict__)
+        self._kept: tuple[torch.Tensor, list[torch.Tensor]] | None = None
+        self.reorder_cache(owners)
+
+    def join(self, parts: Sequence["StateLayer"], copies: Sequence[torch.Tensor | None]) -> None:
+        """See `FullLayer.join`."""
+        joined = [
+            torch.cat([copied(state, rows) for state, rows in zip(of_one, copies, strict=True)])
+            for of_one in zip(*(part._states() for part in parts), strict=True)
+        ]
+        self.__dict__.update(parts[-1].__dict__)
+        self._set_states(joined)
+
+    def keep(self, _: torch.Tensor | None, __: int, rows: torch.Tensor, ___: int) -> None:
+        """See `FullLayer.keep`."""
+        self.reorder_cache(rows)
+
+    def begin_step(self, mask: torch.Tensor | None) -> None:
+        """Remember the states of rows that have nothing but padding in this step.
+
+        Raises:
+            ValueError: a row has both, which no state would survive.
+        """
+        self._kept = None
+        if mask is None or bool(mask.all()):
+            return
+        if bool((mask.any(1) != mask.all(1)).any()):
+            raise ValueError("rows of a step must be all padding, or have none.")
+        idle = (~mask.any(1)).nonzero()[:, 0]
+        self._kept = idle, [state[idle.to(state.device)] for state in self._states()]
+
+    def end_step(self) -> None:
+        """Give them their states back."""
+        if self._kept:
+            idle, kept = self._kept
+            pairs = zip(self._states(), kept, strict=True)
+            self._set_states([now.index_copy(0, idle.to(now.device), old) for now, old in pairs])
+            self._kept = None
+
+    def _states(self) -> list[torch.Tensor]:
+        return [state for held in self._held() for state in held.values() if state is not None]
+
+    def _set_states(self, states: Sequence[torch.Tensor]) -> None:
+        new = iter(states)
+        for held in self._held():
+            held.update({number: next(new) for number, state in held.items() if state is not None})
+
+    def _held(self) -> tuple[dict[int, torch.Tensor | None], ...]:
+        return self.conv_states, self.recurrent_states
+
+
+class BorrowingLayer:
+    """A layer that attends to the keys of another one, and holds nothing."""
+
+    def begin(self, *_: Any) -> None: ...
+    def join(self, *_: Any) -> None: ...
+    def keep(self, *_: Any) -> None: ...
+    def begin_step(self, *_: Any) -> None: ...
+    def end_step(self) -> None: ...
+
+
+_Layer = FullLayer | StateLayer | BorrowingLayer
+
+
+def layer_for(kind: Any, branches: Branches) -> _Layer:
+    """The layer of ours for one of a `DynamicCache`.
+
+    Raises:
+        ModelError: there is none of its kind.
+    """
+    if type(kind) is DynamicLayer:
+        return FullLayer(branches)
+    if type(kind) is DynamicSlidingWindowLayer:
+        return SlidingLayer(branches, kind.sliding_window)
+    if type(kind) is LinearAttentionLayer:
+        return StateLayer()
+    if type(kind).__name__ == "DummyLayer":  # which older releases of Transformers leave out
+        return BorrowingLayer()
+    raise ModelError(f"the model has a kind of layer that this engine does not know: {type(kind).__name__}.")
+
+
+def copied(rows: torch.Tensor, which: torch.Tensor | None) -> torch.Tensor:
+    """These rows; all, once each, if None."""
+    return rows if which is None else rows[which.to(rows.device)]
+
+
+def left_padded(parts: Sequence[torch.Tensor], *, room: int = 0) -> torch.Tensor:
+    """Parts of shape (rows, heads, tokens, size) one after the other, the shorter filled up on the left.
+
+    Args:
+        parts: to put together.
+        room: filler on the right of all.
+    """
+    length = max(part.shape[2] for part in parts)
+    widened = [functional.pad(part, (0, 0, length - part.shape[2], room)) for part in parts]
+    return torch.cat(widened) if len(widened) > 1 else widened[0]
+
+
+def _chosen(part: torch.Tensor, prefixes: torch.Tensor | None) -> torch.Tensor:
+    return part if prefixes is None else part[prefixes.to(part.device)]

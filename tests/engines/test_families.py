@@ -1,0 +1,189 @@
+"""Families of models in the Transformers engine: tiny checkpoints, held against their own processors and `generate`.
+
+Logits are compared, not ids alone: positions that are wrong by one change ids of few random models.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+import tiny_checkpoints
+import torch
+from flow import named
+from generating import GREEDY
+from transformers import AutoModelForMultimodalLM, AutoProcessor
+
+from reelscribe.engines.transformers import TransformersEngine
+from reelscribe.sampling_params import SamplingParams
+from reelscribe.values import Clip, Frames, Request, Work
+from reelscribe.video.sampling import count_video_tokens
+
+STEP = 0.5
+"""Seconds between frames."""
+CLOSE = 1e-5
+"""By which logits may differ, whose spread is near 1. A position that is wrong by one makes a hundred times as much."""
+
+
+class Tiny:
+    """A tiny checkpoint: in the engine, and as Transformers has it."""
+
+    def __init__(self, name: str, folder: Any) -> None:
+        tiny_checkpoints.make(name, folder)
+        self.engine = TransformersEngine(str(folder), device="cpu", dtype="float32")
+        self.engine._rules.end_ids = frozenset()
+        self.processor = AutoProcessor.from_pretrained(folder)
+        self.model = AutoModelForMultimodalLM.from_pretrained(folder, dtype=torch.float32).eval()
+        self.family = self.engine._inputs._family
+
+    def work(self, key: str, *prompts: str, frames: int = 8, system: str | None = None, **request: Any) -> Work:
+        """A clip of noise, and what is asked about it."""
+        size = self.engine.info.limits.token_pixels
+        height, width = (3 * size, 2 * size) if frames % 3 else (2 * size, 4 * size)
+        noise = np.random.default_rng(list(key.encode())).integers(0, 256, (frames, height, width, 3), dtype=np.uint8)
+        return Work(
+            requests=tuple(
+                Request(
+                    id=named(f"{key} {number}"),
+                    clip=Clip(source=f"{key}.mp4"),
+                    prompt=prompt,
+                    system_prompt=system,
+                    **{"sampling": GREEDY, **request},
+                )
+                for number, prompt in enumerate(prompts)
+            ),
+            frames=Frames(
+                pixels=noise,
+                timestamps=tuple(STEP * number for number in range(frames)),
+                duration_seconds=STEP * frames,
+                video_tokens=count_video_tokens(width, height, frames, self.engine.info.limits),
+            ),
+        )
+
+    def theirs(self, work: Work) -> Any:
+        """What the processor makes of a work of one request: a video of two frames a second, all of them taken."""
+        [request] = work.requests
+        content = [{"type": "video"}, {"type": "text", "text": request.prompt}]
+        messages: list[dict[str, Any]] = [{"role": "user", "content": content}]
+        if request.system_prompt:
+            messages.insert(0, {"role": "system", "content": [{"type": "text", "text": request.system_prompt}]})
+        text = self.processor.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+        if self.family.bare:
+            text = text.replace("<|vision_start|><|video_pad|><|vision_end|>", "<|video_pad|>")
+        pixels = work.frames.pixels
+        metadata = {
+            "fps": 1 / STEP,
+            "frames_indices": list(range(len(pixels))),
+            "total_num_frames": len(pixels),
+            "duration": work.frames.duration_seconds,
+        }
+        more: dict[str, Any] = {"do_resize": False} if self.family.arguments.get("do_resize") is False else {}
+        if type(self.processor).__name__ == "VideoLlama3Processor":
+            more["use_token_compression"] = False
+        if type(self.processor).__name__ == "Qwen3OmniMoeProcessor":
+            more["fps"] = 1 / STEP
+        return self.processor(
+            text=[text],
+            videos=[torch.from_numpy(pixels).permute(0, 3, 1, 2)],
+            video_metadata=[metadata],
+            do_sample_frames=False,
+            return_tensors="pt",
+            **more,
+        )
+
+    def generated(self, work: Work, tokens: int) -> torch.Tensor:
+        """Logits of greedy tokens as `generate` makes them, shape (tokens, vocabulary)."""
+        inputs = self.theirs(work)
+        made = self.model.generate(
+            **inputs,
+            do_sample=False,
+            max_new_tokens=tokens,
+            eos_token_id=-1,
+            output_logits=True,
+            return_dict_in_generate=True,
+        )
+        return torch.cat(made.logits)
+
+
+Load = Callable[[str], Tiny]
+
+
+@pytest.fixture(scope="module", params=tiny_checkpoints.NAMES)
+def tiny(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Tiny:
+    return Tiny(request.param, tmp_path_factory.mktemp("tiny") / request.param)
+
+
+def run(tiny: Tiny, groups: Sequence[Sequence[Work]], *, between: int) -> dict[str, torch.Tensor]:
+    """Let groups of works join a running batch, some steps apart. Gives the logits of each candidate's tokens."""
+    batch = tiny.engine._new_batch()
+    waiting = [[tiny.engine._inputs.prepare(work) for work in group] for group in groups]
+    rows: list[str] = []
+    """Candidates in the batch. One that is finished may stay for a while."""
+    found: dict[str, list[torch.Tensor]] = {}
+    keep = batch._keep
+
+    def watched(kept: torch.Tensor | None, tokens: torch.Tensor | None = None) -> torch.Tensor:
+        if kept is not None:
+            rows[:] = [rows[row] for row in kept.tolist()]
+        return keep(kept, tokens)
+
+    setattr(batch, "_keep", watched)  # noqa: B010  # a method of one object
+    lengths: dict[str, int] = {}
+    step = 0
+    while waiting or batch.works:
+        if waiting and step % between == 0:
+            group = waiting.pop(0)
+            batch.join(group)
+            for question in [each for item in group for each in item.questions]:
+                for number in range(question.request.num_captions):
+                    rows.append(f"{question.request.id.task}.{number}")
+                    lengths[rows[-1]] = question.longest_answer
+        for name, logits in zip(rows, batch._logits, strict=True):
+            found.setdefault(name, []).append(logits)
+        batch.step()
+        batch.finished()
+        step += 1
+    return {name: torch.stack(logits[: lengths[name]]) for name, logits in found.items()}
+
+
+class TestInputs:
+    def test_ids_and_pixels_are_those_of_its_processor(self, tiny: Tiny) -> None:
+        for frames in (8, 5, 6):
+            work = tiny.work("a", "What happens?", frames=frames, system="Be brief.")
+            ours, theirs = tiny.engine.inputs([work]), tiny.theirs(work)
+            assert ours["input_ids"].tolist() == theirs["input_ids"].tolist()
+            assert set(theirs) <= set(ours)
+            for name, tensor in theirs.items():
+                torch.testing.assert_close(ours[name], torch.as_tensor(tensor), rtol=0, atol=1e-5, check_dtype=False)
+
+    def test_a_clip_costs_what_is_counted(self, tiny: Tiny) -> None:
+        for frames in (8, 5, 6):
+            work = tiny.work("a", "What happens?", frames=frames)
+            ids = tiny.theirs(work)["input_ids"][0].tolist()
+            assert ids.count(tiny.family.placeholder) == work.frames.video_tokens
+
+
+class TestLogits:
+    def test_candidates_share_a_clip_and_others_join_and_leave(self, tiny: Tiny) -> None:
+        long, short = (SamplingParams(temperature=0.0, max_tokens=tokens) for tokens in (20, 6))
+        first = tiny.work("a", "What?", sampling=long, num_captions=2)
+        leaving = tiny.work("b", "Where does it go to?", frames=5, sampling=short)
+        late = tiny.work("c", "Who is it that moves?", frames=6, sampling=long, num_captions=3)
+        found = run(tiny, [[first, leaving], [late]], between=4)
+        assert {name: len(logits) for name, logits in found.items()} == {
+            "a 0.0": 20, "a 0.1": 20, "b 0.0": 6, "c 0.0": 20, "c 0.1": 20, "c 0.2": 20
+        }  # fmt: skip
+        for work, tokens in ((first, 20), (leaving, 6), (late, 20)):
+            expected = tiny.generated(work, tokens)
+            assert expected.std() > 0.1
+            for number in range(work.requests[0].num_captions):
+                ours = found[f"{work.requests[0].id.task}.{number}"]
+                torch.testing.assert_close(ours, expected, rtol=0, atol=CLOSE)
+
+    def test_several_questions_share_a_clip(self, tiny: Tiny) -> None:
+        work = tiny.work("a", "What?", "Where does it go to, and why?", "What, then?", "What?")
+        other = tiny.work("b", "Who?", "Which colour has it?", frames=5)
+        found = run(tiny, [[work, other]], between=1)
+        for one in (*work.singly(), *other.singly()):
+            ours = found[f"{one.requests[0].id.task}.0"]
+            torch.testing.assert_close(ours, tiny.generated(one, len(ours)), rtol=0, atol=CLOSE)

@@ -1,0 +1,345 @@
+"""Tiny checkpoints of many families: their own classes, with real processors and random weights."""
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+import transformers
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import GenerationConfig, PreTrainedTokenizerFast
+
+_CORPUS: Final = [
+    "A small red circle moves left on a white background, then stops.",
+    "Describe this video. user assistant system <0.3 seconds> Frame1: Time 1.0s: seconds 00:01 think",
+] * 50
+_QWEN: Final = (
+    "<|endoftext|>",
+    "<|im_start|>",
+    "<|im_end|>",
+    "<|vision_start|>",
+    "<|vision_end|>",
+    "<|vision_pad|>",
+    "<|image_pad|>",
+    "<|video_pad|>",
+)
+_CHATML: Final = (
+    "{%- for m in messages -%}{{- '<|im_start|>' + m.role + '\n' -}}{%- if m.content is string -%}{{- m.content -}}"
+    "{%- else -%}{%- for p in m.content -%}{%- if p.type == 'video' -%}{{- VIDEO -}}{%- else -%}{{- p.text -}}"
+    "{%- endif -%}{%- endfor -%}{%- endif -%}{{- '<|im_end|>\n' -}}{%- endfor -%}"
+    "{%- if add_generation_prompt -%}{{- '<|im_start|>assistant\n' -}}{%- endif -%}"
+)
+_GLM: Final = (
+    "[gMASK]<sop>\n{%- for m in messages -%}{{- '<|' + m.role + '|>\n' -}}{%- if m.content is string -%}"
+    "{{- m.content -}}{%- else -%}{%- for p in m.content -%}{%- if p.type == 'video' -%}"
+    "{{- '<|begin_of_video|><|video|><|end_of_video|>' -}}{%- else -%}{{- p.text -}}{%- endif -%}{%- endfor -%}"
+    "{%- endif -%}{%- endfor -%}{%- if add_generation_prompt -%}{{- '<|assistant|>\n' -}}{%- endif -%}"
+)
+_TEXT: Final[Mapping[str, Any]] = {
+    "hidden_size": 64,
+    "intermediate_size": 96,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 4096,
+}
+_VISION: Final[Mapping[str, Any]] = {"depth": 2, "hidden_size": 32, "intermediate_size": 48, "num_heads": 2}
+_VISION_QWEN3: Final[Mapping[str, Any]] = {
+    **_VISION,
+    "patch_size": 16,
+    "spatial_merge_size": 2,
+    "temporal_patch_size": 2,
+    "out_hidden_size": 64,
+    "num_position_embeddings": 64,
+}
+_DEEP: Final[Mapping[str, Any]] = {**_VISION_QWEN3, "deepstack_visual_indexes": [0, 1]}
+_EXPERTS: Final[Mapping[str, Any]] = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 32}
+_LINEAR: Final[Mapping[str, Any]] = {
+    "rms_norm_eps": 1e-2,  # the norm of a small state would magnify rounding
+    "num_hidden_layers": 4,
+    "layer_types": ["linear_attention"] * 3 + ["full_attention"],
+    "head_dim": 16,
+    "linear_conv_kernel_dim": 4,
+    "linear_key_head_dim": 8,
+    "linear_value_head_dim": 8,
+    "linear_num_key_heads": 2,
+    "linear_num_value_heads": 4,
+}
+
+Made = tuple[Any, Any, Mapping[str, Any]]
+"""A model, its processor, and its ids for the end and for padding."""
+
+
+def _tokenizer(special: Sequence[str], *, eos: str, pad: str, **more: Any) -> Any:
+    made = Tokenizer(models.BPE())
+    made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    made.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=420,
+        min_frequency=2,
+        special_tokens=list(special),
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    made.train_from_iterator(_CORPUS, trainer)
+    return PreTrainedTokenizerFast(tokenizer_object=made, eos_token=eos, pad_token=pad, model_max_length=32768, **more)
+
+
+def _qwen_tokenizer(*more: str, **named: Any) -> tuple[Any, dict[str, int], dict[str, int]]:
+    """A tokenizer, the ids of its ends, and those of a video."""
+    tokenizer = _tokenizer([*_QWEN, *more], eos="<|im_end|>", pad="<|endoftext|>", **named)
+    names = ("image_pad", "video_pad", "vision_start", "vision_end")
+    image, video, start, end = (tokenizer.convert_tokens_to_ids(f"<|{name}|>") for name in names)
+    return (
+        tokenizer,
+        {"bos_token_id": 0, "eos_token_id": tokenizer.eos_token_id, "pad_token_id": 0},
+        {
+            "image_token_id": image,
+            "video_token_id": video,
+            "vision_start_token_id": start,
+            "vision_end_token_id": end,
+        },
+    )
+
+
+def _chatml(video: str) -> str:
+    return _CHATML.replace("VIDEO", repr(video))
+
+
+_QWEN_TEMPLATE: Final = _chatml("<|vision_start|><|video_pad|><|vision_end|>")
+
+
+def _rope(*sections: int, interleaved: bool = False, **more: Any) -> dict[str, Any]:
+    held = {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": list(sections), **more}
+    return {**held, "mrope_interleaved": True} if interleaved else held
+
+
+def _image_processor(side: int, patch: int) -> Any:
+    from transformers.models.qwen2_vl import Qwen2VLImageProcessor
+
+    return Qwen2VLImageProcessor(
+        size={"shortest_edge": side**2, "longest_edge": 64 * side**2}, patch_size=patch, merge_size=2
+    )
+
+
+def _qwen3_processor(tokenizer: Any, name: str = "Qwen3VLProcessor") -> Any:
+    video = transformers.Qwen3VLVideoProcessor(
+        size={"shortest_edge": 2 * 32**2, "longest_edge": 128 * 32**2}, min_frames=4, max_frames=32, max_video_tokens=64
+    )
+    kind = getattr(transformers, name)
+    return kind(_image_processor(32, 16), tokenizer, video, chat_template=_QWEN_TEMPLATE)
+
+
+def _qwen3(name: str, text: Mapping[str, Any], vision: Mapping[str, Any], *words: str) -> Made:
+    """A model of Qwen3-VL's layout."""
+    tokenizer, ends, ids = _qwen_tokenizer(*words)
+    config = getattr(transformers, f"{name}Config")(
+        text_config={**_TEXT, "vocab_size": len(tokenizer), **text, **ends}, vision_config=vision, **ids
+    )
+    return getattr(transformers, f"{name}ForConditionalGeneration")(config), _qwen3_processor(tokenizer), ends
+
+
+def _qwen3_vl() -> Made:
+    return _qwen3("Qwen3VL", {"head_dim": 16, "rope_parameters": _rope(3, 3, 2, interleaved=True)}, _DEEP)
+
+
+def _qwen3_vl_moe() -> Made:
+    text = {"head_dim": 16, "rope_parameters": _rope(3, 3, 2, interleaved=True), **_EXPERTS}
+    return _qwen3("Qwen3VLMoe", text, _DEEP)
+
+
+_ROPE_QWEN3_5: Final = _rope(2, 1, 1, interleaved=True, partial_rotary_factor=0.5)
+
+
+def _qwen3_5() -> Made:
+    text = {**_LINEAR, "rope_parameters": _ROPE_QWEN3_5}
+    return _qwen3("Qwen3_5", text, _VISION_QWEN3, "<think>", "</think>")
+
+
+def _qwen3_5_moe() -> Made:
+    text = {**_LINEAR, **_EXPERTS, "shared_expert_intermediate_size": 32, "rope_parameters": _ROPE_QWEN3_5}
+    return _qwen3("Qwen3_5Moe", text, _VISION_QWEN3, "<think>", "</think>")
+
+
+def _qwen2_5_vl() -> Made:
+    tokenizer, ends, ids = _qwen_tokenizer()
+    video = transformers.Qwen2VLVideoProcessor(size={"shortest_edge": 2 * 28**2, "longest_edge": 64 * 28**2})
+    processor = transformers.Qwen2_5_VLProcessor(
+        _image_processor(28, 14), tokenizer, video, chat_template=_QWEN_TEMPLATE
+    )
+    config = transformers.Qwen2_5_VLConfig(
+        text_config={**_TEXT, "vocab_size": len(tokenizer), "rope_parameters": _rope(2, 3, 3), **ends},
+        vision_config={**_VISION, "out_hidden_size": 64, "fullatt_block_indexes": [1], "window_size": 56},
+        **ids,
+    )
+    return transformers.Qwen2_5_VLForConditionalGeneration(config), processor, ends
+
+
+def _qwen3_omni() -> Made:
+    named = {"audio": "<|audio_pad|>", "audio_bos": "<|audio_start|>", "audio_eos": "<|audio_end|>"}
+    seen = {"image": "<|image_pad|>", "video": "<|video_pad|>"}
+    pair = {"vision_bos": "<|vision_start|>", "vision_eos": "<|vision_end|>"}
+    extra = {f"{name}_token": token for name, token in {**named, **seen, **pair}.items()}
+    tokenizer, ends, ids = _qwen_tokenizer(*named.values(), extra_special_tokens=extra)
+    video = transformers.Qwen2VLVideoProcessor(
+        size={"shortest_edge": 2 * 32**2, "longest_edge": 64 * 32**2}, patch_size=16, merge_size=2
+    )
+    sound = transformers.WhisperFeatureExtractor(feature_size=128)
+    processor = transformers.Qwen3OmniMoeProcessor(
+        _image_processor(32, 16), video, sound, tokenizer, chat_template=_QWEN_TEMPLATE
+    )
+    rope = _rope(3, 3, 2, interleaved=True)
+    config = transformers.Qwen3OmniMoeThinkerConfig(
+        text_config={
+            **_TEXT,
+            "vocab_size": len(tokenizer),
+            "head_dim": 16,
+            "rope_parameters": rope,
+            **_EXPERTS,
+            **ends,
+        },
+        vision_config=dict(_DEEP),
+        audio_config={
+            "d_model": 32,
+            "encoder_layers": 1,
+            "encoder_attention_heads": 2,
+            "encoder_ffn_dim": 48,
+            "output_dim": 64,
+            "n_window": 50,
+            "downsample_hidden_size": 16,
+        },
+        audio_token_id=tokenizer.convert_tokens_to_ids("<|audio_pad|>"),
+        audio_start_token_id=tokenizer.convert_tokens_to_ids("<|audio_start|>"),
+        audio_end_token_id=tokenizer.convert_tokens_to_ids("<|audio_end|>"),
+        position_id_per_seconds=13,
+        **ids,
+    )
+    return transformers.Qwen3OmniMoeThinkerForConditionalGeneration(config), processor, ends
+
+
+def _glm(kind: str, processor: str, text: Mapping[str, Any], **vision: Any) -> Made:
+    tokens = ("image", "video", "begin_of_image", "end_of_image", "begin_of_video", "end_of_video")
+    special = ["<|endoftext|>", "[gMASK]", "<sop>", "<|system|>", "<|user|>", "<|assistant|>"]
+    tokenizer = _tokenizer([*special, *(f"<|{name}|>" for name in tokens)], eos="<|endoftext|>", pad="<|endoftext|>")
+    names = ("image", "video", "image_start", "image_end", "video_start", "video_end")
+    ids = {
+        f"{name}_token_id": tokenizer.convert_tokens_to_ids(f"<|{token}|>")
+        for name, token in zip(names, tokens, strict=True)
+    }
+    size = {"shortest_edge": 28**2, "longest_edge": 128 * 28**2}
+    video = getattr(transformers, f"{processor}VideoProcessor")(size=size)
+    image = getattr(transformers, f"{processor}ImageProcessor")(size=size)
+    made = getattr(transformers, f"{processor}Processor")(image, tokenizer, video, chat_template=_GLM)
+    ends = {"eos_token_id": [0, tokenizer.convert_tokens_to_ids("<|user|>")], "pad_token_id": 0}
+    rope = _rope(2, 1, 1, partial_rotary_factor=0.5)
+    config = getattr(transformers, f"{kind}Config")(
+        text_config={**_TEXT, "vocab_size": len(tokenizer), "pad_token_id": 0, "rope_parameters": rope, **text},
+        vision_config={**_VISION, "out_hidden_size": 64, "image_size": 56, **vision},
+        **ids,
+    )
+    return getattr(transformers, f"{kind}ForConditionalGeneration")(config), made, ends
+
+
+def _glm4v() -> Made:
+    return _glm("Glm4v", "Glm4v", {})
+
+
+def _glm4v_moe() -> Made:
+    experts = {
+        "n_routed_experts": 4,
+        "num_experts_per_tok": 2,
+        "moe_intermediate_size": 32,
+        "n_shared_experts": 1,
+        "first_k_dense_replace": 1,
+        "n_group": 1,
+        "topk_group": 1,
+    }
+    return _glm("Glm4vMoe", "Glm4v", {"head_dim": 16, **experts})
+
+
+def _glm46v() -> Made:
+    return _glm("Glm46V", "Glm46V", {"model_type": "glm4v_text"}, model_type="glm4v_vision")
+
+
+def _video_llama_3() -> Made:
+    tokenizer, ends, ids = _qwen_tokenizer()
+    size = {"shortest_edge": 28**2, "longest_edge": 128 * 28**2}
+    processor = transformers.VideoLlama3Processor(
+        transformers.VideoLlama3ImageProcessor(size=size),
+        tokenizer,
+        transformers.VideoLlama3VideoProcessor(size=size),
+        chat_template=_chatml("<|video_pad|>"),
+    )
+    config = transformers.VideoLlama3Config(
+        text_config={**_TEXT, "model_type": "qwen2", "vocab_size": len(tokenizer), **ends},
+        vision_config={
+            "hidden_size": 32,
+            "intermediate_size": 48,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 2,
+            "patch_size": 14,
+        },
+        image_token_id=ids["image_token_id"],
+        video_token_id=ids["video_token_id"],
+    )
+    return transformers.VideoLlama3ForConditionalGeneration(config), processor, ends
+
+
+def _lfm3_vl() -> Made:
+    tokenizer, ends, ids = _qwen_tokenizer()
+    config = transformers.Lfm3VlConfig(
+        text_config={
+            **_TEXT,
+            "model_type": "lfm3",
+            "vocab_size": len(tokenizer),
+            "num_hidden_layers": 4,
+            "head_dim": 16,
+            "conv_L_cache": 3,
+            "sliding_window": 64,
+            **ends,
+        },
+        vision_config={
+            "hidden_size": 32,
+            "intermediate_size": 48,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 2,
+            "num_key_value_heads": 2,
+        },
+        projector_hidden_size=48,
+        **ids,
+    )
+    return transformers.Lfm3VlForConditionalGeneration(config), _qwen3_processor(tokenizer, "Lfm3VlProcessor"), ends
+
+
+_MAKE: Final[Mapping[str, Callable[[], Made]]] = {
+    "qwen2_5_vl": _qwen2_5_vl,
+    "qwen3_vl": _qwen3_vl,
+    "qwen3_vl_moe": _qwen3_vl_moe,
+    "qwen3_5": _qwen3_5,
+    "qwen3_5_moe": _qwen3_5_moe,
+    "qwen3_omni_thinker": _qwen3_omni,
+    "glm4v": _glm4v,
+    "glm4v_moe": _glm4v_moe,
+    "glm46v": _glm46v,
+    "video_llama_3": _video_llama_3,
+    "lfm3_vl": _lfm3_vl,
+}
+_CLASSES: Final[Mapping[str, str]] = {"lfm3_vl": "Lfm3VlConfig"}
+"""What newer releases of Transformers alone have. The oldest that `pyproject.toml` promises is tested without."""
+NAMES: Final = tuple(name for name in _MAKE if hasattr(transformers, _CLASSES.get(name, "AutoConfig")))
+"""Families that the installed Transformers has."""
+
+
+def make(name: str, folder: Path) -> Path:
+    """Save a checkpoint of a family, whose every token hangs on all pixels, positions and tokens before it."""
+    torch.manual_seed(0)
+    model, processor, ends = _MAKE[name]()
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for weight in model.parameters():
+            if weight.ndim > 1:
+                weight.normal_(std=0.7 * weight[0].numel() ** -0.5, generator=generator)
+    model.generation_config = GenerationConfig(**ends)
+    model.save_pretrained(folder)
+    processor.save_pretrained(folder)
+    return folder
