@@ -35,6 +35,14 @@ _GLM: Final = (
     "{{- '<|begin_of_video|><|video|><|end_of_video|>' -}}{%- else -%}{{- p.text -}}{%- endif -%}{%- endfor -%}"
     "{%- endif -%}{%- endfor -%}{%- if add_generation_prompt -%}{{- '<|assistant|>\n' -}}{%- endif -%}"
 )
+_GEMMA: Final = (
+    "{{- bos_token -}}{%- for m in messages -%}{{- '<|turn>' + m.role + '\n' -}}{%- if m.content is string -%}"
+    "{{- m.content|trim -}}{%- elif m.role == 'system' -%}{{- m.content|trim -}}{%- else -%}{%- for p in m.content -%}"
+    "{%- if p.type == 'video' -%}{{- '<|video|>' -}}{%- else -%}{{- p.text|trim -}}{%- endif -%}{%- endfor -%}"
+    "{%- endif -%}{{- '<turn|>\n' -}}{%- endfor -%}"
+    "{%- if add_generation_prompt -%}{{- '<|turn>model\n' -}}{%- endif -%}"
+)
+"""As Gemma 4's it takes a system prompt as text alone."""
 _TEXT: Final[Mapping[str, Any]] = {
     "hidden_size": 64,
     "intermediate_size": 96,
@@ -42,8 +50,15 @@ _TEXT: Final[Mapping[str, Any]] = {
     "num_attention_heads": 4,
     "num_key_value_heads": 2,
     "max_position_embeddings": 4096,
+    "rms_norm_eps": 1e-2,  # the norm of what happens to be small would magnify rounding
 }
 _VISION: Final[Mapping[str, Any]] = {"depth": 2, "hidden_size": 32, "intermediate_size": 48, "num_heads": 2}
+_TOWER: Final[Mapping[str, Any]] = {
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+}
 _VISION_QWEN3: Final[Mapping[str, Any]] = {
     **_VISION,
     "patch_size": 16,
@@ -55,7 +70,6 @@ _VISION_QWEN3: Final[Mapping[str, Any]] = {
 _DEEP: Final[Mapping[str, Any]] = {**_VISION_QWEN3, "deepstack_visual_indexes": [0, 1]}
 _EXPERTS: Final[Mapping[str, Any]] = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 32}
 _LINEAR: Final[Mapping[str, Any]] = {
-    "rms_norm_eps": 1e-2,  # the norm of a small state would magnify rounding
     "num_hidden_layers": 4,
     "layer_types": ["linear_attention"] * 3 + ["full_attention"],
     "head_dim": 16,
@@ -272,13 +286,7 @@ def _video_llama_3() -> Made:
     )
     config = transformers.VideoLlama3Config(
         text_config={**_TEXT, "model_type": "qwen2", "vocab_size": len(tokenizer), **ends},
-        vision_config={
-            "hidden_size": 32,
-            "intermediate_size": 48,
-            "num_hidden_layers": 2,
-            "num_attention_heads": 2,
-            "patch_size": 14,
-        },
+        vision_config={**_TOWER, "patch_size": 14},
         image_token_id=ids["image_token_id"],
         video_token_id=ids["video_token_id"],
     )
@@ -298,17 +306,230 @@ def _lfm3_vl() -> Made:
             "sliding_window": 64,
             **ends,
         },
-        vision_config={
-            "hidden_size": 32,
-            "intermediate_size": 48,
-            "num_hidden_layers": 2,
-            "num_attention_heads": 2,
-            "num_key_value_heads": 2,
-        },
+        vision_config={**_TOWER, "num_key_value_heads": 2},
         projector_hidden_size=48,
         **ids,
     )
     return transformers.Lfm3VlForConditionalGeneration(config), _qwen3_processor(tokenizer, "Lfm3VlProcessor"), ends
+
+
+def _internvl() -> Made:
+    from transformers.models.got_ocr2 import GotOcr2ImageProcessor
+
+    named = {"start_image": "<img>", "end_image": "</img>", "context_image": "<IMG_CONTEXT>", "video": "<video>"}
+    tokenizer, ends, _ = _qwen_tokenizer(
+        *named.values(), extra_special_tokens={f"{name}_token": token for name, token in named.items()}
+    )
+    size = {"height": 56, "width": 56}
+    processor = transformers.InternVLProcessor(
+        GotOcr2ImageProcessor(size=size, crop_to_patches=False),
+        tokenizer,
+        transformers.InternVLVideoProcessor(size=size),
+        image_seq_length=4,
+        chat_template=_chatml("<video>\n"),
+    )
+    config = transformers.InternVLConfig(
+        text_config={**_TEXT, "model_type": "qwen2", "vocab_size": len(tokenizer), **ends},
+        vision_config={**_TOWER, "image_size": [56, 56], "patch_size": [14, 14]},
+        image_token_id=tokenizer.convert_tokens_to_ids("<IMG_CONTEXT>"),
+        image_seq_length=4,
+    )
+    return transformers.InternVLForConditionalGeneration(config), processor, ends
+
+
+def _llava_ids(tokenizer: Any) -> dict[str, Any]:
+    return {
+        "image_token_index": tokenizer.convert_tokens_to_ids("<image>"),
+        "video_token_index": tokenizer.convert_tokens_to_ids("<video>"),
+        "image_grid_pinpoints": [[56, 56]],
+    }
+
+
+def _llava_onevision() -> Made:
+    tokenizer, ends, _ = _qwen_tokenizer("<image>", "<video>")
+    size = {"height": 56, "width": 56}
+    processor = transformers.LlavaOnevisionProcessor(
+        transformers.LlavaOnevisionImageProcessor(size=size, image_grid_pinpoints=[[56, 56]]),
+        tokenizer,
+        transformers.LlavaOnevisionVideoProcessor(size=size),
+        num_image_tokens=16,
+        vision_feature_select_strategy="full",
+        chat_template=_chatml("<video>\n"),
+    )
+    config = transformers.LlavaOnevisionConfig(
+        text_config={**_TEXT, "model_type": "qwen2", "vocab_size": len(tokenizer), **ends},
+        vision_config={
+            **_TOWER,
+            "model_type": "siglip_vision_model",
+            "image_size": 56,
+            "patch_size": 14,
+            "vision_use_head": False,
+        },
+        **_llava_ids(tokenizer),
+    )
+    return transformers.LlavaOnevisionForConditionalGeneration(config), processor, ends
+
+
+def _llava_next_video() -> Made:
+    from transformers.models.llava_next import LlavaNextImageProcessor
+
+    tokenizer, ends, _ = _qwen_tokenizer("<image>", "<video>")
+    size: dict[str, Any] = {"size": {"shortest_edge": 56}, "crop_size": {"height": 56, "width": 56}}
+    processor = transformers.LlavaNextVideoProcessor(
+        image_processor=LlavaNextImageProcessor(**size, image_grid_pinpoints=[[56, 56]]),
+        tokenizer=tokenizer,
+        video_processor=transformers.LlavaNextVideoVideoProcessor(**size),
+        patch_size=14,
+        vision_feature_select_strategy="default",
+        chat_template=_chatml("<video>\n"),
+    )
+    config = transformers.LlavaNextVideoConfig(
+        text_config={**_TEXT, "model_type": "llama", "vocab_size": len(tokenizer), **ends},
+        vision_config={
+            **_TOWER,
+            "model_type": "clip_vision_model",
+            "num_hidden_layers": 3,
+            "image_size": 56,
+            "patch_size": 14,
+            "projection_dim": 32,
+        },
+        spatial_pool_stride=2,
+        **_llava_ids(tokenizer),
+    )
+    return transformers.LlavaNextVideoForConditionalGeneration(config), processor, ends
+
+
+def _molmo2() -> Made:
+    marks = ("<im_patch>", "<im_col>", "<im_start>", "<low_res_im_start>", "<frame_start>", "<im_end>", "<frame_end>")
+    named = {"image_token": "<|image|>", "video_token": "<|video|>"}
+    tokenizer, ends, _ = _qwen_tokenizer(
+        *named.values(), *marks, "<im_low>", extra_special_tokens=named, bos_token="<|endoftext|>"
+    )
+    size = {"height": 84, "width": 84}
+    processor = transformers.Molmo2Processor(
+        transformers.Molmo2ImageProcessor(size=size),
+        transformers.Molmo2VideoProcessor(size=size),
+        tokenizer,
+        chat_template=_chatml("<|video|>"),
+    )
+    names = ("image_patch", "", "image_start", "low_res_image_start", "frame_start", "image_end", "frame_end")
+    ids = {f"{name}_token_id": mark for name, mark in zip(names, marks, strict=True) if name}
+    ids["image_patch_id"] = ids.pop("image_patch_token_id")
+    small = {"hidden_size": 32, "num_attention_heads": 2, "num_key_value_heads": 2, "head_dim": 16}
+    config = transformers.Molmo2Config(
+        text_config={**_TEXT, "vocab_size": len(tokenizer), "additional_vocab_size": 8, "head_dim": 16},
+        vision_config={**_TOWER, **small, "image_size": [84, 84], "num_position_embeddings": 36},
+        adapter_config={**small, "intermediate_size": 48, "text_hidden_size": 64, "vision_feature_layer": [-1, -2]},
+        **{name: tokenizer.convert_tokens_to_ids(mark) for name, mark in ids.items()},
+    )
+    return transformers.Molmo2ForConditionalGeneration(config), processor, ends
+
+
+def _gemma4(**text: Any) -> Made:
+    named = {
+        "image_token": "<|image|>",
+        "boi_token": "<|image>",
+        "eoi_token": "<image|>",
+        "audio_token": "<|audio|>",
+        "boa_token": "<|audio>",
+        "eoa_token": "<audio|>",
+    }
+    special = ["<pad>", "<eos>", "<bos>", "<|turn>", "<turn|>", "<|video|>", *named.values()]
+    tokenizer = _tokenizer(special, eos="<eos>", pad="<pad>", bos_token="<bos>", extra_special_tokens=named)
+    processor = transformers.Gemma4Processor(
+        transformers.Gemma4AudioFeatureExtractor(),
+        transformers.Gemma4ImageProcessor(max_soft_tokens=70),
+        tokenizer,
+        transformers.Gemma4VideoProcessor(max_soft_tokens=70),
+        chat_template=_GEMMA,
+        image_seq_length=70,
+    )
+    token = tokenizer.convert_tokens_to_ids
+    ends = {"eos_token_id": [1, token("<turn|>")], "pad_token_id": 0, "bos_token_id": 2}
+    config = transformers.Gemma4Config(
+        text_config={
+            **_TEXT,
+            "vocab_size": len(tokenizer),
+            "num_hidden_layers": 6,
+            "head_dim": 16,
+            "global_head_dim": 32,
+            "sliding_window": 16,
+            "layer_types": (["sliding_attention"] * 2 + ["full_attention"]) * 2,
+            "vocab_size_per_layer_input": len(tokenizer),
+            "final_logit_softcapping": 30.0,
+            **{**ends, "eos_token_id": 1},
+            **text,
+        },
+        vision_config={
+            **_TOWER,
+            "num_key_value_heads": 2,
+            "head_dim": 16,
+            "global_head_dim": 16,
+            "default_output_length": 70,
+        },
+        audio_config=None,
+        video_token_id=token("<|video|>"),
+        image_token_id=token("<|image|>"),
+        audio_token_id=token("<|audio|>"),
+        boi_token_id=token("<|image>"),
+        eoi_token_id=token("<image|>"),
+        boa_token_id=token("<|audio>"),
+        eoa_token_index=token("<audio|>"),
+    )
+    return transformers.Gemma4ForConditionalGeneration(config), processor, ends
+
+
+def _gemma4_small() -> Made:
+    """Its last layers borrow keys."""
+    return _gemma4(hidden_size_per_layer_input=8, num_kv_shared_layers=2, use_bidirectional_attention=None)
+
+
+def _gemma4_large() -> Made:
+    """It looks both ways over frames."""
+    return _gemma4(
+        hidden_size_per_layer_input=0,
+        num_kv_shared_layers=0,
+        use_bidirectional_attention="vision",
+        attention_k_eq_v=True,
+        num_global_key_value_heads=1,
+    )
+
+
+def _ernie4_5_vl() -> Made:
+    import matplotlib
+
+    named = {
+        "image_token": "<|image@placeholder|>",
+        "image_start_token": "<|IMAGE_START|>",
+        "image_end_token": "<|IMAGE_END|>",
+        "video_token": "<|video@placeholder|>",
+        "video_start_token": "<|VIDEO_START|>",
+        "video_end_token": "<|VIDEO_END|>",
+    }
+    tokenizer, ends, _ = _qwen_tokenizer(*named.values(), extra_special_tokens=named)
+    size = {"shortest_edge": 28**2, "longest_edge": 64 * 28**2}
+    font = f"{matplotlib.get_data_path()}/fonts/ttf/DejaVuSans.ttf"
+    processor = transformers.Ernie4_5_VLMoeProcessor(
+        transformers.Ernie4_5_VLMoeImageProcessor(size=size),
+        tokenizer,
+        transformers.Ernie4_5_VLMoeVideoProcessor(size=size, font=font),
+        chat_template=_chatml("<|VIDEO_START|><|video@placeholder|><|VIDEO_END|>"),
+    )
+    config = transformers.Ernie4_5_VLMoeConfig(
+        text_config={
+            **_TEXT,
+            "vocab_size": len(tokenizer),
+            "moe_intermediate_size": [32, 16],
+            "moe_k": 2,
+            "moe_num_experts": 4,
+            "moe_num_shared_experts": 1,
+            "rope_parameters": _rope(3, 3, 2),
+            **ends,
+        },
+        vision_config=dict(_VISION),
+        **{f"{name}_id": tokenizer.convert_tokens_to_ids(token) for name, token in named.items()},
+    )
+    return transformers.Ernie4_5_VLMoeForConditionalGeneration(config), processor, ends
 
 
 _MAKE: Final[Mapping[str, Callable[[], Made]]] = {
@@ -323,8 +544,15 @@ _MAKE: Final[Mapping[str, Callable[[], Made]]] = {
     "glm46v": _glm46v,
     "video_llama_3": _video_llama_3,
     "lfm3_vl": _lfm3_vl,
+    "internvl": _internvl,
+    "llava_onevision": _llava_onevision,
+    "llava_next_video": _llava_next_video,
+    "molmo2": _molmo2,
+    "gemma4_small": _gemma4_small,
+    "gemma4_large": _gemma4_large,
+    "ernie4_5_vl": _ernie4_5_vl,
 }
-_CLASSES: Final[Mapping[str, str]] = {"lfm3_vl": "Lfm3VlConfig"}
+_CLASSES: Final[Mapping[str, str]] = {"lfm3_vl": "Lfm3VlConfig", "molmo2": "Molmo2Config"}
 """What newer releases of Transformers alone have. The oldest that `pyproject.toml` promises is tested without."""
 NAMES: Final = tuple(name for name in _MAKE if hasattr(transformers, _CLASSES.get(name, "AutoConfig")))
 """Families that the installed Transformers has."""

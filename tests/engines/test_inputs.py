@@ -12,7 +12,7 @@ from conftest import Prepare
 from flow import request
 from generating import GREEDY, answers
 
-from reelscribe.engines.families import describe
+from reelscribe.engines.describing import describe
 from reelscribe.engines.inputs import InputBuilder
 from reelscribe.engines.positions import Positions
 from reelscribe.engines.prompt import Prompt, _without_added_tokens

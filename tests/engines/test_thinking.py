@@ -16,7 +16,7 @@ from transformers import AddedToken, AutoProcessor, GenerationConfig
 from reelscribe.config import Settings
 from reelscribe.engines import load_engine
 from reelscribe.engines.checkpoint import Checkpoint
-from reelscribe.engines.families import describe
+from reelscribe.engines.describing import describe
 from reelscribe.engines.prompt import Prompt
 from reelscribe.engines.sampling import Sampler, TokenRules
 from reelscribe.engines.thinking import decode, opens_thought, special_marks, template_switches

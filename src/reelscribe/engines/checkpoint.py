@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from reelscribe.engines.families import Family, describe
+from reelscribe.engines.describing import describe
+from reelscribe.engines.families import Family
 from reelscribe.engines.planning import ModelSize
 from reelscribe.engines.prompt import bare_video
 from reelscribe.engines.thinking import template_switches

@@ -116,6 +116,10 @@ class FullLayer:
             buffer[:, :, end - new.shape[2] : end] = new
         return self, self
 
+    def to(self, *_: Any) -> "FullLayer":
+        """What an older Gemma 4 calls on keys that it borrows; they are where they are needed."""
+        return self
+
     def attend(self, query: torch.Tensor, scaling: float) -> torch.Tensor:
         """Attention of the last tokens of each row, of each to those before it and to itself.
 

@@ -42,8 +42,7 @@ class RunningBatch:
     def __init__(self, model: Any, builder: InputBuilder, rules: TokenRules, device: torch.device) -> None:
         self._model, self._builder, self._device = model, builder, device
         self._config = model.config.get_text_config()
-        has_new_name = "cache" in inspect.signature(model.forward).parameters  # since Transformers 5.23
-        self._cache_name = "cache" if has_new_name else "past_key_values"
+        self._cache_name = cache_name(model)
         self._kinds = DynamicCache(config=self._config).layers
         self._together = builder.cuts and all(type(kind) is DynamicLayer for kind in self._kinds)
         """Whether several works may be read at once: padding would leave traces in other kinds of layers."""
@@ -178,6 +177,11 @@ _NO_MASK: Final = torch.empty(0, 0, 0, 0)
 """Four dimensions tell Transformers that a mask is made already; the cache knows what is padding."""
 _STATES: Final = ("linear_attention", "conv")
 """Types of layers that have states; they take a mask of two dimensions, or none."""
+
+
+def cache_name(model: Any) -> str:
+    """What the model calls its cache: another name since Transformers 5.23."""
+    return "cache" if "cache" in inspect.signature(model.forward).parameters else "past_key_values"
 
 
 def _no_masks(config: Any) -> Any:

@@ -15,7 +15,6 @@ from typing import Any, Final
 
 import torch
 from transformers import AutoModelForMultimodalLM, DynamicCache
-from transformers.cache_utils import DynamicLayer
 from transformers.utils import logging as hf_logging
 
 from reelscribe.config import Settings
@@ -25,7 +24,7 @@ from reelscribe.engines.checkpoint import HUB_PARAMS, Checkpoint, cannot_load
 from reelscribe.engines.feed import Feed, ReadyItems, feeding
 from reelscribe.engines.inputs import InputBuilder, ModelInputs, most_tokens
 from reelscribe.engines.positions import Positions
-from reelscribe.engines.running import RunningBatch
+from reelscribe.engines.running import RunningBatch, cache_name
 from reelscribe.engines.sampling import TokenRules
 from reelscribe.engines.speedups import speed_up_vision
 from reelscribe.errors import EngineError, MissingExtraError, ModelError, SettingsError
@@ -96,6 +95,10 @@ class TransformersEngine:
             raise cannot_load(model, str(exc)) from exc
         if report["missing_keys"]:
             raise ModelError(f"the model {model!r} lacks weights, such as {min(report['missing_keys'])}.")
+        if getattr(self._model.config.get_text_config(), "kv_lora_rank", None):
+            raise ModelError(
+                f"the model {model!r} keeps keys and values in one (latent attention), which this engine cannot share."
+            )
         self._model.eval()
         speed_up_vision(self._model)
         self._processor = checkpoint.processor
@@ -318,14 +321,18 @@ def _halves(works: Sequence[ModelInputs]) -> Iterator[list[ModelInputs]]:
 
 def _batch_tokens(model: Any, device: torch.device) -> int:
     """Tokens whose keys and values memory has room for, beside what a pass through the model takes."""
-    config = model.config.get_text_config()
-    kinds = DynamicCache(config=config).layers
-    layers = sum(isinstance(kind, DynamicLayer) for kind in kinds)
-    heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
-    size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     if device.type == "cuda":
         room = _GPU_SHARE * torch.cuda.mem_get_info(device)[0]
     else:
         room = _CPU_SHARE * os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    tokens = int(room / (2 * max(layers, 1) * heads * size * model.dtype.itemsize))
+    tokens = int(room / _bytes_of_a_token(model, device))
     return tokens if device.type == "cuda" else min(tokens, _CPU_TOKENS)
+
+
+@torch.inference_mode()
+def _bytes_of_a_token(model: Any, device: torch.device) -> int:
+    """Bytes of the keys and values of a token, as the model makes them: no two configurations have the same words."""
+    filled = DynamicCache(config=model.config.get_text_config())
+    model(input_ids=torch.zeros(1, 1, dtype=torch.int64, device=device), **{cache_name(model): filled}, use_cache=True)
+    parts = [getattr(layer, name, None) for layer in filled.layers for name in ("keys", "values")]
+    return max(sum(int(part.nbytes) for part in parts if part is not None), 1)

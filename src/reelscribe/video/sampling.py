@@ -1,7 +1,8 @@
 """Which frames of a clip to look at, and at which size: pure arithmetic.
 
-The cost of a clip is known before an engine sees it. A model of the Qwen3-VL family turns each pair of frames
-(`temporal_patch`) into one vision token for each square of `token_pixels` by `token_pixels` pixels.
+The cost of a clip is known before an engine sees it. A model that keeps the size of frames turns each group of them
+(`temporal_patch`, a pair in Qwen3-VL) into one vision token for each square of `token_pixels` by `token_pixels` pixels.
+Another brings each frame to a size of its own (`OwnSize`): there the number of frames gives way to the budget.
 """
 
 import math
@@ -11,11 +12,43 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from reelscribe.config import FrameSettings
-from reelscribe.errors import ClipError
+from reelscribe.errors import ClipError, SettingsError
 from reelscribe.video.bounds import ROUNDED_SECONDS
 
 _LEAST_SHARE = 0.25
 """Of a picture's pixels. Below it small things and text in it are lost."""
+_LONGEST_SIDE = 4
+"""Of a picture that a model brings to its own size: its longer side, in shorter sides that the model can use."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class OwnSize:
+    """A checkpoint that brings each frame to a size of its own."""
+
+    pixels: int
+    """Of the shorter side of a frame: the model sees no more of it."""
+    frame_tokens: int
+    """Vision tokens of a frame, at most; exactly, unless there is a `step`."""
+    clip_tokens: int = 0
+    """Vision tokens of a clip beside those of its frames."""
+    step: int | None = None
+    """If a frame keeps its shape: pixels of the squares that it is made of, each of which costs a token."""
+
+    def tokens(self, width: int, height: int) -> int:
+        """Vision tokens of a frame of this size. With a `step`, the size is the largest of the frame's shape."""
+        if self.step is None:
+            return self.frame_tokens
+        scale = math.sqrt(self.frame_tokens / (width * height))
+        columns, rows = math.floor(width * scale), math.floor(height * scale)
+        if not rows:
+            return min(width // height, self.frame_tokens)
+        return columns * rows if columns else min(height // width, self.frame_tokens)
+
+    def fit(self, width: int, height: int) -> tuple[int, int]:
+        """The size to send: of the same shape, if that is not too long, and no larger than of use."""
+        longest = _LONGEST_SIDE * self.pixels
+        scale = min(1.0, self.pixels / min(width, height))
+        return tuple(min(max(round(side * scale), 1), longest) for side in (width, height))  # type: ignore[return-value]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,6 +64,8 @@ class VisionLimits:
     (VIDEO_MAX_TOKEN_NUM in qwen-vl-utils)."""
     min_frames: int = 4
     max_frames: int = 768
+    own_size: OwnSize | None = None
+    """Set if frames do not keep the size that they come in. Then what is said of squares and groups does not count."""
 
 
 class FrameChoice(Protocol):
@@ -71,7 +106,17 @@ class FrameBudget:
 
     @classmethod
     def of(cls, settings: FrameSettings, limits: VisionLimits) -> "FrameBudget":
-        """The settings where they say something, the checkpoint's limits where they do not."""
+        """The settings where they say something, the checkpoint's limits where they do not.
+
+        Raises:
+            SettingsError: not even one frame is within the settings.
+        """
+        own = limits.own_size
+        if own and own.clip_tokens + own.frame_tokens > settings.max_video_tokens:
+            raise SettingsError(
+                f"max_video_tokens is {settings.max_video_tokens}, but this model makes {own.frame_tokens} vision "
+                f"tokens of each frame and {own.clip_tokens} more of a clip; raise it to their sum at least."
+            )
         max_frames = settings.max_frames or max(limits.max_frames, settings.min_frames or 0)
         return cls(
             fps=settings.fps,
@@ -85,17 +130,23 @@ class FrameBudget:
     @property
     def most_tokens(self) -> int:
         """Most vision tokens that one clip can cost."""
+        if own := self.limits.own_size:
+            return own.clip_tokens + self.most_frames * own.frame_tokens
         merged = -(-self.max_frames // self.limits.temporal_patch)
         return min(self.max_video_tokens, merged * self.limits.max_frame_tokens)
 
     @property
     def most_frames(self) -> int:
-        """Most frames that one clip can have: each pair of them costs a token at least."""
+        """Most frames that one clip can have: each group of them costs a token at least."""
+        if own := self.limits.own_size:
+            return min(self.max_frames, (self.max_video_tokens - own.clip_tokens) // own.frame_tokens)
         return min(self.max_frames, self.limits.temporal_patch * self.max_video_tokens)
 
     @property
     def max_bytes(self) -> int:
         """Most bytes that the decoded frames of one clip can take."""
+        if own := self.limits.own_size:
+            return self.most_frames * _LONGEST_SIDE * own.pixels**2 * 3
         return self.most_tokens * self.limits.token_pixels**2 * self.limits.temporal_patch * 3
 
     def pick(self, timestamps: Sequence[float], duration_seconds: float) -> list[int]:
@@ -112,6 +163,8 @@ class FrameBudget:
 
     def shrinks(self, width: int, height: int, num_frames: int) -> bool:
         """Whether the clip's tokens, spread over so many frames, leave less than a quarter of the pixels."""
+        if self.limits.own_size:
+            return False  # whatever the settings say
         merged = -(-num_frames // self.limits.temporal_patch)
         if not width * height or self.max_video_tokens // merged >= self.limits.max_frame_tokens:
             return False  # the checkpoint's own ceiling for a frame, which no setting lifts
@@ -119,9 +172,11 @@ class FrameBudget:
         return _LEAST_SHARE * width * height > fitted[0] * fitted[1]
 
     def __str__(self) -> str:
+        start = f"{self.fps:g} frames a second, {self.min_frames} to {self.max_frames} of them, at most "
+        if own := self.limits.own_size:
+            return f"{start}{self.max_video_tokens:,} vision tokens a clip and {own.frame_tokens:,} for each frame"
         return (
-            f"{self.fps:g} frames a second, {self.min_frames} to {self.max_frames} of them, at most "
-            f"{self.max_video_tokens:,} vision tokens a clip and {self.limits.max_frame_tokens:,} for each "
+            f"{start}{self.max_video_tokens:,} vision tokens a clip and {self.limits.max_frame_tokens:,} for each "
             f"{self.limits.temporal_patch} frames"
         )
 
@@ -182,7 +237,7 @@ def pick_frames(timestamps: Sequence[float], duration_seconds: float, budget: Fr
     Returns:
         Indices into `timestamps`, ascending.
     """
-    patch = budget.limits.temporal_patch
+    patch = 1 if budget.limits.own_size else budget.limits.temporal_patch
     count = int(duration_seconds * budget.fps + 1e-6)
     count = min(max(count, budget.min_frames), budget.most_frames)
     count = max(count - count % patch, patch)  # an odd one out would cost as much as a pair
@@ -196,8 +251,9 @@ def pick_frames(timestamps: Sequence[float], duration_seconds: float, budget: Fr
 def fit_resolution(width: int, height: int, num_frames: int, budget: FrameBudget) -> tuple[int, int]:
     """Choose the size at which the model sees the frames.
 
-    Both sides are multiples of `token_pixels`. Of the sizes within the budget, the one is taken that keeps most pixels
-    and distorts the picture least; distortion weighs double. A small picture is not blown up: it costs what it has.
+    If the checkpoint keeps sizes, both sides are multiples of `token_pixels`. Of the sizes in the budget, the one is
+    taken that keeps most pixels and distorts the picture least; distortion weighs double. A small picture is not blown
+    up: it costs what it has.
 
     Args:
         width: of the upright picture, in square pixels.
@@ -208,6 +264,8 @@ def fit_resolution(width: int, height: int, num_frames: int, budget: FrameBudget
     Returns:
         (width, height) in pixels.
     """
+    if budget.limits.own_size:
+        return budget.limits.own_size.fit(width, height)
     side = budget.limits.token_pixels
     merged = -(-num_frames // budget.limits.temporal_patch)
     most = max(min(budget.limits.max_frame_tokens, budget.max_video_tokens // merged), 1)
@@ -229,5 +287,7 @@ def fit_resolution(width: int, height: int, num_frames: int, budget: FrameBudget
 
 def count_video_tokens(width: int, height: int, num_frames: int, limits: VisionLimits) -> int:
     """Vision tokens that frames of this size cost, exactly."""
+    if own := limits.own_size:
+        return own.clip_tokens + num_frames * own.tokens(width, height)
     merged = -(-num_frames // limits.temporal_patch)
     return merged * (width // limits.token_pixels) * (height // limits.token_pixels)

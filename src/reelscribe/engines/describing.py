@@ -1,0 +1,252 @@
+"""What a checkpoint's own processor shows of how it takes a video, when it is asked.
+
+There is no table of models. A processor is called a few times when it is loaded, mostly with videos on the meta device,
+which have a shape and no pixels, and what comes out says the rest: whether it sees the video at all, which sizes pass,
+what a frame costs, how times enter, and whether its pixels are those that we cut.
+"""
+
+import math
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import Any, Final, get_args
+
+import numpy as np
+import torch
+
+from reelscribe.engines.families import PIXELS, Family, System, Times, as_tensor, call, call_without_pixels
+from reelscribe.engines.patches import Cut, floats
+from reelscribe.errors import ModelError
+from reelscribe.video.sampling import OwnSize, VisionLimits
+
+_DOUBLE_PAIR: Final = "Qwen3VLProcessor"
+"""It puts a pair of vision tokens around each group of frames, and since Transformers 5.2 leaves the one of the chat
+template around all of them. The models were released knowing the layout without that one. No call shows it."""
+_WHOLE: Final = {"video_compression_mask": {"use_token_compression": False}}
+"""Arguments by a name in what comes out. VideoLLaMA3's processor drops tokens of parts that do not move, so that a clip
+costs less than its budget and nobody knows how much."""
+_PROBE_FRAMES: Final = 8
+_PROBE_SIZE: Final = (112, 224)
+"""Height and width of videos to ask with, unless sizes are known that pass."""
+_SIZES: Final = ((112, 224), (224, 112), (300, 200), (64, 250), (720, 1280))
+"""Heights and widths whose costs show by which rule frames are resized."""
+_USUAL_PIXELS: Final = 448
+"""Of a side that a processor does not tell."""
+_CLOSE: Final = 1e-5
+"""By which pixels may differ and count as equal: their steps are 1/128 and more."""
+
+
+def describe(processor: Any) -> Family:
+    """Ask a checkpoint's processor how it takes a video.
+
+    Raises:
+        ModelError: it takes none, or in a way that this package cannot keep to.
+    """
+    if not getattr(processor, "video_processor", None) or not getattr(processor, "video_token", None):
+        raise ModelError(f"it takes no videos with this Transformers: its processor is a {type(processor).__name__}.")
+    placeholder = processor.video_token
+    rendered = _rendered(processor, [{"type": "video"}, {"type": "text", "text": "What?"}])
+    if placeholder not in rendered:
+        raise ModelError(f"its chat template has no {placeholder} for a video.")
+    asked = _Asked(processor)
+    token, kinds = asked.tokens(rendered)
+    cut = Cut.of(processor.video_processor)
+    own = asked.takes_sizes(cut.side, cut.temporal, token) if cut else False
+    if cut and own:
+        asked.keep_sizes(cut.side)
+    times, wants_rate = asked.times()
+    cut = cut if cut and own and times != "drawn" and asked.same_pixels(cut) else None
+    return Family(
+        limits=_limits(processor.video_processor, asked, own, token),
+        times=times,
+        placeholder=token,
+        kinds=kinds,
+        cut=cut,
+        bare=type(processor).__name__ == _DOUBLE_PAIR,
+        system=_system(processor),
+        opening=asked.opening(rendered, placeholder),
+        arguments=asked.arguments,
+        wants_rate=wants_rate,
+    )
+
+
+class _Asked:
+    """A processor that is asked."""
+
+    def __init__(self, processor: Any) -> None:
+        self._processor = processor
+        self.arguments: dict[str, Any] = {}
+        self._size = _PROBE_SIZE
+        made = self(_PROBE_FRAMES)[1]
+        for name, arguments in _WHOLE.items():
+            self.arguments |= arguments if name in made else {}
+
+    def __call__(
+        self, count: int, *size: int, step: float = 0.5, text: str | None = None, **more: Any
+    ) -> tuple[str, Any]:
+        """Layout and all that is made of so many frames, `step` seconds apart."""
+        times = [number * step for number in range(count)]
+        arguments = {**self.arguments, **more}
+        return call_without_pixels(
+            self._processor, (count, *(size or self._size)), times, count * step, arguments, text
+        )
+
+    def keep_sizes(self, side: int) -> None:
+        """Let frames keep the size that they come in."""
+        self.arguments["do_resize"] = False
+        self._size = (3 * side, 4 * side)
+
+    def tokens(self, rendered: str) -> tuple[int, Mapping[str, Mapping[int, int]]]:
+        """The token of vision features, and the kinds of tokens; see `Family`. GLM's depend on what stands around.
+
+        Raises:
+            ModelError: the video does not get there.
+        """
+        layout, made = self(_PROBE_FRAMES, text=rendered)
+        if layout == rendered or not any(name in made for name in PIXELS):
+            raise ModelError(f"its processor, a {type(self._processor).__name__}, drops the video.")
+        ids = made["input_ids"][0].tolist()
+        special = set(self._processor.tokenizer.get_added_vocab().values())
+        [(token, _)] = Counter(each for each in ids if each in special).most_common(1)
+        kinds = {
+            name: {each: kind for each, kind in zip(ids, values[0].tolist(), strict=True) if kind}
+            for name, values in made.items()
+            if name.endswith("token_type_ids")
+        }
+        return token, kinds
+
+    def count(self, count: int, height: int, width: int, token: int, **more: Any) -> int:
+        """Vision tokens that so many frames cost."""
+        return int((self(count, height, width, **more)[1]["input_ids"] == token).sum())
+
+    def takes_sizes(self, side: int, temporal: int, token: int) -> bool:
+        """Whether frames keep the size that they come in, and cost a token for each square of a group of frames."""
+        for count, rows, columns in ((2, 2, 3), (2, 5, 4), (3, 2, 3)):
+            try:
+                found = self.count(count * temporal, rows * side, columns * side, token, do_resize=False)
+            except Exception:  # processors that need to resize raise all kinds of errors
+                return False
+            if found != count * rows * columns:
+                return False
+        return True
+
+    def times(self) -> tuple[Times, bool]:
+        """How times enter, and whether the processor wants them as an argument."""
+        (layout, made), (later, other) = (self(_PROBE_FRAMES, step=step) for step in (0.5, 1.75))
+        if layout != later:
+            return "words", False
+        seconds = [name for name in made if "second" in name]
+        if any(bool((made[name] != other[name]).any()) for name in seconds):
+            return "positions", False
+        if seconds:
+            given = self(_PROBE_FRAMES, fps=1 / 1.75)[1]
+            if any(bool((made[name] != given[name]).any()) for name in seconds):
+                return "positions", True
+        first, last = (
+            self._pixels(call(self._processor, _noise(2, *self._size), times, times[1] + 1, self.arguments)[1])
+            for times in ((0.0, 1.0), (30.0, 50.0))
+        )
+        return ("none" if torch.equal(first, last) else "drawn"), False
+
+    def same_pixels(self, cut: Cut) -> bool:
+        """Whether our patches are the processor's."""
+        noise = _noise(2 * cut.temporal, 2 * cut.side, 3 * cut.side)
+        times = [float(number) for number in range(len(noise))]
+        made = self._pixels(call(self._processor, noise, times, len(times), self.arguments)[1])
+        cpu = torch.device("cpu")
+        ours = floats(torch.from_numpy(cut.patches(noise.permute(0, 2, 3, 1).numpy())), cut.scales(cpu))
+        return made.shape == ours.shape and torch.allclose(made.float(), ours, rtol=0, atol=_CLOSE)
+
+    def opening(self, rendered: str, placeholder: str) -> str:
+        """What the processor puts before a prompt; most put nothing there.
+
+        Raises:
+            ModelError: what it makes of a video depends on the prompt around it.
+        """
+        layout, (whole, _) = self(_PROBE_FRAMES)[0], self(_PROBE_FRAMES, text=rendered)
+        if rendered.replace(placeholder, layout, 1) == whole:
+            return ""
+        tokenizer = self._processor.tokenizer
+        for opening in (tokenizer.bos_token, tokenizer.eos_token):
+            if opening and opening + rendered.replace(placeholder, layout.removeprefix(opening), 1) == whole:
+                return str(opening)
+        raise ModelError("what its processor makes of a video depends on the prompt around it.")
+
+    def _pixels(self, made: Mapping[str, Any]) -> torch.Tensor:
+        found: torch.Tensor = next(made[name] for name in PIXELS if name in made)
+        return found
+
+
+def _limits(video: Any, asked: _Asked, own: bool, token: int) -> VisionLimits:
+    """What videos the checkpoint takes, and what they cost.
+
+    Raises:
+        ModelError: they cost neither what their size says, nor a constant a frame.
+    """
+    usual = VisionLimits.max_frame_tokens
+    limits = VisionLimits(
+        min_frames=getattr(video, "min_frames", None) or VisionLimits.min_frames,
+        max_frames=getattr(video, "max_frames", None) or VisionLimits.max_frames,
+    )
+    if own:
+        return replace(
+            limits,
+            token_pixels=video.patch_size * video.merge_size,
+            temporal_patch=getattr(video, "temporal_patch_size", None) or 1,
+            # Qwen3-VL's processor means a frame by that name, Qwen2.5-VL's a clip.
+            max_frame_tokens=min(getattr(video, "max_video_tokens", None) or usual, usual),
+        )
+    sizes = [(count, *size) for count in (1, 4, 5) for size in _SIZES]
+    found = [asked.count(*shape, token) for shape in sizes]
+    for rule in _rules(video, found[0], found[len(_SIZES)]):
+        if found == [rule.clip_tokens + count * rule.tokens(width, height) for count, height, width in sizes]:
+            return replace(limits, own_size=rule)
+    raise ModelError(
+        "its processor changes the size of frames by a rule that is not known here, and what they cost by it."
+    )
+
+
+def _rules(video: Any, one: int, four: int) -> Iterator[OwnSize]:
+    """What the vision tokens of a clip of one frame, and of one of four, may come from."""
+    each = (four - one) // 3
+    lengths = [length for name in ("size", "crop_size", "max_image_size") for length in _lengths(video, name)]
+    if each:
+        yield OwnSize(pixels=max(lengths, default=_USUAL_PIXELS), frame_tokens=each, clip_tokens=one - each)
+    most, pool = (getattr(video, name, None) for name in ("max_soft_tokens", "pooling_kernel_size"))
+    if most and pool:  # Gemma 4's words
+        step = pool * video.patch_size
+        yield OwnSize(pixels=math.ceil(math.sqrt(most)) * step, frame_tokens=most, step=step)
+
+
+def _lengths(video: Any, name: str) -> list[int]:
+    held = getattr(video, name, None)
+    words = ("height", "width", "longest_edge", "shortest_edge")
+    sides = [held.get(word) if isinstance(held, Mapping) else getattr(held, word, None) for word in words]
+    return [int(side) for side in sides if side]
+
+
+def _rendered(processor: Any, content: Sequence[Mapping[str, str]], system: Any = None) -> str:
+    messages: list[Any] = [{"role": "user", "content": list(content)}]
+    if system:
+        messages.insert(0, {"role": "system", "content": system})
+    text: str = processor.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+    return text
+
+
+def _system(processor: Any) -> System:
+    """The form in which the words of a system prompt come out of the chat template, and stand alone there."""
+    words, question = "Be brief.", [{"type": "text", "text": "What?"}]
+    forms: dict[System, Any] = {"parts": [{"type": "text", "text": words}], "text": words}
+    for form in get_args(System)[:2]:
+        try:
+            text = _rendered(processor, question, forms[form])
+        except Exception:  # a template may raise anything at what it does not take
+            continue
+        if words in text and f"'{words}'" not in text and f'"{words}"' not in text:
+            found: System = form
+            return found
+    return "question"
+
+
+def _noise(count: int, height: int, width: int) -> torch.Tensor:
+    return as_tensor(np.random.default_rng(0).integers(0, 256, (count, height, width, 3), dtype=np.uint8))
