@@ -253,6 +253,11 @@ CAPTION_META: Final[dict[str, tuple[str, str]]] = {
     ),
     "tone_mapped": ("string", "`pq` or `hlg` for a clip of high dynamic range, which was brought to SDR; else empty"),
     "deinterlaced": ("bool", "whether pictures of two fields were brought to one moment"),
+    "times_given": (
+        "string",
+        "how the model was given the times of frames: in `words`, by `positions` of tokens, `drawn` into the pictures, "
+        "or `none`; null if that is not known",
+    ),
     "sent": ("string", "what a server was sent; null for a model that runs here"),
     "prompt_tokens": ("int64", "tokens of the whole prompt, the video's among them"),
     "completion_tokens": ("list of int64", "tokens of each candidate"),

@@ -29,7 +29,7 @@ class Tiny:
     """A tiny checkpoint: in the engine, and as Transformers has it."""
 
     def __init__(self, name: str, folder: Any) -> None:
-        tiny_checkpoints.make(name, folder)
+        self.name, self.folder = name, tiny_checkpoints.make(name, folder)
         self.engine = TransformersEngine(str(folder), device="cpu", dtype="float32")
         self.engine._rules.end_ids = frozenset()
         self.processor = AutoProcessor.from_pretrained(folder)
@@ -154,6 +154,24 @@ def run(tiny: Tiny, groups: Sequence[Sequence[Work]], *, between: int) -> dict[s
 
 def assert_equal(ours: torch.Tensor, theirs: torch.Tensor) -> None:
     torch.testing.assert_close(ours, theirs, rtol=0, atol=CLOSE * float(theirs.abs().max()))
+
+
+TIMES = {
+    "qwen2_5_vl": "positions",
+    "qwen3_omni_thinker": "positions",
+    "ernie4_5_vl": "drawn",
+    "internvl": "none",
+    "llava_onevision": "none",
+    "llava_next_video": "none",
+}
+"""How models are given the times of frames; all others in words."""
+
+
+def test_it_is_said_how_times_are_given(tiny: Tiny, caplog: pytest.LogCaptureFixture) -> None:
+    assert tiny.engine.info.details["times_given"] == TIMES.get(tiny.name, "words")
+    TransformersEngine(str(tiny.folder), device="cpu")
+    warned = [message for message in caplog.messages if "do not ask it for times" in message]
+    assert len(warned) == (TIMES.get(tiny.name) == "none")
 
 
 class TestInputs:

@@ -9,10 +9,11 @@ from typing import Any
 import pytest
 
 from reelscribe.config import Settings
-from reelscribe.errors import ClipError
+from reelscribe.errors import ClipError, SettingsError
 from reelscribe.video.sampling import (
     FrameBudget,
     FramesAt,
+    OwnSize,
     VisionLimits,
     count_video_tokens,
     fit_resolution,
@@ -220,3 +221,58 @@ def test_a_picture_is_shrunk_if_the_budget_leaves_less_than_a_quarter(
     assert budget.shrinks(size[0], size[1], frames) is shrunk
     assert budget.shrinks(size[1], size[0], frames) is shrunk
     assert FramesAt(seconds=(), max_width=1, max_height=1).shrinks(*size, frames) is False
+
+
+class TestOwnSizes:
+    """Checkpoints that bring frames to a size of their own: the number of frames gives way to the budget."""
+
+    FIXED = VisionLimits(own_size=OwnSize(pixels=448, frame_tokens=256, clip_tokens=3))
+    SHAPED = VisionLimits(own_size=OwnSize(pixels=432, frame_tokens=70, step=48))
+
+    @pytest.mark.parametrize("tokens", [259, 600, 2051, 24_576])
+    @pytest.mark.parametrize("limits", [FIXED, SHAPED])
+    def test_a_clip_costs_no_more_than_the_budget(self, limits: VisionLimits, tokens: int) -> None:
+        budget = FrameBudget.of(Settings(max_video_tokens=tokens, fps=4, max_frames=100), limits)
+        picked = pick_frames(at_rate(25, 60), 60, budget)
+        own = limits.own_size
+        assert own
+        assert len(picked) == budget.most_frames == min((tokens - own.clip_tokens) // own.frame_tokens, 100)
+        for size in SIZES:
+            width, height = budget.fit(*size, len(picked))
+            cost = count_video_tokens(width, height, len(picked), limits)
+            assert cost <= budget.most_tokens <= tokens
+            assert len(picked) * width * height * 3 <= budget.max_bytes
+
+    def test_a_constant_a_frame(self) -> None:
+        assert count_video_tokens(800, 450, 5, self.FIXED) == 5 * 256 + 3
+
+    @pytest.mark.parametrize(
+        ("size", "tokens"), [((224, 112), 5 * 11), ((200, 300), 6 * 10), ((1920, 1080), 6 * 11), ((40, 4000), 70)]
+    )
+    def test_what_a_shape_says(self, size: tuple[int, int], tokens: int) -> None:
+        assert count_video_tokens(*size, 3, self.SHAPED) == 3 * tokens
+
+    @pytest.mark.parametrize("size", SIZES)
+    def test_no_more_is_sent_than_is_of_use(self, size: tuple[int, int]) -> None:
+        width, height = fit_resolution(*size, 8, replace(BUDGET, limits=self.FIXED))
+        assert min(width, height) == min(*size, 448)
+        assert abs(math.log(width / height * size[1] / size[0])) < 0.01
+
+    @pytest.mark.parametrize("size", EXTREME_SIZES)
+    def test_a_long_picture_is_cut_short(self, size: tuple[int, int]) -> None:
+        width, height = fit_resolution(*size, 8, replace(BUDGET, limits=self.FIXED))
+        assert 1 <= min(width, height) <= 448
+        assert max(width, height) <= 4 * 448
+
+    def test_frames_need_not_be_even(self) -> None:
+        budget = FrameBudget.of(Settings(max_video_tokens=5 * 256 + 3), self.FIXED)
+        assert len(pick_frames(at_rate(25, 60), 60, budget)) == 5
+
+    def test_a_budget_that_no_frame_keeps_to(self) -> None:
+        with pytest.raises(SettingsError, match="max_video_tokens is 258, but this model makes 256 vision tokens of"):
+            FrameBudget.of(Settings(max_video_tokens=258), self.FIXED)
+
+    def test_it_says_what_it_is(self) -> None:
+        budget = FrameBudget.of(Settings(), self.FIXED)
+        assert str(budget).endswith("vision tokens a clip and 256 for each frame")
+        assert not budget.shrinks(4000, 3000, 500)

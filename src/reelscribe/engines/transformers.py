@@ -113,11 +113,14 @@ class TransformersEngine:
         self._inputs = InputBuilder(
             self._processor, checkpoint.family, self._rules, Positions(self._model), self._device, switches
         )
+        if checkpoint.family.times == "none":
+            logger.warning("The model %r is not shown when its frames are: do not ask it for times.", model)
         self.info = ModelInfo(
             engine="transformers",
             model=model,
             revision=checkpoint.revision,
             limits=checkpoint.limits,
+            details={"times_given": checkpoint.family.times},
         )
 
     def generate(self, works: Iterator[Work]) -> Iterator[Generation | Failure]:

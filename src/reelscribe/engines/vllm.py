@@ -157,6 +157,7 @@ class VllmEngine:
             model=settings.model,
             revision=checkpoint.revision,
             limits=checkpoint.limits,
+            details={"times_given": checkpoint.family.times},
             gpus=self._replicas * self._llm.vllm_config.parallel_config.tensor_parallel_size,
         )
 

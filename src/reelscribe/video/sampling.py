@@ -225,9 +225,9 @@ class FramesAt:
 def pick_frames(timestamps: Sequence[float], duration_seconds: float, budget: FrameBudget) -> list[int]:
     """Choose frames at even distances in time.
 
-    Targets are spread evenly from the first frame to the last, and each picks the frame that is on screen then: the
-    last one at or before it. So frames of a variable-rate clip are spread over time, not over their numbers. No frame
-    is picked twice, hence a clip of few frames gives them all.
+    Targets are spread evenly from the first frame to the last; a single one is in the middle. Each picks the frame that
+    is on screen then: the last one at or before it. So frames of a variable-rate clip are spread over time, not over
+    their numbers. No frame is picked twice, hence a clip of few frames gives them all.
 
     Args:
         timestamps: when each frame is shown, in seconds, ascending.
@@ -244,7 +244,8 @@ def pick_frames(timestamps: Sequence[float], duration_seconds: float, budget: Fr
     if count >= len(timestamps):
         return list(range(len(timestamps)))
     first, last = timestamps[0], timestamps[-1]
-    targets = [first + (last - first) * step / (count - 1) for step in range(count)]
+    shares = [step / (count - 1) for step in range(count)] if count > 1 else [0.5]
+    targets = [first + (last - first) * share for share in shares]
     return sorted({max(bisect_right(timestamps, target + 1e-9) - 1, 0) for target in targets})
 
 
