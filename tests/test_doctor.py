@@ -283,5 +283,5 @@ def test_a_model_on_this_machine(tmp_path: Path) -> None:
     found = _model(tmp_path, "shapes")
     assert (found.state, found.text) == ("ok", "shapes is on this machine, 0.02 GB")
     found = _model(tmp_path, str(tmp_path))
-    assert (found.state, found.advice) == ("problem", "name a whole Qwen3-VL checkpoint")
+    assert (found.state, found.advice) == ("problem", "name a whole checkpoint that takes videos")
     assert list(doctor._model(Settings(engine="openai"), tmp_path)) == []

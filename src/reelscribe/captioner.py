@@ -109,7 +109,7 @@ class VideoCaptioner:
     Use it in a `with` statement, or `close` it, where the memory that the model takes is needed again.
 
     Args:
-        model: hub name or folder of a Qwen3-VL checkpoint; "shapes" is the built-in one.
+        model: hub name or folder of a checkpoint that takes videos; "shapes" is the built-in one.
         **settings: any other field of `Settings`: `num_captions=4`, `sampling={"temperature": 0.8}`, ...
 
     Raises:

@@ -316,7 +316,9 @@ def _model(settings: Settings, folder: Path) -> Iterator[Finding]:
         try:
             found = look_at_model(settings)
         except ReelscribeError as exc:
-            yield Finding(check="model", state="problem", text=str(exc), advice="name a whole Qwen3-VL checkpoint")
+            yield Finding(
+                check="model", state="problem", text=str(exc), advice="name a whole checkpoint that takes videos"
+            )
             return
         weights = "" if found.size is None else f", {(found.size.text_bytes + found.size.vision_bytes) / 10**9:.2f} GB"
         yield Finding(check="model", state="ok", text=f"{model} is on this machine{weights}")

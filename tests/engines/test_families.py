@@ -3,7 +3,9 @@
 Logits are compared, not ids alone: positions that are wrong by one change ids of few random models.
 """
 
-from collections.abc import Callable, Sequence
+import runpy
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,6 +21,7 @@ from reelscribe.sampling_params import SamplingParams
 from reelscribe.values import Clip, Frames, Request, Work
 from reelscribe.video.sampling import count_video_tokens
 
+ROOT = Path(__file__).parents[2]
 STEP = 0.5
 """Seconds between frames."""
 CLOSE = 1e-5
@@ -111,9 +114,6 @@ class Tiny:
         return torch.cat(made.logits)
 
 
-Load = Callable[[str], Tiny]
-
-
 @pytest.fixture(scope="module", params=tiny_checkpoints.NAMES)
 def tiny(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Tiny:
     return Tiny(request.param, tmp_path_factory.mktemp("tiny") / request.param)
@@ -172,6 +172,12 @@ def test_it_is_said_how_times_are_given(tiny: Tiny, caplog: pytest.LogCaptureFix
     TransformersEngine(str(tiny.folder), device="cpu")
     warned = [message for message in caplog.messages if "do not ask it for times" in message]
     assert len(warned) == (TIMES.get(tiny.name) == "none")
+
+
+def test_the_table_of_models_is_up_to_date(tiny: Tiny) -> None:
+    tool = runpy.run_path(str(ROOT / "tools" / "render_models.py"))
+    line = tool["row"](tiny.name, tiny.family, tiny.model.config.get_text_config())
+    assert line in tool["PAGE"].read_text("utf-8").splitlines(), "run: python tools/render_models.py"
 
 
 class TestInputs:

@@ -26,7 +26,9 @@ class ModelSettings:
     """Which model, what runs it, and how."""
 
     model: str = setting(
-        DEFAULT_MODEL, "Hub name or folder of a Qwen3-VL checkpoint; 'shapes' is the built-in one.", affects="captions"
+        DEFAULT_MODEL,
+        "Hub name or folder of a checkpoint that takes videos; 'shapes' is the built-in one.",
+        affects="captions",
     )
     revision: str | None = setting(None, "Branch, tag or commit of a hub model.", affects="captions")
     engine: str = setting(

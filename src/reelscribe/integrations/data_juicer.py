@@ -94,7 +94,7 @@ class VideoCaptioningFromVLMMapper(Mapper):  # type: ignore[misc] # Data-Juicer 
     ) -> None:
         """Take the arguments of the published operator, under the same names, and `caption_field`.
 
-        :param hf_model: hub name or folder of a Qwen3-VL checkpoint; "shapes" is the built-in one.
+        :param hf_model: hub name or folder of a checkpoint that takes videos; "shapes" is the built-in one.
         :param enable_vllm: run the model with vLLM, split over all visible GPUs.
         :param caption_num: candidates for each video.
         :param keep_candidate_mode: "random_any", "similar_one_simhash" or "all".
