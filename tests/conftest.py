@@ -29,6 +29,7 @@ NEEDED = {
     "vllm": ("vLLM", "make test-vllm", _there("vllm")),
     "ray": ("Ray", "pip install -e '.[dev]'", _there("ray")),
     "data_juicer": ("Data-Juicer or Ray", "pip install -e '.[dev]'", _there("data_juicer", "ray")),
+    "model_packages": ("num2words or timm", "pip install -e '.[dev]'", _there("num2words", "timm")),
     "browser": ("Chromium", "make browser", shutil.which("chromium") is not None),
 }
 """Marker of tests to what they need, the command that brings it, and whether it is there."""

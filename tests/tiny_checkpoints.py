@@ -532,6 +532,72 @@ def _ernie4_5_vl() -> Made:
     return transformers.Ernie4_5_VLMoeForConditionalGeneration(config), processor, ends
 
 
+def _smolvlm() -> Made:
+    from transformers.models.smolvlm import SmolVLMImageProcessor
+    from transformers.models.smolvlm.processing_smolvlm import DEFAULT_CHAT_TEMPLATE
+
+    named = {
+        "image_token": "<image>",
+        "fake_image_token": "<fake_token_around_image>",
+        "global_image_token": "<global-img>",
+        "end_of_utterance_token": "<end_of_utterance>",
+        "video_token": "<video>",
+    }
+    tokenizer, ends, _ = _qwen_tokenizer(*named.values(), extra_special_tokens=named)
+    size = {"longest_edge": 56}
+    sampling = {"max_frames": 16, "fps": 1, "video_size": size}
+    processor = transformers.SmolVLMProcessor(
+        SmolVLMImageProcessor(size=size, max_image_size=size, do_image_splitting=False),
+        tokenizer,
+        transformers.SmolVLMVideoProcessor(size=size, max_image_size=size, video_sampling=sampling),
+        image_seq_len=4,
+        chat_template=DEFAULT_CHAT_TEMPLATE,
+    )
+    config = transformers.SmolVLMConfig(
+        text_config={**_TEXT, "model_type": "llama", "vocab_size": len(tokenizer), **ends},
+        vision_config={**_TOWER, "image_size": 56, "patch_size": 14},
+        image_token_id=tokenizer.convert_tokens_to_ids("<image>"),
+        scale_factor=2,
+        pad_token_id=0,
+    )
+    return transformers.SmolVLMForConditionalGeneration(config), processor, ends
+
+
+def _perception_lm() -> Made:
+    named = {"image_token": "<|image|>", "video_token": "<|video|>"}
+    tokenizer, ends, _ = _qwen_tokenizer(*named.values(), extra_special_tokens=named)
+    processor = transformers.PerceptionLMProcessor(
+        transformers.PerceptionLMVideoProcessor(size={"height": 56, "width": 56}),
+        transformers.PerceptionLMImageProcessor(tile_size=56, max_num_tiles=4),
+        tokenizer,
+        patch_size=14,
+        pooling_ratio=2,
+        chat_template=_chatml("<|video|>"),
+    )
+    tower = transformers.TimmWrapperConfig(
+        architecture="vit_pe_core_large_patch14_336",
+        model_args={
+            "embed_dim": 32,
+            "depth": 2,
+            "num_heads": 2,
+            "img_size": (56, 56),
+            "global_pool": "",
+            "use_post_transformer_norm": False,
+            "init_values": 0.1,
+            "ref_feat_shape": (4, 4),
+        },
+    )
+    config = transformers.PerceptionLMConfig(
+        text_config={**_TEXT, "model_type": "llama", "vocab_size": len(tokenizer), **ends},
+        vision_config=tower.to_dict(),
+        projector_pooling_ratio=2,
+        vision_use_cls_token=True,
+        image_token_id=tokenizer.convert_tokens_to_ids("<|image|>"),
+        video_token_id=tokenizer.convert_tokens_to_ids("<|video|>"),
+    )
+    return transformers.PerceptionLMForConditionalGeneration(config), processor, ends
+
+
 _MAKE: Final[Mapping[str, Callable[[], Made]]] = {
     "qwen2_5_vl": _qwen2_5_vl,
     "qwen3_vl": _qwen3_vl,
@@ -551,11 +617,15 @@ _MAKE: Final[Mapping[str, Callable[[], Made]]] = {
     "gemma4_small": _gemma4_small,
     "gemma4_large": _gemma4_large,
     "ernie4_5_vl": _ernie4_5_vl,
+    "smolvlm": _smolvlm,
+    "perception_lm": _perception_lm,
 }
 _CLASSES: Final[Mapping[str, str]] = {"lfm3_vl": "Lfm3VlConfig", "molmo2": "Molmo2Config"}
 """What newer releases of Transformers alone have. The oldest that `pyproject.toml` promises is tested without."""
 NAMES: Final = tuple(name for name in _MAKE if hasattr(transformers, _CLASSES.get(name, "AutoConfig")))
 """Families that the installed Transformers has."""
+WITH_PACKAGES: Final = ("smolvlm", "perception_lm")
+"""Families whose processor or encoder needs a package that no extra but `dev` brings."""
 
 
 def make(name: str, folder: Path) -> Path:

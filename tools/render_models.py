@@ -27,6 +27,8 @@ NAMES = {
     "gemma4_small": "Gemma 4, small",
     "gemma4_large": "Gemma 4, large",
     "ernie4_5_vl": "Ernie 4.5 VL",
+    "smolvlm": "SmolVLM2",
+    "perception_lm": "PerceptionLM",
 }
 TIMES = {"words": "in words", "positions": "by positions", "drawn": "drawn into frames", "none": "**not at all**"}
 LAYERS = {

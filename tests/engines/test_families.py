@@ -114,7 +114,13 @@ class Tiny:
         return torch.cat(made.logits)
 
 
-@pytest.fixture(scope="module", params=tiny_checkpoints.NAMES)
+FAMILIES = [
+    pytest.param(name, marks=[pytest.mark.model_packages] if name in tiny_checkpoints.WITH_PACKAGES else [])
+    for name in tiny_checkpoints.NAMES
+]
+
+
+@pytest.fixture(scope="module", params=FAMILIES)
 def tiny(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Tiny:
     return Tiny(request.param, tmp_path_factory.mktemp("tiny") / request.param)
 
@@ -163,6 +169,7 @@ TIMES = {
     "internvl": "none",
     "llava_onevision": "none",
     "llava_next_video": "none",
+    "perception_lm": "none",
 }
 """How models are given the times of frames; all others in words."""
 

@@ -17,7 +17,10 @@ from reelscribe.engines.patches import floats
 from reelscribe.engines.prompt import Prompt
 from reelscribe.engines.sampling import TokenRules
 from reelscribe.engines.thinking import opens_thought
-from reelscribe.values import Request, RequestId, Work
+from reelscribe.values import Frames, Request, RequestId, Work
+
+_LAYOUTS: Final = 64
+"""How clips were laid out in a prompt that are remembered: each may take some 100 kB."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -131,6 +134,7 @@ class InputBuilder:
         self._rules = rules
         self._positions = positions
         self._device = device
+        self._layouts: dict[Any, Shown] = {}
         self._scales = family.cut.scales(device) if family.cut else None
 
     @property
@@ -147,7 +151,7 @@ class InputBuilder:
             MissingExtraError: the extra `structured` is not installed, and the request has a schema.
         """
         shows = any(request.video for request in item.requests)
-        shown = self._family.show(self._processor, item.frames) if shows else _NOTHING
+        shown = self._shown(item.frames) if shows else _NOTHING
         alike: dict[tuple[int, ...], list[Question]] = {}
         for request in item.requests:
             if request.schema:
@@ -166,6 +170,18 @@ class InputBuilder:
         if shows and self._family.cut:
             video[PIXELS[0]] = torch.from_numpy(self._family.cut.patches(item.frames.pixels))
         return ModelInputs(prefixes=tuple(self._prefix(questions, shown) for questions in alike.values()), video=video)
+
+    def _shown(self, frames: Frames) -> Shown:
+        """A clip as the processor makes it. Without pixels it is the same for all clips of the same size and times."""
+        if not self.cuts:
+            return self._family.show(self._processor, frames)
+        key = frames.pixels.shape, frames.timestamps, frames.duration_seconds
+        shown = self._layouts.get(key)
+        if shown is None:
+            if len(self._layouts) >= _LAYOUTS:
+                self._layouts.clear()
+            shown = self._layouts[key] = self._family.show(self._processor, frames)
+        return shown
 
     def _up_to_video(self, ids: list[int]) -> tuple[int, ...]:
         """The tokens up to the last one of the video; all, if there is none."""
