@@ -495,6 +495,44 @@ def _gemma4_large() -> Made:
     )
 
 
+def _kimi_k2_5() -> Made:
+    names = ("media_begin", "media_content", "media_end", "media_pad", "kimi_k25_video_placeholder")
+    tokenizer, ends, _ = _qwen_tokenizer(*(f"<|{name}|>" for name in names))
+    processor = transformers.Kimi_K25Processor(
+        transformers.Kimi_K25ImageProcessor(),
+        tokenizer,
+        transformers.Kimi_K25VideoProcessor(),
+        chat_template=_chatml("<|kimi_k25_video_placeholder|>"),
+    )
+    begin, _, end, pad, video = (tokenizer.convert_tokens_to_ids(f"<|{name}|>") for name in names)
+    text = {
+        "model_type": "deepseek_v3",
+        "num_key_value_heads": 4,
+        "moe_intermediate_size": 32,
+        "n_routed_experts": 4,
+        "n_group": 1,
+        "topk_group": 1,
+        "num_experts_per_tok": 2,
+        "first_k_dense_replace": 1,
+        "kv_lora_rank": 16,
+        "q_lora_rank": 24,
+        "qk_rope_head_dim": 8,
+        "qk_nope_head_dim": 8,
+        "v_head_dim": 12,
+        "num_mtp_layers": 0,
+    }
+    config = transformers.Kimi_K25Config(
+        text_config={**_TEXT, "vocab_size": len(tokenizer), **text, **ends},
+        vision_config={**_TOWER, "pos_emb_height": 8, "pos_emb_width": 8},
+        projection_hidden_size=32,
+        image_token_id=pad,
+        video_token_id=video,
+        vision_start_token_id=begin,
+        vision_end_token_id=end,
+    )
+    return transformers.Kimi_K25ForConditionalGeneration(config), processor, ends
+
+
 def _ernie4_5_vl() -> Made:
     import matplotlib
 
@@ -617,13 +655,17 @@ _MAKE: Final[Mapping[str, Callable[[], Made]]] = {
     "gemma4_small": _gemma4_small,
     "gemma4_large": _gemma4_large,
     "ernie4_5_vl": _ernie4_5_vl,
+    "kimi_k2_5": _kimi_k2_5,
     "smolvlm": _smolvlm,
     "perception_lm": _perception_lm,
 }
-_CLASSES: Final[Mapping[str, str]] = {"lfm3_vl": "Lfm3VlConfig", "molmo2": "Molmo2Config"}
-"""What newer releases of Transformers alone have. The oldest that `pyproject.toml` promises is tested without."""
-NAMES: Final = tuple(name for name in _MAKE if hasattr(transformers, _CLASSES.get(name, "AutoConfig")))
-"""Families that the installed Transformers has."""
+_NEWER: Final = ("lfm3_vl", "molmo2", "smolvlm", "kimi_k2_5")
+"""Families that the oldest Transformers which `pyproject.toml` promises does not have, or does not run."""
+_TRIED: Final = (5, 24)
+"""The release with which they were tried."""
+_RELEASE: Final = tuple(int(part) for part in transformers.__version__.split(".")[:2])
+NAMES: Final = tuple(name for name in _MAKE if name not in _NEWER or _RELEASE >= _TRIED)
+"""Families that the installed Transformers runs."""
 WITH_PACKAGES: Final = ("smolvlm", "perception_lm")
 """Families whose processor or encoder needs a package that no extra but `dev` brings."""
 

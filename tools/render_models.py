@@ -27,6 +27,7 @@ NAMES = {
     "gemma4_small": "Gemma 4, small",
     "gemma4_large": "Gemma 4, large",
     "ernie4_5_vl": "Ernie 4.5 VL",
+    "kimi_k2_5": "Kimi-K2.5",
     "smolvlm": "SmolVLM2",
     "perception_lm": "PerceptionLM",
 }
@@ -48,13 +49,15 @@ def row(name: str, family: Any, config: Any) -> str:
     """
     from transformers import DynamicCache
 
+    from reelscribe.engines.branching import can_branch
+
     own = family.limits.own_size
     cost = "ours; a token for each square" if not own else "a constant a frame" if own.step is None else "by shape"
-    kinds = {
-        LAYERS[type(layer).__name__] for layer in DynamicCache(config=config).layers if type(layer).__name__ in LAYERS
-    }
+    held = DynamicCache(config=config).layers
+    kinds = {LAYERS[type(layer).__name__] for layer in held if type(layer).__name__ in LAYERS}
     borrowed = ["borrowed keys"] if getattr(config, "num_kv_shared_layers", None) else []
     layers = ", ".join([*(kind for kind in LAYERS.values() if kind in kinds), *borrowed])
+    layers = layers if can_branch(config, held) else "others: repeated"
     pixels = "cut here" if family.cut else "its processor's"
     return f"| {NAMES[name]} | {TIMES[family.times]} | {cost} | {pixels} | {layers} |"
 

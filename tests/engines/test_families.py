@@ -5,6 +5,7 @@ Logits are compared, not ids alone: positions that are wrong by one change ids o
 
 import runpy
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from flow import named
 from generating import GREEDY
 from transformers import AutoModelForMultimodalLM, AutoProcessor
 
+from reelscribe.engines import running
 from reelscribe.engines.transformers import TransformersEngine
 from reelscribe.sampling_params import SamplingParams
 from reelscribe.values import Clip, Frames, Request, Work
@@ -162,6 +164,8 @@ def assert_equal(ours: torch.Tensor, theirs: torch.Tensor) -> None:
     torch.testing.assert_close(ours, theirs, rtol=0, atol=CLOSE * float(theirs.abs().max()))
 
 
+ENCODERS = ("visual", "vision_tower", "vision_model", "vision_backbone", "vit")
+"""What models call their vision encoders."""
 TIMES = {
     "qwen2_5_vl": "positions",
     "qwen3_omni_thinker": "positions",
@@ -187,6 +191,10 @@ def test_the_table_of_models_is_up_to_date(tiny: Tiny) -> None:
     assert line in tool["PAGE"].read_text("utf-8").splitlines(), "run: python tools/render_models.py"
 
 
+def test_candidates_of_all_but_latent_attention_branch(tiny: Tiny) -> None:
+    assert tiny.engine._new_batch()._branches == (tiny.name != "kimi_k2_5")
+
+
 class TestInputs:
     def test_ids_and_pixels_are_those_of_its_processor(self, tiny: Tiny) -> None:
         for frames in (8, 5, 6):
@@ -204,6 +212,40 @@ class TestInputs:
             assert ids.count(tiny.family.placeholder) == work.frames.video_tokens
 
 
+class TestCost:
+    def test_a_clip_is_looked_at_once(self, tiny: Tiny) -> None:
+        looks = []
+
+        def looked(module: torch.nn.Module, *_: Any) -> None:
+            looks.append(module)
+
+        inner = tiny.engine._model.model
+        owners = [tiny.engine._model, inner, getattr(inner, "vision_tower", None)]
+        encoders = [getattr(owner, name, None) for owner in owners for name in ENCODERS]
+        seen = {id(each): each for each in encoders if isinstance(each, torch.nn.Module)}
+        assert seen
+        hooks = [each.register_forward_pre_hook(looked) for each in seen.values()]
+        run(tiny, [[tiny.work("a", "What?", frames=4)]], between=1)
+        once = len(looks)
+        briefly = tiny.work("a", "Who?", "Where?", frames=4, system="Be brief.", num_captions=2)
+        several = tiny.work("b", "What?", "Why, then?", frames=4, num_captions=3)
+        work = replace(several, requests=several.requests + briefly.requests)
+        assert len(tiny.engine._inputs.prepare(work).prefixes) == 2 - (tiny.family.system == "question")
+        run(tiny, [[work]], between=1)
+        for hook in hooks:
+            hook.remove()
+        assert once
+        assert len(looks) == 2 * once
+
+
+@pytest.fixture(params=["as it is", "repeating"])
+def cache(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The cache that the family has, and the one for models whose layers are not known."""
+    if request.param == "repeating":
+        monkeypatch.setattr(running, "can_branch", lambda *_: False)
+
+
+@pytest.mark.usefixtures("cache")
 class TestLogits:
     def test_candidates_share_a_clip_and_others_join_and_leave(self, tiny: Tiny) -> None:
         long, short = (SamplingParams(temperature=0.0, max_tokens=tokens) for tokens in (20, 6))

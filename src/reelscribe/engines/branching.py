@@ -11,7 +11,7 @@ Others may join while candidates are under way.
 
 import itertools
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Final
 
 import torch
@@ -43,6 +43,18 @@ def enable_branching(model: Any) -> None:
         model.set_attn_implementation({"text_config": name})
 
 
+def can_branch(config: Any, kinds: Sequence[Any]) -> bool:
+    """Whether a language model can decode with a `BranchingCache`.
+
+    Args:
+        config: of the language model.
+        kinds: the layers of a `DynamicCache` for it.
+    """
+    if getattr(config, "kv_lora_rank", None):  # latent attention: what is cached are neither keys nor values
+        return False
+    return all(layer_for(kind, Branches(torch.device("cpu"))) is not None for kind in kinds)
+
+
 class _Attention:
     """An attention of Transformers that knows a `BranchingCache` as well."""
 
@@ -70,7 +82,7 @@ class BranchingCache:
         device: of its first layer.
 
     Raises:
-        ModelError: there is a kind of layer that it cannot hold.
+        ValueError: there is a kind of layer that it cannot hold; see `can_branch`.
     """
 
     is_initialized = True
@@ -80,6 +92,8 @@ class BranchingCache:
     def __init__(self, kinds: Sequence[Any], device: torch.device) -> None:
         self._branches = Branches(device)
         self.layers: list[Any] = [layer_for(kind, self._branches) for kind in kinds]
+        if None in self.layers:
+            raise ValueError("the model has a kind of layer that cannot branch.")
         self.has_states = any(isinstance(layer, StateLayer) for layer in self.layers)
         """Whether rows of a step must be all padding, or have none."""
 
@@ -166,6 +180,10 @@ class BranchingCache:
         branches.own_mask = torch.cat([branches.own_mask, new], 1)
         for layer in self.layers:
             layer.begin_step(mask)
+
+    def passes(self) -> Iterator[tuple[slice, "BranchingCache"]]:
+        """Rows that go through the model together, with their cache: all."""
+        yield slice(None), self
 
     def end_step(self) -> None:
         """Take back what padding has done to states. Not needed after a step without."""

@@ -90,11 +90,14 @@ class ModelInputs:
         return replace(self, prefixes=tuple(prefix for prefix in prefixes if prefix.questions))
 
 
-def most_tokens(batch: Sequence[ModelInputs]) -> int:
+def most_tokens(batch: Sequence[ModelInputs], *, shared: bool = True) -> int:
     """Tokens that the cache may come to hold for a batch: prefixes, and candidates, each as long as the longest.
 
-    A candidate has its question's own tokens and its answer.
+    A candidate has its question's own tokens and its answer; if prefixes are not shared, its whole prompt.
     """
+    if not shared:
+        asked = [each for item in batch for each in item.questions]
+        return sum(each.request.num_captions * (len(each.ids) + each.longest_answer) for each in asked)
     prefixes = [prefix for item in batch for prefix in item.prefixes]
     own = [
         (each.request.num_captions, len(each.ids) - len(prefix.ids) + each.longest_answer)

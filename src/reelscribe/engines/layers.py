@@ -11,8 +11,6 @@ import torch
 from torch.nn import functional
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer, LinearAttentionLayer
 
-from reelscribe.errors import ModelError
-
 ROOM: Final = 64
 """Tokens by which the room for rows' own tokens grows, so that few steps copy what is there."""
 
@@ -288,12 +286,8 @@ class BorrowingLayer:
 _Layer = FullLayer | StateLayer | BorrowingLayer
 
 
-def layer_for(kind: Any, branches: Branches) -> _Layer:
-    """The layer of ours for one of a `DynamicCache`.
-
-    Raises:
-        ModelError: there is none of its kind.
-    """
+def layer_for(kind: Any, branches: Branches) -> _Layer | None:
+    """The layer of ours for one of a `DynamicCache`; None if there is none of its kind."""
     if type(kind) is DynamicLayer:
         return FullLayer(branches)
     if type(kind) is DynamicSlidingWindowLayer:
@@ -302,7 +296,7 @@ def layer_for(kind: Any, branches: Branches) -> _Layer:
         return StateLayer()
     if type(kind).__name__ == "DummyLayer":  # which older releases of Transformers leave out
         return BorrowingLayer()
-    raise ModelError(f"the model has a kind of layer that this engine does not know: {type(kind).__name__}.")
+    return None
 
 
 def copied(rows: torch.Tensor, which: torch.Tensor | None) -> torch.Tensor:

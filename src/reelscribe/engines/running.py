@@ -10,10 +10,11 @@ import torch
 from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer
 
-from reelscribe.engines.branching import BranchingCache
+from reelscribe.engines.branching import BranchingCache, can_branch
 from reelscribe.engines.families import PIXELS
 from reelscribe.engines.inputs import InputBuilder, ModelInputs
 from reelscribe.engines.looks import OneLook
+from reelscribe.engines.repeating import RepeatingCache
 from reelscribe.engines.sampling import Sampler, TokenRules
 from reelscribe.engines.thinking import with_opening
 from reelscribe.values import Failure, Generation
@@ -44,7 +45,8 @@ class RunningBatch:
         self._config = model.config.get_text_config()
         self._cache_name = cache_name(model)
         self._kinds = DynamicCache(config=self._config).layers
-        self._together = builder.cuts and all(type(kind) is DynamicLayer for kind in self._kinds)
+        self._branches = can_branch(self._config, self._kinds)
+        self._together = self._branches and builder.cuts and all(type(kind) is DynamicLayer for kind in self._kinds)
         """Whether several works may be read at once: padding would leave traces in other kinds of layers."""
         self._looks = OneLook(model)
         self._axes = 1
@@ -55,7 +57,8 @@ class RunningBatch:
         self._empty()
 
     def _empty(self) -> None:
-        self._cache = BranchingCache(self._kinds, self._device)
+        self._cache: BranchingCache | RepeatingCache
+        self._cache = BranchingCache(self._kinds, self._device) if self._branches else RepeatingCache(self._device)
         self._logits = torch.zeros(0, self._vocabulary, device=self._device)
         """Scores of the next token of each candidate."""
         self._positions = torch.zeros(0, 1, dtype=torch.int64, device=self._device)
@@ -89,7 +92,7 @@ class RunningBatch:
         self._logits = torch.cat([self._logits.to(scores.dtype), scores.repeat_interleave(repeats, 0)])
         self._positions = torch.cat([self._positions, torch.cat(ends)[:, None].repeat_interleave(repeats, 0)])
 
-    def _read(self, part: Sequence[ModelInputs]) -> tuple[BranchingCache, torch.Tensor]:
+    def _read(self, part: Sequence[ModelInputs]) -> tuple[Any, torch.Tensor]:
         """Look at videos and read prefixes.
 
         Returns:
@@ -105,9 +108,10 @@ class RunningBatch:
             scores = self._model(**inputs, **{self._cache_name: filled}, use_cache=True, logits_to_keep=1).logits[:, -1]
         counts = [len(prefix.questions) for item in part for prefix in item.prefixes]
         repeats = torch.tensor(counts, device=scores.device)
-        return BranchingCache.over(filled, inputs["attention_mask"], counts), scores.repeat_interleave(repeats, 0)
+        cache = type(self._cache).over(filled, inputs["attention_mask"], counts)
+        return cache, scores.repeat_interleave(repeats, 0)
 
-    def _ask(self, cache: BranchingCache, scores: torch.Tensor, prompts: Mapping[str, torch.Tensor]) -> torch.Tensor:
+    def _ask(self, cache: Any, scores: torch.Tensor, prompts: Mapping[str, torch.Tensor]) -> torch.Tensor:
         """Read the tokens that each question has of its own, if any has.
 
         Returns:
@@ -124,17 +128,25 @@ class RunningBatch:
             cache.end_step()
         return torch.where(own[:, None].to(scores.device) > 0, left, scores)
 
-    def _score(self, tokens: torch.Tensor, positions: torch.Tensor, cache: BranchingCache) -> torch.Tensor:
+    def _score(self, tokens: torch.Tensor, positions: torch.Tensor, cache: Any) -> torch.Tensor:
         """Take rows further by these tokens, int64, shape (rows, tokens). Returns scores of those that come next."""
-        output = self._model(
-            input_ids=tokens,
-            attention_mask=_no_masks(self._config),
-            position_ids=positions if self._axes == 1 else positions.expand(self._axes, -1, -1),
-            **{self._cache_name: cache},
-            use_cache=True,
-            logits_to_keep=1,
-        )
-        scores: torch.Tensor = output.logits[:, -1]
+        scores = None
+        for rows, held in cache.passes():
+            places = positions[rows]
+            made: torch.Tensor = self._model(
+                input_ids=tokens[rows],
+                attention_mask=_no_masks(self._config) if self._branches else None,
+                position_ids=places if self._axes == 1 else places.expand(self._axes, -1, -1),
+                **{self._cache_name: held},
+                use_cache=True,
+                logits_to_keep=1,
+            ).logits[:, -1]
+            if self._branches:
+                return made
+            scores = made.new_zeros(len(tokens), self._vocabulary) if scores is None else scores
+            scores[rows] = made
+        if scores is None:
+            raise ValueError("no row has a token.")
         return scores
 
     @torch.inference_mode()

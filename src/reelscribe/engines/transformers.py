@@ -19,7 +19,7 @@ from transformers.utils import logging as hf_logging
 
 from reelscribe.config import Settings
 from reelscribe.engines.base import ModelInfo
-from reelscribe.engines.branching import enable_branching
+from reelscribe.engines.branching import can_branch, enable_branching
 from reelscribe.engines.checkpoint import HUB_PARAMS, Checkpoint, cannot_load
 from reelscribe.engines.feed import Feed, ReadyItems, feeding
 from reelscribe.engines.inputs import InputBuilder, ModelInputs, most_tokens
@@ -95,16 +95,14 @@ class TransformersEngine:
             raise cannot_load(model, str(exc)) from exc
         if report["missing_keys"]:
             raise ModelError(f"the model {model!r} lacks weights, such as {min(report['missing_keys'])}.")
-        if getattr(self._model.config.get_text_config(), "kv_lora_rank", None):
-            raise ModelError(
-                f"the model {model!r} keeps keys and values in one (latent attention), which this engine cannot share."
-            )
         self._model.eval()
         speed_up_vision(self._model)
         self._processor = checkpoint.processor
         enable_branching(self._model)
         self._batch_size = batch_size
         self._was_full = False
+        text = self._model.config.get_text_config()
+        self._shares = can_branch(text, DynamicCache(config=text).layers)
         self._batch_tokens = batch_tokens or _batch_tokens(self._model, self._device)
         self._rules = TokenRules(self._processor.tokenizer, self._model.generation_config)
         for schema in schemas:
@@ -177,6 +175,9 @@ class TransformersEngine:
         """So many works join together, where there are so many: each time, the whole cache is copied."""
         return -(-self._batch_size // 4)
 
+    def _tokens_of(self, works: Sequence[ModelInputs]) -> int:
+        return most_tokens(works, shared=self._shares)
+
     def _choose(self, waiting: list[ModelInputs], batch: RunningBatch, *, all_there: bool) -> list[ModelInputs]:
         """Those of the waiting works that are to join now: the oldest, and those most like it in length.
 
@@ -192,10 +193,10 @@ class TransformersEngine:
         group: list[ModelInputs] = []
         length = waiting[0].longest_prefix
         for item in sorted(waiting, key=lambda item: abs(item.longest_prefix - length))[:room]:
-            if most_tokens([*running, *group, item]) > self._batch_tokens and (running or group):
+            if self._tokens_of([*running, *group, item]) > self._batch_tokens and (running or group):
                 break
             group.append(item)
-        many = len(group) >= self._quorum or most_tokens(group) >= self._batch_tokens / 4
+        many = len(group) >= self._quorum or self._tokens_of(group) >= self._batch_tokens / 4
         return group if many or not running or (all_there and len(group) == len(waiting)) else []
 
     def _advance(self, batch: RunningBatch, group: Sequence[ModelInputs] = ()) -> "_Fault | None":
@@ -224,7 +225,7 @@ class TransformersEngine:
         """
         if fault.broken:
             raise fault.broken
-        tokens = most_tokens(works)
+        tokens = self._tokens_of(works)
         if fault.out_of_memory and len(works) > 1 and tokens // 2 < self._batch_tokens:
             level = logging.INFO if self._was_full else logging.WARNING
             logger.log(
