@@ -38,7 +38,17 @@ collect_ignore: list[str] = []
 if importlib.util.find_spec("torch") is None:  # only the extra brings it
     collect_ignore += [
         f"engines/test_{name}.py"
-        for name in ("families", "inputs", "running", "sampling", "sharing", "thinking", "transformers", "vllm_server")
+        for name in (
+            "describing",
+            "families",
+            "inputs",
+            "running",
+            "sampling",
+            "sharing",
+            "thinking",
+            "transformers",
+            "vllm_server",
+        )
     ]
 if not _there("torch", "llguidance"):
     collect_ignore += ["engines/test_constraints.py"]

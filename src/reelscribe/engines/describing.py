@@ -196,7 +196,7 @@ def _limits(video: Any, asked: _Asked, own: bool, token: int) -> VisionLimits:
             # Qwen3-VL's processor means a frame by that name, Qwen2.5-VL's a clip.
             max_frame_tokens=min(getattr(video, "max_video_tokens", None) or usual, usual),
         )
-    sizes = [(count, *size) for count in (1, 4, 5) for size in _SIZES]
+    sizes = [(count, *size) for count in (4, 8, 5) for size in _SIZES]
     found = [asked.count(*shape, token) for shape in sizes]
     for rule in _rules(video, found[0], found[len(_SIZES)]):
         if found == [rule.clip_tokens + count * rule.tokens(width, height) for count, height, width in sizes]:
@@ -206,12 +206,12 @@ def _limits(video: Any, asked: _Asked, own: bool, token: int) -> VisionLimits:
     )
 
 
-def _rules(video: Any, one: int, four: int) -> Iterator[OwnSize]:
-    """What the vision tokens of a clip of one frame, and of one of four, may come from."""
-    each = (four - one) // 3
+def _rules(video: Any, four: int, eight: int) -> Iterator[OwnSize]:
+    """What the vision tokens of a clip of four frames, and of one of eight, may come from."""
+    each = (eight - four) // 4
     lengths = [length for name in ("size", "crop_size", "max_image_size") for length in _lengths(video, name)]
-    if each:
-        yield OwnSize(pixels=max(lengths, default=_USUAL_PIXELS), frame_tokens=each, clip_tokens=one - each)
+    if each > 0:
+        yield OwnSize(pixels=max(lengths, default=_USUAL_PIXELS), frame_tokens=each, clip_tokens=four - 4 * each)
     most, pool = (getattr(video, name, None) for name in ("max_soft_tokens", "pooling_kernel_size"))
     if most and pool:  # Gemma 4's words
         step = pool * video.patch_size

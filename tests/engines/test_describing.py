@@ -1,0 +1,122 @@
+"""What a checkpoint's processor shows when it is asked, and what is refused."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tiny_checkpoints
+import torch
+from generating import SHAPES
+from transformers import AutoProcessor, BatchFeature, Qwen3VLProcessor
+
+from reelscribe.config import Settings
+from reelscribe.engines.checkpoint import Checkpoint
+from reelscribe.engines.describing import describe
+from reelscribe.engines.vllm import _checkpoint
+from reelscribe.errors import ModelError
+from reelscribe.video.sampling import OwnSize
+
+
+@pytest.fixture
+def processor() -> Any:
+    return AutoProcessor.from_pretrained(SHAPES)
+
+
+def changed(monkeypatch: pytest.MonkeyPatch, **changes: Any) -> None:
+    """Let the processor of Qwen3-VL make something else of a video."""
+    make = Qwen3VLProcessor.__call__
+
+    def call(self: Any, **kwargs: Any) -> BatchFeature:
+        size = kwargs["videos"][0].shape
+        made = make(self, **kwargs)
+        for name, change in changes.items():
+            made[name] = change(made[name], size)
+        return made
+
+    monkeypatch.setattr(Qwen3VLProcessor, "__call__", call)
+
+
+def test_what_qwen3_vl_shows(processor: Any) -> None:
+    family = describe(processor)
+    assert (family.times, family.bare, family.system, family.opening) == ("words", True, "parts", "")
+    assert processor.tokenizer.convert_ids_to_tokens(family.placeholder) == "<|video_pad|>"
+    assert family.kinds == {"mm_token_type_ids": {family.placeholder: 2}}
+    assert family.cut
+    assert (family.cut.patch, family.cut.merge, family.cut.temporal) == (16, 2, 2)
+
+
+def test_a_processor_that_is_none_for_videos(processor: Any) -> None:
+    with pytest.raises(ModelError, match="it takes no videos with this Transformers: its processor is a "):
+        describe(processor.tokenizer)
+
+
+def test_a_template_without_a_video(processor: Any) -> None:
+    processor.chat_template = "{{ messages[0].role }}"
+    with pytest.raises(ModelError, match=r"its chat template has no <\|video_pad\|> for a video"):
+        describe(processor)
+
+
+def test_a_processor_that_swallows_the_video(processor: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    def swallow(self: Any, *, text: list[str], **_: Any) -> Any:
+        return self.tokenizer(text, return_tensors="pt")
+
+    monkeypatch.setattr(Qwen3VLProcessor, "__call__", swallow)
+    with pytest.raises(ModelError, match="its processor, a Qwen3VLProcessor, drops the video"):
+        describe(processor)
+
+
+def test_frames_whose_cost_follows_no_known_rule(processor: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    def odd(ids: torch.Tensor, size: tuple[int, ...]) -> torch.Tensor:
+        return torch.cat([ids, torch.full((1, size[2] % 7), processor.video_token_id)], 1)
+
+    make = Qwen3VLProcessor.__call__
+    monkeypatch.setattr(
+        Qwen3VLProcessor,
+        "__call__",
+        lambda self, **kwargs: make(self, **kwargs, return_mm_token_type_ids=False),
+    )
+    changed(monkeypatch, input_ids=odd)
+    with pytest.raises(ModelError, match="changes the size of frames by a rule that is not known here"):
+        describe(processor)
+
+
+def test_pixels_that_are_not_ours_are_left_to_the_processor(processor: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    changed(monkeypatch, pixel_values_videos=lambda pixels, _: pixels * 1.01)
+    assert describe(processor).cut is None
+
+
+@pytest.mark.parametrize(
+    ("template", "form"),
+    [
+        ("{{ m.content if m.content is string else m.content[0].text }}", "parts"),
+        ("{{ m.content }}", "text"),
+        ("{{ '' if m.role == 'system' else 'What?' }}", "question"),
+        ("{{ raise_exception('no system') if m.role == 'system' else 'What?' }}", "question"),
+    ],
+)
+def test_the_form_of_a_system_prompt_is_the_one_that_survives(processor: Any, template: str, form: str) -> None:
+    video = "{%- for p in m.content if p.type == 'video' -%}<|video_pad|>{%- endfor -%}"
+    processor.chat_template = f"{{%- for m in messages -%}}{template}{video}{{%- endfor -%}}"
+    assert describe(processor).system == form
+
+
+def test_a_checkpoint_that_is_refused_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(_: Any) -> None:
+        raise ModelError("it takes no videos.")
+
+    monkeypatch.setattr("reelscribe.engines.checkpoint.describe", refuse)
+    with pytest.raises(ModelError, match=r"the model 'shapes', a qwen3_vl, cannot be used: it takes no videos\."):
+        Checkpoint.load("shapes", revision=None)
+
+
+def test_vllm_refuses_other_families(tmp_path: Path) -> None:
+    folder = tiny_checkpoints.make("internvl", tmp_path / "internvl")
+    with pytest.raises(ModelError, match="is a internvl; the engine vllm takes Qwen3-VL checkpoints"):
+        _checkpoint(Settings(model=str(folder), engine="vllm"), {})
+    assert _checkpoint(Settings(model="shapes", engine="vllm"), {}).config.model_type == "qwen3_vl"
+
+
+def test_a_constant_a_frame_is_the_checkpoint_s_own(tmp_path: Path) -> None:
+    folder = tiny_checkpoints.make("llava_onevision", tmp_path / "model")
+    limits = Checkpoint.load(str(folder), revision=None).limits
+    assert limits.own_size == OwnSize(pixels=56, frame_tokens=4, clip_tokens=1)
