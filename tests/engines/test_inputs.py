@@ -12,6 +12,7 @@ from conftest import Prepare
 from flow import request
 from generating import GREEDY, answers
 
+from reelscribe.engines import inputs
 from reelscribe.engines.describing import describe
 from reelscribe.engines.inputs import InputBuilder
 from reelscribe.engines.positions import Positions
@@ -210,6 +211,17 @@ class TestPixels:
         together = shapes_engine.inputs(varied)["pixel_values_videos"]
         apart = torch.cat([shapes_engine.inputs([item])["pixel_values_videos"] for item in varied])
         assert torch.equal(together, apart)
+
+    def test_a_clip_is_laid_out_by_its_own_times_whatever_came_before(
+        self, shapes_engine: TransformersEngine, prepare: Prepare, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(inputs, "_LAYOUTS", 2)
+        slow, fast = (prepare("a", timestamps=[step * number for number in range(4)]) for step in (0.7, 0.2))
+        wide = prepare("a", timestamps=slow.frames.timestamps, size=(128, 64))
+        made = [shapes_engine.inputs([work])["input_ids"].tolist() for work in (slow, fast, wide, slow)]
+        assert made[0] == made[3]
+        assert len({str(ids) for ids in made}) == 3
+        assert len(shapes_engine._inputs._layouts) <= 2
 
     def test_limits_come_from_the_checkpoint(self, shapes_engine: TransformersEngine) -> None:
         limits = VisionLimits(token_pixels=32, temporal_patch=2, max_frame_tokens=15, min_frames=8, max_frames=12)

@@ -52,9 +52,13 @@ def look_at_model(settings: ModelSettings) -> Prospect:
             raise
         why = " ".join(str(exc).split()).partition(". ")[0]
     else:
+        try:
+            size = checkpoint.size
+        except (KeyError, TypeError):  # counted by the words of Qwen3-VL's configuration, which others do not have
+            size = None
         return Prospect(
             limits=checkpoint.limits,
-            size=checkpoint.size,
+            size=size,
             source="the checkpoint's own",
             exact=True,
             max_tokens=checkpoint.generation_config().max_new_tokens or default,
