@@ -39,6 +39,7 @@ if importlib.util.find_spec("torch") is None:  # only the extra brings it
     collect_ignore += [
         f"engines/test_{name}.py"
         for name in (
+            "branching",
             "describing",
             "families",
             "inputs",

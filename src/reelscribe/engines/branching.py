@@ -50,7 +50,10 @@ def can_branch(config: Any, kinds: Sequence[Any]) -> bool:
         config: of the language model.
         kinds: the layers of a `DynamicCache` for it.
     """
-    if getattr(config, "kv_lora_rank", None):  # latent attention: what is cached are neither keys nor values
+    # Of latent attention neither keys nor values are cached; capped scores are not computed here.
+    if any(getattr(config, name, None) for name in ("kv_lora_rank", "attn_logit_softcapping")):
+        return False
+    if "chunked_attention" in (getattr(config, "layer_types", None) or ()):  # whose cache is that of a window
         return False
     return all(layer_for(kind, Branches(torch.device("cpu"))) is not None for kind in kinds)
 
