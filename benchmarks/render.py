@@ -162,6 +162,25 @@ def joined_films() -> Iterator[str]:
 
 
 _RIGHT: Final = ("found", "captions", "event_words", "event_times")
+
+
+def choosing() -> Iterator[str]:
+    """How often the kept caption is right."""
+    yield "| clips | candidates | right of all candidates | kept by | right | more than at random |"
+    yield "| --- | --- | --- | --- | --- | --- |"
+    for result in _results("choosing"):
+        settings = result["settings"]
+        work = f"{settings['clips']} | {settings['candidates']} | {result['candidates_right']:.1f}%"
+        for mode, right in result["right"].items():
+            low, high = result["gains_intervals"].get(mode, (0, 0))
+            gain = f"{result['gains'][mode]:+.1f} points ({low:+.1f} to {high:+.1f})" if mode in result["gains"] else ""
+            yield f"| {work} | `{mode}` | {right:.1f}% | {gain} |"
+        told = result["agreement_auc"]
+        wrong = round(settings["clips"] * (1 - result["right"]["consensus"] / 100))
+        yield f"\nAUC of the agreement: {told['all']:.2f} over all candidates, {told['kept']:.2f} over the kept ones, "
+        yield f"of which {wrong} are wrong. On {_machine(result)}."
+
+
 _FOUND: Final = ("f1", "precision", "recall_cut", "recall_fade", "recall_dissolve")
 _DAMAGE: Final = ("reported, failure", "reported, wrong", "silent, right", "silent, wrong")
 
@@ -169,6 +188,7 @@ PAGES: Final[dict[Path, tuple[Callable[[], Iterator[str]], ...]]] = {
     HERE.parent / "README.md": (speeds,),
     HERE.parent / "docs" / "architecture.md": (scenes,),
     HERE.parent / "docs" / "recipes" / "films.md": (joined_films,),
+    HERE.parent / "docs" / "choosing.md": (choosing,),
     HERE.parent / "docs" / "tasks.md": (tasks,),
     HERE.parent / "docs" / "reliability.md": (streaming, soak, fuzz, odd_values, damage),
 }

@@ -90,6 +90,7 @@ def answer_of(
         "completion_tokens": [candidate.num_tokens for candidate in candidates],
         "stop_reasons": [candidate.stop_reason for candidate in candidates],
         "faults": [" ".join(find_faults(candidate, request)) for candidate in candidates],
+        "scored": request.scored,
         "try": request.attempt,
         "tries": request.attempt,
     }
@@ -160,8 +161,9 @@ def choose(request: Request, answer: Answer) -> Caption:
     if keep != "all":
         fewest = min(len(faults[number]) for number in usable)
         usable = [number for number in usable if len(faults[number]) == fewest]
-    texts = [candidates[number].text for number in usable]
-    picked, reason = SELECTORS[keep](texts, replace(request, seed=meta["seed"]))
+    picked, reason, agreement = SELECTORS[keep](
+        [candidates[number] for number in usable], replace(request, seed=meta["seed"])
+    )
     if len(usable) < len(candidates):
         why = "without words" if keep == "all" else "with faults"
         reason += f"; left out before: {len(candidates) - len(usable)} {why}"
@@ -169,7 +171,14 @@ def choose(request: Request, answer: Answer) -> Caption:
     flags = {fault for number in kept for fault in faults[number]}
     # Release 0.1.0 had no flags of clips, and recorded a share of damaged ones alone.
     flags |= set(meta.get("clip_flags", "truncated" if "decoded_share" in meta else "").split())
-    told = {"keep": keep, "kept": list(kept), "reason": reason, "flags": sorted(flags)}
+    told = {
+        "keep": keep,
+        "kept": list(kept),
+        "reason": reason,
+        "agreement": agreement,
+        "mean_logprobs": [candidate.mean_logprob for candidate in candidates] if request.scored else None,
+        "flags": sorted(flags),
+    }
     return Caption(
         id=request.id,
         kept=kept,
@@ -180,9 +189,12 @@ def choose(request: Request, answer: Answer) -> Caption:
     )
 
 
+_OF_A_CHOICE: Final = frozenset({"keep", "kept", "reason", "agreement", "mean_logprobs", "flags"})
+
+
 def without_choice(meta: Mapping[str, Any]) -> dict[str, Any]:
     """What is known of candidates, whichever of them are kept."""
-    return {name: value for name, value in meta.items() if name not in ("keep", "kept", "reason", "flags")}
+    return {name: value for name, value in meta.items() if name not in _OF_A_CHOICE}
 
 
 def _prompt_sha256(request: Request) -> str:

@@ -5,14 +5,29 @@ import itertools
 import random
 import re
 from collections.abc import Callable, Sequence
-from typing import Final
+from typing import Final, NamedTuple
 
-from reelscribe.values import Request
+import numpy as np
+from numpy.typing import NDArray
 
-Selector = Callable[[Sequence[str], Request], tuple[tuple[int, ...], str]]
-"""(candidate texts, their request) -> (indices to keep, reason)."""
+from reelscribe.values import Candidate, Request
+
+
+class Selection(NamedTuple):
+    """Candidates to keep."""
+
+    kept: tuple[int, ...]
+    """Their places."""
+    reason: str
+    agreement: float | None = None
+    """How near the kept one is to the others, from 0 to 1; None if nobody looked."""
+
+
+Selector = Callable[[Sequence[Candidate], Request], Selection]
+"""From candidates with words, at least one, and their request."""
 
 _BITS = 64
+_LONGEST_NGRAM: Final = 6
 UNSPACED: Final = re.compile("[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\U00020000-\U0003ffff]")
 """Thai, Lao, Burmese, Khmer, kana and Han: scripts that are written without spaces."""
 
@@ -40,27 +55,90 @@ def simhash(text: str) -> int:
     return sum(1 << bit for bit, count in enumerate(counts) if count > 0)
 
 
-def _random_any(texts: Sequence[str], request: Request) -> tuple[tuple[int, ...], str]:
-    if len(texts) == 1:
-        return (0,), "the only candidate"
-    return (random.Random(request.seed).randrange(len(texts)),), f"drawn from {len(texts)} candidates"
+def chrf(texts: Sequence[str]) -> NDArray[np.float64]:
+    """How near texts are to each other: chrF1 of Popović (2015), "chrF: character n-gram F-score".
+
+    Characters without white space, n-grams of 1 to 6 of them; precision and recall are averaged over the lengths that
+    both texts have. Characters serve languages that are written without spaces, too. Recall counts as much as
+    precision, not twice as in chrF2: among candidates none is the reference, and the longest would win, which says most
+    that others say and more (see benchmarks/choosing.py).
+
+    Args:
+        texts: any number.
+
+    Returns:
+        Shape (texts, texts), symmetrical, 0 to 1.
+    """
+    letters = ["".join(text.split()) for text in texts]
+    precision, recall, orders = (np.zeros((len(texts), len(texts))) for _ in range(3))
+    for length in range(1, _LONGEST_NGRAM + 1):
+        grams = [[text[at : at + length] for at in range(len(text) - length + 1)] for text in letters]
+        numbers = {gram: number for number, gram in enumerate({gram for each in grams for gram in each})}
+        counts = np.zeros((len(texts), len(numbers)), np.int64)
+        for row, each in zip(counts, grams, strict=True):
+            np.add.at(row, [numbers[gram] for gram in each], 1)
+        shared = np.stack([np.minimum(row, counts).sum(1) for row in counts])
+        sums = counts.sum(1)
+        both = (sums[:, None] > 0) & (sums > 0)
+        precision += shared / np.maximum(sums[:, None], 1)
+        recall += shared / np.maximum(sums, 1)
+        orders += both
+    precision, recall = precision / np.maximum(orders, 1), recall / np.maximum(orders, 1)
+    f_score: NDArray[np.float64] = 2 * precision * recall / np.maximum(precision + recall, 1e-16)
+    return f_score
 
 
-def _similar_one_simhash(texts: Sequence[str], request: Request) -> tuple[tuple[int, ...], str]:
+def _random_any(candidates: Sequence[Candidate], request: Request) -> Selection:
+    count = len(candidates)
+    if count == 1:
+        return Selection((0,), "the only candidate")
+    return Selection((random.Random(request.seed).randrange(count),), f"drawn from {count} candidates")
+
+
+def _similar_one_simhash(candidates: Sequence[Candidate], request: Request) -> Selection:
     target = simhash(request.reference)
-    distances = [(simhash(text) ^ target).bit_count() for text in texts]
+    distances = [(simhash(candidate.text) ^ target).bit_count() for candidate in candidates]
     best = min(distances)
+    reason = f"nearest to the original text: {best} of {_BITS} bits differ"
     if not request.reference:
-        return (distances.index(best),), "there is no original text to be near to"
-    return (distances.index(best),), f"nearest to the original text: {best} of {_BITS} bits differ"
+        reason = "there is no original text to be near to"
+    return Selection((distances.index(best),), reason)
 
 
-def _all(texts: Sequence[str], _: Request) -> tuple[tuple[int, ...], str]:
-    return tuple(range(len(texts))), "all candidates are kept"
+def _consensus(candidates: Sequence[Candidate], request: Request) -> Selection:
+    """The candidate that the others say most of: minimum Bayes risk, with chrF as what is to be gained.
+
+    Kumar and Byrne (2004), "Minimum Bayes-Risk Decoding for Statistical Machine Translation". Of two candidates, each
+    is as near to the other: one is drawn.
+    """
+    count = len(candidates)
+    if count == 1:
+        return Selection((0,), "the only candidate", 1.0)
+    scores = chrf([candidate.text for candidate in candidates])
+    means = (scores.sum(1) - scores.diagonal()) / (count - 1)
+    best = int(means.argmax()) if count > 2 else _random_any(candidates, request).kept[0]
+    agreement = float(round(means[best], 4))
+    return Selection((best,), f"nearest to the other candidates, of {count}: chrF {agreement:.2f}", agreement)
+
+
+def _likeliest(candidates: Sequence[Candidate], request: Request) -> Selection:
+    scores = [candidate.mean_logprob for candidate in candidates]
+    known = [score for score in scores if score is not None]
+    if len(known) < len(scores):
+        drawn = _random_any(candidates, request)
+        return drawn._replace(reason=f"{drawn.reason}: not all have a log-probability")
+    best = max(known)
+    return Selection((known.index(best),), f"likeliest of {len(known)}: mean log-probability {best:.3f}")
+
+
+def _all(candidates: Sequence[Candidate], _: Request) -> Selection:
+    return Selection(tuple(range(len(candidates))), "all candidates are kept")
 
 
 SELECTORS: Final[dict[str, Selector]] = {
     "random_any": _random_any,
     "similar_one_simhash": _similar_one_simhash,
+    "consensus": _consensus,
+    "likeliest": _likeliest,
     "all": _all,
 }

@@ -13,7 +13,7 @@ from reelscribe.sampling_params import SamplingParams
 from reelscribe.schemas import READY, Schema
 from reelscribe.templates import Part, is_utf8, names_in, parts_of
 
-Keep = Literal["random_any", "similar_one_simhash", "all"]
+Keep = Literal["random_any", "similar_one_simhash", "consensus", "likeliest", "all"]
 ColumnKind = Literal["text", "candidates", "meta", "failure"]
 
 COLUMN_KINDS: Final[tuple[ColumnKind, ...]] = get_args(ColumnKind)

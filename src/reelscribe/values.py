@@ -135,6 +135,11 @@ class Request:
     unfilled: tuple[Part, ...] = ()
     """The prompt in parts, while it names facts of the clip, which are known once that is decoded."""
 
+    @property
+    def scored(self) -> bool:
+        """Whether the log-probabilities of candidates are asked for."""
+        return self.keep == "likeliest"
+
     def __post_init__(self) -> None:
         if self.num_captions < 1:
             raise SettingsError(f"num_captions must be a whole number of at least 1; got {self.num_captions!r}.")
@@ -210,6 +215,9 @@ class Candidate:
     """Whether the thought has no end. Then there is no text."""
     value: Any = None
     """What the text holds, where the request has a schema and the text fits it."""
+    mean_logprob: float | None = None
+    """Mean log-probability of its tokens, the end token among them, by the model itself: without temperature, filters
+    and penalties. None if the request is not to be scored, or the engine does not tell."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -264,11 +272,19 @@ CAPTION_META: Final[dict[str, tuple[str, str]]] = {
     "stop_reasons": ("list of string", "why each candidate ended: `stop` or `length`"),
     "thoughts": ("list of string", "what the model thought before each candidate; empty for nothing"),
     "faults": ("list of string", "what is wrong with each candidate, or nothing"),
+    "mean_logprobs": (
+        "list of float64",
+        "with `keep` likeliest: the mean log-probability of each candidate's tokens; else null",
+    ),
     "try": ("int64", "which try it is from"),
     "tries": ("int64", "how many were made"),
     "keep": ("string", "which candidates were to be kept"),
     "kept": ("list of int64", "their places"),
     "reason": ("string", "why those"),
+    "agreement": (
+        "float64",
+        "with `keep` consensus: how near the kept one is to the other candidates, 0 to 1; else null",
+    ),
     "flags": ("string", "faults of the kept ones and `clip_flags`, with blanks between; empty for none"),
 }
 """Keys of the metadata of each video, for captions and failures: the type and the meaning of each."""
@@ -282,6 +298,11 @@ class Answer:
     candidates: tuple[Candidate, ...]
     meta: dict[str, Any]
     """Provenance, ready for JSON: model, prompt, sampling, timestamps, tokens, faults."""
+
+    @property
+    def scored(self) -> bool:
+        """Whether log-probabilities were asked for, though the engine may not have said them."""
+        return bool(self.meta.get("scored"))
 
 
 @dataclass(frozen=True, kw_only=True)

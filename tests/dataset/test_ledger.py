@@ -230,6 +230,31 @@ def test_text_of_the_row_has_a_part_in_the_choice_alone(file: Path) -> None:
         assert found.kept == (kept,)
 
 
+def test_candidates_without_scores_are_made_again_where_these_choose(file: Path) -> None:
+    """Once: a server that says none is not asked over and over."""
+    candidates = tuple(Candidate(text=text, stop_reason="stop", num_tokens=3) for text in ("a sheep", "two dogs"))
+    meta = {"faults": ["", ""], "seed": 3, "tries": 1}
+    with Ledger(file) as ledger:
+        _make(_begin(ledger), choose(request(), _answer(candidates, meta)))
+    with Ledger(file) as ledger:
+        asked = _begin(ledger).look_up(request(keep="likeliest"))
+        assert isinstance(asked, Request)
+        scored = tuple(replace(one, mean_logprob=score) for one, score in zip(candidates, (-0.5, -0.25), strict=True))
+        ledger.record(choose(asked, _answer(scored, {**meta, "scored": True})))
+    for keep, kept in (("likeliest", (1,)), ("all", (0, 1))):
+        with Ledger(file) as ledger:
+            found = _begin(ledger).look_up(request(keep=keep))
+        assert isinstance(found, Caption)
+        assert found.kept == kept
+    with Ledger(file) as ledger:
+        silent = _answer(candidates, {**meta, "scored": True})
+        _make(
+            _begin(ledger), choose(request(prompt="Else?", keep="likeliest"), silent), prompt="Else?", keep="likeliest"
+        )
+    with Ledger(file) as ledger:
+        assert isinstance(_begin(ledger).look_up(request(prompt="Else?", keep="likeliest")), Caption)
+
+
 def test_other_sampling_is_for_what_is_tried_again_alone_and_kept_under_the_old_key(file: Path) -> None:
     given = {"temperature": 0.5, "max_tokens": 9}
     asked: dict[str, Any] = {"sampling": SamplingParams.parse(given)}

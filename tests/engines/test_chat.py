@@ -225,6 +225,19 @@ def test_tokens_that_are_not_told_are_not_known(usage: dict[str, Any]) -> None:
     assert (answer.prompt_tokens, answer.candidates[0].num_tokens) == (None, None)
 
 
+def test_log_probabilities_are_asked_for_where_they_choose() -> None:
+    assert _body(keep="likeliest")["logprobs"] is True
+    assert "logprobs" not in _body(keep="consensus")
+
+
+def test_log_probabilities_are_read_where_a_server_says_them() -> None:
+    answer = say("a", "b", "c").content
+    told: list[Any] = [{"content": [{"logprob": -0.5}, {"logprob": -0.25}]}, {"content": []}, None]
+    for choice, logprobs in zip(reversed(answer["choices"]), told, strict=True):
+        choice["logprobs"] = logprobs
+    assert [candidate.mean_logprob for candidate in read_answer(answer).candidates] == [-0.375, None, None]
+
+
 def test_silence_is_an_empty_text() -> None:
     assert [candidate.text for candidate in read_answer(say(None, "").content).candidates] == ["", ""]
 

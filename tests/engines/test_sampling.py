@@ -97,6 +97,39 @@ LIMIT = 24.3
 """Chi-square of seven degrees of freedom passes it once in a thousand times."""
 
 
+class TestLogProbabilities:
+    def test_they_are_the_model_s_own_whatever_temperature_filters_and_penalty(self) -> None:
+        """The end token counts. Rows leave and join on the way."""
+        asked = replace(
+            request(3, seed=5, temperature=1.7, top_k=4, repetition_penalty=1.4, max_tokens=6), keep="likeliest"
+        )
+        other = replace(request(2, seed=9, temperature=1.0, max_tokens=3), id=named("other"))
+        sampler = sampler_for(other)
+        sums: dict[int, list[float]] = {}
+        made: list[Generation] = []
+        while len(made) < 2:
+            if not sums:
+                join(sampler, asked)
+            steps = LOGITS * (1 + len(sums) / 10)
+            rows = [draft for draft in sampler._rows if draft.scored and not draft.stop_reason]
+            places = [number for number, draft in enumerate(sampler._rows) if draft in rows]
+            tokens = sampler.step(steps.expand(len(sampler), -1))
+            for draft, place in zip(rows, places, strict=True):
+                sums.setdefault(id(draft), []).append(float(steps.log_softmax(-1)[0, tokens[place]]))
+            made += [answer for answer in sampler.finished() if isinstance(answer, Generation)]
+            sampler.drop_finished(at_least=0)
+        by_task = {answer.id.task: answer.candidates for answer in made}
+        assert [candidate.mean_logprob for candidate in by_task["other"]] == [None, None]
+        seen = [candidate.mean_logprob for candidate in by_task["5"]]
+        assert seen == pytest.approx([np.mean(each) for each in sums.values()])
+        assert len(set(seen)) == 3
+
+    def test_the_end_token_counts(self) -> None:
+        [made] = play([1, END], replace(request(temperature=0.0), keep="likeliest"))
+        assert (made.text, made.num_tokens) == ("a", 1)
+        assert made.mean_logprob == pytest.approx(0, abs=1e-6)
+
+
 class TestDraw:
     def test_follows_the_chances_over_candidates_and_over_seeds(self) -> None:
         chances = LOGITS[0].softmax(-1)

@@ -5,6 +5,7 @@ import re
 import shutil
 import threading
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +48,22 @@ class TestGreedy:
                 0, inputs["input_ids"].shape[1] :
             ].tolist()
             assert together[item.requests[0].id.task] == [" ".join(str(token) for token in ids if token != end)]
+
+    def test_log_probabilities_are_those_of_one_pass_over_the_answer(
+        self, lively_engine: TransformersEngine, plain_model: Any, varied: list[Work]
+    ) -> None:
+        scored = [replace(item, requests=(replace(item.requests[0], keep="likeliest"),)) for item in varied]
+        end = plain_model.generation_config.eos_token_id
+        for answer in lively_engine.generate(iter(scored)):
+            assert isinstance(answer, Generation)
+            inputs = lively_engine.inputs([item for item in varied if item.requests[0].id == answer.id])
+            made = plain_model.generate(
+                **inputs, do_sample=False, max_new_tokens=10, output_logits=True, return_dict_in_generate=True
+            )
+            tokens = made.sequences[0, inputs["input_ids"].shape[1] :]
+            each = [float(logits.log_softmax(-1)[0, token]) for logits, token in zip(made.logits, tokens, strict=True)]
+            assert len(each) == 10 or tokens[-1] == end
+            assert answer.candidates[0].mean_logprob == pytest.approx(sum(each) / len(each), abs=1e-4)
 
     def test_a_repetition_penalty_is_that_of_generate_whatever_the_padding(
         self, lively_engine: TransformersEngine, plain_model: Any, prepare: Prepare

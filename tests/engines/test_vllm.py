@@ -138,6 +138,20 @@ class TestCaptions:
         right = [row["caption"] == truths[row["video"]] for row in rows]
         assert sum(right) / len(right) >= 0.95
 
+    def test_log_probabilities_are_those_of_the_transformers_engine(
+        self, vllm_engine: "VllmEngine", shapes_engine: "TransformersEngine", prepare: Prepare
+    ) -> None:
+        asked = [prepare(name, frames=4, sampling=GREEDY, keep="likeliest") for name in "ab"]
+        made = [
+            {answer.id: answer for answer in engine.generate(iter(asked)) if isinstance(answer, Generation)}
+            for engine in (vllm_engine, shapes_engine)
+        ]
+        assert len(made[0]) == 2
+        for key, ours in made[0].items():
+            [one], [other] = ours.candidates, made[1][key].candidates
+            assert one.text == other.text
+            assert one.mean_logprob == pytest.approx(other.mean_logprob, abs=1e-3)
+
     def test_they_are_those_of_the_transformers_engine(
         self,
         vllm_engine: "VllmEngine",

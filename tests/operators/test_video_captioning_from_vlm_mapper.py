@@ -134,7 +134,11 @@ def test_what_the_engine_is_told(
 @pytest.mark.parametrize(
     ("arguments", "error", "words"),
     [
-        ({"keep_candidate_mode": "best"}, ValueError, "random_any, similar_one_simhash, all; got 'best'"),
+        (
+            {"keep_candidate_mode": "best"},
+            ValueError,
+            "similar_one_simhash, consensus, likeliest, all; got 'best'",
+        ),
         ({"caption_num": 0}, ValueError, "caption_num must be a whole number of at least 1; got 0"),
         ({"caption_num": True}, ValueError, "caption_num must be a whole number of at least 1; got True"),
         ({"sampling_params": {"temprature": 1}}, ValueError, "unknown sampling parameter 'temprature'.*temperature"),

@@ -9,7 +9,7 @@ import threading
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 from flow import EOC, VIDEO, ScriptedEngine, clip_bytes, put_clip, put_rows, read_rows_of, said
@@ -20,6 +20,7 @@ from reelscribe.dataset.lock import locked
 from reelscribe.errors import DatasetError, EngineError, FailuresError, SettingsError
 from reelscribe.runners.local import RunSummary, retry, run
 from reelscribe.runners.status import ledger_of, lock_of
+from reelscribe.tasks import Keep
 from reelscribe.values import Failure, Row, Work
 
 Output = dict[str, bytes]
@@ -193,8 +194,8 @@ def test_rows_in_another_order_and_new_ones_are_known_by_what_they_are(tmp_path:
     ]  # fmt: skip  (what was said of a video stays when its text is edited)
 
 
-@pytest.mark.parametrize("before", ["random_any", "similar_one_simhash", "all"])
-@pytest.mark.parametrize("after", ["random_any", "similar_one_simhash", "all"])
+@pytest.mark.parametrize("before", get_args(Keep))
+@pytest.mark.parametrize("after", [keep for keep in get_args(Keep) if keep != "likeliest"])  # which asks for scores
 def test_other_candidates_are_kept_without_making_any_again(
     tmp_path: Path, data: Path, before: str, after: str
 ) -> None:

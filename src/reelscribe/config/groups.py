@@ -101,7 +101,12 @@ class TaskSettings:
     """What is asked about each clip, and what is kept of the answers."""
 
     num_captions: int = setting(1, "Candidates to generate for each video.", at_least=1, affects="rows")
-    keep: str = setting("random_any", "Which candidates to keep.", *get_args(Keep), affects="nothing")
+    keep: str = setting(
+        "random_any",
+        "Candidates to keep: one at random, that nearest to the original text or to all others, the likeliest, or all.",
+        *get_args(Keep),
+        affects="nothing",
+    )
     prompt: str | None = setting(
         None, "Prompt for every row, in which {name} stands for a column; a general one by default.", affects="rows"
     )

@@ -266,6 +266,8 @@ class Ledger:
         for key, kind, packed, run, tries, limits in rows:
             try:
                 known = unpack(packed, request)
+                if isinstance(known, Answer) and request.scored and not known.scored:
+                    continue  # it was made for another choice, without the scores that this one needs
                 chosen = self._chosen(known, request) if isinstance(known, Answer) else known
             except DamagedError as exc:
                 self._drop(key, exc)

@@ -169,6 +169,7 @@ def body(
         "max_tokens": sampling.max_tokens,
         "stop": list(sampling.stop) or None,
         "response_format": _response_format(request.schema) if request.schema else None,
+        "logprobs": request.scored or None,
         # From here on names of vLLM and SGLang, which OpenAI's own server refuses.
         "top_k": -1 if sampling.top_k == 0 else sampling.top_k,
         "min_p": sampling.min_p,
@@ -229,7 +230,14 @@ def _candidate(choice: Mapping[str, Any], total_tokens: int | None, *, opens_tho
         text=_with_thought(message, text or "", cut_off=why == "length", opens_thought=opens_thought),
         stop_reason=why,
         num_tokens=len(ids) if isinstance(ids, list) else total_tokens,
+        mean_logprob=_mean_logprob(choice.get("logprobs")),
     )
+
+
+def _mean_logprob(told: Mapping[str, Any] | None) -> float | None:
+    """Of the tokens of a choice, if the server says any."""
+    each = [token["logprob"] for token in (told or {}).get("content") or ()]
+    return sum(each) / len(each) if each else None
 
 
 def _with_thought(message: Mapping[str, Any], text: str, *, cut_off: bool, opens_thought: bool) -> str:

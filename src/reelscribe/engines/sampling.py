@@ -92,6 +92,10 @@ class _Draft:
     stop_reason: StopReason | None = None
     constraint: Constraint | None = None
     """If it is held to a schema."""
+    scored: bool = False
+    """Whether its log-probability is asked for."""
+    mean_logprob: float | None = None
+    """Of its tokens, once it is finished."""
 
     def accept(self, token: int) -> None:
         """Take the next token, and see whether it is the last."""
@@ -121,6 +125,7 @@ class _Draft:
             text=before_stop(text, self.params.stop).strip(),
             stop_reason=self.stop_reason or "length",
             num_tokens=len(self.tokens),
+            mean_logprob=self.mean_logprob,
         )
 
 
@@ -165,6 +170,8 @@ class Sampler:
         self._draws = torch.zeros(0, 0, device=device)
         self._steps = torch.zeros(0, 1, dtype=torch.int64, device=device)
         """How many tokens each row has."""
+        self._logprobs = torch.zeros(0, 1, dtype=torch.float64, device=device)
+        """The sum of the log-probabilities of each row's tokens, where any row is to be scored."""
         self._seen = torch.zeros(0, vocabulary, dtype=torch.bool, device=device)
         """The tokens of each row so far, prompt and answer, where any row has a repetition penalty."""
         self._look()
@@ -198,6 +205,7 @@ class Sampler:
         self._draws = _stack(self._draws, torch.from_numpy(np.stack(draws)))
         self._knobs = _stack(self._knobs, torch.tensor([_knobs(draft.params) for draft in drafts]))
         self._steps = _stack(self._steps, torch.zeros(len(drafts), 1, dtype=torch.int64))
+        self._logprobs = _stack(self._logprobs, torch.zeros(len(drafts), 1, dtype=torch.float64))
         self._jobs += jobs
         self._rows += drafts
         self._look()
@@ -206,7 +214,7 @@ class Sampler:
     def _draft(self, request: Request) -> _Draft:
         params = self._rules.resolve(request.sampling, request.num_captions)
         constraint = self._rules.constraints.begin(request.schema) if request.schema else None
-        return _Draft(rules=self._rules, params=params, constraint=constraint)
+        return _Draft(rules=self._rules, params=params, constraint=constraint, scored=request.scored)
 
     def _tokens_of(self, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         """The tokens of each prompt, padding left out, lest it matter beside which others a request stands."""
@@ -217,6 +225,7 @@ class Sampler:
         """See what the rows ask for."""
         sampled = [draft.params for draft in self._rows if draft.params.temperature]
         self._samples = bool(sampled)
+        self._scores = any(draft.scored for draft in self._rows)
         # The likeliest tokens, so many of them, are enough to tell which are cut; 0 where no row cuts any.
         self._width = max(params.top_k or _ALL for params in sampled) if any(map(_filters, sampled)) else 0
 
@@ -233,7 +242,9 @@ class Sampler:
         Returns:
             int64, shape (rows,). Those of finished rows mean nothing.
         """
-        scores = self._constrain(logits.float())
+        scores = logits.float()
+        totals = scores.logsumexp(-1, keepdim=True) if self._scores else None
+        own = scores = self._constrain(scores)
         *knobs, penalty, greedy = self._knobs[:, :, None].unbind(1)
         if len(self._seen):
             scores = torch.where(self._seen, torch.where(scores < 0, scores * penalty, scores / penalty), scores)
@@ -242,10 +253,18 @@ class Sampler:
             tokens = torch.where(greedy[:, 0] > 0, tokens, self._draw(scores, *knobs))
         if len(self._seen):
             self._seen.scatter_(1, tokens[:, None], True)
-        for draft, token in zip(self._rows, tokens.tolist(), strict=True):
+        self._steps += 1
+        if totals is not None:
+            self._logprobs += (own.gather(1, tokens[:, None]) - totals).double()
+        ending: list[int] = []
+        for row, (draft, token) in enumerate(zip(self._rows, tokens.tolist(), strict=True)):
             if not draft.stop_reason:
                 draft.accept(token)
-        self._steps += 1
+                ending += [row] if draft.stop_reason and draft.scored else []
+        if ending:
+            means = (self._logprobs[ending] / self._steps[ending])[:, 0].tolist()
+            for row, mean in zip(ending, means, strict=True):
+                self._rows[row].mean_logprob = mean
         return tokens
 
     def _constrain(self, scores: torch.Tensor) -> torch.Tensor:
@@ -299,6 +318,7 @@ class Sampler:
         self._rows = [self._rows[row] for row in staying]
         rows = torch.tensor(staying, dtype=torch.int64, device=self._knobs.device)
         self._knobs, self._draws, self._steps = self._knobs[rows], self._draws[rows], self._steps[rows]
+        self._logprobs = self._logprobs[rows]
         if len(self._seen):
             self._seen = self._seen[rows]
         self._look()

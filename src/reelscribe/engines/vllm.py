@@ -238,13 +238,23 @@ class VllmEngine:
         ids = {"prompt_token_ids": words.ids(self._processor.tokenizer)}
         prompt = {**(ids if words.covered else {"prompt": words.text}), **(_video(item, clip) if request.video else {})}
         [rendered] = await self._llm.renderer.render_cmpl_async([prompt])
-        params = self.to_vllm(request.sampling, request.num_captions, request.seed, request.schema)
+        params = self.to_vllm(
+            request.sampling, request.num_captions, request.seed, request.schema, scored=request.scored
+        )
         chosen = replica if self._replicas > 1 else None
         name = str(next(self._numbers))
         outputs = [made async for made in self._llm.generate(rendered, params, name, data_parallel_rank=chosen)]
         return outputs[-1]
 
-    def to_vllm(self, told: SamplingParams, num_captions: int, seed: int, schema: Schema | None = None) -> Any:
+    def to_vllm(
+        self,
+        told: SamplingParams,
+        num_captions: int,
+        seed: int,
+        schema: Schema | None = None,
+        *,
+        scored: bool = False,
+    ) -> Any:
         """Sampling parameters as vLLM takes them, with what was not told filled in."""
         from vllm import SamplingParams as VllmSamplingParams
         from vllm.sampling_params import RequestOutputKind, StructuredOutputsParams
@@ -261,6 +271,7 @@ class VllmEngine:
             stop=list(params.stop),
             stop_token_ids=list(params.stop_token_ids),
             seed=seed % _SEEDS,
+            logprobs=0 if scored else None,  # of the drawn token alone
             output_kind=RequestOutputKind.FINAL_ONLY,
             structured_outputs=StructuredOutputsParams(json=schema.enforced) if schema else None,
         )
@@ -317,12 +328,16 @@ def load(settings: Settings) -> VllmEngine:
 
 def _candidate(made: Any, rules: "TokenRules", told: SamplingParams) -> Candidate:
     tokens = list(made.token_ids)
+    total = made.cumulative_logprob
+    mean_logprob = total / len(tokens) if total is not None and tokens else None
     if made.finish_reason == "stop" and tokens and tokens[-1] in rules.end_ids | set(told.stop_token_ids):
         tokens.pop()
     text = made.text
     if special_marks(rules.tokenizer):  # vLLM has dropped them
         text = before_stop(decode(rules.tokenizer, tokens), told.stop)
-    return Candidate(text=text.strip(), stop_reason=made.finish_reason, num_tokens=len(tokens))
+    return Candidate(
+        text=text.strip(), stop_reason=made.finish_reason, num_tokens=len(tokens), mean_logprob=mean_logprob
+    )
 
 
 def _dead(in_flight: int) -> EngineError:
