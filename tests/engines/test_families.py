@@ -265,6 +265,8 @@ class TestLogits:
 
     def test_several_questions_share_a_clip(self, tiny: Tiny) -> None:
         work = tiny.work("a", "What?", "Where does it go to, and why?", "What, then?", "What?")
+        [briefly] = tiny.work("a", "What?", system="Be brief.").requests  # it has a prefix of its own
+        work = replace(work, requests=(*work.requests, replace(briefly, id=named("a briefly"))))
         other = tiny.work("b", "Who?", "Which colour has it?", frames=5)
         found = run(tiny, [[work, other]], between=1)
         for one in (*work.singly(), *other.singly()):
