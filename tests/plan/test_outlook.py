@@ -208,6 +208,18 @@ def test_what_cannot_be_read(tmp_path: Path) -> None:
         look_at_model(Settings(model=str(tmp_path)))
 
 
+@pytest.mark.transformers
+def test_a_model_whose_weights_cannot_be_counted_is_looked_at_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    from reelscribe.engines.planning import ModelSize
+
+    def refused(*_: object, **__: object) -> None:
+        raise ModelError("the size of this model is not known.")
+
+    monkeypatch.setattr(ModelSize, "of", refused)
+    found = look_at_model(Settings(model="shapes"))
+    assert (found.size, found.exact) == (None, True)
+
+
 def test_without_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     def missing(_: str) -> None:
         raise ModuleNotFoundError("No module named 'transformers'", name="transformers")

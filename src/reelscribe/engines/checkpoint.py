@@ -1,5 +1,6 @@
 """What engines that run a checkpoint themselves have in common: its processor, its limits and its size."""
 
+import functools
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -73,7 +74,7 @@ class Checkpoint:
         """What it takes of a video, and what that costs."""
         return self.family.limits
 
-    @property
+    @functools.cached_property
     def size(self) -> ModelSize:
         """What the model takes of a GPU's memory; weights in a folder are measured."""
         folder = Path(self.path)

@@ -54,7 +54,7 @@ def look_at_model(settings: ModelSettings) -> Prospect:
     else:
         try:
             size = checkpoint.size
-        except (KeyError, TypeError):  # counted by the words of Qwen3-VL's configuration, which others do not have
+        except ModelError:  # of a hub's own code, whose weights nobody here can count
             size = None
         return Prospect(
             limits=checkpoint.limits,

@@ -221,7 +221,7 @@ def _on_gpus(
     size = prospect.size
     if size is None:
         served = settings.engine in ("openai", "fake")
-        return None, "the model does not run here" if served else "the model's configuration could not be read"
+        return None, "the model does not run here" if served else "the size of the model is not known"
     if gpu is None:
         return None, f"--gpu names one of {', '.join(GPU_BYTES)}"
     longest = longest_tokens(budget)
