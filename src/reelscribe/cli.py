@@ -149,7 +149,7 @@ def split(inputs: tuple[str, ...], output: Path, every: float | None, scenes: bo
     how = "scenes" if scenes else None if every is None else f"{every:g}"
     settings = settings_of({**given, "split": how}, None)
     summary = run(inputs, output, settings)
-    say(f"{some(summary.rows - summary.failures, 'row')} in {output}", err=True)
+    say(f"{some(summary.rows, 'row')} in {output}", err=True)
     if summary.failures:
         say(f"{some(summary.failures, 'video')} could not be split: see {summary.failures_file}", err=True)
         click.get_current_context().exit(EXIT_FAILURES)

@@ -49,9 +49,10 @@ def export(output: Path, folder: Path | None, target: str, columns: str | None, 
     reelscribe export captions.jsonl table/ --as table --form csv --columns video,caption,seconds
     reelscribe export captions.jsonl --as vtt
 
-    FOLDER is new or empty; by default it is called as OUTPUT, with the target behind it. What failed, or is left out,
-    is counted. An export that breaks off goes on when the same command is given again. Exit code: 0 all is there, 2
-    wrong usage, nothing to export, or most of it is beyond the target's limits, 3 some clips could not be written.
+    FOLDER is new or empty; by default it is called as OUTPUT, with the target behind it (.subtitles for vtt and srt).
+    What failed, or is left out, is counted. An export that breaks off goes on when the same command is given again.
+    Exit code: 0 all is there, 2 wrong usage, nothing to export, or most of it is beyond the target's limits, 3 some
+    clips could not be written.
     """  # noqa: D301 - Click takes the backspace for "leave these lines as they are"
     if target in _SUBTITLES:
         _subtitles(output, folder, target, {"columns": columns, "dry_run": dry_run, **given})

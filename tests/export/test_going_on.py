@@ -71,7 +71,7 @@ def test_a_video_that_cannot_be_had_is_tried_again(
     monkeypatch.setattr(ExportFolder, "opened", vanish)
     code, lines = typed(output, tmp_path / "set", "--as", target, "--videos", "copy")
     assert code == 3
-    assert lines[0].startswith("1 clip with 2 captions in ")
+    assert lines[0].startswith("1 clip with 1 caption in ")
     assert lines[-2] == "1 clip could not be written (1 missing); the same command tries again:"
     assert lines[-1] == "  missing: a.mp4: The video is not there."
     monkeypatch.undo()

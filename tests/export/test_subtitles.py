@@ -242,7 +242,7 @@ def test_a_file_that_is_there_stays_and_none_is_written(tmp_path: Path) -> None:
     output = _run(tmp_path, [{"video": "b.mp4"}, {"video": "a.mp4"}], _by_clip)
     theirs = tmp_path / "a.vtt"
     theirs.write_text("a person's")
-    with pytest.raises(DatasetError, match=r"cannot write: .*a\.vtt is there already\. Choose another folder with -o"):
+    with pytest.raises(DatasetError, match=r"cannot write: .*a\.vtt is there already\. Name another FOLDER"):
         export_subtitles(output, "vtt", folder=tmp_path)
     assert theirs.read_text() == "a person's"
     assert not (tmp_path / "b.vtt").exists()

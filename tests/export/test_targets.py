@@ -222,6 +222,12 @@ def test_tables_have_the_columns_of_the_user_s_choice(form: str, tmp_path: Path)
     assert lists == [["one"], ["A dog runs.", "It is brown."]]
     assert table["end"][0] == 1.0
     assert table["score"].isna().tolist() == [False, True]
+    if form == "parquet":
+        exported(put_rows(tmp_path / "whole.jsonl", rows[1:]), "table", "whole", form=form, columns=("start", "end"))
+        kinds = pandas.read_parquet(tmp_path / "whole" / "captions.parquet", dtype_backend="pyarrow").dtypes
+        assert [str(kind) for kind in kinds] == ["double[pyarrow]"] * 2
+    with pytest.raises(SettingsError, match="--columns: no row has a column 'vide'; did you mean video"):
+        exported(tmp_path / "out.jsonl", "table", "other", form=form, columns=("vide",))
     with pytest.raises(SettingsError, match="--columns: no row has a column 'wrods'; did you mean words"):
         exported(tmp_path / "out.jsonl", "table", "other", form=form, columns=("wrods",))
 

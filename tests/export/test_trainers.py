@@ -77,9 +77,20 @@ def test_values_of_a_schema_that_do_not_fit_are_left_out(tmp_path: Path) -> None
     rows = put_rows(tmp_path / "in.jsonl", [{"video": "a.mp4"}, {"video": "a.mp4#t=0,1"}])
     run([rows], output, Settings(decoders=0, tasks=tasks), engine=ScriptedEngine(lambda _: said(next(answers))))
     summary = exported(output, "table", columns=("caption",))
-    assert summary.left_out == {"that did not fit the schema, or had no times": 1}
+    assert summary.left_out == {"that did not fit the schema": 1}
     [entry] = lines_of(tmp_path / "set" / "captions.jsonl")
     assert json.loads(entry["caption"]) == {"n": 1}
+
+
+def test_of_a_list_of_stretches_those_without_a_value_are_left_out(tmp_path: Path) -> None:
+    film(tmp_path / "a.mp4", 100)
+    answers = itertools.cycle(["0.0-1.0 s: A dog runs.", "A dog runs."])
+    output = tmp_path / "out.jsonl"
+    tasks = {"events": {"prompt": "List the events.", "times": True}}
+    rows = put_rows(tmp_path / "in.jsonl", [{"video": "a.mp4", "stretches": [[0, 2], [2, 4]]}])
+    run([rows], output, Settings(decoders=0, tasks=tasks), engine=ScriptedEngine(lambda _: said(next(answers))))
+    summary = exported(output, "table", columns=("caption", "start"))
+    assert (summary.samples, summary.left_out) == (1, {"that had no times, or wrong ones": 1})
 
 
 def test_a_dry_run_counts_and_writes_nothing(tmp_path: Path) -> None:

@@ -177,6 +177,20 @@ def test_damage_costs_the_stretches_that_it_is_in(tmp_path: Path) -> None:
     assert refusal(file, 1.0, 3.0).kind == "decode"
 
 
+def test_damage_elsewhere_costs_nothing_up_to_the_very_end(tmp_path: Path) -> None:
+    """Of 7.32 s, 1.32 s are left from second 6 on: a difference that floats round up."""
+    whole = write_clip(tmp_path / "a.mp4", range(183), keyframe_every=25, b_frames=0)
+    with av.open(str(whole)) as container:
+        at, size = [(packet.pos, packet.size) for packet in container.demux(video=0)][60]
+    assert at is not None
+    data = bytearray(whole.read_bytes())
+    data[at + 4 : at + size] = b"\xff" * (size - 4)
+    file = tmp_path / "damaged.mp4"
+    file.write_bytes(data)
+    for end in (7.32, None, 7.3):
+        assert read_numbers(stretch(file, 6.0, end).pixels) == list(range(150, 183))
+
+
 def test_part_of_a_stretch_will_do_where_the_budget_says_so(tmp_path: Path) -> None:
     options: dict[str, Any] = {"container_options": {"movflags": "faststart"}}
     whole = write_clip(tmp_path / "whole.mp4", range(COUNT), keyframe_every=25, **options)

@@ -5,16 +5,17 @@ import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
-from reelscribe.engines.describing import describe
-from reelscribe.engines.families import Family
 from reelscribe.engines.planning import ModelSize
 from reelscribe.engines.prompt import bare_video
 from reelscribe.engines.thinking import template_switches
 from reelscribe.errors import ModelError
 from reelscribe.models import BUILT_IN, model_path
 from reelscribe.video.sampling import VisionLimits
+
+if TYPE_CHECKING:
+    from reelscribe.engines.families import Family
 
 HUB_PARAMS: Final = ("cache_dir", "force_download", "local_files_only", "token", "trust_remote_code")
 """Of what a user passes on to a loader, what configuration and processor need, too."""
@@ -30,7 +31,7 @@ class Checkpoint:
     """Commit of a hub model where it is known, else what was asked for."""
     config: Any
     processor: Any
-    family: Family
+    family: "Family"
     """How it takes a video."""
 
     @classmethod
@@ -46,6 +47,8 @@ class Checkpoint:
             ModelError: they cannot be read, or show that the model takes no videos here.
         """
         from transformers import AutoConfig, AutoProcessor
+
+        from reelscribe.engines.describing import describe
 
         if logging.getLogger().handlers:  # else these print what the hub's library logs a second time, never as JSON
             logging.getLogger("huggingface_hub").handlers.clear()

@@ -1,7 +1,7 @@
 """What is to be known of an export before anything is written: what stands in its way, and what a trainer would say."""
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
@@ -44,7 +44,8 @@ class Checks:
         placing: how videos get there.
         count: counts the tokens of a text.
         most_tokens: of a caption.
-        columns: that were asked for, but for those that every sample has.
+        columns: that were asked for.
+        of_each: those that every sample has.
     """
 
     def __init__(
@@ -55,9 +56,11 @@ class Checks:
         count: Callable[[str], int] | None,
         most_tokens: int | None,
         columns: Sequence[str],
+        of_each: Collection[str],
     ) -> None:
         self._target, self._placing = target, placing
-        self._count, self._most_tokens, self._unknown = count, most_tokens, set(columns)
+        self._count, self._most_tokens, self._unknown = count, most_tokens, set(columns) - set(of_each)
+        self._of_each = of_each
         self._troubles: Counter[str] = Counter()
         self._example = ""
         self._broken: Counter[int] = Counter()
@@ -101,7 +104,7 @@ class Checks:
             reasons = "; ".join(f"{count:,} {message}" for message, count in self._troubles.items())
             raise DatasetError(f"of the videos, {reasons} (as {self._example}). Nothing is written.")
         if summary.samples and self._unknown:
-            raise unknown_name("--columns", min(self._unknown))
+            raise unknown_name("--columns", min(self._unknown), self._of_each)
         summary.warnings += [*self._of_tokens(summary), *self._of_rules(summary), *self._of_files()]
 
     def _of_tokens(self, summary: Summary) -> Iterator[str]:

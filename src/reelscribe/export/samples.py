@@ -1,10 +1,10 @@
 """What of a captioned data set goes to a trainer: videos with captions that were chosen, worded and counted."""
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, Final
+from typing import Any
 
 from reelscribe.errors import SettingsError, did_you_mean
 from reelscribe.export.texts import Wording
@@ -86,8 +86,8 @@ class Selection:
     def _texts_of(self, entry: Entry) -> Iterator[Text]:
         if entry.failure is not None:
             self.left_out[f"that failed ({entry.failure})"] += 1
-        elif entry.source is not None and entry.source.row.get(entry.task, "") is None:
-            self.left_out["that did not fit the schema, or had no times"] += 1
+        elif misfit := _misfit(entry):
+            self.left_out[misfit] += 1
         elif not entry.captions:
             self.left_out["whose column was not written"] += 1
         else:
@@ -116,13 +116,29 @@ class Selection:
                 raise unknown_name(f"--where {item.written!r}", item.name)
 
 
-def unknown_name(what: str, name: str) -> SettingsError:
-    """The error about a name that stands for nothing."""
-    known = [*VALUES, *CAPTION_META]
-    return SettingsError(f"{what}: no row has a column {name!r}; {did_you_mean(name, known, otherwise=_NAMES)}")
+def _misfit(entry: Entry) -> str:
+    """Why a caption has no value in its column, though there is a text; empty if it has one."""
+    flags = set(str(entry.meta.get("flags") or "").split())
+    if flags & {"not_json", "schema"}:
+        return "that did not fit the schema"
+    if "times" in flags:
+        return "that had no times, or wrong ones"
+    without_meta = entry.source is not None and entry.source.row.get(entry.task, "") is None
+    return "that did not fit the schema, or had no times" if without_meta else ""
 
 
-_NAMES: Final = f"known are columns of the rows, keys of caption_meta, and {', '.join(VALUES)}."
+def unknown_name(what: str, name: str, more: Iterable[str] = ()) -> SettingsError:
+    """The error about a name that stands for nothing.
+
+    Args:
+        what: has the name.
+        name: nobody knows it.
+        more: names that are known beside the usual ones.
+    """
+    usual = [*more, *VALUES]
+    hint = f"known are columns of the rows, keys of caption_meta, and {', '.join(usual)}."
+    known = [*usual, *CAPTION_META]
+    return SettingsError(f"{what}: no row has a column {name!r}; {did_you_mean(name, known, otherwise=hint)}")
 
 
 def chosen_tasks(data: CaptionedData, wanted: Sequence[str]) -> list[str]:

@@ -69,7 +69,8 @@ def export_subtitles(
     if there:
         named = ", ".join(map(str, there[:_MOST_NAMED]))
         more = f" and {len(there) - _MOST_NAMED:,} more" if len(there) > _MOST_NAMED else ""
-        raise DatasetError(f"cannot write: {named}{more} is there already. Choose another folder with -o.")
+        verb = "is" if len(there) == 1 else "are"
+        raise DatasetError(f"cannot write: {named}{more} {verb} there already. Name another FOLDER behind OUTPUT.")
     for file, events in files.items():
         try:
             file.parent.mkdir(parents=True, exist_ok=True)

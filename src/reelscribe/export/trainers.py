@@ -21,7 +21,7 @@ from reelscribe.export.writers import Job, Placed, Writer
 from reelscribe.report.entries import CaptionedData
 from reelscribe.video.fetch import Fetcher, FetchLimits
 
-_OF_EACH = frozenset({"video", "caption", "captions", "start", "end"})
+_OF_EACH = ("video", "caption", "captions", "start", "end")
 """Columns of tables that every sample has."""
 _MOST_EXAMPLES = 5
 
@@ -119,7 +119,8 @@ class _Export:
             self._placing,
             count=self._count,
             most_tokens=self._options.max_tokens or self._target.max_tokens,
-            columns=[name for name in self._columns if name not in _OF_EACH and name not in self._tasks],
+            columns=self._columns,
+            of_each=[*_OF_EACH, *self._tasks],
         )
         for sample in selection:
             if checks.stands_in_the_way(sample):
@@ -181,6 +182,7 @@ class _Export:
                         missing -= 1
                     else:
                         summary.failed[exc.kind] += 1
+                        summary.texts -= len(sample.texts)
                         summary.examples += [f"{exc.kind}: {exc}"] if len(summary.examples) < _MOST_EXAMPLES else []
                     yield number, exc.kind
 

@@ -67,7 +67,7 @@ class Named:
         """Length of the clip."""
         start, end = (self.entry.meta.get(name) for name in ("clip_start", "clip_end"))
         if isinstance(start, int | float) and isinstance(end, int | float):
-            return float(end - start)
+            return round(float(end - start), 6)
         return self.header.duration_seconds if self.header else None
 
 

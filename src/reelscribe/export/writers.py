@@ -194,6 +194,24 @@ def check_installed(form: str) -> None:
             import pyarrow.parquet  # noqa: F401
 
 
+_KINDS: Final[Mapping[str, str]] = {
+    **dict.fromkeys(("start", "end", "seconds"), "float64"),
+    **dict.fromkeys(("words", "chars", "tokens", "frames", "width", "height", "row_number"), "int64"),
+}
+"""Types of columns, for where all values are null."""
+
+
+def _kind_of(field: Any) -> Any:
+    """The type of a column, by its first values: as Arrow sees it, and if these are null, by its name."""
+    import pyarrow as pa
+
+    from reelscribe.dataset.formats.arrow import settled
+
+    if pa.types.is_null(field.type) and field.name in _KINDS:
+        return pa.type_for_alias(_KINDS[field.name])
+    return settled(field.type) or pa.string()
+
+
 class _Parquet:
     def __init__(self, file: Path) -> None:
         import pyarrow.parquet as pq
@@ -210,13 +228,10 @@ class _Parquet:
     def _write_group(self) -> None:
         import pyarrow as pa
 
-        from reelscribe.dataset.formats.arrow import settled
-
         try:
             table = pa.Table.from_pylist(self._rows, None if self._writer is None else self._writer.schema)
             if self._writer is None:
-                kinds = [pa.field(field.name, settled(field.type) or pa.string()) for field in table.schema]
-                table = table.cast(pa.schema(kinds))
+                table = table.cast(pa.schema([(field.name, _kind_of(field)) for field in table.schema]))
                 self._writer = self._make(self._file, table.schema, compression="zstd")
         except pa.ArrowException as exc:
             why = " ".join(str(exc).split())

@@ -3,6 +3,7 @@
 What counts are frames that came out of the decoder without a word.
 """
 
+import math
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
@@ -55,8 +56,10 @@ def decode_part(clip: Clip, budget: FrameChoice, allocate: Allocate) -> Frames:
     part = shown if entire else _undamaged(order, good)
     due = bounds.end - bounds.start if stated or not clip.is_whole else 0.0
     share = min(part.duration_seconds / due, 1.0) if due else len(good) / len(shown.pts)
+    share = 1.0 if entire else share  # a difference of times may be rounded up
     if share < budget.min_decoded:
-        message = f"Of {name} {share:.0%} can be decoded; min_decoded asks for {budget.min_decoded:.0%}."
+        percent = math.floor(100 * share)  # not as much as is asked for
+        message = f"Of {name} {percent}% can be decoded; min_decoded asks for {budget.min_decoded:.0%}."
         raise ClipError("decode", message)
     order = replace(order, index=part, shown=part, picked=budget.pick(part.seconds, part.duration_seconds))
     with open_clip(clip) as container:
