@@ -12,6 +12,7 @@ import importlib.util
 import os
 import shutil
 import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from fractions import Fraction
@@ -22,6 +23,7 @@ from typing import Any, Final
 import av
 import numpy as np
 from av.video.frame import VideoFrame
+from memory import peak_memory_bytes
 
 from reelscribe.values import Clip, Frames, Request, RequestId, Work
 from reelscribe.video import isolate
@@ -105,9 +107,7 @@ def ahead(clips: list[Clip]) -> int:
     """Decode clips as a run does."""
     asked = (Request(id=RequestId(row=number), clip=clip, prompt="") for number, clip in enumerate(clips))
     works = (Work(requests=(request,)) for request in asked)
-    done = sum(isinstance(outcome, Frames) for _, outcome in decode_ahead(works, BUDGET, max_bytes=1 << 30))
-    isolate.end_idle()  # what a process took is known when it has ended
-    return done
+    return sum(isinstance(outcome, Frames) for _, outcome in decode_ahead(works, BUDGET, max_bytes=1 << 30))
 
 
 def as_they_are(film: Path, stretches: int) -> int:
@@ -179,6 +179,20 @@ def methods(film: Path, folder: Path, ready: list[Path], stretches: int) -> dict
     return known
 
 
+def peak_bytes(film: Path, stretches: int) -> int:
+    """Most memory that this many stretches take in fresh processes, the decoders among them."""
+    code = f"import stretches; print(stretches.measure({str(film)!r}, {stretches}))"
+    done = subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parent, stdout=subprocess.PIPE, check=True)
+    return int(done.stdout)
+
+
+def measure(film: str, stretches: int) -> int:
+    """Decode stretches, and tell the most memory that this took, in bytes."""
+    as_they_are(Path(film), stretches)
+    decoders = [peak_memory_bytes(decoder.process.pid or "self") for decoder in isolate._idle]
+    return peak_memory_bytes() + sum(decoders)
+
+
 def cpu_seconds() -> float:
     """That this process and those that it has waited for took."""
     return sum(os.times()[:4])
@@ -200,12 +214,14 @@ def main() -> None:
         def timed(name: str) -> int:
             before = cpu_seconds()
             done = ways[name]()
+            isolate.end_idle()  # what a process took is known when it has ended
             used[name].append(round(cpu_seconds() - before, 2))
             if done != args.stretches:
                 raise SystemExit(f"{name}: {done} of {args.stretches} stretches were decoded")
             return done
 
         cases: dict[str, Any] = interleaved({name: partial(timed, name) for name in ways}, rounds=args.rounds)
+        memory = {str(count): peak_bytes(film, count) for count in (args.stretches // 4, args.stretches)}
     for name, result in cases.items():
         result["cpu_seconds"] = sorted(used[name][-args.rounds :])
     ours = cases["stretches"]
@@ -217,7 +233,8 @@ def main() -> None:
         for name, result in cases.items()
         if result is not ours
     }
-    save_result("stretches", {"settings": vars(args), "cases": cases, "takes_times_as_long_as_stretches": over})
+    told = {"settings": vars(args), "cases": cases, "takes_times_as_long_as_stretches": over}
+    save_result("stretches", {**told, "peak_memory_bytes_of_so_many_stretches": memory})
 
 
 if __name__ == "__main__":
