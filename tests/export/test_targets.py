@@ -6,12 +6,16 @@ from pathlib import Path
 from typing import Any, get_args
 
 import pytest
+from clips import read_numbers
+from decoding import EVERY_FRAME
 from flow import put_rows
 
 from export.exporting import TWO_LINES, by_musubi, by_sharegpt, exported, files_in, film, lines_of, row, two_films
 from reelscribe.errors import DatasetError, SettingsError
 from reelscribe.export.choices import TargetName
 from reelscribe.export.targets import TARGETS
+from reelscribe.values import Clip
+from reelscribe.video.decode import decode
 
 FOLDED = "A dog runs. It is brown."
 
@@ -128,6 +132,23 @@ def test_cosmos(tmp_path: Path) -> None:
         "caption": "a part",
         "caption_json": None,
     }
+
+
+def test_windows_and_counts_are_of_the_frames_that_a_cut_has(tmp_path: Path) -> None:
+    film(tmp_path / "a.mp4", 200, rate=50)
+    rows = [row("a.mp4#t=0.75,2.75", "between frames"), row("a.mp4#t=0.74,2.74", "from a frame on")]
+    output = put_rows(tmp_path / "out.jsonl", rows)
+    exported(output, "cosmos", "windows")
+    exported(output, "table", "cuts", videos="cut", columns=("video", "frames"))
+    cuts = [(item["video"], item["frames"]) for item in lines_of(tmp_path / "cuts" / "captions.jsonl")]
+    for entry, (video, counted), first in zip(
+        lines_of(tmp_path / "windows" / "metadata.jsonl"), cuts, (37, 37), strict=True
+    ):
+        [window] = entry["t2w_windows"]
+        numbers = read_numbers(decode(Clip(source=video), EVERY_FRAME).pixels)
+        assert numbers == list(range(window["start_frame"], window["end_frame"]))
+        assert (numbers[0], len(numbers)) == (first, counted)
+    assert [counted for _, counted in cuts] == [101, 100]
 
 
 def test_cosmos_takes_no_short_clips(tmp_path: Path) -> None:

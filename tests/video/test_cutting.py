@@ -135,6 +135,52 @@ def test_sides_that_are_odd_become_even(tmp_path: Path) -> None:
         assert (container.streams.video[0].width, container.streams.video[0].height) == (160, 120)
 
 
+def _spoiled(film: Path, number: int, *, length: int | None = None) -> Path:
+    """A film with zeros in the place of a packet, or of as many bytes from there on."""
+    with av.open(str(film)) as container:
+        at, size = [(packet.pos, packet.size) for packet in container.demux(video=0)][number]
+    assert at is not None
+    data = bytearray(film.read_bytes())
+    data[at : at + (length or size)] = bytes(length or size)
+    film.write_bytes(data)
+    return film
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("a.mp4", {}),
+        ("sound.mp4", {"audio_seconds": 8.0}),
+        ("a.mkv", {}),
+        ("a.ts", {}),
+        ("hevc.mp4", {"codec": "libx265"}),
+        ("mpeg4.avi", {"codec": "mpeg4", "b_frames": 0}),
+    ],
+)
+def test_damage_elsewhere_in_a_film_does_not_matter(name: str, options: dict[str, Any], tmp_path: Path) -> None:
+    film = _spoiled(write_clip(tmp_path / name, range(COUNT), keyframe_every=20, **options), 107)
+    for start, end in ((0.52, 2.6), (5.32, 7.0), (5.32, None)):
+        _, before, after = _cut(film, start, end)
+        assert before.decoded_share is None
+        _same(before, after)
+        assert read_numbers(after.pixels)[0] == round(start * 25)
+
+
+def test_damage_within_a_stretch_does(tmp_path: Path) -> None:
+    film = _spoiled(write_clip(tmp_path / "a.mp4", range(COUNT), keyframe_every=20), 107)
+    with pytest.raises(ClipError) as caught:
+        cut(Clip(source=str(film), start_seconds=4.04, end_seconds=5.0), tmp_path / "cut.mp4")
+    assert caught.value.kind == "decode"
+
+
+@pytest.mark.parametrize("options", [{"codec": "mpeg4", "b_frames": 0}, {}])
+def test_nothing_is_cut_if_nobody_knows_when_its_frames_are_shown(options: dict[str, Any], tmp_path: Path) -> None:
+    film = _spoiled(write_clip(tmp_path / "a.avi", range(COUNT), keyframe_every=25, **options), 90, length=1500)
+    assert _cut(film, 0.52, 2.0)[2].pixels.shape[0] == 37
+    with pytest.raises(ClipError, match="packets that its frames need cannot be read; the file is damaged"):
+        cut(Clip(source=str(film), start_seconds=6.04, end_seconds=7.0), tmp_path / "cut.mp4")
+
+
 def test_what_cannot_be_cut(tmp_path: Path) -> None:
     film = write_clip(tmp_path / "a.mp4", range(50))
     for start, end, kind in ((5.0, 6.0, "row"), (1.0, 1.04, "too_short")):

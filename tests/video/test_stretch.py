@@ -144,6 +144,16 @@ def test_a_header_tells_how_long_a_stretch_is(tmp_path: Path) -> None:
     assert (header.frames, header.duration_seconds) == (100, 4.0)
 
 
+@pytest.mark.parametrize(("name", "rate"), [("a.mp4", 50), ("a.mkv", 50), ("a.mp4", 24), ("a.mkv", 24), ("a.ts", 50)])
+def test_a_header_tells_which_frames_are_on_screen_in_a_stretch(name: str, rate: int, tmp_path: Path) -> None:
+    file = write_clip(tmp_path / name, range(200), rate=rate)
+    rounded = round(7 / rate, 3), round(69 / rate, 3)
+    for start, end in ((0.75, 2.75), (0.005, 1.0), (0.5, 1.001), rounded, (1.0, None), (0.0, 1.51)):
+        clip = Clip(source=str(file), start_seconds=start, end_seconds=end)
+        header, numbers = read_header(clip), read_numbers(decode(clip, EVERY_FRAME).pixels)
+        assert (header.first_frame, header.frames) == (numbers[0], len(numbers)), (start, end)
+
+
 # Damage
 
 

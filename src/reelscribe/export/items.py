@@ -47,12 +47,10 @@ def of_simpletuner(placed: Placed, job: Job) -> Row:
 def of_cosmos(placed: Placed, job: Job) -> Row:
     """Of the list of the Cosmos framework."""
     entry, header = placed.sample.entry, placed.header
-    rate = header.frames / header.duration_seconds
-    first = round(placed.clip.start_seconds * rate) if placed.is_part else 0
     windows = [
         {
-            "start_frame": first,
-            "end_frame": first + header.frames,
+            "start_frame": header.first_frame,
+            "end_frame": header.first_frame + header.frames,
             "temporal_interval": 1,
             "caption": item.text,
             "caption_json": item.named.text if item.named.entry.structured else None,

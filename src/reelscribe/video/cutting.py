@@ -6,6 +6,7 @@ along, to the nearest packet, if MP4 holds its codec and it is not in AVI or the
 """
 
 import errno
+import logging
 import math
 import os
 from collections.abc import Iterable, Iterator
@@ -49,6 +50,8 @@ _LATE_SECONDS: Final = 0.05
 """How far behind the frame on screen a stretch may begin to be copied. A copy begins with that frame, so in a slide
 show all times would be off."""
 
+logger = logging.getLogger(__name__)
+
 _indices: Recent[FrameIndex] = Recent(lambda index: index.num_packets)
 
 
@@ -85,19 +88,39 @@ def _cut(clip: Clip, file: Path, threads: int) -> Way:
     if copied_from in _VIDEO_IN_MP4 and (run := _run_to_copy(index, shown)):
         _copy(source, shown, run, file)
         return "copied"
-    plain = Run(packets=range(whole_run(index).packets.start, _behind(index, shown)), keyframe=index.keyframes[0])
-    short = runs_to(index, shown.pts) if index.timed and not index.doubtful else [plain]
-    try:
-        _encode(source, shown, short, file, threads, seek=short != [plain])
-    except ClipError:  # as in decode: a seek may miss, a keyframe be one that decoding cannot start at
-        if short == [plain]:
-            raise
-        _encode(source, shown, [plain], file, threads, seek=False)
+    ways = _ways(index, shown)
+    if not ways:
+        raise ClipError("decode", f"{clip.name}: packets that its frames need cannot be read; the file is damaged.")
+    for number, (runs, seek) in enumerate(ways, 1):
+        try:
+            _encode(source, shown, runs, file, threads, seek=seek)
+            break
+        except ClipError as exc:  # as in decode: a seek may miss, a keyframe be one that decoding cannot start at
+            if number == len(ways):
+                raise
+            logger.debug("%s: once more, by another way: %s", clip.name, exc)
     return "encoded"
 
 
-def _behind(index: FrameIndex, shown: FrameIndex) -> int:
-    return min(index.num_packets, max(index.packets[pts] for pts in shown.pts) + REORDERED)
+def _ways(index: FrameIndex, shown: FrameIndex) -> list[tuple[list[Run], bool]]:
+    """Runs of packets that may lead to the frames, and whether to seek to them; what to try first comes first.
+
+    As captions are made: damage before the keyframe of a stretch, or behind it, does not matter.
+    """
+    last = max(index.packets[pts] for pts in shown.pts)
+    packets = range(whole_run(index).packets.start, min(index.num_packets, last + REORDERED))
+    plain = [Run(packets=packets, keyframe=index.keyframes[0])]
+    ways = [(plain, False)]
+    if index.timed:
+        short = runs_to(index, shown.pts)
+        # Packets that hold nothing: the file is odd, or damaged somewhere.
+        ways = [(plain, False), (short, False)] if index.doubtful else [(short, True), (short, False), (plain, False)]
+    return [(runs, seek) for runs, seek in ways if not _has_broken(index, runs, last)]
+
+
+def _has_broken(index: FrameIndex, runs: list[Run], last: int) -> bool:
+    """Whether a packet up to the last one that is needed cannot be read, or comes at a time that nobody knows."""
+    return any(number in run.packets for number in index.broken if number <= last for run in runs)
 
 
 # Copying

@@ -3,6 +3,7 @@
 What a header says may be wrong. Captions are made of what is in a file; see `index.py`.
 """
 
+import math
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -10,8 +11,8 @@ import av
 from av.container import InputContainer
 
 from reelscribe.errors import ClipError
-from reelscribe.values import Clip
-from reelscribe.video.bounds import bounds_of
+from reelscribe.values import Bounds, Clip
+from reelscribe.video.bounds import ROUNDED_SECONDS, bounds_of
 from reelscribe.video.clock import may_jump
 from reelscribe.video.index import packets_of, read_index
 from reelscribe.video.opening import check_not_encrypted, open_clip, reason, video_stream
@@ -35,6 +36,8 @@ class Header:
     height: int
     frames: int
     duration_seconds: float
+    first_frame: int = 0
+    """Number of its first frame in the file, from 0."""
 
     def video_tokens(self, budget: FrameBudget) -> int:
         """Vision tokens that the clip costs: exact where the header is right and frames come at even distances."""
@@ -105,11 +108,19 @@ def of_clip(header: Header, clip: Clip) -> Header:
         ClipError: kind "row" for what is no stretch of the file, or "too_short".
     """
     if not clip.is_whole:
-        start, end, whole = bounds_of(clip, header.duration_seconds)
-        header = replace(header, frames=round(header.frames * (end - start) / whole), duration_seconds=end - start)
+        bounds = bounds_of(clip, header.duration_seconds)
+        shown = _on_screen(header.frames, bounds)
+        header = replace(header, frames=len(shown), duration_seconds=bounds.end - bounds.start, first_frame=shown.start)
     if (count := header.frames) < 2:
         raise ClipError("too_short", f"{clip.name} has {count} frame{'s' * (count != 1)}; at least 2 are needed.")
     return header
+
+
+def _on_screen(frames: int, bounds: Bounds) -> range:
+    """Which of a file's frames are on screen in a stretch, if all are shown equally long; see `FrameIndex.within`."""
+    rate = frames / bounds.file_seconds
+    first = math.floor((bounds.start + ROUNDED_SECONDS) * rate)
+    return range(first, min(math.ceil((bounds.end - ROUNDED_SECONDS) * rate), frames))
 
 
 def _may_be_joined(container: InputContainer) -> bool:
