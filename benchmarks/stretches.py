@@ -2,10 +2,10 @@
 
 The film is H.264, 1080p, 25 frames a second, with changes of scene: keyframes come where x264 puts them. Stretches of
 10 seconds follow each other, and begin between keyframes; of each come two frames a second, at the size that the budget
-gives. `cut_beforehand` decodes files that hold one stretch each, whose making is not counted; `cut_and_decoded` counts
-it. `TorchCodec` and `decord` are measured where they can be imported, with a reader for each CPU, which goes through
-its part of the film from stretch to stretch; FFmpeg cuts where it is on the PATH. What is read is in the system's
-cache. Times of CPUs are those of all processes.
+gives. `cut_beforehand` decodes files that hold one stretch each, whose making is not counted. Where FFmpeg is on the
+PATH, it copies the packets of each stretch into a file first, which counts. `TorchCodec` and `decord` are measured if
+they can be imported, with a reader for each CPU, which goes through its part of the film from stretch to stretch. What
+is read is in the system's cache. Times of CPUs are those of all processes.
 """
 
 import importlib.util
@@ -115,11 +115,11 @@ def as_they_are(film: Path, stretches: int) -> int:
     return ahead([Clip(source=str(film), start_seconds=at, end_seconds=at + SECONDS) for at in starts(stretches)])
 
 
-def cut_and_decoded(film: Path, stretches: int, folder: Path, *, encode: bool) -> int:
+def cut_and_decoded(film: Path, stretches: int, folder: Path) -> int:
     """Cut each stretch, one for each CPU at a time, then decode the files."""
     with ThreadPoolExecutor(usable_cpus()) as pool:
-        files = [folder / f"{encode}-{number}.mp4" for number in range(stretches)]
-        list(pool.map(partial(cut, film, encode=encode), starts(stretches), files))
+        files = [folder / f"cut-{number}.mp4" for number in range(stretches)]
+        list(pool.map(partial(cut, film, encode=False), starts(stretches), files))
     return ahead([Clip(source=str(file)) for file in files])
 
 
@@ -171,8 +171,7 @@ def methods(film: Path, folder: Path, ready: list[Path], stretches: int) -> dict
         "cut_beforehand": lambda: ahead([Clip(source=str(ready[number % len(ready)])) for number in range(stretches)]),
     }
     if shutil.which("ffmpeg"):
-        known["FFmpeg copies, then decoded"] = partial(cut_and_decoded, film, stretches, folder, encode=False)
-        known["FFmpeg encodes, then decoded"] = partial(cut_and_decoded, film, stretches, folder, encode=True)
+        known["FFmpeg copies, then decoded"] = partial(cut_and_decoded, film, stretches, folder)
     for name, method in {"TorchCodec": torchcodec, "decord": decord}.items():
         if importlib.util.find_spec(name.lower()):
             known[name] = partial(method, film, stretches)

@@ -162,10 +162,11 @@ def test_vllm_engine_drops_no_marks(kind: str, request: pytest.FixtureRequest) -
     rules = TokenRules(tokenizer, GenerationConfig(eos_token_id=tokenizer.eos_token_id))
     ids = tokenizer("<think>A ring?</think>A red ring.")["input_ids"]
     text = tokenizer.decode(ids, skip_special_tokens=True).removesuffix(" ring.")
-    made = SimpleNamespace(text=text, token_ids=ids, finish_reason="stop")
+    told = {"finish_reason": "stop", "cumulative_logprob": None}
+    made = SimpleNamespace(text=text, token_ids=ids, **told)
     expected = Candidate(text="<think>A ring?</think>A red", stop_reason="stop", num_tokens=len(ids))
     assert _candidate(made, rules, SamplingParams(stop=(" ring.",))) == expected
-    whole = SimpleNamespace(text=text + " ring.", token_ids=[*ids, tokenizer.eos_token_id], finish_reason="stop")
+    whole = SimpleNamespace(text=text + " ring.", token_ids=[*ids, tokenizer.eos_token_id], **told)
     assert _candidate(whole, rules, SamplingParams()).text == "<think>A ring?</think>A red ring."
 
 
