@@ -139,7 +139,8 @@ def scenes() -> Iterator[str]:
         wrong = sum(shots["changes_found"].values())
         yield (
             f"\nIn {shots['rendered']} rendered and {shots['real']} real single shots {wrong} changes were found "
-            f"({shots['changes_found'].get('real', 0)} in the real ones). On {_machine(result)}, busy with other work."
+            f"({shots['changes_found'].get('real', 0)} in the real ones). On {_machine(result)}, busy with other work. "
+            f"{result.get('note', '')}"
         )
 
 

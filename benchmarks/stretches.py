@@ -13,6 +13,7 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from fractions import Fraction
@@ -198,9 +199,9 @@ def cpu_seconds() -> float:
 
 
 def main() -> None:
-    from common import arguments, interleaved, save_result, workspace
+    from common import arguments, save_result, workspace
 
-    args = arguments(__doc__, rounds=3, hours=2.0, stretches=72)
+    args = arguments(__doc__, rounds=1, hours=2.0, stretches=288)
     with workspace() as folder:
         film = repeat(
             render(folder / "part.mp4", PART_SECONDS), folder / "film.mp4", round(args.hours * 3600 / PART_SECONDS)
@@ -209,20 +210,24 @@ def main() -> None:
         ready = [cut(film, at, folder / f"ready-{at}.mp4", encode=True) for at in distinct]
         ways = methods(film, folder, ready, args.stretches)
         used: dict[str, list[float]] = {name: [] for name in ways}
+        seconds: dict[str, list[float]] = {name: [] for name in ways}
 
-        def timed(name: str) -> int:
-            before = cpu_seconds()
+        def timed(name: str) -> None:
+            before, began = cpu_seconds(), time.perf_counter()
             done = ways[name]()
+            seconds[name].append(round(time.perf_counter() - began, 2))
             isolate.end_idle()  # what a process took is known when it has ended
             used[name].append(round(cpu_seconds() - before, 2))
             if done != args.stretches:
                 raise SystemExit(f"{name}: {done} of {args.stretches} stretches were decoded")
-            return done
 
-        cases: dict[str, Any] = interleaved({name: partial(timed, name) for name in ways}, rounds=args.rounds)
+        for name in list(ways) * args.rounds:
+            timed(name)
         memory = {str(count): peak_bytes(film, count) for count in (args.stretches // 4, args.stretches)}
-    for name, result in cases.items():
-        result["cpu_seconds"] = sorted(used[name][-args.rounds :])
+    cases: dict[str, Any] = {
+        name: {"median_seconds": float(np.median(seconds[name])), "seconds": seconds[name], "cpu_seconds": used[name]}
+        for name in ways
+    }
     ours = cases["stretches"]
     over = {
         name: {
