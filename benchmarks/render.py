@@ -144,21 +144,6 @@ def scenes() -> Iterator[str]:
         )
 
 
-def stretches() -> Iterator[str]:
-    """What other ways to the same frames of a film take."""
-    for result in _results("stretches"):
-        settings = result["settings"]
-        yield "| way to the frames | times as long, by the clock | by CPU time |"
-        yield "| --- | --- | --- |"
-        for name, told in result["takes_times_as_long_as_stretches"].items():
-            yield f"| {name.replace('_', ' ')} | {told['seconds']:.2f} | {told['cpu_seconds']:.2f} |"
-        memory = result["peak_memory_bytes_of_so_many_stretches"]
-        peaks = " and ".join(f"{_mb(size)} for {count}" for count, size in memory.items())
-        seconds = result["cases"]["stretches"]["median_seconds"]
-        what = f"{settings['stretches']} stretches of 10 s of a film of {settings['hours']:g} hours, 1080p"
-        yield f"\n{what}, against `stretches`, which took {seconds:.1f} s. Memory: {peaks}. On {_machine(result)}."
-
-
 def joined_films() -> Iterator[str]:
     """What is right of films of clips that the built-in model knows."""
     for result in _results("joined-films"):
@@ -202,7 +187,7 @@ _DAMAGE: Final = ("reported, failure", "reported, wrong", "silent, right", "sile
 
 PAGES: Final[dict[Path, tuple[Callable[[], Iterator[str]], ...]]] = {
     HERE.parent / "README.md": (speeds,),
-    HERE.parent / "docs" / "architecture.md": (scenes, stretches),
+    HERE.parent / "docs" / "architecture.md": (scenes,),
     HERE.parent / "docs" / "recipes" / "films.md": (joined_films,),
     HERE.parent / "docs" / "choosing.md": (choosing,),
     HERE.parent / "docs" / "tasks.md": (tasks,),

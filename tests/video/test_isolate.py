@@ -8,11 +8,13 @@ import sys
 import threading
 from collections.abc import Generator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
 import pytest
+from av.video.frame import VideoFrame
 from clips import read_numbers, write_clip
 from decoders import MEMORY, SECONDS, decoded, failure, gone, hanging, held, pool, waiting, when_busy, works
 from decoding import BUDGET
@@ -124,6 +126,24 @@ def test_a_thread_gets_the_process_that_it_had(plain: Path) -> None:
         decoded(plain, decoders)
         assert isolate._idle[-1] is mine
         isolate._idle.reverse()
+
+
+def test_a_film_takes_no_more_memory_than_its_first_stretches(tmp_path: Path) -> None:
+    """Frames of PyAV are garbage in cycles: 40 stretches of 10 pictures of 3 MB each would be more than a gigabyte."""
+    file = write_clip(tmp_path / "a.mp4", range(400), size=(1920, 1080), paint=_grey)
+    budget = replace(BUDGET, fps=25, max_video_tokens=100)
+    decoders = pool()
+    sizes = []
+    for number in range(40):
+        clip = Clip(source=str(file), start_seconds=number * 0.4, end_seconds=(number + 1) * 0.4)
+        assert len(decoders.decode(clip, budget, threads=1).pixels) == 10
+        statm = Path(f"/proc/{waiting().process.pid}/statm").read_text().split()
+        sizes.append((int(statm[1]) - int(statm[2])) * resource.getpagesize())
+    assert sizes[-1] - sizes[4] < 100_000_000
+
+
+def _grey(number: int, width: int, height: int) -> VideoFrame:
+    return VideoFrame.from_ndarray(np.full((height, width, 3), number % 250, np.uint8), format="rgb24")
 
 
 def test_another_limit_of_memory_takes_another_process(plain: Path) -> None:
