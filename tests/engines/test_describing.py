@@ -104,7 +104,7 @@ def test_a_checkpoint_that_is_refused_is_named(tmp_path: Path, monkeypatch: pyte
     def refuse(_: Any) -> None:
         raise ModelError("it takes no videos.")
 
-    monkeypatch.setattr("reelscribe.engines.checkpoint.describe", refuse)
+    monkeypatch.setattr("reelscribe.engines.describing.describe", refuse)
     with pytest.raises(ModelError, match=r"the model 'shapes', a qwen3_vl, cannot be used: it takes no videos\."):
         Checkpoint.load("shapes", revision=None)
 
