@@ -141,6 +141,17 @@ def cut(source: Path, file: Path, *, keep: float) -> Path:
     return file
 
 
+def with_packet_overwritten(source: Path, file: Path, number: int, *, value: int = 0) -> Path:
+    """Copy a video and overwrite a packet, by number, but for its first four bytes, which say how long it is."""
+    with av.open(str(source)) as container:
+        at, size = [(packet.pos, packet.size) for packet in container.demux(video=0)][number]
+    assert at is not None
+    data = bytearray(source.read_bytes())
+    data[at + 4 : at + size] = bytes([value]) * (size - 4)
+    file.write_bytes(data)
+    return file
+
+
 def copy_packets(
     source: Path,
     file: Path,

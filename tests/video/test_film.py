@@ -8,11 +8,10 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
-import av
 import pytest
 from av.container import InputContainer
 from av.video.frame import VideoFrame
-from clips import read_numbers, write_clip
+from clips import read_numbers, with_packet_overwritten, write_clip
 from decoding import BUDGET, COUNT, EVERY_FRAME, KINDS, LONG_KINDS
 
 from reelscribe.errors import ClipError
@@ -136,13 +135,7 @@ def test_a_film_that_was_changed_is_opened_again(tmp_path: Path) -> None:
 
 def test_damage_costs_its_stretch_and_not_the_next(tmp_path: Path) -> None:
     whole = write_clip(tmp_path / "whole.mp4", range(COUNT), keyframe_every=25, b_frames=0)
-    with av.open(str(whole)) as container:
-        at, size = [(packet.pos, packet.size) for packet in container.demux(video=0)][80]
-    assert at is not None
-    data = bytearray(whole.read_bytes())
-    data[at + 4 : at + size] = bytes(size - 4)
-    file = tmp_path / "damaged.mp4"
-    file.write_bytes(data)
+    file = with_packet_overwritten(whole, tmp_path / "damaged.mp4", 80)
     numbers: dict[int, list[int]] = {}
     for second in range(8):
         with contextlib.suppress(ClipError):

@@ -9,7 +9,7 @@ import av
 import numpy as np
 import pytest
 from av.video.frame import VideoFrame
-from clips import Pixels, cut, write_clip
+from clips import Pixels, cut, with_packet_overwritten, write_clip
 
 from reelscribe.demo import prepare
 from reelscribe.errors import ClipError
@@ -272,14 +272,9 @@ def test_damage_is_a_failure(tmp_path: Path) -> None:
 
 def test_a_frame_that_cannot_be_decoded_is_a_failure(tmp_path: Path) -> None:
     clip = write(tmp_path / "film.mp4", joined(40, 30))
-    data = bytearray(clip.path.read_bytes())
-    with av.open(str(clip.path)) as container:
-        places = [(packet.pos, packet.size) for packet in container.demux(video=0) if packet.size]
-    place, size = places[55]
-    assert place is not None
-    data[place + 4 : place + size] = bytes(size - 4)
+    damaged = with_packet_overwritten(clip.path, tmp_path / "damaged.mp4", 55)
     with pytest.raises(ClipError) as caught:
-        find_scenes(Clip(source=bytes(data)))
+        find_scenes(Clip(source=damaged.read_bytes()))
     assert caught.value.kind == "decode"
 
 

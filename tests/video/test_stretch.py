@@ -7,7 +7,7 @@ from typing import Any
 
 import av
 import pytest
-from clips import cut, read_numbers, write_clip
+from clips import cut, read_numbers, with_packet_overwritten, write_clip
 from decoding import COUNT, EVERY_FRAME, KINDS, LONG_KINDS, failure
 
 from reelscribe.errors import ClipError
@@ -173,13 +173,7 @@ def test_a_file_that_is_cut_short_has_the_stretches_before(name: str, tmp_path: 
 
 def test_damage_costs_the_stretches_that_it_is_in(tmp_path: Path) -> None:
     whole = write_clip(tmp_path / "a.mp4", range(COUNT), keyframe_every=25, b_frames=0)
-    with av.open(str(whole)) as container:
-        at, size = [(packet.pos, packet.size) for packet in container.demux(video=0)][60]
-    assert at is not None
-    data = bytearray(whole.read_bytes())
-    data[at + 4 : at + size] = bytes(size - 4)
-    file = tmp_path / "damaged.mp4"
-    file.write_bytes(data)
+    file = with_packet_overwritten(whole, tmp_path / "damaged.mp4", 60)
     with pytest.raises(ClipError):
         decode(Clip(source=str(file)), EVERY_FRAME)
     assert read_numbers(stretch(file, 0.0, 2.0).pixels) == list(range(50))
@@ -190,13 +184,7 @@ def test_damage_costs_the_stretches_that_it_is_in(tmp_path: Path) -> None:
 def test_damage_elsewhere_costs_nothing_up_to_the_very_end(tmp_path: Path) -> None:
     """Of 7.32 s, 1.32 s are left from second 6 on: a difference that floats round up."""
     whole = write_clip(tmp_path / "a.mp4", range(183), keyframe_every=25, b_frames=0)
-    with av.open(str(whole)) as container:
-        at, size = [(packet.pos, packet.size) for packet in container.demux(video=0)][60]
-    assert at is not None
-    data = bytearray(whole.read_bytes())
-    data[at + 4 : at + size] = b"\xff" * (size - 4)
-    file = tmp_path / "damaged.mp4"
-    file.write_bytes(data)
+    file = with_packet_overwritten(whole, tmp_path / "damaged.mp4", 60, value=0xFF)
     for end in (7.32, None, 7.3):
         assert read_numbers(stretch(file, 6.0, end).pixels) == list(range(150, 183))
 

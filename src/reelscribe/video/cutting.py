@@ -23,9 +23,10 @@ from av.video.stream import VideoStream
 from reelscribe.errors import ClipError
 from reelscribe.values import Clip
 from reelscribe.video.bounds import bounds_of
-from reelscribe.video.checked import REORDERED, Indexed, decode_runs, on_screen, set_up, troubles
+from reelscribe.video.checked import Indexed, decode_runs, on_screen, set_up, troubles
 from reelscribe.video.index import FrameIndex, read_index
 from reelscribe.video.opening import open_clip, video_stream
+from reelscribe.video.passes import behind, shown_of
 from reelscribe.video.pictures import turn_of
 from reelscribe.video.recent import Recent
 from reelscribe.video.runs import Run, read_runs, runs_to, whole_run
@@ -80,10 +81,8 @@ def _cut(clip: Clip, file: Path, threads: int) -> Way:
     with troubles(clip), open_clip(clip) as container:
         stream = video_stream(container, clip)
         index = _indices.of(clip, lambda: read_index(container, stream, clip.whole, [], 0, part=True))
-        shown = index.within(bounds_of(clip, index.duration_seconds))
+        shown = shown_of(clip, index, bounds_of(clip, index.duration_seconds))
         copied_from = container.format.name in _COPIED_FROM and stream.codec_context.codec.canonical_name
-    if len(shown.pts) < 2:
-        raise ClipError("too_short", f"{clip.name}: one frame is on screen in it; at least 2 are needed.")
     source = Indexed(clip=clip, index=index)
     if copied_from in _VIDEO_IN_MP4 and (run := _run_to_copy(index, shown)):
         _copy(source, shown, run, file)
@@ -108,7 +107,7 @@ def _ways(index: FrameIndex, shown: FrameIndex) -> list[tuple[list[Run], bool]]:
     As captions are made: damage before the keyframe of a stretch, or behind it, does not matter.
     """
     last = max(index.packets[pts] for pts in shown.pts)
-    packets = range(whole_run(index).packets.start, min(index.num_packets, last + REORDERED))
+    packets = range(whole_run(index).packets.start, behind(index, shown))
     plain = [Run(packets=packets, keyframe=index.keyframes[0])]
     ways = [(plain, False)]
     if index.timed:

@@ -23,14 +23,14 @@ from av.video.stream import VideoStream
 from numpy.typing import NDArray
 
 from reelscribe.errors import ClipError
-from reelscribe.values import Bounds, Clip, Frames
+from reelscribe.values import Clip, Frames
 from reelscribe.video.bounds import bounds_of
 from reelscribe.video.checked import decode_runs, set_up, troubles
 from reelscribe.video.film import Film, keep_film, take_film
 from reelscribe.video.index import FrameIndex, read_index
 from reelscribe.video.opening import open_clip, video_stream
 from reelscribe.video.parts import decode_part
-from reelscribe.video.passes import Allocate, Order, Pictures, behind, collect, frames_of
+from reelscribe.video.passes import Allocate, Order, Pictures, behind, collect, frames_of, shown_of
 from reelscribe.video.pictures import stated_size
 from reelscribe.video.recent import Recent
 from reelscribe.video.runs import Run, VideoPacket, read_runs, runs_to, whole_run
@@ -82,7 +82,7 @@ def decode(clip: Clip, budget: FrameChoice, *, threads: int = 0, allocate: Alloc
 def _decode(clip: Clip, budget: FrameChoice, threads: int, allocate: Allocate) -> Frames:
     def order_of(index: FrameIndex) -> Order:
         bounds = bounds_of(clip, index.duration_seconds)
-        shown = _shown(clip, index, bounds)
+        shown = shown_of(clip, index, bounds)
         picked = budget.pick(shown.seconds, shown.duration_seconds)
         return Order(
             clip=clip,
@@ -107,16 +107,6 @@ def _decode(clip: Clip, budget: FrameChoice, threads: int, allocate: Allocate) -
         size = stated_size(stream)
         pictures = _decode_wanted(order, stream, kept, size, may_seek=container.format.name in _SEEKABLE)
     return frames_of(order, pictures, size)
-
-
-def _shown(clip: Clip, index: FrameIndex, bounds: Bounds) -> FrameIndex:
-    """The frames of a clip, of those of its file."""
-    if clip.is_whole:
-        return index
-    shown = index.within(bounds)
-    if len(shown.pts) < 2:
-        raise ClipError("too_short", f"{clip.name}: one frame is on screen in it; at least 2 are needed.")
-    return shown
 
 
 def _is_one_run(order: Order) -> bool:
@@ -174,7 +164,7 @@ def _decode_wanted(
             return way(runs_to(index, wanted))
     run = whole_run(index)
     if not order.clip.is_whole:
-        run = replace(run, packets=range(run.packets.start, behind(order)))
+        run = replace(run, packets=range(run.packets.start, behind(index, order.shown)))
     if kept and not short_ways:  # a decoder is set up only once
         return from_kept([run])
     return from_file([run])

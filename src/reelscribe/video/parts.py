@@ -122,7 +122,7 @@ def _longest_part(order: Order) -> tuple[Run, range]:
     stop_at = index.num_packets
     if index.timed and not order.clip.is_whole:
         reached = max(reached, index.keyframes[bisect_right(index.keyframes, shown.pts[0]) - 1] - 1)
-        stop_at = behind(order)
+        stop_at = behind(index, shown)
     for keyframe in index.keyframes if index.timed else index.keyframes[:1]:
         first = bisect_left(index.pts, keyframe)
         if keyframe <= reached:

@@ -9,8 +9,9 @@ import numpy as np
 from av.video.stream import VideoStream
 from numpy.typing import NDArray
 
+from reelscribe.errors import ClipError
 from reelscribe.schemas import Facts
-from reelscribe.values import Bounds, Frames
+from reelscribe.values import Bounds, Clip, Frames
 from reelscribe.video.checked import REORDERED, Indexed, Timed, on_screen
 from reelscribe.video.index import FrameIndex
 from reelscribe.video.pictures import Painter, upright_size
@@ -47,10 +48,23 @@ class Order(Indexed):
         return [self.shown.pts[number] for number in self.picked]
 
 
-def behind(order: Order) -> int:
+def shown_of(clip: Clip, index: FrameIndex, bounds: Bounds) -> FrameIndex:
+    """The frames of a clip, of those of its file.
+
+    Raises:
+        ClipError: kind "too_short": it is a stretch of one frame.
+    """
+    if clip.is_whole:
+        return index
+    shown = index.within(bounds)
+    if len(shown.pts) < 2:
+        raise ClipError("too_short", f"{clip.name}: one frame is on screen in it; at least 2 are needed.")
+    return shown
+
+
+def behind(index: FrameIndex, shown: FrameIndex) -> int:
     """Number of the packet up to which all are to be decoded so that no frame of a stretch is missing."""
-    last = max(order.index.packets[pts] for pts in order.shown.pts)
-    return min(order.index.num_packets, last + REORDERED)
+    return min(index.num_packets, max(index.packets[pts] for pts in shown.pts) + REORDERED)
 
 
 def collect(order: Order, stream: VideoStream, decoded: Timed) -> Pictures:
