@@ -144,6 +144,19 @@ def scenes() -> Iterator[str]:
         )
 
 
+def stretches() -> Iterator[str]:
+    """What stretches of a film cost beside other ways to get at their frames."""
+    for result in _results("stretches"):
+        cases, settings = result["cases"], result["settings"]
+        ours = cases["stretches"]["median_seconds"]
+        yield f"| {settings['stretches']} stretches of a film of {settings['hours']:g} hours | seconds | times ours |"
+        yield "| --- | --- | --- |"
+        for name, seen in cases.items():
+            seconds = seen["median_seconds"]
+            yield f"| {name.replace('_', ' ')} | {seconds:.1f} | {seconds / ours:.2f} |"
+        yield f"\nOn {_machine(result)}."
+
+
 def joined_films() -> Iterator[str]:
     """What is right of films of clips that the built-in model knows."""
     for result in _results("joined-films"):
@@ -187,7 +200,7 @@ _DAMAGE: Final = ("reported, failure", "reported, wrong", "silent, right", "sile
 
 PAGES: Final[dict[Path, tuple[Callable[[], Iterator[str]], ...]]] = {
     HERE.parent / "README.md": (speeds,),
-    HERE.parent / "docs" / "architecture.md": (scenes,),
+    HERE.parent / "docs" / "architecture.md": (scenes, stretches),
     HERE.parent / "docs" / "recipes" / "films.md": (joined_films,),
     HERE.parent / "docs" / "choosing.md": (choosing,),
     HERE.parent / "docs" / "tasks.md": (tasks,),
