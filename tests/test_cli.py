@@ -27,7 +27,7 @@ from reelscribe.engines.fake import FakeEngine
 from reelscribe.errors import MissingExtraError, ModelError
 from reelscribe.models import model_path
 from reelscribe.models.shapes.scenes import Scene
-from reelscribe.runners import local
+from reelscribe.runners import on_demand
 from reelscribe.values import Row
 
 
@@ -74,7 +74,7 @@ def used(monkeypatch: pytest.MonkeyPatch) -> list[Settings]:
         seen.append(settings)
         return FakeEngine()
 
-    monkeypatch.setattr(local, "load_engine", load)
+    monkeypatch.setattr(on_demand, "load_engine", load)
     return seen
 
 
@@ -240,14 +240,14 @@ def test_engine_that_cannot_be_loaded_is_told_in_one_line(
     def fail(_: Settings) -> Engine:
         raise error
 
-    monkeypatch.setattr(local, "load_engine", fail)
+    monkeypatch.setattr(on_demand, "load_engine", fail)
     put_rows(here / "in.jsonl", [{"video": "gone.mp4"}])
     line = _refused("caption", "in.jsonl", "-o", "out.jsonl", code=1)
     assert line == " ".join(str(error).split("\n"))
 
 
 def test_engine_that_breaks_is_told_and_leaves_what_was_done(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(local, "load_engine", lambda _: FakeEngine(break_after=1))
+    monkeypatch.setattr(on_demand, "load_engine", lambda _: FakeEngine(break_after=1))
     put_clip(here / "a.mp4")
     line = _refused("caption", "a.mp4", "a.mp4", "-o", "out.jsonl", code=1)
     assert line == "the fake engine breaks after 1 requests, as it was told to."
@@ -411,7 +411,7 @@ def test_a_budget_ends_with_4(here: Path) -> None:
 
 
 def test_cut_off_captions_are_told(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(local, "load_engine", lambda _: ScriptedEngine(lambda _: said("cut ...")))
+    monkeypatch.setattr(on_demand, "load_engine", lambda _: ScriptedEngine(lambda _: said("cut ...")))
     put_clip(here / "a.mp4")
     assert _counts(_caption("a.mp4"))[1] == "flagged captions: 1 cut_off; allow more with --sampling max_tokens=N"
     assert "flagged     1 cut_off" in _type("status", "out.jsonl").stdout.splitlines()
@@ -505,7 +505,7 @@ def test_demo_compares_captions_with_the_truth_and_leaves_the_data_set(
     truths: dict[str, str] = {}
     monkeypatch.setattr(demo, "film", lambda scene, **_: iter([scene]))
     monkeypatch.setattr(demo, "write_video", put)
-    monkeypatch.setattr(local, "load_engine", know_all_but_one)
+    monkeypatch.setattr(on_demand, "load_engine", know_all_but_one)
     lines = _type("demo", "shown").stdout.splitlines()
     assert lines[:2] == [
         f"clip-00.mp4   truth  {truths['clip-00.mp4']}",

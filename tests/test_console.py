@@ -21,7 +21,7 @@ from reelscribe.cli import main
 from reelscribe.config import Settings
 from reelscribe.engines.fake import FakeEngine
 from reelscribe.errors import FailureKind
-from reelscribe.runners import local
+from reelscribe.runners import on_demand
 from reelscribe.runners.live import Live
 from reelscribe.runners.local import RunSummary
 from reelscribe.runners.spending import Spending
@@ -67,7 +67,7 @@ def waiting_engine(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(click, "echo", echo)
     monkeypatch.setattr(console.Progress, "LINE_SECONDS", 0.02)
-    monkeypatch.setattr(local, "load_engine", lambda _: ScriptedEngine(answer))
+    monkeypatch.setattr(on_demand, "load_engine", lambda _: ScriptedEngine(answer))
 
 
 @pytest.mark.usefixtures("waiting_engine")

@@ -135,10 +135,10 @@ class Progress:
         """Begin to tell of a run."""
         self._live = live
         if self._json:
-            told = asdict(live.watch.info)
+            told = asdict(live.watch.model)
             say_json("start", total=live.total, model=told["model"], revision=told["revision"], engine=told["engine"])
         else:
-            logger.info("%s with %s", live.watch.info.model, live.watch.info.engine)
+            logger.info("%s with %s", live.watch.model.model, live.watch.model.engine)
         self._new_bar(live.total, "row")
         if self._bar.disable:
             self._teller.start()

@@ -10,10 +10,11 @@ import contextlib
 import itertools
 import logging
 import threading
+from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Container, Generator, Iterable, Iterator, Sequence
 from dataclasses import replace
-from typing import Protocol, TypeVar, runtime_checkable
+from typing import Protocol, TypeVar
 
 from reelscribe.asking import RowPlan, with_facts
 from reelscribe.config import Settings
@@ -52,14 +53,14 @@ _PEEK_ROWS, _PEEK_BYTES = 64, 1 << 26
 """Rows that the choice of a layout looks at; fewer where they are large."""
 
 
-@runtime_checkable
-class Maker(Protocol):
+class Maker(ABC):
     """Makes answers elsewhere: what the flow takes in place of an engine that it drives itself."""
 
     info: ModelInfo
     waiting_rows: int
     """Rows that may wait to be written, beside the last; more than are on their way."""
 
+    @abstractmethod
     def make(self, works: Iterator[Work], settle: Settle) -> Iterator[None]:
         """Give an answer to each request of the works to `settle`, in any order; yield whenever some were given."""
 
@@ -150,16 +151,17 @@ def caption(
 
 
 def _through(queue: Queue[E], settings: Settings, engine: Engine | Maker) -> Generator[E, None, None]:
-    """Make all works of a queue; its entries, as they leave."""
+    """Make all works of a queue; its entries, as they leave. The engine is looked at only if there is a work for it."""
     while queue.begin_again():
-        made = (
-            engine.make(queue, queue.settle)
-            if isinstance(engine, Maker)
-            else make(queue, queue.settle, settings, engine)
-        )
-        with _closing(made) as settled:
-            for _ in settled:
-                yield from queue.finished()
+        if queue.has_work():
+            made = (
+                engine.make(queue, queue.settle)
+                if isinstance(engine, Maker)
+                else make(queue, queue.settle, settings, engine)
+            )
+            with _closing(made) as settled:
+                for _ in settled:
+                    yield from queue.finished()
         yield from queue.finished()
 
 
@@ -235,11 +237,11 @@ def make(works: Iterator[Work], settle: Settle, settings: Settings, engine: Engi
     Raises:
         EngineError: the engine broke, or does not keep to its contract.
     """
-    in_flight = InFlight()
+    in_flight, model = InFlight(), engine.info
 
     def prepared() -> Iterator[Work]:
         while True:
-            for work, decoded in _with_frames(works, settings, engine, in_flight.cancelled):
+            for work, decoded in _with_frames(works, settings, model, in_flight.cancelled):
                 if isinstance(decoded, ClipError):
                     for request in work.requests:
                         settle(Failure.of(request, str(decoded), decoded.kind))
@@ -262,7 +264,7 @@ def make(works: Iterator[Work], settle: Settle, settings: Settings, engine: Engi
     ):
         for answer in answers:
             request, told, facts = in_flight.take(answer.id)
-            info = engine.info.of(request.id.task)
+            info = model.of(request.id.task)
             settle(answer if isinstance(answer, Failure) else answer_of(request, told, facts, answer, info))
             yield
             in_flight.tell()
@@ -299,15 +301,15 @@ def answers_in_order(works: Iterable[Work], settings: Settings, engine: Engine) 
 
 
 def _with_frames(
-    works: Iterator[Work], settings: Settings, engine: Engine, cancelled: threading.Event
+    works: Iterator[Work], settings: Settings, model: ModelInfo, cancelled: threading.Event
 ) -> Iterable[tuple[Work, Frames | ClipError]]:
-    """Works with what their engine takes."""
+    """Works with what the model takes."""
     limits = FetchLimits.of(settings)
-    if not engine.info.wants_frames:
+    if not model.wants_frames:
         return (_as_file(work, limits) for work in works)
     return decode_ahead(
         works,
-        FrameBudget.of(settings, engine.info.limits),
+        FrameBudget.of(settings, model.limits),
         max_bytes=settings.prefetch_bytes,
         decoders=settings.decoders,
         decode_seconds=settings.decode_seconds,

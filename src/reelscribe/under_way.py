@@ -278,12 +278,16 @@ class Queue(Iterator[Work], Generic[E]):
     def __next__(self) -> Work:
         if self.ended:
             raise StopIteration
-        while not (self._follow_ups or self._to_give):
-            if self._exhausted or not self.has_room():
-                self.ended = self._exhausted and not self._may_follow()
-                raise StopIteration
-            self._read()
+        if not self.has_work():
+            self.ended = self._exhausted and not self._may_follow()
+            raise StopIteration
         return (self._follow_ups or self._to_give).popleft()
+
+    def has_work(self) -> bool:
+        """Whether there is something to make now. Entries are opened until there is, or no other may be."""
+        while not (self._follow_ups or self._to_give or self._exhausted) and self.has_room():
+            self._read()
+        return bool(self._follow_ups or self._to_give)
 
     def _read(self) -> None:
         entry = next(self._entries, None)

@@ -13,7 +13,7 @@ from reelscribe.config import Settings
 from reelscribe.engines.base import Engine
 from reelscribe.engines.fake import FakeEngine
 from reelscribe.errors import DatasetError, EngineError, MissingExtraError, ModelError, SettingsError
-from reelscribe.runners import local
+from reelscribe.runners import on_demand
 from reelscribe.runners.local import RunSummary, run
 from reelscribe.tasks import DEFAULT_PROMPT
 from reelscribe.values import Row, RowResult
@@ -290,7 +290,7 @@ def test_inputs_are_left_alone(tmp_path: Path) -> None:
 def test_what_cannot_be_read_or_written_is_told_before_a_model_is_loaded(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(local, "load_engine", lambda _: pytest.fail("the engine was loaded"))
+    monkeypatch.setattr(on_demand, "load_engine", lambda _: pytest.fail("the engine was loaded"))
     data = put_rows(tmp_path / "data.jsonl", [{"video": "gone.mp4"}])
     with pytest.raises(DatasetError, match="there is no "):
         run([data, tmp_path / "gone.jsonl"], tmp_path / "out.jsonl", Settings())
@@ -305,7 +305,7 @@ def test_model_that_cannot_be_loaded_leaves_no_files(tmp_path: Path, monkeypatch
     def fail(_: Settings) -> Engine:
         raise ModelError("the model cannot be loaded")
 
-    monkeypatch.setattr(local, "load_engine", fail)
+    monkeypatch.setattr(on_demand, "load_engine", fail)
     data = put_rows(tmp_path / "data.jsonl", [{"video": "gone.mp4"}])
     with pytest.raises(ModelError, match="cannot be loaded"):
         run([data], tmp_path / "out.jsonl", Settings())

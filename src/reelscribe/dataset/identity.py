@@ -39,13 +39,13 @@ class Keys:
     def __init__(self, settings: Settings, info: ModelInfo) -> None:
         self.settings = settings
         self._limits = FetchLimits.of(settings)
-        self.weights = _weights(info.model)
+        self.weights = weights_of(info.model)
         """What tells the files of a model in a folder from others."""
         self._captions = _running(settings, info, self.weights)
         self._of_tasks = {
-            task.name: _running(settings.of_task(task), info.others[task.name], _weights(info.others[task.name].model))
+            task.name: _running(settings.of_task(task), other, weights_of(other.model))
             for task in settings.all_tasks
-            if task.name in info.others
+            if (other := info.others.get(task.name))
         }
         self.failures = _digest(told(settings, "failures")).hex()
         """Names the settings on which it depends whether a video can be had at all."""
@@ -173,7 +173,7 @@ def _that_matter(values: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in values.items() if name in _FIRST or value != defaults[name]}
 
 
-def _weights(model: str) -> str | None:
+def weights_of(model: str) -> str | None:
     """What tells a model in a folder from another one that takes its place: samples of its files; else None."""
     folder = Path(model_path(model))
     if not (folder / "config.json").is_file():

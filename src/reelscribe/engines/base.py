@@ -35,7 +35,10 @@ class ModelInfo:
 class Engine(Protocol):
     """Generates candidates for the requests of works."""
 
-    info: ModelInfo
+    @property
+    def info(self) -> ModelInfo:
+        """What is running."""
+        ...
 
     def generate(self, works: Iterator[Work]) -> Iterator[Generation | Failure]:
         """Answer each request of each work once, in any order.

@@ -3,12 +3,16 @@
 import importlib
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 from reelscribe.config import ModelSettings, Settings
 from reelscribe.engines.planning import ModelSize
 from reelscribe.errors import MissingExtraError, ModelError
 from reelscribe.models import BUILT_IN
 from reelscribe.video.sampling import VisionLimits
+
+_OF_DOWNLOADS: Final = ("cache_dir", "local_files_only", "token")
+"""Of what a user passes on to a loader, what a file of the hub needs, too."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,6 +68,17 @@ def look_at_model(settings: ModelSettings) -> Prospect:
             max_tokens=checkpoint.generation_config().max_new_tokens or default,
         )
     return Prospect(limits=VisionLimits(), size=None, source=f"the family's usual ones, since {why}", exact=False)
+
+
+def commit_of(settings: ModelSettings) -> str | None:
+    """The commit of a hub model that would be loaded now; None where that cannot be found out."""
+    given = {name: settings.model_params[name] for name in _OF_DOWNLOADS if name in settings.model_params}
+    try:
+        hub = importlib.import_module("huggingface_hub")
+        file = hub.hf_hub_download(settings.model, "config.json", revision=settings.revision, **given)
+    except Exception:  # names that are none, and networks, raise all kinds of errors in there
+        return None
+    return Path(file).parent.name
 
 
 def chat_template(settings: Settings) -> str:

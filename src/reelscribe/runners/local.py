@@ -4,7 +4,7 @@ import contextlib
 import logging
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from signal import Signals
 from typing import Any, Final
@@ -20,11 +20,11 @@ from reelscribe.dataset.sidecars import SidecarWriter
 from reelscribe.dataset.sources import Source, find_sources
 from reelscribe.dataset.splitting import check_split, split_rows
 from reelscribe.dataset.write import DatasetWriter
-from reelscribe.engines import load_engine
 from reelscribe.engines.base import Engine
 from reelscribe.errors import FAILURE_KINDS, DatasetError, FailureKind, SettingsError, StoppedError
 from reelscribe.pipeline import Maker, caption_rows
 from reelscribe.runners.live import Live
+from reelscribe.runners.on_demand import OnDemand
 from reelscribe.runners.record import Record
 from reelscribe.runners.spending import Spending
 from reelscribe.runners.start import Start
@@ -141,21 +141,20 @@ def run(
         record = stack.enter_context(Record(record_of(output), settings, inputs))
         stack.enter_context(writer)
         loading, spending = time.monotonic(), Spending(settings)
-        worker = engine or _load(settings, total, stack)
-        watch = Watch(worker)
-        spending.start(watch.info.gpus)
-        load_seconds = round(time.monotonic() - loading, 3)
+        worker = engine or _worker(settings, total, stack, ledger.last)
+        load_seconds = time.monotonic() - loading
+        watch = Watch(worker, on_load=lambda info: spending.start(info.gpus))
         begun = ledger.begin(
-            settings, watch.info, output=str(output), inputs=[str(item) for item in inputs], total=total
+            settings, watch.model, output=str(output), inputs=[str(item) for item in inputs], total=total
         )
         _tell_changes(ledger.last, begun, ledger)
         for other in adopt:
             ledger.adopt(other)
         record.told = lambda: {
             "output": str(output),
-            "model": asdict(watch.info),
+            "model": watch.told_of_model(),
             "counts": tally.told(),
-            "load_seconds": load_seconds,
+            "load_seconds": round(load_seconds + watch.load_seconds, 3),
             "cost": spending.cost,
             **watch.told(),
             "course": watch.course,
@@ -225,10 +224,10 @@ def _sidecars(
     return sidecars
 
 
-def _load(settings: Settings, total: int | None, stack: contextlib.ExitStack) -> Engine | Maker:
+def _worker(settings: Settings, total: int | None, stack: contextlib.ExitStack, last: Run | None) -> OnDemand | Maker:
     """What makes captions, as the settings say."""
     if settings.runner == "local":
-        return load_engine(settings)
+        return OnDemand(settings, last)
     from reelscribe.runners.ray import Cluster
 
     cluster: Maker = stack.enter_context(Cluster(settings, total))

@@ -13,7 +13,7 @@ from reelscribe.config import AFFECTS, Shard
 from reelscribe.dataset.ledger_file import Run
 from reelscribe.engines.base import ModelInfo
 from reelscribe.errors import DatasetError
-from reelscribe.pipeline import Settle
+from reelscribe.pipeline import Maker, Settle
 from reelscribe.runners.local import RunSummary, in_folder_of, run, settings_of
 from reelscribe.runners.status import find_ledger, ledger_of, runs_on
 from reelscribe.values import Work
@@ -102,7 +102,7 @@ def _told(run: Run) -> dict[str, Any]:
     return {"inputs": run.inputs, "engine": run.engine, "model": run.model, **settings, **made_by}
 
 
-class _Nothing:
+class _Nothing(Maker):
     """Makes nothing: everything is known."""
 
     waiting_rows = 4096

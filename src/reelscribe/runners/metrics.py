@@ -69,7 +69,7 @@ def _figures(live: Live) -> "Iterator[Metric]":
     from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, InfoMetricFamily
 
     watch, tally = live.watch, live.tally
-    info = {"engine": watch.info.engine, "model": watch.info.model, "revision": watch.info.revision or ""}
+    info = {"engine": watch.model.engine, "model": watch.model.model, "revision": watch.model.revision or ""}
     yield InfoMetricFamily("reelscribe_run", "What is running.", info)
     counters = {
         "rows": ("Rows written.", tally.rows),

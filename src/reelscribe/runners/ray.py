@@ -23,7 +23,7 @@ from typing import Any, Final, Self
 from reelscribe.config import Settings
 from reelscribe.engines.base import ModelInfo
 from reelscribe.errors import EngineError, MissingExtraError, ReelscribeError, SettingsError
-from reelscribe.pipeline import Settle
+from reelscribe.pipeline import Maker, Settle
 from reelscribe.runners.ray_stage import CHUNKS_AT_ONCE, Feed, answers_of, look, planned_tp
 from reelscribe.values import Work
 
@@ -49,7 +49,7 @@ _QUIET_SECONDS = 30.0
 _END_SECONDS = 30.0
 
 
-class Cluster:
+class Cluster(Maker):
     """Makes answers on a Ray cluster; a `Maker`, for as long as its context lasts.
 
     Where Ray has not been started in this process, it is, and ends with the context.

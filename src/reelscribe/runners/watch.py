@@ -4,12 +4,14 @@ import contextlib
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import asdict
 from functools import partial
 from typing import Any, Final, TypeVar
 
-from reelscribe.engines.base import Engine
+from reelscribe.engines.base import Engine, ModelInfo
 from reelscribe.engines.feed import Feed, feeding
 from reelscribe.pipeline import Maker
+from reelscribe.runners.on_demand import OnDemand
 from reelscribe.values import Caption, Failure, Generation, RequestId, RowResult, Work
 
 T = TypeVar("T")
@@ -28,12 +30,18 @@ class Watch:
     waits for them: what they do while nobody waits costs nothing. (An engine may have work while it waits for more.)
 
     Args:
-        engine: that does the work; or what does it elsewhere, whose results are then counted.
+        engine: that does the work; or what does it elsewhere, whose results are then counted. One that is loaded on
+            demand is loaded when `info` is asked for. The clock stands still meanwhile.
+        on_load: told what is running, once that is loaded.
     """
 
-    def __init__(self, engine: Engine | Maker) -> None:
-        self._engine = engine
-        self.info = engine.info
+    def __init__(
+        self, engine: Engine | Maker | OnDemand, on_load: Callable[[ModelInfo], None] = lambda info: None
+    ) -> None:
+        self._engine, self._on_load = engine, on_load
+        self._loaded: Engine | Maker | None = None
+        self.load_seconds = 0.0
+        """That it took to load the engine on demand."""
         self.clips = 0
         """That the engine was shown, and has answered all that was asked about them at that time; failures too."""
         self.answers = 0
@@ -50,14 +58,35 @@ class Watch:
         self._busy, self._busy_since = 0.0, 0.0
         self._course: list[tuple[float, int]] = []
         self._course_step = 0.1
+        self.model = (engine.known if isinstance(engine, OnDemand) else None) or self.info
+        """What is running, as far as is known: its limits are once it is loaded."""
+
+    @property
+    def info(self) -> ModelInfo:
+        """What is running. It is loaded for that."""
+        return self._load().info
+
+    def _load(self) -> Engine | Maker:
+        if self._loaded:
+            return self._loaded
+        engine = self._engine
+        if isinstance(engine, OnDemand):
+            began = time.monotonic()
+            engine = engine.load()
+            self.load_seconds = time.monotonic() - began
+            self._began = self._began and self._began + self.load_seconds
+        self._loaded, self.model = engine, engine.info
+        self._on_load(engine.info)
+        return engine
 
     def generate(self, works: Iterator[Work]) -> Iterator[Generation | Failure]:
         """Answer as the engine does."""
-        if isinstance(self._engine, Maker):
+        engine = self._load()
+        if isinstance(engine, Maker):
             raise TypeError("what makes captions elsewhere has no engine to drive")
         with feeding(works) as feed:
             feed.around = partial(self._waited_for, feed)
-            for answer in self._engine.generate(feed):
+            for answer in engine.generate(feed):
                 self._count_in_flight(-1)
                 self._count(answer, clips=self._is_last(answer.id))
                 yield answer
@@ -174,6 +203,10 @@ class Watch:
         """The stage that holds the others up: "reading", "decoding", "engine" or "writing"."""
         stage, share = max(self.shares().items(), key=lambda item: item[1])
         return stage if share > _HELD_UP else "engine"
+
+    def told_of_model(self) -> dict[str, Any]:
+        """What is running, ready for JSON."""
+        return {**asdict(self.model), **({} if self._loaded else {"limits": None})}
 
     def told(self) -> dict[str, Any]:
         """All of it, ready for JSON."""

@@ -1,0 +1,57 @@
+"""An engine that is loaded once there is something for it to answer.
+
+A run that finds everything in the ledger then loads none: one in another format, with another choice of candidates, or
+one more of the same.
+"""
+
+from dataclasses import replace
+
+from reelscribe.config import Settings
+from reelscribe.dataset.identity import told, weights_of
+from reelscribe.dataset.ledger_file import Run
+from reelscribe.engines import load_engine
+from reelscribe.engines.base import Engine, ModelInfo
+from reelscribe.engines.prospects import commit_of
+from reelscribe.errors import EngineError
+from reelscribe.video.sampling import VisionLimits
+
+
+class OnDemand:
+    """An engine that is not loaded yet.
+
+    Args:
+        settings: which.
+        last: the run before this one, which may tell what it will be.
+    """
+
+    def __init__(self, settings: Settings, last: Run | None) -> None:
+        self._settings = settings
+        self.known = _recalled(last, settings)
+        """What it will be, its limits aside; None where only loading shows it."""
+
+    def load(self) -> Engine:
+        """Load it.
+
+        Raises:
+            EngineError: it is not what it was taken for.
+            ReelscribeError: it cannot be loaded, as `load_engine` says.
+        """
+        engine = load_engine(self._settings)
+        if self.known and replace(engine.info, limits=self.known.limits, details={}, gpus=1) != self.known:
+            raise EngineError(
+                f"the model {engine.info.model} changed while this run began; nothing is lost, give the command again."
+            )
+        return engine
+
+
+def _recalled(last: Run | None, settings: Settings) -> ModelInfo | None:
+    """What a run's engine will be, where the last run had the very same; None where that is not certain."""
+    if last is None or settings.engine == "openai" or any(task.engine for task in settings.all_tasks):
+        return None
+    if (last.engine, last.model) != (settings.engine, settings.model):
+        return None
+    weights, commit = weights_of(settings.model), last.work.get("commit")
+    work = {**told(settings, "rows", "captions"), "weights": weights, "commit": commit}
+    if work != last.work or (weights is None and (commit is None or commit != commit_of(settings))):
+        return None
+    return ModelInfo(engine=last.engine, model=last.model, revision=commit, limits=VisionLimits())
