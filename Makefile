@@ -19,11 +19,12 @@ READY_OLDEST := $(OLDEST_TRANSFORMERS)/.ready
 VENV_VLLM := .venv-vllm
 READY_VLLM := $(VENV_VLLM)/.ready
 
-.PHONY: help demo test test-vllm test-core test-core-oldest test-core-newest test-oldest browser fuzz damage check lint types imports docs format clean
+.PHONY: help demo wheel test test-vllm test-core test-core-oldest test-core-newest test-oldest browser fuzz damage check lint types imports docs format clean
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make demo    caption a dozen rendered clips with the built-in model"
+	@echo "make wheel   build the package as a file to install on other machines, into dist/"
 	@echo "make test    run all tests, those of the vLLM engine in an environment of its own"
 	@echo "make browser install Chromium (Debian, as root), in which the report's page is tested"
 	@echo "make docs    build the documentation site into site/; a warning is an error"
@@ -33,7 +34,8 @@ help:
 $(READY): pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; name one with PYTHON=")'
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	@echo "Installing PyTorch, Transformers and others into $(VENV), which takes some minutes ..."
+	$(BIN)/pip install --disable-pip-version-check --editable '.[dev]'
 	@touch $@
 
 $(READY_CORE): pyproject.toml
@@ -54,6 +56,12 @@ $(READY_OLDEST): $(READY)
 
 demo: $(READY)
 	$(BIN)/reelscribe demo
+	@echo "To have the command on the PATH: . $(BIN)/activate"
+
+# For other machines: pip install 'dist/FILE.whl[transformers,report]'
+wheel:
+	$(PYTHON) -m pip wheel --quiet --disable-pip-version-check --no-deps --wheel-dir dist .
+	@ls dist/*.whl
 
 # A second torch would take 5 GB more, so its files are shared with $(VENV) as hard links. Where that cannot be done,
 # or another release is wanted, the line after it installs what is missing.
@@ -134,4 +142,4 @@ format: $(READY)
 	$(BIN)/ruff check --fix .
 
 clean:
-	rm -rf $(VENV) $(VENV_CORE) $(VENV_NEWEST) $(VENV_VLLM) reelscribe-demo site .doctrees .coverage .mypy_cache .pytest_cache .ruff_cache .import_linter_cache
+	rm -rf $(VENV) $(VENV_CORE) $(VENV_NEWEST) $(VENV_VLLM) reelscribe-demo dist site .doctrees .coverage .mypy_cache .pytest_cache .ruff_cache .import_linter_cache
