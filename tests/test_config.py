@@ -112,6 +112,10 @@ def test_wrong_value_is_told_with_what_is_allowed(name: str, value: Any, message
             {"engine": "openai", "model_params": {"x": 1}},
             r"model_params are for loading .*; extra_body holds fields for",
         ),
+        (
+            {"engine": "openai", "show": "images"},
+            r"show is for models that run here; send says what a server is sent\.",
+        ),
         ({"engine": "vllm", "extra_body": {"x": 1}}, r"extra_body is for the engine openai only; the engine is vllm\."),
         (
             {"engine": "openai", "extra_body": {"model": "x"}},

@@ -25,8 +25,9 @@ _QWEN: Final = (
 )
 _CHATML: Final = (
     "{%- for m in messages -%}{{- '<|im_start|>' + m.role + '\n' -}}{%- if m.content is string -%}{{- m.content -}}"
-    "{%- else -%}{%- for p in m.content -%}{%- if p.type == 'video' -%}{{- VIDEO -}}{%- else -%}{{- p.text -}}"
-    "{%- endif -%}{%- endfor -%}{%- endif -%}{{- '<|im_end|>\n' -}}{%- endfor -%}"
+    "{%- else -%}{%- for p in m.content -%}{%- if p.type == 'video' -%}{{- VIDEO -}}{%- elif p.type == 'image' -%}"
+    "{{- IMAGE -}}{%- else -%}{{- p.text -}}{%- endif -%}{%- endfor -%}{%- endif -%}{{- '<|im_end|>\n' -}}"
+    "{%- endfor -%}"
     "{%- if add_generation_prompt -%}{{- '<|im_start|>assistant\n' -}}{%- endif -%}"
 )
 _GLM: Final = (
@@ -43,6 +44,26 @@ _GEMMA: Final = (
     "{%- if add_generation_prompt -%}{{- '<|turn>model\n' -}}{%- endif -%}"
 )
 """As Gemma 4's it takes a system prompt as text alone."""
+_GEMMA3: Final = (
+    "{{- bos_token -}}{%- set first = messages[0] -%}"
+    "{%- set opening = first.content[0].text + '\n\n' if first.role == 'system' else '' -%}"
+    "{%- for m in messages if m.role != 'system' -%}{{- '<start_of_turn>' + m.role + '\n' + opening -}}"
+    "{%- for p in m.content -%}{%- if p.type == 'image' -%}{{- '<start_of_image>' -}}{%- else -%}{{- p.text|trim -}}"
+    "{%- endif -%}{%- endfor -%}{{- '<end_of_turn>\n' -}}{%- endfor -%}"
+    "{%- if add_generation_prompt -%}{{- '<start_of_turn>model\n' -}}{%- endif -%}"
+)
+_LLAVA: Final = (
+    "{%- for m in messages -%}{{- '' if m.role == 'system' else m.role.upper() + ': ' -}}"
+    "{%- for p in m.content if p.type == 'image' -%}{{- '<image>\n' -}}{%- endfor -%}"
+    "{%- for p in m.content if p.type == 'text' -%}{{- p.text + ' ' -}}{%- endfor -%}{%- endfor -%}"
+    "{%- if add_generation_prompt -%}{{- 'ASSISTANT:' -}}{%- endif -%}"
+)
+"""As LLaVA 1.5's it puts images before all text."""
+_MISTRAL: Final = (
+    "{{- bos_token -}}{%- for m in messages -%}{{- '[SYSTEM_PROMPT]' if m.role == 'system' else '[INST]' -}}"
+    "{%- for p in m.content -%}{{- '[IMG]' if p.type == 'image' else p.text -}}{%- endfor -%}"
+    "{{- '[/SYSTEM_PROMPT]' if m.role == 'system' else '[/INST]' -}}{%- endfor -%}"
+)
 _TEXT: Final[Mapping[str, Any]] = {
     "hidden_size": 64,
     "intermediate_size": 96,
@@ -116,11 +137,11 @@ def _qwen_tokenizer(*more: str, **named: Any) -> tuple[Any, dict[str, int], dict
     )
 
 
-def _chatml(video: str) -> str:
-    return _CHATML.replace("VIDEO", repr(video))
+def _chatml(video: str, image: str = "") -> str:
+    return _CHATML.replace("VIDEO", repr(video)).replace("IMAGE", repr(image))
 
 
-_QWEN_TEMPLATE: Final = _chatml("<|vision_start|><|video_pad|><|vision_end|>")
+_QWEN_TEMPLATE: Final = _chatml(*(f"<|vision_start|><|{kind}_pad|><|vision_end|>" for kind in ("video", "image")))
 
 
 def _rope(*sections: int, interleaved: bool = False, **more: Any) -> dict[str, Any]:
@@ -322,11 +343,11 @@ def _internvl() -> Made:
     )
     size = {"height": 56, "width": 56}
     processor = transformers.InternVLProcessor(
-        GotOcr2ImageProcessor(size=size, crop_to_patches=False),
+        GotOcr2ImageProcessor(size=size),
         tokenizer,
         transformers.InternVLVideoProcessor(size=size),
         image_seq_length=4,
-        chat_template=_chatml("<video>\n"),
+        chat_template=_chatml("<video>\n", "<IMG_CONTEXT>\n"),
     )
     config = transformers.InternVLConfig(
         text_config={**_TEXT, "model_type": "qwen2", "vocab_size": len(tokenizer), **ends},
@@ -585,7 +606,7 @@ def _smolvlm() -> Made:
     size = {"longest_edge": 56}
     sampling = {"max_frames": 16, "fps": 1, "video_size": size}
     processor = transformers.SmolVLMProcessor(
-        SmolVLMImageProcessor(size=size, max_image_size=size, do_image_splitting=False),
+        SmolVLMImageProcessor(size={"longest_edge": 112}, max_image_size=size),
         tokenizer,
         transformers.SmolVLMVideoProcessor(size=size, max_image_size=size, video_sampling=sampling),
         image_seq_len=4,
@@ -636,6 +657,99 @@ def _perception_lm() -> Made:
     return transformers.PerceptionLMForConditionalGeneration(config), processor, ends
 
 
+def _gemma3() -> Made:
+    named = {"image_token": "<image_soft_token>", "boi_token": "<start_of_image>", "eoi_token": "<end_of_image>"}
+    special = ["<pad>", "<eos>", "<bos>", "<start_of_turn>", "<end_of_turn>", *named.values()]
+    tokenizer = _tokenizer(special, eos="<eos>", pad="<pad>", bos_token="<bos>", extra_special_tokens=named)
+    processor = transformers.Gemma3Processor(
+        transformers.Gemma3ImageProcessor(size={"height": 56, "width": 56}),
+        tokenizer,
+        chat_template=_GEMMA3,
+        image_seq_length=4,
+    )
+    token = tokenizer.convert_tokens_to_ids
+    ends = {"eos_token_id": [1, token("<end_of_turn>")], "pad_token_id": 0, "bos_token_id": 2}
+    config = transformers.Gemma3Config(
+        text_config={
+            **_TEXT,
+            "vocab_size": len(tokenizer),
+            "num_hidden_layers": 6,
+            "head_dim": 16,
+            "sliding_window": 16,
+            "layer_types": (["sliding_attention"] * 2 + ["full_attention"]) * 2,
+            **{**ends, "eos_token_id": 1},
+        },
+        vision_config={
+            **_TOWER,
+            "model_type": "siglip_vision_model",
+            "image_size": 56,
+            "patch_size": 14,
+            "vision_use_head": False,
+        },
+        mm_tokens_per_image=4,
+        boi_token_index=token("<start_of_image>"),
+        eoi_token_index=token("<end_of_image>"),
+        image_token_index=token("<image_soft_token>"),
+    )
+    return transformers.Gemma3ForConditionalGeneration(config), processor, ends
+
+
+def _mistral3() -> Made:
+    marks = ("[IMG]", "[IMG_BREAK]", "[IMG_END]")
+    special = ["<unk>", "<s>", "</s>", "[INST]", "[/INST]", "[SYSTEM_PROMPT]", "[/SYSTEM_PROMPT]", *marks]
+    tokenizer = _tokenizer(special, eos="</s>", pad="<unk>", bos_token="<s>")
+    processor = transformers.PixtralProcessor(
+        transformers.PixtralImageProcessor(size={"longest_edge": 280}, patch_size=14),
+        tokenizer,
+        patch_size=14,
+        spatial_merge_size=2,
+        chat_template=_MISTRAL,
+    )
+    ends = {"eos_token_id": 2, "pad_token_id": 0, "bos_token_id": 1}
+    config = transformers.Mistral3Config(
+        text_config={
+            **_TEXT,
+            "model_type": "mistral",
+            "vocab_size": len(tokenizer),
+            "head_dim": 16,
+            "sliding_window": None,
+            **ends,
+        },
+        vision_config={**_TOWER, "model_type": "pixtral", "image_size": 280, "patch_size": 14},
+        image_token_index=tokenizer.convert_tokens_to_ids("[IMG]"),
+        spatial_merge_size=2,
+        vision_feature_layer=-1,
+    )
+    return transformers.Mistral3ForConditionalGeneration(config), processor, ends
+
+
+def _llava() -> Made:
+    tokenizer, ends, _ = _qwen_tokenizer("<image>")
+    from transformers.models.clip import CLIPImageProcessor
+
+    processor = transformers.LlavaProcessor(
+        CLIPImageProcessor(size={"shortest_edge": 56}, crop_size={"height": 56, "width": 56}),
+        tokenizer,
+        patch_size=14,
+        vision_feature_select_strategy="default",
+        num_additional_image_tokens=1,
+        chat_template=_LLAVA,
+    )
+    config = transformers.LlavaConfig(
+        text_config={**_TEXT, "model_type": "llama", "vocab_size": len(tokenizer), **ends},
+        vision_config={
+            **_TOWER,
+            "model_type": "clip_vision_model",
+            "num_hidden_layers": 3,
+            "image_size": 56,
+            "patch_size": 14,
+            "projection_dim": 32,
+        },
+        image_token_index=tokenizer.convert_tokens_to_ids("<image>"),
+    )
+    return transformers.LlavaForConditionalGeneration(config), processor, ends
+
+
 _MAKE: Final[Mapping[str, Callable[[], Made]]] = {
     "qwen2_5_vl": _qwen2_5_vl,
     "qwen3_vl": _qwen3_vl,
@@ -658,6 +772,9 @@ _MAKE: Final[Mapping[str, Callable[[], Made]]] = {
     "kimi_k2_5": _kimi_k2_5,
     "smolvlm": _smolvlm,
     "perception_lm": _perception_lm,
+    "gemma3": _gemma3,
+    "mistral3": _mistral3,
+    "llava": _llava,
 }
 _NEWER: Final = ("lfm3_vl", "molmo2", "smolvlm", "kimi_k2_5")
 """Families that the oldest Transformers which `pyproject.toml` promises does not have, or does not run."""

@@ -30,6 +30,9 @@ NAMES = {
     "kimi_k2_5": "Kimi-K2.5",
     "smolvlm": "SmolVLM2",
     "perception_lm": "PerceptionLM",
+    "gemma3": "Gemma 3",
+    "mistral3": "Mistral Small 3 (as `mistral3`)",
+    "llava": "LLaVA 1.5",
 }
 TIMES = {"words": "in words", "positions": "by positions", "drawn": "drawn into frames", "none": "**not at all**"}
 LAYERS = {
@@ -59,12 +62,16 @@ def row(name: str, family: Any, config: Any) -> str:
     layers = ", ".join([*(kind for kind in LAYERS.values() if kind in kinds), *borrowed])
     layers = layers if can_branch(config, held) else "others: repeated"
     pixels = "cut here" if family.cut else "its processor's"
-    return f"| {NAMES[name]} | {TIMES[family.times]} | {cost} | {pixels} | {layers} |"
+    shown = "images" if family.stills else "a video"
+    return f"| {NAMES[name]} | {shown} | {TIMES[family.times]} | {cost} | {pixels} | {layers} |"
 
 
 def render(rows: list[str]) -> str:
     """The page with these lines in its table."""
-    head = ["| family | times | size and cost of frames | pixels | layers |", "| --- | --- | --- | --- | --- |"]
+    head = [
+        "| family | shown as | times | size and cost of frames | pixels | layers |",
+        "| --- | --- | --- | --- | --- | --- |",
+    ]
     before, rest = PAGE.read_text("utf-8").split(BEGIN)
     return before + "\n".join([BEGIN, "", *head, *rows, "", END]) + rest.partition(END)[2]
 

@@ -2,6 +2,7 @@
 
 import base64
 import io
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from openai_server import say
 
 from reelscribe.engines.chat import Answer, body, read_answer, show
 from reelscribe.engines.gate import FailedError
+from reelscribe.engines.stills import words_of
 from reelscribe.errors import ClipError
 from reelscribe.sampling_params import SamplingParams
 from reelscribe.values import NO_FRAMES, Candidate, Clip, Request, Work
@@ -53,6 +55,26 @@ def test_frames_are_pictures_each_after_its_time(prepare: Prepare) -> None:
         url = part["image_url"]["url"]
         assert url.startswith(JPEG)
         assert np.abs(_picture(url.removeprefix(JPEG)).astype(int) - pixels).mean() < 1
+
+
+@pytest.mark.parametrize(
+    ("model", "texts"),
+    [
+        ("Qwen/Qwen3-VL-8B-Instruct", ["<0.0 seconds>", None, "<71.5 seconds>", None]),
+        ("qwen3.6-35b-a3b", ["<0.0 seconds>", None, "<71.5 seconds>", None]),
+        ("zai-org/GLM-4.5V", [None, "0", None, "71"]),
+        ("glm-4.6v", [None, "0.0 seconds", None, "71.5 seconds"]),
+        ("google/gemma-4-31b-it", ["00:00 ", None, " 01:11 ", None]),
+        ("moonshotai/Kimi-K2.5", ["00:00:00.000", None, "00:01:11.500", None]),
+        ("OpenGVLab/InternVL3_5-8B-HF", ["Frame1 at 0.0 seconds: ", None, "Frame2 at 71.5 seconds: ", None]),
+        ("google/gemma-3-4b-it", ["A video, as frames, each after its time:", "0.00 s", None, "71.50 s", None]),
+        ("gpt-7", ["A video, as frames, each after its time:", "0.00 s", None, "71.50 s", None]),
+    ],
+)
+def test_times_stand_beside_pictures_in_the_words_of_the_model_s_family(model: str, texts: list[str | None]) -> None:
+    frames = replace(prepared().frames, pixels=np.zeros((2, 32, 32, 3), np.uint8), timestamps=(0.0, 71.5))
+    parts = show(replace(prepared(), frames=frames), "images", 1, FetchLimits(), words_of(model)).parts
+    assert [part.get("text") for part in parts] == texts
 
 
 def test_frames_are_one_video_with_their_true_times(prepare: Prepare) -> None:

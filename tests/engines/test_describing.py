@@ -13,8 +13,13 @@ from reelscribe.config import Settings
 from reelscribe.engines.checkpoint import Checkpoint
 from reelscribe.engines.describing import describe
 from reelscribe.engines.vllm import _checkpoint
-from reelscribe.errors import ModelError
+from reelscribe.errors import ModelError, SettingsError
 from reelscribe.video.sampling import OwnSize
+
+_IMAGES = (
+    "{%- for m in messages -%}{%- for p in m.content -%}{{ '<|image_pad|>' if p.type == 'image' else p.text }}"
+    "{%- endfor -%}{%- endfor -%}"
+)
 
 
 @pytest.fixture
@@ -48,6 +53,34 @@ def test_what_qwen3_vl_shows(processor: Any) -> None:
 def test_a_processor_that_is_none_for_videos(processor: Any) -> None:
     with pytest.raises(ModelError, match="it takes no videos with this Transformers: its processor is a "):
         describe(processor.tokenizer)
+
+
+def test_a_model_without_video_is_shown_images_if_nobody_asks_for_videos(processor: Any) -> None:
+    processor.video_token = None
+    processor.chat_template = _IMAGES
+    family = describe(processor)
+    assert family.stills
+    assert family.stills.image == "<|image_pad|>"
+    assert (family.times, family.limits.temporal_patch) == ("words", 1)
+    with pytest.raises(ModelError, match=r"its processor is a Qwen3VLProcessor\. It takes images: leave show out\."):
+        describe(processor, show="video")
+
+
+def test_a_template_without_an_image(processor: Any) -> None:
+    processor.chat_template = "{{ messages[0].role }}"
+    with pytest.raises(ModelError, match="its chat template has no place for an image"):
+        describe(processor, show="images")
+
+
+def test_a_template_that_numbers_images(processor: Any) -> None:
+    processor.chat_template = _IMAGES.replace("'<|image_pad|>'", "'Picture ' ~ loop.index ~ '<|image_pad|>'")
+    with pytest.raises(ModelError, match="or writes several in another way than one"):
+        describe(processor, show="images")
+
+
+def test_a_limit_on_sides_of_images(tmp_path: Path) -> None:
+    limits = Checkpoint.load(str(tiny_checkpoints.make("mistral3", tmp_path / "model")), revision=None).limits
+    assert (limits.token_pixels, limits.longest_side, limits.own_size) == (28, 280, None)
 
 
 def test_a_template_without_a_video(processor: Any) -> None:
@@ -101,7 +134,7 @@ def test_the_form_of_a_system_prompt_is_the_one_that_survives(processor: Any, te
 
 
 def test_a_checkpoint_that_is_refused_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(_: Any) -> None:
+    def refuse(*_: Any, **__: Any) -> None:
         raise ModelError("it takes no videos.")
 
     monkeypatch.setattr("reelscribe.engines.describing.describe", refuse)
@@ -114,6 +147,11 @@ def test_vllm_refuses_other_families(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="is a internvl; the engine vllm takes Qwen3-VL checkpoints"):
         _checkpoint(Settings(model=str(folder), engine="vllm"), {})
     assert _checkpoint(Settings(model="shapes", engine="vllm"), {}).config.model_type == "qwen3_vl"
+
+
+def test_vllm_shows_no_images() -> None:
+    with pytest.raises(SettingsError, match="show is images, but the engine vllm shows videos alone"):
+        _checkpoint(Settings(model="shapes", engine="vllm", show="images"), {})
 
 
 def test_a_constant_a_frame_is_the_checkpoint_s_own(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 Logits are compared, not ids alone: positions that are wrong by one change ids of few random models.
 """
 
+import re
 import runpy
 from collections.abc import Sequence
 from dataclasses import replace
@@ -18,6 +19,7 @@ from generating import GREEDY
 from transformers import AutoModelForMultimodalLM, AutoProcessor
 
 from reelscribe.engines import running
+from reelscribe.engines.stills import words_of
 from reelscribe.engines.transformers import TransformersEngine
 from reelscribe.sampling_params import SamplingParams
 from reelscribe.values import Clip, Frames, Request, Work
@@ -30,12 +32,23 @@ CLOSE = 1e-5
 """By which logits may differ, as a share of the largest. A position that is wrong by one makes 100 times as much."""
 
 
+WORDS = {
+    "qwen3_vl as images": ("<{1:.1f} seconds>", ""),
+    "internvl as images": ("Frame{0} at {1:.1f} seconds: ", ""),
+    "smolvlm as images": ("\nFrame from 00:{2:02d}:", ""),
+}
+"""What stands before frames, and before the first one, where that is not as for all others."""
+TILES = {"internvl": {"crop_to_patches": False}, "smolvlm": {"do_image_splitting": False}}
+"""By which processors leave an image whole."""
+
+
 class Tiny:
     """A tiny checkpoint: in the engine, and as Transformers has it."""
 
     def __init__(self, name: str, folder: Any) -> None:
-        self.name, self.folder = name, tiny_checkpoints.make(name, folder)
-        self.engine = TransformersEngine(str(folder), device="cpu", dtype="float32")
+        family, _, images = name.partition(" as ")
+        self.name, self.folder, self.show = name, tiny_checkpoints.make(family, folder), images or "auto"
+        self.engine = TransformersEngine(str(folder), device="cpu", dtype="float32", show=self.show)
         self.engine._rules.end_ids = frozenset()
         self.processor = AutoProcessor.from_pretrained(folder)
         self.model = AutoModelForMultimodalLM.from_pretrained(folder, dtype=torch.float32).eval()
@@ -69,9 +82,14 @@ class Tiny:
         )
 
     def theirs(self, work: Work) -> Any:
-        """What the processor makes of a work of one request: a video of two frames a second, all of them taken."""
+        """What the processor makes of a work of one request.
+
+        It gets a video of two frames a second, all of them taken, or an image of each frame.
+        """
         [request] = work.requests
         content = [{"type": "video"}, {"type": "text", "text": request.prompt}]
+        if self.family.stills:
+            content = self.images(work.frames, request.prompt)
         messages: list[dict[str, Any]] = [{"role": "user", "content": content}]
         if request.system_prompt:
             words = request.system_prompt
@@ -93,6 +111,10 @@ class Tiny:
             more["use_token_compression"] = False
         if type(self.processor).__name__ == "Qwen3OmniMoeProcessor":
             more["fps"] = 1 / STEP
+        if self.family.stills:
+            more |= TILES.get(self.name.split()[0], {})
+            images = [list(torch.tensor(pixels).permute(0, 3, 1, 2))]
+            return self.processor(text=[text], images=images, return_tensors="pt", **more)
         return self.processor(
             text=[text],
             videos=[torch.tensor(pixels).permute(0, 3, 1, 2)],  # a copy, since Ernie's draws into it
@@ -101,6 +123,17 @@ class Tiny:
             return_tensors="pt",
             **more,
         )
+
+    def images(self, frames: Frames, question: str) -> list[dict[str, str]]:
+        """The parts of a message: the frames of a clip, each after its time, and a question."""
+        form, lead = WORDS.get(self.name, ("{1:.2f} s", "A video, as frames, each after its time:\n"))
+        words = [form.format(number, seconds, int(seconds)) for number, seconds in enumerate(frames.timestamps, 1)]
+        words[0] = lead + words[0]
+        if self.name == "llava":  # whose template would put all images before all text
+            clip = "".join(f"{each}<image>\n" for each in words)
+            return [{"type": "text", "text": clip}, {"type": "text", "text": question}]
+        shown = [part for text in words for part in ({"type": "text", "text": text}, {"type": "image"})]
+        return [*shown, {"type": "text", "text": question}]
 
     def generated(self, work: Work, tokens: int) -> torch.Tensor:
         """Logits of greedy tokens as `generate` makes them, shape (tokens, vocabulary)."""
@@ -116,9 +149,11 @@ class Tiny:
         return torch.cat(made.logits)
 
 
+AS_IMAGES = [f"{name} as images" for name in ("qwen3_vl", "internvl", "smolvlm") if name in tiny_checkpoints.NAMES]
+"""Families that take videos as well."""
 FAMILIES = [
-    pytest.param(name, marks=[pytest.mark.model_packages] if name in tiny_checkpoints.WITH_PACKAGES else [])
-    for name in tiny_checkpoints.NAMES
+    pytest.param(name, marks=[pytest.mark.model_packages] if name.split()[0] in tiny_checkpoints.WITH_PACKAGES else [])
+    for name in (*tiny_checkpoints.NAMES, *AS_IMAGES)
 ]
 
 
@@ -180,12 +215,31 @@ TIMES = {
 
 def test_it_is_said_how_times_are_given(tiny: Tiny, caplog: pytest.LogCaptureFixture) -> None:
     assert tiny.engine.info.details["times_given"] == TIMES.get(tiny.name, "words")
-    TransformersEngine(str(tiny.folder), device="cpu")
+    TransformersEngine(str(tiny.folder), device="cpu", show=tiny.show)
     warned = [message for message in caplog.messages if "do not ask it for times" in message]
     assert len(warned) == (TIMES.get(tiny.name) == "none")
 
 
+def test_words_beside_images_are_those_that_its_processor_writes_in_videos(tiny: Tiny) -> None:
+    words = words_of(tiny.model.config.model_type)
+    if tiny.family.times != "words" or tiny.family.stills:
+        pytest.skip("its processor writes none")
+    work = tiny.work("a", "What?")
+    frames = replace(work.frames, timestamps=(1.26,) * 4 + (71.5,) * 4, duration_seconds=72.0)
+    text = tiny.family.show(tiny.processor, frames).layout
+    vocabulary = tiny.processor.tokenizer.get_added_vocab()
+    frame = next(token for token, number in vocabulary.items() if number == tiny.family.placeholder)
+    for token in vocabulary:
+        text = text.replace(token, "*" if token == frame else "")
+    text = re.sub(r"\*+", "*", text).replace("video", "")  # as Kimi-K2.5 calls each group of frames
+    times = [1.26] * (text.count("*") // 2) + [71.5] * (text.count("*") // 2)
+    assert "*".join(words.around(times)) in text
+    assert not words.lead
+
+
 def test_the_table_of_models_is_up_to_date(tiny: Tiny) -> None:
+    if tiny.show == "images":
+        pytest.skip("the table says how a model is shown a clip by itself")
     tool = runpy.run_path(str(ROOT / "tools" / "render_models.py"))
     line = tool["row"](tiny.name, tiny.family, tiny.model.config.get_text_config())
     assert line in tool["PAGE"].read_text("utf-8").splitlines(), "run: python tools/render_models.py"

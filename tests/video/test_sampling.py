@@ -38,6 +38,14 @@ def at_rate(rate: float, seconds: float) -> list[float]:
     return [number / rate for number in range(round(rate * seconds))]
 
 
+@pytest.mark.parametrize(
+    ("size", "fitted"), [((4000, 400), (1540, 168)), ((400, 4000), (168, 1540)), ((56, 84), (56, 84))]
+)
+def test_a_side_is_no_longer_than_the_checkpoint_takes(size: tuple[int, int], fitted: tuple[int, int]) -> None:
+    budget = replace(BUDGET, limits=VisionLimits(token_pixels=28, temporal_patch=1, longest_side=1540))
+    assert fit_resolution(*size, 1, budget) == fitted
+
+
 @pytest.mark.parametrize("frames", FRAMES)
 @pytest.mark.parametrize("size", SIZES + EXTREME_SIZES)
 def test_a_size_is_whole_tokens_within_the_budget_and_never_blown_up(size: tuple[int, int], frames: int) -> None:

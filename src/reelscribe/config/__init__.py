@@ -269,6 +269,8 @@ def _check_passed_on(settings: Settings) -> None:
             "model_params are for loading a model, which a server has done; extra_body holds fields for the body of "
             "each request."
         )
+    if settings.engine == "openai" and settings.show != "auto":
+        raise SettingsError("show is for models that run here; send says what a server is sent.")
     if settings.engine != "openai" and settings.extra_body:
         raise SettingsError(f"extra_body is for the engine openai only; the engine is {settings.engine}.")
     for name, why in _SET_BY_US.items():

@@ -14,6 +14,7 @@ EngineName = Literal["transformers", "vllm", "openai", "fake"]
 LayoutName = Literal["auto", "interleaved", "columns"]
 Dtype = Literal["auto", "bfloat16", "float16", "float32"]
 Send = Literal["frames", "images", "video"]
+Show = Literal["auto", "video", "images"]
 OutputFormat = Literal["auto", "jsonl", "parquet", "hf", "webdataset"]
 Sidecar = Literal["txt", "json"]
 Runner = Literal["local", "ray"]
@@ -27,7 +28,7 @@ class ModelSettings:
 
     model: str = setting(
         DEFAULT_MODEL,
-        "Hub name or folder of a checkpoint that takes videos; 'shapes' is the built-in one.",
+        "Hub name or folder of a checkpoint that takes videos or images; 'shapes' is the built-in one.",
         affects="captions",
     )
     revision: str | None = setting(None, "Branch, tag or commit of a hub model.", affects="captions")
@@ -35,6 +36,13 @@ class ModelSettings:
         "transformers", "What runs the model: here, or (openai) a server.", *get_args(EngineName), affects="captions"
     )
     thinking: bool = setting(False, "Let a model that can think do so before it answers.", affects="captions")
+    show: str = setting(
+        "auto",
+        "How a model that runs here is shown frames: as a video, or as images, each beside its time in words; auto: as "
+        "a video if it takes any.",
+        *get_args(Show),
+        affects="captions",
+    )
     device: str = setting(
         "auto", "auto, cpu, cuda, cuda:1, ...; auto takes a GPU where there is one.", affects="nothing"
     )

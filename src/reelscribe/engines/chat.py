@@ -1,9 +1,9 @@
 """Requests to bodies of chat completions, and answers to candidates.
 
 There are three ways to show a clip. `video` sends the file, or its address where it is on the web. `images` sends our
-frames as pictures, each after its time, which any server with vision takes. `frames` sends our frames as one video with
-their true times, as vLLM takes it: a data URL of JPEGs in a row, and beside it which frames of the video they are. We
-call a millionth of a second a frame there, so that the times come out as they are.
+frames as pictures, each beside its time (see `stills`), which any server with vision takes. `frames` sends our frames
+as one video with their true times, as vLLM takes it: a data URL of JPEGs in a row, and beside it which frames of the
+video they are. We call a millionth of a second a frame there, so that the times come out as they are.
 """
 
 import base64
@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from reelscribe.engines.gate import FailedError
+from reelscribe.engines.stills import OTHERS, Words
 from reelscribe.errors import ClipError
 from reelscribe.schemas import Schema
 from reelscribe.thoughts import CLOSING, OPENING
@@ -63,7 +64,7 @@ class Answer:
     prompt_tokens: int | None
 
 
-def show(prepared: Work, send: str, max_upload_bytes: int, limits: FetchLimits) -> Shown:
+def show(prepared: Work, send: str, max_upload_bytes: int, limits: FetchLimits, words: Words = OTHERS) -> Shown:
     """Bring a clip into the form that a server takes.
 
     Args:
@@ -71,6 +72,7 @@ def show(prepared: Work, send: str, max_upload_bytes: int, limits: FetchLimits) 
         send: "frames", "images" or "video".
         max_upload_bytes: largest file to send.
         limits: what may be fetched to be sent. The URL of a web address is sent as it is: the server fetches it.
+        words: that stand beside images.
 
     Raises:
         ClipError: kind "missing", "unreadable", "no_video", "too_short" or "decode" where a file is to be sent and is
@@ -81,7 +83,7 @@ def show(prepared: Work, send: str, max_upload_bytes: int, limits: FetchLimits) 
         return Shown(parts=[{"type": "video_url", "video_url": {"url": url}}], fields={})
     jpegs = [base64.b64encode(jpeg).decode() for jpeg in _jpegs(prepared.frames.pixels)]
     if send == "images":
-        return Shown(parts=list(_images(jpegs, prepared.frames)), fields={})
+        return Shown(parts=list(_images(jpegs, prepared.frames, words)), fields={})
     url = "data:video/jpeg;base64," + ",".join(jpegs)
     kwargs = {"media_io_kwargs": {"video": _true_times(prepared.frames)}}
     return Shown(parts=[{"type": "video_url", "video_url": {"url": url}}], fields=kwargs)
@@ -124,11 +126,14 @@ def _jpegs(pixels: NDArray[np.uint8]) -> Iterator[bytes]:
     yield from map(bytes, encoder.encode(None))
 
 
-def _images(jpegs: list[str], frames: Frames) -> Iterator[Part]:
-    yield {"type": "text", "text": "A video, as frames, each after its time:"}
-    for jpeg, seconds in zip(jpegs, frames.timestamps, strict=True):
-        yield {"type": "text", "text": f"{seconds:.2f} s"}
-        yield {"type": "image_url", "image_url": {"url": f"data:image/jpeg;base64,{jpeg}"}}
+def _images(jpegs: list[str], frames: Frames, words: Words) -> Iterator[Part]:
+    *before, last = words.around(frames.timestamps)
+    parts: list[Part] = [{"type": "text", "text": words.lead}]
+    for text, jpeg in zip(before, jpegs, strict=True):
+        parts.append({"type": "text", "text": text})
+        parts.append({"type": "image_url", "image_url": {"url": f"data:image/jpeg;base64,{jpeg}"}})
+    parts.append({"type": "text", "text": last})
+    yield from (part for part in parts if part.get("text") != "")
 
 
 def _true_times(frames: Frames) -> dict[str, Any]:

@@ -35,16 +35,17 @@ class Checkpoint:
     """How it takes a video."""
 
     @classmethod
-    def load(cls, model: str, *, revision: str | None, **hub: Any) -> "Checkpoint":
+    def load(cls, model: str, *, revision: str | None, show: str = "auto", **hub: Any) -> "Checkpoint":
         """Read configuration and processor.
 
         Args:
             model: hub name, folder, or the name of a built-in model.
             revision: branch, tag or commit of a hub model.
+            show: see `describe`.
             **hub: those of `HUB_PARAMS` that are set.
 
         Raises:
-            ModelError: they cannot be read, or show that the model takes no videos here.
+            ModelError: they cannot be read, or show that the model takes no clips here.
         """
         from transformers import AutoConfig, AutoProcessor
 
@@ -59,11 +60,11 @@ class Checkpoint:
         except Exception as exc:  # damaged files and odd parameters raise all kinds of errors in there
             raise cannot_load(model, str(exc)) from exc
         try:
-            family = describe(processor)
+            family = describe(processor, show=show, name=config.model_type)
         except ModelError as exc:
             raise ModelError(f"the model {model!r}, a {config.model_type}, cannot be used: {exc}") from exc
         except Exception as exc:  # so do processors
-            raise cannot_load(model, f"its processor fails at a video: {exc}") from exc
+            raise cannot_load(model, f"its processor fails at a clip: {exc}") from exc
         return cls(
             path=path,
             revision=getattr(config, "_commit_hash", None) or revision,
@@ -122,6 +123,7 @@ def chat_template(model: str, revision: str | None = None) -> str:
     checkpoint = Checkpoint.load(model, revision=revision)
     processor = checkpoint.processor
     template: str = processor.chat_template or ""
-    if processor.video_token not in template:
-        raise ModelError(f"the chat template of the model {model!r} has no {processor.video_token} in it.")
-    return bare_video(template, processor) if checkpoint.family.bare else template
+    family = checkpoint.family
+    if not family.stills and family.mark not in template:
+        raise ModelError(f"the chat template of the model {model!r} has no {family.mark} in it.")
+    return bare_video(template, processor) if family.bare else template

@@ -1,4 +1,4 @@
-"""What a checkpoint's own processor shows of how it takes a video, when it is asked.
+"""What a checkpoint's own processor shows of how it takes a video, or frames as images, when it is asked.
 
 There is no table of models. A processor is called a few times when it is loaded, mostly with videos on the meta device,
 which have a shape and no pixels, and what comes out says the rest: whether it sees the video at all, which sizes pass,
@@ -16,6 +16,7 @@ import torch
 
 from reelscribe.engines.families import PIXELS, Family, System, Times, as_tensor, call, call_without_pixels
 from reelscribe.engines.patches import Cut, floats
+from reelscribe.engines.stills import PLACE, Stills, words_of
 from reelscribe.errors import ModelError
 from reelscribe.video.sampling import OwnSize, VisionLimits
 
@@ -25,6 +26,8 @@ template around all of them. The models were released knowing the layout without
 _WHOLE: Final = {"video_compression_mask": {"use_token_compression": False}}
 """Arguments by a name in what comes out. VideoLLaMA3's processor drops tokens of parts that do not move, so that a clip
 costs less than its budget and nobody knows how much."""
+_TILES: Final = ("crop_to_patches", "do_image_splitting")
+"""Attributes of image processors that cut a large image into several. A frame is one image."""
 _PROBE_FRAMES: Final = 8
 _PROBE_SIZE: Final = (112, 224)
 """Height and width of videos to ask with, unless sizes are known that pass."""
@@ -32,22 +35,34 @@ _SIZES: Final = ((112, 224), (224, 112), (300, 200), (64, 250), (720, 1280))
 """Heights and widths whose costs show by which rule frames are resized."""
 _USUAL_PIXELS: Final = 448
 """Of a side that a processor does not tell."""
+_QUESTION: Final = {"type": "text", "text": "What?"}
 _CLOSE: Final = 1e-5
 """By which pixels may differ and count as equal: their steps are 1/128 and more."""
 
 
-def describe(processor: Any) -> Family:
-    """Ask a checkpoint's processor how it takes a video.
+def describe(processor: Any, *, show: str = "auto", name: str = "") -> Family:
+    """Ask a checkpoint's processor how it takes a clip.
+
+    Args:
+        processor: the checkpoint's.
+        show: "video", "images", or "auto" for images only where it takes no video.
+        name: of the model's type, by which the words for times are known.
 
     Raises:
-        ModelError: it takes none, or in a way that this package cannot keep to.
+        ModelError: it does not take clips, or in a way that this package cannot keep to.
     """
-    if not getattr(processor, "video_processor", None) or not getattr(processor, "video_token", None):
-        raise ModelError(f"it takes no videos with this Transformers: its processor is a {type(processor).__name__}.")
-    placeholder = processor.video_token
-    rendered = _rendered(processor, [{"type": "video"}, {"type": "text", "text": "What?"}])
-    if placeholder not in rendered:
-        raise ModelError(f"its chat template has no {placeholder} for a video.")
+    if show == "auto":
+        show = "video" if _has(processor, "video") or not _has(processor, "image") else "images"
+    if show == "images":
+        return _of_images(processor, name)
+    if not _has(processor, "video"):
+        hint = " It takes images: leave show out." if _has(processor, "image") else ""
+        name = type(processor).__name__
+        raise ModelError(f"it takes no videos with this Transformers: its processor is a {name}.{hint}")
+    mark = processor.video_token
+    rendered = _rendered(processor, [{"type": "video"}, _QUESTION])
+    if mark not in rendered:
+        raise ModelError(f"its chat template has no {mark} for a video.")
     asked = _Asked(processor)
     token, kinds = asked.tokens(rendered)
     cut = Cut.of(processor.video_processor)
@@ -55,27 +70,78 @@ def describe(processor: Any) -> Family:
     if cut and own:
         asked.keep_sizes(cut.side)
     times, wants_rate = asked.times()
-    cut = cut if cut and own and times != "drawn" and asked.same_pixels(cut) else None
+    ours = cut if cut and own and times != "drawn" and asked.same_pixels(cut) else None
     return Family(
-        limits=_limits(processor.video_processor, asked, own, token),
+        limits=_limits(processor.video_processor, asked, cut.side if cut and own else 0, token),
         times=times,
+        mark=mark,
         placeholder=token,
         kinds=kinds,
-        cut=cut,
+        cut=ours,
         bare=type(processor).__name__ == _DOUBLE_PAIR,
         system=_system(processor),
-        opening=asked.opening(rendered, placeholder),
+        opening=asked.opening(rendered, mark),
         arguments=asked.arguments,
         wants_rate=wants_rate,
     )
 
 
-class _Asked:
-    """A processor that is asked."""
+def _of_images(processor: Any, name: str) -> Family:
+    """Ask a processor how it takes frames as images."""
+    if not _has(processor, "image"):
+        raise ModelError(f"it takes no images with this Transformers: its processor is a {type(processor).__name__}.")
+    rendered = _rendered(processor, [{"type": "text", "text": PLACE}, _QUESTION])
+    asked = _Asked(processor, Stills(image=_image(processor), words=words_of(name)))
+    token, kinds = asked.tokens(rendered)
+    side = asked.side(token)
+    own = side > 0 and asked.takes_sizes(side, 1, token)
+    if own:
+        asked.keep_sizes(side)
+    limits = _limits(processor.image_processor, asked, side if own else 0, token)
+    return Family(
+        limits=replace(limits, temporal_patch=1),
+        times="words",
+        mark=PLACE,
+        stills=asked.stills,
+        placeholder=token,
+        kinds=kinds,
+        cut=None,
+        system=_system(processor),
+        opening=asked.opening(rendered, PLACE),
+        arguments=asked.arguments,
+    )
 
-    def __init__(self, processor: Any) -> None:
-        self._processor = processor
-        self.arguments: dict[str, Any] = {}
+
+def _has(processor: Any, kind: str) -> bool:
+    """Whether a processor takes a "video" or an "image"."""
+    found = getattr(processor, f"{kind}_processor", None)
+    return bool(found) and (kind == "image" or bool(getattr(processor, "video_token", None)))
+
+
+def _image(processor: Any) -> str:
+    """What the chat template writes for an image.
+
+    Raises:
+        ModelError: it writes nothing, or not the same for each of several.
+    """
+    first, then, image = {"type": "text", "text": "First"}, {"type": "text", "text": "then"}, {"type": "image"}
+    without, one = _rendered(processor, [first, _QUESTION]), _rendered(processor, [first, image, _QUESTION])
+    start = next((at for at, pair in enumerate(zip(one, without, strict=False)) if len(set(pair)) > 1), len(one))
+    written = one.removesuffix(without[start:])[start:]
+    several = _rendered(processor, [first, image, then, image, _QUESTION])
+    # Some templates put all images before all text.
+    if not written or not any(each in several for each in (f"{written}then{written}", written + written)):
+        raise ModelError("its chat template has no place for an image, or writes several in another way than one.")
+    return written
+
+
+class _Asked:
+    """A processor that is asked, about videos or with `stills` about frames as images."""
+
+    def __init__(self, processor: Any, stills: Stills | None = None) -> None:
+        self._processor, self.stills = processor, stills
+        whole = _TILES if stills else ()
+        self.arguments: dict[str, Any] = {name: False for name in whole if hasattr(processor.image_processor, name)}
         self._size = _PROBE_SIZE
         made = self(_PROBE_FRAMES)[1]
         for name, arguments in _WHOLE.items():
@@ -88,7 +154,7 @@ class _Asked:
         times = [number * step for number in range(count)]
         arguments = {**self.arguments, **more}
         return call_without_pixels(
-            self._processor, (count, *(size or self._size)), times, count * step, arguments, text
+            self._processor, (count, *(size or self._size)), self.stills, times, count * step, arguments, text
         )
 
     def keep_sizes(self, side: int) -> None:
@@ -119,6 +185,13 @@ class _Asked:
         """Vision tokens that so many frames cost."""
         return int((self(count, height, width, **more)[1]["input_ids"] == token).sum())
 
+    def side(self, token: int) -> int:
+        """Of the square of an image that costs a token, in pixels, if that is how it costs; 0 if none is."""
+        try:
+            return round(_USUAL_PIXELS / math.sqrt(self.count(1, _USUAL_PIXELS, _USUAL_PIXELS, token, do_resize=False)))
+        except Exception:  # as in `takes_sizes`
+            return 0
+
     def takes_sizes(self, side: int, temporal: int, token: int) -> bool:
         """Whether frames keep the size that they come in, and cost a token for each square of a group of frames."""
         for count, rows, columns in ((2, 2, 3), (2, 5, 4), (3, 2, 3)):
@@ -143,7 +216,7 @@ class _Asked:
             if any(bool((made[name] != given[name]).any()) for name in seconds):
                 return "positions", True
         first, last = (
-            self._pixels(call(self._processor, _noise(2, *self._size), times, times[1] + 1, self.arguments)[1])
+            self._pixels(call(self._processor, _noise(2, *self._size), None, times, times[1] + 1, self.arguments)[1])
             for times in ((0.0, 1.0), (30.0, 50.0))
         )
         return ("none" if torch.equal(first, last) else "drawn"), False
@@ -152,23 +225,23 @@ class _Asked:
         """Whether our patches are the processor's."""
         noise = _noise(2 * cut.temporal, 2 * cut.side, 3 * cut.side)
         times = [float(number) for number in range(len(noise))]
-        made = self._pixels(call(self._processor, noise, times, len(times), self.arguments)[1])
+        made = self._pixels(call(self._processor, noise, None, times, len(times), self.arguments)[1])
         cpu = torch.device("cpu")
         ours = floats(torch.from_numpy(cut.patches(noise.permute(0, 2, 3, 1).numpy())), cut.scales(cpu))
         return made.shape == ours.shape and torch.allclose(made.float(), ours, rtol=0, atol=_CLOSE)
 
-    def opening(self, rendered: str, placeholder: str) -> str:
+    def opening(self, rendered: str, mark: str) -> str:
         """What the processor puts before a prompt; most put nothing there.
 
         Raises:
             ModelError: what it makes of a video depends on the prompt around it.
         """
         layout, (whole, _) = self(_PROBE_FRAMES)[0], self(_PROBE_FRAMES, text=rendered)
-        if rendered.replace(placeholder, layout, 1) == whole:
+        if rendered.replace(mark, layout, 1) == whole:
             return ""
         tokenizer = self._processor.tokenizer
         for opening in (tokenizer.bos_token, tokenizer.eos_token):
-            if opening and opening + rendered.replace(placeholder, layout.removeprefix(opening), 1) == whole:
+            if opening and opening + rendered.replace(mark, layout.removeprefix(opening), 1) == whole:
                 return str(opening)
         raise ModelError("what its processor makes of a video depends on the prompt around it.")
 
@@ -177,8 +250,14 @@ class _Asked:
         return found
 
 
-def _limits(video: Any, asked: _Asked, own: bool, token: int) -> VisionLimits:
-    """What videos the checkpoint takes, and what they cost.
+def _limits(video: Any, asked: _Asked, side: int, token: int) -> VisionLimits:
+    """What clips the checkpoint takes, and what they cost.
+
+    Args:
+        video: what processes videos, or images.
+        asked: the processor.
+        side: of the square that costs a token, in pixels; 0 if frames do not keep their size.
+        token: of vision features.
 
     Raises:
         ModelError: they cost neither what their size says, nor a constant a frame.
@@ -188,11 +267,12 @@ def _limits(video: Any, asked: _Asked, own: bool, token: int) -> VisionLimits:
         min_frames=getattr(video, "min_frames", None) or VisionLimits.min_frames,
         max_frames=getattr(video, "max_frames", None) or VisionLimits.max_frames,
     )
-    if own:
+    if side:
         return replace(
             limits,
-            token_pixels=video.patch_size * video.merge_size,
+            token_pixels=side,
             temporal_patch=getattr(video, "temporal_patch_size", None) or 1,
+            longest_side=None if Cut.of(video) else max(_lengths(video, "size"), default=0) // side * side or None,
             # Qwen3-VL's processor means a frame by that name, Qwen2.5-VL's a clip.
             max_frame_tokens=min(getattr(video, "max_video_tokens", None) or usual, usual),
         )
@@ -235,11 +315,11 @@ def _rendered(processor: Any, content: Sequence[Mapping[str, str]], system: Any 
 
 def _system(processor: Any) -> System:
     """The form in which the words of a system prompt come out of the chat template, and stand alone there."""
-    words, question = "Be brief.", [{"type": "text", "text": "What?"}]
+    words = "Be brief."
     forms: dict[System, Any] = {"parts": [{"type": "text", "text": words}], "text": words}
     for form in get_args(System)[:2]:
         try:
-            text = _rendered(processor, question, forms[form])
+            text = _rendered(processor, [_QUESTION], forms[form])
         except Exception:  # a template may raise anything at what it does not take
             continue
         if words in text and f"'{words}'" not in text and f'"{words}"' not in text:

@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from reelscribe.engines.patches import Cut
+from reelscribe.engines.stills import PLACE, Stills
 from reelscribe.values import Frames
 from reelscribe.video.sampling import VisionLimits
 
@@ -19,7 +20,7 @@ System = Literal["parts", "text", "question"]
 """How a system prompt is given to the chat template: as parts, as text, or before the question, if it drops both."""
 
 PIXELS: Final = ("pixel_values_videos", "pixel_values")
-"""What processors call the pixels of a video."""
+"""What processors call the pixels of a video, and of images."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -38,6 +39,10 @@ class Family:
 
     limits: VisionLimits
     times: Times
+    mark: str
+    """What stands for a clip in what the chat template makes of a message."""
+    stills: Stills | None = None
+    """Set if frames are shown as images, and not as a video."""
     placeholder: int
     """The token in whose places the vision features go."""
     kinds: Mapping[str, Mapping[int, int]]
@@ -54,6 +59,11 @@ class Family:
     wants_rate: bool = False
     """Whether the processor takes frames a second as an argument `fps`, and nothing else of times."""
 
+    @property
+    def part(self) -> Mapping[str, str]:
+        """The part of a message for which the chat template writes the mark."""
+        return {"type": "text", "text": PLACE} if self.stills else {"type": "video"}
+
     def show(self, processor: Any, frames: Frames) -> Shown:
         """A clip as the processor makes it. What the model is fed beside is the same for all prompts.
 
@@ -67,7 +77,7 @@ class Family:
         count, height, width, _ = frames.pixels.shape
         if self.cut and (not count or height % self.cut.side or width % self.cut.side):
             raise ValueError(f"{count} frames of {width} x {height}; sides must be multiples of {self.cut.side}")
-        asked = frames.timestamps, frames.duration_seconds, self._arguments(frames)
+        asked = self.stills, frames.timestamps, frames.duration_seconds, self._arguments(frames)
         if self.cut:
             layout, made = call_without_pixels(processor, frames.pixels.shape[:3], *asked)
         else:
@@ -100,21 +110,27 @@ class _Remembering:
 def call(
     processor: Any,
     pixels: torch.Tensor,
+    stills: Stills | None,
     times: Sequence[float],
     duration: float,
     arguments: Mapping[str, Any],
     text: str | None = None,
 ) -> tuple[str, Any]:
-    """Call a processor with a video and the placeholder alone as text, or with another text.
+    """Call a processor with a clip and its mark alone as text, or with another text that holds the mark.
 
-    With one "frame a second" the numbers of the frames are their times. All families read the true times from that; the
-    number of frames is the one from which Qwen2.5-VL reckons how many a second were sampled.
+    The clip goes in as a video, or with `stills` as images. With one "frame a second" the numbers of a video's frames
+    are their times. All families read the true times from that; the number of frames is the one from which Qwen2.5-VL
+    reckons how many a second were sampled.
 
     Returns:
-        The text in which the placeholder was replaced, and tensors by name.
+        The text in which the clip has its layout, and tensors by name.
     """
     recorded = copy.copy(processor)
     recorded.tokenizer = _Remembering(processor.tokenizer)
+    if stills:
+        text = (text or PLACE).replace(PLACE, stills.text(times), 1)
+        made = recorded(text=[text], images=[list(pixels)], return_tensors="pt", **arguments)
+        return recorded.tokenizer.text, made
     metadata = {
         "fps": 1.0,
         "frames_indices": list(times),  # a fresh list each time: Qwen3-VL's processor adds to it

@@ -266,7 +266,7 @@ class InputBuilder:
 
     def _prompt(self, request: Request, layout: str) -> Prompt:
         prompt = Prompt.of(self._processor, self._family, request, self._switches)
-        return prompt.with_video(self._processor.video_token, layout) if request.video else prompt
+        return prompt.with_video(self._family.mark, layout) if request.video else prompt
 
 
 _NOTHING: Final = Shown(layout="", tensors={})

@@ -24,6 +24,7 @@ from reelscribe.engines.chat import Answer, Shown, body, is_web_address, read_an
 from reelscribe.engines.feed import feeding
 from reelscribe.engines.gate import DeniedError, FailedError, Gate, RefusedError
 from reelscribe.engines.server import ServedModel, Server
+from reelscribe.engines.stills import words_of
 from reelscribe.errors import ClipError, EngineError
 from reelscribe.thoughts import CLOSING, OPENING
 from reelscribe.values import Candidate, Failure, Generation, Request, Work
@@ -156,13 +157,14 @@ class OpenAIEngine:
         self._refused_before = False
         # What a frame costs on a server is its own affair, unless it takes ours for the video.
         unknown = {} if send == "frames" else {"video_tokens": None}
+        times = {"times_given": "words"} if send == "images" else {}
         self.info = ModelInfo(
             engine="openai",
             model=model,
             revision=None,
             limits=VisionLimits(),
             wants_frames=send != "video",
-            details={"sent": send, **unknown},
+            details={"sent": send, **unknown, **times},
         )
 
     def generate(self, works: Iterator[Work]) -> Iterator[Reply]:
@@ -216,7 +218,8 @@ class OpenAIEngine:
         """One for each request."""
 
         def convert(work: Work) -> Shown:
-            return show(work, self._send, self._settings.max_upload_bytes, FetchLimits.of(self._settings))
+            limits, words = FetchLimits.of(self._settings), words_of(self.info.model)
+            return show(work, self._send, self._settings.max_upload_bytes, limits, words)
 
         showing = _Showing(work, convert)
         return (_Flight(request=each, showing=showing if each.video else None) for each in work.requests)

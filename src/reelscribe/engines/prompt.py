@@ -24,7 +24,7 @@ _COVERS: Final = range(0xE000, 0xF900)
 
 @dataclass(frozen=True, kw_only=True)
 class Prompt:
-    """What the chat template makes of a request, with the bare video token where the video belongs."""
+    """What the chat template makes of a request, with `Family.mark` where the video belongs."""
 
     text: str
     """In which covers stand for tokens that the data spells."""
@@ -46,10 +46,10 @@ class Prompt:
             switches: variables of the template; see `reelscribe.engines.thinking.template_switches`.
         """
         texts = [request.system_prompt or "", request.prompt]
-        covers = _covers([*processor.tokenizer.get_added_vocab(), processor.video_token], texts)
+        covers = _covers([*processor.tokenizer.get_added_vocab(), family.mark], texts)
         pattern = re.compile("|".join(map(re.escape, covers)) or r"(?!)")
         system, asked = (pattern.sub(lambda found: covers[found[0]], text) for text in texts)
-        video = [{"type": "video"}] if request.video else []
+        video = [family.part] if request.video else []
         if system and family.system == "question":
             asked = f"{system}\n\n{asked}"
         messages: list[Any] = [{"role": "user", "content": [*video, {"type": "text", "text": asked}]}]
@@ -63,9 +63,9 @@ class Prompt:
             text = bare_video(text, processor)
         return cls(text=family.opening + text, covered={cover: token for token, cover in covers.items()})
 
-    def with_video(self, placeholder: str, layout: str) -> "Prompt":
-        """The same with a video's layout in its place."""
-        return Prompt(text=self.text.replace(placeholder, layout, 1), covered=self.covered)
+    def with_video(self, mark: str, layout: str) -> "Prompt":
+        """The same with a video's layout in place of the mark."""
+        return Prompt(text=self.text.replace(mark, layout, 1), covered=self.covered)
 
     def ids(self, tokenizer: Any) -> list[int]:
         """The tokens."""

@@ -47,7 +47,7 @@ def look_at_model(settings: ModelSettings) -> Prospect:
     try:
         module = importlib.import_module("reelscribe.engines.checkpoint")
         hub = {name: settings.model_params[name] for name in module.HUB_PARAMS if name in settings.model_params}
-        checkpoint = module.Checkpoint.load(settings.model, revision=settings.revision, **hub)
+        checkpoint = module.Checkpoint.load(settings.model, revision=settings.revision, show=settings.show, **hub)
         default = importlib.import_module("reelscribe.engines.sampling").DEFAULT_MAX_TOKENS
     except ModuleNotFoundError as exc:
         why = f"{exc.name} is not installed (pip install 'reelscribe[transformers]')"

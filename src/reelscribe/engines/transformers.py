@@ -59,11 +59,12 @@ class TransformersEngine:
         batch_size: most works under way at once.
         batch_tokens: most tokens that the key-value cache may come to hold; by default what memory has room for.
         thinking: whether to let a model that can think do so before it answers.
+        show: frames as a "video", as "images", or "auto": as images only if the checkpoint takes no video.
         model_params: passed on to `AutoModelForMultimodalLM.from_pretrained`.
         schemas: that requests will have, to see that answers can be held to them.
 
     Raises:
-        ModelError: the checkpoint cannot be loaded, or takes no videos in a way that is known here.
+        ModelError: the checkpoint cannot be loaded, or takes clips in no way that is known here.
     """
 
     def __init__(
@@ -76,6 +77,7 @@ class TransformersEngine:
         batch_size: int = 32,
         batch_tokens: int | None = None,
         thinking: bool = False,
+        show: str = "auto",
         model_params: dict[str, Any] | None = None,
         schemas: Iterable[Schema] = (),
     ) -> None:
@@ -86,7 +88,7 @@ class TransformersEngine:
             hf_logging.disable_progress_bar()
         given: dict[str, Any] = {"dtype": dtype, "device_map": str(self._device), **(model_params or {})}
         hub = {key: given[key] for key in HUB_PARAMS if key in given}
-        checkpoint = Checkpoint.load(model, revision=revision, **hub)
+        checkpoint = Checkpoint.load(model, revision=revision, show=show, **hub)
         try:
             self._model, report = AutoModelForMultimodalLM.from_pretrained(
                 checkpoint.path, revision=revision, output_loading_info=True, **given
@@ -289,6 +291,7 @@ def load(settings: Settings) -> TransformersEngine:
         batch_size=settings.batch_size,
         batch_tokens=settings.batch_tokens,
         thinking=settings.thinking,
+        show=settings.show,
         model_params=dict(settings.model_params),
         schemas=[task.schema for task in settings.all_tasks if task.schema],
     )

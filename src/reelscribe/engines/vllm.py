@@ -349,13 +349,15 @@ def _dead(in_flight: int) -> EngineError:
 
 def _checkpoint(settings: Settings, params: Mapping[str, Any]) -> Checkpoint:
     hub = {key: params[key] for key in HUB_PARAMS if key in params}
-    checkpoint = Checkpoint.load(settings.model, revision=settings.revision, **hub)
+    checkpoint = Checkpoint.load(settings.model, revision=settings.revision, show=settings.show, **hub)
     kind = checkpoint.config.model_type
     if not kind.startswith(_FAMILY):
         raise ModelError(
             f"the model {settings.model!r} is a {kind}; the engine vllm takes Qwen3-VL checkpoints ({_FAMILY}) alone. "
             "The engine transformers takes it: --engine transformers."
         )
+    if checkpoint.family.stills:
+        raise SettingsError("show is images, but the engine vllm shows videos alone; leave show out.")
     return checkpoint
 
 

@@ -36,7 +36,7 @@ class VideoCaptioningFromVLMMapper:
     """Captions the videos of interleaved text with a vision-language model.
 
     Args:
-        hf_model: hub name or folder of a checkpoint that takes videos; "shapes" is the built-in one.
+        hf_model: hub name or folder of a checkpoint that takes videos or images; "shapes" is the built-in one.
         enable_vllm: run the model with vLLM, split over all visible GPUs; `tensor_parallel_size` in `model_params` says
             otherwise.
         caption_num: candidates for each video.

@@ -64,6 +64,8 @@ class VisionLimits:
     (VIDEO_MAX_TOKEN_NUM in qwen-vl-utils)."""
     min_frames: int = 4
     max_frames: int = 768
+    longest_side: int | None = None
+    """Most pixels of a frame's longer side, if there is such a limit; a multiple of `token_pixels`."""
     own_size: OwnSize | None = None
     """Set if frames do not keep the size that they come in. Then what is said of squares and groups does not count."""
 
@@ -270,7 +272,8 @@ def fit_resolution(width: int, height: int, num_frames: int, budget: FrameBudget
     side = budget.limits.token_pixels
     merged = -(-num_frames // budget.limits.temporal_patch)
     most = max(min(budget.limits.max_frame_tokens, budget.max_video_tokens // merged), 1)
-    shrink = min(1.0, math.sqrt(most * side * side / (width * height)))
+    longest = budget.limits.longest_side or math.inf
+    shrink = min(1.0, math.sqrt(most * side * side / (width * height)), longest / max(width, height))
     ideal_columns, ideal_rows = (max(length * shrink / side, 1e-9) for length in (width, height))
     columns = {max(math.floor(ideal_columns), 1), math.ceil(ideal_columns)}
     rows = {max(math.floor(ideal_rows), 1), math.ceil(ideal_rows)}

@@ -1,0 +1,89 @@
+"""Frames as images, each beside its time in words: for models without video, and for servers.
+
+The words are those that a family of models writes itself, where it writes any: its models were trained on them. All
+others get the same words, which say what the images are.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+PLACE: Final = "\uf8ff"
+"""Stands in a message where a clip belongs: a character for private use, which no template takes for anything."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Words:
+    """What stands beside frames.
+
+    Formats may hold `number` (from 1), `seconds`, `whole` (seconds, rounded down), `minutes` (as 01:11) and `hours` (as
+    00:01:11.500).
+    """
+
+    before: str = ""
+    """Format, before each frame."""
+    after: str = ""
+    """Format, after each frame."""
+    between: str = ""
+    """Text between what belongs to a frame and what belongs to the next."""
+    lead: str = ""
+    """Text before all of that, on a line of its own."""
+
+    def around(self, times: Sequence[float]) -> list[str]:
+        """What stands before each frame, and after the last one: one text more than frames.
+
+        Args:
+            times: of the frames, in seconds.
+        """
+        told = [_told(number, seconds) for number, seconds in enumerate(times, 1)]
+        before = [self.before.format_map(each) for each in told]
+        after = [self.after.format_map(each) for each in told]
+        starts = ["", *(each + self.between for each in after[:-1])]
+        return [*map("".join, zip(starts, before, strict=True)), *after[-1:]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stills:
+    """How a checkpoint is shown frames as images."""
+
+    image: str
+    """What its chat template writes for an image."""
+    words: Words
+
+    def text(self, times: Sequence[float]) -> str:
+        """What stands in a prompt for a clip with frames at these times, in seconds."""
+        return "\n".join(filter(None, [self.words.lead, self.image.join(self.words.around(times))]))
+
+
+OTHERS: Final = Words(lead="A video, as frames, each after its time:", before="{seconds:.2f} s")
+"""For models of which no words are known."""
+_SECONDS: Final = Words(before="<{seconds:.1f} seconds>")
+_FAMILIES: Final[Mapping[str, Words]] = {
+    r"qwen3[._-]?vl|qwen3[._][56]|lfm3[._-]?vl": _SECONDS,
+    r"glm4v|glm-4\.[15]v": Words(after="{whole}"),
+    r"glm46v|glm-4\.6v": Words(after="{seconds:.1f} seconds"),
+    r"gemma-?4": Words(before="{minutes} ", between=" "),
+    r"molmo-?2": Words(before="{seconds:.1f} ", between=" "),
+    r"video[_-]?llama[_-]?3": Words(before="Time {seconds:.1f}s:", between=","),
+    r"smolvlm": Words(before="\nFrame from {minutes}:"),
+    r"kimi[._-]k2[._-]?5": Words(before="{hours}"),
+    # It numbers frames and writes no times, but can read them.
+    r"internvl": Words(before="Frame{number} at {seconds:.1f} seconds: "),
+}
+"""By what names of models hold, in small letters: the words that a family's processor writes beside frames of a video.
+Servers tell no more of a model than its name."""
+
+
+def words_of(name: str) -> Words:
+    """The words for a model, by its name on the hub or a server, or by its type in Transformers."""
+    small = name.lower()
+    return next((words for pattern, words in _FAMILIES.items() if re.search(pattern, small)), OTHERS)
+
+
+def _told(number: int, seconds: float) -> dict[str, float | str]:
+    whole = int(seconds)
+    minutes = f"{whole // 60:02d}:{whole % 60:02d}"
+    milliseconds = round(seconds * 1000)
+    hours = f"{milliseconds // 3_600_000:02d}:{milliseconds // 60_000 % 60:02d}:{milliseconds / 1000 % 60:06.3f}"
+    return {"number": number, "seconds": seconds, "whole": whole, "minutes": minutes, "hours": hours}
