@@ -26,8 +26,8 @@ template around all of them. The models were released knowing the layout without
 _WHOLE: Final = {"video_compression_mask": {"use_token_compression": False}}
 """Arguments by a name in what comes out. VideoLLaMA3's processor drops tokens of parts that do not move, so that a clip
 costs less than its budget and nobody knows how much."""
-_TILES: Final = ("crop_to_patches", "do_image_splitting")
-"""Attributes of image processors that cut a large image into several. A frame is one image."""
+_TILES: Final = {"crop_to_patches": False, "do_image_splitting": False, "vision_input_type": "vanilla"}
+"""Attributes of image processors that cut a large image into several, and how not to. A frame is one image."""
 _PROBE_FRAMES: Final = 8
 _PROBE_SIZE: Final = (112, 224)
 """Height and width of videos to ask with, unless sizes are known that pass."""
@@ -66,13 +66,13 @@ def describe(processor: Any, *, show: str = "auto", name: str = "") -> Family:
     asked = _Asked(processor)
     token, kinds = asked.tokens(rendered)
     cut = Cut.of(processor.video_processor)
-    own = asked.takes_sizes(cut.side, cut.temporal, token) if cut else False
-    if cut and own:
-        asked.keep_sizes(cut.side)
+    side = cut.side if cut and asked.takes_sizes(cut.side, cut.temporal, token) else 0
+    if side:
+        asked.keep_sizes(side)
     times, wants_rate = asked.times()
-    ours = cut if cut and own and times != "drawn" and asked.same_pixels(cut) else None
+    ours = cut if cut and side and times != "drawn" and asked.same_pixels(cut) else None
     return Family(
-        limits=_limits(processor.video_processor, asked, cut.side if cut and own else 0, token),
+        limits=_limits(processor.video_processor, side, None if side else asked.own_size(token)),
         times=times,
         mark=mark,
         placeholder=token,
@@ -93,13 +93,13 @@ def _of_images(processor: Any, name: str) -> Family:
     rendered = _rendered(processor, [{"type": "text", "text": PLACE}, _QUESTION])
     asked = _Asked(processor, Stills(image=_image(processor), words=words_of(name)))
     token, kinds = asked.tokens(rendered)
-    side = asked.side(token)
-    own = side > 0 and asked.takes_sizes(side, 1, token)
-    if own:
+    # Encoders of one size are behind processors that pass any, if they are told not to resize.
+    own_size = asked.own_size(token)
+    side = 0 if own_size else asked.side(token)
+    if side:
         asked.keep_sizes(side)
-    limits = _limits(processor.image_processor, asked, side if own else 0, token)
     return Family(
-        limits=replace(limits, temporal_patch=1),
+        limits=replace(_limits(processor.image_processor, side, own_size), temporal_patch=1),
         times="words",
         mark=PLACE,
         stills=asked.stills,
@@ -140,8 +140,9 @@ class _Asked:
 
     def __init__(self, processor: Any, stills: Stills | None = None) -> None:
         self._processor, self.stills = processor, stills
-        whole = _TILES if stills else ()
-        self.arguments: dict[str, Any] = {name: False for name in whole if hasattr(processor.image_processor, name)}
+        self._visual = processor.image_processor if stills else processor.video_processor
+        whole = _TILES if stills else {}
+        self.arguments = {name: value for name, value in whole.items() if hasattr(processor.image_processor, name)}
         self._size = _PROBE_SIZE
         made = self(_PROBE_FRAMES)[1]
         for name, arguments in _WHOLE.items():
@@ -186,11 +187,13 @@ class _Asked:
         return int((self(count, height, width, **more)[1]["input_ids"] == token).sum())
 
     def side(self, token: int) -> int:
-        """Of the square of an image that costs a token, in pixels, if that is how it costs; 0 if none is."""
+        """Of the square of an image that costs a token, in pixels; 0 if images do not keep their size, or cost else."""
         try:
-            return round(_USUAL_PIXELS / math.sqrt(self.count(1, _USUAL_PIXELS, _USUAL_PIXELS, token, do_resize=False)))
+            tokens = self.count(1, _USUAL_PIXELS, _USUAL_PIXELS, token, do_resize=False)
         except Exception:  # as in `takes_sizes`
             return 0
+        side = round(_USUAL_PIXELS / math.sqrt(tokens))
+        return side if self.takes_sizes(side, 1, token) else 0
 
     def takes_sizes(self, side: int, temporal: int, token: int) -> bool:
         """Whether frames keep the size that they come in, and cost a token for each square of a group of frames."""
@@ -202,6 +205,15 @@ class _Asked:
             if found != count * rows * columns:
                 return False
         return True
+
+    def own_size(self, token: int) -> OwnSize | None:
+        """The rule by which the processor brings frames to a size of its own, if any is known."""
+        sizes = [(count, *size) for count in (4, 8, 5) for size in _SIZES]
+        found = [self.count(*shape, token) for shape in sizes]
+        for rule in _rules(self._visual, found[0], found[len(_SIZES)]):
+            if found == [rule.clip_tokens + count * rule.tokens(width, height) for count, height, width in sizes]:
+                return rule
+        return None
 
     def times(self) -> tuple[Times, bool]:
         """How times enter, and whether the processor wants them as an argument."""
@@ -250,56 +262,53 @@ class _Asked:
         return found
 
 
-def _limits(video: Any, asked: _Asked, side: int, token: int) -> VisionLimits:
+def _limits(visual: Any, side: int, own_size: OwnSize | None) -> VisionLimits:
     """What clips the checkpoint takes, and what they cost.
 
     Args:
-        video: what processes videos, or images.
-        asked: the processor.
+        visual: what processes videos, or images.
         side: of the square that costs a token, in pixels; 0 if frames do not keep their size.
-        token: of vision features.
+        own_size: what they are brought to then.
 
     Raises:
-        ModelError: they cost neither what their size says, nor a constant a frame.
+        ModelError: they cost neither what their size says, nor what is known of their own.
     """
     usual = VisionLimits.max_frame_tokens
     limits = VisionLimits(
-        min_frames=getattr(video, "min_frames", None) or VisionLimits.min_frames,
-        max_frames=getattr(video, "max_frames", None) or VisionLimits.max_frames,
+        min_frames=getattr(visual, "min_frames", None) or VisionLimits.min_frames,
+        max_frames=getattr(visual, "max_frames", None) or VisionLimits.max_frames,
     )
     if side:
         return replace(
             limits,
             token_pixels=side,
-            temporal_patch=getattr(video, "temporal_patch_size", None) or 1,
-            longest_side=None if Cut.of(video) else max(_lengths(video, "size"), default=0) // side * side or None,
+            temporal_patch=getattr(visual, "temporal_patch_size", None) or 1,
             # Qwen3-VL's processor means a frame by that name, Qwen2.5-VL's a clip.
-            max_frame_tokens=min(getattr(video, "max_video_tokens", None) or usual, usual),
+            max_frame_tokens=min(getattr(visual, "max_video_tokens", None) or usual, usual),
+            # With words of Qwen's, the longest edge is an area.
+            longest_side=None if Cut.of(visual) else max(_lengths(visual, "size"), default=0) // side * side or None,
         )
-    sizes = [(count, *size) for count in (4, 8, 5) for size in _SIZES]
-    found = [asked.count(*shape, token) for shape in sizes]
-    for rule in _rules(video, found[0], found[len(_SIZES)]):
-        if found == [rule.clip_tokens + count * rule.tokens(width, height) for count, height, width in sizes]:
-            return replace(limits, own_size=rule)
+    if own_size:
+        return replace(limits, own_size=own_size)
     raise ModelError(
         "its processor changes the size of frames by a rule that is not known here, and what they cost by it."
     )
 
 
-def _rules(video: Any, four: int, eight: int) -> Iterator[OwnSize]:
+def _rules(visual: Any, four: int, eight: int) -> Iterator[OwnSize]:
     """What the vision tokens of a clip of four frames, and of one of eight, may come from."""
     each = (eight - four) // 4
-    lengths = [length for name in ("size", "crop_size", "max_image_size") for length in _lengths(video, name)]
+    lengths = [length for name in ("size", "crop_size", "max_image_size") for length in _lengths(visual, name)]
     if each > 0:
         yield OwnSize(pixels=max(lengths, default=_USUAL_PIXELS), frame_tokens=each, clip_tokens=four - 4 * each)
-    most, pool = (getattr(video, name, None) for name in ("max_soft_tokens", "pooling_kernel_size"))
+    most, pool = (getattr(visual, name, None) for name in ("max_soft_tokens", "pooling_kernel_size"))
     if most and pool:  # Gemma 4's words
-        step = pool * video.patch_size
+        step = pool * visual.patch_size
         yield OwnSize(pixels=math.ceil(math.sqrt(most)) * step, frame_tokens=most, step=step)
 
 
-def _lengths(video: Any, name: str) -> list[int]:
-    held = getattr(video, name, None)
+def _lengths(visual: Any, name: str) -> list[int]:
+    held = getattr(visual, name, None)
     words = ("height", "width", "longest_edge", "shortest_edge")
     sides = [held.get(word) if isinstance(held, Mapping) else getattr(held, word, None) for word in words]
     return [int(side) for side in sides if side]
