@@ -631,7 +631,7 @@ def _perception_lm() -> Made:
         tokenizer,
         patch_size=14,
         pooling_ratio=2,
-        chat_template=_chatml("<|video|>"),
+        chat_template=_chatml("<|video|>", "<|image|>"),
     )
     tower = transformers.TimmWrapperConfig(
         architecture="vit_pe_core_large_patch14_336",
@@ -655,6 +655,42 @@ def _perception_lm() -> Made:
         video_token_id=tokenizer.convert_tokens_to_ids("<|video|>"),
     )
     return transformers.PerceptionLMForConditionalGeneration(config), processor, ends
+
+
+def _minicpm_v4_6() -> Made:
+    named = {
+        "image_token": "<|image_pad|>",
+        "video_token": "<|video_pad|>",
+        "image_start_token": "<image>",
+        "image_end_token": "</image>",
+        "slice_start_token": "<slice>",
+        "slice_end_token": "</slice>",
+        "image_id_start_token": "<image_id>",
+        "image_id_end_token": "</image_id>",
+    }
+    tokenizer, ends, ids = _qwen_tokenizer(*list(named.values())[2:], extra_special_tokens=named)
+    processor = transformers.MiniCPMV4_6Processor(
+        transformers.MiniCPMV4_6ImageProcessor(scale_resolution=168),
+        transformers.MiniCPMV4_6VideoProcessor(scale_resolution=168),
+        tokenizer,
+        chat_template=_chatml("<|video_pad|>", "<|image_pad|>"),
+    )
+    config = transformers.MiniCPMV4_6Config(
+        text_config={
+            **_TEXT,
+            **_LINEAR,
+            "model_type": "qwen3_5_text",
+            "vocab_size": len(tokenizer),
+            "rope_parameters": _ROPE_QWEN3_5,
+            **ends,
+        },
+        vision_config={**_TOWER, "num_hidden_layers": 3, "image_size": 168, "patch_size": 14, "insert_layer_id": 1},
+        insert_layer_id=1,
+        image_size=168,
+        image_token_id=ids["image_token_id"],
+        video_token_id=ids["video_token_id"],
+    )
+    return transformers.MiniCPMV4_6ForConditionalGeneration(config), processor, ends
 
 
 def _gemma3() -> Made:
@@ -772,6 +808,7 @@ _MAKE: Final[Mapping[str, Callable[[], Made]]] = {
     "kimi_k2_5": _kimi_k2_5,
     "smolvlm": _smolvlm,
     "perception_lm": _perception_lm,
+    "minicpm_v4_6": _minicpm_v4_6,
     "gemma3": _gemma3,
     "mistral3": _mistral3,
     "llava": _llava,

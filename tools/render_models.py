@@ -30,6 +30,7 @@ NAMES = {
     "kimi_k2_5": "Kimi-K2.5",
     "smolvlm": "SmolVLM2",
     "perception_lm": "PerceptionLM",
+    "minicpm_v4_6": "MiniCPM-V 4.6",
     "gemma3": "Gemma 3",
     "mistral3": "Mistral Small 3 (as `mistral3`)",
     "llava": "LLaVA 1.5",

@@ -38,7 +38,11 @@ WORDS = {
     "smolvlm as images": ("\nFrame from 00:{2:02d}:", ""),
 }
 """What stands before frames, and before the first one, where that is not as for all others."""
-TILES = {"internvl": {"crop_to_patches": False}, "smolvlm": {"do_image_splitting": False}}
+TILES: dict[str, dict[str, Any]] = {
+    "internvl": {"crop_to_patches": False},
+    "smolvlm": {"do_image_splitting": False},
+    "perception_lm": {"vision_input_type": "vanilla"},
+}
 """By which processors leave an image whole."""
 
 
@@ -109,6 +113,8 @@ class Tiny:
         more: dict[str, Any] = {"do_resize": False} if self.family.arguments.get("do_resize") is False else {}
         if type(self.processor).__name__ == "VideoLlama3Processor":
             more["use_token_compression"] = False
+        if self.name == "minicpm_v4_6":
+            more["max_slice_nums"] = 1
         if type(self.processor).__name__ == "Qwen3OmniMoeProcessor":
             more["fps"] = 1 / STEP
         if self.family.stills:
@@ -149,7 +155,8 @@ class Tiny:
         return torch.cat(made.logits)
 
 
-AS_IMAGES = [f"{name} as images" for name in ("qwen3_vl", "internvl", "smolvlm") if name in tiny_checkpoints.NAMES]
+_BOTH = ("qwen3_vl", "internvl", "smolvlm", "perception_lm")
+AS_IMAGES = [f"{name} as images" for name in _BOTH if name in tiny_checkpoints.NAMES]
 """Families that take videos as well."""
 FAMILIES = [
     pytest.param(name, marks=[pytest.mark.model_packages] if name.split()[0] in tiny_checkpoints.WITH_PACKAGES else [])
@@ -209,6 +216,7 @@ TIMES = {
     "llava_onevision": "none",
     "llava_next_video": "none",
     "perception_lm": "none",
+    "minicpm_v4_6": "none",
 }
 """How models are given the times of frames; all others in words."""
 

@@ -236,16 +236,17 @@ class TestOwnSizes:
 
     FIXED = VisionLimits(own_size=OwnSize(pixels=448, frame_tokens=256, clip_tokens=3))
     SHAPED = VisionLimits(own_size=OwnSize(pixels=432, frame_tokens=70, step=48))
+    ROUNDED = VisionLimits(own_size=OwnSize(pixels=448, frame_tokens=72, step=56, rounded=True))
 
     @pytest.mark.parametrize("tokens", [259, 600, 2051, 24_576])
-    @pytest.mark.parametrize("limits", [FIXED, SHAPED])
+    @pytest.mark.parametrize("limits", [FIXED, SHAPED, ROUNDED])
     def test_a_clip_costs_no_more_than_the_budget(self, limits: VisionLimits, tokens: int) -> None:
         budget = FrameBudget.of(Settings(max_video_tokens=tokens, fps=4, max_frames=100), limits)
         picked = pick_frames(at_rate(25, 60), 60, budget)
         own = limits.own_size
         assert own
         assert len(picked) == budget.most_frames == min((tokens - own.clip_tokens) // own.frame_tokens, 100)
-        for size in SIZES:
+        for size in SIZES + EXTREME_SIZES:
             width, height = budget.fit(*size, len(picked))
             cost = count_video_tokens(width, height, len(picked), limits)
             assert cost <= budget.most_tokens <= tokens
@@ -260,6 +261,12 @@ class TestOwnSizes:
     def test_what_a_shape_says(self, size: tuple[int, int], tokens: int) -> None:
         assert count_video_tokens(*size, 3, self.SHAPED) == 3 * tokens
 
+    @pytest.mark.parametrize(
+        ("size", "tokens"), [((448, 448), 8 * 8), ((64, 64), 8 * 8), ((1920, 1080), 6 * 11), ((400, 1600), 16 * 4)]
+    )
+    def test_what_a_shape_says_to_the_nearest_square(self, size: tuple[int, int], tokens: int) -> None:
+        assert count_video_tokens(*size, 3, self.ROUNDED) == 3 * tokens
+
     @pytest.mark.parametrize("size", SIZES)
     def test_no_more_is_sent_than_is_of_use(self, size: tuple[int, int]) -> None:
         width, height = fit_resolution(*size, 8, replace(BUDGET, limits=self.FIXED))
@@ -270,7 +277,7 @@ class TestOwnSizes:
     def test_a_long_picture_is_cut_short(self, size: tuple[int, int]) -> None:
         width, height = fit_resolution(*size, 8, replace(BUDGET, limits=self.FIXED))
         assert 1 <= min(width, height) <= 448
-        assert max(width, height) <= 4 * 448
+        assert max(width, height) <= 4 * min(width, height)
 
     def test_frames_need_not_be_even(self) -> None:
         budget = FrameBudget.of(Settings(max_video_tokens=5 * 256 + 3), self.FIXED)

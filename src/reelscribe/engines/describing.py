@@ -18,15 +18,23 @@ from reelscribe.engines.families import PIXELS, Family, System, Times, as_tensor
 from reelscribe.engines.patches import Cut, floats
 from reelscribe.engines.stills import PLACE, Stills, words_of
 from reelscribe.errors import ModelError
-from reelscribe.video.sampling import OwnSize, VisionLimits
+from reelscribe.video.sampling import LONGEST_SIDE, OwnSize, VisionLimits
 
 _DOUBLE_PAIR: Final = "Qwen3VLProcessor"
 """It puts a pair of vision tokens around each group of frames, and since Transformers 5.2 leaves the one of the chat
 template around all of them. The models were released knowing the layout without that one. No call shows it."""
-_WHOLE: Final = {"video_compression_mask": {"use_token_compression": False}}
+_WHOLE: Final = {
+    "video_compression_mask": {"use_token_compression": False},
+    "target_sizes_videos": {"max_slice_nums": 1},
+}
 """Arguments by a name in what comes out. VideoLLaMA3's processor drops tokens of parts that do not move, so that a clip
-costs less than its budget and nobody knows how much."""
-_TILES: Final = {"crop_to_patches": False, "do_image_splitting": False, "vision_input_type": "vanilla"}
+costs less than its budget and nobody knows how much. MiniCPM-V's cuts large frames into several."""
+_TILES: Final = {
+    "crop_to_patches": False,
+    "do_image_splitting": False,
+    "max_slice_nums": 1,
+    "vision_input_type": "vanilla",
+}
 """Attributes of image processors that cut a large image into several, and how not to. A frame is one image."""
 _PROBE_FRAMES: Final = 8
 _PROBE_SIZE: Final = (112, 224)
@@ -141,7 +149,7 @@ class _Asked:
     def __init__(self, processor: Any, stills: Stills | None = None) -> None:
         self._processor, self.stills = processor, stills
         self._visual = processor.image_processor if stills else processor.video_processor
-        whole = _TILES if stills else {}
+        whole: Mapping[str, Any] = _TILES if stills else {}
         self.arguments = {name: value for name, value in whole.items() if hasattr(processor.image_processor, name)}
         self._size = _PROBE_SIZE
         made = self(_PROBE_FRAMES)[1]
@@ -305,6 +313,12 @@ def _rules(visual: Any, four: int, eight: int) -> Iterator[OwnSize]:
     if most and pool:  # Gemma 4's words
         step = pool * visual.patch_size
         yield OwnSize(pixels=math.ceil(math.sqrt(most)) * step, frame_tokens=most, step=step)
+    pixels, merged = (getattr(visual, name, None) for name in ("scale_resolution", "downsample_mode"))
+    if pixels and merged:  # MiniCPM-V's words
+        step = visual.patch_size * (2 if merged == "4x" else 4)
+        rule = OwnSize(pixels=pixels, frame_tokens=0, step=step, rounded=True)
+        shapes = range(1000 // LONGEST_SIDE, 1000 * LONGEST_SIDE + 1)
+        yield replace(rule, frame_tokens=max(rule.tokens(width, 1000) for width in shapes))
 
 
 def _lengths(visual: Any, name: str) -> list[int]:

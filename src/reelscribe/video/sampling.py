@@ -17,8 +17,8 @@ from reelscribe.video.bounds import ROUNDED_SECONDS
 
 _LEAST_SHARE = 0.25
 """Of a picture's pixels. Below it small things and text in it are lost."""
-_LONGEST_SIDE = 4
-"""Of a picture that a model brings to its own size: its longer side, in shorter sides that the model can use."""
+LONGEST_SIDE = 4
+"""Of a picture that a model brings to its own size: its longer side, in shorter sides."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,11 +33,16 @@ class OwnSize:
     """Vision tokens of a clip beside those of its frames."""
     step: int | None = None
     """If a frame keeps its shape: pixels of the squares that it is made of, each of which costs a token."""
+    rounded: bool = False
+    """Whether a frame of that shape has an area of `pixels` squared, and each side the nearest number of squares."""
 
     def tokens(self, width: int, height: int) -> int:
         """Vision tokens of a frame of this size. With a `step`, the size is the largest of the frame's shape."""
         if self.step is None:
             return self.frame_tokens
+        if self.rounded:
+            down = int(self.pixels / math.sqrt(width / height))
+            return math.prod(max(round(side / self.step), 1) for side in (down, int(down * (width / height))))
         scale = math.sqrt(self.frame_tokens / (width * height))
         columns, rows = math.floor(width * scale), math.floor(height * scale)
         if not rows:
@@ -46,7 +51,7 @@ class OwnSize:
 
     def fit(self, width: int, height: int) -> tuple[int, int]:
         """The size to send: of the same shape, if that is not too long, and no larger than of use."""
-        longest = _LONGEST_SIDE * self.pixels
+        longest = LONGEST_SIDE * min(self.pixels, width, height)
         scale = min(1.0, self.pixels / min(width, height))
         return tuple(min(max(round(side * scale), 1), longest) for side in (width, height))  # type: ignore[return-value]
 
@@ -148,7 +153,7 @@ class FrameBudget:
     def max_bytes(self) -> int:
         """Most bytes that the decoded frames of one clip can take."""
         if own := self.limits.own_size:
-            return self.most_frames * _LONGEST_SIDE * own.pixels**2 * 3
+            return self.most_frames * LONGEST_SIDE * own.pixels**2 * 3
         return self.most_tokens * self.limits.token_pixels**2 * self.limits.temporal_patch * 3
 
     def pick(self, timestamps: Sequence[float], duration_seconds: float) -> list[int]:
