@@ -23,13 +23,13 @@ from reelscribe.video.sampling import LONGEST_SIDE, OwnSize, VisionLimits
 _DOUBLE_PAIR: Final = "Qwen3VLProcessor"
 """It puts a pair of vision tokens around each group of frames, and since Transformers 5.2 leaves the one of the chat
 template around all of them. The models were released knowing the layout without that one. No call shows it."""
-_WHOLE: Final = {
+_WHOLE: Final[Mapping[str, Mapping[str, Any]]] = {
     "video_compression_mask": {"use_token_compression": False},
     "target_sizes_videos": {"max_slice_nums": 1},
 }
 """Arguments by a name in what comes out. VideoLLaMA3's processor drops tokens of parts that do not move, so that a clip
 costs less than its budget and nobody knows how much. MiniCPM-V's cuts large frames into several."""
-_TILES: Final = {
+_TILES: Final[Mapping[str, Any]] = {
     "crop_to_patches": False,
     "do_image_splitting": False,
     "max_slice_nums": 1,
@@ -149,7 +149,7 @@ class _Asked:
     def __init__(self, processor: Any, stills: Stills | None = None) -> None:
         self._processor, self.stills = processor, stills
         self._visual = processor.image_processor if stills else processor.video_processor
-        whole: Mapping[str, Any] = _TILES if stills else {}
+        whole = _TILES if stills else {}
         self.arguments = {name: value for name, value in whole.items() if hasattr(processor.image_processor, name)}
         self._size = _PROBE_SIZE
         made = self(_PROBE_FRAMES)[1]
