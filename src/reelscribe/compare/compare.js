@@ -276,4 +276,5 @@ field("end")?.addEventListener("click", askToEnd);
 field("ending")?.addEventListener("close", () => field("ending").returnValue === "end" && end());
 document.addEventListener("keydown", press);
 if (ended) unveil();
-find(); // as a reload leaves the choice
+if (field("show").value) find(); // as a reload leaves it
+else showCounts();
