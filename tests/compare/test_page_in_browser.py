@@ -96,11 +96,11 @@ def test_figures_are_beside_each_other(look: Look, named: Path) -> None:
         for row in page.locator(".figures tbody tr").all()
     }
     assert rows["Agreement of candidates"] == ["1.00", "unknown"]
-    assert rows["Faults"] == ["cut off 1", "none"]
+    assert rows["Faults and flags"] == ["cut off 1", "none"]
     assert rows["Cost of its last run"] == ["0.00", "unknown"]
     assert set(rows) == {
         *("Model", "Prompt", "Words", "Tokens of a text", "Tokens of a prompt"),
-        *("Agreement of candidates", "Faults", "Cost of its last run"),
+        *("Agreement of candidates", "Faults and flags", "Cost of its last run"),
     }
     assert "the same text for 1 of 5 clips" in page.inner_text(".overlaps")
     assert "cut off" in (_clip(page, "cut.mp4").locator(".facts").first.text_content() or "")
@@ -226,6 +226,9 @@ def test_the_end_of_the_voting_shows_which_is_which(
         (pressed,) = _pressed(_clip(page, video))
         assert f"{pressed.removesuffix(' is better')}: {side}" in _clip(page, video).locator("h4").all_text_contents()
     assert _clip(page, "sea.mp4").locator("[data-vote='tie']").is_disabled()
+    _clip(page, "cut.mp4").focus()
+    page.keyboard.press("t")
+    assert page.inner_text("#count") == "3 of 5 voted on"
     page.click("#results summary")
     assert "left.jsonl and right.jsonl: 2 to 1." in page.inner_text("#tally")
     assert page.locator(".figures").is_visible()

@@ -53,8 +53,8 @@ def test_votes_are_told_in_words(ids: list[str]) -> None:
         "tie 1, both bad 1",
         "a.jsonl and b.jsonl: 2 to 1; no difference can be told at 95%: 32 more for one of them would tell it, "
         "if votes go on like that",
-        "a.jsonl  model: m; prompt: p; words: 3.0 on average, median 3; faults: none",
-        "b.jsonl  model: m; prompt: p; words: 3.0 on average, median 3; faults: none",
+        "a.jsonl  model: m; prompt: p; words: 3.0 on average, median 3; faults and flags: none",
+        "b.jsonl  model: m; prompt: p; words: 3.0 on average, median 3; faults and flags: none",
         "a.jsonl and b.jsonl: chrF 0.80, the same text for 0 of 5 clips",
     ]
 

@@ -111,7 +111,7 @@ class SideFigures:
                 "Tokens of a text": _told(told["mean_tokens"], ".1f"),
                 "Tokens of a prompt": _told(told["mean_prompt_tokens"], ".1f"),
                 "Agreement of candidates": _told(told["mean_agreement"], ".2f"),
-                "Faults": faults or "none",
+                "Faults and flags": faults or "none",
                 "Cost of its last run": _told(self.cost, ".2f"),
             }.items()
             if text
