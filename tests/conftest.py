@@ -65,7 +65,7 @@ if not _there("furo", "myst_parser", "sphinx"):
 if not _there("prometheus_client"):
     collect_ignore += ["runners/test_metrics.py"]
 if any(importlib.util.find_spec(name) is None for name in ("jinja2", "matplotlib", "playwright")):
-    collect_ignore += ["report"]
+    collect_ignore += ["report", "compare/test_page_in_browser.py"]
 
 
 @pytest.hookimpl(trylast=True)  # when those that -m leaves out are gone

@@ -87,6 +87,7 @@ def test_help_shows_the_commands(words: tuple[str, ...]) -> None:
     assert "reelscribe caption clips/ -o captions.jsonl            every video in a folder\n" in text
     assert re.findall(r"^  (\w+)  ", text.partition("Commands:")[2], re.MULTILINE) == [
         "caption",
+        "compare",
         "completion",
         "demo",
         "doctor",

@@ -8,10 +8,12 @@ from pathlib import Path
 from typing import Any, Final
 
 import click
+from click.core import ParameterSource
 
 from reelscribe.config import Settings
 from reelscribe.console import Progress, by_task, examples, say, some
 from reelscribe.console import kinds as counts
+from reelscribe.errors import SettingsError
 from reelscribe.terminal import shortened
 
 _LONGEST_TOLD: Final = 200
@@ -104,4 +106,55 @@ def view(output: Path, port: int, **given: Any) -> None:
         serve(output, port=port, **given, on_clip=progress.clip, on_ready=say)
 
 
-LOOKING: Final = (status, report, view)
+@click.command()
+@click.argument("sides", nargs=-1, metavar="SIDE SIDE...")
+@click.option("-o", "--file", type=click.Path(path_type=Path), help="Page to write; first output's .compare.html.")
+@click.option("--blind", is_flag=True, help="Shuffle the texts of each clip, and name the sides after the voting.")
+@click.option("--votes", type=click.Path(path_type=Path), multiple=True, help="Count these; again for more voters.")
+@click.option("--json", "as_json", is_flag=True, help="With --votes: as JSON.")
+@_page_options
+def compare(sides: tuple[str, ...], votes: tuple[Path, ...], as_json: bool, **given: Any) -> None:
+    """Put captions of the same clips side by side on a page, to vote on which is better.
+
+    \b
+    reelscribe compare a.jsonl b.jsonl                     two runs: models, prompts, settings
+    reelscribe compare asked.jsonl#short asked.jsonl#long  two tasks of one run
+    reelscribe compare a.jsonl#caption:1 a.jsonl#:2        two candidates, by number
+    reelscribe compare a.jsonl b.jsonl --blind             shuffled, and nameless until the end
+    reelscribe compare a.jsonl b.jsonl --votes votes.jsonl win rates from votes that the page exported
+
+    A SIDE is what caption wrote. Clips are matched by video and stretch; what a side lacks is left out and counted.
+    """  # noqa: D301 - Click takes the backspace for "leave these lines as they are"
+    if votes:
+        _count(sides, votes, as_json, given)
+        return
+    if as_json:
+        raise SettingsError("--json goes with --votes; a page is HTML.")
+    from reelscribe.compare.write import write_comparison
+
+    with Progress() as progress:
+        summary = write_comparison(sides, **given, on_clip=progress.clip)
+    of = "" if summary.shown == summary.clips else f" of {summary.clips:,}"
+    say(f"{some(summary.shown, 'clip')}{of} in {summary.file}", err=True)
+    for told in summary.left_out:
+        say(f"left out: {told}", err=True)
+
+
+def _count(sides: tuple[str, ...], votes: tuple[Path, ...], as_json: bool, given: dict[str, Any]) -> None:
+    """Print what votes come to. No page is written, and so most options have no use."""
+    from reelscribe.compare.telling import as_lines, as_told
+    from reelscribe.compare.write import count_votes
+
+    root, context = given.pop("root"), click.get_current_context()
+    for name in given:
+        if context.get_parameter_source(name) is not ParameterSource.DEFAULT:
+            raise SettingsError(f"--{name} does not go with --votes, which writes no page.")
+    counted = count_votes(sides, votes, root=root)
+    if as_json:
+        click.echo(json.dumps(as_told(counted), indent=1))
+        return
+    for line in as_lines(counted):
+        say(line)
+
+
+LOOKING: Final = (status, report, view, compare)

@@ -2,7 +2,7 @@
 
 import pytest
 
-from reelscribe.report.words import differences, near_duplicates, opening, phrases, words_of
+from reelscribe.report.words import differences, near_duplicates, opening, own_pieces, phrases, words_of
 
 
 @pytest.mark.parametrize(
@@ -55,3 +55,11 @@ def test_differences_lose_nothing(first: str, second: str) -> None:
     pieces = differences(first, second)
     assert "".join(text for kind, text in pieces if kind != "gone") == second
     assert "".join(text for kind, text in pieces if kind != "new") == first
+
+
+def test_own_pieces_are_those_that_no_other_text_has() -> None:
+    texts = ["A brown dog runs.", "A brown cat runs.", "A dog sleeps, 一只狗"]
+    pieces = own_pieces(texts)
+    assert ["".join(text for _, text in each) for each in pieces] == texts
+    own = [[text.strip() for is_own, text in each if is_own and text.strip()] for each in pieces]
+    assert own == [[], ["cat"], ["sleeps, 一只狗"]]

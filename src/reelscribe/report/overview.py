@@ -1,8 +1,10 @@
 """What a data set's captions look like taken together, and which of them to show."""
 
+import json
 import random
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -151,6 +153,14 @@ def frame_seconds_of(entry: Entry) -> list[float]:
 def shown_of(answers: Sequence[Entry]) -> Entry:
     """Of the answers about a video one whose frames are known, where there is one; at least one that is no failure."""
     return max(answers, key=lambda entry: (bool(frame_seconds_of(entry)) and not entry.failure, not entry.failure))
+
+
+def shown_text(text: str, entry: Entry) -> str:
+    """JSON with a line for each value; what is none as it is."""
+    if entry.structured:
+        with suppress(ValueError):
+            return json.dumps(json.loads(text), indent=2, ensure_ascii=False)
+    return text
 
 
 def seconds_of(entry: Entry) -> float | None:

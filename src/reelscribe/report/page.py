@@ -27,6 +27,7 @@ from reelscribe.report.overview import (
     listed,
     seconds_of,
     shown_of,
+    shown_text,
 )
 from reelscribe.report.plots import histogram, steps
 from reelscribe.report.thumbnails import Filmstrip
@@ -194,7 +195,7 @@ def _answers(entries: Sequence[Entry], groups: list[list[int]], *, several: bool
             id=identifiers[place],
             entry=entry,
             # What the first caption says is shown as events; others are there with keep = "all".
-            texts=[_shown(text, entry) for text in entry.captions[entry.events is not None :]],
+            texts=[shown_text(text, entry) for text in entry.captions[entry.events is not None :]],
             flags=[] if entry.failure else flags_of(entry) + ([_NEAR] if others else []),
             words=sum(len(words_of(text)) for text in entry.captions),
             frames=len(frame_seconds_of(entry)),
@@ -203,14 +204,6 @@ def _answers(entries: Sequence[Entry], groups: list[list[int]], *, several: bool
             similar=[(identifiers[other], entries[other].row) for other in others[:_TOP]],
             provenance=list(_provenance(entry.meta)),
         )
-
-
-def _shown(text: str, entry: Entry) -> str:
-    """JSON with a line for each value; what is none as it is."""
-    if entry.structured:
-        with suppress(ValueError):
-            return json.dumps(json.loads(text), indent=2, ensure_ascii=False)
-    return text
 
 
 def _identifier(entry: Entry, *, several: bool) -> str:
@@ -228,7 +221,7 @@ def _others(entry: Entry) -> Iterator[Other]:
     for text, (first, *more) in places.items():
         told = [f"{tokens[first]} tokens"] if first < len(tokens) and tokens[first] is not None else []
         told += [f"ended by {reasons[first]}"] if first < len(reasons) else []
-        pieces = differences(_shown(entry.captions[0], entry), _shown(text, entry))
+        pieces = differences(shown_text(entry.captions[0], entry), shown_text(text, entry))
         yield Other(pieces=pieces, count=1 + len(more), told=", ".join(told))
 
 

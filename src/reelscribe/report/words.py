@@ -3,7 +3,8 @@
 import re
 from collections.abc import Iterator, Sequence
 from difflib import SequenceMatcher
-from itertools import combinations
+from itertools import combinations, groupby
+from operator import itemgetter
 from typing import Final, Literal
 
 from reelscribe.selection import UNSPACED, simhash
@@ -64,8 +65,7 @@ def differences(first: str, second: str) -> list[Difference]:
     """The second text, with what the first has in its place."""
     ours, theirs = _PIECE.findall(first), _PIECE.findall(second)
     pieces: list[Difference] = []
-    # A space between two words that differ is no common ground.
-    for kind, a, b, c, d in SequenceMatcher(str.isspace, ours, theirs, autojunk=False).get_opcodes():
+    for kind, a, b, c, d in _matcher(ours, theirs).get_opcodes():
         if kind == "equal":
             pieces.append(("same", "".join(theirs[c:d])))
             continue
@@ -74,3 +74,24 @@ def differences(first: str, second: str) -> list[Difference]:
         if c < d:
             pieces.append(("new", "".join(theirs[c:d])))
     return pieces
+
+
+def _matcher(ours: Sequence[str], theirs: Sequence[str]) -> SequenceMatcher[str]:
+    # A space between two words that differ is no common ground.
+    return SequenceMatcher(str.isspace, ours, theirs, autojunk=False)
+
+
+def own_pieces(texts: Sequence[str]) -> list[list[tuple[bool, str]]]:
+    """Each of several texts in pieces, and whether a piece is its own: whether no other text has it there."""
+    pieces = [_PIECE.findall(text) for text in texts]
+    own = [[True] * len(each) for each in pieces]
+    for one, other in combinations(range(len(texts)), 2):
+        for a, b, size in _matcher(pieces[one], pieces[other]).get_matching_blocks():
+            own[one][a : a + size] = own[other][b : b + size] = [False] * size
+    return [
+        [
+            (is_own, "".join(piece for _, piece in group))
+            for is_own, group in groupby(zip(flags, each, strict=True), itemgetter(0))
+        ]
+        for flags, each in zip(own, pieces, strict=True)
+    ]

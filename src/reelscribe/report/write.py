@@ -79,7 +79,7 @@ def write_report(
     with needs_report():
         from reelscribe.report.page import beside_page
     made = make_page(output, beside_page(file), clips=clips, frames=frames, seed=seed, root=root, on_clip=on_clip)
-    _write(file, made.page)
+    write_page(file, made.page)
     return ReportSummary(file=file, shown=len(made.videos_shown), videos=made.videos)
 
 
@@ -148,7 +148,12 @@ def needs_report() -> Iterator[None]:
         raise MissingExtraError(f"a report needs {package}: pip install 'reelscribe[report]'") from exc
 
 
-def _write(file: Path, page: bytes) -> None:
+def write_page(file: Path, page: bytes) -> None:
+    """Write a page whole or not at all.
+
+    Raises:
+        DatasetError: it cannot be written.
+    """
     partial = file.with_name(f"{file.name}.{os.getpid()}.partial")
     try:
         file.parent.mkdir(parents=True, exist_ok=True)

@@ -1,0 +1,280 @@
+"use strict";
+// What a voter does to the page: look, vote, export, and in the end see which side was which.
+
+const field = (id) => document.getElementById(id);
+const list = field("clips");
+const NAME = document.body.dataset.name;
+const told = read(field("told").textContent, NAME);
+const BLIND = "blind" in document.body.dataset;
+
+// The sides' names and the order in which their texts are shown, so written that nobody reads them by chance.
+function read(text, key) {
+  const bytes = Uint8Array.from(atob(text), (sign, at) => sign.charCodeAt(0) ^ key.charCodeAt(at % key.length));
+  return JSON.parse(new TextDecoder().decode(bytes));
+}
+
+const clips = [...list.querySelectorAll("article")].map((article) => ({
+  article,
+  item: article.parentElement,
+  id: article.id,
+  same: "same" in article.dataset,
+  buttons: [...article.querySelectorAll("[data-vote]")],
+}));
+const clipOf = (node) => clips.find(({ article }) => article === node?.closest?.("article"));
+
+// Votes are kept by the browser, under the page's name and the clip's: by the place of the text, not by its side.
+
+const stored = load(`reelscribe-votes-${NAME}`, {});
+const votes = new Map(Object.entries(stored.votes ?? {}));
+const voter = load("reelscribe-voter", null) ?? newVoter();
+let ended = BLIND && stored.ended === true;
+
+function load(name, otherwise) {
+  try {
+    return JSON.parse(localStorage.getItem(name)) ?? otherwise;
+  } catch {
+    return otherwise; // no storage here: votes last as long as the page
+  }
+}
+
+function store(name, value) {
+  try {
+    localStorage.setItem(name, JSON.stringify(value));
+  } catch {
+    // likewise
+  }
+}
+
+function newVoter() {
+  const id = [...crypto.getRandomValues(new Uint8Array(8))].map((byte) => byte.toString(16).padStart(2, "0")).join("");
+  store("reelscribe-voter", id);
+  return id;
+}
+
+function vote(clip, what) {
+  if (ended) return;
+  if (what === null || votes.get(clip.id) === what) votes.delete(clip.id);
+  else votes.set(clip.id, what);
+  store(`reelscribe-votes-${NAME}`, { votes: Object.fromEntries(votes), ended });
+  showVote(clip);
+  showCounts();
+}
+
+function showVote(clip) {
+  for (const button of clip.buttons) {
+    button.setAttribute("aria-pressed", String(votes.get(clip.id) === button.dataset.vote));
+    button.disabled = ended;
+  }
+}
+
+const voted = () => clips.filter(({ id }) => votes.has(id));
+const some = (count, noun) => `${count} ${noun}${count === 1 ? "" : "s"}`;
+
+function showCounts() {
+  const count = voted().length;
+  const of = shown.length === clips.length ? "" : `${some(shown.length, "clip")} shown, `;
+  field("count").textContent = `${of}${count} of ${clips.length} voted on`;
+  field("export").disabled = count === 0;
+  field("export").textContent = count ? `Export ${some(count, "vote")}` : "Export votes";
+  if (field("end")) field("end").disabled = count === 0 || ended;
+  if (!BLIND || ended) showTally();
+}
+
+// A vote for a text is a vote for its side.
+function sideOf(clip) {
+  const what = votes.get(clip.id);
+  return what === "tie" || what === "bad" ? null : told.sides[told.orders[clip.id][what - 1]];
+}
+
+function exportVotes() {
+  const lines = voted().map((clip) => {
+    const picked = sideOf(clip);
+    const what = picked === null ? votes.get(clip.id) : "better";
+    const said = { clip: clip.id, video: clip.article.dataset.video, sides: told.sides, vote: what, picked };
+    return JSON.stringify({ ...said, blind: BLIND, voter }) + "\n";
+  });
+  const link = document.createElement("a");
+  link.href = URL.createObjectURL(new Blob(lines, { type: "application/jsonl" }));
+  link.download = "votes.jsonl";
+  link.click();
+  URL.revokeObjectURL(link.href);
+}
+
+// What the votes come to. `statistics.py` says where the formulas are from, and has the same.
+
+const Z = 1.959964;
+
+function wilson(picked, count) {
+  const [share, square] = [picked / count, (Z * Z) / count];
+  const middle = (share + square / 2) / (1 + square);
+  const half = (Z * Math.sqrt((share * (1 - share)) / count + square / count / 4)) / (1 + square);
+  return [Math.max(middle - half, 0), Math.min(middle + half, 1)];
+}
+
+function needed(first, second) {
+  const distance = Math.abs(first / (first + second) - 0.5);
+  return Math.max(Math.floor((Z * Z) / (4 * distance * distance)) + 1 - first - second, 0);
+}
+
+function verdict([one, first], [other, second]) {
+  const pair = `${one} and ${other}: ${first} to ${second}`;
+  if (first + second === 0) return `${one} and ${other}: no vote for either yet.`;
+  if (first === second) return `${pair}. They are level, so no number of votes can be told.`;
+  const more = needed(first, second);
+  if (more === 0) return `${pair}. ${first > second ? one : other} is picked more often, at 95%.`;
+  return `${pair}. No difference can be told at 95%; ${some(more, "more vote")} for one of them would tell it, if they go on like that.`;
+}
+
+const percent = (share) => `${(100 * share).toFixed(1)}%`;
+
+function element(name, text, attributes = {}) {
+  const made = document.createElement(name);
+  made.textContent = text;
+  for (const [key, value] of Object.entries(attributes)) made.setAttribute(key, value);
+  return made;
+}
+
+function showTally() {
+  const all = voted();
+  const picks = all.map(sideOf).filter((side) => side !== null);
+  const sides = told.sides.map((side) => [side, picks.filter((pick) => pick === side).length]);
+  const count = (what) => all.filter(({ id }) => votes.get(id) === what).length;
+  const table = document.createElement("table");
+  const head = table.createTHead().insertRow();
+  head.append(...["Side", "Picked", "Share", "95% interval"].map((text) => element("th", text, { scope: "col" })));
+  const body = table.createTBody();
+  for (const [side, picked] of sides) {
+    const row = body.insertRow();
+    const interval = picks.length ? wilson(picked, picks.length).map(percent).join(" to ") : "";
+    const share = picks.length ? percent(picked / picks.length) : "";
+    row.append(element("th", side, { scope: "row" }), ...[picked, share, interval].map((text) => element("td", text)));
+  }
+  const wide = element("div", "", { class: "wide", role: "region", tabindex: "0", "aria-label": "Votes by side" });
+  wide.append(table);
+  const rest = `Ties ${count("tie")}, ${sides.length === 2 ? "both" : "all"} bad ${count("bad")}. Shares are of the clips with a better text.`;
+  const pairs = sides.flatMap((one, at) => sides.slice(at + 1).map((other) => verdict(one, other)));
+  field("tally").replaceChildren(wide, ...[rest, ...pairs].map((text) => element("p", text, { class: "quiet" })));
+  field("tally").hidden = all.length === 0;
+}
+
+// In a blind page the end of the voting shows which side was which.
+
+function end() {
+  ended = true;
+  store(`reelscribe-votes-${NAME}`, { votes: Object.fromEntries(votes), ended });
+  unveil();
+  showCounts();
+  field("results").open = true;
+  field("results").querySelector("summary").focus();
+}
+
+function unveil() {
+  for (const clip of clips) {
+    for (const [place, text] of clip.article.querySelectorAll(".text").entries()) {
+      text.querySelector(".side").textContent = `: ${told.sides[told.orders[clip.id][place]]}`;
+      text.querySelector(".facts").textContent = told.facts[clip.id][place];
+    }
+    showVote(clip);
+  }
+  field("figures").innerHTML = told.figures; // made by the same templates as the page
+  field("wait").hidden = field("veiled").hidden = true;
+}
+
+function askToEnd() {
+  field("ending-count").textContent = `You voted on ${voted().length} of ${some(clips.length, "clip")}.`;
+  field("ending").showModal();
+}
+
+// Finding and moving
+
+let shown = clips;
+
+function fits(clip) {
+  const what = field("show").value;
+  if (what === "open") return !votes.has(clip.id);
+  if (what === "voted") return votes.has(clip.id);
+  return what !== "differ" || !clip.same;
+}
+
+function find() {
+  shown = clips.filter(fits);
+  list.replaceChildren(...shown.map(({ item }) => item));
+  field("nothing").hidden = shown.length > 0;
+  showCounts();
+}
+
+function focus(clip) {
+  clip.article.focus({ preventScroll: true });
+  clip.article.scrollIntoView({ block: "start" });
+}
+
+function go(step) {
+  if (!shown.length) return;
+  const at = shown.indexOf(clipOf(document.activeElement));
+  const next = at < 0 ? (step > 0 ? 0 : shown.length - 1) : Math.min(Math.max(at + step, 0), shown.length - 1);
+  focus(shown[next]);
+}
+
+function goToOpen(clip) {
+  const behind = shown.slice(shown.indexOf(clip) + 1).find(({ id }) => !votes.has(id));
+  if (behind) focus(behind);
+}
+
+function play(clip) {
+  const place = clip.article.querySelector(".player");
+  const href = clip.article.querySelector(".play")?.dataset.href;
+  if (!href) return;
+  if (!place.firstChild) {
+    const video = element("video", "", { controls: "", playsinline: "" });
+    const gone = "This browser cannot play the video, or it is no longer there.";
+    video.addEventListener("error", () => place.replaceChildren(element("p", gone, { class: "quiet" })));
+    video.src = href;
+    place.append(video);
+    place.hidden = false;
+  }
+  const video = place.querySelector("video");
+  if (video?.paused) video.play().catch(() => {});
+  else video?.pause();
+}
+
+function voteByKey(clip, what) {
+  vote(clip, what);
+  if (votes.has(clip.id)) goToOpen(clip);
+}
+
+function press(event) {
+  if (event.ctrlKey || event.metaKey || event.altKey || !field("keys").checked) return;
+  if (event.target.matches("input, select, textarea, video") || event.target.closest("dialog")) return;
+  if (event.key === " " && event.target.matches("button, summary, a")) return;
+  const clip = clipOf(document.activeElement);
+  const deeds = { j: () => go(1), k: () => go(-1) };
+  if (clip) {
+    deeds[" "] = () => play(clip);
+    deeds.u = () => vote(clip, null);
+    deeds.t = () => voteByKey(clip, "tie");
+    deeds.b = () => voteByKey(clip, "bad");
+    for (const place of told.sides.keys()) deeds[place + 1] = () => voteByKey(clip, String(place + 1));
+  }
+  if (deeds[event.key]) {
+    event.preventDefault();
+    deeds[event.key]();
+  }
+}
+
+for (const clip of clips) {
+  const within = (selector) => clip.article.querySelector(selector);
+  within(".play")?.addEventListener("click", () => play(clip));
+  within(".votes").hidden = within(".actions").hidden = false;
+  for (const button of clip.buttons) button.addEventListener("click", () => vote(clip, button.dataset.vote));
+  showVote(clip);
+}
+document.querySelector(".toolbar").hidden = false;
+document.querySelector(".toolbar").addEventListener("submit", (event) => event.preventDefault());
+field("show").addEventListener("input", find);
+field("export").addEventListener("click", exportVotes);
+field("end")?.addEventListener("click", askToEnd);
+field("ending")?.addEventListener("close", () => field("ending").returnValue === "end" && end());
+document.addEventListener("keydown", press);
+if (ended) unveil();
+if (field("show").value) find(); // as a reload leaves it
+else showCounts();

@@ -1,0 +1,81 @@
+"""From sides to clips with all their texts, and the figures of each side."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from reelscribe.compare.figures import Overlap, SideFigures, TextFigures, cost_of, overlaps
+from reelscribe.compare.matching import Key, match, walk
+from reelscribe.compare.sides import Side
+from reelscribe.report.entries import Entry
+
+
+@dataclass(frozen=True, kw_only=True)
+class Compared:
+    """A clip, and what each side says of it."""
+
+    id: str
+    """See `Matched`."""
+    entries: tuple[Entry, ...]
+    """Of each side."""
+    texts: tuple[str, ...]
+    figures: tuple[TextFigures, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Gathered:
+    """What there is to compare."""
+
+    names: list[str]
+    """Of the sides."""
+    clips: list[Compared]
+    """Those that were chosen."""
+    of: int
+    """How many clips have a text on all sides."""
+    others: int
+    """How many have not."""
+    left_out: list[str]
+    """What is told of these."""
+    figures: list[SideFigures]
+    """Of each side, over all of these clips."""
+    overlaps: list[Overlap]
+    """Of the chosen ones."""
+
+
+def gather(sides: Sequence[Side], choose: Callable[[Mapping[Key, str]], Sequence[Key]]) -> Gathered:
+    """Go through all sides twice: to match clips, and to count them and take out those that are wanted.
+
+    Args:
+        sides: at least two.
+        choose: which of the clips in common, from their identifiers.
+
+    Raises:
+        DatasetError: there is no clip in common, or an output cannot be read.
+    """
+    matched = match(sides)
+    wanted = choose(matched.ids)
+    figures = [SideFigures(cost=cost_of(side)) for side in sides]
+    found: dict[Key, list[tuple[Entry, str, TextFigures]]] = {key: [] for key in wanted}
+    for side, counted in zip(sides, figures, strict=True):
+        for key, entry in walk(side):
+            text = side.text_of(entry)
+            if key not in matched.ids or text is None:
+                continue
+            of_text = TextFigures.of(side, entry, text)
+            counted.add(of_text, entry.meta)
+            if key in found:
+                found[key].append((entry, text, of_text))
+    clips = [_compared(matched.ids[key], found[key]) for key in wanted if len(found[key]) == len(sides)]
+    return Gathered(
+        names=[side.name for side in sides],
+        clips=clips,
+        of=len(matched.ids),
+        others=matched.others,
+        left_out=matched.left_out,
+        figures=figures,
+        overlaps=overlaps([clip.texts for clip in clips]) if clips else [],
+    )
+
+
+def _compared(identifier: str, found: Sequence[tuple[Entry, str, TextFigures]]) -> Compared:
+    entries, texts, figures = zip(*found, strict=True)
+    return Compared(id=identifier, entries=entries, texts=texts, figures=figures)

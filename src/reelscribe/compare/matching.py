@@ -1,0 +1,100 @@
+"""Clips that all sides have: found by their video and stretch, in whatever row they are."""
+
+import hashlib
+import json
+import random
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from reelscribe.compare.sides import Side
+from reelscribe.errors import DatasetError
+from reelscribe.report.entries import Entry
+
+Key = tuple[str, int]
+"""Video and stretch of a clip, and which time it is there, from 0."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Matched:
+    """What sides have in common."""
+
+    ids: dict[Key, str]
+    """Clips that have a text on all sides, in the order of the first one. The identifier of each is made of its
+    video's names and its texts, so that a vote stays with the texts that it is about."""
+    others: int
+    """How many clips are on some side, but have no text on all of them."""
+    left_out: list[str]
+    """What is told of these."""
+
+
+def match(sides: Sequence[Side]) -> Matched:
+    """Go through all sides.
+
+    Raises:
+        DatasetError: they have no clip in common.
+    """
+    sums = [{key: _sum(entry, side.text_of(entry)) for key, entry in walk(side)} for side in sides]
+    ids = {key: _id(key, [found[key] for found in sums]) for key in sums[0] if all(found.get(key) for found in sums)}
+    names = " and ".join(side.name for side in sides)
+    if not ids and any(all(key in found for found in sums) for key in sums[0]):
+        raise DatasetError(f"{names}: no clip has a text on all sides.")
+    if not ids:
+        raise DatasetError(
+            f"{names} have no clip in common: clips are matched by video and stretch. If the videos are in other "
+            "folders than they were, say where with --root."
+        )
+    every = len(set().union(*sums))
+    return Matched(ids=ids, others=every - len(ids), left_out=list(_left_out(sides, sums, every)))
+
+
+def _left_out(sides: Sequence[Side], sums: Sequence[dict[Key, str]], every: int) -> Iterator[str]:
+    for side, found in zip(sides, sums, strict=True):
+        missing, silent = every - len(found), sum(not text for text in found.values())
+        if missing:
+            yield f"{_clips(missing)} not in {side.name}"
+        if silent:
+            yield f"{_clips(silent)} without a text in {side.name}"
+
+
+def _sum(entry: Entry, text: str | None) -> str:
+    """A short hash of what a side says; empty if it says nothing."""
+    return "" if text is None else _hash([entry.video.name, text])
+
+
+def _id(key: Key, sums: Sequence[str]) -> str:
+    return f"c{_hash([key[1], sorted(sums)])}"  # sorted: it does not matter in which order the sides are named
+
+
+def _hash(told: Any) -> str:
+    return hashlib.sha256(json.dumps(told).encode()).hexdigest()[:16]
+
+
+def _clips(count: int) -> str:
+    return f"{count:,} clip{'' if count == 1 else 's'}"
+
+
+def walk(side: Side) -> Iterator[tuple[Key, Entry]]:
+    """The entries of a side, by what they are matched by."""
+    seen: Counter[str] = Counter()
+    for entry in side.entries():
+        clip = _clip(entry)
+        yield (clip, seen[clip]), entry
+        seen[clip] += 1
+
+
+def _clip(entry: Entry) -> str:
+    """The file, wherever its path starts from, and the stretch."""
+    video = entry.video
+    if video.clip:
+        return video.film + video.clip.fragment
+    _, sign, stretch = video.name.partition("#t=")
+    return video.film + sign + stretch
+
+
+def sample(keys: Sequence[Key], most: int, seed: int) -> list[Key]:
+    """At most so many, drawn with equal chances, so that what is told of them is told of all."""
+    if len(keys) <= most:
+        return list(keys)
+    return [keys[place] for place in sorted(random.Random(seed).sample(range(len(keys)), most))]

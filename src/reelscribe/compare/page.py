@@ -1,0 +1,128 @@
+"""Compared clips to one HTML page that needs nothing else."""
+
+import base64
+import hashlib
+import itertools
+import json
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.resources import files
+from typing import Any
+
+from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from reelscribe.compare.figures import SideFigures
+from reelscribe.compare.gathering import Compared, Gathered
+from reelscribe.report.entries import Entry
+from reelscribe.report.overview import frame_seconds_of
+from reelscribe.report.page import VideoLink
+from reelscribe.report.thumbnails import Filmstrip
+from reelscribe.report.words import own_pieces
+
+
+@dataclass(frozen=True, kw_only=True)
+class ComparedView:
+    """What the page shows of a clip."""
+
+    id: str
+    entry: Entry
+    """That of a side, for what all have in common."""
+    strip: Filmstrip
+    href: str | None
+    start: float
+    """Where the clip begins in its file, in seconds."""
+    order: list[int]
+    """Places of the sides, as their texts are shown."""
+    texts: list[list[tuple[bool, str]]]
+    """As they are shown: pieces, and whether a piece is the text's own."""
+    facts: list[str]
+    """What is told of each text."""
+    same: bool
+    """Whether all texts are the same."""
+
+
+def shown_of(clip: Compared) -> Entry:
+    """The entry whose frames are shown: of the side that saw most."""
+    return max(clip.entries, key=lambda entry: len(frame_seconds_of(entry)))
+
+
+def render(
+    gathered: Gathered, strips: Sequence[Filmstrip], *, title: str, blind: bool, seed: int, link: VideoLink
+) -> bytes:
+    """Make the page, in UTF-8.
+
+    Args:
+        gathered: what there is to compare.
+        strips: frames of each clip.
+        title: of the page.
+        blind: whether the sides have no names until the voter asks for them, and are shuffled for each clip.
+        seed: of that.
+        link: where the videos are.
+    """
+    environment = Environment(
+        loader=ChoiceLoader([PackageLoader("reelscribe", name) for name in ("compare", "report")]),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    clips = [
+        _view(clip, strip, link, seed if blind else None) for clip, strip in zip(gathered.clips, strips, strict=True)
+    ]
+    figures = environment.get_template("figures.html.j2").render(gathered=gathered, rows=_rows(gathered.figures))
+    name = hashlib.sha256(json.dumps([sorted(gathered.names), blind, seed]).encode()).hexdigest()[:16]
+    told: dict[str, Any] = {"sides": gathered.names, "orders": {clip.id: clip.order for clip in clips}}
+    if blind:
+        told |= {"figures": figures, "facts": {clip.id: clip.facts for clip in clips}}
+    script = _file("compare", "compare.js")
+    page = environment.get_template("compare.html.j2").render(
+        title="Comparison, blind" if blind else title,
+        style=Markup(_file("report", "page.css") + _file("compare", "compare.css")),
+        script=Markup(script),
+        script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
+        name=name,
+        told=_hidden(told, name),
+        blind=blind,
+        gathered=gathered,
+        figures=Markup(figures),
+        clips=clips,
+    )
+    return page.encode("utf-8", "xmlcharrefreplace")  # half a surrogate pair, which JSON may hold, has no UTF-8
+
+
+def _view(clip: Compared, strip: Filmstrip, link: VideoLink, seed: int | None) -> ComparedView:
+    entry, order = shown_of(clip), list(range(len(clip.texts)))
+    if seed is not None:
+        random.Random(f"{seed} {clip.id}").shuffle(order)
+    href, stretch = link(entry), entry.video.clip
+    pieces = own_pieces(clip.texts)
+    return ComparedView(
+        id=clip.id,
+        entry=entry,
+        strip=strip,
+        href=href and href + stretch.fragment if stretch else href,
+        start=stretch.start_seconds if stretch else 0.0,
+        order=order,
+        texts=[pieces[place] for place in order],
+        facts=[" · ".join(clip.figures[place].lines()) for place in order],
+        same=len(set(clip.texts)) == 1,
+    )
+
+
+def _rows(figures: Sequence[SideFigures]) -> dict[str, list[str]]:
+    """What is told of the sides, by what it is."""
+    rows = [side.rows() for side in figures]
+    names = dict.fromkeys(itertools.chain.from_iterable(rows))
+    return {name: [row.get(name, "unknown") for row in rows] for name in names}
+
+
+def _hidden(told: dict[str, Any], key: str) -> str:
+    """Not to be read by who looks at the page's source. It is no secret: the page can read it."""
+    text = json.dumps(told).encode()
+    return base64.b64encode(bytes(a ^ b for a, b in zip(text, itertools.cycle(key.encode()), strict=False))).decode()
+
+
+def _file(room: str, name: str) -> str:
+    return files(f"reelscribe.{room}").joinpath(name).read_text("utf-8")

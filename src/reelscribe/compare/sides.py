@@ -1,0 +1,120 @@
+"""What is compared: an output, one of its tasks, and one of its candidates, as the command names them."""
+
+import os
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from reelscribe.errors import DatasetError, SettingsError, did_you_mean
+from reelscribe.report.entries import CaptionedData, Entry
+from reelscribe.report.overview import shown_text
+
+MOST_SIDES: Final = 9
+"""Each is voted for with a digit."""
+_WHAT: Final = re.compile(r"(#(?P<task>\w+)?(:(?P<number>0*[1-9][0-9]*))?(?<!#))?")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Side:
+    """One of the sets of captions that are compared."""
+
+    name: str
+    """As it is shown, and as votes have it."""
+    data: CaptionedData
+    task: str
+    candidate: int | None = None
+    """Place of the candidate, from 0; None for the one that was kept."""
+
+    def entries(self) -> Iterator[Entry]:
+        """What its task came to, for each video that has a name."""
+        for entry in self.data.entries():
+            if isinstance(entry, Entry) and entry.task == self.task and entry.video.name:
+                yield entry
+
+    def place_in(self, entry: Entry) -> int | None:
+        """Place of its text among all candidates of an entry, where that is known."""
+        if self.candidate is not None:
+            return self.candidate
+        return next(iter(_kept_places(entry)), None)
+
+    def text_of(self, entry: Entry) -> str | None:
+        """Its text, as it is shown; None where there is none."""
+        if entry.failure or not entry.captions:
+            return None
+        if self.candidate is None:
+            return shown_text(entry.captions[0], entry) if entry.events is None else _as_lines(entry)
+        kept = dict(zip(_kept_places(entry), entry.captions, strict=False))
+        text = (dict(entry.others) | kept).get(self.candidate)
+        return text and shown_text(text, entry)
+
+
+def _kept_places(entry: Entry) -> list[int]:
+    """Places of the captions that were kept: those that none of the others has."""
+    others = {place for place, _ in entry.others}
+    return [place for place in range(len(others) + len(entry.captions)) if place not in others]
+
+
+def _as_lines(entry: Entry) -> str:
+    events = entry.events or ()
+    return "\n".join(f"{event.start:.2f}-{event.end:.2f} s: {event.text}" for event in events) or "Nothing happens."
+
+
+def open_sides(named: Sequence[str], root: Path | None = None) -> list[Side]:
+    """The sides that are named: `OUTPUT`, `OUTPUT#TASK`, `OUTPUT#TASK:N` or `OUTPUT#:N`.
+
+    Args:
+        named: as users write them; `N` is the number of a candidate, from 1.
+        root: folder that relative paths of videos start from; by default each run's own.
+
+    Raises:
+        SettingsError: there are fewer than two, more than nine, or one is named twice or in another form.
+        DatasetError: an output is not there, is not finished or holds no captions, or has no such task.
+    """
+    if len(named) < 2:
+        raise SettingsError("compare takes two sides or more, as a.jsonl b.jsonl, or a.jsonl#short a.jsonl#long.")
+    if len(named) > MOST_SIDES:
+        raise SettingsError(f"compare takes at most {MOST_SIDES} sides; got {len(named)}.")
+    parts = [_parts(text) for text in named]
+    short = [output.name + rest for output, rest in parts]
+    opened: dict[str, CaptionedData] = {}
+    sides: list[Side] = []
+    for text, name, (output, rest) in zip(named, short, parts, strict=True):
+        task, candidate = _named_in(rest, text)
+        data = opened.setdefault(os.path.realpath(output), CaptionedData(output, root=root))
+        side = Side(
+            name=name if short.count(name) == 1 else text, data=data, task=_task(data, task), candidate=candidate
+        )
+        if any((side.data, side.task, side.candidate) == (old.data, old.task, old.candidate) for old in sides):
+            raise SettingsError(f"{text} is named twice; a side is compared with another one.")
+        sides.append(side)
+    return sides
+
+
+def _parts(text: str) -> tuple[Path, str]:
+    """The output, and what of it: a file may have a `#` in its name."""
+    if "#" not in text or Path(text).exists():
+        return Path(text), ""
+    output, sign, rest = text.rpartition("#")
+    return Path(output), sign + rest
+
+
+def _named_in(rest: str, text: str) -> tuple[str, int | None]:
+    """The task, and the place of the candidate."""
+    if not (found := _WHAT.fullmatch(rest)):
+        raise SettingsError(
+            f"a side is OUTPUT, OUTPUT#TASK, or OUTPUT#TASK:N for the Nth candidate, from 1; got {text!r}."
+        )
+    return found["task"] or "", int(found["number"]) - 1 if found["number"] else None
+
+
+def _task(data: CaptionedData, task: str) -> str:
+    names = [known.name for known in data.tasks]
+    if not task and len(names) > 1:
+        raise DatasetError(
+            f"{data.output} has the tasks {', '.join(names)}; say which, as {data.output.name}#{names[0]}."
+        )
+    if task and task not in names:
+        raise DatasetError(f"{data.output} has no task {task!r}; {did_you_mean(task, names)}")
+    return task or names[0]

@@ -1,0 +1,178 @@
+"""Votes as pages export them: read, put together, and counted."""
+
+import itertools
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Final, Literal, cast, get_args
+
+from reelscribe.compare.statistics import Agreement, Interval, agreement, votes_needed, wilson
+from reelscribe.config import Settings
+from reelscribe.dataset.read import read_rows
+from reelscribe.dataset.sources import find_sources
+from reelscribe.errors import DatasetError
+
+Verdict = Literal["better", "tie", "bad"]
+"""One text is better, or best; none is; all are bad."""
+_VERDICTS: Final = get_args(Verdict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Vote:
+    """What a voter said of a clip."""
+
+    clip: str
+    """Identifier; see `Compared`."""
+    voter: str
+    """Made by chance in the browser."""
+    verdict: Verdict
+    picked: str | None = None
+    """Name of the better side."""
+    blind: bool
+
+    @property
+    def outcome(self) -> str | tuple[str]:
+        """The side in a tuple, since a side may be called `tie`; else the verdict."""
+        return self.verdict if self.picked is None else (self.picked,)
+
+
+def read_votes(files: Iterable[Path], names: Sequence[str]) -> list[Vote]:
+    """Read the votes on some sides.
+
+    Args:
+        files: that pages exported.
+        names: of the sides.
+
+    Raises:
+        DatasetError: one is not there, holds anything else or votes on other sides, or a voter has two votes on a clip.
+    """
+    votes: list[Vote] = []
+    seen: set[tuple[str, str]] = set()
+    for file in files:
+        for item in read_rows(find_sources([file]), Settings(), output=file):
+            vote = None if item.problem else _vote(item.row)
+            if vote is None:
+                raise DatasetError(
+                    f"{file} holds no votes in line {item.index + 1}; give a file that a page of compare exported."
+                )
+            sides = sorted(item.row["sides"])
+            if sides != sorted(names):
+                raise DatasetError(
+                    f"{file} has votes on {' and '.join(sides)}, and not on {' and '.join(sorted(names))}."
+                )
+            if (vote.voter, vote.clip) in seen:
+                raise DatasetError(
+                    f"{file} has votes of a voter that were given already; of each voter give the last file alone."
+                )
+            seen.add((vote.voter, vote.clip))
+            votes.append(vote)
+    if not votes:
+        raise DatasetError("there are no votes in the files that were given.")
+    return votes
+
+
+def _vote(row: Mapping[str, Any]) -> Vote | None:
+    sides, verdict, picked = row.get("sides"), row.get("vote"), row.get("picked")
+    if not isinstance(sides, list) or not all(isinstance(name, str) for name in sides) or verdict not in _VERDICTS:
+        return None
+    if not all(isinstance(row.get(name), str) for name in ("clip", "voter")) or not isinstance(row.get("blind"), bool):
+        return None
+    if (picked in sides) != (verdict == "better"):
+        return None
+    return Vote(clip=row["clip"], voter=row["voter"], verdict=cast(Verdict, verdict), picked=picked, blind=row["blind"])
+
+
+@dataclass(frozen=True, kw_only=True)
+class SideVotes:
+    """What votes say of a side."""
+
+    name: str
+    picked: int
+    """Clips on which it is the better one, or the best."""
+    share: float | None
+    """Of the clips that have a better one; None if there is none."""
+    interval: Interval | None
+    """Of the share, at 95%."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PairVotes:
+    """What votes say of two sides: of clips on which one of them was picked."""
+
+    sides: tuple[str, str]
+    picked: tuple[int, int]
+    needed: int | None
+    """See `votes_needed`; None, too, if neither was picked."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tally:
+    """What all votes come to. A clip counts once: as most of its voters say, and if they are split, as a tie."""
+
+    clips: int
+    votes: int
+    voters: int
+    not_blind: int
+    """Votes of which the voter knew which side was which."""
+    sides: list[SideVotes]
+    pairs: list[PairVotes]
+    ties: int
+    bad: int
+    agreement: Agreement | None
+    """None if no clip has two votes."""
+
+    @property
+    def decided(self) -> int:
+        """Clips that have a better one."""
+        return self.clips - self.ties - self.bad
+
+    def told(self) -> dict[str, Any]:
+        """For JSON."""
+        told = asdict(self) | {"decided": self.decided}
+        for side, found in zip(told["sides"], self.sides, strict=True):
+            side["interval"] = found.interval and found.interval._asdict()
+        return told | {"agreement": self.agreement and self.agreement._asdict()}
+
+
+def tally(votes: Sequence[Vote], names: Sequence[str]) -> Tally:
+    """Count votes on some sides; at least one vote."""
+    by_clip: dict[str, list[Vote]] = {}
+    for vote in votes:
+        by_clip.setdefault(vote.clip, []).append(vote)
+    outcomes = [[vote.outcome for vote in each] for each in by_clip.values()]
+    counts = Counter(_most(each) for each in outcomes)
+    picked = {name: counts[name,] for name in names}
+    decided = sum(picked.values())
+    return Tally(
+        clips=len(by_clip),
+        votes=len(votes),
+        voters=len({vote.voter for vote in votes}),
+        not_blind=sum(not vote.blind for vote in votes),
+        sides=[
+            SideVotes(
+                name=name,
+                picked=count,
+                share=count / decided if decided else None,
+                interval=wilson(count, decided) if decided else None,
+            )
+            for name, count in picked.items()
+        ],
+        pairs=[
+            PairVotes(
+                sides=pair,
+                picked=(picked[pair[0]], picked[pair[1]]),
+                needed=votes_needed(*(picked[name] for name in pair)),
+            )
+            for pair in itertools.combinations(names, 2)
+        ],
+        ties=counts["tie"],
+        bad=counts["bad"],
+        agreement=agreement(outcomes),
+    )
+
+
+def _most(outcomes: Sequence[str | tuple[str]]) -> str | tuple[str]:
+    """What most voters say of a clip; a tie if they are split."""
+    (first, count), *others = Counter(outcomes).most_common(2)
+    return "tie" if others and others[0][1] == count else first
