@@ -141,10 +141,12 @@ def cut(source: Path, file: Path, *, keep: float) -> Path:
     return file
 
 
-def with_packet_overwritten(source: Path, file: Path, number: int, *, value: int = 0) -> Path:
+def with_packet_overwritten(
+    source: Path, file: Path, number: int, *, value: int = 0, stream: Literal["video", "audio"] = "video"
+) -> Path:
     """Copy a video and overwrite a packet, by number, but for its first four bytes, which say how long it is."""
     with av.open(str(source)) as container:
-        at, size = [(packet.pos, packet.size) for packet in container.demux(video=0)][number]
+        at, size = [(packet.pos, packet.size) for packet in container.demux(**{stream: 0})][number]
     assert at is not None
     data = bytearray(source.read_bytes())
     data[at + 4 : at + size] = bytes([value]) * (size - 4)

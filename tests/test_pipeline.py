@@ -362,6 +362,7 @@ def test_caption_carries_where_it_comes_from() -> None:
         "decoded_share": 1.0,
         "decoded_seconds": 1.0,
         "clip_flags": "",
+        "audio": None,
         "tone_mapped": "",
         "deinterlaced": False,
         "prompt_tokens": 10,

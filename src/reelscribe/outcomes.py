@@ -43,6 +43,7 @@ def tell_frames(frames: Frames, clip: Clip) -> dict[str, Any]:
         "decoded_share": 1.0 if frames.decoded_share is None else float(frames.decoded_share),
         "decoded_seconds": round(float(frames.duration_seconds), 3),
         "clip_flags": " ".join(name for name, flagged in flags.items() if flagged),
+        "audio": frames.sound.heard if frames.sound else None,
         "tone_mapped": frames.tone_mapped or "",
         "deinterlaced": frames.deinterlaced,
     }

@@ -146,6 +146,19 @@ class Request:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
+class Sound:
+    """The sound of a clip, as long as the clip. Equal only to itself."""
+
+    samples: NDArray[np.float32]
+    """float32, shape (samples,), one channel, -1 to 1, from the clip's start on; none if the clip has no sound."""
+    rate: int
+    """Samples a second."""
+    heard: Literal["heard", "partly", "no sound", "no track"]
+    """`partly` if the file has sound for a part of the clip, and the rest is silence; `no sound` if it has none there;
+    `no track` if it has none at all."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
 class Frames:
     """The frames of a clip that the model sees, at the size that it sees. Equal only to itself."""
 
@@ -171,6 +184,20 @@ class Frames:
     """What the file says of itself, whatever of it the model sees; of a stretch, its own length."""
     bounds: Bounds | None = None
     """Where the clip lies in its file. Decoding sets it, for a whole file, too; None where nothing was decoded."""
+    span: tuple[float, float] | None = None
+    """When these frames begin and end by the clock that the file's streams share, in seconds; None if it has none."""
+    sound: Sound | None = None
+    """None if it is not asked for."""
+
+    @property
+    def has_sound(self) -> bool:
+        """Whether there are samples for a model to hear."""
+        return self.sound is not None and self.sound.samples.size > 0
+
+    @property
+    def nbytes(self) -> int:
+        """Of pixels and samples."""
+        return self.pixels.nbytes + (self.sound.samples.nbytes if self.sound else 0)
 
 
 NO_FRAMES: Final = Frames(pixels=np.empty((0, 0, 0, 3), np.uint8), timestamps=(), duration_seconds=0.0, video_tokens=0)
@@ -258,6 +285,11 @@ CAPTION_META: Final[dict[str, tuple[str, str]]] = {
     "clip_flags": (
         "string",
         "what is to be known of the frames: `truncated`, `thinned`, `shrunk`, `ends_early`; or none",
+    ),
+    "audio": (
+        "string",
+        "with `audio`: `heard`; `partly` if a part of the clip has no sound, which is fed as silence; `no sound` if "
+        "none of it has; `no track` if the file has none; `in file` if a server was sent that; else null",
     ),
     "tone_mapped": ("string", "`pq` or `hlg` for a clip of high dynamic range, which was brought to SDR; else empty"),
     "deinterlaced": ("bool", "whether pictures of two fields were brought to one moment"),

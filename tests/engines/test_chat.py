@@ -2,6 +2,7 @@
 
 import base64
 import io
+import wave
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,13 +15,14 @@ from conftest import Prepare
 from flow import clip_bytes, named, prepared, put_clip
 from numpy.typing import NDArray
 from openai_server import say
+from sounds import RATE, sweep
 
 from reelscribe.engines.chat import Answer, body, read_answer, show
 from reelscribe.engines.gate import FailedError
 from reelscribe.engines.stills import words_of
 from reelscribe.errors import ClipError
 from reelscribe.sampling_params import SamplingParams
-from reelscribe.values import NO_FRAMES, Candidate, Clip, Request, Work
+from reelscribe.values import NO_FRAMES, Candidate, Clip, Request, Sound, Work
 from reelscribe.video.fetch import FetchLimits
 
 JPEG = "data:image/jpeg;base64,"
@@ -93,6 +95,25 @@ def test_frames_are_one_video_with_their_true_times(prepare: Prepare) -> None:
     assert (told["duration"], told["total_num_frames"], told["num_frames"]) == (10.0, 10_000_000, -1)
     assert told["do_sample_frames"] is False
     assert shown.held_bytes == len(video)
+
+
+@pytest.mark.parametrize("send", ["frames", "images"])
+def test_sound_goes_with_frames_once(prepare: Prepare, send: str) -> None:
+    item = prepare("a")
+    samples = sweep(1.5)
+    hearing = replace(item, frames=replace(item.frames, sound=Sound(samples=samples, rate=RATE, heard="heard")))
+    without, shown = (show(each, send, 1, FetchLimits()) for each in (item, hearing))
+    assert shown.parts[: len(without.parts)] == without.parts
+    words, part = shown.parts[len(without.parts) :]
+    assert words == {"type": "text", "text": "The sound of the video:"}
+    assert (part["type"], part["input_audio"]["format"]) == ("input_audio", "wav")
+    with wave.open(io.BytesIO(base64.b64decode(part["input_audio"]["data"]))) as file:
+        assert (file.getnchannels(), file.getframerate(), file.getsampwidth()) == (1, RATE, 2)
+        heard = np.frombuffer(file.readframes(file.getnframes()), "<i2") / (2**15 - 1)
+    np.testing.assert_allclose(heard, samples, atol=1e-4)
+    assert shown.held_bytes > without.held_bytes + 1.5 * RATE * 2
+    mute = Sound(samples=samples[:0], rate=RATE, heard="no track")
+    assert show(replace(item, frames=replace(item.frames, sound=mute)), send, 1, FetchLimits()).parts == without.parts
 
 
 def test_colours_are_kept(prepare: Prepare) -> None:

@@ -11,9 +11,11 @@ from clips import write_audio
 from flow import clip_bytes, put_clip, put_rows, read_rows_of
 from openai_asking import load_openai
 from openai_server import Body, OpenAIServer, Reply, describe, refuse, say
+from sounds import sweep, write_film
 
 from reelscribe import cli
 from reelscribe.config import Settings
+from reelscribe.errors import SettingsError
 from reelscribe.runners.local import run
 
 pytestmark = pytest.mark.usefixtures("quick_and_alone")
@@ -194,3 +196,43 @@ def test_key_is_not_told_when_the_start_fails(
     (line,) = result.stderr.splitlines()
     assert line.startswith("reelscribe: ")
     assert KEY[:4] not in line
+
+
+class TestSound:
+    def _run(self, folder: Path, server: OpenAIServer, **settings: Any) -> list[dict[str, Any]]:
+        write_film(folder / "films" / "a.mp4", sweep(2, 48000), seconds=2)
+        write_film(folder / "films" / "b.mp4", None, seconds=2)
+        told: dict[str, Any] = {"engine": "openai", "base_url": server.url, "model": "some-model", "audio": True}
+        run([folder / "films"], folder / "out.jsonl", Settings(**told, **settings))
+        return [row["caption_meta"] for row in read_rows_of(folder / "out.jsonl")]
+
+    @pytest.fixture(autouse=True)
+    def _films(self, tmp_path: Path) -> None:
+        (tmp_path / "films").mkdir()
+
+    def test_goes_with_the_clips_that_have_some(self, tmp_path: Path) -> None:
+        with OpenAIServer(lambda body: describe({"seed": 0, **body})) as server:
+            metas = self._run(tmp_path, server, send="images")
+        assert [meta["audio"] for meta in metas] == ["heard", "no track"]
+        silence, *asked = server.bodies
+        assert [len(_sounds(body)) for body in asked] == [1, 0]
+        assert len(_sounds(silence)) == 1
+
+    def test_is_in_the_file_that_is_sent(self, tmp_path: Path) -> None:
+        with OpenAIServer() as server:
+            metas = self._run(tmp_path, server, send="video")
+        assert [meta["audio"] for meta in metas] == ["in file"] * 2
+        assert not any(map(_sounds, server.bodies))
+
+    def test_is_refused_by_a_model_that_takes_none(self, tmp_path: Path) -> None:
+        with (
+            OpenAIServer(lambda body: refuse(400, "At most 0 audio(s) may be provided")) as server,
+            pytest.raises(SettingsError, match="'some-model' on the server takes no sound"),
+        ):
+            self._run(tmp_path, server)
+        assert len(server.bodies) == 1
+        assert not (tmp_path / "out.jsonl").exists()
+
+
+def _sounds(body: dict[str, Any]) -> list[Any]:
+    return [part for part in body["messages"][-1]["content"] if part["type"] == "input_audio"]

@@ -1,15 +1,18 @@
 """Engines by name, and what happens where the extra of one is not installed."""
 
 import sys
+from pathlib import Path
 from typing import get_args
 
 import pytest
+from flow import put_clip
 
 from reelscribe.config import Settings
 from reelscribe.config.groups import EngineName
 from reelscribe.engines import ENGINES, fake, load_engine
 from reelscribe.engines.fake import FakeEngine
-from reelscribe.errors import MissingExtraError
+from reelscribe.errors import MissingExtraError, SettingsError
+from reelscribe.runners.local import run
 
 
 def test_every_engine_has_a_name_in_the_settings() -> None:
@@ -18,6 +21,22 @@ def test_every_engine_has_a_name_in_the_settings() -> None:
 
 def test_engine_is_loaded_by_name() -> None:
     assert isinstance(load_engine(Settings(engine="fake")), FakeEngine)
+
+
+def test_a_model_that_takes_no_sound_is_refused_before_anything_is_decoded(tmp_path: Path) -> None:
+    clips, output = put_clip(tmp_path / "clip.mp4"), tmp_path / "made" / "captions.jsonl"
+    with pytest.raises(
+        SettingsError, match="audio is set, but this model takes no sound with a video here; leave audio"
+    ):
+        run([clips], output, Settings(engine="fake", audio=True))
+    assert list(output.parent.iterdir()) == []
+
+
+def test_a_text_stage_need_not_hear() -> None:
+    stage = {"prompt": "Shorten: {caption}", "after": ["caption"], "video": False, "engine": {"engine": "vllm"}}
+    settings = Settings(audio=True, tasks={"caption": "What is heard?", "short": stage})
+    [task] = [task for task in settings.all_tasks if task.engine]
+    assert (settings.of_task(task).engine, settings.of_task(task).audio) == ("vllm", False)
 
 
 def _raise_on_load(monkeypatch: pytest.MonkeyPatch, error: ModuleNotFoundError) -> None:

@@ -11,6 +11,7 @@ from flow import put_clip, put_rows, read_rows_of
 
 from reelscribe.cli import main
 from reelscribe.config import Settings
+from reelscribe.engines.base import USUAL_LIMITS
 from reelscribe.engines.planning import ModelSize
 from reelscribe.engines.prospects import Prospect, look_at_model
 from reelscribe.errors import ModelError, SettingsError
@@ -186,6 +187,8 @@ def test_wrong_usage(data: Path) -> None:
 
 def test_a_server_s_own_frames_are_not_ours_to_count() -> None:
     assert look_at_model(Settings(engine="openai")).exact
+    assert look_at_model(Settings(engine="openai", audio=True)).limits.hearing
+    assert not look_at_model(Settings(engine="fake", audio=True)).limits.hearing
     found = look_at_model(Settings(engine="openai", send="video"))
     assert not found.exact
     assert found.source.endswith("; it is sent whole files, and chooses frames its own way")
@@ -202,7 +205,7 @@ def test_the_built_in_model_needs_no_hub() -> None:
 @pytest.mark.transformers
 def test_what_cannot_be_read(tmp_path: Path) -> None:
     found = look_at_model(Settings(model="nobody/nothing"))
-    assert (found.limits, found.size, found.exact) == (VisionLimits(), None, False)
+    assert (found.limits, found.size, found.exact) == (USUAL_LIMITS, None, False)
     assert found.source.startswith("the family's usual ones, since the model 'nobody/nothing' cannot be loaded: ")
     with pytest.raises(ModelError, match="cannot be loaded"):
         look_at_model(Settings(model=str(tmp_path)))

@@ -128,7 +128,7 @@ class Settings(RunSettings, FetchSettings, DataSettings, FrameSettings, TaskSett
                 )
         table = {**self.tasks[task.name], "prompt": "?", "after": [], "engine": {}}
         try:
-            return replace(self, tasks={task.name: table}, **task.engine)
+            return replace(self, tasks={task.name: table}, audio=False, **task.engine)  # it is shown no clip
         except SettingsError as exc:
             raise SettingsError(f"tasks.{task.name}.engine: {exc}") from exc
 
@@ -263,7 +263,7 @@ _SET_BY_US: Final[Mapping[str, str]] = {
 
 
 def _check_passed_on(settings: Settings) -> None:
-    """Raise SettingsError if a table goes to an engine that does not take it, or holds what a setting says."""
+    """Raise SettingsError if an engine does not take what is set for it, or a table holds what a setting says."""
     if settings.engine == "openai" and settings.model_params:
         raise SettingsError(
             "model_params are for loading a model, which a server has done; extra_body holds fields for the body of "
@@ -273,6 +273,11 @@ def _check_passed_on(settings: Settings) -> None:
         raise SettingsError("show is for models that run here; send says what a server is sent.")
     if settings.engine != "openai" and settings.extra_body:
         raise SettingsError(f"extra_body is for the engine openai only; the engine is {settings.engine}.")
+    if settings.engine == "vllm" and settings.audio:
+        raise SettingsError(
+            "audio is not for the engine vllm, which is given frames alone. Leave audio out, or take the engine "
+            "transformers, or a server (openai)."
+        )
     for name, why in _SET_BY_US.items():
         if name in settings.extra_body:
             raise SettingsError(f"extra_body must not hold {name!r}: {why}.")

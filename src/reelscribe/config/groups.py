@@ -157,6 +157,9 @@ class FrameSettings:
     max_video_tokens: int = setting(
         8192, "Most vision tokens that a clip may cost, spread over its frames.", at_least=1, affects="captions"
     )
+    audio: bool = setting(
+        False, "Let the model hear each clip's sound, if it takes sound with a video.", affects="captions"
+    )
     prefetch_bytes: int = setting(
         1 << 30, "Bytes of decoded frames that may wait for the engine.", at_least=1, affects="nothing"
     )

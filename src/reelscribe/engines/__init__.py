@@ -7,6 +7,7 @@ from reelscribe.config import Settings
 from reelscribe.engines.base import Engine
 from reelscribe.engines.several import SeveralEngines
 from reelscribe.errors import MissingExtraError
+from reelscribe.video.sampling import FrameBudget
 
 ENGINES: Final[dict[str, str]] = {
     "transformers": "reelscribe.engines.transformers:load",
@@ -29,6 +30,8 @@ def load_engine(settings: Settings) -> Engine:
         EngineError: the server cannot be reached, or does not have the model.
     """
     main = _load(settings)
+    if settings.audio and main.info.wants_frames:
+        FrameBudget.of(settings, main.info.limits)  # before anything is decoded
     others = {task.name: _load(settings.of_task(task)) for task in settings.all_tasks if task.engine}
     return SeveralEngines(main, others) if others else main
 

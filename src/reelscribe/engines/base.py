@@ -2,10 +2,14 @@
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 from reelscribe.values import Failure, Generation, Work
-from reelscribe.video.sampling import VisionLimits
+from reelscribe.video.sampling import Hearing, VisionLimits
+
+USUAL_LIMITS: Final = VisionLimits(hearing=Hearing(rate=16000, tokens_per_second=13.0))
+"""Of models that cannot be asked, as those on a server: Qwen3-VL's, with the ears of Qwen3-Omni. Whether it has any is
+seen when it is loaded."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -4,11 +4,15 @@ There are three ways to show a clip. `video` sends the file, or its address wher
 frames as pictures, each beside its time (see `stills`), which any server with vision takes. `frames` sends our frames
 as one video with their true times, as vLLM takes it: a data URL of JPEGs in a row, and beside it which frames of the
 video they are. We call a millionth of a second a frame there, so that the times come out as they are.
+
+The sound of a clip goes with our frames as a WAV file of its own; a file that is sent has its own sound.
 """
 
 import base64
+import io
 import mimetypes
 import re
+import wave
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
@@ -23,7 +27,7 @@ from reelscribe.engines.stills import OTHERS, Words
 from reelscribe.errors import ClipError
 from reelscribe.schemas import Schema
 from reelscribe.thoughts import CLOSING, OPENING
-from reelscribe.values import Candidate, Clip, Frames, Request, Work
+from reelscribe.values import Candidate, Clip, Frames, Request, Sound, Work
 from reelscribe.video.fetch import FetchLimits, fetched
 from reelscribe.video.index import read_index
 from reelscribe.video.opening import open_clip, reason, video_stream
@@ -53,7 +57,8 @@ class Shown:
     @property
     def held_bytes(self) -> int:
         """Bytes that it takes."""
-        return sum(len(value["url"]) for part in self.parts for value in part.values() if isinstance(value, dict))
+        media = (value for part in self.parts for value in part.values() if isinstance(value, dict))
+        return sum(len(text) for value in media for text in value.values())
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,11 +87,26 @@ def show(prepared: Work, send: str, max_upload_bytes: int, limits: FetchLimits, 
         url = _video_url(prepared.clip, max_upload_bytes, limits)
         return Shown(parts=[{"type": "video_url", "video_url": {"url": url}}], fields={})
     jpegs = [base64.b64encode(jpeg).decode() for jpeg in _jpegs(prepared.frames.pixels)]
+    sound = prepared.frames.sound
+    heard = list(hear(sound)) if sound and prepared.frames.has_sound else []
     if send == "images":
-        return Shown(parts=list(_images(jpegs, prepared.frames, words)), fields={})
+        return Shown(parts=[*_images(jpegs, prepared.frames, words), *heard], fields={})
     url = "data:video/jpeg;base64," + ",".join(jpegs)
     kwargs = {"media_io_kwargs": {"video": _true_times(prepared.frames)}}
-    return Shown(parts=[{"type": "video_url", "video_url": {"url": url}}], fields=kwargs)
+    return Shown(parts=[{"type": "video_url", "video_url": {"url": url}}, *heard], fields=kwargs)
+
+
+def hear(sound: Sound) -> Iterator[Part]:
+    """Sound as parts of a message: a WAV file of 16 bits."""
+    file = io.BytesIO()
+    with wave.open(file, "wb") as written:
+        written.setnchannels(1)
+        written.setsampwidth(2)
+        written.setframerate(sound.rate)
+        written.writeframes((sound.samples.clip(-1, 1) * (2**15 - 1)).round().astype("<i2").tobytes())
+    data = base64.b64encode(file.getvalue()).decode()
+    yield {"type": "text", "text": "The sound of the video:"}
+    yield {"type": "input_audio", "input_audio": {"data": data, "format": "wav"}}
 
 
 def is_web_address(clip: Clip) -> bool:

@@ -33,6 +33,8 @@ class Checkpoint:
     processor: Any
     family: "Family"
     """How it takes a video."""
+    is_part: bool = False
+    """Whether this is the thinker of a model that also speaks, such as Qwen3-Omni as released."""
 
     @classmethod
     def load(cls, model: str, *, revision: str | None, show: str = "auto", **hub: Any) -> "Checkpoint":
@@ -65,12 +67,14 @@ class Checkpoint:
             raise ModelError(f"the model {model!r}, a {config.model_type}, cannot be used: {exc}") from exc
         except Exception as exc:  # so do processors
             raise cannot_load(model, f"its processor fails at a clip: {exc}") from exc
+        thinker = getattr(config, "thinker_config", None)
         return cls(
             path=path,
             revision=getattr(config, "_commit_hash", None) or revision,
-            config=config,
+            config=thinker or config,
             processor=processor,
             family=family,
+            is_part=thinker is not None,
         )
 
     @property

@@ -5,6 +5,7 @@ which have a shape and no pixels, and what comes out says the rest: whether it s
 what a frame costs, how times enter, and whether its pixels are those that we cut.
 """
 
+import logging
 import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -14,11 +15,23 @@ from typing import Any, Final, get_args
 import numpy as np
 import torch
 
-from reelscribe.engines.families import PIXELS, Family, System, Times, as_tensor, call, call_without_pixels
+from reelscribe.engines.families import (
+    PIXELS,
+    Family,
+    System,
+    Times,
+    around_sound,
+    as_tensor,
+    call,
+    call_without_pixels,
+    sound_arguments,
+)
 from reelscribe.engines.patches import Cut, floats
 from reelscribe.engines.stills import PLACE, Stills, words_of
 from reelscribe.errors import ModelError
-from reelscribe.video.sampling import LONGEST_SIDE, OwnSize, VisionLimits
+from reelscribe.video.sampling import LONGEST_SIDE, Hearing, OwnSize, VisionLimits
+
+logger = logging.getLogger(__name__)
 
 _DOUBLE_PAIR: Final = "Qwen3VLProcessor"
 """It puts a pair of vision tokens around each group of frames, and since Transformers 5.2 leaves the one of the chat
@@ -41,6 +54,8 @@ _PROBE_SIZE: Final = (112, 224)
 """Height and width of videos to ask with, unless sizes are known that pass."""
 _SIZES: Final = ((112, 224), (224, 112), (300, 200), (64, 250), (720, 1280))
 """Heights and widths whose costs show by which rule frames are resized."""
+_PROBE_SECONDS: Final = (2, 10)
+"""Of silence, to ask what sound costs."""
 _USUAL_PIXELS: Final = 448
 """Of a side that a processor does not tell."""
 _QUESTION: Final = {"type": "text", "text": "What?"}
@@ -78,9 +93,11 @@ def describe(processor: Any, *, show: str = "auto", name: str = "") -> Family:
     if side:
         asked.keep_sizes(side)
     times, wants_rate = asked.times()
+    hearing = asked.hearing()
     ours = cut if cut and side and times != "drawn" and asked.same_pixels(cut) else None
+    limits = _limits(processor.video_processor, side, None if side else asked.own_size(token))
     return Family(
-        limits=_limits(processor.video_processor, side, None if side else asked.own_size(token)),
+        limits=replace(limits, hearing=hearing),
         times=times,
         mark=mark,
         placeholder=token,
@@ -91,6 +108,7 @@ def describe(processor: Any, *, show: str = "auto", name: str = "") -> Family:
         opening=asked.opening(rendered, mark),
         arguments=asked.arguments,
         wants_rate=wants_rate,
+        sound=sound_arguments(processor) if hearing else None,
     )
 
 
@@ -240,6 +258,25 @@ class _Asked:
             for times in ((0.0, 1.0), (30.0, 50.0))
         )
         return ("none" if torch.equal(first, last) else "drawn"), False
+
+    def hearing(self) -> Hearing | None:
+        """How sound is taken among the frames of a video, and what it costs; None if it is not."""
+        arguments = sound_arguments(self._processor)
+        if arguments is None:
+            return None
+        lengths = []
+        try:
+            rate = int(self._processor.feature_extractor.sampling_rate)
+            text = self._processor.video_token.join(around_sound(self._processor))
+            for seconds in _PROBE_SECONDS:
+                silence = np.zeros(rate * seconds, np.float32)
+                made = self(_PROBE_FRAMES, text=text, audio=[silence], **arguments)[1]
+                lengths.append(made["input_ids"].shape[-1])
+        except Exception as exc:  # of any kind; the model can be used without
+            logger.info("Its processor takes no sound: %s", exc)
+            return None
+        per_second = (lengths[1] - lengths[0]) / (_PROBE_SECONDS[1] - _PROBE_SECONDS[0])
+        return Hearing(rate=rate, tokens_per_second=per_second) if per_second > 0 else None
 
     def same_pixels(self, cut: Cut) -> bool:
         """Whether our patches are the processor's."""

@@ -21,6 +21,8 @@ System = Literal["parts", "text", "question"]
 
 PIXELS: Final = ("pixel_values_videos", "pixel_values")
 """What processors call the pixels of a video, and of images."""
+SOUND: Final = "input_features"
+"""What they call the features of its sound."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -58,6 +60,8 @@ class Family:
     """Of each call of the processor."""
     wants_rate: bool = False
     """Whether the processor takes frames a second as an argument `fps`, and nothing else of times."""
+    sound: Mapping[str, Any] | None = None
+    """Arguments by which the processor lays the sound of a video out among its frames; None if it takes none."""
 
     @property
     def part(self) -> Mapping[str, str]:
@@ -72,24 +76,49 @@ class Family:
             frames: of the clip.
 
         Raises:
-            ValueError: frames are not of a size that the model takes.
+            ValueError: frames are not of a size that the model takes, or have sound, and it takes none.
         """
         count, height, width, _ = frames.pixels.shape
         if self.cut and (not count or height % self.cut.side or width % self.cut.side):
             raise ValueError(f"{count} frames of {width} x {height}; sides must be multiples of {self.cut.side}")
-        asked = self.stills, frames.timestamps, frames.duration_seconds, self._arguments(frames)
+        arguments = self._arguments(frames)
+        around = around_sound(processor) if frames.has_sound else ("", "")
+        asked = self.stills, frames.timestamps, frames.duration_seconds, arguments, self.mark.join(around)
         if self.cut:
             layout, made = call_without_pixels(processor, frames.pixels.shape[:3], *asked)
         else:
             layout, made = call(processor, as_tensor(frames.pixels), *asked)
         skipped = {"input_ids", "attention_mask", *self.kinds, *(PIXELS if self.cut else ())}
         tensors = {name: value for name, value in made.items() if name not in skipped and torch.is_tensor(value)}
-        return Shown(layout=layout.removeprefix(self.opening), tensors=tensors)
+        layout = layout.removeprefix(self.opening).removeprefix(around[0]).removesuffix(around[1])
+        return Shown(layout=layout, tensors=tensors)
 
     def _arguments(self, frames: Frames) -> Mapping[str, Any]:
-        if not self.wants_rate:
-            return self.arguments
-        return {**self.arguments, "fps": 1 / _step(frames.timestamps, frames.duration_seconds)}
+        arguments = dict(self.arguments)
+        if self.wants_rate:
+            arguments["fps"] = 1 / _step(frames.timestamps, frames.duration_seconds)
+        if frames.sound and frames.has_sound:
+            if self.sound is None:
+                raise ValueError("the clip has sound, and the model takes none with a video.")
+            arguments |= {**self.sound, "audio": [frames.sound.samples]}
+        return arguments
+
+
+def sound_arguments(processor: Any) -> Mapping[str, Any] | None:
+    """How a processor is told to lay the sound of a video out among its frames; None if it does not do so.
+
+    Others take sound too, but each sound for a token of its own, without a place in the time of a video.
+    """
+    if hasattr(processor, "load_audio_from_video"):
+        return {"load_audio_from_video": True, "audio_from_video_indices": [0]}
+    # As releases before Transformers 5.24 call it.
+    known = getattr(getattr(processor, "valid_processor_kwargs", None), "_defaults", {}).get("videos_kwargs", {})
+    return {"use_audio_in_video": True} if "use_audio_in_video" in known else None
+
+
+def around_sound(processor: Any) -> tuple[str, str]:
+    """The pair of vision tokens that older processors look for around the placeholder of a video with sound."""
+    return processor.vision_bos_token, processor.vision_eos_token
 
 
 class _Remembering:

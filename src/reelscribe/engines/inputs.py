@@ -12,7 +12,7 @@ from typing import Any, Final
 import torch
 from torch.nn import functional
 
-from reelscribe.engines.families import PIXELS, Family, Shown
+from reelscribe.engines.families import PIXELS, SOUND, Family, Shown
 from reelscribe.engines.patches import floats
 from reelscribe.engines.prompt import Prompt
 from reelscribe.engines.sampling import TokenRules
@@ -43,8 +43,8 @@ class Prefix:
     ids: torch.Tensor
     """Tokens, int64, shape (tokens,)."""
     positions: torch.Tensor
-    """Theirs, int64, shape (axes, tokens): one axis, or time, height and width."""
-    next_position: int
+    """Theirs, int64 or float32, shape (axes, tokens): one axis, or time, height and width."""
+    next_position: float
     """Of the token that comes next, the same on all axes."""
     has_video: bool
     questions: tuple[Question, ...]
@@ -80,6 +80,11 @@ class ModelInputs:
     def has_video(self) -> bool:
         """Whether any request asks about the video."""
         return any(prefix.has_video for prefix in self.prefixes)
+
+    @property
+    def has_sound(self) -> bool:
+        """Whether the model is fed the sound of the video, too."""
+        return SOUND in self.video
 
     def only(self, wanted: Collection[RequestId]) -> "ModelInputs":
         """The same for some of the requests."""
@@ -176,7 +181,7 @@ class InputBuilder:
 
     def _shown(self, frames: Frames) -> Shown:
         """A clip as the processor makes it. Without pixels it is the same for all clips of the same size and times."""
-        if not self.cuts:
+        if not self.cuts or frames.has_sound:
             return self._family.show(self._processor, frames)
         key = frames.pixels.shape, frames.timestamps, frames.duration_seconds
         shown = self._layouts.get(key)
@@ -202,7 +207,7 @@ class InputBuilder:
         return Prefix(
             ids=ids,
             positions=positions[:, :-1],
-            next_position=int(positions[0, -1]),
+            next_position=positions[0, -1].item(),
             has_video=has_video,
             questions=tuple(questions),
         )
@@ -248,7 +253,7 @@ class InputBuilder:
             ids: int64, shape (questions, tokens), padded on the left.
             mask: of the same shape; 0 where an id is padding.
             own: how many of the tokens come after the prefix, int64, shape (questions,).
-            ends: the position of an answer's first token, int64, shape (questions,).
+            ends: the position of an answer's first token, of the dtype of positions, shape (questions,).
         """
         asked = [(prefix, question) for item in batch for prefix in item.prefixes for question in prefix.questions]
         ids, mask = self._padded([question.ids for _, question in asked])

@@ -6,8 +6,8 @@ from typing import Any, Final
 
 import torch
 
-_FEATURES: Final = ("get_video_features", "get_image_features")
-"""Methods by which models of Transformers make features of pixels."""
+_FEATURES: Final = ("get_video_features", "get_image_features", "get_audio_features")
+"""Methods by which models of Transformers make features of pixels and of sound."""
 
 
 class OneLook:

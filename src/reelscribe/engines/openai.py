@@ -16,20 +16,20 @@ from typing import Any, Final
 
 import anyio
 import httpx2
+import numpy as np
 from anyio.from_thread import start_blocking_portal
 
 from reelscribe.config import DEFAULT_MODEL, Settings
-from reelscribe.engines.base import ModelInfo
-from reelscribe.engines.chat import Answer, Shown, body, is_web_address, read_answer, show, with_fields
+from reelscribe.engines.base import USUAL_LIMITS, ModelInfo
+from reelscribe.engines.chat import Answer, Shown, body, hear, is_web_address, read_answer, show, with_fields
 from reelscribe.engines.feed import feeding
 from reelscribe.engines.gate import DeniedError, FailedError, Gate, RefusedError
 from reelscribe.engines.server import ServedModel, Server
 from reelscribe.engines.stills import words_of
-from reelscribe.errors import ClipError, EngineError
+from reelscribe.errors import ClipError, EngineError, SettingsError
 from reelscribe.thoughts import CLOSING, OPENING
-from reelscribe.values import Candidate, Failure, Generation, Request, Work
+from reelscribe.values import Candidate, Failure, Generation, Request, Sound, Work
 from reelscribe.video.fetch import FetchLimits
-from reelscribe.video.sampling import VisionLimits
 
 logger = logging.getLogger(__name__)
 
@@ -44,6 +44,9 @@ _TAKES_FRAMES: Final = (0, 20)
 
 HELLO: Final[Mapping[str, Any]] = {"messages": [{"role": "user", "content": "Hello"}], "max_tokens": 1}
 """A request that costs a token, to see what a server takes."""
+
+_SILENCE_SAMPLES: Final = 16000
+"""A second of them is sent to see whether a server takes sound."""
 
 _NOTHING: Final = Shown(parts=[], fields={})
 """For requests without a video."""
@@ -156,15 +159,18 @@ class OpenAIEngine:
         self._failed_in_a_row = self._denied_in_a_row = 0
         self._refused_before = False
         # What a frame costs on a server is its own affair, unless it takes ours for the video.
-        unknown = {} if send == "frames" else {"video_tokens": None}
-        times = {"times_given": "words"} if send == "images" else {}
+        told: dict[str, Any] = {} if send == "frames" else {"video_tokens": None}
+        if send == "images":
+            told["times_given"] = "words"
+        if settings.audio and send == "video":
+            told["audio"] = "in file"
         self.info = ModelInfo(
             engine="openai",
             model=model,
             revision=None,
-            limits=VisionLimits(),
+            limits=USUAL_LIMITS,
             wants_frames=send != "video",
-            details={"sent": send, **unknown, **times},
+            details={"sent": send, **told},
         )
 
     def generate(self, works: Iterator[Work]) -> Iterator[Reply]:
@@ -397,6 +403,11 @@ def load(settings: Settings) -> OpenAIEngine:
     vllm, send = model.owner == "vllm", settings.send
     if send == "frames" and not (vllm and _takes_frames(server, model.name)):
         send = "images"
+    if settings.audio and send != "video" and not _takes_sound(server, model.name):
+        raise SettingsError(
+            f"audio is set, but {model.name!r} on the server takes no sound (input_audio); leave audio out, or serve a "
+            "model that takes it."
+        )
     logger.info("%s at %s is sent %s.", model.name, server.url, send)
     template = Template.of(server, model.name, settings, vllm=vllm)
     return OpenAIEngine(
@@ -419,6 +430,12 @@ def _takes_frames(server: Server, model: str) -> bool:
         return True
     logger.warning("So frames go as images, which models of the Qwen3-VL family see less well; or use --send video.")
     return False
+
+
+def _takes_sound(server: Server, model: str) -> bool:
+    silence = Sound(samples=np.zeros(_SILENCE_SAMPLES, np.float32), rate=_SILENCE_SAMPLES, heard="heard")
+    asked = [*hear(silence), {"type": "text", "text": "Hello"}]
+    return server.takes({**HELLO, "model": model, "messages": [{"role": "user", "content": asked}]})
 
 
 def _choose_model(name: str, served: list[ServedModel] | None, server: Server) -> ServedModel:

@@ -203,8 +203,8 @@ def plan(
 
 
 def longest_tokens(budget: FrameBudget) -> int:
-    """Tokens of the longest request: video, prompt and answer."""
-    return budget.most_tokens + _WORDS_TOKENS
+    """Tokens of the longest request: video, its sound, prompt and answer."""
+    return budget.most_tokens + budget.most_sound_tokens + _WORDS_TOKENS
 
 
 def _spread(tp: int, dp: int | None, count: int, words: str, size: ModelSize) -> Plan:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Final
 
 from reelscribe.config import ModelSettings, Settings
+from reelscribe.engines.base import USUAL_LIMITS
 from reelscribe.engines.planning import ModelSize
 from reelscribe.errors import MissingExtraError, ModelError
 from reelscribe.models import BUILT_IN
@@ -43,7 +44,8 @@ def look_at_model(settings: ModelSettings) -> Prospect:
         words = "the fake engine's" if settings.engine == "fake" else "the family's usual ones, as for every server"
         ours = settings.engine == "fake" or settings.send != "video"
         words += "" if ours else "; it is sent whole files, and chooses frames its own way"
-        return Prospect(limits=VisionLimits(), size=None, source=words, exact=ours)
+        limits = VisionLimits() if settings.engine == "fake" else USUAL_LIMITS
+        return Prospect(limits=limits, size=None, source=words, exact=ours)
     try:
         module = importlib.import_module("reelscribe.engines.checkpoint")
         hub = {name: settings.model_params[name] for name in module.HUB_PARAMS if name in settings.model_params}
@@ -67,7 +69,7 @@ def look_at_model(settings: ModelSettings) -> Prospect:
             exact=True,
             max_tokens=checkpoint.generation_config().max_new_tokens or default,
         )
-    return Prospect(limits=VisionLimits(), size=None, source=f"the family's usual ones, since {why}", exact=False)
+    return Prospect(limits=USUAL_LIMITS, size=None, source=f"the family's usual ones, since {why}", exact=False)
 
 
 def commit_of(settings: ModelSettings) -> str | None:

@@ -214,6 +214,7 @@ def _parts(group: Sequence[ModelInputs], tokens: int, *, together: bool) -> Iter
     """Cut a group such that the prefixes of each part, padded, have at most so many tokens, or it is one work.
 
     A work that has several prefixes with its video goes by itself, a prefix at a time, so that the pixels are the same.
+    So does one with sound: beside a longer one, models hear the end of a short sound otherwise.
 
     Args:
         group: works.
@@ -223,7 +224,7 @@ def _parts(group: Sequence[ModelInputs], tokens: int, *, together: bool) -> Iter
     part: list[ModelInputs] = []
     longest = rows = 0
     for item in group:
-        if not together or sum(prefix.has_video for prefix in item.prefixes) > 1:
+        if not together or item.has_sound or sum(prefix.has_video for prefix in item.prefixes) > 1:
             if part:
                 yield part
             part, longest, rows = [], 0, 0

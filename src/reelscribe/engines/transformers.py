@@ -30,6 +30,7 @@ from reelscribe.engines.speedups import speed_up_vision
 from reelscribe.errors import EngineError, MissingExtraError, ModelError, SettingsError
 from reelscribe.schemas import Schema
 from reelscribe.values import Failure, Generation, Request, Work
+from reelscribe.video.sampling import check_hears
 
 logger = logging.getLogger(__name__)
 
@@ -60,11 +61,13 @@ class TransformersEngine:
         batch_tokens: most tokens that the key-value cache may come to hold; by default what memory has room for.
         thinking: whether to let a model that can think do so before it answers.
         show: frames as a "video", as "images", or "auto": as images only if the checkpoint takes no video.
+        audio: whether clips come with their sound.
         model_params: passed on to `AutoModelForMultimodalLM.from_pretrained`.
         schemas: that requests will have, to see that answers can be held to them.
 
     Raises:
         ModelError: the checkpoint cannot be loaded, or takes clips in no way that is known here.
+        SettingsError: clips come with sound, and it takes none.
     """
 
     def __init__(
@@ -78,6 +81,7 @@ class TransformersEngine:
         batch_tokens: int | None = None,
         thinking: bool = False,
         show: str = "auto",
+        audio: bool = False,
         model_params: dict[str, Any] | None = None,
         schemas: Iterable[Schema] = (),
     ) -> None:
@@ -89,6 +93,10 @@ class TransformersEngine:
         given: dict[str, Any] = {"dtype": dtype, "device_map": str(self._device), **(model_params or {})}
         hub = {key: given[key] for key in HUB_PARAMS if key in given}
         checkpoint = Checkpoint.load(model, revision=revision, show=show, **hub)
+        if audio:
+            check_hears(checkpoint.limits)
+        if checkpoint.is_part:
+            given["config"] = checkpoint.config
         try:
             self._model, report = AutoModelForMultimodalLM.from_pretrained(
                 checkpoint.path, revision=revision, output_loading_info=True, **given
@@ -292,6 +300,7 @@ def load(settings: Settings) -> TransformersEngine:
         batch_tokens=settings.batch_tokens,
         thinking=settings.thinking,
         show=settings.show,
+        audio=settings.audio,
         model_params=dict(settings.model_params),
         schemas=[task.schema for task in settings.all_tasks if task.schema],
     )

@@ -32,7 +32,7 @@ _COUNTS: Final = (1, 2, 4, 8)
 
 @dataclass(frozen=True, kw_only=True)
 class TokenCost:
-    """Vision tokens of all clips, at one rate of frames."""
+    """Tokens of all clips, and of their sound where that is wanted, at one rate of frames."""
 
     fps: float
     total: Estimate
@@ -191,7 +191,7 @@ def times(estimate: Estimate, factor: float) -> Estimate:
 
 
 def _tokens(seen: Survey, budget: FrameBudget) -> TokenCost:
-    total = seen.total(lambda header: header.video_tokens(budget))
+    total = seen.total(lambda header: header.video_tokens(budget) + header.sound_tokens(budget))
     count = seen.total(lambda _: 1).value
     return TokenCost(fps=budget.fps, total=total, per_clip=total.value / count if count else 0.0)
 

@@ -35,6 +35,7 @@ from reelscribe.video.pictures import stated_size
 from reelscribe.video.recent import Recent
 from reelscribe.video.runs import Run, VideoPacket, read_runs, runs_to, whole_run
 from reelscribe.video.sampling import FrameChoice
+from reelscribe.video.sound import read_sound
 
 logger = logging.getLogger(__name__)
 
@@ -53,7 +54,7 @@ def _empty(shape: tuple[int, ...]) -> NDArray[np.uint8]:
 
 
 def decode(clip: Clip, budget: FrameChoice, *, threads: int = 0, allocate: Allocate = _empty) -> Frames:
-    """Decode the frames of a clip that the budget asks for.
+    """Decode the frames of a clip that the budget asks for, and its sound, if that is asked for.
 
     Args:
         clip: to decode.
@@ -65,6 +66,14 @@ def decode(clip: Clip, budget: FrameChoice, *, threads: int = 0, allocate: Alloc
         ClipError: kind "missing", "unreadable", "no_video", "row" for what is no stretch of the file, "too_short",
             "too_large", "decode" or "crashed".
     """
+    frames = _frames(clip, budget, threads, allocate)
+    if not budget.hearing:
+        return frames
+    with troubles(clip):
+        return replace(frames, sound=read_sound(clip, frames.span, budget.hearing))
+
+
+def _frames(clip: Clip, budget: FrameChoice, threads: int, allocate: Allocate) -> Frames:
     try:
         with troubles(clip):
             return _decode(clip, budget, threads, allocate)

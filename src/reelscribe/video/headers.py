@@ -38,12 +38,18 @@ class Header:
     duration_seconds: float
     first_frame: int = 0
     """Number of its first frame in the file, from 0."""
+    has_sound: bool = False
+    """Whether the file has a track of sound."""
 
     def video_tokens(self, budget: FrameBudget) -> int:
         """Vision tokens that the clip costs: exact where the header is right and frames come at even distances."""
         picked = len(budget.pick(range(self.frames), self.duration_seconds))
         width, height = budget.fit(self.width, self.height, picked)
         return count_video_tokens(width, height, picked, budget.limits)
+
+    def sound_tokens(self, budget: FrameBudget) -> int:
+        """Tokens that its sound costs, if that is wanted and goes on for as long as the pictures."""
+        return budget.hearing.tokens(self.duration_seconds) if budget.hearing and self.has_sound else 0
 
     def thinned(self, budget: FrameBudget) -> bool:
         """Whether the clip gets fewer frames a second than were asked for."""
@@ -91,6 +97,7 @@ def read_header(clip: Clip) -> Header:
                 height=stream.height,
                 frames=frames,
                 duration_seconds=seconds,
+                has_sound=bool(container.streams.audio),
             )
             return of_clip(header, clip)
     except ClipError:

@@ -110,4 +110,12 @@ def frames_of(order: Order, pictures: Pictures, size: tuple[int, int], share: fl
         shrunk=budget.shrinks(*size, len(pixels)),
         facts=facts,
         bounds=order.bounds,
+        span=_span(order.index, shown),
     )
+
+
+def _span(index: FrameIndex, shown: FrameIndex) -> tuple[float, float] | None:
+    """When a clip begins and ends by the clock of its streams; None where times of frames are not those of the file."""
+    if not index.timed or index.shifts:
+        return None
+    return float(max(shown.start, shown.pts[0]) * index.time_base), float(shown.end * index.time_base)

@@ -8,7 +8,7 @@ Another brings each frame to a size of its own (`OwnSize`): there the number of 
 import math
 from bisect import bisect_right
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 from reelscribe.config import FrameSettings
@@ -57,6 +57,21 @@ class OwnSize:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Hearing:
+    """How a checkpoint takes the sound of a video."""
+
+    rate: int
+    """Samples a second."""
+    tokens_per_second: float
+    max_tokens: int | None = None
+    """Most tokens that the sound of a clip may cost; None until settings say so."""
+
+    def tokens(self, seconds: float) -> int:
+        """Tokens that sound costs; up to one more than it does."""
+        return math.ceil(seconds * self.tokens_per_second)
+
+
+@dataclass(frozen=True, kw_only=True)
 class VisionLimits:
     """What a checkpoint says about the videos that it takes."""
 
@@ -73,6 +88,8 @@ class VisionLimits:
     """Most pixels of a frame's longer side, if there is such a limit; a multiple of `token_pixels`."""
     own_size: OwnSize | None = None
     """Set if frames do not keep the size that they come in. Then what is said of squares and groups does not count."""
+    hearing: Hearing | None = None
+    """None if it takes no sound with a video."""
 
 
 class FrameChoice(Protocol):
@@ -85,6 +102,10 @@ class FrameChoice(Protocol):
     @property
     def min_decoded(self) -> float:
         """Share of the clip that is enough where the rest of it is missing or damaged; 1 for no such leave."""
+
+    @property
+    def hearing(self) -> Hearing | None:
+        """How its sound is wanted; None if it is not."""
 
     def pick(self, timestamps: Sequence[float], duration_seconds: float) -> list[int]:
         """Indices into the times of all frames, ascending."""
@@ -110,14 +131,18 @@ class FrameBudget:
     limits: VisionLimits
     min_decoded: float = 1.0
     """Share of a clip that must be there, and whole."""
+    hearing: Hearing | None = None
+    """How its sound is wanted; None if it is not."""
 
     @classmethod
     def of(cls, settings: FrameSettings, limits: VisionLimits) -> "FrameBudget":
         """The settings where they say something, the checkpoint's limits where they do not.
 
         Raises:
-            SettingsError: not even one frame is within the settings.
+            SettingsError: not even one frame is within the settings, or sound is wanted by a model that takes none.
         """
+        if settings.audio:
+            check_hears(limits)
         own = limits.own_size
         if own and own.clip_tokens + own.frame_tokens > settings.max_video_tokens:
             raise SettingsError(
@@ -132,6 +157,9 @@ class FrameBudget:
             max_video_tokens=settings.max_video_tokens,
             limits=limits,
             min_decoded=settings.min_decoded,
+            hearing=replace(limits.hearing, max_tokens=settings.max_video_tokens)
+            if settings.audio and limits.hearing
+            else None,
         )
 
     @property
@@ -150,11 +178,19 @@ class FrameBudget:
         return min(self.max_frames, self.limits.temporal_patch * self.max_video_tokens)
 
     @property
+    def most_sound_tokens(self) -> int:
+        """Most tokens that the sound of one clip can cost."""
+        return self.hearing.max_tokens or 0 if self.hearing else 0
+
+    @property
     def max_bytes(self) -> int:
-        """Most bytes that the decoded frames of one clip can take."""
+        """Most bytes that the decoded frames of one clip, and its sound, can take."""
+        sound = 0
+        if self.hearing:
+            sound = math.ceil(self.most_sound_tokens / self.hearing.tokens_per_second * self.hearing.rate) * 4
         if own := self.limits.own_size:
-            return self.most_frames * LONGEST_SIDE * own.pixels**2 * 3
-        return self.most_tokens * self.limits.token_pixels**2 * self.limits.temporal_patch * 3
+            return self.most_frames * LONGEST_SIDE * own.pixels**2 * 3 + sound
+        return self.most_tokens * self.limits.token_pixels**2 * self.limits.temporal_patch * 3 + sound
 
     def pick(self, timestamps: Sequence[float], duration_seconds: float) -> list[int]:
         """See `pick_frames`."""
@@ -188,6 +224,19 @@ class FrameBudget:
         )
 
 
+def check_hears(limits: VisionLimits) -> None:
+    """See that a model takes sound with a video.
+
+    Raises:
+        SettingsError: it does not.
+    """
+    if limits.hearing is None:
+        raise SettingsError(
+            "audio is set, but this model takes no sound with a video here; leave audio out, or take a model that "
+            "does, such as Qwen3-Omni."
+        )
+
+
 @dataclass(frozen=True, kw_only=True)
 class FramesAt:
     """The frames that are shown at given times, to look at them again."""
@@ -200,6 +249,7 @@ class FramesAt:
     limits: VisionLimits = field(default_factory=VisionLimits)
     min_decoded: float = 1e-3
     """Whatever of the clip could be captioned can be looked at."""
+    hearing: None = None
 
     def pick(self, timestamps: Sequence[float], _: float) -> list[int]:
         """The frame at each of the times.

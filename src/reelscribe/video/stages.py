@@ -178,7 +178,7 @@ class Stages:
     def _bytes(self, passage: _Passage) -> int:
         if passage.stage is not _Stage.DONE:
             return self._clip_bytes
-        return passage.result.pixels.nbytes if isinstance(passage.result, Frames) else 0
+        return passage.result.nbytes if isinstance(passage.result, Frames) else 0
 
     def _first_done(self) -> _Passage | None:
         """The oldest clip that is done, unless one before it is worth waiting for."""
