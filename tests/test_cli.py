@@ -86,6 +86,7 @@ def test_help_shows_the_commands(words: tuple[str, ...]) -> None:
     text = _type(*words).stdout
     assert "reelscribe caption clips/ -o captions.jsonl            every video in a folder\n" in text
     assert re.findall(r"^  (\w+)  ", text.partition("Commands:")[2], re.MULTILINE) == [
+        "apply",
         "caption",
         "compare",
         "completion",

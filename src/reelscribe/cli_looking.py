@@ -157,4 +157,23 @@ def _count(sides: tuple[str, ...], votes: tuple[Path, ...], as_json: bool, given
         say(line)
 
 
-LOOKING: Final = (status, report, view, compare)
+@click.command()
+@click.argument("output", type=click.Path(path_type=Path))
+@click.option("-o", "--new", type=click.Path(path_type=Path), help="To write; OUTPUT with .edited by default.")
+@click.option("--overwrite", is_flag=True, help="Replace what is there.")
+def apply(output: Path, new: Path | None, overwrite: bool) -> None:
+    """Write OUTPUT once more, with its captions as people left them in view. OUTPUT stays as it is.
+
+    All rows are there. The metadata of each caption say what the model had said, and whether a person approved or
+    rejected it. export and report need no such file: they read what view kept beside OUTPUT.
+    """
+    from reelscribe.report.apply import apply_edits
+
+    summary = apply_edits(output, new, overwrite=overwrite)
+    verdicts = ", ".join(f"{count:,} {verdict}" for verdict, count in summary.verdicts.items())
+    say(f"{some(summary.rows, 'row')} in {summary.output}: {summary.edited:,} edited, {verdicts}", err=True)
+    for note in summary.notes:
+        say(f"note: {note}", err=True)
+
+
+LOOKING: Final = (status, report, view, compare, apply)

@@ -318,6 +318,9 @@ CAPTION_META: Final[dict[str, tuple[str, str]]] = {
         "with `keep` consensus: how near the kept one is to the other candidates, 0 to 1; else null",
     ),
     "flags": ("string", "faults of the kept ones and `clip_flags`, with blanks between; empty for none"),
+    "edited_from": ("string", "what the model had said, if a person changed it since; else empty"),
+    "verdict": ("string", "what a person said of it: `approved` or `rejected`; else empty"),
+    "note": ("string", "what a person noted of it; else empty"),
 }
 """Keys of the metadata of each video, for captions and failures: the type and the meaning of each."""
 

@@ -82,7 +82,7 @@ def open_sides(named: Sequence[str], root: Path | None = None) -> list[Side]:
     sides: list[Side] = []
     for text, name, (output, rest) in zip(named, short, parts, strict=True):
         task, candidate = _named_in(rest, text)
-        data = opened.setdefault(os.path.realpath(output), CaptionedData(output, root=root))
+        data = opened.setdefault(os.path.realpath(output), CaptionedData(output, root=root, corrected=False))
         side = Side(
             name=name if short.count(name) == 1 else text, data=data, task=_task(data, task), candidate=candidate
         )

@@ -50,6 +50,28 @@ def holder(file: Path) -> str | None:
         return None
 
 
+@contextlib.contextmanager
+def held(opened: IO[bytes], *, shared: bool = False) -> Iterator[None]:
+    """Hold the lock of an open file for a moment; who comes meanwhile waits.
+
+    Args:
+        opened: the file.
+        shared: to read: others may read, too.
+    """
+    locks = False
+    if fcntl is not None:
+        try:
+            fcntl.flock(opened, fcntl.LOCK_SH if shared else fcntl.LOCK_EX)
+            locks = True
+        except OSError as exc:  # some network disks have no locks
+            logger.warning("%s cannot be locked (%s): see that nobody else changes it.", opened.name, exc.strerror)
+    try:
+        yield
+    finally:
+        if locks:
+            fcntl.flock(opened, fcntl.LOCK_UN)
+
+
 def _acquire(file: Path, output: Path) -> IO[bytes] | None:
     while True:
         try:

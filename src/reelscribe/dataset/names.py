@@ -36,6 +36,17 @@ def failures_of(output: Path) -> Path:
     return output.with_name(f"{name}.failures.jsonl")
 
 
+def edited_of(output: Path) -> Path | None:
+    """What the output is called with corrected captions: `a.edited.jsonl` for `a.jsonl`; None for shards."""
+    stem, suffix = _split(output.name)
+    return None if SHARD in stem else output.with_name(f"{stem}.edited{suffix}")
+
+
+def is_beside(name: str) -> bool:
+    """Whether a file is called as what lies beside an output, and is no data set though its name says a format."""
+    return ".failures." in name or name.endswith((".edits.jsonl", ".run.json"))
+
+
 def beside_in_0_1(output: Path, kind: str) -> Path:
     """What release 0.1.0 called a file, lists of failures among them. Dots and dashes made no difference."""
     stem, _ = _split(output.name.replace(SHARD, ""))

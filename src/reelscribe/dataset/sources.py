@@ -11,6 +11,7 @@ from typing import Any, Final
 from reelscribe.dataset.files import VIDEO_SUFFIXES, check_regular, is_url, missing, needs_extra, without_suffix
 from reelscribe.dataset.formats import first_suffixes, format_of, load_reader
 from reelscribe.dataset.formats.videos import has_videos, left_out, walk
+from reelscribe.dataset.names import is_beside
 from reelscribe.errors import ClipError, DatasetError
 from reelscribe.layouts import named_clip
 
@@ -85,8 +86,8 @@ def _expand(named: str) -> Iterator[Source]:
         names = sorted(glob.glob(named, recursive=True))  # noqa: PTH207 - pathlib's takes no absolute pattern
         if not names:
             raise DatasetError(f"nothing is called as {named!r}.")
-        # Lists of failures lie beside shards, and may be called as they are.
-        for name in _without_sidecars([name for name in names if ".failures." not in Path(name).name] or names):
+        # What lies beside shards may be called as they are.
+        for name in _without_sidecars([name for name in names if not is_beside(Path(name).name)] or names):
             yield from _of_path(Path(name))
     else:
         yield from _of_path(Path(named))
@@ -130,8 +131,8 @@ def _splits(folder: Path) -> str:
 
 def _shards(folder: Path) -> Iterator[Source]:
     """The files of a data set in a folder, in the order of their names; not what an earlier run wrote beside them."""
-    found = (path for path, problem in walk(folder) if problem is None and ".failures." not in path.name)
-    shards = [(path, name) for path in found if (name := format_of(path.name)) and not path.name.endswith(".run.json")]
+    found = (path for path, problem in walk(folder) if problem is None and not is_beside(path.name))
+    shards = [(path, name) for path in found if (name := format_of(path.name))]
     formats = sorted({name for _, name in shards})
     if not shards:
         videos = ", ".join(sorted(VIDEO_SUFFIXES))

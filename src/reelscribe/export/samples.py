@@ -9,6 +9,7 @@ from typing import Any
 from reelscribe.errors import SettingsError, did_you_mean
 from reelscribe.export.texts import Wording
 from reelscribe.export.where import VALUES, Condition, Named, header_of
+from reelscribe.report.edited import verdict_of
 from reelscribe.report.entries import CaptionedData, Entry, by_video
 from reelscribe.values import CAPTION_META
 from reelscribe.video.headers import Header
@@ -86,6 +87,8 @@ class Selection:
     def _texts_of(self, entry: Entry) -> Iterator[Text]:
         if entry.failure is not None:
             self.left_out[f"that failed ({entry.failure})"] += 1
+        elif self._is_rejected(entry):
+            self.left_out["that a person rejected"] += 1
         elif misfit := _misfit(entry):
             self.left_out[misfit] += 1
         elif not entry.captions:
@@ -93,6 +96,10 @@ class Selection:
         else:
             for caption in entry.captions:
                 yield from self._worded(Named(entry=entry, text=caption, count_tokens=self.count_tokens))
+
+    def _is_rejected(self, entry: Entry) -> bool:
+        """Whether a person rejected it, and no condition asks for such."""
+        return verdict_of(entry) == "rejected" and not any(item.name == "rejected" for item in self.conditions)
 
     def _worded(self, named: Named) -> Iterator[Text]:
         self.seen.update(["", *(item.name for item in self.conditions if named.knows(item.name))])
@@ -118,6 +125,8 @@ class Selection:
 
 def _misfit(entry: Entry) -> str:
     """Why a caption has no value in its column, though there is a text; empty if it has one."""
+    if entry.edit and entry.edit.text is not None:  # it was checked when it was written
+        return ""
     flags = set(str(entry.meta.get("flags") or "").split())
     if flags & {"not_json", "schema"}:
         return "that did not fit the schema"

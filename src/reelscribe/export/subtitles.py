@@ -13,6 +13,7 @@ from reelscribe.dataset.names import beside
 from reelscribe.errors import DatasetError, SettingsError, did_you_mean
 from reelscribe.events import Event
 from reelscribe.export.choices import SubtitleFormat
+from reelscribe.report.edited import verdict_of
 from reelscribe.report.entries import CaptionedData, Entry
 from reelscribe.video.fetch import scheme_of
 
@@ -98,6 +99,7 @@ class _Answer(NamedTuple):
     video: str
     """Its key."""
     failed: bool
+    rejected: bool
     events: tuple[Event, ...] | None
     caption: Event | None
     """The caption, for as long as its clip is; None if it is not known where that lies."""
@@ -123,16 +125,18 @@ class _Answers:
         caption = None
         if entry.captions and entry.captions[0] and isinstance(start, int | float) and isinstance(end, int | float):
             caption = Event(float(start), float(end), entry.captions[0])
-        made = _Answer(key, entry.failure is not None, entry.events, caption)
+        made = _Answer(key, entry.failure is not None, verdict_of(entry) == "rejected", entry.events, caption)
         self._by_task.setdefault(entry.task, []).append(made)
 
     def cues_of(self, task: str, *, timed: bool) -> tuple[dict[str, list[Event]], Counter[str]]:
         """The cues of each video, and how many clips have none, by why."""
         cues: dict[str, list[Event]] = {}
         left_out: Counter[str] = Counter()
-        for video, failed, events, caption in self._by_task.get(task, []):
+        for video, failed, rejected, events, caption in self._by_task.get(task, []):
             found = events if timed else caption and (caption,)
-            if found:
+            if rejected:
+                left_out["that a person rejected"] += 1
+            elif found:
                 cues.setdefault(video, []).extend(found)
             elif failed:
                 left_out["that failed"] += 1

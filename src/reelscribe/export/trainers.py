@@ -69,7 +69,7 @@ class _Export:
         self._columns = options.columns or self._form.columns or ()
         self._count = token_counter(Path(options.tokenizer)) if options.tokenizer else None
         root = Path(options.root) if options.root else None
-        self._data = CaptionedData(output, root=root, unfinished=True)
+        self._data = CaptionedData(output, root=root, unfinished="ended")
         self._tasks = chosen_tasks(self._data, options.tasks)
         if len(self._tasks) > 1 and not self._form.several:
             raise SettingsError(
@@ -80,7 +80,8 @@ class _Export:
 
     def _command(self, output: Path) -> dict[str, Any]:
         """What makes an export another one: the options, and the captions as they are on the disk."""
-        paths = sorted(Path(source.location) for source in self._data.sources if Path(source.location).exists())
+        places = [*(Path(source.location) for source in self._data.sources), self._data.log.file]
+        paths = sorted(path for path in places if path.exists())
         files = [file for path in paths for file in (sorted(path.iterdir()) if path.is_dir() else [path])]
         stats = [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files]
         return {**asdict(self._options), "output": os.path.abspath(output), "captions": stats}  # noqa: PTH100
@@ -143,6 +144,7 @@ class _Export:
         if self._data.is_partial or (SHARD in str(output) and run and run.ending != "finished"):
             what = "rows that it wrote" if self._data.is_partial else "shards that are whole"
             summary.notes.append(f"the run on {output} is not finished: these are the {what}")
+        summary.notes += self._data.corrections.notes
         return summary
 
     # Writing

@@ -9,6 +9,7 @@ from typing import Any, Final
 
 from reelscribe.dataset.records import WholeRow
 from reelscribe.errors import ClipError, SettingsError
+from reelscribe.report.edited import is_edited, verdict_of
 from reelscribe.report.entries import Entry
 from reelscribe.report.words import words_of
 from reelscribe.values import CAPTION_META, Row
@@ -86,6 +87,10 @@ def _of_header(get: Callable[[Header], Any]) -> Callable[[Named], Any]:
     return lambda named: get(named.header) if named.header else None
 
 
+def _has_verdict(verdict: str) -> Callable[[Named], bool]:
+    return lambda named: verdict_of(named.entry) == verdict
+
+
 VALUES: Final[Mapping[str, tuple[str, Callable[[Named], Any]]]] = {
     "words": ("words of the caption", lambda named: len(words_of(named.text))),
     "chars": ("its letters", lambda named: len(named.text)),
@@ -99,9 +104,17 @@ VALUES: Final[Mapping[str, tuple[str, Callable[[Named], Any]]]] = {
     "width": ("its width in square pixels", _of_header(lambda header: header.width)),
     "height": ("its height", _of_header(lambda header: header.height)),
     "source": ("path, URL or name of the video, as the row has it", lambda named: named.entry.video.name),
+    "approved": (
+        "whether a person approved it (`true` or `false`)",
+        lambda named: verdict_of(named.entry) == "approved",
+    ),
+    "rejected": ("whether a person rejected it", lambda named: verdict_of(named.entry) == "rejected"),
+    "edited": ("whether a person changed its text", lambda named: is_edited(named.entry)),
     "row_number": ("place of its row in the data set, from 0", lambda named: named.entry.row),
 }
 """Names of what is computed: the meaning and the value of each."""
+_ALONE: Final = frozenset({"approved", "rejected", "edited"})
+"""Names that are a condition by themselves."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,11 +133,13 @@ class Condition:
         Raises:
             SettingsError: it is none.
         """
+        if written.strip() in _ALONE:
+            return cls(written=written, name=written.strip(), compared="=", other="true")
         found = _CONDITION.fullmatch(written)
         if not found:
             raise SettingsError(
                 f"--where takes NAME, a comparison (=, !=, <, <=, >, >=, has, lacks) and a value, as 'seconds<=61' or "
-                f"'flags lacks truncated'; got {written!r}."
+                f"'flags lacks truncated', or one of {', '.join(sorted(_ALONE))}; got {written!r}."
             )
         name, compared, other = found.groups()
         compared = "=" if compared == "==" else compared

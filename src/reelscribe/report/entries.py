@@ -1,30 +1,37 @@
 """The captions and failures of a data set that a run wrote, in either layout, with all that is known of each."""
 
-import contextlib
 import itertools
 import json
-import os
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
-from reelscribe.config import Settings
+from reelscribe.dataset.edits import Edit, EditLog, edits_of
 from reelscribe.dataset.formats.jsonl import to_json
-from reelscribe.dataset.identity import seed_of_0_1
-from reelscribe.dataset.ledger_file import Run, read_answers
-from reelscribe.dataset.lock import holder
+from reelscribe.dataset.ledger_file import read_answers
 from reelscribe.dataset.names import SHARD
 from reelscribe.dataset.read import read_rows
-from reelscribe.dataset.sources import Source, find_sources
-from reelscribe.errors import ClipError, DatasetError, ReelscribeError
+from reelscribe.dataset.sources import find_sources
+from reelscribe.errors import ClipError, DatasetError
 from reelscribe.events import Event, from_rows
-from reelscribe.layouts import LAYOUTS, clips_of, eoc_token, named_clip, video_token, without_tokens
-from reelscribe.outcomes import choose
+from reelscribe.layouts import LAYOUTS, clips_of, eoc_token, named_clip, video_token
+from reelscribe.report.edited import Corrections, Numbering, is_edited
+from reelscribe.report.left import (
+    Unfinished,
+    counting,
+    folders_of,
+    last_run,
+    partial_of,
+    read_failures,
+    remembering,
+    settings_of,
+    tasks_in,
+)
 from reelscribe.report.videos import FoundVideo, VideoFinder
-from reelscribe.runners.status import find_failures, find_ledger, ledger_of, lock_of, runs_on
+from reelscribe.runners.status import find_failures, find_ledger, ledger_of
 from reelscribe.tasks import COLUMN_KINDS, ColumnKind, Task
-from reelscribe.values import Answer, Caption, Clip, InputRow, Request, Row
+from reelscribe.values import Caption, Clip, InputRow, Request, Row
 
 _PEEK_ROWS: Final = 64
 _MOST_REMEMBERED: Final = 200_000
@@ -64,6 +71,17 @@ class Entry:
     """Kind of failure."""
     message: str = ""
     """What is told of it."""
+    copy: int = 0
+    """How many answers of this task, about a video of this name, come before it; counted where edits are looked up."""
+    edit: Edit | None = None
+    """What people made of it. `captions` and `meta` have it, too."""
+    outdated: Edit | None = None
+    """What people made of a text that was here before. Nothing follows from it."""
+
+    @property
+    def said(self) -> str | None:
+        """The first of its captions; None if there is none."""
+        return self.captions[0] if self.captions else None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,7 +107,9 @@ class CaptionedData:
     Args:
         output: as the run was given it.
         root: folder that relative paths of videos start from; by default the run's own, or where its inputs lie.
-        unfinished: of a run that broke off, take what is there of an output in JSON Lines with columns.
+        unfinished: take what is there of an output in JSON Lines with columns, if its run "ended" before it was whole,
+            or also if it is "running".
+        corrected: have entries as people left them; False for what the model said.
 
     Raises:
         DatasetError: there is no such data set, it is not finished, it holds no captions, or the ledger that it takes
@@ -97,42 +117,50 @@ class CaptionedData:
         MissingExtraError: its format needs what is not installed.
     """
 
-    def __init__(self, output: Path, *, root: Path | None = None, unfinished: bool = False) -> None:
+    def __init__(
+        self, output: Path, *, root: Path | None = None, unfinished: Unfinished | None = None, corrected: bool = True
+    ) -> None:
         self.output = output
-        self.run = _last_run(output)
-        partial = _partial(output) if unfinished and self.run else None
+        self.log = EditLog(edits_of(output))
+        """What people made of captions."""
+        self.corrections = Corrections(self.log)
+        """Those of the last way through."""
+        self._corrected = corrected
+        self.run = last_run(output)
+        partial = partial_of(output, unfinished) if unfinished and self.run else None
         self.is_partial = partial is not None
         """Whether the output is not whole, and this is what is there of it."""
         if self.run and SHARD not in str(output) and not output.exists() and not partial:
             raise DatasetError(
                 f"the run on {output} is not finished: give its command again, and there is something to report. "
-                "reelscribe status says how far it is."
+                "reelscribe status says how far it is. What it wrote can be seen of .jsonl alone."
             )
-        self.settings = replace(_settings_of(self.run), root=None)
+        self.settings = replace(settings_of(self.run), root=None)
         self.sources = [partial] if partial else find_sources([str(output).replace(SHARD, "*")])
         """The files or folders of the data set."""
-        self._finder = VideoFinder(_folders(output, self.run, root))
+        self._finder = VideoFinder(folders_of(output, self.run, root))
         first = [item.row for item, _ in zip(self._rows(), range(_PEEK_ROWS), strict=False)]
-        self._tasks = self.settings.all_tasks if self.run else _tasks_in(first)
-        self._interleaved = self._is_interleaved(first)
-        if partial and self._interleaved:
+        self._tasks = self.settings.all_tasks if self.run else tasks_in(first)
+        self.is_interleaved = bool(first or not partial) and self._holds_tokens(first)
+        """Whether captions are in the text of rows."""
+        if partial and self.is_interleaved:
             raise DatasetError(
                 f"{output} has its captions in the text, and its run is not finished: give its command again."
             )
         self._failures: dict[int, list[Row]] = {}
         self._remembered: Callable[[Request, list[str]], Caption | None] = lambda request, texts: None
         self._kept: Callable[[Request], int] = lambda request: 0
-        if self._interleaved:
-            self._failures = _read_failures(find_failures(output))
+        if self.is_interleaved:
+            self._failures = read_failures(find_failures(output))
             if self._failures and self.settings.shard:  # they are counted in the rows of all shards
                 raise DatasetError(
                     f"{output} is a shard with captions in the text: merge all shards, and report on that."
                 )
             known = read_answers(find_ledger(output), most=_MOST_REMEMBERED) or {}
-            self._remembered = _remembering(known, self.settings)
-            self._kept = _counting(known, self.settings)
+            self._remembered = remembering(known, self.settings)
+            self._kept = counting(known, self.settings)
 
-    def _is_interleaved(self, rows: list[Row]) -> bool:
+    def _holds_tokens(self, rows: list[Row]) -> bool:
         added = [task.column(kind) for task in self._tasks for kind in COLUMN_KINDS]
         if any(name in row for row in rows for name in added):
             return False
@@ -152,27 +180,46 @@ class CaptionedData:
     @property
     def tasks(self) -> tuple[Task, ...]:
         """What was asked about each video. Without a ledger no more is known of a task than its name."""
-        return (self.settings.text_task,) if self._interleaved else self._tasks
+        return (self.settings.text_task,) if self.is_interleaved else self._tasks
 
     def _rows(self) -> Iterator[InputRow]:
+        if self.is_partial and not Path(self.sources[0].location).exists():  # it was finished meanwhile
+            self.sources, self.is_partial = find_sources([str(self.output)]), False
         return read_rows(self.sources, self.settings, output=self.output)
 
     def entries(self) -> Iterator[Entry | NoVideo]:
         """What each task came to for each video of each row, in order; may be asked for several times."""
-        return self._from_text() if self._interleaved else self._from_columns()
+        if self.is_interleaved:
+            look_up = self._begin()
+            for entry in self._from_text():
+                yield look_up(entry) if isinstance(entry, Entry) else entry
+        else:
+            for item, entries in self.rows():
+                yield from entries
+                if not entries:
+                    yield NoVideo(row=item.index)
+
+    def _begin(self) -> Callable[[Entry], Entry]:
+        """What is done to the entries of one way through."""
+        self.corrections = Corrections(self.log)
+        return self.corrections if self._corrected else Numbering()
 
     # Columns
 
-    def _from_columns(self) -> Iterator[Entry | NoVideo]:
+    def rows(self) -> Generator[tuple[InputRow, list[Entry]], None, None]:
+        """The rows with their entries, if the captions are in columns."""
+        look_up = self._begin()
         for item in self._rows():
             if item.problem:  # the output itself is damaged here
                 if self.is_partial:
                     return
                 raise DatasetError(f"{self.output}: {item.problem.message}")
-            entries = [entry for task in self._tasks for entry in self._of_task(item, task)]
-            yield from sorted(entries, key=lambda entry: entry.slot)
-            if not entries:
-                yield NoVideo(row=item.index)
+            yield item, list(map(look_up, self.entries_of(item)))
+
+    def entries_of(self, item: InputRow) -> list[Entry]:
+        """The entries of a row of the output, as the model left them."""
+        entries = [entry for task in self._tasks for entry in self._of_task(item, task)]
+        return sorted(entries, key=lambda entry: entry.slot)
 
     def _of_task(self, item: InputRow, task: Task) -> Iterator[Entry]:
         """What a task came to, for each video of a row."""
@@ -307,6 +354,8 @@ class CaptionedData:
 
 def _with_texts(entry: Entry, candidates: list[str], kept: Any, caption: str) -> Entry:
     """Part candidates into those that were kept and the others."""
+    if is_edited(entry):  # no candidate says what was kept
+        return replace(entry, captions=(caption,), others=tuple(enumerate(candidates)))
     places = [place for place in kept if isinstance(place, int)] if isinstance(kept, list | tuple) else []
     if not places or any(not 0 <= place < len(candidates) for place in places):
         places = [candidates.index(caption)] if caption in candidates else []
@@ -349,88 +398,3 @@ def _from_json(value: Any) -> Any:
 
 def _text(value: Any) -> str:
     return value if isinstance(value, str) else "" if value is None else str(value)
-
-
-# What the run left beside the output
-
-
-def _last_run(output: Path) -> Run | None:
-    """The last run on the output; None where its ledger is gone."""
-    return runs_on(output)[0] if find_ledger(output).is_file() else None
-
-
-def _partial(output: Path) -> Source | None:
-    """What is there of the output of a run that broke off, if its whole lines can be read."""
-    partial = output.with_name(f"{output.name}.partial")
-    is_there = output.suffix == ".jsonl" and not output.exists() and partial.is_file()
-    return Source(location=str(partial), format="jsonl") if is_there and not holder(lock_of(output)) else None
-
-
-def _tasks_in(rows: list[Row]) -> tuple[Task, ...]:
-    """The tasks whose columns rows have, where no ledger tells them; else the one that a run has by default."""
-    names = {name: None for row in rows for name in row if {f"{name}_meta", f"{name}_failure"} & row.keys()}
-    return tuple(Task(name=name) for name in names) or (Task(),)
-
-
-def _settings_of(run: Run | None) -> Settings:
-    return Settings() if run is None else Settings.of_run(run.settings)
-
-
-def _folders(output: Path, run: Run | None, root: Path | None) -> list[Path]:
-    """Where relative paths of videos may start from."""
-    if root is not None:
-        return [root]
-    if run is None:
-        return [output.parent]
-    if run.settings.get("root"):
-        return [Path(run.folder, run.settings["root"])]
-    folders = [output.parent]
-    for named in run.inputs:
-        with contextlib.suppress(ReelscribeError):  # it went since then
-            folders += [Path(source.location).parent for source in _sources_in(Path(run.folder), named)]
-    return folders
-
-
-def _sources_in(folder: Path, named: str) -> list[Source]:
-    return [source for source in find_sources([os.path.join(folder, named)]) if source.format != "videos"]  # noqa: PTH118
-
-
-def _read_failures(file: Path) -> dict[int, list[Row]]:
-    """What is told of the failures of each row."""
-    found: dict[int, list[Row]] = {}
-    if file.is_file():
-        for item in read_rows(find_sources([file]), Settings(), output=file):
-            if item.problem or not isinstance(item.row.get("row"), int):
-                raise DatasetError(f"{file} is no list of failures; give the command of the run again.")
-            found.setdefault(item.row["row"], []).append(item.row)
-    return found
-
-
-def _answers(known: Mapping[int, list[Answer]], request: Request, settings: Settings) -> list[Answer]:
-    """What is known of a request, the answers that release 0.1.0 had to it last."""
-    return [*known.get(request.seed, []), *known.get(seed_of_0_1(request, settings), [])]
-
-
-def _counting(known: Mapping[int, list[Answer]], settings: Settings) -> Callable[[Request], int]:
-    """Finds how many captions of a request the last run kept; 0 where that is not known."""
-
-    def count(request: Request) -> int:
-        answers = _answers(known, request, settings)
-        return len(choose(request, answers[0]).kept) if answers else 0
-
-    return count
-
-
-def _remembering(
-    known: Mapping[int, list[Answer]], settings: Settings
-) -> Callable[[Request, list[str]], Caption | None]:
-    """Finds what the ledger knows of a request whose kept captions are these."""
-
-    def find(request: Request, texts: list[str]) -> Caption | None:
-        wanted = [text.strip() for text in texts]  # as interleaved text can hold them
-        answers = _answers(known, request, settings)
-        captions = (choose(request, item) for item in answers)
-        same = (item for item in captions if [without_tokens(text).strip() for text in item.texts] == wanted)
-        return next((item for item in same if item.meta.get("prompt") == request.prompt), None)
-
-    return find

@@ -3,11 +3,12 @@
 import json
 import random
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+from reelscribe.report.edited import is_edited, verdict_of
 from reelscribe.report.entries import Entry, NoVideo, by_video
 from reelscribe.report.words import opening, words_of
 
@@ -21,6 +22,8 @@ class Overview:
     """Counts over all videos of a data set."""
 
     captions: int = 0
+    rows: int = 0
+    """Up to the last one."""
     tasks: Counter[str] = field(default_factory=Counter)
     """Captions by task; all tasks, also those that have none."""
     failed: Counter[str] = field(default_factory=Counter)
@@ -52,9 +55,14 @@ class Overview:
     def of(cls, entries: Iterable[Entry | NoVideo]) -> "Overview":
         """Go through all videos once."""
         overview = cls()
-        for answers in by_video(entries):
+        for answers in by_video(overview._counting(entries)):
             overview._add_video(answers)
         return overview
+
+    def _counting(self, entries: Iterable[Entry | NoVideo]) -> Iterator[Entry | NoVideo]:
+        for entry in entries:
+            self.rows = entry.row + 1
+            yield entry
 
     def _add_video(self, answers: Sequence[Entry]) -> None:
         if not answers:
@@ -132,9 +140,11 @@ def choose(strata: Sequence[str], most: int, seed: int) -> list[int]:
 
 
 def flags_of(entry: Entry) -> list[str]:
-    """What is noted of a caption."""
+    """What is noted of a caption: by checks, and by people."""
     flags = entry.meta.get("flags")
-    return flags.split() if isinstance(flags, str) else [str(flag) for flag in listed(flags)]
+    found = flags.split() if isinstance(flags, str) else [str(flag) for flag in listed(flags)]
+    by_people = {"edited": is_edited(entry), "out_of_date": entry.outdated, verdict_of(entry): verdict_of(entry)}
+    return found + [name for name, holds in by_people.items() if holds]
 
 
 def caption_tokens_of(entry: Entry) -> list[int]:

@@ -7,30 +7,40 @@ const number = (text, otherwise) => (text === "" ? otherwise : Number(text));
 
 // A clip has an answer to each task. Where there is one task, the answer's element is the clip's own.
 
-const clips = [...list.querySelectorAll("article")].map((article, place) => {
+const clips = [];
+const answers = [];
+const clipOf = new Map();
+
+function adopt(article) {
   const { row, slot, video, start, seconds, film } = article.dataset;
-  const own = { article, item: article.parentElement, place, answers: [], parts: [] }; // parts: those on its film's timeline
-  return { ...own, row: +row, slot: +slot, video, start: +start, seconds: +seconds, film, stop: field(`t-${article.id}`) };
-});
-const clipOf = new Map(clips.map((clip) => [clip.article.id, clip]));
-for (const part of document.querySelectorAll(".film [data-clip]")) clipOf.get(part.dataset.clip).parts.push(part);
-const answers = [...list.querySelectorAll(".answer")].map((node) => {
-  const clip = clips.find(({ article }) => article === node.closest("article"));
-  const { task, kind, flags, words, tokens } = node.dataset;
-  const parts = [...clip.article.querySelectorAll("[data-text]")].filter((part) => [node, null].includes(part.closest(".answer")));
-  const text = parts.map((part) => part.textContent).join("\n").toLowerCase();
-  const answer = { node, clip, task, kind, flags: flags.split(" "), text, words: +words, tokens: +tokens };
-  clip.answers.push(answer);
-  return answer;
-});
-for (const clip of clips) {
+  const own = { article, item: article.parentElement, place: clips.length, answers: [], parts: [] }; // parts: those on its film's timeline
+  const clip = { ...own, row: +row, slot: +slot, video, start: +start, seconds: +seconds, film, stop: field(`t-${article.id}`) };
+  const nodes = article.matches(".answer") ? [article] : article.querySelectorAll(".answer");
+  for (const node of nodes) {
+    const { task, kind, flags, words, tokens } = node.dataset;
+    const answer = { node, clip, task, kind, flags: flags.split(" "), words: +words, tokens: +tokens };
+    answer.text = searched(answer);
+    clip.answers.push(answer);
+    answers.push(answer);
+  }
   for (const name of ["words", "tokens"]) clip[name] = clip.answers.reduce((sum, answer) => sum + answer[name], 0);
+  clips.push(clip);
+  clipOf.set(article.id, clip);
+  return clip;
+}
+
+function searched({ node, clip }) {
+  const parts = [...clip.article.querySelectorAll("[data-text]")].filter((part) => [node, null].includes(part.closest(".answer")));
+  return parts.map((part) => part.textContent).join("\n").toLowerCase();
 }
 
 function answerOf(node) {
   const [own, article] = [node.closest?.(".answer"), node.closest?.("article")];
   return answers.find((answer) => (own ? answer.node === own : answer.clip.article === article));
 }
+
+list.querySelectorAll("article").forEach(adopt);
+for (const part of document.querySelectorAll(".film [data-clip]")) clipOf.get(part.dataset.clip).parts.push(part);
 
 // Marks are kept by the browser, under the page's and the caption's own names, so that they outlive a reload.
 
@@ -65,7 +75,7 @@ function showMark(answer) {
   const button = answer.node.querySelector(".flag");
   button.setAttribute("aria-pressed", String(flag));
   button.textContent = flag ? "Flagged" : "Flag";
-  const area = answer.node.querySelector("textarea");
+  const area = answer.node.querySelector(".noting textarea");
   if (area.value !== note) area.value = note;
   if (note) showNote(answer);
   if (answer.clip.stop) showFlag(answer.clip);
@@ -299,28 +309,28 @@ function focus(answer) {
 
 function note(answer) {
   showNote(answer);
-  answer.node.querySelector("textarea").focus();
+  answer.node.querySelector(".noting textarea").focus();
 }
+
+const deeds = { j: () => go(1), k: () => go(-1) };
+const deedsOf = { f: flag, n: note, " ": (answer) => play(answer.clip) }; // what is done to the answer with the focus
 
 function press(event) {
   if (event.ctrlKey || event.metaKey || event.altKey) return;
   const answer = current();
   if (event.key === "Escape" && answer && event.target.matches("textarea")) focus(answer);
-  if (!field("keys").checked || event.target.matches("input, select, textarea, video")) return;
+  if (!field("keys").checked || event.target.matches("input, select, textarea, video, dialog *")) return;
   if (event.key === " " && event.target.matches("button, summary, a")) return;
-  const deeds = { j: () => go(1), k: () => go(-1) };
-  if (answer) {
-    deeds.f = () => flag(answer);
-    deeds.n = () => note(answer);
-    deeds[" "] = () => play(answer.clip);
-  }
-  if (deeds[event.key]) {
+  const deed = deeds[event.key] ?? (answer && deedsOf[event.key]);
+  if (deed) {
     event.preventDefault();
-    deeds[event.key]();
+    deed(answer);
   }
 }
 
-for (const clip of clips) {
+// What there is to click on a clip and its answers.
+
+function wire(clip) {
   const within = (selector) => clip.article.querySelector(selector);
   within(".play")?.addEventListener("click", () => play(clip));
   within(".back")?.addEventListener("click", (event) => goBack(clip, event));
@@ -330,7 +340,10 @@ for (const clip of clips) {
       if (event.target.dataset.seconds) seek(clip, Number(event.target.dataset.seconds));
     });
   }
+  clip.answers.forEach(wireAnswer);
+  for (const actions of clip.article.querySelectorAll(".actions")) actions.hidden = false;
 }
+
 function makeSeekable(clip, event) {
   const time = event.querySelector(".time");
   const button = document.createElement("button");
@@ -342,17 +355,18 @@ function makeSeekable(clip, event) {
   event.addEventListener("click", () => seek(clip, Number(event.dataset.start)));
 }
 
-for (const answer of answers) {
+function wireAnswer(answer) {
   if (answer.clip.article.querySelector(".play")) {
     for (const event of answer.node.querySelectorAll(".events [data-start]")) makeSeekable(answer.clip, event);
   }
   const within = (selector) => answer.node.querySelector(selector);
   within(".flag").addEventListener("click", () => flag(answer));
   within(".note").addEventListener("click", () => note(answer));
-  within("textarea").addEventListener("input", (event) => mark(answer, { note: event.target.value }));
+  within(".noting textarea").addEventListener("input", (event) => mark(answer, { note: event.target.value }));
   showMark(answer);
 }
-for (const actions of list.querySelectorAll(".actions")) actions.hidden = false;
+
+clips.forEach(wire);
 document.querySelector(".toolbar").hidden = false;
 document.querySelector(".toolbar").addEventListener("submit", (event) => event.preventDefault());
 for (const id of [...FILTERS, "sort"]) field(id).addEventListener("input", find);

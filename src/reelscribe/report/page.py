@@ -64,6 +64,8 @@ def render(
     course: Course | None,
     title: str,
     link: VideoLink,
+    editing: bool = False,
+    unfinished: bool = False,
 ) -> bytes:
     """Make the page, in UTF-8.
 
@@ -74,7 +76,51 @@ def render(
         course: of the last run, where it is known.
         title: of the page.
         link: where the videos are.
+        editing: whether captions are corrected on it, which takes a server.
+        unfinished: whether there is more to come; with a server the page asks for it.
     """
+    entries = [entry for answers in videos for entry in answers]
+    groups = _near(entries)
+    several = len(overview.tasks) > 1
+    clips = _clips(videos, strips, groups, link, several=several)
+    films = films_of(clips)
+    names = ["page.js", *(["edit.js"] if editing else []), *(["follow.js"] if editing and unfinished else [])]
+    scripts = [_file(name) for name in names]
+    page = (
+        _environment()
+        .get_template("page.html.j2")
+        .render(
+            title=title,
+            style=Markup(_file("page.css")),
+            scripts=list(map(Markup, scripts)),
+            script_hashes=[base64.b64encode(hashlib.sha256(script.encode()).digest()).decode() for script in scripts],
+            editing=editing,
+            unfinished=unfinished,
+            several=several,
+            overview=overview,
+            plots=list(_plots(overview, course)),
+            repeated=_repeated(entries),
+            clips=clips,
+            films=films,
+            film_of={stop.clip: film.id for film in films for stop in film.stops},
+            answers=[answer for clip in clips for answer in clip.answers],
+            groups=len(groups),
+            key=hashlib.sha256(title.encode("utf-8", "surrogatepass")).hexdigest()[:16],
+        )
+    )
+    return page.encode("utf-8", "xmlcharrefreplace")  # half a surrogate pair, which JSON may hold, has no UTF-8
+
+
+def render_clips(
+    videos: Sequence[Sequence[Entry]], strips: Sequence[Filmstrip], *, link: VideoLink, several: bool
+) -> list[str]:
+    """Make the HTML of clips that come to a page of `view` later; see `render`."""
+    template = _environment().get_template("clip.html.j2")
+    clips = _clips(videos, strips, [], link, several=several)
+    return [template.render(clip=clip, several=several, editing=True, film_of={}) for clip in clips]
+
+
+def _environment() -> Environment:
     environment = Environment(
         loader=PackageLoader("reelscribe", "report"),
         autoescape=True,
@@ -84,32 +130,7 @@ def render(
     )
     environment.filters["clock"] = clock
     environment.filters["plain"] = lambda name: name.replace("_", " ")
-    entries = [entry for answers in videos for entry in answers]
-    groups = _near(entries)
-    several = len(overview.tasks) > 1
-    answers = _answers(entries, groups, several=several)
-    clips = [
-        _clip(list(itertools.islice(answers, len(each))), strip, link, several=several)
-        for each, strip in zip(videos, strips, strict=True)
-    ]
-    films = films_of(clips)
-    script = _file("page.js")
-    page = environment.get_template("page.html.j2").render(
-        title=title,
-        style=Markup(_file("page.css")),
-        script=Markup(script),
-        script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
-        overview=overview,
-        plots=list(_plots(overview, course)),
-        repeated=_repeated(entries),
-        clips=clips,
-        films=films,
-        film_of={stop.clip: film.id for film in films for stop in film.stops},
-        answers=[answer for clip in clips for answer in clip.answers],
-        groups=len(groups),
-        key=hashlib.sha256(title.encode("utf-8", "surrogatepass")).hexdigest()[:16],
-    )
-    return page.encode("utf-8", "xmlcharrefreplace")  # half a surrogate pair, which JSON may hold, has no UTF-8
+    return environment
 
 
 def beside_page(page: Path) -> VideoLink:
@@ -171,6 +192,21 @@ def _near(entries: Sequence[Entry]) -> list[list[int]]:
     ]
 
 
+def _clips(
+    videos: Sequence[Sequence[Entry]],
+    strips: Sequence[Filmstrip],
+    groups: list[list[int]],
+    link: VideoLink,
+    *,
+    several: bool,
+) -> list[ClipView]:
+    answers = _answers([entry for each in videos for entry in each], groups, several=several)
+    return [
+        _clip(list(itertools.islice(answers, len(each))), strip, link, several=several)
+        for each, strip in zip(videos, strips, strict=True)
+    ]
+
+
 def _clip(answers: list[AnswerView], strip: Filmstrip, link: VideoLink, *, several: bool) -> ClipView:
     entry = shown_of([answer.entry for answer in answers])
     href, clip = link(entry), entry.video.clip
@@ -186,13 +222,13 @@ def _clip(answers: list[AnswerView], strip: Filmstrip, link: VideoLink, *, sever
 
 
 def _answers(entries: Sequence[Entry], groups: list[list[int]], *, several: bool) -> Iterator[AnswerView]:
-    identifiers = [_identifier(entry, several=several) for entry in entries]
+    names = identifiers(entries, several=several)
     similar = {place: [other for other in group if other != place] for group in groups for place in group}
     for place, entry in enumerate(entries):
         others = similar.get(place, [])
         tokens = caption_tokens_of(entry)
         yield AnswerView(
-            id=identifiers[place],
+            id=names[place],
             entry=entry,
             # What the first caption says is shown as events; others are there with keep = "all".
             texts=[shown_text(text, entry) for text in entry.captions[entry.events is not None :]],
@@ -201,16 +237,24 @@ def _answers(entries: Sequence[Entry], groups: list[list[int]], *, several: bool
             frames=len(frame_seconds_of(entry)),
             tokens=sum(tokens) if tokens else None,
             others=list(_others(entry)),
-            similar=[(identifiers[other], entries[other].row) for other in others[:_TOP]],
+            similar=[(names[other], entries[other].row) for other in others[:_TOP]],
             provenance=list(_provenance(entry.meta)),
         )
 
 
-def _identifier(entry: Entry, *, several: bool) -> str:
-    """Names what was said of a video, so that a note stays with the caption that it is about."""
-    task = [entry.task] if several else []
-    told = json.dumps([entry.row, entry.slot, entry.captions, entry.failure, *task])
-    return f"c{hashlib.sha256(told.encode()).hexdigest()[:12]}"
+def identifiers(entries: Sequence[Entry], *, several: bool) -> list[str]:
+    """Names for what was said of videos, so that a note stays with the caption that it is about.
+
+    Args:
+        entries: what was said.
+        several: whether there are several tasks.
+    """
+    names = []
+    for entry in entries:
+        task = [entry.task] if several else []
+        told = json.dumps([entry.row, entry.slot, entry.captions, entry.failure, *task])
+        names.append(f"c{hashlib.sha256(told.encode()).hexdigest()[:12]}")
+    return names
 
 
 def _others(entry: Entry) -> Iterator[Other]:
@@ -222,7 +266,7 @@ def _others(entry: Entry) -> Iterator[Other]:
         told = [f"{tokens[first]} tokens"] if first < len(tokens) and tokens[first] is not None else []
         told += [f"ended by {reasons[first]}"] if first < len(reasons) else []
         pieces = differences(shown_text(entry.captions[0], entry), shown_text(text, entry))
-        yield Other(pieces=pieces, count=1 + len(more), told=", ".join(told))
+        yield Other(place=first, pieces=pieces, count=1 + len(more), told=", ".join(told))
 
 
 def _provenance(meta: dict[str, Any]) -> Iterator[tuple[str, str]]:

@@ -11,6 +11,8 @@ from reelscribe.report.words import Difference
 class Other:
     """A candidate that was not kept; several that say the same are one."""
 
+    place: int
+    """That of the first of them among all candidates."""
     pieces: list[Difference]
     """Its text, with the differences to the kept one."""
     count: int

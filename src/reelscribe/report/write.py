@@ -45,6 +45,16 @@ class Made:
     """What is shown, by video."""
     videos: int
     """All that there are."""
+    data: CaptionedData
+    """What it is about."""
+    answers: dict[str, Entry]
+    """What is shown, by what the page calls it."""
+    several: bool
+    """Whether there are several tasks."""
+    rows: int
+    """Rows that it is about."""
+    unfinished: bool
+    """Whether a run writes more of them."""
 
 
 def write_report(
@@ -92,19 +102,46 @@ def make_page(
     seed: int,
     root: Path | None,
     on_clip: OnClip,
+    editing: bool = False,
 ) -> Made:
-    """Make a page, with videos that are to be had at a link; see `write_report`."""
+    """Make a page, with videos that are to be had at a link; see `write_report`.
+
+    With `editing` it is one on which captions are corrected: it holds what the model said, and asks a server for what
+    people made of that.
+    """
     with needs_report():
-        from reelscribe.report.page import render
+        from reelscribe.report.page import identifiers, render
         from reelscribe.report.thumbnails import filmstrips
-    data = CaptionedData(output, root=root)
+    data = CaptionedData(output, root=root, unfinished="running", corrected=not editing)
+    unfinished = data.is_partial
     overview, chosen = choose_entries(data, clips=clips, frames=frames, seed=seed)
     strips = []
     for strip in filmstrips(list(map(shown_of, chosen)), most_frames=frames, settings=data.settings):
         strips.append(strip)
         on_clip(len(chosen))
-    page = render(overview, chosen, strips, course=Course.of(output), title=output.name, link=link)
-    return Made(page=page, videos_shown=chosen, videos=len(overview.strata))
+    page = render(
+        overview,
+        chosen,
+        strips,
+        course=Course.of(output),
+        title=output.name,
+        link=link,
+        editing=editing,
+        unfinished=unfinished,
+    )
+    entries = [entry for answers in chosen for entry in answers]
+    several = len(overview.tasks) > 1
+    answers = dict(zip(identifiers(entries, several=several), entries, strict=True))
+    return Made(
+        page=page,
+        videos_shown=chosen,
+        videos=len(overview.strata),
+        data=data,
+        answers=answers,
+        several=several,
+        rows=overview.rows,
+        unfinished=unfinished,
+    )
 
 
 def choose_entries(

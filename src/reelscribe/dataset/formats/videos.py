@@ -21,6 +21,7 @@ logger = logging.getLogger(__name__)
 _FILM_IN_OGG: Final = re.compile(rb"\x80theora|\x01video\0|BBCD\0|OVP80")
 """Starts of the streams of pictures that an Ogg file may hold, in its first page; most hold sound."""
 _BESIDE_OUTPUTS: Final = (
+    ".edits.jsonl",
     ".failures.jsonl",
     ".ledger.lock",
     ".ledger.sqlite",

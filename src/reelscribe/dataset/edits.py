@@ -1,0 +1,238 @@
+"""The log of what people made of captions: a file of JSON Lines beside the output, which only grows.
+
+A line is an action: when, how, and for each caption that it changed what became of it, in full. So the last line about
+a caption says all that there is, a line that is half written loses its own action and nothing else, and to undo an
+action is to append what was before it.
+"""
+
+import json
+import logging
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import IO, Any, Final, Literal, NamedTuple, get_args
+
+from reelscribe.dataset.files import sync_folder
+from reelscribe.dataset.formats.jsonl import to_json
+from reelscribe.dataset.lock import held
+from reelscribe.dataset.names import beside
+from reelscribe.errors import DatasetError
+
+logger = logging.getLogger(__name__)
+
+Verdict = Literal["", "approved", "rejected"]
+How = Literal["edit", "candidate", "model", "approve", "reject", "clear", "note", "replace", "undo"]
+"""What a person did. `model`: put back what the model said; `clear`: take a verdict back."""
+
+_VERDICTS: Final = get_args(Verdict)
+_HOWS: Final = get_args(How)
+
+
+class CaptionKey(NamedTuple):
+    """Names a caption of an output, also if rows are added before it."""
+
+    video: str
+    """As the row has it, with its stretch."""
+    task: str
+    copy: int
+    """How many captions of this task, of a video of this name, come before it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Edit:
+    """What people made of one caption."""
+
+    row: int
+    """Place of its row when that was written, from 0. For people: rows may move."""
+    slot: int
+    """Place of the video in the row."""
+    key: CaptionKey
+    base: str | None
+    """What the model had said; None for a failure. If the caption is made anew, the edit is out of date."""
+    text: str | None = None
+    """The corrected text; None if the model's stands."""
+    verdict: Verdict = ""
+    """About this text."""
+    note: str = ""
+    line: int = 0
+    """Number of its line in the log, from 1. It is the version of what it says."""
+
+    @property
+    def says_nothing(self) -> bool:
+        """Whether all is as the model left it."""
+        return self.text is None and not self.verdict and not self.note
+
+    def is_like(self, other: "Edit | None") -> bool:
+        """Whether another one says the same, whenever that was."""
+        return other is not None and replace(self, row=other.row, slot=other.slot, line=other.line) == other
+
+    def told(self) -> dict[str, Any]:
+        """As the log has it."""
+        values = asdict(self) | self.key._asdict()
+        return {name: values[name] for name in _KEYS}
+
+
+_KEYS: Final = ("row", "slot", "video", "task", "copy", "base", "text", "verdict", "note")
+
+
+def edits_of(output: Path) -> Path:
+    """Where the log of an output is. Outputs that differ in their format alone share one, as they share captions."""
+    return beside(output, "edits.jsonl")
+
+
+class EditLog:
+    """Reads a log, and appends to it. Several processes may: each takes what the others wrote before it appends.
+
+    Args:
+        file: of the log. It need not be there.
+
+    Raises:
+        DatasetError: it cannot be read.
+    """
+
+    def __init__(self, file: Path) -> None:
+        self.file = file
+        self._forget()
+        with _reaching(file, "read"), suppress(FileNotFoundError), file.open("rb") as opened, held(opened, shared=True):
+            rest = self._take(opened)
+            if rest:
+                told = "The last line of %s is half written, as a crash leaves it: that one change is lost."
+                logger.warning(told, file)
+
+    def _forget(self) -> None:
+        self._size = self.lines = 0
+        self._history: dict[CaptionKey, list[Edit]] = {}
+        self._actions: dict[int, list[CaptionKey]] = {}
+        self.names: set[tuple[str, str]] = set()
+        """Videos and tasks of all that is in it."""
+
+    def latest(self, key: CaptionKey) -> Edit | None:
+        """What people made of a caption; None if they did nothing."""
+        return self._history[key][-1] if key in self._history else None
+
+    def before(self, line: int) -> list[tuple[Edit, Edit | None]]:
+        """For each caption that the action in a line changed: what it made of it, and what was before."""
+        found = []
+        for key in self._actions.get(line, ()):
+            edits = self._history[key]
+            place = next(number for number, edit in enumerate(edits) if edit.line == line)
+            found.append((edits[place], edits[place - 1] if place else None))
+        return found
+
+    def edits(self) -> Iterator[Edit]:
+        """The latest of each caption."""
+        return (edits[-1] for edits in self._history.values())
+
+    def since(self, line: int) -> Iterator[Edit]:
+        """The latest of each caption that changed after a line."""
+        keys = {key for number in range(line + 1, self.lines + 1) for key in self._actions.get(number, ())}
+        return (self._history[key][-1] for key in keys)
+
+    def refresh(self) -> None:
+        """Take what was appended since. A look at the file's size, if that is nothing.
+
+        Raises:
+            DatasetError: it cannot be read.
+        """
+        with _reaching(self.file, "read"), suppress(FileNotFoundError):
+            if self.file.stat().st_size != self._size:
+                with self.file.open("rb") as opened:
+                    self._take(opened)
+
+    def append(self, how: How, make: Callable[[], Sequence[Edit]], **more: Any) -> int:
+        """Append an action; what is returned is on the disk.
+
+        Args:
+            how: it was done.
+            make: called when nobody else can append, and all that others appended is known; gives what the captions
+                become. It may raise. Nothing is appended if it gives nothing.
+            **more: to tell of the action.
+
+        Returns:
+            Number of its line, or of the last one if there is nothing to append.
+
+        Raises:
+            DatasetError: it cannot be written. Nothing of it is.
+        """
+        with _reaching(self.file, "write to"), self.file.open("a+b") as opened, held(opened):
+            rest = self._take(opened)
+            edits = make()
+            if not edits:
+                return self.lines
+            told = {"time": datetime.now(UTC).isoformat(timespec="seconds"), "how": how, **more}
+            line = to_json({**told, "changes": [edit.told() for edit in edits]}).encode() + b"\n"
+            self._write(opened, b"\n" + line if rest else line)
+            self._size += len(rest) + 1 if rest else 0
+            self.lines += bool(rest)
+            self._take(opened)
+            return self.lines
+
+    def _write(self, opened: IO[bytes], data: bytes) -> None:
+        size = opened.seek(0, os.SEEK_END)
+        try:
+            opened.write(data)
+            opened.flush()
+            os.fsync(opened.fileno())
+        except OSError:
+            with suppress(OSError):  # or a part of it would stay for the next one to find
+                opened.truncate(size)
+            raise
+        if not size:
+            sync_folder(self.file.parent)
+
+    def _take(self, opened: IO[bytes]) -> bytes:
+        """Read the lines that are new; return what follows the last one."""
+        if opened.seek(0, os.SEEK_END) < self._size:  # another file took its place
+            self._forget()
+        opened.seek(self._size)
+        *lines, rest = opened.read().split(b"\n")
+        for line in lines:
+            self._size += len(line) + 1
+            self.lines += 1
+            try:
+                edits = list(_edits_in(line, self.lines))
+            except (ValueError, TypeError, LookupError, AttributeError, RecursionError):
+                logger.warning("Line %d of %s cannot be read; that one change is lost.", self.lines, self.file)
+                continue
+            self._actions[self.lines] = [edit.key for edit in edits]
+            for edit in edits:
+                self._history.setdefault(edit.key, []).append(edit)
+                self.names.add(edit.key[:2])
+        return rest
+
+
+def _edits_in(line: bytes, number: int) -> Iterator[Edit]:
+    """What a line of a log says.
+
+    Raises:
+        ValueError, TypeError, LookupError, AttributeError: it is none.
+    """
+    action = json.loads(line)
+    if action["how"] not in _HOWS:
+        raise ValueError(action["how"])
+    for told in action["changes"]:
+        key = CaptionKey(told["video"], told["task"], told["copy"])
+        values = {name: told[name] for name in _KEYS if name not in key._fields}
+        kinds = {"row": int, "slot": int, "base": str | None, "text": str | None, "note": str}
+        if values["verdict"] not in _VERDICTS or not all(isinstance(values[name], kinds[name]) for name in kinds):
+            raise TypeError(values)
+        if not (isinstance(key.video, str) and isinstance(key.task, str) and isinstance(key.copy, int)):
+            raise TypeError(key)
+        yield Edit(key=key, line=number, **values)
+
+
+def undone(pairs: Iterable[tuple[Edit, Edit | None]]) -> list[Edit]:
+    """What an action changed, as it was before."""
+    blank: dict[str, Any] = {"text": None, "verdict": "", "note": ""}
+    return [before or replace(edit, **blank) for edit, before in pairs]
+
+
+@contextmanager
+def _reaching(file: Path, what: str) -> Iterator[None]:
+    try:
+        yield
+    except OSError as exc:
+        raise DatasetError(f"cannot {what} {file}: {exc.strerror or exc}.") from exc

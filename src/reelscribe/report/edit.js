@@ -1,0 +1,343 @@
+"use strict";
+// What a reader changes: captions, verdicts, notes. The server keeps it in a log; the page shows what the log says.
+
+const POLL_MILLISECONDS = 2000;
+const NOTHING = { version: 0, text: null, verdict: "", note: "", outdated: false };
+const states = new Map(); // by the answer's identifier, what the server said last
+const DRAFTS = `reelscribe-drafts-${document.body.dataset.key}`;
+const DONE = `reelscribe-done-${document.body.dataset.key}`;
+const drafts = stored(localStorage, DRAFTS, {}); // texts that are being written: a browser may die
+const done = stored(sessionStorage, DONE, []); // lines of the log that this page wrote, to undo
+let line = 0; // of the log, up to which the page knows it
+
+function stored(storage, key, otherwise) {
+  try {
+    return JSON.parse(storage.getItem(key)) ?? otherwise;
+  } catch {
+    return otherwise;
+  }
+}
+
+function store(storage, key, value) {
+  try {
+    storage.setItem(key, JSON.stringify(value));
+  } catch {
+    // no storage here: it lasts as long as the page
+  }
+}
+
+const stateOf = (answer) => states.get(answer.node.id) ?? NOTHING;
+const TOLD_MILLISECONDS = 8000;
+let forgetting;
+
+function tell(text) {
+  field("done").textContent = text;
+  clearTimeout(forgetting);
+  forgetting = setTimeout(() => field("done").replaceChildren(), TOLD_MILLISECONDS);
+}
+
+function make(name, text, attributes = {}) {
+  const node = document.createElement(name);
+  node.textContent = text;
+  for (const [key, value] of Object.entries(attributes)) node.setAttribute(key, value);
+  return node;
+}
+
+function button(text, act) {
+  const node = make("button", text, { type: "button" });
+  node.addEventListener("click", act);
+  return node;
+}
+
+// The server
+
+async function ask(path, body) {
+  let told = {};
+  let status = 0;
+  try {
+    const sent = { method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify(body) };
+    const response = await fetch(path, body && sent);
+    status = response.status;
+    told = await response.json();
+  } catch {
+    told.problem ??= "The server does not answer. What you write is kept in this browser; start reelscribe view again.";
+  }
+  take(told.states ?? {});
+  return { ...told, status };
+}
+
+function take(found) {
+  for (const [id, state] of Object.entries(found)) {
+    if ((states.get(id)?.version ?? -1) > state.version) continue; // an older answer came late
+    states.set(id, state);
+    const answer = answers.find(({ node }) => node.id === id);
+    if (answer) showState(answer);
+  }
+}
+
+async function change(answer, what, said) {
+  const told = await ask("change", { id: answer.node.id, version: stateOf(answer).version, ...what });
+  if (told.status === 200) noteDone(told.done, said);
+  else tell(sentence(told.problem));
+  return told;
+}
+
+const sentence = (text = "That did not work.") => text[0].toUpperCase() + text.slice(1);
+
+function noteDone(number, said) {
+  done.push(number);
+  store(sessionStorage, DONE, done);
+  field("undo").disabled = false;
+  tell(said);
+}
+
+async function undo() {
+  const number = done.pop();
+  if (!number) return tell("There is nothing to undo.");
+  store(sessionStorage, DONE, done);
+  field("undo").disabled = !done.length;
+  const told = await ask("undo", { line: number });
+  tell(told.status === 200 ? "Undone." : sentence(told.problem));
+}
+
+async function followLog() {
+  if (document.hidden) return;
+  const told = await ask(`states?since=${line}`);
+  if (told.status === 200) line = told.line;
+  else tell(sentence(told.problem));
+}
+
+// What is shown
+
+const captionsOf = (answer) => [...answer.node.querySelectorAll(".caption")];
+const saidBy = new Map(); // by answer, what the model said
+const textOf = (answer) => (corrects(stateOf(answer)) ? stateOf(answer).text : saidBy.get(answer)[0] ?? "");
+const corrects = ({ text, outdated }) => text !== null && !outdated;
+
+function showState(answer) {
+  const state = stateOf(answer);
+  const { node } = answer;
+  for (const [place, caption] of captionsOf(answer).entries()) {
+    caption.textContent = place || !corrects(state) ? saidBy.get(answer)[place] : state.text;
+    caption.hidden = place > 0 ? corrects(state) : node.querySelector(".editor") !== null;
+  }
+  const verdict = state.outdated ? "" : state.verdict;
+  const found = { edited: corrects(state), "out of date": state.outdated, approved: verdict === "approved", rejected: verdict === "rejected" };
+  for (const badge of node.querySelectorAll(".by-people")) badge.remove();
+  const names = Object.keys(found).filter((name) => found[name]);
+  for (const name of names) node.querySelector(".badges").append(make("span", name, { class: `badge by-people ${name}` }));
+  const own = [...Object.keys(found).map((name) => name.replaceAll(" ", "_")), "undecided"];
+  answer.flags = answer.flags.filter((flag) => !own.includes(flag)).concat(names.map((name) => name.replaceAll(" ", "_")));
+  if (!verdict && !answer.kind) answer.flags.push("undecided");
+  node.querySelector(".approve").setAttribute("aria-pressed", String(found.approved));
+  node.querySelector(".reject").setAttribute("aria-pressed", String(found.rejected));
+  showSaid(answer, state);
+  const isWriting = document.activeElement === node.querySelector(".noting textarea");
+  if (state.version && !isWriting && (state.note || marks.get(node.id)?.note)) mark(answer, { note: state.note });
+  answer.words = state.words;
+  const count = node.querySelector(".facts .words");
+  if (count) count.textContent = `${state.words} word${state.words === 1 ? "" : "s"}`;
+  answer.text = searched(answer);
+}
+
+// What the model said, where something else is in its place.
+function showSaid(answer, state) {
+  const { node } = answer;
+  node.querySelector(".said")?.remove();
+  if (state.text === null) return;
+  const place = node.querySelector(".facts") ?? node.querySelector(".noting");
+  const said = make("div", "", { class: "said" });
+  if (state.outdated) {
+    said.append(
+      make("p", "The model has made this caption anew since it was corrected to:", { class: "quiet" }),
+      make("p", state.text, { class: "before" }),
+      button("Take that", () => change(answer, { text: state.text }, "Taken.")),
+    );
+  } else {
+    const details = make("details", "");
+    details.append(
+      make("summary", "What the model said"),
+      make("p", saidBy.get(answer)[0], { class: "before", "data-text": "" }),
+      button("Put it back", () => putBack(answer)),
+    );
+    said.append(details);
+  }
+  place.before(said);
+}
+
+const putBack = (answer) => change(answer, { text: null }, "The model's caption is back.");
+
+// Editing in place
+
+function edit(answer, draft) {
+  const caption = captionsOf(answer)[0];
+  if (!caption || !answer.node.querySelector(".edit")) return;
+  if (answer.node.querySelector(".editor")) return answer.node.querySelector(".editor textarea").focus();
+  const editor = make("div", "", { class: "editor" });
+  const area = make("textarea", "", { "aria-label": `Caption of row ${answer.clip.row}`, rows: "4" });
+  const problem = make("p", "", { class: "quiet", role: "status" });
+  area.value = draft ?? textOf(answer);
+  const before = textOf(answer);
+  const version = stateOf(answer).version;
+  const close = () => {
+    delete drafts[answer.node.id];
+    store(localStorage, DRAFTS, drafts);
+    editor.remove();
+    caption.hidden = false;
+  };
+  const leave = () => {
+    close();
+    focus(answer);
+  };
+  const save = async (based = version) => {
+    if (area.value.trim() === textOf(answer)) return leave();
+    const told = await ask("change", { id: answer.node.id, version: based, text: area.value });
+    if (told.status === 200) {
+      const inside = editor.contains(document.activeElement);
+      close();
+      if (inside) focus(answer);
+      noteDone(told.done, "Saved.");
+    } else if (told.status === 409) {
+      problem.replaceChildren(
+        make("strong", "Somebody else changed it meanwhile, to: "), make("q", textOf(answer)), " ",
+        button("Keep theirs", leave), " ", button("Put mine there", () => save(stateOf(answer).version)),
+      );
+    } else problem.textContent = sentence(told.problem);
+  };
+  let warned = false;
+  area.addEventListener("input", () => {
+    drafts[answer.node.id] = area.value;
+    store(localStorage, DRAFTS, drafts);
+    warned = false;
+  });
+  area.addEventListener("keydown", (event) => {
+    event.stopPropagation();
+    if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) save();
+    if (event.key !== "Escape") return;
+    if (warned || area.value === before) return leave();
+    warned = true;
+    problem.textContent = "Esc once more drops what you wrote; Ctrl Enter saves it.";
+  });
+  const actions = make("p", "", { class: "actions" });
+  actions.append(button("Save", () => save()), button("Cancel", leave));
+  editor.append(area, problem, actions);
+  caption.before(editor);
+  caption.hidden = true;
+  if (draft === undefined) area.focus();
+  else problem.textContent = "You were writing this when the page was closed.";
+}
+
+// Verdicts, candidates and notes
+
+async function judge(answer, verdict, goOn) {
+  const { verdict: present, outdated } = stateOf(answer);
+  const taken = present === verdict && !outdated;
+  const told = await change(answer, { verdict: taken ? "" : verdict }, taken ? "Taken back." : sentence(`${verdict}.`));
+  if (goOn && told.status === 200 && !taken && current() === answer) go(1);
+}
+
+async function keepNote(answer, note) {
+  const { note: before, version } = stateOf(answer);
+  const told = await ask("change", { id: answer.node.id, version, note });
+  if (told.status === 200) return noteDone(told.done, "Noted.");
+  if (told.status !== 409) return tell(sentence(told.problem));
+  const theirs = stateOf(answer).note; // somebody else changed the caption, or noted something as well
+  return change(answer, { note: theirs === before ? note : `${theirs}\n${note}` }, "Noted, beside what somebody else did.");
+}
+
+function takeCandidate(answer, take) {
+  if (take) change(answer, { candidate: Number(take.dataset.place) }, "Taken.");
+}
+
+function correctable(answer) {
+  saidBy.set(answer, captionsOf(answer).map((node) => node.textContent));
+  const within = (selector) => answer.node.querySelector(selector);
+  within(".edit")?.addEventListener("click", () => edit(answer));
+  within(".approve").addEventListener("click", () => judge(answer, "approved"));
+  within(".reject").addEventListener("click", () => judge(answer, "rejected"));
+  within(".noting textarea").addEventListener("change", ({ target }) => keepNote(answer, target.value));
+  for (const take of answer.node.querySelectorAll(".take")) take.addEventListener("click", () => takeCandidate(answer, take));
+  if (!answer.kind) answer.flags.push("undecided");
+  if (states.has(answer.node.id)) showState(answer);
+}
+
+answers.forEach(correctable);
+
+// Find and replace
+
+let previewed = null;
+
+function replacement() {
+  const task = field("find-task")?.value ?? answers[0]?.task;
+  return { find: field("find-text").value, with: field("put-text").value, task, case: field("find-case").checked, words: field("find-words").checked };
+}
+
+function forgetPreview() {
+  previewed = null;
+  field("replace-all").disabled = true;
+  field("replace-all").textContent = "Replace";
+  field("preview").replaceChildren();
+}
+
+const captionCount = (count) => `${count.toLocaleString("en")} caption${count === 1 ? "" : "s"}`;
+
+async function preview(event) {
+  event.preventDefault();
+  forgetPreview();
+  const asked = replacement();
+  const told = await ask("replace", asked);
+  if (told.status !== 200) return field("preview").append(make("p", sentence(told.problem)));
+  field("preview").append(make("p", told.count ? `${captionCount(told.count)} would change:` : "No caption would change."));
+  for (const { row, pieces } of told.samples) {
+    const sample = make("p", "", { class: "before" });
+    const kinds = { same: "span", new: "ins", gone: "del" };
+    sample.append(make("span", `row ${row} `, { class: "quiet" }), ...pieces.map(([kind, text]) => make(kinds[kind], text)));
+    field("preview").append(sample);
+  }
+  if (told.count > told.samples.length) field("preview").append(make("p", `and ${told.count - told.samples.length} more`, { class: "quiet" }));
+  for (const [why, count] of Object.entries(told.left_out)) field("preview").append(make("p", `Left as it is: ${captionCount(count)}: ${why}`, { class: "quiet" }));
+  if (!told.count) return;
+  previewed = { ...asked, count: told.count };
+  field("replace-all").disabled = false;
+  field("replace-all").textContent = `Replace in ${captionCount(told.count)}`;
+}
+
+async function replaceAll() {
+  const told = await ask("replace", previewed);
+  forgetPreview();
+  if (told.status !== 200) return field("preview").append(make("p", sentence(told.problem)));
+  field("replacing").close();
+  noteDone(told.done, "Replaced. Undo takes all of it back.");
+}
+
+field("replacing").addEventListener("input", forgetPreview);
+field("replacing").querySelector("form").addEventListener("submit", preview);
+field("replace-all").addEventListener("click", replaceAll);
+field("replace-close").addEventListener("click", () => field("replacing").close());
+
+// Keys and buttons of the toolbar
+
+Object.assign(deedsOf, {
+  e: (answer) => edit(answer),
+  a: (answer) => judge(answer, "approved", true),
+  r: (answer) => judge(answer, "rejected", true),
+  0: (answer) => stateOf(answer).text !== null && putBack(answer),
+});
+for (let place = 1; place <= 9; place++) {
+  deedsOf[place] = (answer) => takeCandidate(answer, answer.node.querySelectorAll(".take")[place - 1]);
+}
+Object.assign(deeds, {
+  u: undo,
+  h: () => field("replacing").showModal(),
+  "?": () => field("help").showModal(),
+});
+field("undo").disabled = !done.length;
+field("undo").addEventListener("click", undo);
+field("replace").addEventListener("click", () => field("replacing").showModal());
+field("help-button").addEventListener("click", () => field("help").showModal());
+
+followLog().then(() => {
+  for (const answer of answers) if (answer.node.id in drafts) edit(answer, drafts[answer.node.id]);
+  document.body.dataset.ready = "";
+});
+setInterval(followLog, POLL_MILLISECONDS);

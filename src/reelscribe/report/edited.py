@@ -1,0 +1,114 @@
+"""From what a model said to what people made of it."""
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from reelscribe.dataset.edits import CaptionKey, Edit, EditLog
+
+if TYPE_CHECKING:
+    from reelscribe.report.entries import Entry
+
+
+class Numbering:
+    """Says of each entry of one way through a data set how many of its name come before it."""
+
+    def __init__(self) -> None:
+        self._met: Counter[int] = Counter()
+
+    def __call__(self, entry: "Entry") -> "Entry":
+        """The entry with its `copy`."""
+        name = hash((entry.video.name, entry.task))  # there may be millions
+        self._met[name] += 1
+        return replace(entry, copy=self._met[name] - 1)
+
+
+class Corrections:
+    """Puts what people made of captions into the entries of one way through a data set.
+
+    Args:
+        log: says what that is.
+    """
+
+    def __init__(self, log: EditLog) -> None:
+        self._log = log
+        self._met: Counter[tuple[str, str]] = Counter()
+        self._found: set[CaptionKey] = set()
+        self.outdated = 0
+        """Edits of captions that were made anew since."""
+
+    def __call__(self, entry: "Entry") -> "Entry":
+        """The entry as people left it."""
+        name = entry.video.name, entry.task
+        if name not in self._log.names:
+            return entry
+        entry = replace(entry, copy=self._met[name])
+        self._met[name] += 1
+        key = key_of(entry)
+        edit = self._log.latest(key)
+        if edit is None:
+            return entry
+        self._found.add(key)
+        if edit.says_nothing:
+            return entry
+        if edit.base != entry.said:
+            self.outdated += 1
+            return replace(entry, outdated=edit)
+        return corrected(entry, edit)
+
+    @property
+    def notes(self) -> list[str]:
+        """What is to be said of edits that have no effect; complete behind the last entry."""
+        gone = sum(edit.key not in self._found and not edit.says_nothing for edit in self._log.edits())
+        notes = []
+        if self.outdated:
+            notes.append(_count(self.outdated, "is of a text that the model has replaced since", "are of texts"))
+        if gone:
+            notes.append(_count(gone, "is of a caption that is not there", "are of captions that are not there"))
+        return notes
+
+
+def _count(number: int, one: str, several: str) -> str:
+    """A sentence about edits."""
+    if number == 1:
+        return f"1 correction {one}: it has no effect, and stays in the log"
+    return f"{number:,} corrections {several}: they have no effect, and stay in the log"
+
+
+def key_of(entry: "Entry") -> CaptionKey:
+    """What the log knows a caption by."""
+    return CaptionKey(entry.video.name, entry.task, entry.copy)
+
+
+def corrected(entry: "Entry", edit: Edit) -> "Entry":
+    """An entry as an edit of its text leaves it. What it said is one of the other candidates then."""
+    meta = entry.meta | marks_of(entry.meta, edit)
+    if edit.text is None or edit.text == entry.said:
+        return replace(entry, edit=edit, meta=meta)
+    places = entry.meta.get("kept") or [0]
+    before = [(place, text) for place, text in zip(places, entry.captions, strict=False) if text != edit.text]
+    others = tuple(item for item in (*before, *entry.others) if item[1] != edit.text)
+    return replace(entry, edit=edit, meta=meta, captions=(edit.text,), others=others)
+
+
+def marks_of(meta: Mapping[str, Any], edit: Edit | None) -> dict[str, Any]:
+    """What the metadata of a caption say of an edit; for none, that there was none, or what they say already."""
+    before = {name: meta.get(name) or "" for name in ("edited_from", "verdict", "note")}
+    if edit is None:
+        return before
+    marks = {"edited_from": before["edited_from"], "verdict": edit.verdict, "note": edit.note}
+    if edit.text is not None and edit.text != edit.base:
+        # Faults are those of the text that was; what is flagged of the clip stays.
+        marks |= {"edited_from": before["edited_from"] or edit.base, "flags": meta.get("clip_flags") or ""}
+    return marks
+
+
+def is_edited(entry: "Entry") -> bool:
+    """Whether a person changed its text."""
+    return bool(entry.meta.get("edited_from"))
+
+
+def verdict_of(entry: "Entry") -> str:
+    """What a person said of it: "approved", "rejected" or nothing."""
+    return str(entry.meta.get("verdict") or "")

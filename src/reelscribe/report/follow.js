@@ -1,0 +1,57 @@
+"use strict";
+// A run that goes on: its numbers move, and clips come to the page as it writes them.
+
+const NEWS_MILLISECONDS = 1000;
+let received = 0; // clips that came since the page was loaded
+let following = true;
+
+const counted = (numbers) => Object.entries(numbers).map(([name, count]) => `${count} ${name.replaceAll("_", " ")}`).join(", ");
+
+function showRun(run) {
+  const total = run.total === null ? "" : ` of ${run.total.toLocaleString("en")}`;
+  const parts = [`${run.rows.toLocaleString("en")}${total} rows`, captionCount(run.captions)];
+  if (Object.keys(run.failures).length) parts.push(`failed: ${counted(run.failures)}`);
+  if (Object.keys(run.flags).length) parts.push(`flagged: ${counted(run.flags)}`);
+  if (run.state === "running" && run.made_per_second) parts.push(`${run.made_per_second.toFixed(2)} clips a second`);
+  const ends = { finished: "The run is finished; load the page again for all of it.", "broken off": "The run broke off." };
+  const said = `${ends[run.state] ?? "The run is going on"}: ${parts.join(" · ")}`;
+  const place = field("run");
+  if (place.textContent !== said) place.textContent = said; // or a screen reader would say it every second
+}
+
+function addClip(html) {
+  const holder = document.createElement("ol");
+  holder.innerHTML = html; // the server's own, with all that data say escaped
+  const item = holder.querySelector("li");
+  const clip = adopt(item.querySelector("article"));
+  for (const answer of clip.answers) correctable(answer);
+  wire(clip);
+  const all = shown === clips || shown.length === clips.length - 1;
+  if (all && field("sort").value === "place") {
+    if (shown !== clips) shown.push(clip);
+    list.append(item);
+  }
+  field("count").textContent = shown.length === clips.length ? `${clips.length} clips` : `${shown.length} of ${clips.length} clips`;
+}
+
+async function hearNews() {
+  if (document.hidden || !following) return;
+  const told = await ask(`news?seen=${received}`);
+  if (told.status !== 200) return;
+  received += told.clips.length;
+  told.clips.forEach(addClip);
+  if (told.begun_anew) {
+    following = false;
+    field("run").textContent = "The run began again from its first row; load the page again.";
+    return;
+  }
+  showRun(told.run);
+  following = told.run.state === "running" || told.clips.length > 0;
+}
+
+// One question at a time, however long it takes to answer.
+async function keepHearing() {
+  await hearNews();
+  setTimeout(keepHearing, NEWS_MILLISECONDS);
+}
+keepHearing();

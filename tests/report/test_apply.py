@@ -1,0 +1,207 @@
+"""Data sets with corrections: written once more, exported, reported."""
+
+import importlib.util
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+from flow import ScriptedEngine, clip_bytes, put_clip, put_rows, read_rows_of, said
+
+from reelscribe.cli import main
+from reelscribe.config import Settings
+from reelscribe.dataset.edits import edits_of
+from reelscribe.errors import DatasetError
+from reelscribe.export.options import ExportOptions
+from reelscribe.export.trainers import export_data
+from reelscribe.report.apply import apply_edits
+from reelscribe.report.entries import CaptionedData, Entry
+from reelscribe.runners.local import run
+from reelscribe.values import Row
+from report.correcting import Desk, put_output, row
+
+needs_data = pytest.mark.skipif(importlib.util.find_spec("pyarrow") is None, reason="the extra data is not installed")
+
+
+@pytest.fixture
+def output(tmp_path: Path) -> Path:
+    """An output that a person went through."""
+    output = put_output(tmp_path)
+    desk = Desk(output)
+    desk.do(text="A woman walks a dog.", note="")
+    desk.do(verdict="approved")
+    desk.do("1-0", verdict="rejected")
+    desk.do("2-0", text="A man sits.")
+    desk.do("3-0", note="see to it")
+    return output
+
+
+def _marks(item: Row) -> dict[str, Any]:
+    meta = item["caption_meta"] or {}
+    return {name: meta[name] for name in ("edited_from", "verdict", "note", "flags") if name in meta}
+
+
+def test_all_rows_are_written_with_captions_as_people_left_them(output: Path) -> None:
+    before = output.read_bytes()
+    summary = apply_edits(output)
+    assert summary.output.name == "out.edited.jsonl"
+    assert (summary.rows, summary.edited, summary.verdicts, summary.notes) == (4, 2, {"approved": 1, "rejected": 1}, [])
+    rows = read_rows_of(summary.output)
+    assert [item["caption"] for item in rows] == ["A woman walks a dog.", "A man walks a dog.", "A man sits.", None]
+    assert [_marks(item) for item in rows] == [
+        {"edited_from": "A man walks a dog.", "verdict": "approved", "note": "", "flags": ""},
+        {"edited_from": "", "verdict": "rejected", "note": "", "flags": ""},
+        {"edited_from": "The MAN sits on a mantelpiece.", "verdict": "", "note": "", "flags": "thinned"},
+        {},
+    ]
+    assert [item["caption_candidates"] for item in rows[:3]] == [
+        item["caption_candidates"] for item in read_rows_of(output)[:3]
+    ]
+    assert output.read_bytes() == before
+
+
+def test_what_is_there_is_not_replaced_without_being_told(output: Path) -> None:
+    new = output.with_name("mine.jsonl")
+    new.write_text("mine")
+    with pytest.raises(DatasetError, match=r"mine\.jsonl is there already; --overwrite replaces it"):
+        apply_edits(output, new)
+    assert new.read_text() == "mine"
+    apply_edits(output, new, overwrite=True)
+    assert len(read_rows_of(new)) == 4
+    for same in (output, edits_of(output)):
+        with pytest.raises(DatasetError, match="what the model said stays there"):
+            apply_edits(output, same, overwrite=True)
+
+
+def test_what_cannot_be_applied(tmp_path: Path) -> None:
+    output = put_output(tmp_path)
+    with pytest.raises(DatasetError, match=r"nobody corrected .*: there is no out\.edits\.jsonl"):
+        apply_edits(output)
+    with pytest.raises(DatasetError, match="there is no"):
+        apply_edits(tmp_path / "none.jsonl")
+    for number in range(2):
+        put_rows(tmp_path / f"shard-{number:05d}.jsonl", [row("a.mp4", "A man.")])
+    shards = tmp_path / "shard-{shard}.jsonl"
+    Desk(shards).do(text="A woman.")
+    with pytest.raises(DatasetError, match="is in shards; name where to write with -o"):
+        apply_edits(shards)
+    apply_edits(shards, tmp_path / "new.jsonl")
+    assert [item["caption"] for item in read_rows_of(tmp_path / "new.jsonl")] == ["A woman.", "A man."]
+
+
+def test_edits_without_effect_are_said(output: Path) -> None:
+    rows = read_rows_of(output)
+    rows[2]["caption"], rows[2]["caption_candidates"] = "Anew.", ["Anew."]
+    put_rows(output, rows[:3])
+    summary = apply_edits(output)
+    assert read_rows_of(summary.output)[2]["caption"] == "Anew."
+    assert summary.notes == [
+        "1 correction is of a text that the model has replaced since: it has no effect, and stays in the log",
+        "1 correction is of a caption that is not there: it has no effect, and stays in the log",
+    ]
+
+
+def test_the_command(output: Path) -> None:
+    result = CliRunner().invoke(main, ["apply", str(output)])
+    assert result.exit_code == 0
+    assert result.stderr == f"4 rows in {output.with_name('out.edited.jsonl')}: 2 edited, 1 approved, 1 rejected\n"
+    result = CliRunner().invoke(main, ["apply", str(output)])
+    assert result.exit_code == 2
+
+
+def test_corrections_of_a_corrected_output_keep_what_the_model_said(output: Path) -> None:
+    new = apply_edits(output).output
+    Desk(new).do(text="Once more.")
+    [first, *_] = read_rows_of(apply_edits(new).output)
+    assert (first["caption"], _marks(first)["edited_from"]) == ("Once more.", "A man walks a dog.")
+
+
+# Real runs, which write the output anew
+
+
+def _captioned(folder: Path, name: str, rows: list[Row], **changes: Any) -> Path:
+    data = put_rows(folder / "in.jsonl", rows)
+    engine = ScriptedEngine(lambda asked: said("A man walks.", "A dog."))
+    settings = Settings(**{"num_captions": 2, "decoders": 0, "seed": 1, **changes})
+    run([data], folder / name, settings, engine=engine)
+    return folder / name
+
+
+def test_a_rerun_loses_no_edit(tmp_path: Path) -> None:
+    put_clip(tmp_path / "a.mp4")
+    put_clip(tmp_path / "b.mp4")
+    output = _captioned(tmp_path, "out.jsonl", [{"video": "b.mp4"}])
+    Desk(output).do(text="A woman walks.")
+    _captioned(tmp_path, "out.jsonl", [{"video": "a.mp4"}, {"video": "b.mp4"}])
+    entries = [item for item in CaptionedData(output).entries() if isinstance(item, Entry)]
+    assert [item.captions[0] == "A woman walks." for item in entries] == [False, True]
+    assert entries[1].meta["edited_from"] in ("A man walks.", "A dog.")
+
+
+@needs_data
+@pytest.mark.parametrize("name", ["out.parquet", "out.tar", "hf"])
+def test_the_format_stays(tmp_path: Path, name: str) -> None:
+    put_clip(tmp_path / "a.mp4")
+    listed: Row = {"videos": ["a.mp4", "a.mp4"], "n": 7}
+    changes = {} if "." in name else {"output_format": "hf"}
+    output = _captioned(tmp_path, name, [listed], **changes)
+    desk = Desk(output)
+    desk.do("0-1", text="A woman walks.")
+    desk.do("0-0", verdict="rejected")
+    new = apply_edits(output).output
+    assert new.name == {"hf": "hf.edited"}.get(name, f"out.edited.{name[4:]}")
+    before, after = (
+        [item for item in CaptionedData(each, corrected=False).entries() if isinstance(item, Entry)]
+        for each in (output, new)
+    )
+    assert [item.captions for item in after] == [before[0].captions, ("A woman walks.",)]
+    assert [item.meta["verdict"] for item in after] == ["rejected", ""]
+    assert after[1].meta["edited_from"] == before[1].captions[0]
+    assert after[0].source is not None
+    assert after[0].source.row["videos"] == before[0].source.row["videos"]  # type: ignore[union-attr]
+
+
+@needs_data
+def test_structured_captions_are_values_again(tmp_path: Path) -> None:
+    put_clip(tmp_path / "a.mp4")
+    schema = {"type": "object", "properties": {"animal": {"type": "string"}}, "required": ["animal"]}
+    data = put_rows(tmp_path / "in.jsonl", [{"video": "a.mp4"}])
+    settings = Settings(tasks={"shot": {"schema": schema}}, decoders=0)
+    engine = ScriptedEngine(lambda asked: said('{"animal": "dog"}'))
+    run([data], tmp_path / "out.parquet", settings, engine=engine)
+    Desk(tmp_path / "out.parquet").do(text='{"animal": "cat"}')
+    import pyarrow.parquet as pq
+
+    new = apply_edits(tmp_path / "out.parquet").output
+    assert pq.read_table(new).column("shot").to_pylist() == [{"animal": "cat"}]
+    assert json.loads(pq.read_table(new).column("shot_meta")[0].as_py())["edited_from"] == '{"animal": "dog"}'
+
+
+# Exports
+
+
+def _exported(output: Path, *where: str, name: str = "set") -> tuple[list[Row], dict[str, int]]:
+    columns = ("video", "caption", "edited_from", "verdict")
+    options = ExportOptions(target="table", form="jsonl", columns=columns, where=where)
+    summary = export_data(output, output.parent / name, options)
+    [file] = (output.parent / name).glob("*.jsonl")
+    return read_rows_of(file), dict(summary.left_out)
+
+
+@needs_data
+def test_exports_have_corrected_text_and_leave_rejected_out(output: Path) -> None:
+    for name in "abc":
+        (output.parent / f"{name}.mp4").write_bytes(clip_bytes())
+    rows, left_out = _exported(output)
+    assert [(item["caption"], item["edited_from"], item["verdict"]) for item in rows] == [
+        ("A woman walks a dog.", "A man walks a dog.", "approved"),
+        ("A man sits.", "The MAN sits on a mantelpiece.", ""),
+    ]
+    assert left_out == {"that a person rejected": 1, "that failed (missing)": 1}
+    conditions = {"approved": 1, "approved=false": 1, "edited": 2, "rejected": 1, "rejected=false": 2, "note=": 2}
+    for number, (condition, count) in enumerate(conditions.items()):
+        assert len(_exported(output, condition, name=f"set-{number}")[0]) == count, condition
+    Desk(output).do(text="Changed.")
+    with pytest.raises(DatasetError, match="the captions have changed"):
+        _exported(output)
