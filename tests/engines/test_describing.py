@@ -78,6 +78,14 @@ def test_a_template_that_numbers_images(processor: Any) -> None:
         describe(processor, show="images")
 
 
+@pytest.mark.model_packages
+@pytest.mark.skipif("smolvlm" not in tiny_checkpoints.NAMES, reason="this Transformers does not run it")
+def test_of_an_image_that_is_not_cut_up_less_is_of_use(tmp_path: Path) -> None:
+    folder = tiny_checkpoints.make("smolvlm", tmp_path / "model")
+    limits = Checkpoint.load(str(folder), revision=None, show="images").limits
+    assert limits.own_size == OwnSize(pixels=56, frame_tokens=4)
+
+
 def test_a_limit_on_sides_of_images(tmp_path: Path) -> None:
     limits = Checkpoint.load(str(tiny_checkpoints.make("mistral3", tmp_path / "model")), revision=None).limits
     assert (limits.token_pixels, limits.longest_side, limits.own_size) == (28, 280, None)

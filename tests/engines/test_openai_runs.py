@@ -36,7 +36,7 @@ SHOWN = {"frame_timestamps": [0.0, 0.25, 0.5, 0.875], "frame_size": [64, 64]}
     ("send", "owner", "sent", "told"),
     [
         ("frames", "vllm", "frames", {**SHOWN, "video_tokens": 8}),
-        ("frames", "other", "images", {**SHOWN, "video_tokens": None}),
+        ("frames", "other", "images", {**SHOWN, "video_tokens": None, "times_given": "words"}),
         ("video", "other", "video", {"frame_timestamps": None, "frame_size": None, "video_tokens": None}),
     ],
 )
@@ -57,7 +57,7 @@ def test_run_writes_captions_and_where_they_come_from(
     meta = read_rows_of(tmp_path / "out.jsonl")[0]["caption_meta"]
     assert (meta["engine"], meta["model"], meta["revision"], meta["sent"]) == ("openai", "some-model", None, sent)
     assert (meta["prompt_tokens"], meta["completion_tokens"]) == (9, [5])
-    assert {name: meta[name] for name in ("frame_timestamps", "frame_size", "video_tokens")} == told
+    assert {name: meta[name] for name in (*SHOWN, "video_tokens", "times_given")} == {"times_given": None, **told}
 
 
 def test_nothing_is_decoded_where_the_file_is_sent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

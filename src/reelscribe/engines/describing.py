@@ -343,7 +343,8 @@ def _limits(visual: Any, side: int, own_size: OwnSize | None) -> VisionLimits:
 def _rules(visual: Any, four: int, eight: int) -> Iterator[OwnSize]:
     """What the vision tokens of a clip of four frames, and of one of eight, may come from."""
     each = (eight - four) // 4
-    lengths = [length for name in ("size", "crop_size", "max_image_size") for length in _lengths(visual, name)]
+    # Idefics' processors enlarge an image to `size` to cut it up, and bring each part, here the whole, to the last one.
+    lengths = _lengths(visual, "max_image_size") or [*_lengths(visual, "size"), *_lengths(visual, "crop_size")]
     if each > 0:
         yield OwnSize(pixels=max(lengths, default=_USUAL_PIXELS), frame_tokens=each, clip_tokens=four - 4 * each)
     most, pool = (getattr(visual, name, None) for name in ("max_soft_tokens", "pooling_kernel_size"))
