@@ -107,7 +107,7 @@ class Tiny:
     def ours(self, words: Prompt, frames: Frames) -> list[int]:
         """The ids of the Transformers engine."""
         layout = self.family.show(self.processor, frames).layout
-        return words.with_video(self.processor.video_token, layout).ids(self.processor.tokenizer)
+        return words.with_video(self.family.mark, layout).ids(self.processor.tokenizer)
 
 
 def _longer(config: Any) -> Any:

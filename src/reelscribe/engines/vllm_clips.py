@@ -10,6 +10,7 @@ from typing import Any, Final
 
 import numpy as np
 import torch
+from PIL import Image
 
 from reelscribe.engines.checkpoint import Checkpoint
 from reelscribe.engines.families import Family, metadata, seconds_between
@@ -30,18 +31,26 @@ def prompt_for_vllm(words: Prompt, tokenizer: Any, family: Family, frames: Frame
     """A prompt as vLLM takes it.
 
     Args:
-        words: with the bare video token where the video belongs.
+        words: with the family's mark where the clip belongs.
         tokenizer: the checkpoint's.
         family: how the checkpoint takes a video.
         frames: of the clip; None for a prompt without one.
         clip: what vLLM is to know the clip by.
     """
+    if frames is not None and family.stills:
+        words = words.with_video(family.mark, family.stills.text(frames.timestamps))
     begun = bool(tokenizer.bos_token) and words.text.startswith(tokenizer.bos_token)  # vLLM would put another before it
     prompt: dict[str, Any] = (
         {"prompt_token_ids": words.ids(tokenizer)} if begun or words.covered else {"prompt": words.text}
     )
     if frames is None:
         return prompt
+    if family.stills:
+        return prompt | {
+            "multi_modal_data": {"image": [Image.fromarray(frame) for frame in frames.pixels]},
+            "multi_modal_uuids": {"image": [f"{clip} {number}" for number in range(len(frames.pixels))]},
+            "mm_processor_kwargs": dict(family.arguments),
+        }
     told = metadata(frames.timestamps, frames.duration_seconds) | {"do_sample_frames": False}
     return prompt | {
         "multi_modal_data": {"video": [(frames.pixels, told)]},
@@ -87,9 +96,10 @@ def check(config: Any, checkpoint: Checkpoint, model: str) -> None:
         for times, shape in zip(_PROBES, _SHAPES, strict=True):
             frames = _clip(checkpoint.limits, times, shape)
             if fault := _difference(renderer, checkpoint, frames):
+                other = "" if checkpoint.family.stills else ", or show it frames as images: --show images"
                 raise ModelError(
                     f"vLLM cannot be trusted with videos of the model {model!r}, a {checkpoint.config.model_type}: "
-                    f"{fault} The engine transformers takes it: --engine transformers."
+                    f"{fault} Use the engine transformers: --engine transformers{other}."
                 )
     finally:
         renderer.shutdown()
@@ -100,7 +110,7 @@ def _difference(renderer: Any, checkpoint: Checkpoint, frames: Frames) -> str | 
     processor, family = checkpoint.processor, checkpoint.family
     words = Prompt.of(processor, family, Request(id=RequestId(0), clip=Clip(source="probe.mp4"), prompt="What?"))
     shown = family.show(processor, frames)
-    ours = words.with_video(processor.video_token, shown.layout).ids(processor.tokenizer)
+    ours = words.with_video(family.mark, shown.layout).ids(processor.tokenizer)
     try:
         [rendered] = renderer.render_cmpl([prompt_for_vllm(words, processor.tokenizer, family, frames, "probe")])
     except Exception as exc:  # vLLM's code and the processor raise all kinds of errors
@@ -119,11 +129,11 @@ def _places(rendered: Mapping[str, Any], family: Family) -> list[int]:
 
     Of InternVL's frames vLLM writes another token in these places. The model is fed none of them.
     """
-    [place] = rendered["mm_placeholders"]["video"]
     ids = [-1 if each == family.placeholder else each for each in rendered["prompt_token_ids"]]
-    features = range(place.length) if place.is_embed is None else place.is_embed.nonzero().flatten().tolist()
-    for number in features:
-        ids[place.offset + number] = family.placeholder
+    for place in rendered["mm_placeholders"]["image" if family.stills else "video"]:
+        features = range(place.length) if place.is_embed is None else place.is_embed.nonzero().flatten().tolist()
+        for number in features:
+            ids[place.offset + number] = family.placeholder
     return ids
 
 
@@ -150,14 +160,27 @@ def _clip(limits: VisionLimits, times: Sequence[float], shape: tuple[int, int]) 
 
 def largest_clip(checkpoint: Checkpoint, budget: FrameBudget) -> dict[str, Any]:
     """Arguments of vLLM that say how large a clip can be, in the family's own words. For that it sets memory aside."""
-    own = checkpoint.limits.own_size
-    video = {"count": 1, "num_frames": budget.most_frames} if own else 1
-    args: dict[str, Any] = {"limit_mm_per_prompt": {"image": 0, "video": video}, "mm_processor_kwargs": {}}
-    size = getattr(checkpoint.processor.video_processor, "size", None) or {}
-    if not own and dict(size).get("longest_edge"):  # a family's word for an area
-        area = checkpoint.limits.token_pixels**2 * checkpoint.limits.temporal_patch
-        args["mm_processor_kwargs"]["size"] = {"longest_edge": budget.most_tokens * area, "shortest_edge": area}
+    limits, processor = checkpoint.limits, checkpoint.processor
+    square = limits.token_pixels**2 * limits.temporal_patch
+    args: dict[str, Any] = {"limit_mm_per_prompt": {"image": 0, "video": 1}, "mm_processor_kwargs": {}}
+    area = budget.most_tokens * square
+    if checkpoint.family.stills:
+        args["limit_mm_per_prompt"] = {"image": budget.most_frames, "video": 0}
+        area = limits.max_frame_tokens * square
+        known = area < _longest_edge(processor.image_processor)  # else it may be a side, as Pixtral's is
+    elif limits.own_size:
+        args["limit_mm_per_prompt"]["video"] = {"count": 1, "num_frames": budget.most_frames}
+        known = False
+    else:
+        known = bool(_longest_edge(processor.video_processor))
+    if known:
+        args["mm_processor_kwargs"] = {"size": {"longest_edge": area, "shortest_edge": square}}
     return args
+
+
+def _longest_edge(processor: Any) -> int:
+    """What most families mean an area by, in pixels; 0 if a processor does not have the word."""
+    return dict(getattr(processor, "size", None) or {}).get("longest_edge") or 0
 
 
 def set_aside(config: Any, budget: FrameBudget, *, ours: bool) -> None:
