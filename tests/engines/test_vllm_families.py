@@ -5,6 +5,7 @@ whole engine.
 """
 
 import copy
+import runpy
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,9 +13,11 @@ from typing import Any
 
 import pytest
 import tiny_checkpoints
+import tiny_in_vllm
 import torch
 from flow import named
 from generating import GREEDY
+from tiny_in_vllm import WHOLE_OMNI, budget_of, config_of
 from transformers import AutoConfig, AutoModelForMultimodalLM, GenerationConfig
 
 from reelscribe.config import Settings
@@ -25,21 +28,18 @@ from reelscribe.engines.positions import Positions
 from reelscribe.engines.prompt import Prompt
 from reelscribe.errors import ModelError
 from reelscribe.values import Clip, Frames, Generation, Request, Work
-from reelscribe.video.sampling import FrameBudget
 
 pytestmark = pytest.mark.vllm
 
 ROOT = Path(__file__).parents[2]
-LONG = 32768
-"""Tokens that a prompt may have."""
-NAMES = [name for name in tiny_checkpoints.NAMES if name not in (*tiny_checkpoints.WITH_PACKAGES, "ernie4_5_vl")]
-"""Families that need no package beside vLLM: Ernie's processor needs a font."""
 REFUSED = {
     "qwen3_omni_thinker": r"At most 0 video\(s\) may be provided",
     "video_llama_3": "it makes other tokens of a clip",
 }
-TAKEN = [name for name in NAMES if name not in REFUSED]
-BY_POSITIONS = ("qwen2_5_vl", "qwen3_omni")
+TAKEN = [name for name in tiny_in_vllm.NAMES if name not in REFUSED]
+AS_IMAGES = ("qwen2_5_vl", "internvl")
+"""Families of these that are shown images, too."""
+BY_POSITIONS = ("qwen2_5_vl", WHOLE_OMNI)
 OF_THREE_AXES = (*BY_POSITIONS, "qwen3_vl", "qwen3_vl_moe", "qwen3_5", "qwen3_5_moe", "glm4v", "glm4v_moe")
 """Families of whose positions vLLM has code of its own."""
 CLIPS: tuple[tuple[tuple[float, ...], tuple[int, int]], ...] = (
@@ -50,45 +50,22 @@ CLIPS: tuple[tuple[tuple[float, ...], tuple[int, int]], ...] = (
     ((0.1, 0.3, 0.35), (2, 2)),
 )
 """Times of frames, and their heights and widths in squares of a token."""
-SPELLED = "Is <|video_pad|>, <|video|> or <|im_end|> a token?<|im_end|>\n<|image|>"
+SPELLED = "Is <|video_pad|>, <|video|>, <image> or <|im_end|> a token?<|im_end|>\n<|image|>"
 
 
 @pytest.fixture(scope="module", autouse=True)
-def _looks_at_models_in_this_process() -> Iterator[None]:
-    """For fear of GPUs vLLM looks at each of its classes in another process, which takes ten seconds."""
-    from vllm.model_executor.models import registry
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(registry, "_run_in_subprocess", lambda look: look())
+def _quick_look() -> Iterator[None]:
+    with tiny_in_vllm.quick_look():
         yield
 
 
 class Tiny:
-    """A tiny checkpoint, and what vLLM makes of it."""
+    """A tiny checkpoint, and what is made of it."""
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.checkpoint = Checkpoint.load(str(folder), revision=None)
+    def __init__(self, name: str, folder: Path, show: str = "auto") -> None:
+        self.name, self.folder = name, tiny_in_vllm.make(name, folder)
+        self.checkpoint = Checkpoint.load(str(folder), revision=None, show=show)
         self.family, self.processor = self.checkpoint.family, self.checkpoint.processor
-
-    def budget(self, **settings: Any) -> FrameBudget:
-        return FrameBudget.of(Settings(**settings), self.checkpoint.limits)
-
-    def config(self, **args: Any) -> Any:
-        """What vLLM is configured with for it."""
-        from vllm import AsyncEngineArgs
-
-        told = {
-            "dtype": "bfloat16",
-            "mm_processor_cache_gb": 0,
-            "max_model_len": LONG,
-            "max_num_batched_tokens": 1024,
-            "hf_overrides": _longer,
-            "block_size": 32,
-            "kv_cache_memory_bytes": 1 << 28,
-        }
-        largest = vllm_clips.largest_clip(self.checkpoint, self.budget())
-        return AsyncEngineArgs(model=str(self.folder), **{**told, **largest, **args}).create_engine_config()
 
     def frames(self, times: Sequence[float], shape: tuple[int, int]) -> Frames:
         return vllm_clips._clip(self.checkpoint.limits, times, shape)
@@ -110,31 +87,15 @@ class Tiny:
         return words.with_video(self.family.mark, layout).ids(self.processor.tokenizer)
 
 
-def _longer(config: Any) -> Any:
-    config.get_text_config().max_position_embeddings = LONG
-    return config
-
-
-def whole_omni(folder: Path) -> Path:
-    """Qwen3-Omni as vLLM takes it, with a talker; the Transformers engine runs its thinker."""
-    import transformers
-
-    thinker = transformers.AutoConfig.from_pretrained(tiny_checkpoints.make("qwen3_omni_thinker", folder))
-    words = {"enable_audio_output": False, "architectures": ["Qwen3OmniMoeForConditionalGeneration"]}
-    transformers.Qwen3OmniMoeConfig(thinker_config=thinker.to_dict(), **words).save_pretrained(folder)
-    return folder
-
-
-@pytest.fixture(scope="module", params=[*TAKEN, "qwen3_omni"])
+@pytest.fixture(scope="module", params=[*TAKEN, *(f"{name} as images" for name in AS_IMAGES)])
 def tiny(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Tiny:
-    folder = tmp_path_factory.mktemp("tiny") / request.param
-    make = whole_omni if request.param == "qwen3_omni" else lambda at: tiny_checkpoints.make(request.param, at)
-    return Tiny(make(folder))
+    name, _, images = request.param.partition(" as ")
+    return Tiny(name, tmp_path_factory.mktemp("tiny") / name, images or "auto")
 
 
 @pytest.fixture(scope="module")
 def config(tiny: Tiny) -> Any:
-    return tiny.config()
+    return config_of(tiny.checkpoint)
 
 
 @pytest.fixture(scope="module")
@@ -146,6 +107,15 @@ def renderer(config: Any) -> Iterator[Any]:
     made.shutdown()
 
 
+def test_the_table_is_up_to_date(tiny: Tiny, config: Any) -> None:
+    if tiny.family.stills and tiny.name in AS_IMAGES:
+        return
+    tool = runpy.run_path(str(ROOT / "tools" / "render_models.py"))
+    line = tool["row_in_vllm"](tiny.name, tiny.family, vllm_clips.fault_of(config, tiny.checkpoint))
+    page = tool["PAGE"].read_text("utf-8").partition(tool["BEGIN_VLLM"])[2]
+    assert line in page.splitlines(), "run: .venv-vllm/bin/python tools/render_models.py"
+
+
 class TestPrompts:
     @pytest.mark.parametrize("prompt", ["What happens?", SPELLED])
     def test_ids_are_those_of_the_transformers_engine(self, tiny: Tiny, renderer: Any, prompt: str) -> None:
@@ -155,7 +125,7 @@ class TestPrompts:
             made = tiny.rendered(renderer, words, frames)
             ours = tiny.ours(words, frames)
             assert vllm_clips._places(made, tiny.family) == ours
-            if tiny.folder.name != "internvl":  # whose frames get another token, which the model is not fed
+            if tiny.name != "internvl":  # whose frames get another token, which the model is not fed
                 assert list(made["prompt_token_ids"]) == ours
 
     def test_it_is_taken(self, tiny: Tiny, config: Any) -> None:
@@ -198,7 +168,7 @@ class TestTimes:
                 ids, {**shown.tensors, **kinds}
             ).long()  # Omni's, of which there are 13 a second, have fractions
             end = place.offset + place.length
-            if tiny.folder.name in BY_POSITIONS:
+            if tiny.name == "qwen2_5_vl":
                 # Released as vLLM has it: text goes on behind the last time. Transformers 5 lets it overlap with times.
                 expected[:, end:] = torch.arange(len(ids) - end) + expected[:, :end].max() + 1
             assert found.tolist() == expected.tolist()
@@ -218,18 +188,18 @@ class TestRefusal:
 
     @pytest.mark.parametrize("name", REFUSED)
     def test_families_that_it_takes_otherwise_are_refused(self, name: str, tmp_path: Path) -> None:
-        refused = Tiny(tiny_checkpoints.make(name, tmp_path / name))
+        refused = Tiny(name, tmp_path / name)
         with pytest.raises(
-            ModelError, match=rf"^vLLM cannot be trusted with videos of .*{REFUSED[name]}.*transformers\.$"
+            ModelError, match=rf"^vLLM cannot be trusted with .*{REFUSED[name]}.* --engine transformers, "
         ):
-            vllm_clips.check(refused.config(), refused.checkpoint, name)
+            vllm_clips.check(config_of(refused.checkpoint), refused.checkpoint, name)
 
     def test_the_engine_refuses_them_before_it_loads_weights(self, tmp_path: Path) -> None:
         from reelscribe.engines.vllm import load
 
         folder = tiny_checkpoints.make("video_llama_3", tmp_path / "model")
         (folder / "model.safetensors").unlink()
-        with pytest.raises(ModelError, match=r"it makes other tokens of a clip .* --engine transformers\.$"):
+        with pytest.raises(ModelError, match=r"it makes other tokens of a clip .* --engine transformers, or "):
             load(Settings(model=str(folder), engine="vllm", model_params={"max_model_len": 1024}))
 
     @pytest.mark.parametrize("tiny", ["qwen2_5_vl", "qwen3_vl"], indirect=True)
@@ -256,23 +226,22 @@ class TestRefusal:
 class TestMemory:
     """What vLLM sets aside memory for."""
 
-    @pytest.mark.parametrize("tiny", [*TAKEN, "qwen3_omni"], indirect=True)
     def test_the_largest_clip_is_let_through_and_none_that_is_much_larger_counts(self, tiny: Tiny) -> None:
         from vllm.multimodal import MULTIMODAL_REGISTRY
         from vllm.multimodal.encoder_budget import MultiModalBudget
 
-        config = tiny.config()
-        vllm_clips.set_aside(config, tiny.budget(), ours=True)
+        config, budget = config_of(tiny.checkpoint), budget_of(tiny.checkpoint)
+        vllm_clips.set_aside(config, budget, ours=True)
         found = MultiModalBudget(config, MULTIMODAL_REGISTRY)
-        most = max(tiny.budget().most_tokens, config.scheduler_config.max_num_batched_tokens)
-        assert found.encoder_cache_size == found.encoder_compute_budget == most
-        assert 0 < found.mm_max_toks_per_item["video"] <= most
+        assert budget.most_tokens >= config.scheduler_config.max_num_batched_tokens
+        assert found.encoder_cache_size == found.encoder_compute_budget == budget.most_tokens
+        assert 0 < found.mm_max_toks_per_item["image" if tiny.family.stills else "video"] <= budget.most_tokens
 
     @pytest.mark.parametrize("tiny", ["qwen2_5_vl"], indirect=True)
     def test_what_a_user_says_stays(self, tiny: Tiny) -> None:
         told = {"size": {"longest_edge": 10**7, "shortest_edge": 784}}
-        config = tiny.config(mm_processor_kwargs=copy.deepcopy(told))
-        vllm_clips.set_aside(config, tiny.budget(), ours=False)
+        config = config_of(tiny.checkpoint, mm_processor_kwargs=copy.deepcopy(told))
+        vllm_clips.set_aside(config, budget_of(tiny.checkpoint), ours=False)
         assert config.model_config.multimodal_config.mm_processor_kwargs == told
 
 
@@ -302,9 +271,12 @@ def test_answers_are_those_of_the_transformers_engine(name: str, tmp_path: Path)
 
     folder = wide(name, tmp_path / name)
     theirs = TransformersEngine(str(folder), device="cpu", dtype="float32")
-    tiny = Tiny(folder)
+    limits = theirs.info.limits
     # Of times that reach no further than the sides of frames: beyond that Transformers 5 places text otherwise.
-    clips = {"a.mp4": tiny.frames((0.0, 0.25, 0.5, 0.75), (2, 5)), "b.mp4": tiny.frames((0.0, 0.3, 0.6), (4, 3))}
+    clips = {
+        "a.mp4": vllm_clips._clip(limits, (0.0, 0.25, 0.5, 0.75), (2, 5)),
+        "b.mp4": vllm_clips._clip(limits, (0.0, 0.3, 0.6), (4, 3)),
+    }
     works = [
         Work(
             requests=tuple(

@@ -19,10 +19,9 @@ from reelscribe.errors import ModelError
 from reelscribe.values import Clip, Frames, Request, RequestId
 from reelscribe.video.sampling import FrameBudget, VisionLimits
 
-_PROBES: Final = ((0.0, 0.7, 1.4, 2.1, 2.8, 3.5), (0.3, 61.9, 100.02))
-"""Times of the frames of clips to ask with: several groups of frames, and an odd number at uneven distances."""
-_SHAPES: Final = ((2, 3), (4, 2))
-"""Heights and widths of their frames, in squares of a token."""
+_PROBES: Final = (((0.0, 0.7, 1.4, 2.1, 2.8, 3.5), (2, 3)), ((0.3, 61.9, 100.02), (4, 2)))
+"""Times of the frames of clips to ask with, and their heights and widths in squares of a token: several groups of
+frames, and an odd number at uneven distances."""
 _ROUNDED: Final = 0.01
 """By which bfloat16 may differ and count as equal."""
 
@@ -89,24 +88,28 @@ def check(config: Any, checkpoint: Checkpoint, model: str) -> None:
     Raises:
         ModelError: it does not.
     """
+    if fault := fault_of(config, checkpoint):
+        other = "" if checkpoint.family.stills else ", or show it frames as images: --show images"
+        raise ModelError(
+            f"vLLM cannot be trusted with videos of the model {model!r}, a {checkpoint.config.model_type}: {fault}. "
+            f"Use the engine transformers: --engine transformers{other}."
+        )
+
+
+def fault_of(config: Any, checkpoint: Checkpoint) -> str | None:
+    """What is wrong with what vLLM makes of clips; None if nothing is. See `check`."""
     from vllm.renderers import renderer_from_config
 
     renderer = renderer_from_config(config)
     try:
-        for times, shape in zip(_PROBES, _SHAPES, strict=True):
-            frames = _clip(checkpoint.limits, times, shape)
-            if fault := _difference(renderer, checkpoint, frames):
-                other = "" if checkpoint.family.stills else ", or show it frames as images: --show images"
-                raise ModelError(
-                    f"vLLM cannot be trusted with videos of the model {model!r}, a {checkpoint.config.model_type}: "
-                    f"{fault} Use the engine transformers: --engine transformers{other}."
-                )
+        clips = (_clip(checkpoint.limits, *probe) for probe in _PROBES)
+        return next(filter(None, (_difference(renderer, checkpoint, frames) for frames in clips)), None)
     finally:
         renderer.shutdown()
 
 
 def _difference(renderer: Any, checkpoint: Checkpoint, frames: Frames) -> str | None:
-    """What is wrong with what vLLM makes of a clip, as a sentence; None if nothing is."""
+    """What is wrong with what vLLM makes of a clip; None if nothing is."""
     processor, family = checkpoint.processor, checkpoint.family
     words = Prompt.of(processor, family, Request(id=RequestId(0), clip=Clip(source="probe.mp4"), prompt="What?"))
     shown = family.show(processor, frames)
@@ -115,12 +118,12 @@ def _difference(renderer: Any, checkpoint: Checkpoint, frames: Frames) -> str | 
         [rendered] = renderer.render_cmpl([prompt_for_vllm(words, processor.tokenizer, family, frames, "probe")])
     except Exception as exc:  # vLLM's code and the processor raise all kinds of errors
         reason = " ".join(str(exc.__cause__ or exc).split())
-        return f"it takes none of them, or fails at them ({type(exc.__cause__ or exc).__name__}: {reason:.200})."
+        return f"it takes none of them, or fails at them ({type(exc.__cause__ or exc).__name__}: {reason:.200})"
     if _places(rendered, family) != ours:
-        return "it makes other tokens of a clip than the model's own processor does."
+        return "it makes other tokens of a clip than the model's own processor does"
     word = {"positions": "second", "drawn": "pixel_values"}.get(family.times)  # in the names of what tells times
     if word and not _alike(rendered["mm_kwargs"]["video"][0].get_data(), shown.tensors, word):
-        return "it does not tell the model the times of frames as the model's own processor does."
+        return "it does not tell the model the times of frames as the model's own processor does"
     return None
 
 
