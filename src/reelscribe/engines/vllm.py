@@ -167,7 +167,10 @@ class VllmEngine:
                 check(config, checkpoint, settings.model)
                 set_aside(config, budget, ours="mm_processor_kwargs" not in settings.model_params)
                 return AsyncLLM.from_vllm_config(
-                    config, usage_context=UsageContext.LLM_CLASS, disable_log_stats=args.disable_log_stats
+                    config,
+                    usage_context=UsageContext.LLM_CLASS,
+                    enable_log_requests=args.enable_log_requests,
+                    disable_log_stats=args.disable_log_stats,
                 )
         except Exception as exc:  # configuration, weights and GPUs raise all kinds of errors in there
             guard.close()

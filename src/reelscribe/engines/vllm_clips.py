@@ -2,7 +2,7 @@
 
 vLLM has code of its own for each family: it reads the times of frames, writes them into the prompt, counts tokens. No
 list says for which families that is right. vLLM is asked with small clips before any weights are loaded, and a model is
-refused if it makes of them something else.
+refused if something else comes out than of its own processor.
 """
 
 from collections.abc import Mapping, Sequence
@@ -59,9 +59,10 @@ def prompt_for_vllm(words: Prompt, tokenizer: Any, family: Family, frames: Frame
 
 
 def keep_seconds(rendered: Mapping[str, Any], family: Family, frames: Frames) -> None:
-    """Put the exact seconds from group to group of frames where vLLM has them rounded, as all that it computes with.
+    """Give vLLM the exact seconds from group to group of frames.
 
-    In bfloat16 they would be wrong by up to 0.4%, and the positions of the frames of a long clip by several.
+    It rounds them to the model's dtype, as it does pixels. In bfloat16 they are wrong by up to 0.4%, and so are the
+    positions of a long clip's last frames, by several.
 
     Args:
         rendered: what vLLM made of a prompt with a clip; changed in place.
@@ -114,8 +115,9 @@ def _difference(renderer: Any, checkpoint: Checkpoint, frames: Frames) -> str | 
     words = Prompt.of(processor, family, Request(id=RequestId(0), clip=Clip(source="probe.mp4"), prompt="What?"))
     shown = family.show(processor, frames)
     ours = words.with_video(family.mark, shown.layout).ids(processor.tokenizer)
+    prompt = prompt_for_vllm(words, processor.tokenizer, family, frames, f"probe of {len(frames.timestamps)} frames")
     try:
-        [rendered] = renderer.render_cmpl([prompt_for_vllm(words, processor.tokenizer, family, frames, "probe")])
+        [rendered] = renderer.render_cmpl([prompt])
     except Exception as exc:  # vLLM's code and the processor raise all kinds of errors
         reason = " ".join(str(exc.__cause__ or exc).split())
         return f"it takes none of them, or fails at them ({type(exc.__cause__ or exc).__name__}: {reason:.200})"
