@@ -76,7 +76,7 @@ class Tiny:
 
     def rendered(self, renderer: Any, words: Prompt, frames: Frames) -> Any:
         """What vLLM's renderer makes of a prompt with a clip, as the engine sends it on."""
-        prompt = vllm_clips.prompt_for_vllm(words, self.processor.tokenizer, self.family, frames, "clip")
+        prompt = vllm_clips.prompt_for_vllm(words, self.processor, self.family, frames, "clip")
         [made] = renderer.render_cmpl([prompt])
         vllm_clips.keep_seconds(made, self.family, frames)
         return made
@@ -136,7 +136,7 @@ class TestPrompts:
         tokenizer = tiny.processor.tokenizer
         tokenizer.add_bos_token = True
         assert tokenizer("a")["input_ids"][0] == tokenizer.bos_token_id
-        prompt = vllm_clips.prompt_for_vllm(tiny.words(), tokenizer, tiny.family, None, "clip")
+        prompt = vllm_clips.prompt_for_vllm(tiny.words(), tiny.processor, tiny.family, None, "clip")
         assert prompt["prompt_token_ids"].count(tokenizer.bos_token_id) == 1
 
 

@@ -253,7 +253,7 @@ class VllmEngine:
         request = item.requests[0]
         words = Prompt.of(self._processor, self._family, request, self._switches)
         frames = item.frames if request.video else None
-        prompt = prompt_for_vllm(words, self._processor.tokenizer, self._family, frames, clip)
+        prompt = prompt_for_vllm(words, self._processor, self._family, frames, clip)
         [rendered] = await self._llm.renderer.render_cmpl_async([prompt])
         if frames is not None:
             keep_seconds(rendered, self._family, frames)

@@ -22,22 +22,25 @@ from reelscribe.video.sampling import FrameBudget, VisionLimits
 _PROBES: Final = (((0.0, 0.7, 1.4, 2.1, 2.8, 3.5), (2, 3)), ((0.3, 61.9, 100.02), (4, 2)))
 """Times of the frames of clips to ask with, and their heights and widths in squares of a token: several groups of
 frames, and an odd number at uneven distances."""
+_BY_IMAGES: Final = "MiniCPMV4_6Processor"
+"""Of its videos vLLM gives each frame to the image processor, which fails at words for videos."""
 _ROUNDED: Final = 0.01
 """By which bfloat16 may differ and count as equal."""
 
 
-def prompt_for_vllm(words: Prompt, tokenizer: Any, family: Family, frames: Frames | None, clip: str) -> dict[str, Any]:
+def prompt_for_vllm(words: Prompt, processor: Any, family: Family, frames: Frames | None, clip: str) -> dict[str, Any]:
     """A prompt as vLLM takes it.
 
     Args:
         words: with the family's mark where the clip belongs.
-        tokenizer: the checkpoint's.
+        processor: the checkpoint's.
         family: how the checkpoint takes a video.
         frames: of the clip; None for a prompt without one.
         clip: what vLLM is to know the clip by.
     """
     if frames is not None and family.stills:
         words = words.with_video(family.mark, family.stills.text(frames.timestamps))
+    tokenizer = processor.tokenizer
     begun = bool(tokenizer.bos_token) and words.text.startswith(tokenizer.bos_token)  # vLLM would put another before it
     prompt: dict[str, Any] = (
         {"prompt_token_ids": words.ids(tokenizer)} if begun or words.covered else {"prompt": words.text}
@@ -50,11 +53,13 @@ def prompt_for_vllm(words: Prompt, tokenizer: Any, family: Family, frames: Frame
             "multi_modal_uuids": {"image": [f"{clip} {number}" for number in range(len(frames.pixels))]},
             "mm_processor_kwargs": dict(family.arguments),
         }
-    told = metadata(frames.timestamps, frames.duration_seconds) | {"do_sample_frames": False}
+    whole = {"do_sample_frames": False}
+    told = metadata(frames.timestamps, frames.duration_seconds) | whole
+    by_images = type(processor).__name__ == _BY_IMAGES
     return prompt | {
         "multi_modal_data": {"video": [(frames.pixels, told)]},
         "multi_modal_uuids": {"video": [clip]},
-        "mm_processor_kwargs": {**family.arguments_for(frames), "do_sample_frames": False},
+        "mm_processor_kwargs": {**family.arguments_for(frames), **({} if by_images else whole)},
     }
 
 
@@ -115,7 +120,7 @@ def _difference(renderer: Any, checkpoint: Checkpoint, frames: Frames) -> str | 
     words = Prompt.of(processor, family, Request(id=RequestId(0), clip=Clip(source="probe.mp4"), prompt="What?"))
     shown = family.show(processor, frames)
     ours = words.with_video(family.mark, shown.layout).ids(processor.tokenizer)
-    prompt = prompt_for_vllm(words, processor.tokenizer, family, frames, f"probe of {len(frames.timestamps)} frames")
+    prompt = prompt_for_vllm(words, processor, family, frames, f"probe of {len(frames.timestamps)} frames")
     try:
         [rendered] = renderer.render_cmpl([prompt])
     except Exception as exc:  # vLLM's code and the processor raise all kinds of errors
