@@ -39,7 +39,6 @@ from reelscribe.engines.thinking import (
     special_marks,
     with_opening,
 )
-from reelscribe.engines.vllm_clips import check, keep_seconds, largest_clip, prompt_for_vllm, set_aside
 from reelscribe.errors import EngineError, ModelError, SettingsError, did_you_mean
 from reelscribe.sampling_params import SamplingParams
 from reelscribe.schemas import Schema
@@ -159,6 +158,8 @@ class VllmEngine:
         from vllm.usage.usage_lib import UsageContext
         from vllm.v1.engine.async_llm import AsyncLLM
 
+        from reelscribe.engines.vllm_clips import check, set_aside
+
         try:
             with guard.starting(CORE_ENVIRONMENT):
                 outputs = StructuredOutputsConfig(**self.engine_args["structured_outputs_config"])
@@ -250,6 +251,8 @@ class VllmEngine:
             replica: that is to answer it.
             clip: what vLLM is to know the clip by. No other clip may have that name while vLLM runs.
         """
+        from reelscribe.engines.vllm_clips import keep_seconds, prompt_for_vllm
+
         request = item.requests[0]
         words = Prompt.of(self._processor, self._family, request, self._switches)
         frames = item.frames if request.video else None
@@ -396,6 +399,8 @@ def _defaults(
     settings: Settings, checkpoint: Checkpoint, budget: FrameBudget, spread: Plan, *, on_cpu: bool
 ) -> dict[str, Any]:
     """Arguments for vLLM, where model_params say nothing else."""
+    from reelscribe.engines.vllm_clips import largest_clip
+
     args: dict[str, Any] = {
         "model": checkpoint.path,
         "revision": settings.revision,
