@@ -21,7 +21,7 @@ from tiny_in_vllm import WHOLE_OMNI, budget_of, config_of
 from transformers import AutoConfig, AutoModelForMultimodalLM, GenerationConfig
 
 from reelscribe.config import Settings
-from reelscribe.engines import vllm_clips
+from reelscribe.engines import load_engine, vllm_clips
 from reelscribe.engines.checkpoint import Checkpoint
 from reelscribe.engines.families import metadata
 from reelscribe.engines.positions import Positions
@@ -195,12 +195,10 @@ class TestRefusal:
             vllm_clips.check(config_of(refused.checkpoint), refused.checkpoint, name)
 
     def test_the_engine_refuses_them_before_it_loads_weights(self, tmp_path: Path) -> None:
-        from reelscribe.engines.vllm import load
-
         folder = tiny_checkpoints.make("video_llama_3", tmp_path / "model")
         (folder / "model.safetensors").unlink()
         with pytest.raises(ModelError, match=r"it makes other tokens of a clip .* --engine transformers, or "):
-            load(Settings(model=str(folder), engine="vllm", model_params={"max_model_len": 1024}))
+            load_engine(Settings(model=str(folder), engine="vllm", model_params={"max_model_len": 1024}))
 
     @pytest.mark.parametrize("tiny", ["qwen2_5_vl", "qwen3_vl"], indirect=True)
     def test_wrong_times_are_found(self, tiny: Tiny, config: Any, monkeypatch: pytest.MonkeyPatch) -> None:
