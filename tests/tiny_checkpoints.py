@@ -828,12 +828,17 @@ def make(name: str, folder: Path) -> Path:
     """Save a checkpoint of a family, whose every token hangs on all pixels, positions and tokens before it."""
     torch.manual_seed(0)
     model, processor, ends = _MAKE[name]()
+    enliven(model)
+    model.generation_config = GenerationConfig(**ends)
+    model.save_pretrained(folder)
+    processor.save_pretrained(folder)
+    return folder
+
+
+def enliven(model: Any) -> None:
+    """Give it weights with which every token hangs on all before it."""
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for weight in model.parameters():
             if weight.ndim > 1:
                 weight.normal_(std=0.7 * weight[0].numel() ** -0.5, generator=generator)
-    model.generation_config = GenerationConfig(**ends)
-    model.save_pretrained(folder)
-    processor.save_pretrained(folder)
-    return folder

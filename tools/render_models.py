@@ -1,5 +1,10 @@
-"""Writes the table of families in docs/models.md from what tiny checkpoints of them show. Tests hold it to that."""
+"""Writes the tables of families in docs/models.md from what tiny checkpoints of them show. Tests hold it to that.
 
+In an environment with vLLM it writes the table of what vLLM makes of them, else the one of the Transformers engine.
+"""
+
+import importlib.util
+import os
 import sys
 import tempfile
 from pathlib import Path
@@ -8,6 +13,7 @@ from typing import Any
 ROOT = Path(__file__).parent.parent
 PAGE = ROOT / "docs" / "models.md"
 BEGIN, END = "<!-- families: python tools/render_models.py -->", "<!-- end -->"
+BEGIN_VLLM = "<!-- vLLM: .venv-vllm/bin/python tools/render_models.py -->"
 NAMES = {
     "qwen2_5_vl": "Qwen2.5-VL",
     "qwen3_vl": "Qwen3-VL",
@@ -15,6 +21,7 @@ NAMES = {
     "qwen3_5": "Qwen3.5, Qwen3.6",
     "qwen3_5_moe": "Qwen3.5, Qwen3.6, mixtures",
     "qwen3_omni_thinker": "Qwen3-Omni's thinker",
+    "qwen3_omni": "Qwen3-Omni, whole",
     "glm4v": "GLM-4.1V",
     "glm4v_moe": "GLM-4.5V",
     "glm46v": "GLM-4.6V",
@@ -67,29 +74,64 @@ def row(name: str, family: Any, config: Any) -> str:
     return f"| {NAMES[name]} | {shown} | {TIMES[family.times]} | {cost} | {pixels} | {layers} |"
 
 
-def render(rows: list[str]) -> str:
-    """The page with these lines in its table."""
-    head = [
-        "| family | shown as | times | size and cost of frames | pixels | layers |",
-        "| --- | --- | --- | --- | --- | --- |",
-    ]
-    before, rest = PAGE.read_text("utf-8").split(BEGIN)
-    return before + "\n".join([BEGIN, "", *head, *rows, "", END]) + rest.partition(END)[2]
+def row_in_vllm(name: str, family: Any, fault: str | None) -> str:
+    """A line of vLLM's table.
+
+    Args:
+        name: of the tiny checkpoint.
+        family: what its processor showed.
+        fault: that vLLM's clips have; see `vllm_clips.fault_of`.
+    """
+    shown = "images" if family.stills else "a video"
+    said = f"refused: {fault.partition(' (')[0]}" if fault else shown
+    return f"| {NAMES[name]} | {said} |"
+
+
+def render(begin: str, columns: list[str], rows: list[str]) -> str:
+    """The page with these lines in one of its tables."""
+    head = [f"| {' | '.join(each)} |" for each in (columns, ["---"] * len(columns))]
+    before, rest = PAGE.read_text("utf-8").split(begin)
+    end = rest.index(END)
+    return before + "\n".join([begin, "", *head, *rows, "", ""]) + rest[end:]
 
 
 def main() -> None:
     """Make the checkpoints, and write the page."""
     sys.path.insert(0, str(ROOT / "tests"))
+    with tempfile.TemporaryDirectory() as folder:
+        if importlib.util.find_spec("vllm"):
+            page = render(BEGIN_VLLM, ["family", "shown as"], _rows_in_vllm(Path(folder)))
+        else:
+            columns = ["family", "shown as", "times", "size and cost of frames", "pixels", "layers"]
+            page = render(BEGIN, columns, _rows(Path(folder)))
+    PAGE.write_text(page, "utf-8")
+
+
+def _rows(folder: Path) -> list[str]:
     import tiny_checkpoints
 
     from reelscribe.engines.checkpoint import Checkpoint
 
     rows = []
-    with tempfile.TemporaryDirectory() as folder:
-        for name in tiny_checkpoints.NAMES:
-            made = Checkpoint.load(str(tiny_checkpoints.make(name, Path(folder) / name)), revision=None)
-            rows.append(row(name, made.family, made.config.get_text_config()))
-    PAGE.write_text(render(rows), "utf-8")
+    for name in tiny_checkpoints.NAMES:
+        made = Checkpoint.load(str(tiny_checkpoints.make(name, folder / name)), revision=None)
+        rows.append(row(name, made.family, made.config.get_text_config()))
+    return rows
+
+
+def _rows_in_vllm(folder: Path) -> list[str]:
+    os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
+    import tiny_in_vllm
+
+    from reelscribe.engines.checkpoint import Checkpoint
+    from reelscribe.engines.vllm_clips import fault_of
+
+    rows = []
+    with tiny_in_vllm.quick_look():
+        for name in tiny_in_vllm.NAMES:
+            made = Checkpoint.load(str(tiny_in_vllm.make(name, folder / name)), revision=None)
+            rows.append(row_in_vllm(name, made.family, fault_of(tiny_in_vllm.config_of(made), made)))
+    return rows
 
 
 if __name__ == "__main__":

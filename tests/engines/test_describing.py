@@ -9,11 +9,9 @@ import torch
 from generating import SHAPES
 from transformers import AutoProcessor, BatchFeature, Qwen3VLProcessor
 
-from reelscribe.config import Settings
 from reelscribe.engines.checkpoint import Checkpoint
 from reelscribe.engines.describing import describe
-from reelscribe.engines.vllm import _checkpoint
-from reelscribe.errors import ModelError, SettingsError
+from reelscribe.errors import ModelError
 from reelscribe.video.sampling import OwnSize
 
 _IMAGES = (
@@ -148,18 +146,6 @@ def test_a_checkpoint_that_is_refused_is_named(tmp_path: Path, monkeypatch: pyte
     monkeypatch.setattr("reelscribe.engines.describing.describe", refuse)
     with pytest.raises(ModelError, match=r"the model 'shapes', a qwen3_vl, cannot be used: it takes no videos\."):
         Checkpoint.load("shapes", revision=None)
-
-
-def test_vllm_refuses_other_families(tmp_path: Path) -> None:
-    folder = tiny_checkpoints.make("internvl", tmp_path / "internvl")
-    with pytest.raises(ModelError, match="is a internvl; the engine vllm takes Qwen3-VL checkpoints"):
-        _checkpoint(Settings(model=str(folder), engine="vllm"), {})
-    assert _checkpoint(Settings(model="shapes", engine="vllm"), {}).config.model_type == "qwen3_vl"
-
-
-def test_vllm_shows_no_images() -> None:
-    with pytest.raises(SettingsError, match="show is images, but the engine vllm shows videos alone"):
-        _checkpoint(Settings(model="shapes", engine="vllm", show="images"), {})
 
 
 def test_a_constant_a_frame_is_the_checkpoint_s_own(tmp_path: Path) -> None:

@@ -81,7 +81,7 @@ class Family:
         count, height, width, _ = frames.pixels.shape
         if self.cut and (not count or height % self.cut.side or width % self.cut.side):
             raise ValueError(f"{count} frames of {width} x {height}; sides must be multiples of {self.cut.side}")
-        arguments = self._arguments(frames)
+        arguments = self.arguments_for(frames)
         around = around_sound(processor) if frames.has_sound else ("", "")
         asked = self.stills, frames.timestamps, frames.duration_seconds, arguments, self.mark.join(around)
         if self.cut:
@@ -93,10 +93,15 @@ class Family:
         layout = layout.removeprefix(self.opening).removeprefix(around[0]).removesuffix(around[1])
         return Shown(layout=layout, tensors=tensors)
 
-    def _arguments(self, frames: Frames) -> Mapping[str, Any]:
+    def arguments_for(self, frames: Frames) -> Mapping[str, Any]:
+        """Of the processor's call with a clip, beside the clip and its metadata.
+
+        Raises:
+            ValueError: it has sound, and the model takes none.
+        """
         arguments = dict(self.arguments)
         if self.wants_rate:
-            arguments["fps"] = 1 / _step(frames.timestamps, frames.duration_seconds)
+            arguments["fps"] = 1 / seconds_between(frames.timestamps, frames.duration_seconds)
         if frames.sound and frames.has_sound:
             if self.sound is None:
                 raise ValueError("the clip has sound, and the model takes none with a video.")
@@ -147,9 +152,7 @@ def call(
 ) -> tuple[str, Any]:
     """Call a processor with a clip and its mark alone as text, or with another text that holds the mark.
 
-    The clip goes in as a video, or with `stills` as images. With one "frame a second" the numbers of a video's frames
-    are their times. All families read the true times from that; the number of frames is the one from which Qwen2.5-VL
-    reckons how many a second were sampled.
+    The clip goes in as a video, or with `stills` as images.
 
     Returns:
         The text in which the clip has its layout, and tensors by name.
@@ -160,16 +163,10 @@ def call(
         text = (text or PLACE).replace(PLACE, stills.text(times), 1)
         made = recorded(text=[text], images=[list(pixels)], return_tensors="pt", **arguments)
         return recorded.tokenizer.text, made
-    metadata = {
-        "fps": 1.0,
-        "frames_indices": list(times),  # a fresh list each time: Qwen3-VL's processor adds to it
-        "total_num_frames": len(times) * _step(times, duration),
-        "duration": duration,
-    }
     made = recorded(
         text=[text or processor.video_token],
         videos=[pixels],
-        video_metadata=[metadata],
+        video_metadata=[metadata(times, duration)],
         do_sample_frames=False,
         return_tensors="pt",
         **arguments,
@@ -189,8 +186,22 @@ def call_without_pixels(processor: Any, shape: Sequence[int], *asked: Any) -> tu
         return call(processor, torch.zeros(count, 3, height, width, dtype=torch.uint8), *asked)
 
 
-def _step(times: Sequence[float], duration: float) -> float:
-    """Seconds from frame to frame."""
+def metadata(times: Sequence[float], duration: float) -> dict[str, Any]:
+    """What processors are told of a video.
+
+    With one "frame a second" the numbers of the frames are their times. All families read the true times from that; the
+    number of frames is the one from which Qwen2.5-VL reckons how many a second were sampled.
+    """
+    return {
+        "fps": 1.0,
+        "frames_indices": list(times),  # a fresh list each time: Qwen3-VL's processor adds to it
+        "total_num_frames": len(times) * seconds_between(times, duration),
+        "duration": duration,
+    }
+
+
+def seconds_between(times: Sequence[float], duration: float) -> float:
+    """Seconds from frame to frame, on average; of a single frame, what it lasts."""
     return (times[-1] - times[0]) / (len(times) - 1) if len(times) > 1 else max(duration, 1e-3)
 
 

@@ -1,8 +1,9 @@
-"""Qwen3-VL checkpoints through vLLM, in this process: continuous batching over the whole run.
+"""Checkpoints through vLLM, in this process: continuous batching over the whole run.
 
 vLLM's own engine core runs in a process beside this one and batches whatever is in flight. `generate` keeps a window of
 requests there, refilled one by one as answers come out, so that it never drains. Frames go over as they are, at their
-final size and with their true times: vLLM neither samples nor resizes them.
+final size and with their true times: vLLM samples none of them. What it makes of a clip is seen before weights are
+loaded (`vllm_clips.py`).
 
 All candidates of a request are one request there, too. vLLM knows a work's clip by a name, the same in each request, so
 that they share the vision encoder and the prefill up to the question, as candidates do, through its caches. It draws
@@ -72,8 +73,6 @@ _SECONDS_BETWEEN_LOOKS: Final = 5.0
 """How often to see whether vLLM is still alive while nothing comes out of it."""
 _SECONDS_TO_STOP: Final = 30.0
 """For vLLM's processes to end by themselves, before they are killed."""
-_FAMILY: Final = "qwen3_vl"
-"""What model types begin with whose prompts, pixels and answers were held against those of Transformers."""
 _SEEDS: Final = 1 << 62
 """vLLM takes seeds of 63 bits, and adds a candidate's number."""
 
@@ -97,25 +96,23 @@ class VllmEngine:
 
     Raises:
         SettingsError: a parameter is unknown to vLLM, or the model does not fit the GPUs.
-        ModelError: the checkpoint cannot be loaded, or is no Qwen3-VL.
+        ModelError: the checkpoint cannot be loaded, or vLLM does not take its videos as its own processor does.
     """
 
     def __init__(self, settings: Settings) -> None:
         for name, value in _ENVIRONMENT.items():
             os.environ.setdefault(name, value)
         from vllm import AsyncEngineArgs
-        from vllm.config import StructuredOutputsConfig
         from vllm.exceptions import VLLMValidationError
         from vllm.platforms import current_platform
-        from vllm.usage.usage_lib import UsageContext
-        from vllm.v1.engine.async_llm import AsyncLLM
 
         from reelscribe.engines.sampling import TokenRules
 
         params = dict(settings.model_params)
         _check_params(params, [item.name for item in dataclasses.fields(AsyncEngineArgs)])
         _check_device(settings.device, current_platform.device_type)
-        checkpoint = _checkpoint(settings, params)
+        hub = {key: params[key] for key in HUB_PARAMS if key in params}
+        checkpoint = Checkpoint.load(settings.model, revision=settings.revision, show=settings.show, **hub)
         self._processor, self._family = checkpoint.processor, checkpoint.family
         self._rules = TokenRules(self._processor.tokenizer, checkpoint.generation_config())
         self._switches = checkpoint.template_switches(thinking=settings.thinking)
@@ -133,14 +130,7 @@ class VllmEngine:
         """What vLLM is told."""
         resource_tracker.ensure_running()  # serves this whole program, so that it must not end with vLLM
         guard = Guard()
-        try:
-            with guard.starting(CORE_ENVIRONMENT):
-                outputs = StructuredOutputsConfig(**self.engine_args["structured_outputs_config"])
-                args = AsyncEngineArgs(**self.engine_args | {"structured_outputs_config": outputs})
-                self._llm = AsyncLLM.from_engine_args(args, usage_context=UsageContext.LLM_CLASS)
-        except Exception as exc:  # configuration, weights and GPUs raise all kinds of errors in there
-            guard.close()
-            raise cannot_load(settings.model, " ".join(str(exc).split())) from exc
+        self._llm = self._start(guard, settings, checkpoint, budget)
         if not current_platform.is_cpu():  # which has its own use for them
             os.environ.setdefault("OMP_NUM_THREADS", str(min(_PROCESSOR_THREADS, os.cpu_count() or 1)))
         self._loop = asyncio.new_event_loop()
@@ -160,6 +150,34 @@ class VllmEngine:
             details={"times_given": checkpoint.family.times},
             gpus=self._replicas * self._llm.vllm_config.parallel_config.tensor_parallel_size,
         )
+
+    def _start(self, guard: Guard, settings: Settings, checkpoint: Checkpoint, budget: FrameBudget) -> Any:
+        """The engine of vLLM, once it has shown that it takes the checkpoint's videos."""
+        from vllm import AsyncEngineArgs
+        from vllm.config import StructuredOutputsConfig
+        from vllm.usage.usage_lib import UsageContext
+        from vllm.v1.engine.async_llm import AsyncLLM
+
+        from reelscribe.engines.vllm_clips import check, set_aside
+
+        try:
+            with guard.starting(CORE_ENVIRONMENT):
+                outputs = StructuredOutputsConfig(**self.engine_args["structured_outputs_config"])
+                args = AsyncEngineArgs(**self.engine_args | {"structured_outputs_config": outputs})
+                config = args.create_engine_config(UsageContext.LLM_CLASS)
+                check(config, checkpoint, settings.model)
+                set_aside(config, budget, ours="mm_processor_kwargs" not in settings.model_params)
+                return AsyncLLM.from_vllm_config(
+                    config,
+                    usage_context=UsageContext.LLM_CLASS,
+                    enable_log_requests=args.enable_log_requests,
+                    disable_log_stats=args.disable_log_stats,
+                )
+        except Exception as exc:  # configuration, weights and GPUs raise all kinds of errors in there
+            guard.close()
+            if isinstance(exc, ModelError):
+                raise
+            raise cannot_load(settings.model, " ".join(str(exc).split())) from exc
 
     def close(self) -> None:
         """End vLLM's processes. Happens by itself when the engine is collected, or the program ends."""
@@ -233,11 +251,15 @@ class VllmEngine:
             replica: that is to answer it.
             clip: what vLLM is to know the clip by. No other clip may have that name while vLLM runs.
         """
+        from reelscribe.engines.vllm_clips import keep_seconds, prompt_for_vllm
+
         request = item.requests[0]
         words = Prompt.of(self._processor, self._family, request, self._switches)
-        ids = {"prompt_token_ids": words.ids(self._processor.tokenizer)}
-        prompt = {**(ids if words.covered else {"prompt": words.text}), **(_video(item, clip) if request.video else {})}
+        frames = item.frames if request.video else None
+        prompt = prompt_for_vllm(words, self._processor, self._family, frames, clip)
         [rendered] = await self._llm.renderer.render_cmpl_async([prompt])
+        if frames is not None:
+            keep_seconds(rendered, self._family, frames)
         params = self.to_vllm(
             request.sampling, request.num_captions, request.seed, request.schema, scored=request.scored
         )
@@ -309,18 +331,6 @@ class VllmEngine:
         return with_opening(made) if thought else made
 
 
-def _video(item: Work, clip: str) -> dict[str, Any]:
-    """What a prompt of vLLM has for a video."""
-    times = item.frames.timestamps
-    # With one "frame a second" the numbers of the frames are their times.
-    metadata = {"fps": 1.0, "frames_indices": list(times), "total_num_frames": len(times), "do_sample_frames": False}
-    return {
-        "multi_modal_data": {"video": [(item.frames.pixels, metadata)]},
-        "multi_modal_uuids": {"video": [clip]},
-        "mm_processor_kwargs": {"do_resize": False, "do_sample_frames": False},
-    }
-
-
 def load(settings: Settings) -> VllmEngine:
     """The engine that the settings describe."""
     return VllmEngine(settings)
@@ -345,20 +355,6 @@ def _dead(in_flight: int) -> EngineError:
         f"vLLM's engine process died with {in_flight} requests in flight. Most often memory ran out: lower "
         "gpu_memory_utilization or max_num_seqs in model_params. VLLM_LOGGING_LEVEL=INFO shows what it says."
     )
-
-
-def _checkpoint(settings: Settings, params: Mapping[str, Any]) -> Checkpoint:
-    hub = {key: params[key] for key in HUB_PARAMS if key in params}
-    checkpoint = Checkpoint.load(settings.model, revision=settings.revision, show=settings.show, **hub)
-    kind = checkpoint.config.model_type
-    if not kind.startswith(_FAMILY):
-        raise ModelError(
-            f"the model {settings.model!r} is a {kind}; the engine vllm takes Qwen3-VL checkpoints ({_FAMILY}) alone. "
-            "The engine transformers takes it: --engine transformers."
-        )
-    if checkpoint.family.stills:
-        raise SettingsError("show is images, but the engine vllm shows videos alone; leave show out.")
-    return checkpoint
 
 
 def _check_params(params: Mapping[str, Any], known: Sequence[str]) -> None:
@@ -403,7 +399,8 @@ def _defaults(
     settings: Settings, checkpoint: Checkpoint, budget: FrameBudget, spread: Plan, *, on_cpu: bool
 ) -> dict[str, Any]:
     """Arguments for vLLM, where model_params say nothing else."""
-    side, temporal = budget.limits.token_pixels, budget.limits.temporal_patch
+    from reelscribe.engines.vllm_clips import largest_clip
+
     args: dict[str, Any] = {
         "model": checkpoint.path,
         "revision": settings.revision,
@@ -416,13 +413,7 @@ def _defaults(
         # To keep clips here would fill the host's memory: questions and candidates share what is made of them there.
         "mm_processor_cache_gb": 0,
         "enable_prefix_caching": True,
-        "limit_mm_per_prompt": {"image": 0, "video": 1},
-        # The largest clip, for which vLLM sets memory aside.
-        "mm_processor_kwargs": {
-            "videos_kwargs": {
-                "size": {"longest_edge": budget.most_tokens * side**2 * temporal, "shortest_edge": side**2 * temporal}
-            }
-        },
+        **largest_clip(checkpoint, budget),
         "max_model_len": -1,  # as long as fits
         # For requests with a schema: the library that the Transformers engine uses, too. Models loop in white space.
         "structured_outputs_config": {"backend": "guidance", "disable_any_whitespace": True},

@@ -1,0 +1,311 @@
+"""Families of models in vLLM: what it makes of clips of tiny checkpoints, held against the Transformers engine.
+
+Most of it needs no engine: vLLM's renderer makes the ids, and its classes the positions. Two families go through a
+whole engine.
+"""
+
+import copy
+import runpy
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import tiny_checkpoints
+import tiny_in_vllm
+import torch
+from flow import named
+from generating import GREEDY
+from tiny_in_vllm import WHOLE_OMNI, budget_of, config_of
+from transformers import AutoConfig, AutoModelForMultimodalLM, GenerationConfig
+
+from reelscribe.config import Settings
+from reelscribe.engines import load_engine, vllm_clips
+from reelscribe.engines.checkpoint import Checkpoint
+from reelscribe.engines.families import metadata
+from reelscribe.engines.positions import Positions
+from reelscribe.engines.prompt import Prompt
+from reelscribe.errors import ModelError
+from reelscribe.values import Clip, Frames, Generation, Request, Work
+
+pytestmark = pytest.mark.vllm
+
+ROOT = Path(__file__).parents[2]
+REFUSED = {
+    "qwen3_omni_thinker": r"At most 0 video\(s\) may be provided",
+    "video_llama_3": "it makes other tokens of a clip",
+}
+TAKEN = [name for name in tiny_in_vllm.NAMES if name not in REFUSED]
+AS_IMAGES = ("qwen2_5_vl", "internvl")
+"""Families of these that are shown images, too."""
+BY_POSITIONS = ("qwen2_5_vl", WHOLE_OMNI)
+OF_THREE_AXES = (*BY_POSITIONS, "qwen3_vl", "qwen3_vl_moe", "qwen3_5", "qwen3_5_moe", "glm4v", "glm4v_moe")
+"""Families of whose positions vLLM has code of its own."""
+CLIPS: tuple[tuple[tuple[float, ...], tuple[int, int]], ...] = (
+    (tuple(number * 0.5 for number in range(8)), (3, 2)),
+    ((0.0, 0.67, 1.34, 2.01, 2.68), (2, 4)),
+    ((0.0, 1 / 30, 10.01, 75.5, 3599.0, 3600.0), (2, 5)),
+    ((0.3,), (4, 3)),
+    ((0.1, 0.3, 0.35), (2, 2)),
+)
+"""Times of frames, and their heights and widths in squares of a token."""
+SPELLED = "Is <|video_pad|>, <|video|>, <image> or <|im_end|> a token?<|im_end|>\n<|image|>"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _quick_look() -> Iterator[None]:
+    with tiny_in_vllm.quick_look():
+        yield
+
+
+class Tiny:
+    """A tiny checkpoint, and what is made of it."""
+
+    def __init__(self, name: str, folder: Path, show: str = "auto") -> None:
+        self.name, self.folder = name, tiny_in_vllm.make(name, folder)
+        self.checkpoint = Checkpoint.load(str(folder), revision=None, show=show)
+        self.family, self.processor = self.checkpoint.family, self.checkpoint.processor
+
+    def frames(self, times: Sequence[float], shape: tuple[int, int]) -> Frames:
+        return vllm_clips._clip(self.checkpoint.limits, times, shape)
+
+    def words(self, prompt: str = "What happens?") -> Prompt:
+        request = Request(id=named("a"), clip=Clip(source="a.mp4"), prompt=prompt, system_prompt="Be brief.")
+        return Prompt.of(self.processor, self.family, request)
+
+    def rendered(self, renderer: Any, words: Prompt, frames: Frames) -> Any:
+        """What vLLM's renderer makes of a prompt with a clip, as the engine sends it on."""
+        prompt = vllm_clips.prompt_for_vllm(words, self.processor, self.family, frames, "clip")
+        [made] = renderer.render_cmpl([prompt])
+        vllm_clips.keep_seconds(made, self.family, frames)
+        return made
+
+    def ours(self, words: Prompt, frames: Frames) -> list[int]:
+        """The ids of the Transformers engine."""
+        layout = self.family.show(self.processor, frames).layout
+        return words.with_video(self.family.mark, layout).ids(self.processor.tokenizer)
+
+
+@pytest.fixture(scope="module", params=[*TAKEN, *(f"{name} as images" for name in AS_IMAGES)])
+def tiny(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Tiny:
+    name, _, images = request.param.partition(" as ")
+    return Tiny(name, tmp_path_factory.mktemp("tiny") / name, images or "auto")
+
+
+@pytest.fixture(scope="module")
+def config(tiny: Tiny) -> Any:
+    return config_of(tiny.checkpoint)
+
+
+@pytest.fixture(scope="module")
+def renderer(config: Any) -> Iterator[Any]:
+    from vllm.renderers import renderer_from_config
+
+    made = renderer_from_config(config)
+    yield made
+    made.shutdown()
+
+
+def test_the_table_is_up_to_date(tiny: Tiny, config: Any) -> None:
+    if tiny.family.stills and tiny.name in AS_IMAGES:
+        return
+    tool = runpy.run_path(str(ROOT / "tools" / "render_models.py"))
+    line = tool["row_in_vllm"](tiny.name, tiny.family, vllm_clips.fault_of(config, tiny.checkpoint))
+    page = tool["PAGE"].read_text("utf-8").partition(tool["BEGIN_VLLM"])[2]
+    assert line in page.splitlines(), "run: .venv-vllm/bin/python tools/render_models.py"
+
+
+class TestPrompts:
+    @pytest.mark.parametrize("prompt", ["What happens?", SPELLED])
+    def test_ids_are_those_of_the_transformers_engine(self, tiny: Tiny, renderer: Any, prompt: str) -> None:
+        words = tiny.words(prompt)
+        for times, shape in CLIPS:
+            frames = tiny.frames(times, shape)
+            made = tiny.rendered(renderer, words, frames)
+            ours = tiny.ours(words, frames)
+            assert vllm_clips._places(made, tiny.family) == ours
+            if tiny.name != "internvl":  # whose frames get another token, which the model is not fed
+                assert list(made["prompt_token_ids"]) == ours
+
+    def test_it_is_taken(self, tiny: Tiny, config: Any) -> None:
+        vllm_clips.check(config, tiny.checkpoint, "tiny")
+
+    @pytest.mark.parametrize("tiny", ["gemma4_small"], indirect=True)
+    def test_a_beginning_is_not_put_twice(self, tiny: Tiny) -> None:
+        tokenizer = tiny.processor.tokenizer
+        tokenizer.add_bos_token = True
+        assert tokenizer("a")["input_ids"][0] == tokenizer.bos_token_id
+        prompt = vllm_clips.prompt_for_vllm(tiny.words(), tiny.processor, tiny.family, None, "clip")
+        assert prompt["prompt_token_ids"].count(tokenizer.bos_token_id) == 1
+
+
+class TestTimes:
+    @pytest.mark.parametrize("tiny", OF_THREE_AXES, indirect=True)
+    def test_positions_are_those_of_the_transformers_model(self, tiny: Tiny, config: Any, renderer: Any) -> None:
+        from vllm.model_executor.model_loader import get_model_architecture
+
+        kind = get_model_architecture(config.model_config)[0]
+        model = object.__new__(kind)
+        hf = config.model_config.hf_config
+        model.__dict__["config"] = getattr(hf, "thinker_config", hf)
+        theirs = AutoModelForMultimodalLM.from_config(AutoConfig.from_pretrained(tiny.folder))
+        find = Positions(getattr(theirs, "thinker", theirs))
+        words = tiny.words()
+        for times, shape in CLIPS:
+            frames = tiny.frames(times, shape)
+            made = tiny.rendered(renderer, words, frames)
+            ids = torch.tensor(tiny.ours(words, frames))
+            kinds = {
+                name: torch.tensor([[of.get(each, 0) for each in ids.tolist()]])
+                for name, of in tiny.family.kinds.items()
+            }
+            shown = tiny.family.show(tiny.processor, frames)
+            [data], [place] = made["mm_kwargs"]["video"], made["mm_placeholders"]["video"]
+            feature = SimpleNamespace(modality="video", data=data, mm_position=place)
+            found, _ = model.get_mrope_input_positions(made["prompt_token_ids"], [feature])
+            expected = find(
+                ids, {**shown.tensors, **kinds}
+            ).long()  # Omni's, of which there are 13 a second, have fractions
+            end = place.offset + place.length
+            if tiny.name == "qwen2_5_vl":
+                # Released as vLLM has it: text goes on behind the last time. Transformers 5 lets it overlap with times.
+                expected[:, end:] = torch.arange(len(ids) - end) + expected[:, :end].max() + 1
+            assert found.tolist() == expected.tolist()
+
+    @pytest.mark.parametrize("tiny", BY_POSITIONS, indirect=True)
+    def test_seconds_are_exact_in_bfloat16(self, tiny: Tiny, renderer: Any) -> None:
+        frames = tiny.frames((0.0, 0.67, 1.34, 2.01, 2.68), (2, 2))
+        data = tiny.rendered(renderer, tiny.words(), frames)["mm_kwargs"]["video"][0].get_data()
+        shown = tiny.family.show(tiny.processor, frames).tensors
+        fed, ours = ([each.item() for name, each in made.items() if "second" in name] for made in (data, shown))
+        assert fed == pytest.approx(ours, rel=1e-6)
+        assert fed == pytest.approx([1.34], rel=1e-6)
+
+
+class TestRefusal:
+    """Nothing but what vLLM makes of clips decides."""
+
+    @pytest.mark.parametrize("name", REFUSED)
+    def test_families_that_it_takes_otherwise_are_refused(self, name: str, tmp_path: Path) -> None:
+        refused = Tiny(name, tmp_path / name)
+        with pytest.raises(
+            ModelError, match=rf"^vLLM cannot be trusted with .*{REFUSED[name]}.* --engine transformers, "
+        ):
+            vllm_clips.check(config_of(refused.checkpoint), refused.checkpoint, name)
+
+    def test_the_engine_refuses_them_before_it_loads_weights(self, tmp_path: Path) -> None:
+        folder = tiny_checkpoints.make("video_llama_3", tmp_path / "model")
+        (folder / "model.safetensors").unlink()
+        with pytest.raises(ModelError, match=r"it makes other tokens of a clip .* --engine transformers, or "):
+            load_engine(Settings(model=str(folder), engine="vllm", model_params={"max_model_len": 1024}))
+
+    @pytest.mark.parametrize("tiny", ["qwen2_5_vl", "qwen3_vl"], indirect=True)
+    def test_wrong_times_are_found(self, tiny: Tiny, config: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+        told = "reelscribe.engines.vllm_clips.metadata"
+        monkeypatch.setattr(told, lambda times, length: metadata([2 * at for at in times], 2 * length))
+        with pytest.raises(ModelError, match=r"it makes other tokens of a clip|it does not tell the model the times"):
+            vllm_clips.check(config, tiny.checkpoint, "tiny")
+
+    @pytest.mark.parametrize("tiny", ["internvl"], indirect=True)
+    def test_a_frame_that_is_lost_is_found(self, tiny: Tiny, config: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+        from vllm.multimodal.parse import MultiModalDataParser
+
+        real = MultiModalDataParser._parse_video_data
+        monkeypatch.setattr(
+            MultiModalDataParser,
+            "_parse_video_data",
+            lambda parser, data: real(parser, [(pixels[1:], told) for pixels, told in data]),
+        )
+        with pytest.raises(ModelError, match="it makes other tokens of a clip"):
+            vllm_clips.check(config, tiny.checkpoint, "tiny")
+
+
+class TestMemory:
+    """What vLLM sets aside memory for."""
+
+    def test_the_largest_clip_is_let_through_and_none_that_is_much_larger_counts(self, tiny: Tiny) -> None:
+        from vllm.multimodal import MULTIMODAL_REGISTRY
+        from vllm.multimodal.encoder_budget import MultiModalBudget
+
+        config, budget = config_of(tiny.checkpoint), budget_of(tiny.checkpoint)
+        vllm_clips.set_aside(config, budget, ours=True)
+        found = MultiModalBudget(config, MULTIMODAL_REGISTRY)
+        assert budget.most_tokens >= config.scheduler_config.max_num_batched_tokens
+        assert found.encoder_cache_size == found.encoder_compute_budget == budget.most_tokens
+        assert 0 < found.mm_max_toks_per_item["image" if tiny.family.stills else "video"] <= budget.most_tokens
+
+    @pytest.mark.parametrize("tiny", ["qwen2_5_vl"], indirect=True)
+    def test_what_a_user_says_stays(self, tiny: Tiny) -> None:
+        told = {"size": {"longest_edge": 10**7, "shortest_edge": 784}}
+        config = config_of(tiny.checkpoint, mm_processor_kwargs=copy.deepcopy(told))
+        vllm_clips.set_aside(config, budget_of(tiny.checkpoint), ours=False)
+        assert config.model_config.multimodal_config.mm_processor_kwargs == told
+
+
+HEAD = 64
+"""Numbers in a head of attention, which vLLM's kernels for CPUs want."""
+
+
+def wide(name: str, folder: Path) -> Path:
+    """A tiny checkpoint with one head of attention in its language model."""
+    config = AutoConfig.from_pretrained(tiny_checkpoints.make(name, folder))
+    text = config.get_text_config()
+    text.num_attention_heads = text.num_key_value_heads = text.hidden_size // HEAD
+    if "mrope_section" in text.rope_parameters:
+        text.rope_parameters["mrope_section"] = [HEAD // 8, HEAD * 3 // 16, HEAD * 3 // 16]
+    model = AutoModelForMultimodalLM.from_config(config, dtype=torch.float32)
+    tiny_checkpoints.enliven(model)
+    model.generation_config = GenerationConfig.from_pretrained(folder)
+    model.save_pretrained(folder)
+    return folder
+
+
+@pytest.mark.parametrize("name", ["qwen2_5_vl", "internvl"])
+def test_answers_are_those_of_the_transformers_engine(name: str, tmp_path: Path) -> None:
+    """With times by positions and sizes of ours, and with a constant a frame and no times."""
+    from reelscribe.engines.transformers import TransformersEngine
+    from reelscribe.engines.vllm import load
+
+    folder = wide(name, tmp_path / name)
+    theirs = TransformersEngine(str(folder), device="cpu", dtype="float32")
+    limits = theirs.info.limits
+    # Of times that reach no further than the sides of frames: beyond that Transformers 5 places text otherwise.
+    clips = {
+        "a.mp4": vllm_clips._clip(limits, (0.0, 0.25, 0.5, 0.75), (2, 5)),
+        "b.mp4": vllm_clips._clip(limits, (0.0, 0.3, 0.6), (4, 3)),
+    }
+    works = [
+        Work(
+            requests=tuple(
+                Request(
+                    id=named(f"{prompt} {name}"),
+                    clip=Clip(source=name),
+                    prompt=prompt,
+                    sampling=GREEDY,
+                    keep="likeliest",
+                )
+                for prompt in ("What?", "And why?")
+            ),
+            frames=frames,
+        )
+        for name, frames in clips.items()
+    ]
+    engine = load(Settings(model=str(folder), engine="vllm", model_params={"max_model_len": 1024}))
+    try:
+        made, other = ({each.id: each for each in one.generate(iter(works))} for one in (engine, theirs))
+    finally:
+        engine.close()
+    assert len(made) == 4
+    likelihoods = set()
+    for key, answer in made.items():
+        expected = other[key]
+        assert isinstance(answer, Generation)
+        assert isinstance(expected, Generation)
+        [one], [two] = answer.candidates, expected.candidates
+        # Random models say bytes that are no text, of which vLLM's tokenizer leaves out the last ones.
+        assert one.text.replace("\ufffd", "").strip() in two.text.replace("\ufffd", "")
+        assert (answer.prompt_tokens, one.num_tokens) == (expected.prompt_tokens, two.num_tokens)
+        assert one.mean_logprob == pytest.approx(two.mean_logprob, abs=1e-3)
+        likelihoods.add(two.mean_logprob)
+    assert len(likelihoods) == 4
