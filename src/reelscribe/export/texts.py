@@ -8,21 +8,10 @@ from typing import Any, Final
 
 from reelscribe.errors import MissingExtraError, SettingsError
 from reelscribe.export.choices import Newlines
+from reelscribe.wording import ready_wordings
 
 TRIGGER_MARK: Final = "[trigger]"
 """In a caption, where the trigger word goes; without it the word goes in front. (ai-toolkit's own name for it.)"""
-_KIND: Final = r"(?:video|clip|footage|film|recording)"
-_SUBJECT: Final = rf"(?:the|this|a|an)\s+(?:\w+\s+)?(?:{_KIND}|scene|sequence)(?:\s+clip)?"
-_VERB: Final = (
-    r"(?:shows|depicts|features|captures|presents|displays|portrays|showcases|(?:begins|opens|starts)\s+with)"
-)
-_OPENING: Final = re.compile(
-    rf"(?:in\s+{_SUBJECT}\s*,?\s+)?"
-    rf"(?:{_SUBJECT}\s+{_VERB}\s+|(?:the|this|a)\s+{_KIND}\s+of\s+|footage\s+of\s+|(?:we|you)\s+(?:can\s+)?see\s+)"
-    rf"|in\s+{_SUBJECT}\s*,\s*",
-    re.IGNORECASE,
-)
-"""How captions begin that say first that they are of a video."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,17 +36,10 @@ class Wording:
         return [self._worded(line.strip()) for line in lines if line.strip()]
 
     def _worded(self, text: str) -> str:
-        text = f"{self.prefix}{without_opening(text) if self.strip_openings else text}{self.suffix}"
+        text = f"{self.prefix}{ready_wordings().without_opening(text) if self.strip_openings else text}{self.suffix}"
         if not self.trigger:
             return text
         return text.replace(TRIGGER_MARK, self.trigger) if TRIGGER_MARK in text else f"{self.trigger}, {text}"
-
-
-def without_opening(text: str) -> str:
-    """A caption without the words that say no more than that it is one; as it is, if nothing else would be left."""
-    found = _OPENING.match(text)
-    rest = text[found.end() :] if found else ""
-    return rest[:1].upper() + rest[1:] if rest else text
 
 
 def token_counter(folder: Path) -> Callable[[str], int]:
