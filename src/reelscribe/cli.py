@@ -58,6 +58,7 @@ def main(context: click.Context, verbose: bool) -> None:
     reelscribe merge captioned.jsonl part-*.jsonl          the shards of a run, put together
     reelscribe report captioned.jsonl                      a page to look at the captions
     reelscribe compare a.jsonl b.jsonl --blind             which of two is better: a page to vote on
+    reelscribe eval captioned.jsonl --references ref.csv   scores by what persons wrote
     reelscribe export captioned.jsonl train/ --as musubi   a folder that a trainer takes
     """  # noqa: D301 - Click takes the backspace for "leave these lines as they are"
     if isinstance(sys.stdout, io.TextIOWrapper):

@@ -176,4 +176,43 @@ def apply(output: Path, new: Path | None, overwrite: bool) -> None:
         say(f"note: {note}", err=True)
 
 
-LOOKING: Final = (status, report, view, compare, apply)
+@click.command("eval")
+@click.argument("outputs", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="OUTPUT [OUTPUT]")
+@click.option("--references", required=True, type=click.Path(path_type=Path), help="Data set with the references.")
+@click.option("--task", help="Task whose captions are scored; the only one by default.")
+@click.option(
+    "--reference-key", help="Column of the references: a text or a list; references, caption or text by default."
+)
+@click.option("--video-key", help="Column there of the video's path, URL or key; 'videos' or 'video' by default.")
+@click.option(
+    "--tokenizer",
+    type=click.Choice(["13a", "zh", "char"]),
+    help="What a word is, as sacrebleu has it; by the language of the references by default.",
+)
+@click.option("--root", type=click.Path(path_type=Path), help="Folder that paths start from; the run's own by default.")
+@click.option("--seed", default=0, show_default=True, help="Of the bootstrap.")
+@click.option("--json", "as_json", is_flag=True, help="As JSON.")
+def evaluate(outputs: tuple[Path, ...], references: Path, as_json: bool, **given: Any) -> None:
+    """Score the captions of OUTPUT by references: CIDEr-D, chrF, BLEU and ROUGE-L, with 95% intervals.
+
+    \b
+    reelscribe eval captions.jsonl --references written.jsonl
+    reelscribe eval before.jsonl after.jsonl --references written.csv --reference-key text
+
+    Of two outputs it also says how much better the second is, on the same clips. Clips are matched by their videos
+    and stretches; what has no match is counted and left out.
+    """  # noqa: D301 - Click takes the backspace for "leave these lines as they are"
+    from reelscribe.evaluation.evaluate import evaluate as scored
+    from reelscribe.evaluation.table import table
+
+    if len(outputs) > 2:
+        raise click.UsageError(f"give one OUTPUT, or two to compare; got {len(outputs)}.")
+    found = scored(outputs, references, **given)
+    if as_json:
+        click.echo(json.dumps(found.told(), indent=1))
+        return
+    for line in table(found):
+        say(line)
+
+
+LOOKING: Final = (status, report, view, compare, apply, evaluate)

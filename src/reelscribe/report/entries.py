@@ -2,7 +2,7 @@
 
 import itertools
 import json
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
@@ -176,6 +176,11 @@ class CaptionedData:
                 f"ledger, {ledger_of(self.output).name}, which is not there. Put it back beside it."
             )
         return True
+
+    @property
+    def folders(self) -> Sequence[Path]:
+        """Where relative paths of videos may start from."""
+        return self._finder.folders
 
     @property
     def tasks(self) -> tuple[Task, ...]:

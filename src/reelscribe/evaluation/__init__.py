@@ -1,0 +1,1 @@
+"""How near captions are to references."""

@@ -1,0 +1,84 @@
+"""CIDEr-D of Vedantam, Zitnick and Parikh (2015), "CIDEr: Consensus-based Image Description Evaluation".
+
+Of a caption c and a clip's references s_1..s_m, with g_n(c) the vector of what its n-grams weigh:
+
+    CIDEr-D(c) = mean over n of 1..4 and over i of
+                 10 · exp(-(l(c) - l(s_i))² / 2 sigma²) · min(g_n(c), g_n(s_i)) · g_n(s_i) / (|g_n(c)| |g_n(s_i)|)
+
+An n-gram weighs how often the text has it times log(clips / clips with a reference that has it). l is the number of
+words, sigma is 6. Words are not stemmed, as in the authors' code, whose scores these are.
+
+It is ours since no package fits: `pycocoevalcap` is 100 MB of Java for other metrics, and `aac-metrics` needs torch.
+"""
+
+import math
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Final, NamedTuple
+
+_LONGEST: Final = 4
+_SIGMA: Final = 6.0
+_SCALE: Final = 10.0
+
+Words = Sequence[str]
+Gram = tuple[str, ...]
+
+
+class _Weighed(NamedTuple):
+    """A text as CIDEr-D sees it."""
+
+    length: int
+    vectors: list[dict[Gram, float]]
+    """For each length of n-grams what each weighs."""
+    norms: list[float]
+
+
+class CiderD:
+    """Scores captions by references.
+
+    Args:
+        references: of each clip of the data set, at least one, in words. N-grams weigh less the more clips have them,
+            so scores of different data sets cannot be compared, and one clip alone scores 0.
+    """
+
+    def __init__(self, references: Sequence[Sequence[Words]]) -> None:
+        self._having: Counter[Gram] = Counter()
+        for texts in references:
+            self._having.update({gram for text in texts for grams in _grams(text) for gram in grams})
+        self._log_clips = math.log(max(len(references), 1))
+
+    def score(self, caption: Words, references: Iterable[Words]) -> float:
+        """The score of a caption by its clip's references, from 0 to 10."""
+        said = self._weighed(caption)
+        scores = [_likeness(said, self._weighed(reference)) for reference in references]
+        return _SCALE * sum(scores) / len(scores)
+
+    def _weighed(self, words: Words) -> _Weighed:
+        vectors = [
+            {gram: count * (self._log_clips - math.log(max(self._having[gram], 1))) for gram, count in grams.items()}
+            for grams in _grams(words)
+        ]
+        return _Weighed(len(words), vectors, [math.hypot(*vector.values()) for vector in vectors])
+
+
+def _grams(words: Words) -> list[Counter[Gram]]:
+    return [
+        Counter(tuple(words[at : at + length]) for at in range(len(words) - length + 1))
+        for length in range(1, _LONGEST + 1)
+    ]
+
+
+def _likeness(said: _Weighed, wanted: _Weighed) -> float:
+    total = 0.0
+    for ours, theirs, norm in zip(said.vectors, wanted.vectors, _products(said.norms, wanted.norms), strict=True):
+        if norm:
+            total += _clipped(ours, theirs) / norm
+    return total / _LONGEST * math.exp(-((said.length - wanted.length) ** 2) / (2 * _SIGMA**2))
+
+
+def _products(first: Iterable[float], second: Iterable[float]) -> list[float]:
+    return [one * other for one, other in zip(first, second, strict=True)]
+
+
+def _clipped(ours: Mapping[Gram, float], theirs: Mapping[Gram, float]) -> float:
+    return sum(min(weight, theirs[gram]) * theirs[gram] for gram, weight in ours.items() if gram in theirs)

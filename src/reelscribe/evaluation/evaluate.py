@@ -1,0 +1,237 @@
+"""One output, or two, against references: scores, intervals, and whether one is better."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from reelscribe.errors import DatasetError, SettingsError, did_you_mean
+from reelscribe.evaluation.metrics import METRICS, MetricName, Scorer, TokenizerName, scores_of, tokenizer_for
+from reelscribe.evaluation.references import References, read_references
+from reelscribe.report.entries import CaptionedData, NoVideo
+
+SAMPLES: Final = 1000
+"""Of the bootstrap."""
+_FEWEST_CLIPS: Final = 2
+_EXAMPLES: Final = 3
+_INTERVAL: Final = (2.5, 97.5)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Score:
+    """A score, or a difference of two, with its 95% interval by a bootstrap over clips."""
+
+    value: float
+    low: float
+    high: float
+    p: float | None = None
+    """Of a difference, two-sided: how often clips drawn like these would give none, or one the other way."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scored:
+    """An output and its scores."""
+
+    output: str
+    scores: Mapping[MetricName, Score]
+    failed: int
+    """Clips without a caption."""
+    without_references: int
+    """Clips with a caption that have no references."""
+    examples: list[str]
+    """Some of these."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluation:
+    """How near captions are to references."""
+
+    task: str
+    tokenizer: TokenizerName
+    clips: int
+    """That are scored: with references, and with a caption in each output."""
+    references: int
+    """Texts that these have."""
+    outputs: list[Scored]
+    difference: Mapping[MetricName, Score] | None
+    """The second output less the first, over the same clips."""
+    unmatched_references: int
+    """Clips with references that no output has a caption of, or not each."""
+    unmatched_examples: list[str]
+    unusable_references: int
+    """Rows without a reference that can be used."""
+    unusable_examples: list[str]
+    samples: int
+    seed: int
+
+    def told(self) -> dict[str, Any]:
+        """All of it, ready for JSON."""
+        return asdict(self)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Captions:
+    """The captions of an output, by the name of their clip among the references."""
+
+    task: str
+    texts: dict[str, list[str]]
+    failed: int
+    without_references: list[str]
+
+
+def evaluate(
+    outputs: Sequence[Path],
+    references: Path,
+    *,
+    task: str | None = None,
+    reference_key: str | None = None,
+    video_key: str | None = None,
+    tokenizer: TokenizerName | None = None,
+    root: Path | None = None,
+    samples: int = SAMPLES,
+    seed: int = 0,
+) -> Evaluation:
+    """Score captions.
+
+    Of an output with several kept captions of a clip each counts, and the clip's score is their mean.
+
+    Args:
+        outputs: one or two that runs wrote.
+        references: a data set; see `read_references`.
+        task: whose captions; of several it must be named.
+        reference_key: column of the references.
+        video_key: column of the clips in it.
+        tokenizer: what a word is; by the language of the references by default.
+        root: folder that paths start from; that of the run by default.
+        samples: of the bootstrap.
+        seed: of the bootstrap.
+
+    Raises:
+        DatasetError: a file cannot be read, or fewer than two clips have both captions and references.
+        SettingsError: there is no such task, or its answers are no plain text.
+        MissingExtraError: the extra `eval` is not installed, or a format needs what is not.
+    """
+    data = [CaptionedData(output, root=root) for output in outputs]
+    folders = list(dict.fromkeys(folder for each in data for folder in (*each.folders, references.parent)))
+    wanted = read_references(references, column=reference_key, video_key=video_key, folders=folders)
+    captions = [_captions_of(each, task, wanted) for each in data]
+    names = [name for name in wanted.texts if all(name in each.texts for each in captions)]
+    if len(names) < _FEWEST_CLIPS:
+        raise DatasetError(_too_few(outputs, references, captions, wanted, names))
+    texts = [wanted.texts[name] for name in names]
+    tokenizer = tokenizer or tokenizer_for([text for each in texts for text in each])
+    scorer = Scorer(texts, tokenizer)
+    statistics = [scorer.statistics([each.texts[name] for name in names]) for each in captions]
+    drawn = _bootstrap(statistics, samples, seed)
+    whole = [scores_of(each, np.ones(len(names))) for each in statistics]
+    scored = [
+        Scored(
+            output=str(output),
+            scores={metric: _score(scores[metric], found[metric]) for metric in METRICS},
+            failed=each.failed,
+            without_references=len(each.without_references),
+            examples=each.without_references[:_EXAMPLES],
+        )
+        for output, each, scores, found in zip(outputs, captions, whole, drawn, strict=True)
+    ]
+    difference = None
+    if len(scored) > 1:
+        difference = {
+            metric: _difference(whole[1][metric] - whole[0][metric], drawn[1][metric] - drawn[0][metric])
+            for metric in METRICS
+        }
+    unmatched = [name for name in wanted.texts if name not in set(names)]
+    return Evaluation(
+        task=captions[0].task,
+        tokenizer=tokenizer,
+        clips=len(names),
+        references=sum(map(len, texts)),
+        outputs=scored,
+        difference=difference,
+        unmatched_references=len(unmatched),
+        unmatched_examples=unmatched[:_EXAMPLES],
+        unusable_references=len(wanted.unusable),
+        unusable_examples=wanted.unusable[:_EXAMPLES],
+        samples=samples,
+        seed=seed,
+    )
+
+
+def _captions_of(data: CaptionedData, task: str | None, references: References) -> _Captions:
+    name = _task_of(data, task)
+    texts: dict[str, list[str]] = {}
+    failed, without = 0, []
+    for entry in data.entries():
+        if isinstance(entry, NoVideo):
+            failed += 1
+            continue
+        if entry.task != name:
+            continue
+        if entry.failure or not entry.captions:
+            failed += 1
+            continue
+        if entry.structured or entry.events is not None:
+            raise SettingsError(
+                f"the answers of the task {name!r} in {data.output} are JSON; scores are of plain text."
+            )
+        place = references.find(entry.video)
+        if place is None:
+            without.append(entry.video.name)
+        else:
+            texts.setdefault(place, []).extend(entry.captions)
+    return _Captions(task=name, texts=texts, failed=failed, without_references=without)
+
+
+def _task_of(data: CaptionedData, task: str | None) -> str:
+    names = [each.name for each in data.tasks]
+    if task is None and len(names) == 1:
+        return names[0]
+    if task is None:
+        raise SettingsError(f"{data.output} has the tasks {', '.join(names)}: name one with --task.")
+    if task not in names:
+        raise SettingsError(f"{data.output} has no task {task!r}; {did_you_mean(task, names)}")
+    return task
+
+
+def _too_few(
+    outputs: Sequence[Path],
+    references: Path,
+    captions: Sequence[_Captions],
+    wanted: References,
+    names: Sequence[str],
+) -> str:
+    said = f"{len(names)} clips have both references in {references} and a caption in {' and '.join(map(str, outputs))}"
+    without = next((each.without_references[0] for each in captions if each.without_references), None)
+    shown = f" The output has, as an example, {without!r}, and the references {next(iter(wanted.texts))!r}."
+    advice = " Name videos as the rows do that were captioned, or with their whole paths." if without else ""
+    return f"{said}; at least {_FEWEST_CLIPS} are needed.{shown if without else ''}{advice}"
+
+
+def _bootstrap(
+    statistics: Sequence[NDArray[np.float64]], samples: int, seed: int
+) -> list[dict[MetricName, NDArray[np.float64]]]:
+    """The scores of each output for clips that are drawn with replacement: the same clips for all outputs."""
+    rng, clips = np.random.default_rng(seed), len(statistics[0])
+    found: list[dict[MetricName, list[float]]] = [{metric: [] for metric in METRICS} for _ in statistics]
+    for _ in range(samples):
+        weights = np.bincount(rng.integers(clips, size=clips), minlength=clips).astype(float)
+        for scores, each in zip(found, statistics, strict=True):
+            for metric, value in scores_of(each, weights).items():
+                scores[metric].append(value)
+    return [{metric: np.array(values) for metric, values in scores.items()} for scores in found]
+
+
+def _score(value: float, drawn: NDArray[np.float64]) -> Score:
+    low, high = np.percentile(drawn, _INTERVAL)
+    return Score(value=value, low=float(low), high=float(high))
+
+
+def _difference(value: float, drawn: NDArray[np.float64]) -> Score:
+    below, above = int((drawn <= 0).sum()), int((drawn >= 0).sum())
+    # One more than counted: from no sample that goes the other way it does not follow that p is 0.
+    p = min(1.0, 2 * (1 + min(below, above)) / (1 + len(drawn)))
+    scored = _score(value, drawn)
+    return Score(value=scored.value, low=scored.low, high=scored.high, p=p)

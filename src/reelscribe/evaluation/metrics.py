@@ -1,0 +1,113 @@
+"""What each clip adds to the scores of a data set, in numbers that can be summed up over any choice of clips."""
+
+import re
+from collections.abc import Callable, Sequence
+from typing import Any, Final, Literal, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+from reelscribe.errors import MissingExtraError
+from reelscribe.evaluation.cider import CiderD
+from reelscribe.selection import UNSPACED
+
+TokenizerName = Literal["13a", "zh", "char"]
+"""Names of sacrebleu. 13a: words and punctuation, for languages with spaces. zh: the same, and each Chinese character.
+char: each character."""
+MetricName = Literal["cider_d", "chrf", "bleu", "rouge_l"]
+METRICS: Final[tuple[MetricName, ...]] = get_args(MetricName)
+
+_HAN: Final = re.compile("[\u3400-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]")
+_UNSPACED_SHARE: Final = 0.2
+"""Of the letters of all references, from which on a data set is taken to be in a language without spaces."""
+
+
+class Scorer:
+    """Scores captions by references.
+
+    Args:
+        references: of each clip, at least one; two clips or more.
+        tokenizer: what a word is, for all metrics but chrF.
+
+    Raises:
+        MissingExtraError: the extra `eval` is not installed.
+    """
+
+    def __init__(self, references: Sequence[Sequence[str]], tokenizer: TokenizerName) -> None:
+        try:
+            from rouge_score.rouge_scorer import RougeScorer
+            from sacrebleu.metrics import BLEU, CHRF
+        except ModuleNotFoundError as exc:
+            raise MissingExtraError(f"scores need {exc.name}: pip install 'reelscribe[eval]'") from exc
+        self._split = _splitter(tokenizer)
+        # Effective order is for scores of single sentences, which are not used: counts are the same without a warning.
+        self._bleu: Any = BLEU(tokenize=tokenizer, effective_order=True)
+        self._chrf: Any = CHRF()
+        self._rouge: Any = RougeScorer(["rougeL"], tokenizer=self)
+        self._cider = CiderD([[self.tokenize(text) for text in texts] for texts in references])
+        self._references = references
+
+    def tokenize(self, text: str) -> list[str]:
+        """The words of a text in small letters, without punctuation: those of CIDEr-D and ROUGE-L."""
+        return [word for word in self._split(text.lower()) if any(map(str.isalnum, word))]
+
+    def statistics(self, captions: Sequence[Sequence[str]]) -> NDArray[np.float64]:
+        """What the captions of each clip come to, for `scores_of`.
+
+        Args:
+            captions: of each clip, at least one; of several the mean counts.
+
+        Returns:
+            Shape (clips, 13).
+        """
+        return np.array(
+            [np.mean([self._of(caption, clip) for caption in texts], axis=0) for clip, texts in enumerate(captions)]
+        )
+
+    def _of(self, caption: str, clip: int) -> list[float]:
+        references = self._references[clip]
+        words = self.tokenize(caption)
+        cider = self._cider.score(words, [self.tokenize(text) for text in references])
+        chrf = self._chrf.sentence_score(caption, references).score
+        rouge = 100 * self._rouge.score_multi(references, caption)["rougeL"].fmeasure
+        bleu = self._bleu.sentence_score(caption, references)
+        return [cider, chrf, rouge, *bleu.counts, *bleu.totals, bleu.sys_len, bleu.ref_len]
+
+
+def scores_of(statistics: NDArray[np.float64], weights: NDArray[np.float64]) -> dict[MetricName, float]:
+    """The scores of a data set in which each clip is there so many times.
+
+    CIDEr-D, chrF and ROUGE-L are means over clips. BLEU is that of the corpus.
+
+    Args:
+        statistics: of its clips; see `Scorer`.
+        weights: shape (clips,), with a sum above 0.
+    """
+    from sacrebleu.metrics import BLEU
+
+    sums = weights @ statistics
+    cider, chrf, rouge = sums[:3] / weights.sum()
+    correct, total = sums[3:7].tolist(), sums[7:11].tolist()
+    lengths = [round(length) for length in sums[11:].tolist()]  # sacrebleu takes them as whole numbers only
+    bleu = BLEU.compute_bleu(correct, total, *lengths, smooth_method="exp").score
+    return {"cider_d": float(cider), "chrf": float(chrf), "bleu": float(bleu), "rouge_l": float(rouge)}
+
+
+def tokenizer_for(texts: Sequence[str]) -> TokenizerName:
+    """The tokenizer for the language of texts: 13a, but where a fifth of the letters are of a script without spaces, zh
+    for Chinese and char for others.
+    """
+    letters = sum(character.isalpha() for text in texts for character in text)
+    unspaced = sum(len(UNSPACED.findall(text)) for text in texts)
+    if unspaced < _UNSPACED_SHARE * letters or not unspaced:
+        return "13a"
+    return "zh" if sum(len(_HAN.findall(text)) for text in texts) == unspaced else "char"
+
+
+def _splitter(tokenizer: TokenizerName) -> Callable[[str], list[str]]:
+    from sacrebleu.tokenizers.tokenizer_13a import Tokenizer13a
+    from sacrebleu.tokenizers.tokenizer_char import TokenizerChar
+    from sacrebleu.tokenizers.tokenizer_zh import TokenizerZh
+
+    split: Any = {"13a": Tokenizer13a, "zh": TokenizerZh, "char": TokenizerChar}[tokenizer]()
+    return lambda text: str(split(text)).split()

@@ -1,0 +1,111 @@
+"""References: what persons wrote about clips, from any data set that rows can be read from."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+from reelscribe.config import Settings
+from reelscribe.dataset.read import read_rows
+from reelscribe.dataset.sources import find_sources
+from reelscribe.errors import ClipError, DatasetError
+from reelscribe.layouts import clips_of
+from reelscribe.report.videos import FoundVideo, VideoFinder
+from reelscribe.values import Clip, InputRow, Row
+
+REFERENCE_KEYS: Final = ("references", "reference", "captions", "caption", "text")
+"""Columns that hold references, where none is named: the first that there is."""
+
+
+@dataclass(kw_only=True)
+class References:
+    """References by clip."""
+
+    texts: dict[str, list[str]] = field(default_factory=dict)
+    """Of each clip, by its name in the file."""
+    places: dict[str, str] = field(default_factory=dict)
+    """From all that a clip may be known by to that name."""
+    unusable: list[str] = field(default_factory=list)
+    """What is wrong with rows of which no reference can be taken."""
+
+    def find(self, video: FoundVideo) -> str | None:
+        """The name under which a clip has references; None if it has none."""
+        return next((self.places[name] for name in _names(video) if name in self.places), None)
+
+
+def read_references(file: Path, *, column: str | None, video_key: str | None, folders: Sequence[Path]) -> References:
+    """Read references.
+
+    Args:
+        file: a data set of any format, with a row for each reference, or for each clip with a list of them.
+        column: that holds them; by default one of `REFERENCE_KEYS`.
+        video_key: column of the clip's path, URL or key; "video" or "videos" by default. Stretches are named as in
+            any data set.
+        folders: that relative paths may start from: the first in which there is the file.
+
+    Raises:
+        DatasetError: it cannot be read, or holds no references.
+        MissingExtraError: its format needs what is not installed.
+    """
+    settings = Settings(video_key=video_key)
+    finders = [VideoFinder([folder]) for folder in folders]
+    found = References()
+    for item in read_rows(find_sources([file]), settings, output=file):
+        try:
+            column = column or _column_of(item.row, file)
+            clip, texts = _clip_of(item, settings, folders), _texts_of(item.row, column)
+        except ClipError as exc:
+            found.unusable.append(f"row {item.index} of {file}: {exc}")
+            continue
+        video = _find(clip, finders)
+        name = next((found.places[name] for name in _names(video) if name in found.places), video.name)
+        found.places |= dict.fromkeys(_names(video), name)
+        found.texts.setdefault(name, []).extend(texts)
+    if not found.texts:
+        why = f": {found.unusable[0]}" if found.unusable else ""
+        raise DatasetError(f"{file} holds no references{why}.")
+    return found
+
+
+def _column_of(row: Row, file: Path) -> str:
+    column = next((name for name in REFERENCE_KEYS if name in row), None)
+    if column is None and row:
+        raise DatasetError(
+            f"{file} has no column {', '.join(REFERENCE_KEYS)}; name that of the references with --reference-key. "
+            f"It has {', '.join(row)}."
+        )
+    return column or REFERENCE_KEYS[0]
+
+
+def _clip_of(item: InputRow, settings: Settings, folders: Iterable[Path]) -> Clip:
+    if item.problem:
+        raise ClipError("row", item.problem.message)
+    clips = clips_of(item.row, settings, *folders)
+    if len(clips) != 1:
+        raise ClipError("row", f"it names {len(clips)} clips; give each clip a row of its own.")
+    return clips[0]
+
+
+def _texts_of(row: Row, column: str) -> list[str]:
+    value: Any = row.get(column)
+    texts = [value] if isinstance(value, str) else value
+    if not isinstance(texts, list | tuple) or not all(isinstance(text, str) for text in texts):
+        got = "nothing" if value is None else type(value).__name__
+        raise ClipError("row", f"column {column!r} must hold a text, or a list of texts; it holds {got}.")
+    texts = [text for text in texts if text.strip()]
+    if not texts:
+        raise ClipError("row", f"column {column!r} holds no words.")
+    return texts
+
+
+def _find(clip: Clip, finders: Iterable[VideoFinder]) -> FoundVideo:
+    videos = [finder.find(clip) for finder in finders]
+    return next((video for video in videos if video.clip), videos[0])
+
+
+def _names(video: FoundVideo) -> Iterator[str]:
+    """All that a clip may be known by: its file and stretch, and what the row calls it."""
+    clip = video.clip or video.remote
+    if clip:
+        yield video.film + clip.fragment
+    yield video.name
