@@ -131,6 +131,8 @@ class RowPlan:
             num_captions=task.num_captions,
             keep=task.keep,
             times=task.times,
+            checks=task.checks,
+            tell_faults=task.tell_faults,
             sampling=task.sampling,
             schema=task.schema,
             seed=int.from_bytes(digest[:8], "big") >> 1,  # 63 bits: Arrow's int64, and so any reader, holds them

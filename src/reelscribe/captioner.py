@@ -126,6 +126,7 @@ class VideoCaptioner:
             )
         if self.settings.layout != "columns":
             raise SettingsError(f"layout must be columns in a VideoCaptioner; got {self.settings.layout!r}.")
+        self.settings.check_checks()
         self._engine: Engine | None = load_engine(self.settings)
 
     @overload  # a str is an iterable of str, too: the first one that fits holds

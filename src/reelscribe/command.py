@@ -105,18 +105,20 @@ def settings_of(given: Mapping[str, Any], config: Path | None) -> Settings:
     told = {name: value for name, value in given.items() if value not in (None, ())}
     if "sampling" in told:
         told["sampling"] = pairs(told["sampling"])
+    if "checks" in told:
+        told["checks"] = pairs(told["checks"], "--check", "words=20-60")
     if "tasks" in told:
         told["tasks"] = _tasks(told["tasks"])
     return Settings.load(config, **told)
 
 
-def pairs(items: tuple[str, ...]) -> dict[str, Any]:
+def pairs(items: tuple[str, ...], option: str = "--sampling", example: str = "temperature=0.7") -> dict[str, Any]:
     """KEY=VALUE to a table; a key that is given several times holds all its values."""
     table: dict[str, list[str]] = {}
     for item in items:
         name, equals, value = item.partition("=")
         if not equals:
-            raise SettingsError(f"--sampling takes KEY=VALUE, as temperature=0.7; got {item!r}.")
+            raise SettingsError(f"{option} takes KEY=VALUE, as {example}; got {item!r}.")
         table.setdefault(name.strip(), []).append(value)
     return {name: values if len(values) > 1 else values[0] for name, values in table.items()}
 

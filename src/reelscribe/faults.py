@@ -13,15 +13,16 @@ no repetition: such lists may be right, and one that never ends is found by wher
 
 import re
 import unicodedata
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any, Final, Literal
 
+from reelscribe.checks import CHECK_FAULTS, CheckFault
 from reelscribe.events import Event, checked, in_text, in_value, moved
 from reelscribe.schemas import Facts
-from reelscribe.values import Candidate, Request
+from reelscribe.values import Answer, Candidate, Request
 
-Fault = Literal["cut_off", "loop", "echo", "empty", "unclosed", "not_json", "schema", "times"]
+Fault = Literal["cut_off", "loop", "echo", "empty", "unclosed", "not_json", "schema", "times"] | CheckFault
 """cut_off: it ends at the limit of tokens.
 loop: it repeats a phrase over and over.
 echo: it says the prompt, or the system prompt, back.
@@ -31,6 +32,7 @@ not_json: the request has a schema, and the text is no JSON.
 schema: it is JSON, but does not fit the schema.
 times: the request has times, and the text has no events, or some that cannot be: past the clip's end, backwards, out of
 order, or overlapping where they may not.
+All others are those of checks, which a user asks for.
 """
 WITHOUT_TEXT: Final[frozenset[Fault]] = frozenset({"empty", "unclosed"})
 """Faults of candidates that are never kept."""
@@ -93,13 +95,65 @@ def events_of(candidate: Candidate, request: Request, meta: Mapping[str, Any]) -
         request: that has times.
         meta: of the answer. It says where the clip begins and ends, which the request need not know.
     """
-    start, end = meta.get("clip_start"), meta.get("clip_end")
-    start, end = (request.clip.start_seconds, request.clip.end_seconds) if start is None else (start, end)
+    start, end = _bounds(request, meta)
     seconds = None if end is None else end - start
     text, schema = candidate.text, request.schema
     found = in_value(candidate.value, schema, seconds) if schema else in_text(text, seconds)
     events = None if found is None else checked(found, seconds, request.times)
     return None if events is None else moved(events, start)
+
+
+def _bounds(request: Request, meta: Mapping[str, Any]) -> tuple[float, float | None]:
+    """Where the clip begins and ends in its file, as its decoder found it, or else as it was asked for."""
+    start, end = meta.get("clip_start"), meta.get("clip_end")
+    return (request.clip.start_seconds, request.clip.end_seconds) if start is None else (start, end)
+
+
+def checked_faults(candidate: Candidate, request: Request, meta: Mapping[str, Any]) -> list[CheckFault]:
+    """What a candidate with words does not keep to of the checks of its request; of JSON, what its texts do not.
+
+    Lengths are of plain text alone.
+
+    Args:
+        candidate: with its value.
+        request: with the checks.
+        meta: of the answer; see `events_of`.
+    """
+    start, end = _bounds(request, meta)
+    texts = [candidate.text] if candidate.value is None else list(_texts_in(candidate.value))
+    found = [fault for text in texts for fault in request.checks.find(text, None if end is None else end - start)]
+    return [fault for fault in dict.fromkeys(found) if fault != "length" or candidate.value is None]
+
+
+def _texts_in(value: Any) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping | list):
+        for item in value.values() if isinstance(value, Mapping) else value:
+            yield from _texts_in(item)
+
+
+_TOLD: Final[Mapping[str, str]] = {
+    "cut_off": "It was cut off, since it was too long.",
+    "loop": "It repeated itself.",
+    "echo": "It repeated the question.",
+    "not_json": "It was no JSON.",
+    "schema": "It did not fit the schema.",
+    "times": "Its times were not in order, or past the end of the video.",
+}
+
+
+def told_of(request: Request, answer: Answer) -> str:
+    """What to put behind the prompt of a second try: what was wrong with the first; nothing that the model could not
+    change.
+    """
+    told = {}
+    for candidate, faults in zip(answer.candidates, answer.meta["faults"], strict=True):
+        for fault in faults.split():
+            known = fault in CHECK_FAULTS
+            told[fault] = request.checks.told(fault, candidate.text) if known else _TOLD.get(fault, "")
+    sentences = " ".join(filter(None, told.values()))
+    return f"\n\nAn earlier answer was not as it should be. {sentences}" if sentences else ""
 
 
 def has_words(text: str) -> bool:

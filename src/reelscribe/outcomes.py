@@ -5,9 +5,10 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, Final, TypeGuard
 
+from reelscribe.checks import CHECK_FAULTS
 from reelscribe.engines.base import ModelInfo
 from reelscribe.events import Event
-from reelscribe.faults import WITHOUT_TEXT, events_of, find_faults, with_value
+from reelscribe.faults import WITHOUT_TEXT, checked_faults, events_of, find_faults, told_of, with_value
 from reelscribe.schemas import Facts
 from reelscribe.selection import SELECTORS
 from reelscribe.thoughts import set_apart
@@ -49,14 +50,25 @@ def tell_frames(frames: Frames, clip: Clip) -> dict[str, Any]:
     }
 
 
-def once_more(request: Request) -> Request:
-    """The second try: another seed and, where the likeliest tokens were or may have been taken, others, too."""
+def once_more(request: Request, first: Answer) -> Request:
+    """The second try: another seed and, where the likeliest tokens were or may have been taken, others, too.
+
+    Where it is asked for, its prompt says what was wrong with the first.
+    """
     seed = int.from_bytes(hashlib.sha256(f"{request.seed}, once more".encode()).digest()[:8], "big") >> 1
     told = request.sampling
     # Without a temperature several candidates are drawn at random; one may be or not, as the checkpoint says.
     greedy = told.temperature == 0 or (told.temperature is None and not told.do_sample and request.num_captions == 1)
     sampling = replace(told, temperature=_RETRY_TEMPERATURE, top_p=_RETRY_TOP_P) if greedy else told
-    return replace(request, attempt=2, seed=seed, sampling=sampling)
+    said = told_of(request, first) if request.tell_faults else ""
+    return replace(
+        request,
+        attempt=2,
+        seed=seed,
+        sampling=sampling,
+        prompt=request.prompt + said,
+        unfilled=(*request.unfilled, said) if said and request.unfilled else request.unfilled,
+    )
 
 
 def better_of(request: Request, first: Answer, second: Answer | Failure) -> Answer | Failure:
@@ -95,26 +107,29 @@ def answer_of(
         "try": request.attempt,
         "tries": request.attempt,
     }
-    return _with_events(request, Answer(id=request.id, candidates=candidates, meta=meta))[0]
+    return _judged(request, Answer(id=request.id, candidates=candidates, meta=meta))[0]
 
 
 _UNREADABLE: Final = WITHOUT_TEXT | {"not_json", "schema"}
 """Faults of candidates in which no events are looked for."""
+_JUDGED: Final[frozenset[str]] = CHECK_FAULTS | {"times"}
+"""Faults that are computed each time, for they depend on more than what is asked."""
 
 
-def _with_events(request: Request, answer: Answer) -> tuple[Answer, list[tuple[Event, ...] | None]]:
-    """An answer with the fault `times` of those candidates that have it, and the events of each.
+def _judged(request: Request, answer: Answer) -> tuple[Answer, list[tuple[Event, ...] | None]]:
+    """An answer with those faults of its candidates that are no part of what is asked, and the events of each.
 
-    Whether a task has times is no part of what is asked. So an answer that the ledger has may have been made without,
-    or its events with other ones.
+    An answer that the ledger has may have been made with other checks, without times, or its events with other ones.
     """
     events: list[tuple[Event, ...] | None] = []
     faults = []
     for candidate, found in zip(answer.candidates, answer.meta["faults"], strict=False):
-        others = [fault for fault in found.split() if fault != "times"]
-        looks = request.times and _UNREADABLE.isdisjoint(others)
+        judged = [fault for fault in found.split() if fault not in _JUDGED]
+        looks = request.times and _UNREADABLE.isdisjoint(judged)
         events.append(events_of(candidate, request, answer.meta) if looks else None)
-        faults.append(" ".join([*others, "times"] if looks and events[-1] is None else others))
+        if WITHOUT_TEXT.isdisjoint(judged):
+            judged += checked_faults(candidate, request, answer.meta)
+        faults.append(" ".join([*judged, "times"] if looks and events[-1] is None else judged))
     return replace(answer, meta={**answer.meta, "faults": faults}), events
 
 
@@ -155,7 +170,7 @@ def choose(request: Request, answer: Answer) -> Caption:
         answer: to it; at least one candidate has words. Chance comes from the seed in its metadata, which is that of
             the request that made them.
     """
-    answer, events = _with_events(request, answer)
+    answer, events = _judged(request, answer)
     candidates, meta, keep = answer.candidates, answer.meta, request.keep
     faults = [found.split() for found in meta["faults"]]
     usable = [number for number, found in enumerate(faults) if WITHOUT_TEXT.isdisjoint(found)]

@@ -3,7 +3,6 @@
 import hashlib
 import itertools
 import random
-import re
 from collections.abc import Callable, Sequence
 from typing import Final, NamedTuple
 
@@ -11,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from reelscribe.values import Candidate, Request
+from reelscribe.words import UNSPACED
 
 
 class Selection(NamedTuple):
@@ -28,8 +28,6 @@ Selector = Callable[[Sequence[Candidate], Request], Selection]
 
 _BITS = 64
 _LONGEST_NGRAM: Final = 6
-UNSPACED: Final = re.compile("[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\U00020000-\U0003ffff]")
-"""Thai, Lao, Burmese, Khmer, kana and Han: scripts that are written without spaces."""
 
 
 def simhash(text: str) -> int:

@@ -7,6 +7,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Final, Literal, get_args
 
+from reelscribe.checks import Checks
 from reelscribe.errors import SettingsError, did_you_mean
 from reelscribe.events import Times, list_of
 from reelscribe.sampling_params import SamplingParams
@@ -58,6 +59,10 @@ class Task:
     """Most letters of clips in one prompt. Of more, parts are asked first, and then what came of these."""
     times: Times = False
     """Whether an answer is read as events with times, which are moved to the file's clock."""
+    checks: Checks = field(default_factory=Checks)
+    """What answers are checked for."""
+    tell_faults: bool = False
+    """Whether a second try is told what was wrong with the first."""
     engine: Mapping[str, Any] = field(default_factory=dict)
     """Settings of the model and what runs it, where they are not the run's; for a text stage."""
 
@@ -129,6 +134,8 @@ def _value(name: str, key: str, value: Any, base: Task) -> Any:
     if key == "sampling":
         own = SamplingParams.parse(_held(key, value, Mapping, "a table"))
         return SamplingParams.parse({**base.sampling.told(), **own.told()})
+    if key == "checks":
+        return Checks.of(_held(key, value, Mapping, "a table"), base.checks)
     if key == "after":
         names = [value] if isinstance(value, str) else value
         if not isinstance(names, list | tuple) or not all(isinstance(name, str) for name in names):
@@ -147,6 +154,7 @@ _HELD: Final[Mapping[str, tuple[type, str]]] = {
     "engine": (Mapping, "a table of settings of a model"),
     "num_captions": (int, "a whole number"),
     "part_chars": (int, "a whole number"),
+    "tell_faults": (bool, "true or false"),
     "video": (bool, "true or false"),
 }
 """Types of what stands in a table, and their names. Of all else it is text."""

@@ -333,7 +333,7 @@ class Queue(Iterator[Work], Generic[E]):
             asked = self._open[answer.id]
             request = asked.request
             if self._settings.retry_flagged and request.attempt == 1 and is_faulty(answer):
-                asked.request, asked.first = once_more(request), answer
+                asked.request, asked.first = once_more(request, answer), answer
                 self._follow_ups.append(Work(requests=(asked.request,)))
                 return
             del self._open[answer.id]

@@ -9,6 +9,7 @@ from typing import Any, Final, Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from reelscribe.checks import Checks
 from reelscribe.errors import FailureKind, SettingsError, without_passwords
 from reelscribe.events import Event, Times
 from reelscribe.sampling_params import SamplingParams
@@ -132,6 +133,10 @@ class Request:
     """Which candidates to keep. It has no part in what is made."""
     times: Times = False
     """Whether an answer is read as events. It has no part in what is made, either."""
+    checks: Checks = field(default_factory=Checks)
+    """What answers are checked for. It has no part in what is made."""
+    tell_faults: bool = False
+    """Whether a second try is told what was wrong with the first."""
     unfilled: tuple[Part, ...] = ()
     """The prompt in parts, while it names facts of the clip, which are known once that is decoded."""
 

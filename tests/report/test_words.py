@@ -2,7 +2,8 @@
 
 import pytest
 
-from reelscribe.report.words import differences, near_duplicates, opening, own_pieces, phrases, words_of
+from reelscribe.report.words import differences, near_duplicates, opening, own_pieces, phrases
+from reelscribe.words import words_of
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Final, get_args
 
+from reelscribe.checks import Checks
 from reelscribe.config.groups import (
     DEFAULT_MODEL,
     DataSettings,
@@ -22,6 +23,7 @@ from reelscribe.config.limits import FailureLimit, Shard
 from reelscribe.errors import SettingsError, did_you_mean
 from reelscribe.sampling_params import SamplingParams
 from reelscribe.tasks import CLIP_FACTS, COLUMN_KINDS, DEFAULT_TASK, ColumnKind, Task, read_schema, tasks_of
+from reelscribe.wording import read_list
 
 __all__ = [
     "AFFECTS",
@@ -61,9 +63,9 @@ class Settings(RunSettings, FetchSettings, DataSettings, FrameSettings, TaskSett
             raise SettingsError(f"min_decoded must be a number above 0 and at most 1; got {self.min_decoded!r}.")
         if self.min_frames and self.max_frames and self.min_frames > self.max_frames:
             raise SettingsError(f"min_frames ({self.min_frames}) must not exceed max_frames ({self.max_frames}).")
-        # What is recorded of a run holds wherever it goes on, and whatever becomes of the files of schemas.
-        given = {"schema": self.schema, "tasks": self.tasks}
-        for name, value in _with_paths(given, lambda path: read_schema(path).text).items():
+        # What is recorded of a run holds wherever it goes on, and whatever becomes of files of schemas and wordings.
+        given = {"schema": self.schema, "checks": self.checks, "tasks": self.tasks}
+        for name, value in _with_paths(given, _content_of).items():
             object.__setattr__(self, name, value)
         for task in self.all_tasks:
             if task.engine:
@@ -73,6 +75,16 @@ class Settings(RunSettings, FetchSettings, DataSettings, FrameSettings, TaskSett
         self.failure_limit()
         self.part()
         self.actor_range()
+
+    def check_checks(self) -> None:
+        """Find out before a run whether all can be checked that is to be.
+
+        Raises:
+            SettingsError: a tokenizer is not there, or a language is unknown.
+            MissingExtraError: what it takes is not installed.
+        """
+        for task in self.all_tasks:
+            task.checks.check_installed()
 
     def __getstate__(self) -> dict[str, Any]:
         """What was set, without what was worked out from it: equal settings are pickled alike."""
@@ -111,6 +123,8 @@ class Settings(RunSettings, FetchSettings, DataSettings, FrameSettings, TaskSett
             keep=self.keep,
             sampling=self.sampling_params(),
             schema=None if self.schema is None else read_schema(self.schema),
+            checks=Checks.of(self.checks),
+            tell_faults=self.tell_faults,
         )
         return tasks_of(self.tasks, base)
 
@@ -307,18 +321,34 @@ def _merged(first: Any, second: Any) -> Any:
 
 
 def _placed(values: dict[str, Any], folder: Path) -> dict[str, Any]:
-    """Settings in which paths of schemas start from a folder."""
-    return _with_paths(values, lambda path: str((folder / path).absolute()))
+    """Settings in which paths of schemas and of what checks need start from a folder."""
+    return _with_paths(values, lambda _, path: str((folder / path).absolute()))
 
 
-def _with_paths(values: dict[str, Any], change: Callable[[str], str]) -> dict[str, Any]:
-    """Settings in which the paths of schemas are changed, also those of tasks."""
+_PATHS: Final[Mapping[str, str]] = {"schema": ".json", "lists": ".toml", "tokenizer": ""}
+"""Names of what may hold a path, and how that ends."""
+
+
+def _content_of(name: str, path: str) -> str:
+    """What is in the file of a schema or a list of wordings; of a tokenizer its path."""
+    if name == "tokenizer":
+        return path
+    return read_schema(path).text if name == "schema" else read_list(Path(path))
+
+
+def _with_paths(values: dict[str, Any], change: Callable[[str, str], str]) -> dict[str, Any]:
+    """Settings in which these paths are changed, also those of tasks."""
 
     def changed(table: Any) -> Any:
-        schema = table.get("schema") if isinstance(table, Mapping) else None
-        if not isinstance(schema, str) or not schema.lower().endswith(".json"):
+        if not isinstance(table, Mapping):
             return table
-        return {**table, "schema": change(schema)}
+        made = dict(table)
+        for name, suffix in _PATHS.items():
+            if isinstance(path := table.get(name), str) and path.lower().endswith(suffix):
+                made[name] = change(name, path)
+        if "checks" in made:
+            made["checks"] = changed(made["checks"])
+        return made
 
     values, tables = changed(values), values.get("tasks")
     if not isinstance(tables, Mapping):

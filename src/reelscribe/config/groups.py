@@ -131,9 +131,18 @@ class TaskSettings:
     )
     sampling: Mapping[str, Any] = setting(dict, "Sampling parameter, as temperature=0.7; repeatable.", affects="rows")
     seed: int = setting(0, "Root of all randomness; a row's result depends on it and on the row alone.", affects="rows")
+    checks: Mapping[str, Any] = setting(
+        dict,
+        "Check of captions, as words=20-60 or language=en; one that does not keep to it has a fault. Repeatable.",
+        option=("--check", "KEY=VALUE"),
+        affects="nothing",
+    )
+    tell_faults: bool = setting(
+        False, "With --retry-flagged: tell the model what was wrong with its first answer.", affects="nothing"
+    )
     retry_flagged: bool = setting(
         False,
-        "Ask once more, with other sampling, where every candidate is cut off, a loop, an echo, empty or unclosed.",
+        "Ask once more, with other sampling, where every candidate has a fault: cut off, a loop, an echo, empty, ...",
         affects="failures",
     )
 

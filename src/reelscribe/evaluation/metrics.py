@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from reelscribe.errors import MissingExtraError
 from reelscribe.evaluation.cider import CiderD
-from reelscribe.selection import UNSPACED
+from reelscribe.words import UNSPACED
 
 TokenizerName = Literal["13a", "zh", "char"]
 """Names of sacrebleu. 13a: words and punctuation, for languages with spaces. zh: the same, and each Chinese character.

@@ -1,12 +1,9 @@
 """The wording of captions on their way to a trainer: openings, trigger word, prefix and suffix, newlines, tokens."""
 
 import re
-from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
-from reelscribe.errors import MissingExtraError, SettingsError
 from reelscribe.export.choices import Newlines
 from reelscribe.wording import ready_wordings
 
@@ -40,28 +37,3 @@ class Wording:
         if not self.trigger:
             return text
         return text.replace(TRIGGER_MARK, self.trigger) if TRIGGER_MARK in text else f"{self.trigger}, {text}"
-
-
-def token_counter(folder: Path) -> Callable[[str], int]:
-    """Counts the tokens of a text, special ones included, with the `tokenizer.json` of a checkpoint.
-
-    Raises:
-        SettingsError: the folder has no such file, or it cannot be read.
-        MissingExtraError: the package tokenizers is not installed.
-    """
-    file = folder / "tokenizer.json" if folder.is_dir() else folder
-    if not file.is_file():
-        raise SettingsError(
-            f"there is no {file}; --tokenizer takes the folder of a text encoder's fast tokenizer. Transformers writes "
-            "one of any other: AutoTokenizer.from_pretrained(NAME).save_pretrained(FOLDER)."
-        )
-    try:
-        from tokenizers import Tokenizer
-    except ModuleNotFoundError as exc:
-        message = "counting tokens needs tokenizers: pip install 'reelscribe[transformers]'"
-        raise MissingExtraError(message) from exc
-    try:
-        tokenizer: Any = Tokenizer.from_file(str(file))
-    except Exception as exc:  # it raises Exception itself
-        raise SettingsError(f"{file} cannot be read as a tokenizer: {exc}.") from exc
-    return lambda text: len(tokenizer.encode(text).ids)

@@ -14,12 +14,13 @@ from reelscribe.export.checks import Checks, Summary
 from reelscribe.export.folder import ExportFolder
 from reelscribe.export.options import CLIPS_PER_TAR, ExportOptions, check_options, form_of
 from reelscribe.export.samples import Sample, Selection, chosen_tasks
-from reelscribe.export.texts import Wording, token_counter
+from reelscribe.export.texts import Wording
 from reelscribe.export.videos import MAKES_FILES, Names, Placer, suffix_of
 from reelscribe.export.where import Condition
 from reelscribe.export.writers import Job, Placed, Writer
 from reelscribe.report.entries import CaptionedData
 from reelscribe.video.fetch import Fetcher, FetchLimits
+from reelscribe.words import token_counter
 
 _OF_EACH = ("video", "caption", "captions", "start", "end")
 """Columns of tables that every sample has."""

@@ -11,10 +11,10 @@ from reelscribe.dataset.records import WholeRow
 from reelscribe.errors import ClipError, SettingsError
 from reelscribe.report.edited import is_edited, verdict_of
 from reelscribe.report.entries import Entry
-from reelscribe.report.words import words_of
 from reelscribe.values import CAPTION_META, Row
 from reelscribe.video.headers import Header, of_clip, read_header
 from reelscribe.video.recent import Recent
+from reelscribe.words import words_of
 
 _CONDITION: Final = re.compile(r"\s*([^\s<>=!]+)\s*(<=|>=|!=|==?|<|>|(?<=\s)(?:has|lacks)(?=\s))\s*(.*?)\s*", re.DOTALL)
 _COMPARED: Final[Mapping[str, Callable[[Any, Any], bool]]] = {

@@ -103,6 +103,7 @@ def remembering(
         answers = _answers(known, request, settings)
         captions = (choose(request, item) for item in answers)
         same = (item for item in captions if [without_tokens(text).strip() for text in item.texts] == wanted)
-        return next((item for item in same if item.meta.get("prompt") == request.prompt), None)
+        # A second try may have been told what was wrong with the first, behind its prompt.
+        return next((item for item in same if str(item.meta.get("prompt")).startswith(request.prompt)), None)
 
     return find

@@ -10,7 +10,8 @@ from typing import Any, Final
 
 from reelscribe.report.edited import is_edited, verdict_of
 from reelscribe.report.entries import Entry, NoVideo, by_video
-from reelscribe.report.words import opening, words_of
+from reelscribe.report.words import opening
+from reelscribe.words import words_of
 
 _TOP: Final = 6
 _MOST: Final = 1 << 40

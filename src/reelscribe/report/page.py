@@ -33,7 +33,8 @@ from reelscribe.report.plots import histogram, steps
 from reelscribe.report.thumbnails import Filmstrip
 from reelscribe.report.timeline import clock
 from reelscribe.report.views import AnswerView, ClipView, Other
-from reelscribe.report.words import differences, near_duplicates, phrases, words_of
+from reelscribe.report.words import differences, near_duplicates, phrases
+from reelscribe.words import words_of
 
 VideoLink = Callable[[Entry], str | None]
 """Where the page finds the video of an entry; None where it cannot be had."""

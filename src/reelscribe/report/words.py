@@ -1,4 +1,4 @@
-"""Words of captions: how many there are, what they have in common, where two captions differ."""
+"""Words of captions: what they have in common, where two captions differ."""
 
 import re
 from collections.abc import Iterator, Sequence
@@ -7,12 +7,10 @@ from itertools import combinations, groupby
 from operator import itemgetter
 from typing import Final, Literal
 
-from reelscribe.selection import UNSPACED, simhash
+from reelscribe.selection import simhash
+from reelscribe.words import WORD
 
-_LETTER: Final = f"(?:(?!{UNSPACED.pattern})\\w)"
-_WORD: Final = re.compile(f"{UNSPACED.pattern}|{_LETTER}+(?:['\u2019-]{_LETTER}+)*")
-"""May have apostrophes and hyphens within. In scripts that are written without spaces, a character counts as a word."""
-_PIECE: Final = re.compile(f"{_WORD.pattern}|\\s+|.", re.DOTALL)
+_PIECE: Final = re.compile(f"{WORD.pattern}|\\s+|.", re.DOTALL)
 _OPENING_WORDS: Final = 3
 _PHRASE_WORDS: Final = 4
 _NEAR_BITS: Final = 8
@@ -20,11 +18,6 @@ _NEAR_BITS: Final = 8
 
 Difference = tuple[Literal["same", "new", "gone"], str]
 """A piece of text, and whether both have it, only the second, or only the first."""
-
-
-def words_of(text: str) -> list[str]:
-    """The words of a text, in small letters."""
-    return _WORD.findall(text.lower())
 
 
 def opening(words: Sequence[str]) -> str:

@@ -108,8 +108,8 @@ def run(
     Raises:
         DatasetError: an input cannot be read or holds nothing to caption, the output or the ledger cannot be written,
             or another run writes to it.
-        SettingsError: a column is named that the data set does not have.
-        MissingExtraError: a format or the engine needs what is not installed.
+        SettingsError: a column is named that the data set does not have, or what a check needs is not there.
+        MissingExtraError: a format, a check or the engine needs what is not installed.
         ModelError: the engine cannot be loaded.
         EngineError: the engine broke.
         FailuresError: more videos failed than may.
@@ -126,8 +126,8 @@ def run(
         if not is_url(source.location) and writer.owns(Path(source.location)):
             raise DatasetError(f"cannot write to {source.location}: it is an input, too; choose another output.")
     check_columns(sources, settings)
-    splits = check_split(sources, settings) is not None
-    total = None if settings.shard or splits else count_rows(sources)
+    settings.check_checks()
+    total = None if check_split(sources, settings) or settings.shard else count_rows(sources)
     tally = Tally(settings.failure_limit(), [task.name for task in settings.all_tasks])
     with contextlib.ExitStack() as stack:
         stack.enter_context(locked(lock_of(output), output))

@@ -31,11 +31,13 @@ mention: words for the video itself, anywhere ("this clip", "enters the frame").
 
 _EDGES: Final[Mapping[WordingKind, tuple[str, str]]] = {
     "opening": (r"\A\s*", r"[\s,:\uff0c\uff1a\u3001]*"),
-    "refusal": (r"(?:\A\s*|(?<=[.!?\n\u3002\uff01\uff1f])|(?<=[.!?] ))", ""),
+    "refusal": ("", ""),
     "mention": ("", ""),
 }
 """What stands before and behind the expressions of a kind."""
 _APOSTROPHE: Final = re.compile("['\u2019]")
+_SENTENCE: Final = re.compile(r"[.!?\n\u3002\uff01\uff1f]\s*")
+"""What stands before a sentence, but for the first."""
 _KEYS: Final = {f"{kind}s": kind for kind in get_args(WordingKind)}
 
 
@@ -47,8 +49,15 @@ class Wordings:
 
     def find(self, kind: WordingKind, text: str) -> re.Match[str] | None:
         """The first wording of a kind in a text; an opening reaches to where the next word begins."""
+        if kind == "refusal":
+            return self._refusal(text)
         found = [match for pattern in self.patterns[kind] if (match := pattern.search(text))]
         return min(found, key=lambda match: (match.start(), -match.end()), default=None)
+
+    def _refusal(self, text: str) -> re.Match[str] | None:
+        starts = [len(text) - len(text.lstrip()), *(found.end() for found in _SENTENCE.finditer(text))]
+        tried = (pattern.match(text, start) for start in starts for pattern in self.patterns["refusal"])
+        return next(filter(None, tried), None)
 
     def without_opening(self, text: str) -> str:
         """A text without its opening; as it is, if nothing else would be left."""
@@ -86,13 +95,21 @@ def read_wordings(file: Path) -> Wordings:
     Raises:
         SettingsError: it cannot be read, or is no such list.
     """
+    return ready_wordings().joined(read_list(file), str(file))
+
+
+def read_list(file: Path) -> str:
+    """What is in the file of a list.
+
+    Raises:
+        SettingsError: it cannot be read.
+    """
     try:
-        text = file.read_text("utf-8")
+        return file.read_text("utf-8")
     except OSError as exc:
         raise SettingsError(f"cannot read the wordings in {file}: {exc.strerror}.") from exc
     except UnicodeDecodeError as exc:
         raise SettingsError(f"cannot read the wordings in {file}: it is not UTF-8.") from exc
-    return ready_wordings().joined(text, str(file))
 
 
 def _compiled(text: str, name: str) -> dict[WordingKind, tuple[re.Pattern[str], ...]]:

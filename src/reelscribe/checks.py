@@ -1,0 +1,187 @@
+"""Checks of captions that a user asks for: language, length, wording, times in the text. All of them are off but one.
+
+`refusals` is on: a refusal is no caption, whatever the task, and the lists find few others (see `reelscribe.wording`).
+Openings, mentions of the medium and lengths are a matter of taste, or of the prompt.
+
+A check has no part in what is generated. What it finds is computed from the text each time, so a change of checks makes
+nothing again.
+"""
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, fields, replace
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Final, Literal, get_args
+
+from reelscribe.errors import SettingsError, did_you_mean
+from reelscribe.wording import WordingKind, Wordings, ready_wordings
+from reelscribe.words import is_in_language, known_languages, token_counter, words_of
+
+CheckFault = Literal["refusal", "opening", "mention", "language", "length", "past_end"]
+"""refusal, opening, mention: it has such a wording; see `WordingKind`.
+language: it is in another one than is asked for.
+length: it has fewer or more words, or tokens, than are asked for.
+past_end: it names a time that is past the clip's end.
+"""
+CHECK_FAULTS: Final[frozenset[CheckFault]] = frozenset(get_args(CheckFault))
+
+_TIME: Final = re.compile(
+    r"(?:[\[(]\s*|\b(?:at|after|from|until|till|by|around)\s+(?:about\s+|around\s+)?(?:the\s+)?)"
+    r"(?:(?P<minutes>\d{1,3}):(?P<rest>[0-5]\d(?:\.\d+)?)|(?P<seconds>\d+(?:\.\d+)?)[ -]?(?:s|secs?|seconds?))\b"
+    r"(?!:|\s*[ap]\.?m\b)|\u7b2c\s*(?P<number>\d+)\s*\u79d2",
+    re.IGNORECASE,
+)
+"""A time of the clip, and not on a clock that is seen there: in brackets, or behind such a word."""
+_LATE_SECONDS: Final = 1.0
+"""Past the end that a time may be: models round."""
+_YES: Final[Mapping[Any, bool]] = {True: True, False: False, "true": True, "false": False, "yes": True, "no": False}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Checks:
+    """What a caption is checked for."""
+
+    refusals: bool = True
+    openings: bool = False
+    mentions: bool = False
+    past_end: bool = False
+    language: str | None = None
+    """Code of ISO 639 of the language that it is to be in."""
+    words: str | None = None
+    """Fewest and most words, as 20-60; -60 and 20- leave one out."""
+    tokens: str | None = None
+    """Likewise tokens of `tokenizer`."""
+    tokenizer: str | None = None
+    """Folder with the tokenizer of what is trained with the captions."""
+    lists: str | None = None
+    """Wordings beside those that come with the package: a .toml file, or what is in one."""
+
+    @classmethod
+    def of(cls, table: Mapping[str, Any], base: "Checks | None" = None) -> "Checks":
+        """The checks that a table sets, over others.
+
+        Raises:
+            SettingsError: a key is unknown, or a value is wrong.
+        """
+        known = [item.name for item in fields(cls)]
+        for key in table:
+            if key not in known:
+                raise SettingsError(f"checks has the unknown key {key!r}; {did_you_mean(key, known)}")
+        made = replace(base or cls(), **{key: _value(key, value) for key, value in table.items()})
+        if (made.tokens is None) != (made.tokenizer is None):
+            raise SettingsError("checks: tokens and tokenizer go together: how many, and of which tokenizer.")
+        for name in ("words", "tokens"):
+            _bounds(name, getattr(made, name))
+        made.wordings()
+        return made
+
+    def check_installed(self) -> None:
+        """Find out before a run whether all can be checked.
+
+        Raises:
+            SettingsError: the tokenizer is not there, or the language is unknown.
+            MissingExtraError: what it takes is not installed.
+        """
+        if self.tokenizer is not None:
+            token_counter(Path(self.tokenizer))
+        if self.language is not None and self.language not in known_languages():
+            raise SettingsError(f"checks: language must be a code of ISO 639, as en or zh; got {self.language!r}.")
+
+    def wordings(self) -> Wordings:
+        """The lists to search.
+
+        Raises:
+            SettingsError: those of the user are none.
+        """
+        return ready_wordings() if self.lists is None else _joined(self.lists)
+
+    def find(self, text: str, seconds: float | None) -> Iterator[CheckFault]:
+        """What of it a text does not keep to.
+
+        Args:
+            text: with words.
+            seconds: length of the clip, if it is known.
+        """
+        wanted: dict[WordingKind, bool] = {
+            "refusal": self.refusals,
+            "opening": self.openings,
+            "mention": self.mentions,
+        }
+        yield from (kind for kind, is_on in wanted.items() if is_on and self.wordings().find(kind, text))
+        if self.language is not None and not is_in_language(text, self.language):
+            yield "language"
+        if any(self._lengths_told(text)):
+            yield "length"
+        if self.past_end and seconds is not None and any(time > seconds + _LATE_SECONDS for time in _times_in(text)):
+            yield "past_end"
+
+    def _tokens(self, text: str) -> int:
+        return token_counter(Path(self.tokenizer or ""))(text)
+
+    def _lengths_told(self, text: str) -> Iterator[str]:
+        if self.words and not _within(self.words, count := len(words_of(text))):
+            yield f"It has {count} words; it must have {_in_words(self.words)}."
+        if self.tokens and not _within(self.tokens, count := self._tokens(text)):
+            yield f"It has {count} tokens of a tokenizer; it must have {_in_words(self.tokens)}."
+
+    def told(self, fault: CheckFault, text: str) -> str:
+        """A sentence for the model about what was wrong with its text."""
+        if fault in ("opening", "mention"):
+            found = self.wordings().find("opening" if fault == "opening" else "mention", text)
+            return f'It has the words "{found[0].strip()}": say what is seen, not that it is a video.' if found else ""
+        return {
+            "refusal": "It did not describe what is seen; describe it.",
+            "language": f"It was not in the language {self.language}; answer in that language.",
+            "length": " ".join(self._lengths_told(text)),
+            "past_end": "It names times that are past the end of the video.",
+        }[fault]
+
+
+def _value(key: str, value: Any) -> Any:
+    if isinstance(getattr(Checks, key), bool):
+        if not isinstance(value, bool | str) or value not in _YES:
+            raise SettingsError(f"checks: {key} must be true or false; got {value!r}.")
+        return _YES[value]
+    if value is not None and not isinstance(value, str):
+        raise SettingsError(f"checks: {key} must be text; got {value!r}.")
+    return value
+
+
+def _bounds(name: str, given: str | None) -> tuple[int, int | None]:
+    """The fewest and the most that a text may have."""
+    if given is None:
+        return 0, None
+    fewest, dash, most = given.partition("-")
+    ends = [end.strip() for end in (fewest, most)]
+    if not dash or not any(ends) or not all(end.isdecimal() for end in ends if end):
+        raise SettingsError(f"checks: {name} must be the fewest and the most, as 20-60, -60 or 20-; got {given!r}.")
+    low, high = int(ends[0] or 0), int(ends[1]) if ends[1] else None
+    if high is not None and low > high:
+        raise SettingsError(f"checks: {name} must have the fewest first; got {given!r}.")
+    return low, high
+
+
+def _within(given: str | None, count: int) -> bool:
+    low, high = _bounds("", given)
+    return low <= count and (high is None or count <= high)
+
+
+def _in_words(given: str | None) -> str:
+    low, high = _bounds("", given)
+    if high is None:
+        return f"at least {low}"
+    return f"{low} to {high}" if low else f"at most {high}"
+
+
+def _times_in(text: str) -> Iterator[float]:
+    for found in _TIME.finditer(text):
+        if found["minutes"]:
+            yield 60 * int(found["minutes"]) + float(found["rest"])
+        else:
+            yield float(found["seconds"] or found["number"])
+
+
+@lru_cache(maxsize=8)
+def _joined(lists: str) -> Wordings:
+    return ready_wordings().joined(lists, "checks: lists")
