@@ -73,7 +73,8 @@ class Checks:
             raise SettingsError("checks: tokens and tokenizer go together: how many, and of which tokenizer.")
         for name in ("words", "tokens"):
             _bounds(name, getattr(made, name))
-        made.wordings()
+        if made.lists is not None:
+            _joined(made.lists)
         return made
 
     def check_installed(self) -> None:

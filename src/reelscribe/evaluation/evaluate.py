@@ -143,7 +143,8 @@ def evaluate(
             metric: _difference(whole[1][metric] - whole[0][metric], drawn[1][metric] - drawn[0][metric])
             for metric in METRICS
         }
-    unmatched = [name for name in wanted.texts if name not in set(names)]
+    matched = set(names)
+    unmatched = [name for name in wanted.texts if name not in matched]
     return Evaluation(
         task=captions[0].task,
         tokenizer=tokenizer,
