@@ -34,8 +34,8 @@ def token_counter(folder: Path) -> Callable[[str], int]:
     file = folder / "tokenizer.json" if folder.is_dir() else folder
     if not file.is_file():
         raise SettingsError(
-            f"there is no {file}; a tokenizer is named by the folder of a text encoder's fast tokenizer. Transformers "
-            "writes one of any other: AutoTokenizer.from_pretrained(NAME).save_pretrained(FOLDER)."
+            f"there is no {file}; tokenizer takes the folder of a text encoder's fast tokenizer. Transformers writes "
+            "one of any other: AutoTokenizer.from_pretrained(NAME).save_pretrained(FOLDER)."
         )
     try:
         from tokenizers import Tokenizer

@@ -167,7 +167,7 @@ def test_captions_that_are_too_long_are_counted(tmp_path: Path) -> None:
     assert not (tmp_path / "short").exists()
     summary = exported(output, "ltx", "short", max_tokens=15, tokenizer=tokenizer, where=("tokens<=15",))
     assert summary.left_out == {"not where tokens<=15": 1}
-    with pytest.raises(SettingsError, match=r"there is no .*tokenizer\.json; --tokenizer takes the folder"):
+    with pytest.raises(SettingsError, match=r"there is no .*tokenizer\.json; tokenizer takes the folder"):
         exported(output, "ltx", "other", tokenizer=str(tmp_path))
 
 
