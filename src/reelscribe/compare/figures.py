@@ -13,9 +13,9 @@ import numpy as np
 from reelscribe.compare.sides import Side
 from reelscribe.report.entries import Entry
 from reelscribe.report.overview import flags_of, listed
-from reelscribe.report.words import words_of
 from reelscribe.runners.status import record_of
 from reelscribe.selection import chrf
+from reelscribe.words import words_of
 
 
 @dataclass(frozen=True, kw_only=True)
