@@ -92,6 +92,7 @@ def test_help_shows_the_commands(words: tuple[str, ...]) -> None:
         "completion",
         "demo",
         "doctor",
+        "eval",
         "export",
         "merge",
         "plan",
