@@ -96,7 +96,8 @@ def evaluate(
 ) -> Evaluation:
     """Score captions.
 
-    Of an output with several kept captions of a clip each counts, and the clip's score is their mean.
+    What the model said is scored, not what people made of it since. Of several kept captions of a clip each counts,
+    and its score is their mean.
 
     Args:
         outputs: one or two that runs wrote.
@@ -114,7 +115,7 @@ def evaluate(
         SettingsError: there is no such task, or its answers are no plain text.
         MissingExtraError: the extra `eval` is not installed, or a format needs what is not.
     """
-    data = [CaptionedData(output, root=root) for output in outputs]
+    data = [CaptionedData(output, root=root, corrected=False) for output in outputs]
     folders = list(dict.fromkeys(folder for each in data for folder in (*each.folders, references.parent)))
     wanted = read_references(references, column=reference_key, video_key=video_key, folders=folders)
     captions = [_captions_of(each, task, wanted) for each in data]

@@ -10,8 +10,9 @@ from reelscribe.dataset.edits import Edit, EditLog, How, undone
 from reelscribe.errors import ReelscribeError
 from reelscribe.report.edited import key_of
 from reelscribe.report.entries import CaptionedData, Entry
-from reelscribe.report.words import differences, words_of
+from reelscribe.report.words import differences
 from reelscribe.schemas import Schema
+from reelscribe.words import words_of
 
 _LONGEST: Final = 100_000
 """Letters of a caption or a note."""
