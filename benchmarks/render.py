@@ -195,12 +195,24 @@ def choosing() -> Iterator[str]:
         yield f"of which {wrong} are wrong. On {_machine(result)}."
 
 
+def audit() -> Iterator[str]:
+    """Memory and time of an audit, by number of rows."""
+    for result in _results("audit"):
+        yield "| rows | memory | time of one CPU core | rows a second |"
+        yield "| --- | --- | --- | --- |"
+        for told in (result["few"], result["many"]):
+            rate = f"{told['rows_per_cpu_second']:,}"
+            yield f"| {told['rows']:,} | {_mb(told['peak_bytes'])} | {told['cpu_seconds']:.0f} s | {rate} |"
+        yield f"\nCaptions of 60 words, nearly all phrases of which differ. On {_machine(result)}."
+
+
 _FOUND: Final = ("f1", "precision", "recall_cut", "recall_fade", "recall_dissolve")
 _DAMAGE: Final = ("reported, failure", "reported, wrong", "silent, right", "silent, wrong")
 
 PAGES: Final[dict[Path, tuple[Callable[[], Iterator[str]], ...]]] = {
     HERE.parent / "README.md": (speeds,),
     HERE.parent / "docs" / "architecture.md": (scenes, stretches),
+    HERE.parent / "docs" / "audit.md": (audit,),
     HERE.parent / "docs" / "recipes" / "films.md": (joined_films,),
     HERE.parent / "docs" / "choosing.md": (choosing,),
     HERE.parent / "docs" / "tasks.md": (tasks,),

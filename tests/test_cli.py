@@ -87,6 +87,7 @@ def test_help_shows_the_commands(words: tuple[str, ...]) -> None:
     assert "reelscribe caption clips/ -o captions.jsonl            every video in a folder\n" in text
     assert re.findall(r"^  (\w+)  ", text.partition("Commands:")[2], re.MULTILINE) == [
         "apply",
+        "audit",
         "caption",
         "compare",
         "completion",
@@ -354,7 +355,8 @@ def test_ledger_status_and_retry(here: Path) -> None:
     told = _counts(_caption("in.jsonl", "--config", "run.toml"))
     assert told == ["3 captions for 3 rows in out.jsonl (2 taken from the ledger)"]
     assert _type("status", "out.jsonl").stdout.startswith("finished\ndone        3 of 3 rows, 3 captions\n")
-    assert _counts(_type("retry", "out.jsonl")) == ["3 captions for 3 rows in out.jsonl (3 taken from the ledger)"]
+    nothing = "nothing to retry in out.jsonl: nothing failed."
+    assert _type("retry", "out.jsonl").stderr.splitlines() == [nothing]
 
 
 def test_retry_takes_kinds_and_sampling(here: Path) -> None:
@@ -383,12 +385,12 @@ def test_several_tasks_are_told_and_retried_by_name(here: Path) -> None:
     tasks = ("--task", "short=In 5 words.", "--task", "long=Tell all.")
     by_task = [f"{name}: 1 answer, 1 failure (1 missing)" for name in ("short", "long")]
     assert _counts(_caption("in.jsonl", *tasks, code=3))[:2] == [
-        "2 answers about 2 videos for 2 rows in out.jsonl",
+        "2 answers about 2 clips for 2 rows in out.jsonl",
         f"by task: {'; '.join(by_task)}",
     ]
     lines = _type("status", "out.jsonl").stdout.splitlines()
     assert lines[1:5] == [
-        "done        2 of 2 rows, 2 videos, 2 answers",
+        "done        2 of 2 rows, 2 clips, 2 answers",
         *(f"            {line}" for line in by_task),
         "failed      2 (2 missing)",
     ]
@@ -416,8 +418,8 @@ def test_a_budget_ends_with_4(here: Path) -> None:
 def test_cut_off_captions_are_told(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(on_demand, "load_engine", lambda _: ScriptedEngine(lambda _: said("cut ...")))
     put_clip(here / "a.mp4")
-    assert _counts(_caption("a.mp4"))[1] == "flagged captions: 1 cut_off; allow more with --sampling max_tokens=N"
-    assert "flagged     1 cut_off" in _type("status", "out.jsonl").stdout.splitlines()
+    assert _counts(_caption("a.mp4"))[1] == "flagged captions: cut_off 1; allow more with --sampling max_tokens=N"
+    assert "flagged     cut_off 1" in _type("status", "out.jsonl").stdout.splitlines()
 
 
 def test_verbose_names_the_model(here: Path, caplog: pytest.LogCaptureFixture) -> None:

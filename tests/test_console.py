@@ -191,7 +191,7 @@ def test_ten_lines_at_most() -> None:
         "5 captions for 9 rows in my out.jsonl",
         "in 2.0 s: 4.50 clips/s, 45 tokens/s, cost 1.25; the engine waited for frames 25% of the time",
         "1 row without a video; if theirs is in another column, name it with --video-key",
-        "flagged captions: 2 cut_off; allow more with --sampling max_tokens=N",
+        "flagged captions: cut_off 2; allow more with --sampling max_tokens=N",
         "9 failures (3 decode, 3 download, 3 missing), listed in out.failures.jsonl",
         "  decode: row 0: bad",
         "  decode: row 1: bad",
@@ -214,11 +214,11 @@ def test_several_tasks_are_told_one_by_one_and_videos_once() -> None:
     summary.speed.update(answers=27, answers_per_second=13.5)
     lines = list(console.summary_lines(summary, Path("out.jsonl")))
     assert lines[:3] == [
-        "5 answers about 4 videos for 9 rows in out.jsonl",
+        "5 answers about 4 clips for 9 rows in out.jsonl",
         "by task: short: 4 answers; long: 1 answer, 3 failures (2 decode, 1 missing)",
         "in 2.0 s: 4.50 clips/s, 13.50 answers/s, 45 tokens/s, cost 1.25; the engine waited for frames 25% of the time",
     ]
-    assert lines[4] == "flagged answers: 2 cut_off; allow more with --sampling max_tokens=N"
+    assert lines[4] == "flagged answers: cut_off 2; allow more with --sampling max_tokens=N"
     assert len(lines) == 10
 
 

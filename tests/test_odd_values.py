@@ -14,7 +14,8 @@ from flow import put_clip, put_rows, read_rows_of
 from odd_values import fuzz_bytes, fuzz_members, fuzz_names, fuzz_values
 
 from reelscribe.config import Settings
-from reelscribe.runners.local import retry, run
+from reelscribe.runners.local import run
+from reelscribe.runners.retry import retry
 from reelscribe.runners.status import runs_on
 
 SETTINGS = Settings(engine="fake", model="fake", decoders=0)

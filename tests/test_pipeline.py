@@ -374,6 +374,7 @@ def test_caption_carries_where_it_comes_from() -> None:
         "agreement": None,
         "faults": ["", ""],
         "scored": False,
+        "retried_with": "",
         "mean_logprobs": None,
         "flags": [],
         "try": 1,
@@ -741,8 +742,9 @@ class _Notes:
             return Failure(id=request.id, video=None, kind="engine", message=f"known {request.prompt}")
         return replace(request, prompt=f"{request.prompt}!")
 
-    def record(self, outcome: Outcome) -> None:
+    def record(self, outcome: Outcome) -> Outcome:
         self.recorded.append(outcome)
+        return outcome
 
 
 def _asking(*prompts: str) -> list[Row]:

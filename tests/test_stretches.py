@@ -14,7 +14,8 @@ from reelscribe.errors import ClipError, DatasetError
 from reelscribe.operators.video_captioning_from_vlm_mapper import VideoCaptioningFromVLMMapper
 from reelscribe.plan.survey import survey
 from reelscribe.report.entries import CaptionedData, Entry
-from reelscribe.runners.local import retry, run
+from reelscribe.runners.local import run
+from reelscribe.runners.retry import retry
 from reelscribe.values import Clip, Row, Work
 from reelscribe.video.fetch import FetchLimits
 

@@ -198,8 +198,9 @@ class _Memory:
             return request
         return Caption(id=request.id, kept=(0,), reason="", candidates=said(text), meta={"flags": []})
 
-    def record(self, outcome: Outcome) -> None:
+    def record(self, outcome: Outcome) -> Outcome:
         self.recorded.append(outcome)
+        return outcome
 
 
 def test_what_is_known_opens_what_comes_after_it_without_the_clip() -> None:

@@ -41,6 +41,8 @@ class RowPlan:
     settings: Settings
     subjects: tuple[Subject, ...] = ()
     problem: Failure | None = None
+    again: Settings | None = None
+    """With which a retry asks; None for the same."""
     known_lot: int | None = None
     """The `lot`, if its reader tells it."""
 
@@ -76,7 +78,7 @@ class RowPlan:
             name: of the task's request.
             outcomes: of all tasks that it comes after.
         """
-        before = [self._task(task) for task in self.task(name).after]
+        before = [_task(task, self.settings) for task in self.task(name).after]
         of_clips = [task for task in before if not task.is_over_video]
         passages, failures = [], []
         for slot, subject in enumerate(self.subjects):
@@ -95,10 +97,7 @@ class RowPlan:
 
     def task(self, name: RequestId) -> Task:
         """That of a request."""
-        return self._task(name.task)
-
-    def _task(self, name: str) -> Task:
-        return next(task for task in self.settings.all_tasks if task.name == name)
+        return _task(name.task, self.settings)
 
     def request(self, name: RequestId, said: Mapping[str, Outcome], clips: str = "") -> Request | Failure:
         """A request, or why it cannot be made.
@@ -108,7 +107,15 @@ class RowPlan:
             said: what came of the tasks that its task comes after; of one over the video, those that are, too.
             clips: of a task over the video: what was said of its clips.
         """
-        task, subject = self.task(name), self.subjects[name.slot or 0]
+        made = self._request(name, said, clips, self.settings)
+        if self.again is None or isinstance(made, Failure):
+            return made
+        return replace(made, instead=self._request(name, said, clips, self.again))
+
+    def _request(
+        self, name: RequestId, said: Mapping[str, Outcome], clips: str, settings: Settings
+    ) -> Request | Failure:
+        task, subject = _task(name.task, settings), self.subjects[name.slot or 0]
         if task.is_over_video:
             subject = replace(subject, clip=subject.clip.whole)
         try:
@@ -116,7 +123,7 @@ class RowPlan:
         except ClipError as exc:
             return Failure(id=name, video=subject.clip.name, kind=exc.kind, message=str(exc))
         prompt = "".join(map(str, parts))
-        seed = self.settings.seed if task.sampling.seed is None else task.sampling.seed
+        seed = settings.seed if task.sampling.seed is None else task.sampling.seed
         clip = subject.clip
         stretch = [] if clip.is_whole else [f"{clip.start_seconds},{clip.end_seconds}"]
         digest = _digest((str(seed), clip.source, prompt, task.system_prompt or "", str(name.slot), *stretch))
@@ -137,6 +144,10 @@ class RowPlan:
             schema=task.schema,
             seed=int.from_bytes(digest[:8], "big") >> 1,  # 63 bits: Arrow's int64, and so any reader, holds them
         )
+
+
+def _task(name: str, settings: Settings) -> Task:
+    return next(task for task in settings.all_tasks if task.name == name)
 
 
 def _digest(parts: Iterable[str | bytes]) -> bytes:

@@ -13,8 +13,9 @@ import click
 from reelscribe import __version__
 from reelscribe.cli_export import export
 from reelscribe.cli_looking import LOOKING
-from reelscribe.command import EXIT_ENGINE, EXIT_FAILURES, Group, options, pairs, settings_of, watched, watching
+from reelscribe.command import EXIT_ENGINE, EXIT_FAILURES, Group, given_of, options, settings_of, watched, watching
 from reelscribe.config import Settings
+from reelscribe.config.groups import RETRY_SETTINGS
 from reelscribe.console import Progress, next_step, say, say_json, some, summary_lines
 from reelscribe.errors import DatasetError
 from reelscribe.terminal import PlainFormatter
@@ -59,6 +60,7 @@ def main(context: click.Context, verbose: bool) -> None:
     reelscribe report captioned.jsonl                      a page to look at the captions
     reelscribe compare a.jsonl b.jsonl --blind             which of two is better: a page to vote on
     reelscribe eval captioned.jsonl --references ref.csv   scores by what persons wrote
+    reelscribe audit captioned.jsonl                       what is wrong or too common in them
     reelscribe export captioned.jsonl train/ --as musubi   a folder that a trainer takes
     """  # noqa: D301 - Click takes the backspace for "leave these lines as they are"
     if isinstance(sys.stdout, io.TextIOWrapper):
@@ -195,35 +197,64 @@ def plan(inputs: tuple[str, ...], config: Path | None, as_json: bool, **given: A
 @click.option("--kind", "kinds", multiple=True, metavar="KIND,...", help="Kinds of failures; all by default.")
 @click.option("--task", "tasks", multiple=True, metavar="NAME", help="Task to try again; all by default. Repeatable.")
 @click.option(
-    "--marks", type=click.Path(path_type=Path), help="Rows to make again: those with a flag in what a report exported."
+    "--marks",
+    type=click.Path(path_type=Path),
+    help="Rows to make again: those with a flag in what a report exported, or an audit wrote.",
 )
 @click.option(
-    "--sampling", multiple=True, metavar="KEY=VALUE", help="Sampling parameter for what is tried again; repeatable."
+    "--where", metavar="CONDITION", multiple=True, help="Captions to make again, as 'words<20'; all must hold."
 )
+@options(*RETRY_SETTINGS)
 @watched
 def retry(
     output: Path,
     kinds: tuple[str, ...],
     tasks: tuple[str, ...],
     marks: Path | None,
-    sampling: tuple[str, ...],
+    where: tuple[str, ...],
     log_json: bool,
-    **where: Any,
+    metrics_port: int | None,
+    metrics_host: str,
+    **given: Any,
 ) -> None:
     """Try again what failed in the last run on OUTPUT, with its inputs and settings.
 
-    All captions that are there stay, but those of rows that --marks names: these are made with other sampling, and
-    failures are left alone unless --kind names some. With --task this is so for the tasks that it names; others stay as
-    they are, but for those that come after what is made again. What is made with other sampling counts as made by the
-    run: giving its command again does not make it again. Exit code as that of caption.
-    """
-    from reelscribe.runners import local
+    \b
+    reelscribe retry captions.jsonl --kind decode,engine
+    reelscribe retry captions.jsonl --marks marks.jsonl --sampling temperature=0.8
+    reelscribe retry captions.jsonl --where 'flags has loop' --model Qwen/Qwen3-VL-32B-Instruct
+
+    All captions that are there stay, but those of rows that --marks or --where names: these are made with something
+    else, as another prompt, model or sampling, and failures are left alone unless --kind names some. With --task this
+    is so for the tasks that it names; others stay as they are, but for those that come after what is made again. What
+    is made with other settings says so in its metadata and counts as made by the run: giving its command again does
+    not make it again. What cannot be made again stays. Exit code as that of caption.
+    """  # noqa: D301 - as above
+    from reelscribe.runners.retry import retry as run
 
     named = [kind.strip() for group in kinds for kind in group.split(",") if kind.strip()]
     told: dict[str, Any] = {"kinds": named or None, "tasks": tasks or None, "marks": marks}
-    with watching(log_json, **where) as hooks:
-        summary = local.retry(output, sampling=pairs(sampling), **hooks, **told)
-    _report(summary, output, log_json)
+    if where:
+        from reelscribe.audit.marks import marked_where
+
+        told["marked"] = marked_where(output, where, tasks)
+    with watching(log_json, metrics_port, metrics_host) as hooks:
+        summary = run(output, settings=given_of(given), **hooks, **told)
+    if summary.asked or log_json:
+        _report(summary, output, log_json)
+    else:
+        say(f"nothing to retry in {output}: {_reason(named, summary, has_marks=bool(marks or where))}.", err=True)
+        if summary.failures:
+            click.get_current_context().exit(EXIT_FAILURES)
+
+
+def _reason(kinds: list[str], summary: Any, *, has_marks: bool) -> str:
+    """Why there is nothing to retry."""
+    reasons = ["nothing is marked that was not made so already"] if has_marks else []
+    if kinds or not has_marks:
+        failed = f"nothing failed as {' or '.join(kinds)}" if kinds else "nothing failed"
+        reasons.append(failed if kinds or not summary.failures else "what failed cannot be asked about")
+    return " and ".join(reasons)
 
 
 @main.command()

@@ -10,8 +10,9 @@ from typing import Any, Final
 import click
 from click.core import ParameterSource
 
+from reelscribe.command import EXIT_FAILURES
 from reelscribe.config import Settings
-from reelscribe.console import Progress, by_task, examples, say, some
+from reelscribe.console import Progress, by_task, examples, flagged, say, some
 from reelscribe.console import kinds as counts
 from reelscribe.errors import SettingsError
 from reelscribe.terminal import shortened
@@ -34,12 +35,12 @@ def status(output: Path, as_json: bool) -> None:
     total = "" if told.total is None else f" of {told.total:,}"
     made = some(told.captions, "caption")
     if told.tasks:
-        made = f"{some(told.videos or 0, 'video')}, {some(told.captions, 'answer')}"
+        made = f"{some(told.videos or 0, 'clip')}, {some(told.captions, 'answer')}"
     lines = {
         told.state: told.detail,
         "done": f"{told.rows:,}{total} rows, {made}",
         "failed": f"{sum(told.failures.values())} ({counts(told.failures)})" if told.failures else "0",
-        "flagged": counts(told.flags) or "0",
+        "flagged": flagged(told.flags) or "0",
         "left": "unknown" if told.left is None else some(told.left, "row"),
         "rate": "unknown" if told.made_per_second is None else f"{told.made_per_second:.2f} videos/s",
         "begun": time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(told.started)),
@@ -215,4 +216,69 @@ def evaluate(outputs: tuple[Path, ...], references: Path, as_json: bool, **given
         say(line)
 
 
-LOOKING: Final = (status, report, view, compare, apply, evaluate)
+@click.command()
+@click.argument("output", type=click.Path(path_type=Path))
+@click.option("--task", "tasks", metavar="NAME", multiple=True, help="Whose answers; all by default. Repeatable.")
+@click.option(
+    "--common", default=5.0, show_default=True, metavar="PERCENT", help="Tell openings and phrases of more captions."
+)
+@click.option("--tokenizer", type=click.Path(path_type=Path), metavar="FOLDER", help="Count tokens with this one.")
+@click.option("--max-tokens", type=int, metavar="N", help="That a caption may have; longer ones are too_long.")
+@click.option("--json", "as_json", is_flag=True, help="As JSON.")
+@click.option("--html", type=click.Path(path_type=Path), metavar="FILE", help="Also write a page.")
+@click.option(
+    "--marks", type=click.Path(path_type=Path), metavar="FILE", help="Also write marks, which retry --marks takes."
+)
+@click.option("--mark", "only", metavar="NAME", multiple=True, help="Mark this finding alone; repeatable.")
+@click.option(
+    "--fail-on", metavar="CONDITION", multiple=True, help="Fail on a finding, as refusal or 'duplicate>1%'; repeatable."
+)
+def audit(
+    output: Path,
+    as_json: bool,
+    html: Path | None,
+    marks: Path | None,
+    only: tuple[str, ...],
+    fail_on: tuple[str, ...],
+    common: float,
+    **given: Any,
+) -> None:
+    """Look at all captions in OUTPUT together: what should not be there, and what there is too much of.
+
+    \b
+    reelscribe audit captions.jsonl
+    reelscribe audit captions.jsonl --fail-on refusal --fail-on 'duplicate>1%'
+    reelscribe audit captions.jsonl --marks marks.jsonl --mark refusal --mark duplicate
+
+    Exit code: 0 looked at, 2 wrong usage, or no such captions, 3 a condition of --fail-on holds.
+    """  # noqa: D301 - Click takes the backspace for "leave these lines as they are"
+    from reelscribe.audit.audit import audit as look
+    from reelscribe.audit.findings import Limit, checked_names
+    from reelscribe.audit.marks import check_free, write_marks
+    from reelscribe.audit.page import check_page, write_page
+    from reelscribe.audit.table import lines
+
+    limits = [Limit.parse(text) for text in fail_on]
+    checked_names("--mark", only)
+    if marks:
+        check_free(marks)
+    if html:
+        check_page(html)
+    with Progress() as progress:
+        found = look(output, common=common / 100, **given, on_entry=progress.answer)
+    told = found.told()
+    for line in json.dumps(told, indent=1).splitlines() if as_json else lines(told):
+        say(line)
+    if html:
+        write_page(html, told, found.lengths())
+        say(f"page in {html}", err=True)
+    if marks:
+        say(f"{some(write_marks(marks, found.faulty(), only), 'mark')} in {marks}", err=True)
+    passed = list(found.passed(limits))
+    for line in passed:
+        say(f"too much: {line}", err=True)
+    if passed:
+        click.get_current_context().exit(EXIT_FAILURES)
+
+
+LOOKING: Final = (status, report, view, compare, apply, evaluate, audit)

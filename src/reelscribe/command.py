@@ -102,17 +102,22 @@ def _option(item: Field[Any]) -> Callable[..., Any]:
 
 def settings_of(given: Mapping[str, Any], config: Path | None) -> Settings:
     """The settings of a command: its options, over those of a file."""
+    return Settings.load(config, **given_of(given))
+
+
+def given_of(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Those of a command's options for settings that were given, as settings hold them."""
     told = {name: value for name, value in given.items() if value not in (None, ())}
     if "sampling" in told:
-        told["sampling"] = pairs(told["sampling"])
+        told["sampling"] = _pairs(told["sampling"])
     if "checks" in told:
-        told["checks"] = pairs(told["checks"], "--check", "words=20-60")
+        told["checks"] = _pairs(told["checks"], "--check", "words=20-60")
     if "tasks" in told:
         told["tasks"] = _tasks(told["tasks"])
-    return Settings.load(config, **told)
+    return told
 
 
-def pairs(items: tuple[str, ...], option: str = "--sampling", example: str = "temperature=0.7") -> dict[str, Any]:
+def _pairs(items: tuple[str, ...], option: str = "--sampling", example: str = "temperature=0.7") -> dict[str, Any]:
     """KEY=VALUE to a table; a key that is given several times holds all its values."""
     table: dict[str, list[str]] = {}
     for item in items:

@@ -49,6 +49,11 @@ def kinds(failures: Mapping[Any, int]) -> str:
     return ", ".join(f"{count} {kind}" for kind, count in sorted(failures.items()))
 
 
+def flagged(flags: Mapping[str, int]) -> str:
+    """Counts of each flag. The name comes first: one is called `times`."""
+    return ", ".join(f"{name} {count}" for name, count in sorted(flags.items()))
+
+
 def examples(failures: Mapping[Any, int], told: Mapping[Any, list[str]]) -> Iterator[str]:
     """A few failures of each kind, the commonest kind first."""
     for kind in sorted(failures, key=lambda kind: (-failures[kind], kind)):
@@ -151,7 +156,11 @@ class Progress:
         """Likewise, a row."""
         self._count(total, "row")
 
-    def _count(self, total: int, unit: str) -> None:
+    def answer(self) -> None:
+        """Likewise, an answer, of nobody knows how many."""
+        self._count(None, "answer")
+
+    def _count(self, total: int | None, unit: str) -> None:
         if self._bar is None:
             self._new_bar(total, unit)
         self._bar.update()
@@ -210,7 +219,7 @@ def summary_lines(summary: "RunSummary", output: Path) -> Iterator[str]:
     known = f" ({summary.known} taken from the ledger)" if summary.known else ""
     made = some(summary.captions, "caption")
     if summary.tasks:
-        made = f"{some(summary.captions, 'answer')} about {some(summary.videos, 'video')}"
+        made = f"{some(summary.captions, 'answer')} about {some(summary.videos, 'clip')}"
     yield f"{made} for {some(summary.rows, 'row')} in {output}{known}"
     if summary.tasks:
         yield f"by task: {'; '.join(by_task(summary.tasks))}"
@@ -222,7 +231,7 @@ def summary_lines(summary: "RunSummary", output: Path) -> Iterator[str]:
     if summary.flags:
         hints = {option: None for flag, option in _ALLOW_MORE.items() if flag in summary.flags}
         hint = f"; allow more with {' and '.join(hints)}" if hints else ""
-        yield f"flagged {'answers' if summary.tasks else 'captions'}: {kinds(summary.flags)}{hint}"
+        yield f"flagged {'answers' if summary.tasks else 'captions'}: {flagged(summary.flags)}{hint}"
     if summary.failures:
         count = some(sum(summary.failures.values()), "failure")
         yield f"{count} ({kinds(summary.failures)}), listed in {summary.failures_file}"

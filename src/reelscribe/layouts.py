@@ -320,7 +320,7 @@ def caption_cells(outcome: Outcome, task: Task) -> dict[ColumnKind, Any]:
         # It may name folders that are not UTF-8.
         told = message.encode("utf-8", "backslashreplace").decode()
         return {"text": None, "candidates": [], "meta": empty, "failure": told}
-    nobody = dict.fromkeys((UNREADABLE, "edited_from", "verdict", "note"), "")
+    nobody = dict.fromkeys((UNREADABLE, "retried_with", "edited_from", "verdict", "note"), "")
     meta = empty | nobody | {name: told for name, told in outcome.meta.items() if name in empty}
     meta["thoughts"] = [candidate.thought for candidate in outcome.candidates]
     if meta["frame_timestamps"] is not None and meta["clip_flags"] is None:

@@ -104,6 +104,7 @@ def answer_of(
         "stop_reasons": [candidate.stop_reason for candidate in candidates],
         "faults": [" ".join(find_faults(candidate, request)) for candidate in candidates],
         "scored": request.scored,
+        "retried_with": request.retried_with,
         "try": request.attempt,
         "tries": request.attempt,
     }

@@ -71,8 +71,8 @@ class Memory(Protocol):
     def look_up(self, request: Request) -> Outcome | Request:
         """The outcome of a request, where it is known; else the request to make in its place, under the same name."""
 
-    def record(self, outcome: Outcome) -> None:
-        """Take the outcome of a request that was made, as soon as there is one."""
+    def record(self, outcome: Outcome) -> Outcome:
+        """Take the outcome of a request that was made, as soon as there is one; gives the one that holds."""
 
 
 def caption_rows(
@@ -81,6 +81,7 @@ def caption_rows(
     engine: Engine | Maker,
     *,
     memory: Memory | None = None,
+    again: Settings | None = None,
     stop: Callable[[], bool] = lambda: False,
     wanted: Callable[[RowPlan], bool] = lambda plan: True,
 ) -> Generator[RowResult, None, None]:
@@ -95,6 +96,8 @@ def caption_rows(
         settings: what to do with them.
         engine: that captions; or what does so elsewhere.
         memory: knows outcomes, and takes new ones.
+        again: with which the memory may have something asked in place of what these settings ask. Frames are theirs,
+            too.
         stop: asked before each row; once it says True, rows that are on their way are finished, and no other is begun.
         wanted: asked about each row; one that is not has no result.
     """
@@ -108,17 +111,18 @@ def caption_rows(
     def entries() -> Iterator[RowEntry]:
         rows = itertools.chain(peeked, source)
         while not stop() and (item := next(rows, None)):
-            plan = plan_row(item, layout, settings)
+            plan = replace(plan_row(item, layout, settings), again=again)
             if wanted(plan):
                 yield RowEntry(item, plan, memory.look_up if memory else lambda request: request)
 
+    making = again or settings
     queue = Queue(
         entries(),
-        settings,
-        record=memory.record if memory else lambda outcome: None,
+        making,
+        record=memory.record if memory else lambda outcome: outcome,
         max_entries=engine.waiting_rows if isinstance(engine, Maker) else WAITING_ROWS,
     )
-    for entry in _through(queue, settings, engine):
+    for entry in _through(queue, making, engine):
         yield entry.result(layout, settings)
 
 
@@ -145,7 +149,12 @@ def caption(
         SettingsError: two requests that are on their way at one time have the same name.
         EngineError: the engine broke, or does not keep to its contract.
     """
-    queue = Queue(map(RequestEntry, requests), settings, record=record)
+
+    def recorded(outcome: Outcome) -> Outcome:
+        record(outcome)
+        return outcome
+
+    queue = Queue(map(RequestEntry, requests), settings, record=recorded)
     for entry in _through(queue, settings, engine):
         yield entry.outcome()
 

@@ -1,9 +1,9 @@
 """Which candidates to keep, and why. One function a mode, in a table."""
 
 import hashlib
-import itertools
 import random
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 from typing import Final, NamedTuple
 
 import numpy as np
@@ -43,14 +43,14 @@ def simhash(text: str) -> int:
     unspaced = UNSPACED.search(text) is not None
     units = list("".join(text.split())) if unspaced else text.split(" ")
     joiner = "" if unspaced else " "
-    counts = [0] * _BITS
-    for first, second in itertools.pairwise(units):
-        # Half a surrogate pair, which JSON may hold, has no UTF-8 unless it is let pass.
-        shingle = f"{first}{joiner}{second}".encode("utf-8", "surrogatepass")
-        value = int.from_bytes(hashlib.md5(shingle, usedforsecurity=False).digest()[:8], "big")
-        for bit in range(_BITS):
-            counts[bit] += 1 if value >> bit & 1 else -1
-    return sum(1 << bit for bit, count in enumerate(counts) if count > 0)
+    # Half a surrogate pair, which JSON may hold, has no UTF-8 unless it is let pass.
+    shingles = [f"{first}{joiner}{second}".encode("utf-8", "surrogatepass") for first, second in pairwise(units)]
+    if not shingles:
+        return 0
+    digests = b"".join([hashlib.md5(shingle, usedforsecurity=False).digest()[:8] for shingle in shingles])
+    bits = np.unpackbits(np.frombuffer(digests, np.uint8).reshape(-1, _BITS // 8), axis=1)
+    more = 2 * bits.sum(0, dtype=np.int64) > len(shingles)
+    return int.from_bytes(np.packbits(more).tobytes(), "big")
 
 
 def chrf(texts: Sequence[str]) -> NDArray[np.float64]:

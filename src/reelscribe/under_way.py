@@ -249,7 +249,7 @@ class Queue(Iterator[Work], Generic[E]):
     Args:
         entries: to open, one after the other.
         settings: whether to ask once more, and which tasks come after others.
-        record: called with each outcome as soon as there is one.
+        record: called with each outcome as soon as there is one; gives the one that holds.
         max_entries: this many may wait.
     """
 
@@ -258,7 +258,7 @@ class Queue(Iterator[Work], Generic[E]):
         entries: Iterator[E],
         settings: Settings,
         *,
-        record: Callable[[Outcome], None] = lambda outcome: None,
+        record: Callable[[Outcome], Outcome] = lambda outcome: outcome,
         max_entries: int = WAITING_ROWS,
     ) -> None:
         self._entries, self._settings, self._record = entries, settings, record
@@ -338,8 +338,7 @@ class Queue(Iterator[Work], Generic[E]):
                 return
             del self._open[answer.id]
             best = better_of(request, asked.first, answer) if asked.first else answer
-            outcome = outcome_of(request, best)
-            self._record(outcome)
+            outcome = self._record(outcome_of(request, best))
             asked.entry.take(outcome)
             self._follow_ups += self._opened(asked.entry, asked.entry.next_works())
 

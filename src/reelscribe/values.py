@@ -139,6 +139,10 @@ class Request:
     """Whether a second try is told what was wrong with the first."""
     unfilled: tuple[Part, ...] = ()
     """The prompt in parts, while it names facts of the clip, which are known once that is decoded."""
+    instead: "Request | Failure | None" = None
+    """What a retry asks in its place, or why it cannot; None for the same. Captions are known by what the run asks."""
+    retried_with: str = ""
+    """What of this is not as in the run, as JSON, if a retry asks something else."""
 
     @property
     def scored(self) -> bool:
@@ -313,6 +317,7 @@ CAPTION_META: Final[dict[str, tuple[str, str]]] = {
         "list of float64",
         "with `keep` likeliest: the mean log-probability of each candidate's tokens; else null",
     ),
+    "retried_with": ("string", "what a retry asked otherwise than the run, as JSON; empty for nothing"),
     "try": ("int64", "which try it is from"),
     "tries": ("int64", "how many were made"),
     "keep": ("string", "which candidates were to be kept"),

@@ -13,11 +13,11 @@ from flow import ScriptedEngine, named, put_clip, request, said
 
 from reelscribe.config import Settings
 from reelscribe.dataset import ledger_file
+from reelscribe.dataset.again import Again
 from reelscribe.dataset.ledger import Ledger
 from reelscribe.dataset.ledger_file import read_answers, read_runs, set_aside
 from reelscribe.errors import FAILURE_KINDS, TRANSIENT_KINDS, DatasetError, FailureKind
 from reelscribe.outcomes import choose
-from reelscribe.sampling_params import SamplingParams
 from reelscribe.values import Answer, Candidate, Caption, Clip, Failure, Outcome, Request
 
 INFO = ScriptedEngine(lambda _: said("text")).info
@@ -56,7 +56,7 @@ def _make(ledger: Ledger, outcome: Outcome, **changes: Any) -> Request:
 
 def _look_up(file: Path, again: frozenset[FailureKind] = frozenset(), **settings: Any) -> Outcome | Request:
     """What a later run finds."""
-    with Ledger(file, again=again) as ledger:
+    with Ledger(file, again=Again(kinds=again)) as ledger:
         return _begin(ledger, **settings).look_up(request())
 
 
@@ -144,7 +144,7 @@ def test_named_kinds_are_tried_again_once(file: Path) -> None:
     with Ledger(file) as ledger:
         _make(_begin(ledger), _failure("decode"))
     assert _look_up(file, again=frozenset({"missing"})) == _failure("decode")
-    with Ledger(file, again=frozenset({"decode"})) as ledger:
+    with Ledger(file, again=Again(kinds=frozenset({"decode"}))) as ledger:
         assert _make(_begin(ledger), _failure("decode")) == request()
         assert ledger.look_up(request()) == _failure("decode")
     assert _look_up(file) == _failure("decode")
@@ -179,97 +179,19 @@ def test_tries_of_a_ledger_that_is_taken_over_count(file: Path, own: int, theirs
     assert _look_up(file) == (_failure("download") if tries == 3 else request())
 
 
-def test_another_seed_for_what_is_tried_again_is_mixed_with_that_of_each_request(file: Path) -> None:
-    """Or all would draw the same; and the same again, and others with another seed."""
-
-    def seeds(seed: int | None) -> list[int]:
-        with Ledger(file, again=frozenset({"decode"}), resampled={} if seed is None else {"seed": seed}) as ledger:
-            _begin(ledger)
-            found = [ledger.look_up(request(prompt=str(number), seed=1 << number)) for number in range(63)]
-        return [item.seed for item in found if isinstance(item, Request)]
-
+def test_what_is_tried_again_may_be_asked_otherwise_and_is_kept_under_the_old_key(file: Path) -> None:
+    other = request(prompt="Else?", seed=5)
+    asked: dict[str, Any] = {"instead": other}
     with Ledger(file) as ledger:
-        _begin(ledger)
-        for number in range(63):
-            _make(ledger, _failure(), prompt=str(number), seed=1 << number)
-    plain = [1 << number for number in range(63)]
-    first, other = seeds(4), seeds(5)
-    assert seeds(None) == plain
-    assert len({*plain, *first, *other}) == 3 * 63
-    assert seeds(4) == first
-    assert all(0 <= seed < 1 << 63 for seed in first + other)
-
-
-def test_choice_is_that_of_the_request_that_was_made(file: Path) -> None:
-    """Not that of this run, whose seed may be another: of a second try, of a retry, of release 0.1.0."""
-    candidates = tuple(Candidate(text=f"text {n}", stop_reason="stop", num_tokens=1) for n in range(50))
-    meta = {"faults": [""] * 50, "seed": 12345, "tries": 1}
-    made = choose(request(), _answer(candidates, meta))
-    assert made.kept != choose(request(), _answer(candidates, {**meta, "seed": request().seed})).kept
-    with Ledger(file) as ledger:
-        _make(_begin(ledger), choose(request(keep="all"), _answer(candidates, meta)), keep="all")
-    for keep in ("random_any", "all", "similar_one_simhash", "random_any"):
-        with Ledger(file) as ledger:
-            found = _begin(ledger).look_up(request(keep=keep))
-        assert isinstance(found, Caption)
-        assert found.kept == (made.kept if keep == "random_any" else found.kept)
-        assert len(found.kept) == (50 if keep == "all" else 1)
-
-
-def test_text_of_the_row_has_a_part_in_the_choice_alone(file: Path) -> None:
-    candidates = tuple(
-        Candidate(text=text, stop_reason="stop", num_tokens=1) for text in ("a sheep talks to me", "two dogs run away")
-    )
-    made = choose(request(), _answer(candidates, {"faults": ["", ""], "seed": 1, "tries": 1}))
-    with Ledger(file) as ledger:
-        _make(_begin(ledger), made, reference="a sheep talks to him", keep="similar_one_simhash")
-    for text, kept in (("a sheep talks to him", 0), ("two dogs run home", 1), ("", 0)):
-        with Ledger(file) as ledger:
-            found = _begin(ledger).look_up(request(reference=text, keep="similar_one_simhash"))
-        assert isinstance(found, Caption)
-        assert found.kept == (kept,)
-
-
-def test_candidates_without_scores_are_made_again_where_these_choose(file: Path) -> None:
-    """Once: a server that says none is not asked over and over."""
-    candidates = tuple(Candidate(text=text, stop_reason="stop", num_tokens=3) for text in ("a sheep", "two dogs"))
-    meta = {"faults": ["", ""], "seed": 3, "tries": 1}
-    with Ledger(file) as ledger:
-        _make(_begin(ledger), choose(request(), _answer(candidates, meta)))
-    with Ledger(file) as ledger:
-        asked = _begin(ledger).look_up(request(keep="likeliest"))
-        assert isinstance(asked, Request)
-        scored = tuple(replace(one, mean_logprob=score) for one, score in zip(candidates, (-0.5, -0.25), strict=True))
-        ledger.record(choose(asked, _answer(scored, {**meta, "scored": True})))
-    for keep, kept in (("likeliest", (1,)), ("all", (0, 1))):
-        with Ledger(file) as ledger:
-            found = _begin(ledger).look_up(request(keep=keep))
-        assert isinstance(found, Caption)
-        assert found.kept == kept
-    with Ledger(file) as ledger:
-        silent = _answer(candidates, {**meta, "scored": True})
-        _make(
-            _begin(ledger), choose(request(prompt="Else?", keep="likeliest"), silent), prompt="Else?", keep="likeliest"
-        )
-    with Ledger(file) as ledger:
-        assert isinstance(_begin(ledger).look_up(request(prompt="Else?", keep="likeliest")), Caption)
-
-
-def test_other_sampling_is_for_what_is_tried_again_alone_and_kept_under_the_old_key(file: Path) -> None:
-    given = {"temperature": 0.5, "max_tokens": 9}
-    asked: dict[str, Any] = {"sampling": SamplingParams.parse(given)}
-    with Ledger(file) as ledger:
-        _make(_begin(ledger, sampling=given), _failure("engine"), **asked)
-    with Ledger(file, again=frozenset({"engine"}), resampled={"max_new_tokens": "99", "seed": 4}) as ledger:
-        _begin(ledger, sampling=given)
-        made = _make(ledger, _caption(), **asked)
-        assert made.sampling == SamplingParams(temperature=0.5, max_tokens=99, seed=4)
-        assert (made.id.task, made.clip, made.seed == request().seed) == ("0", request().clip, False)
+        _make(_begin(ledger), _failure("engine"))
+    again = Again(kinds=frozenset({"engine"}), settings=Settings(seed=5), differs='{"seed": 5}')
+    with Ledger(file, again=again) as ledger:
+        made = _make(_begin(ledger), _caption(), **asked)
+        assert made == replace(other, retried_with='{"seed": 5}')
         new = ledger.look_up(request(key="1", prompt="Who?", **asked))
-        assert isinstance(new, Request)
-        assert new.sampling == SamplingParams.parse(given)
+        assert new == request(key="1", prompt="Who?"), "that is asked as ever"
     with Ledger(file) as ledger:
-        assert _begin(ledger, sampling=given).look_up(request(**asked)) == _caption()
+        assert _begin(ledger).look_up(request()) == _caption()
 
 
 def test_failure_of_a_file_that_changed_in_the_meantime_is_not_kept(file: Path, tmp_path: Path) -> None:

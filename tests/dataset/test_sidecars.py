@@ -17,7 +17,8 @@ from reelscribe.dataset import ledger, sidecars
 from reelscribe.dataset.files import write_whole
 from reelscribe.dataset.sidecars import sidecar_of
 from reelscribe.errors import DatasetError, EngineError
-from reelscribe.runners.local import retry, run
+from reelscribe.runners.local import run
+from reelscribe.runners.retry import retry
 from reelscribe.values import Failure, Work
 
 

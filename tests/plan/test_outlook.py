@@ -83,7 +83,7 @@ def test_clips_that_the_budget_cuts_down_are_counted_before_and_after_and_flagge
     assert "shrunk      1, less than a quarter of their pixels; see --max-video-tokens, or lower --fps" in words
     done = CliRunner().invoke(main, ["caption", *options, "-o", "out.jsonl", "--decoders", decoders])
     hint = "; allow more with --max-frames N and --max-video-tokens N"
-    assert f"flagged captions: 1 shrunk, 1 thinned{hint}" in done.stderr.splitlines()
+    assert f"flagged captions: shrunk 1, thinned 1{hint}" in done.stderr.splitlines()
     wide, plain = (row["caption_meta"] for row in read_rows_of(Path("out.jsonl")))
     assert (wide["flags"], wide["clip_flags"], wide["fps"]) == ("shrunk thinned", "thinned shrunk", 2.667)
     assert (plain["flags"], plain["clip_flags"], plain["fps"]) == ("", "", 4.0)

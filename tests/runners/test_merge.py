@@ -15,8 +15,9 @@ from flow import put_clip, put_rows, read_rows_of
 from reelscribe.config import Settings, Shard
 from reelscribe.engines.fake import FakeEngine
 from reelscribe.errors import DatasetError, EngineError
-from reelscribe.runners.local import RunSummary, retry, run
+from reelscribe.runners.local import RunSummary, run
 from reelscribe.runners.merge import merge
+from reelscribe.runners.retry import retry
 from reelscribe.runners.status import ledger_of, read_status
 from reelscribe.values import Row
 from reelscribe.video.prefetch import reading_headers

@@ -11,7 +11,8 @@ from flow import ScriptedEngine, put_clip, put_rows, read_rows_of, said
 from reelscribe.config import Settings
 from reelscribe.errors import EngineError
 from reelscribe.runners import on_demand
-from reelscribe.runners.local import RunSummary, retry, run
+from reelscribe.runners.local import RunSummary, run
+from reelscribe.runners.retry import retry
 
 
 @pytest.fixture

@@ -18,7 +18,8 @@ from reelscribe.config import Settings
 from reelscribe.dataset.ledger_file import read_runs
 from reelscribe.dataset.lock import locked
 from reelscribe.errors import DatasetError, EngineError, FailuresError, SettingsError
-from reelscribe.runners.local import RunSummary, retry, run
+from reelscribe.runners.local import RunSummary, run
+from reelscribe.runners.retry import retry
 from reelscribe.runners.status import ledger_of, lock_of
 from reelscribe.tasks import Keep
 from reelscribe.values import Failure, Row, Work
@@ -382,7 +383,7 @@ def test_retry_tries_named_kinds_with_other_sampling_and_later_runs_keep_what_ca
     assert retry(output, kinds=["decode"], engine=engine).failures == {"missing": 3, "row": 3, "engine": 1}
     assert set(engine.asked) == {"bad", *(f"unreadable {number}" for number in range(3))}
     engine = _Counting()
-    summary = retry(output, kinds=["engine", "missing"], sampling={"max_tokens": "99"}, engine=engine)
+    summary = retry(output, kinds=["engine", "missing"], settings={"sampling": {"max_tokens": "99"}}, engine=engine)
     assert (engine.asked, summary.failures) == (["bad"], {"missing": 3, "row": 3})
     (row,) = [row for row in read_rows_of(output) if row["text"] == "bad"]
     assert row["caption"] == "Well? bad 0"
@@ -410,18 +411,27 @@ def test_marked_rows_are_made_again_with_other_sampling(tmp_path: Path, caplog: 
         ],
     )
     engine = _Counting()
-    summary = retry(output, marks=marks, sampling={"max_tokens": 99}, engine=engine)
+    summary = retry(output, marks=marks, settings={"sampling": {"max_tokens": 99}}, engine=engine)
     assert (engine.asked, summary.captions, summary.known) == (["dull", "also bad"], 4, 3)
     sampled = [json.loads(row["caption_meta"]["sampling"] or "{}").get("max_tokens") for row in read_rows_of(output)]
     assert sampled == [None, 99, None, 99, None]
     written, engine = output.read_bytes(), _Counting()
+    written_row = read_rows_of(output)[3]
     run([data], output, Settings(decoders=0), engine=engine)
     assert (engine.asked, output.read_bytes()) == ([], written)
     engine = _Counting()
-    retry(output, marks=marks, kinds=["missing"], sampling={"max_tokens": 9}, engine=engine)
+    retry(output, marks=marks, kinds=["missing"], settings={"sampling": {"max_tokens": 9}}, engine=engine)
     assert engine.asked == ["dull", "also bad"]
-    assert not caplog.messages
-    retry(output, marks=put_rows(marks, [{"row": 5, "flag": True}]), sampling={"max_tokens": 9}, engine=engine)
+    told = "1 captions could not be made again, and stay as they are, as: row 3: it does not like it"
+    assert caplog.messages == [told]
+    assert read_rows_of(output)[3]["caption"] == written_row["caption"]
+    caplog.clear()
+    retry(
+        output,
+        marks=put_rows(marks, [{"row": 5, "flag": True}]),
+        settings={"sampling": {"max_tokens": 9}},
+        engine=engine,
+    )
     assert caplog.messages == ["Not made again, since they are not what was marked: the videos of rows 5."]
     assert len(engine.asked) == 2
 
@@ -432,7 +442,7 @@ def test_marks_of_a_tar_file_that_was_made_of_paths_are_known(tmp_path: Path) ->
     _run(output, data)
     marks = put_rows(tmp_path / "marks.jsonl", [{"row": 1, "video": "000000001", "flag": True}])
     engine = _Counting()
-    retry(output, marks=marks, sampling={"max_tokens": 99}, engine=engine)
+    retry(output, marks=marks, settings={"sampling": {"max_tokens": 99}}, engine=engine)
     assert engine.asked == ["two"]
 
 
@@ -440,7 +450,7 @@ def test_marks_of_a_shard_are_refused(tmp_path: Path, data: Path) -> None:
     _run(tmp_path / "out.jsonl", data, shard="1/2")
     marks = put_rows(tmp_path / "marks.jsonl", [{"row": 0, "flag": True}])
     with pytest.raises(SettingsError, match="marks count the rows of all shards' output: merge these"):
-        retry(tmp_path / "out.jsonl", marks=marks, sampling={"seed": 1})
+        retry(tmp_path / "out.jsonl", marks=marks, settings={"sampling": {"seed": 1}})
 
 
 def test_a_mark_holds_for_its_video_alone(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -450,7 +460,7 @@ def test_a_mark_holds_for_its_video_alone(tmp_path: Path, caplog: pytest.LogCapt
     data, output = put_rows(tmp_path / "in.jsonl", rows), tmp_path / "out.jsonl"
     _run(output, data)
     marks = put_rows(tmp_path / "marks.jsonl", [{"row": row, "video": "b.mp4", "flag": True} for row in (0, 1)])
-    retry(output, marks=marks, sampling={"max_tokens": 99}, engine=_Counting())
+    retry(output, marks=marks, settings={"sampling": {"max_tokens": 99}}, engine=_Counting())
     assert caplog.messages == ["Not made again, since they are not what was marked: the videos of rows 1."]
     metas = [meta for row in read_rows_of(output) for meta in row["caption_meta"]]
     sampled = [json.loads(meta["sampling"]).get("max_tokens") for meta in metas]
@@ -463,8 +473,8 @@ def test_a_mark_holds_for_its_video_alone(tmp_path: Path, caplog: pytest.LogCapt
 def test_marks_that_are_none_are_told(tmp_path: Path, line: str) -> None:
     (tmp_path / "marks.jsonl").write_text('{"row": 0, "flag": true, "note": ""}\n' + line + "\n")
     with pytest.raises(DatasetError, match=r"marks\.jsonl, line 2: a mark has a row .* as a report exports it; got "):
-        retry(tmp_path / "out.jsonl", marks=tmp_path / "marks.jsonl", sampling={"seed": 1})
-    with pytest.raises(SettingsError, match="marked rows would come out as they are; give other sampling"):
+        retry(tmp_path / "out.jsonl", marks=tmp_path / "marks.jsonl", settings={"sampling": {"seed": 1}})
+    with pytest.raises(SettingsError, match="marked rows would come out as they are; give something else for them: "):
         retry(tmp_path / "out.jsonl", marks=tmp_path / "marks.jsonl")
 
 
@@ -474,11 +484,11 @@ def test_retry_that_is_interrupted_loses_nothing(tmp_path: Path, caplog: pytest.
     _run(output, data)
     before = output.read_bytes()
     with pytest.raises(EngineError):
-        retry(output, sampling={"max_tokens": 99}, engine=_Counting(break_after=2))
+        retry(output, settings={"sampling": {"max_tokens": 99}}, engine=_Counting(break_after=2))
     assert output.read_bytes() == before
     assert not caplog.messages
     engine = _Counting()
-    assert retry(output, sampling={"max_tokens": 99}, engine=engine).captions == 4
+    assert retry(output, settings={"sampling": {"max_tokens": 99}}, engine=engine).captions == 4
     assert len(engine.asked) == 2
     [told] = caplog.messages
     assert told == f"The last run on {output} did not come to its end: what it left is made, too."
@@ -495,7 +505,7 @@ def test_what_cannot_be_retried_is_told(tmp_path: Path, data: Path, monkeypatch:
     with pytest.raises(SettingsError, match=r"there is no failure of kind 'decoding'; kinds are row, missing, "):
         retry(output, kinds=["decoding"])
     with pytest.raises(SettingsError, match="unknown sampling parameter 'hot'"):
-        retry(output, sampling={"hot": 1}, engine=_Counting())
+        retry(output, settings={"sampling": {"hot": 1}}, engine=_Counting())
     with pytest.raises(DatasetError, match=r"no run has begun to write .*out\.tar; out\.ledger\.sqlite is the ledger "):
         retry(tmp_path / "out.tar")
     (tmp_path / "home").rmdir()

@@ -12,8 +12,9 @@ from reelscribe.config import FailureLimit, Settings
 from reelscribe.engines.fake import FakeEngine
 from reelscribe.errors import BudgetError, DatasetError, FailuresError, SettingsError
 from reelscribe.runners import local
-from reelscribe.runners.local import RunSummary, retry, run
+from reelscribe.runners.local import RunSummary, run
 from reelscribe.runners.merge import merge
+from reelscribe.runners.retry import retry
 from reelscribe.runners.spending import Spending
 from reelscribe.runners.status import read_status
 from reelscribe.runners.tally import Tally
@@ -200,7 +201,7 @@ def test_marks_are_of_answers(
     before = read_rows_of(tmp_path / "out.jsonl")
     marks = put_rows(tmp_path / "marks.jsonl", [{"row": 1, "video": "b.mp4", "flag": True, "note": "", **mark}])
     engine = _Counting(bad="nothing is bad")
-    retry(tmp_path / "out.jsonl", marks=marks, tasks=tasks, sampling={"max_tokens": 9}, engine=engine)
+    retry(tmp_path / "out.jsonl", marks=marks, tasks=tasks, settings={"sampling": {"max_tokens": 9}}, engine=engine)
     assert sorted(engine.asked) == [(1, task) for task in asked]
     assert not caplog.messages
     after = read_rows_of(tmp_path / "out.jsonl")
@@ -213,7 +214,7 @@ def test_marks_of_tasks_that_a_run_does_not_have_are_told(
 ) -> None:
     _run(data)
     marks = put_rows(tmp_path / "marks.jsonl", [{"row": 0, "video": "a.mp4", "task": "gone", "flag": True}])
-    retry(tmp_path / "out.jsonl", marks=marks, sampling={"seed": 1}, engine=_Counting())
+    retry(tmp_path / "out.jsonl", marks=marks, settings={"sampling": {"seed": 1}}, engine=_Counting())
     assert caplog.messages[-1] == "Not made again, since they are not what was marked: the videos of rows 0."
 
 

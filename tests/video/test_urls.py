@@ -14,7 +14,8 @@ from web_server import Server, download, give, give_whole, open_web, refused
 
 from reelscribe.config import Settings
 from reelscribe.errors import ClipError, DatasetError, without_passwords
-from reelscribe.runners.local import retry, run
+from reelscribe.runners.local import run
+from reelscribe.runners.retry import retry
 from reelscribe.runners.status import read_status
 from reelscribe.values import Clip
 from reelscribe.video.fetch import FetchLimits, fetched

@@ -4,7 +4,7 @@ Names are flat: on the command line, in TOML and in Python all of them are field
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, Final, Literal, get_args
 
 from reelscribe.config.kinds import setting
@@ -308,3 +308,12 @@ class RunSettings:
         "Engines on Ray: a number, or fewest-most, as 1-64; as many as there is room for by default.",
         affects="nothing",
     )
+
+
+RETRY_QUESTION: Final = ("prompt", "system_prompt", "num_captions", "sampling")
+"""Settings of a task that a retry may have otherwise than its run."""
+RETRY_SETTINGS: Final = (
+    *(*RETRY_QUESTION, "seed", "retry_flagged"),
+    *(item.name for group in (ModelSettings, FrameSettings) for item in fields(group)),
+)
+"""All settings that it may."""

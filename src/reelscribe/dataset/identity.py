@@ -34,12 +34,13 @@ class Keys:
     Args:
         settings: of the run.
         info: what is running.
+        weights: of it, where they are recorded; else they are looked at.
     """
 
-    def __init__(self, settings: Settings, info: ModelInfo) -> None:
+    def __init__(self, settings: Settings, info: ModelInfo, *, weights: str | None = None) -> None:
         self.settings = settings
         self._limits = FetchLimits.of(settings)
-        self.weights = weights_of(info.model)
+        self.weights = weights or weights_of(info.model)
         """What tells the files of a model in a folder from others."""
         self._captions = _running(settings, info, self.weights)
         self._of_tasks = {

@@ -12,14 +12,14 @@ import os
 import sqlite3
 import threading
 import time
-import zlib
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, NamedTuple, Self
 
 from reelscribe.config import Settings
+from reelscribe.dataset.again import NOTHING_AGAIN, Again, Mark
 from reelscribe.dataset.identity import Keys, told
 from reelscribe.dataset.ledger_file import (
     ADOPT,
@@ -43,7 +43,6 @@ from reelscribe.dataset.ledger_file import (
 from reelscribe.engines.base import ModelInfo
 from reelscribe.errors import TRANSIENT_KINDS, DatasetError, FailureKind
 from reelscribe.outcomes import choose
-from reelscribe.sampling_params import SamplingParams
 from reelscribe.values import Answer, Caption, Failure, Outcome, Request, RequestId
 
 logger = logging.getLogger(__name__)
@@ -52,25 +51,6 @@ MOST_TRIES: Final = 3
 """How many runs, one after the other, try a clip that fails for reasons of the moment."""
 _COMMIT_SECONDS: Final = 1.0
 _LARGEST_SEED: Final = (1 << 63) - 1
-
-
-class Mark(NamedTuple):
-    """What is to be made again, whatever came of it."""
-
-    row: int
-    """Place of the row in the data set, from 0."""
-    video: str | None = None
-    """Its path or URL, or the number of its row, which a tar file gives it; None for all of the row's."""
-    task: str | None = None
-    """None for all tasks."""
-
-    def means(self, request: Request) -> bool:
-        """Whether it is of what a request asks. What a video is called that is given by its bytes, nobody knows."""
-        source, place = request.clip.source, request.id.row
-        if place != self.row or self.task not in (None, request.id.task):
-            return False
-        names = (None, source, request.clip.name, f"{place:09d}")
-        return isinstance(source, bytes) or self.video in names
 
 
 class Ledger:
@@ -83,33 +63,29 @@ class Ledger:
 
     Args:
         file: the ledger's.
-        again: failures of these kinds, of earlier runs, are not known.
-        tasks: where it is set, of these tasks alone: failures of others are known.
-        marked: nor is anything that has one of these marks, likewise.
-        resampled: sampling parameters for requests that are made again because of that. Their outcomes take the place
-            of those that there were.
+        again: what of earlier runs is not known, and so made again. It takes the place of what there was.
 
     Raises:
         DatasetError: the file cannot be used.
     """
 
-    def __init__(
-        self,
-        file: Path,
-        *,
-        again: frozenset[FailureKind] = frozenset(),
-        tasks: Collection[str] | None = None,
-        marked: Iterable[Mark] = (),
-        resampled: Mapping[str, Any] | None = None,
-    ) -> None:
+    def __init__(self, file: Path, *, again: Again = NOTHING_AGAIN) -> None:
         self.file = file
-        self._again, self._tasks, self._resampled = again, tasks, SamplingParams.parse(resampled or {}).told()
-        self.unmet = {mark for mark in marked if mark.task is None or self._is_of(mark.task)}
+        self._again = again
+        self.unmet = {mark for mark in again.marked if mark.task is None or again.is_of(mark.task)}
         """Marks of what was not looked up."""
         self._marked: dict[int, list[Mark]] = {}
         for mark in self.unmet:
             self._marked.setdefault(mark.row, []).append(mark)
-        self._asked: dict[RequestId, tuple[bytes, Request, tuple[Any, ...]]] = {}
+        self.stayed: list[Failure] = []
+        """Why marked captions could not be made again, which stay."""
+        self.made_so = 0
+        """Marked captions that an earlier retry made in just this way."""
+        self.asked = 0
+        """Requests that were not known."""
+        self._asked: dict[RequestId, _Asked] = {}
+        self._rows_again: set[int] = set()
+        self._running: tuple[str, str, str | None] | None = None
         self._damaged = 0
         self._lock = threading.RLock()
         self._trouble: DatasetError | None = None
@@ -173,7 +149,10 @@ class Ledger:
             inputs: likewise.
             total: rows, where their number is known.
         """
-        self._keys = Keys(settings, info)
+        self._running, last = (info.engine, info.model, info.revision), self._again.run
+        if last:
+            info = replace(info, engine=last.engine, model=last.model, revision=last.work.get("commit"))
+        self._keys = Keys(settings, info, weights=last.work.get("weights") if last else None)
         values = {
             "output": stored(output),
             "folder": stored(str(Path.cwd())),
@@ -238,17 +217,65 @@ class Ledger:
     # Outcomes
 
     def look_up(self, request: Request) -> Outcome | Request:
-        """The outcome of a request; where there is none that holds, the request to make."""
+        """The outcome of a request; where there is none that holds, the request to make.
+
+        Raises:
+            DatasetError: it is not known, and this run has another model for what is made again.
+        """
         keys = self._begun()
         video = keys.video(request.clip)
         found = self._find(request, video)
         with self._lock:
-            marked = self._is_marked(request) and found is not None and found.earlier
-            if found is not None and not marked and self._holds(found):
+            again = self._is_again(request, found)
+            if found is not None and not again and self._holds(found):
                 return found.outcome
-            self._asked[request.id] = keys.key(request, video), request, video
-        again = marked or (found is not None and found.earlier and found.kind in self._again)
-        return self._resample(request) if again and self._resampled else request
+            if again and isinstance(request.instead, Failure):  # its prompt names what the row does not have
+                return self._stays(found, request.instead)
+            asked = self._to_ask(request, again=again)
+            stays = found if again else None
+            self.asked += 1
+            self._asked[request.id] = _Asked(keys.key(request, video), request, video, stays)
+        return asked
+
+    def _is_again(self, request: Request, found: "_Found | None") -> bool:
+        """Whether what is known is to be made again, since it is marked or of such a kind."""
+        marked = self._is_marked(request)
+        if found is None or not found.earlier or not self._again.is_of(request.id.task):
+            return False
+        if marked and self._is_made_so(found.outcome):
+            self.made_so += 1
+            return False
+        return marked or found.kind in self._again.kinds
+
+    def _is_made_so(self, outcome: Outcome) -> bool:
+        """Whether a retry made it in just the way of this one, which would give it once more."""
+        meta = outcome.meta if isinstance(outcome, Caption) else {}
+        by = tuple(meta.get(name) for name in ("engine", "model", "revision"))
+        return meta.get("retried_with") == self._again.differs and by == self._running
+
+    def _to_ask(self, request: Request, *, again: bool) -> Request:
+        """What is asked: of what is made again perhaps something else."""
+        differs = self._again.model_differs
+        if again:
+            self._rows_again.add(request.id.row)
+            differs = self._again.differs
+        elif differs and request.id.row not in self._rows_again:
+            raise DatasetError(
+                f"{request.id} is not known from the last run, as its video or its row has changed since, or the run "
+                "did not come to its end. Give its command once more, and retry then: this retry has another model, or "
+                "other frames."
+            )
+        asked = request.instead if again and isinstance(request.instead, Request) else request
+        if differs or asked.instead:
+            return replace(asked, instead=None, retried_with=differs)
+        return asked
+
+    def _stays(self, found: "_Found | None", failure: Failure) -> Outcome:
+        """What holds in place of a failure to make something again."""
+        if found is None or found.kind:
+            return failure
+        self.stayed.append(failure)
+        return found.outcome
 
     def _find(self, request: Request, video: tuple[Any, ...]) -> "_Found | None":
         """What lies under the key of a request, or under the one that it had in release 0.1.0: captions first."""
@@ -296,52 +323,47 @@ class Ledger:
                 )
 
     def _is_marked(self, request: Request) -> bool:
-        if not self._is_of(request.id.task):
+        if not self._again.is_of(request.id.task):
             return False
         found = {mark for mark in self._marked.get(request.id.row, ()) if mark.means(request)}
         self.unmet -= found
         return bool(found)
 
-    def _is_of(self, task: str) -> bool:
-        """Whether it is one of those that are to be tried again."""
-        return self._tasks is None or task in self._tasks
-
     def _holds(self, found: "_Found") -> bool:
         """Whether what is known is not to be tried again."""
-        if not found.earlier:
+        if not found.earlier or self._again.model_differs:
             return True
         if isinstance(found.outcome, Caption):
             return not _falls_short(found.outcome, self._begun().settings)
-        if not self._is_of(found.outcome.id.task):
+        if not self._again.is_of(found.outcome.id.task):
             return True
-        if found.outcome.kind in self._again or found.limits != self._begun().failures:
+        if found.limits != self._begun().failures:
             return False
         return found.outcome.kind not in TRANSIENT_KINDS or found.tries >= MOST_TRIES
 
-    def _resample(self, request: Request) -> Request:
-        sampling = SamplingParams.parse({**request.sampling.told(), **self._resampled})
-        seed = request.seed
-        if sampling.seed != request.sampling.seed:
-            seed = (seed ^ zlib.crc32(str(sampling.seed).encode())) & _LARGEST_SEED
-        return replace(request, sampling=sampling, seed=seed)
-
-    def record(self, outcome: Outcome) -> None:
+    def record(self, outcome: Outcome) -> Outcome:
         """Take the outcome of a request that was looked up and not known.
 
         A failure of a file that is no longer what it was is not kept: it says nothing about what is there now. Nor is
         one that would take the place of a caption.
+
+        Returns:
+            What holds now: a caption that was to be made again, if that failed.
         """
         self._check()
         keys = self._begun()
-        key, request, video = self._asked.pop(outcome.id)
+        asked = self._asked.pop(outcome.id)
         kind = outcome.kind if isinstance(outcome, Failure) else None
-        if kind and keys.video(request.clip) != video:
-            return
+        if isinstance(outcome, Failure) and asked.again and not asked.again.kind:
+            return self._stays(asked.again, outcome)
+        if kind and keys.video(asked.request.clip) != asked.video:
+            return outcome
         with self._lock, troubles(self.file):
             self._write(
                 MAKE,
-                (key, kind, pack(outcome, request.seed), self._run, keys.failures),
+                (asked.key, kind, pack(outcome, asked.request.seed), self._run, keys.failures),
             )
+        return outcome
 
     def adopt(self, other: Path) -> None:
         """Take over the outcomes of another ledger as if this run had made them. A failure takes no caption's place.
@@ -438,6 +460,17 @@ class Ledger:
                 return
 
 
+class _Asked(NamedTuple):
+    """A request that was looked up, and is being made."""
+
+    key: bytes
+    request: Request
+    """As the run asks it, which may not be how it is asked now."""
+    video: tuple[Any, ...]
+    again: "_Found | None"
+    """What there is, if that is made again."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class _Found:
     """An outcome, and what is known of how it came about."""
@@ -462,7 +495,12 @@ def _digest(file: Path, content: bytes) -> bytes:
 
 
 def _falls_short(caption: Caption, settings: Settings) -> bool:
-    """Whether a caption of an earlier run is not what these settings ask for, so that it is tried again."""
+    """Whether a caption of an earlier run is not what these settings ask for, so that it is tried again.
+
+    One that was asked for with others stays.
+    """
+    if caption.meta.get("retried_with"):
+        return False
     if settings.retry_flagged and caption.meta["tries"] == 1 and all(caption.meta["faults"]):
         return True
     truncated = "truncated" in caption.meta.get("flags", ())

@@ -110,6 +110,7 @@ class CaptionedData:
         unfinished: take what is there of an output in JSON Lines with columns, if its run "ended" before it was whole,
             or also if it is "running".
         corrected: have entries as people left them; False for what the model said.
+        videos: whether to look where videos are; else only their names are told, which is much faster.
 
     Raises:
         DatasetError: there is no such data set, it is not finished, it holds no captions, or the ledger that it takes
@@ -118,7 +119,13 @@ class CaptionedData:
     """
 
     def __init__(
-        self, output: Path, *, root: Path | None = None, unfinished: Unfinished | None = None, corrected: bool = True
+        self,
+        output: Path,
+        *,
+        root: Path | None = None,
+        unfinished: Unfinished | None = None,
+        corrected: bool = True,
+        videos: bool = True,
     ) -> None:
         self.output = output
         self.log = EditLog(edits_of(output))
@@ -138,7 +145,7 @@ class CaptionedData:
         self.settings = replace(settings_of(self.run), root=None)
         self.sources = [partial] if partial else find_sources([str(output).replace(SHARD, "*")])
         """The files or folders of the data set."""
-        self._finder = VideoFinder(folders_of(output, self.run, root))
+        self._finder = VideoFinder(folders_of(output, self.run, root), looks=videos)
         first = [item.row for item, _ in zip(self._rows(), range(_PEEK_ROWS), strict=False)]
         self._tasks = self.settings.all_tasks if self.run else tasks_in(first)
         self.is_interleaved = bool(first or not partial) and self._holds_tokens(first)

@@ -104,6 +104,11 @@ def remembering(
         captions = (choose(request, item) for item in answers)
         same = (item for item in captions if [without_tokens(text).strip() for text in item.texts] == wanted)
         # A second try may have been told what was wrong with the first, behind its prompt.
-        return next((item for item in same if str(item.meta.get("prompt")).startswith(request.prompt)), None)
+        asked = (
+            item
+            for item in same
+            if item.meta.get("retried_with") or str(item.meta.get("prompt")).startswith(request.prompt)
+        )
+        return next(asked, None)
 
     return find

@@ -49,9 +49,11 @@ class VideoFinder:
 
     Args:
         folders: that relative paths may start from.
+        looks: whether to look for files; else all that is told of one is its name.
     """
 
-    def __init__(self, folders: Iterable[Path]) -> None:
+    def __init__(self, folders: Iterable[Path], *, looks: bool = True) -> None:
+        self._looks = looks
         self.folders = list(dict.fromkeys(Path(os.path.realpath(folder)) for folder in folders))
 
     def find(self, clip: Clip | None) -> FoundVideo:
@@ -69,6 +71,8 @@ class VideoFinder:
 
     def _find_file(self, clip: Clip, video: str) -> FoundVideo:
         name = video + clip.fragment
+        if not self._looks:
+            return FoundVideo(name=name, problem="Nobody looked for the video.")
         try:
             paths = {os.path.realpath(local(replace(clip, root=root), FetchLimits()).path) for root in self.folders}
             there = sorted(path for path in paths if Path(path).is_file())

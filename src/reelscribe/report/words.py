@@ -13,7 +13,7 @@ from reelscribe.words import WORD
 _PIECE: Final = re.compile(f"{WORD.pattern}|\\s+|.", re.DOTALL)
 _OPENING_WORDS: Final = 3
 _PHRASE_WORDS: Final = 4
-_NEAR_BITS: Final = 8
+NEAR_BITS: Final = 8
 """Of 64. Captions that share about nine pairs of words in ten differ in so many bits."""
 
 Difference = tuple[Literal["same", "new", "gone"], str]
@@ -45,7 +45,7 @@ def near_duplicates(texts: Sequence[str]) -> list[list[int]]:
         return item
 
     for one, other in combinations(range(len(texts)), 2):
-        near = (prints[one] ^ prints[other]).bit_count() <= _NEAR_BITS and prints[one]
+        near = (prints[one] ^ prints[other]).bit_count() <= NEAR_BITS and prints[one]
         if texts[one] == texts[other] or near:
             group[find(other)] = find(one)
     groups: dict[int, list[int]] = {}

@@ -3,16 +3,17 @@
 import contextlib
 import logging
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from signal import Signals
 from typing import Any, Final
 
 from reelscribe.config import Settings
+from reelscribe.dataset.again import NOTHING_AGAIN, Again
 from reelscribe.dataset.columns import check_columns, no_video
 from reelscribe.dataset.files import VIDEO_SUFFIXES, is_url
-from reelscribe.dataset.ledger import Ledger, Mark
+from reelscribe.dataset.ledger import Ledger
 from reelscribe.dataset.ledger_file import Run, aside, set_aside
 from reelscribe.dataset.lock import locked
 from reelscribe.dataset.read import count_rows, read_rows
@@ -21,14 +22,14 @@ from reelscribe.dataset.sources import Source, find_sources
 from reelscribe.dataset.splitting import check_split, split_rows
 from reelscribe.dataset.write import DatasetWriter
 from reelscribe.engines.base import Engine
-from reelscribe.errors import FAILURE_KINDS, DatasetError, FailureKind, SettingsError, StoppedError
+from reelscribe.errors import DatasetError, FailureKind, StoppedError
 from reelscribe.pipeline import Maker, caption_rows
 from reelscribe.runners.live import Live
 from reelscribe.runners.on_demand import OnDemand
 from reelscribe.runners.record import Record
 from reelscribe.runners.spending import Spending
 from reelscribe.runners.start import Start
-from reelscribe.runners.status import ledger_of, lock_of, outputs_of_runs, record_of, runs_on, take_over
+from reelscribe.runners.status import ledger_of, lock_of, outputs_of_runs, record_of, take_over
 from reelscribe.runners.stop import Stop, stop_at_signals, tell_stop
 from reelscribe.runners.tally import Tally
 from reelscribe.runners.watch import Watch
@@ -69,6 +70,8 @@ class RunSummary:
     """How fast it was, and what held it up; see `Watch.told`."""
     cost: float | None = field(default=None, compare=False)
     """At the price that is set."""
+    asked: int = field(default=0, compare=False)
+    """Requests that were not known, and so made."""
 
 
 def run(
@@ -82,10 +85,7 @@ def run(
     on_row: OnRow = lambda result: None,
     handle_signals: bool = False,
     on_stop: Callable[[], None] = tell_stop,
-    again: frozenset[FailureKind] = frozenset(),
-    tasks: Collection[str] | None = None,
-    marked: Iterable[Mark] = (),
-    resampled: Mapping[str, Any] | None = None,
+    again: Again = NOTHING_AGAIN,
 ) -> RunSummary:
     """Caption data sets, or go on where an earlier run on this output ended.
 
@@ -100,10 +100,7 @@ def run(
         handle_signals: at Ctrl-C or SIGTERM finish what is in flight, and raise StoppedError; at once at a second one.
             Only in the main thread.
         on_stop: called at the first signal, wherever the program is just then; tells so by default.
-        again: failures of these kinds, of earlier runs, are tried again.
-        tasks: where it is set, those of these tasks alone.
-        marked: what earlier runs made of what has one of these marks is made again, likewise.
-        resampled: sampling parameters for those.
+        again: what of earlier runs is made again, and with which settings.
 
     Raises:
         DatasetError: an input cannot be read or holds nothing to caption, the output or the ledger cannot be written,
@@ -125,23 +122,22 @@ def run(
     for source in sources:
         if not is_url(source.location) and writer.owns(Path(source.location)):
             raise DatasetError(f"cannot write to {source.location}: it is an input, too; choose another output.")
-    check_columns(sources, settings)
+    making = again.settings or settings
+    check_columns(sources, making)
     settings.check_checks()
-    total = None if check_split(sources, settings) or settings.shard else count_rows(sources)
+    total = _count(sources, settings)
     tally = Tally(settings.failure_limit(), [task.name for task in settings.all_tasks])
     with contextlib.ExitStack() as stack:
         stack.enter_context(locked(lock_of(output), output))
         _make_way(output, writer, settings)
-        ledger = stack.enter_context(
-            Ledger(ledger_of(output), again=again, tasks=tasks, marked=marked, resampled=resampled)
-        )
+        ledger = stack.enter_context(Ledger(ledger_of(output), again=again))
         _check_shard(ledger.last, settings)
         sidecars = _sidecars(sources, output, settings, ledger, adopt)
         writer.before_named = ledger.flush
-        record = stack.enter_context(Record(record_of(output), settings, inputs))
+        record = stack.enter_context(Record(record_of(output), making, inputs))
         stack.enter_context(writer)
-        loading, spending = time.monotonic(), Spending(settings)
-        worker = engine or _worker(settings, total, stack, ledger.last)
+        loading, spending = time.monotonic(), Spending(making)
+        worker = engine or _worker(making, total, stack, ledger.last)
         load_seconds = time.monotonic() - loading
         watch = Watch(worker, on_load=lambda info: spending.start(info.gpus))
         begun = ledger.begin(
@@ -165,7 +161,9 @@ def run(
         stop = stack.enter_context(stop_at_signals(handle_signals, on_stop))
         start = Start(settings.part(), stop, spending, tally)
         maker = worker if isinstance(worker, Maker) else watch
-        results = caption_rows(rows, settings, maker, memory=ledger, stop=start.is_cut, wanted=start.may)
+        results = caption_rows(
+            rows, settings, maker, memory=ledger, again=again.settings, stop=start.is_cut, wanted=start.may
+        )
         stack.enter_context(sidecars)
         for result in stack.enter_context(contextlib.closing(results)):
             if maker is not watch:
@@ -180,7 +178,13 @@ def run(
         if start.is_cut():
             raise _stopped(stop, tally) if stop() else spending.error(tally.rows)
         _end(ledger, tally, settings)
-    return _summary(tally, writer.failures, watch, spending)
+    return _summary(tally, writer.failures, watch, spending, ledger.asked)
+
+
+def _count(sources: Sequence[Source], settings: Settings) -> int | None:
+    """The rows, if their number is known beforehand."""
+    splits = check_split(sources, settings) is not None
+    return None if settings.shard or splits else count_rows(sources)
 
 
 def _make_way(output: Path, writer: DatasetWriter, settings: Settings) -> None:
@@ -234,97 +238,6 @@ def _worker(settings: Settings, total: int | None, stack: contextlib.ExitStack, 
     return cluster
 
 
-def retry(
-    output: Path,
-    *,
-    kinds: Collection[str] | None = None,
-    tasks: Collection[str] | None = None,
-    marks: Path | None = None,
-    sampling: Mapping[str, Any] | None = None,
-    **options: Any,
-) -> RunSummary:
-    """Try failures of the last run on an output again, with its inputs and settings, in its working directory.
-
-    Args:
-        output: of that run.
-        kinds: which of them; all by default, and none where there are marks.
-        tasks: of which tasks, marks too; of all by default.
-        marks: what to make again, whatever came of it: what has a flag in a file that a report exported.
-        sampling: parameters for them, in place of the run's own. What comes out counts as made by the run, so that it
-            is not made again later.
-        **options: as `run` takes them: engine, on_start, on_row, handle_signals.
-
-    Raises:
-        DatasetError: there is no such run, its working directory is gone, or the marks cannot be read.
-        SettingsError: a kind, task or sampling parameter is unknown, or marked rows would be made as they were.
-        ReelscribeError: as `run` does.
-    """
-    if marks and not sampling:
-        raise SettingsError(
-            "marked rows would come out as they are; give other sampling, as temperature=0.7 or seed=1."
-        )
-    kinds = (() if marks else FAILURE_KINDS) if kinds is None else kinds
-    for kind in kinds:
-        if kind not in FAILURE_KINDS:
-            raise SettingsError(f"there is no failure of kind {kind!r}; kinds are {', '.join(FAILURE_KINDS)}.")
-    again = frozenset(kind for kind in FAILURE_KINDS if kind in kinds)
-    marked = _flagged(marks) if marks else set()
-    last = runs_on(output)[0]
-    settings = settings_of(last)
-    known = [task.name for task in settings.all_tasks]
-    for name in tasks or ():
-        if name not in known:
-            raise SettingsError(f"the run has no task {name!r}; tasks are {', '.join(known)}.")
-    if marks and settings.shard:
-        raise SettingsError("marks count the rows of all shards' output: merge these, and retry what comes of that.")
-    if last.ending != "finished":
-        logger.warning("The last run on %s did not come to its end: what it left is made, too.", last.output)
-    with in_folder_of(last):
-        return run(
-            last.inputs,
-            Path(last.output),
-            settings,
-            again=again,
-            tasks=tasks,
-            marked=marked,
-            resampled=sampling,
-            **options,
-        )
-
-
-def settings_of(run: Run) -> Settings:
-    """The settings that a run had, to go on with it."""
-    return replace(Settings.of_run(run.settings), resume=True, overwrite_sidecars=False)
-
-
-@contextlib.contextmanager
-def in_folder_of(run: Run) -> Iterator[None]:
-    """Be where a run was started, as its inputs are named from there.
-
-    Raises:
-        DatasetError: the folder is gone.
-    """
-    if not Path(run.folder).is_dir():
-        raise DatasetError(f"the folder {run.folder}, where the run on {run.output} was started, is gone.")
-    with contextlib.chdir(run.folder):
-        yield
-
-
-def _flagged(marks: Path) -> set[Mark]:
-    """What has a flag in a file of marks. One without a task, of a report of release 0.1.0, is of all tasks."""
-    flagged: set[Mark] = set()
-    for item in read_rows(find_sources([marks]), Settings(), output=marks):
-        row, video, task, flag = (item.row.get(name) for name in ("row", "video", "task", "flag"))
-        if item.problem or type(row) is not int or row < 0 or type(flag) is not bool:
-            raise DatasetError(
-                f"{marks}, line {item.index + 1}: a mark has a row (a number) and a flag (true or false), as a report "
-                f"exports it; got {item.problem or item.row!r}."
-            )
-        if flag:
-            flagged.add(Mark(row, *(name if isinstance(name, str) else None for name in (video, task))))
-    return flagged
-
-
 def _stopped(stop: Stop, tally: Tally) -> StoppedError:
     number = stop.signal or 0
     message = (
@@ -372,8 +285,16 @@ def _end(ledger: Ledger, tally: Tally, settings: Settings) -> None:
     if ledger.unmet:
         rows = ", ".join(map(str, sorted({mark.row for mark in ledger.unmet})))
         logger.warning("Not made again, since they are not what was marked: the videos of rows %s.", rows)
+    if ledger.made_so:
+        logger.warning("%d marked captions had been made with just this before: they stay.", ledger.made_so)
+    if ledger.stayed:
+        first = sorted(ledger.stayed, key=lambda failure: failure.id.row)[:_MOST_TOLD]
+        told = "; ".join(f"row {failure.id.row}: {failure.message}" for failure in first)
+        logger.warning("%d captions could not be made again, and stay as they are, as: %s", len(ledger.stayed), told)
 
 
+_MOST_TOLD: Final = 3
+"""Captions that stay."""
 _CALLED: Final = {"weights": "files of the model", "model_params": "model_params or extra_body"}
 _LONGEST_TOLD: Final = 60
 
@@ -382,7 +303,7 @@ def _told(value: Any) -> str:
     return shortened("not set" if value in (None, {}) else str(value), _LONGEST_TOLD)
 
 
-def _summary(tally: Tally, failures_file: Path, watch: Watch, spending: Spending) -> RunSummary:
+def _summary(tally: Tally, failures_file: Path, watch: Watch, spending: Spending, asked: int) -> RunSummary:
     return RunSummary(
         rows=tally.rows,
         captions=tally.captions,
@@ -396,4 +317,5 @@ def _summary(tally: Tally, failures_file: Path, watch: Watch, spending: Spending
         failures_file=failures_file,
         speed=watch.told(),
         cost=spending.cost,
+        asked=asked,
     )

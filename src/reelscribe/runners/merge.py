@@ -14,7 +14,8 @@ from reelscribe.dataset.ledger_file import Run
 from reelscribe.engines.base import ModelInfo
 from reelscribe.errors import DatasetError
 from reelscribe.pipeline import Maker, Settle
-from reelscribe.runners.local import RunSummary, in_folder_of, run, settings_of
+from reelscribe.runners.local import RunSummary, run
+from reelscribe.runners.retry import in_folder_of, settings_of
 from reelscribe.runners.status import find_ledger, ledger_of, runs_on
 from reelscribe.values import Work
 from reelscribe.video.sampling import VisionLimits

@@ -1,0 +1,113 @@
+"""The same or nearly the same text about different clips, among a great many captions."""
+
+import hashlib
+import math
+from array import array
+from collections.abc import Iterator
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from reelscribe.report.words import NEAR_BITS
+from reelscribe.selection import simhash
+
+_TABLES: Final = 16
+_IN_A_BUCKET: Final = 16
+"""Fingerprints that share a table's bits by chance, on average."""
+_NEIGHBOURS: Final = 64
+"""Each fingerprint is held against so many others of its bucket."""
+_Mask = NDArray[np.bool_]
+
+
+class Alike:
+    """Remembers captions as hashes: 24 bytes of each."""
+
+    def __init__(self) -> None:
+        self._texts, self._prints, self._clips = array("Q"), array("Q"), array("Q")
+
+    def __len__(self) -> int:
+        return len(self._texts)
+
+    def add(self, text: str, clip: str) -> None:
+        """Take a caption, and what its clip is known by. Case and white space do not count."""
+        text = " ".join(text.lower().split())
+        self._texts.append(_hash(text))
+        self._prints.append(simhash(text))
+        self._clips.append(_hash(clip))
+
+    def same(self) -> _Mask:
+        """Which captions are those of other clips, too."""
+        return _of_several(_numbers(self._texts), _numbers(self._clips))
+
+    def near(self) -> _Mask:
+        """Which captions differ from one of another clip in at most `NEAR_BITS` of 64 bits of their SimHash.
+
+        Fingerprints that share some bits are held against each other, with other bits in each of 16 tables. Those that
+        differ in up to 4 bits are hardly ever missed; of those that differ in 8, a part is in a very large data set.
+        """
+        clips = _numbers(self._clips)
+        prints, of = np.unique(_numbers(self._prints), return_inverse=True)
+        low, high = _bounds(of, clips, len(prints))
+        has_words = prints != 0
+        near = (low != high) & has_words
+        for one, other in _pairs(prints):
+            differ = np.minimum(low[one], low[other]) != np.maximum(high[one], high[other])
+            near[one[differ]] = near[other[differ]] = True
+        near &= has_words
+        found: _Mask = near[of]
+        return found
+
+
+def _hash(text: str) -> int:
+    return int.from_bytes(hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest(), "big")
+
+
+def _numbers(values: "array[int]") -> NDArray[np.uint64]:
+    return np.frombuffer(values, np.uint64) if values else np.zeros(0, np.uint64)
+
+
+def _of_several(names: NDArray[np.uint64], clips: NDArray[np.uint64]) -> _Mask:
+    """Which entries have a name that several clips have."""
+    kinds, of = np.unique(names, return_inverse=True)
+    low, high = _bounds(of, clips, len(kinds))
+    found: _Mask = (low != high)[of]
+    return found
+
+
+def _bounds(
+    of: NDArray[np.intp], clips: NDArray[np.uint64], kinds: int
+) -> tuple[NDArray[np.uint64], NDArray[np.uint64]]:
+    """The least and the largest clip of each kind: two different ones if there are several."""
+    low, high = np.full(kinds, np.iinfo(np.uint64).max, np.uint64), np.zeros(kinds, np.uint64)
+    np.minimum.at(low, of, clips)
+    np.maximum.at(high, of, clips)
+    return low, high
+
+
+def _pairs(prints: NDArray[np.uint64]) -> Iterator[tuple[NDArray[np.intp], NDArray[np.intp]]]:
+    """Pairs of different fingerprints that are near each other; not all of them, see `Alike.near`."""
+    draw = np.random.default_rng(0)
+    bits = min(max(math.ceil(math.log2(max(len(prints), 1) / _IN_A_BUCKET + 1)), 0), 32)
+    for _ in range(_TABLES if bits else 1):
+        mask = np.uint64(sum(1 << int(bit) for bit in draw.choice(64, bits, replace=False)))
+        keys = prints & mask
+        order = np.argsort(keys, kind="stable")
+        for step in range(1, min(_NEIGHBOURS, len(prints) - 1) + 1):
+            one, other = order[:-step], order[step:]
+            together = keys[one] == keys[other]
+            if not together.any():
+                break
+            one, other = one[together], other[together]
+            near = _bits(prints[one] ^ prints[other]) <= NEAR_BITS
+            if near.any():
+                yield one[near], other[near]
+
+
+def _bits(values: NDArray[np.uint64]) -> NDArray[np.uint8]:
+    """How many bits are set in each."""
+    if hasattr(np, "bitwise_count"):  # since NumPy 2
+        counted: NDArray[np.uint8] = np.bitwise_count(values)
+    else:
+        counted = np.unpackbits(values.view(np.uint8).reshape(-1, 8), axis=1).sum(1, dtype=np.uint8)
+    return counted

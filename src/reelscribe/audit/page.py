@@ -1,0 +1,135 @@
+"""An audit as a page of its own, in the look of a report's."""
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, Final
+
+from reelscribe.audit.findings import FINDINGS
+from reelscribe.audit.table import lengths_of, seconds_of, summary_of
+from reelscribe.dataset.files import write_whole
+from reelscribe.errors import DatasetError, SettingsError
+from reelscribe.report.write import needs_report
+
+_LISTED: Final = 15
+"""Openings, and phrases."""
+_MOST_DRAWN: Final = 20_000
+"""Captions that the histogram is drawn of: of more, each bar is made lower alike."""
+
+
+def check_page(file: Path) -> None:
+    """See that a page can be made.
+
+    Raises:
+        SettingsError: the file is not named as HTML.
+        MissingExtraError: the extra `report` is not installed.
+    """
+    if file.suffix.lower() not in (".html", ".htm"):
+        raise SettingsError(f"a page is HTML, so its name must end in .html; got {str(file)!r}.")
+    with needs_report():
+        import jinja2  # noqa: F401
+        import matplotlib  # noqa: F401
+
+
+def write_page(file: Path, told: Mapping[str, Any], lengths: Mapping[str, Counter[int]]) -> None:
+    """Write a page.
+
+    Args:
+        file: to write.
+        told: what `Audit.told` tells.
+        lengths: of each task, captions by their number of words.
+
+    Raises:
+        DatasetError: it cannot be written.
+    """
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        write_whole(file, _render(told, lengths))
+    except OSError as exc:
+        raise DatasetError(f"cannot write to {file}: {exc.strerror or exc}.") from exc
+
+
+def _render(told: Mapping[str, Any], lengths: Mapping[str, Counter[int]]) -> str:
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+    from markupsafe import Markup
+
+    environment = Environment(
+        loader=PackageLoader("reelscribe", "audit"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    several = len(told["tasks"]) > 1
+    tasks = [
+        {
+            "name": name if several else "Captions",
+            "summary": summary_of(figures),
+            "lengths": lengths_of(figures["words"]) if figures["words"] else "",
+            "plot": Markup(_histogram(lengths[name])) if lengths[name] else "",
+            "sections": list(_sections(figures, told["common"])),
+        }
+        for name, figures in told["tasks"].items()
+    ]
+    return environment.get_template("audit.html.j2").render(
+        title=Path(told["output"]).name,
+        style=Markup(files("reelscribe.report").joinpath("page.css").read_text("utf-8")),
+        tasks=tasks,
+    )
+
+
+_Row = tuple[str, str, str]
+"""A name, what is told of it in small letters, and a value."""
+
+
+def _sections(figures: Mapping[str, Any], common: float) -> Iterator[tuple[str, list[_Row]]]:
+    """Tables: the heading and the rows of each."""
+    found = figures["findings"].items()
+    yield "Found in single captions", [(_plain(name), _meaning(name, each), _share(each)) for name, each in found]
+    yield "Flags", [(_plain(name), "", f"{count:,}") for name, count in figures["flags"].items()]
+    for name in ("openings", "phrases"):
+        listed = figures[name][:_LISTED]
+        yield (
+            f"{name.capitalize()} in more than {100 * common:g}%",
+            [(each["text"], "", _share(each)) for each in listed],
+        )
+    yield "Scripts", [(name, "", f"{count:,}") for name, count in figures["scripts"].items()]
+    if figures["tokens"]:
+        yield "Tokens of a caption", [("mean", lengths_of(figures["tokens"]), f"{figures['tokens']['mean']:,}")]
+    correlation = "" if figures["correlation"] is None else f", correlation {figures['correlation']:.2f}"
+    yield f"Words by length of clip{correlation}", list(_durations(figures["durations"]))
+    yield "Words", list(_words(figures["vocabulary"]))
+
+
+def _durations(told: Sequence[Mapping[str, Any]]) -> Iterator[_Row]:
+    for each in told:
+        yield seconds_of(each), f"{each['captions']:,} captions", f"{each['mean_words']:,}"
+
+
+def _words(told: Mapping[str, Any]) -> Iterator[_Row]:
+    if told["words"]:
+        yield "in all", "", f"{told['words']:,}"
+        yield "different", "" if told["is_exact"] else "at least", f"{told['different']:,}"
+        yield "type-token ratio", "", f"{told['type_token_ratio']:.4f}"
+    yield from ((word, "", f"{count:,}") for word, count in told["top"])
+
+
+def _meaning(name: str, found: Mapping[str, Any]) -> str:
+    rows = ", ".join(map(str, found["rows"])) + (", …" if found["captions"] > len(found["rows"]) else "")
+    return f"{FINDINGS[name]}; rows {rows}" if name in FINDINGS else f"rows {rows}"
+
+
+def _share(found: Mapping[str, Any]) -> str:
+    return f"{found['captions']:,} · {found['share']:.2%}"
+
+
+def _plain(name: str) -> str:
+    return name.replace("_", " ")
+
+
+def _histogram(counts: Counter[int]) -> str:
+    from reelscribe.report.plots import histogram
+
+    scale = max(counts.total() / _MOST_DRAWN, 1)
+    return histogram([length for length, count in counts.items() for _ in range(max(round(count / scale), 1))])
