@@ -102,6 +102,17 @@ def test_marks_are_taken_by_retry_and_no_file_of_marks_is_lost(output: Path) -> 
     assert not Path("new.jsonl").exists()
 
 
+def test_marks_are_of_the_answers_whose_captions_they_are(output: Path) -> None:
+    rows = [row(f"{name}.mp4", f"{name} runs.") for name in "ab"]
+    rows[0] |= {"caption_candidates": ["a runs.", "I'm sorry, but I cannot view the video."]}
+    rows[1] |= {"caption_candidates": ["b runs.", "b sits."]}
+    for each in rows:
+        each["caption_meta"]["kept"] = [0, 1]
+    put_rows(output, rows)
+    _audit("--marks", "marks.jsonl", "--mark", "refusal")
+    assert [mark["row"] for mark in read_rows_of(Path("marks.jsonl"))] == [0]
+
+
 @pytest.mark.parametrize(
     ("conditions", "told"),
     [
@@ -212,14 +223,14 @@ def test_tar_files_and_videos_in_the_rows_are_read(here: Path) -> None:
 def test_runs_that_cannot_be_looked_at_are_told(here: Path) -> None:
     _run(here, "out.jsonl", [{"video": "a.mp4"}, {"video": "b.mp4"}])
     (here / "out.jsonl").rename(here / "out.jsonl.partial")
-    assert "is not finished: give its command again" in _refused("--html", "a.html")
+    assert "is not finished: give its command again" in _refused("--marks", "m.jsonl")
     (here / "out.jsonl.partial").write_text((here / "out.jsonl.partial").read_text()[:-9])
     (here / "out.jsonl.partial").rename(here / "out.jsonl")
     assert "is not a row" in _refused("--marks", "m.jsonl")
     with connect(ledger_of(here / "out.jsonl")) as base:
         base.execute("PRAGMA user_version = 99")
     assert "it is of version 99" in _refused()
-    assert not {"a.html", "m.jsonl"} & {path.name for path in here.iterdir()}
+    assert not (here / "m.jsonl").exists()
 
 
 # The page

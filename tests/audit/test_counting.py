@@ -28,4 +28,5 @@ def test_what_is_common_among_many_is_never_missed_nor_counted_too_high(seed: in
     told = dict(common.above(common.missing))
     assert {text for text, count in true.items() if count > common.missing} <= told.keys()
     assert all(true[text] - common.missing <= count <= true[text] for text, count in told.items())
+    assert all(text in dict(common.above(true[text] - 1)) for text in "abcde")
     assert {text for text, _ in common.top(5)} == set("abcde")
