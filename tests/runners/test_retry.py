@@ -121,6 +121,16 @@ def test_what_is_marked_is_made_with_something_else_and_stays_so(
     assert (engine.asked, output.read_bytes()) == ([1], written)
 
 
+def test_other_sampling_is_put_to_that_of_the_run_by_whichever_name(output: Path) -> None:
+    _again(_Model(), sampling={"max_tokens": 9, "top_k": 3})
+    retry(output, marked=[Mark(0)], settings={"sampling": {"max_new_tokens": "20"}}, engine=_Model())
+    meta = read_rows_of(output)[0]["caption_meta"]
+    assert (json.loads(meta["sampling"]), _retried_with(0)) == (
+        {"max_tokens": 20, "top_k": 3},
+        {"sampling": {"max_tokens": 20}},
+    )
+
+
 def test_another_model_makes_what_is_chosen_and_nothing_else(output: Path, caplog: pytest.LogCaptureFixture) -> None:
     engine = _Model("second")
     retry(output, marked=[Mark(2)], settings={"model": "second"}, engine=engine)

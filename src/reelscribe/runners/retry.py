@@ -141,7 +141,7 @@ def _with_other(last: Run, base: Settings, given: Mapping[str, Any], tasks: Coll
         of_tasks["sampling"] = SamplingParams.parse(of_tasks["sampling"]).told()
     of_tasks |= {"seed": other.seed} if other.seed != base.seed else {}
     return Again(
-        settings=other,
+        settings=None if other == base else other,
         differs=_as_json({**of_tasks, **of_model}),
         model_differs=_as_json(of_model),
         run=last if _MODEL & of_model.keys() else None,
@@ -189,7 +189,8 @@ def _asked_for(table: Mapping[str, Any], asked: Mapping[str, Any]) -> dict[str, 
     """What is set for a task, with its other sampling among that which it has."""
     if "sampling" not in asked:
         return dict(asked)
-    return {**asked, "sampling": {**(table.get("sampling") or {}), **asked["sampling"]}}
+    own, other = (SamplingParams.parse(given or {}).told() for given in (table.get("sampling"), asked["sampling"]))
+    return {**asked, "sampling": {**own, **other}}
 
 
 def _flagged(marks: Path) -> frozenset[Mark]:
