@@ -5,8 +5,10 @@ whole engine.
 """
 
 import copy
+import functools
 import runpy
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -17,17 +19,19 @@ import tiny_in_vllm
 import torch
 from flow import named
 from generating import GREEDY
+from sounds import RATE, sweep
 from tiny_in_vllm import WHOLE_OMNI, budget_of, config_of
 from transformers import AutoConfig, AutoModelForMultimodalLM, GenerationConfig
 
 from reelscribe.config import Settings
 from reelscribe.engines import load_engine, vllm_clips
 from reelscribe.engines.checkpoint import Checkpoint
-from reelscribe.engines.families import metadata
+from reelscribe.engines.families import as_tensor, metadata
 from reelscribe.engines.positions import Positions
 from reelscribe.engines.prompt import Prompt
 from reelscribe.errors import ModelError
-from reelscribe.values import Clip, Frames, Generation, Request, Work
+from reelscribe.values import Clip, Frames, Generation, Request, Sound, Work
+from reelscribe.video.sampling import FrameBudget
 
 pytestmark = pytest.mark.vllm
 
@@ -86,6 +90,33 @@ class Tiny:
         layout = self.family.show(self.processor, frames).layout
         return words.with_video(self.family.mark, layout).ids(self.processor.tokenizer)
 
+    def positions(self, ids: Sequence[int], frames: Frames) -> torch.Tensor:
+        """Where the Transformers model has these tokens; Omni's, of which there are 13 a second, rounded down."""
+        kinds = {name: torch.tensor([[of.get(each, 0) for each in ids]]) for name, of in self.family.kinds.items()}
+        shown = self.family.show(self.processor, frames)
+        return Positions(self.model)(torch.tensor(ids), {**shown.tensors, **kinds}).long()
+
+    @functools.cached_property
+    def model(self) -> Any:
+        """The Transformers model, with other weights."""
+        made = AutoModelForMultimodalLM.from_config(AutoConfig.from_pretrained(self.folder))
+        return getattr(made, "thinker", made)
+
+
+def positions_in_vllm(config: Any, made: Any) -> torch.Tensor:
+    """Where vLLM has the tokens of what its renderer made of a prompt with a clip."""
+    from vllm.model_executor.model_loader import get_model_architecture
+
+    model = object.__new__(get_model_architecture(config.model_config)[0])
+    hf = config.model_config.hf_config
+    model.__dict__["config"] = getattr(hf, "thinker_config", hf)
+    features = [
+        SimpleNamespace(modality=kind, data=items[0], mm_position=made["mm_placeholders"][kind][0])
+        for kind, items in made["mm_kwargs"].items()
+    ]
+    found: torch.Tensor = model.get_mrope_input_positions(made["prompt_token_ids"], features)[0]
+    return found
+
 
 @pytest.fixture(scope="module", params=[*TAKEN, *(f"{name} as images" for name in AS_IMAGES)])
 def tiny(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Tiny:
@@ -143,30 +174,13 @@ class TestPrompts:
 class TestTimes:
     @pytest.mark.parametrize("tiny", OF_THREE_AXES, indirect=True)
     def test_positions_are_those_of_the_transformers_model(self, tiny: Tiny, config: Any, renderer: Any) -> None:
-        from vllm.model_executor.model_loader import get_model_architecture
-
-        kind = get_model_architecture(config.model_config)[0]
-        model = object.__new__(kind)
-        hf = config.model_config.hf_config
-        model.__dict__["config"] = getattr(hf, "thinker_config", hf)
-        theirs = AutoModelForMultimodalLM.from_config(AutoConfig.from_pretrained(tiny.folder))
-        find = Positions(getattr(theirs, "thinker", theirs))
         words = tiny.words()
         for times, shape in CLIPS:
             frames = tiny.frames(times, shape)
             made = tiny.rendered(renderer, words, frames)
-            ids = torch.tensor(tiny.ours(words, frames))
-            kinds = {
-                name: torch.tensor([[of.get(each, 0) for each in ids.tolist()]])
-                for name, of in tiny.family.kinds.items()
-            }
-            shown = tiny.family.show(tiny.processor, frames)
-            [data], [place] = made["mm_kwargs"]["video"], made["mm_placeholders"]["video"]
-            feature = SimpleNamespace(modality="video", data=data, mm_position=place)
-            found, _ = model.get_mrope_input_positions(made["prompt_token_ids"], [feature])
-            expected = find(
-                ids, {**shown.tensors, **kinds}
-            ).long()  # Omni's, of which there are 13 a second, have fractions
+            ids = tiny.ours(words, frames)
+            found, expected = positions_in_vllm(config, made), tiny.positions(ids, frames)
+            [place] = made["mm_placeholders"]["video"]
             end = place.offset + place.length
             if tiny.name == "qwen2_5_vl":
                 # Released as vLLM has it: text goes on behind the last time. Transformers 5 lets it overlap with times.
@@ -181,6 +195,82 @@ class TestTimes:
         fed, ours = ([each.item() for name, each in made.items() if "second" in name] for made in (data, shown))
         assert fed == pytest.approx(ours, rel=1e-6)
         assert fed == pytest.approx([1.34], rel=1e-6)
+
+
+SOUND, END_OF_VIDEO = "<|audio_start|><|audio_pad|><|audio_end|>", "<|vision_end|>"
+
+
+@pytest.mark.parametrize("tiny", [WHOLE_OMNI], indirect=True)
+class TestSound:
+    """Why `audio` is refused with vLLM. It lays sound out among frames by their times, but positions by times that are
+    rounded down. If a test fails, vLLM may have fixed that: then let `audio` through.
+    """
+
+    @pytest.fixture(scope="class", params=["float32", "bfloat16"])
+    @classmethod
+    def hearing(cls, tiny: Tiny, request: pytest.FixtureRequest) -> Any:
+        """What vLLM is configured with to take sound."""
+        return config_of(tiny.checkpoint, dtype=request.param, limit_mm_per_prompt={"image": 0, "video": 1, "audio": 1})
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def listener(cls, hearing: Any) -> Iterator[Any]:
+        from vllm.renderers import renderer_from_config
+
+        made = renderer_from_config(hearing)
+        yield made
+        made.shutdown()
+
+    def clip(self, tiny: Tiny, rate: float) -> Frames:
+        """Ten seconds of a film with so many frames a second, with sound."""
+        times = [number / rate for number in range(int(10 * rate))]
+        budget = FrameBudget.of(Settings(audio=True), tiny.checkpoint.limits)
+        length = times[-1] + 1 / rate
+        frames = tiny.frames([times[number] for number in budget.pick(times, length)], (2, 3))
+        samples = sweep(length)[: int(100 * length) * 160]  # vLLM makes a longer one whole windows long
+        return replace(frames, duration_seconds=length, sound=Sound(samples=samples, rate=RATE, heard="heard"))
+
+    def heard(self, tiny: Tiny, listener: Any, frames: Frames, words: Prompt, **more: Any) -> Any:
+        """What the renderer makes of a prompt with a clip and its sound."""
+        assert frames.sound
+        prompt = vllm_clips.prompt_for_vllm(words, tiny.processor, tiny.family, replace(frames, sound=None), "clip")
+        prompt["multi_modal_data"]["audio"], prompt["multi_modal_uuids"]["audio"] = [frames.sound.samples], ["clip"]
+        prompt["mm_processor_kwargs"] |= more
+        [made] = listener.render_cmpl([prompt])
+        vllm_clips.keep_seconds(made, tiny.family, frames)
+        return made
+
+    @pytest.mark.parametrize("rate", [24, 25, 30000 / 1001, 30, 60])
+    def test_frames_are_misplaced_if_it_is_among_them(
+        self, tiny: Tiny, hearing: Any, listener: Any, rate: float
+    ) -> None:
+        words, frames = tiny.words(), self.clip(tiny, rate)
+        made = self.heard(tiny, listener, frames, words, use_audio_in_video=True)
+        ids = tiny.ours(words, frames)
+        if hearing.model_config.dtype == torch.float32:
+            assert list(made["prompt_token_ids"]) == ids
+        wrong = (positions_in_vllm(hearing, made) != tiny.positions(ids, frames)).any(0).sum()
+        groups = len(frames.timestamps) // 2
+        assert wrong == (groups - 1) * (2 * 3 + 1)  # all but the first, and a token of sound before each
+
+    def test_it_is_right_beside_them(self, tiny: Tiny, hearing: Any, listener: Any) -> None:
+        """As a server of vLLM's has it."""
+        words, frames = tiny.words(), self.clip(tiny, 25)
+        words = words.with_video(END_OF_VIDEO, f"{END_OF_VIDEO}The sound: {SOUND}")
+        made = self.heard(tiny, listener, frames, words)
+        assert frames.sound
+        theirs = tiny.processor(
+            text=[words.text],
+            videos=[as_tensor(frames.pixels)],
+            audio=[frames.sound.samples],
+            do_sample_frames=False,
+            return_tensors="pt",
+            **tiny.family.arguments_for(replace(frames, sound=None)),
+        )
+        ids = theirs["input_ids"]
+        expected = tiny.model._prepare_position_ids_for_generation(ids, {**theirs, "use_audio_in_video": False})
+        assert list(made["prompt_token_ids"]) == ids[0].tolist()
+        assert positions_in_vllm(hearing, made).tolist() == expected[-3:, 0].long().tolist()
 
 
 class TestRefusal:

@@ -289,8 +289,8 @@ def _check_passed_on(settings: Settings) -> None:
         raise SettingsError(f"extra_body is for the engine openai only; the engine is {settings.engine}.")
     if settings.engine == "vllm" and settings.audio:
         raise SettingsError(
-            "audio is not for the engine vllm, which is given frames alone. Leave audio out, or take the engine "
-            "transformers, or a server (openai)."
+            "audio is not for the engine vllm: vLLM 0.32 gives frames wrong positions if there is sound among them. "
+            "Leave audio out, or take the engine transformers, or a server (openai)."
         )
     for name, why in _SET_BY_US.items():
         if name in settings.extra_body:
