@@ -7,7 +7,6 @@ from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from reelscribe.dataset.edits import Edit, EditLog, How, undone
-from reelscribe.errors import ReelscribeError
 from reelscribe.report.edited import key_of
 from reelscribe.report.entries import CaptionedData, Entry
 from reelscribe.report.words import differences
@@ -21,11 +20,11 @@ _CHANGED: Final = "captions changed since the preview; look at it again."
 _VERDICTS: Final[Mapping[str, How]] = {"approved": "approve", "rejected": "reject", "": "clear"}
 
 
-class BadEditError(ReelscribeError):
+class BadEditError(Exception):
     """An edit that cannot be made, whatever others do."""
 
 
-class ConflictError(ReelscribeError):
+class ConflictError(Exception):
     """An edit of something that is not there any more, since somebody else changed it.
 
     Args:
