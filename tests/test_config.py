@@ -135,6 +135,19 @@ def test_what_goes_to_an_engine_that_does_not_take_it_is_told(given: dict[str, A
         Settings(**given)
 
 
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"tell_faults": True}, "tell_faults is for second tries"),
+        ({"tasks": {"who": {"prompt": "Who?", "tell_faults": True}}}, "tasks.who: tell_faults is for second tries"),
+    ],
+)
+def test_faults_are_told_at_second_tries_alone(given: dict[str, Any], message: str) -> None:
+    with pytest.raises(SettingsError, match=f"^{message}, and there are none without retry_flagged"):
+        Settings(**given).check_checks()
+    Settings(**given, retry_flagged=True).check_checks()
+
+
 def test_settings_that_an_earlier_release_recorded_are_read() -> None:
     recorded = {"engine": "openai", "model_params": {"max_completion_tokens": 9}, "fps": 3.0, "gone": 1}
     assert Settings.of_run(recorded) == Settings(engine="openai", fps=3.0, extra_body={"max_completion_tokens": 9})

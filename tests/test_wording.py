@@ -90,6 +90,15 @@ def test_mentions_of_the_medium(text: str, words: str) -> None:
     assert found[0] == words
 
 
+@pytest.mark.parametrize(
+    "text", ["The clip-clop of a horse.", "He plays the video-game.", "A film of the clip-on tie."]
+)
+def test_a_hyphen_within_a_word_is_no_edge(text: str) -> None:
+    assert not ready_wordings().find("mention", text)
+    assert ready_wordings().find("mention", "In the video--a dog runs.")
+    assert ready_wordings().find("mention", "A dog runs in the video - twice.")
+
+
 def test_lists_of_ones_own(tmp_path: Path) -> None:
     file = tmp_path / "nl.toml"
     file.write_text("openings = ['we zien']\nmentions = ['{medium}\u2019s']\n[parts]\nmedium = 'film|video'\n", "utf-8")

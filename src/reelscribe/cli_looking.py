@@ -182,7 +182,8 @@ def apply(output: Path, new: Path | None, overwrite: bool) -> None:
 @click.option("--references", required=True, type=click.Path(path_type=Path), help="Data set with the references.")
 @click.option("--task", help="Task whose captions are scored; the only one by default.")
 @click.option(
-    "--reference-key", help="Column of the references: a text or a list; references, caption or text by default."
+    "--reference-key",
+    help="Column of the references: a text or a list; references, reference, captions, caption or text by default.",
 )
 @click.option("--video-key", help="Column there of the video's path, URL or key; 'videos' or 'video' by default.")
 @click.option(

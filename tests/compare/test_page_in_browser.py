@@ -181,7 +181,7 @@ def test_the_page_reckons_as_the_command_does(look: Look, named: Path) -> None:
         ["left.jsonl", "2", "66.7%", "20.8% to 93.9%"],
         ["right.jsonl", "1", "33.3%", "6.1% to 79.2%"],
     ]
-    assert "No difference can be told at 95%; 32 more votes for one of them" in page.inner_text("#tally")
+    assert "No difference can be told at 95%; 32 more votes for the two together" in page.inner_text("#tally")
 
 
 # Blind

@@ -51,8 +51,8 @@ def test_votes_are_told_in_words(ids: list[str]) -> None:
         "a.jsonl  picked on 2 of 3 clips: 66.7%, 95% interval 20.8% to 93.9%",
         "b.jsonl  picked on 1 of 3 clips: 33.3%, 95% interval 6.1% to 79.2%",
         "tie 1, both bad 1",
-        "a.jsonl and b.jsonl: 2 to 1; no difference can be told at 95%: 32 more for one of them would tell it, "
-        "if votes go on like that",
+        "a.jsonl and b.jsonl: 2 to 1; no difference can be told at 95%: 32 more clips would tell it, "
+        "if the picks of the two split as so far",
         "a.jsonl  model: m; prompt: p; words: 3.0 on average, median 3; faults and flags: none",
         "b.jsonl  model: m; prompt: p; words: 3.0 on average, median 3; faults and flags: none",
         "a.jsonl and b.jsonl: chrF 0.80, the same text for 0 of 5 clips",

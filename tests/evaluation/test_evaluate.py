@@ -1,5 +1,6 @@
 """Captions against references, from the command to what it says."""
 
+import contextlib
 import json
 import shutil
 from pathlib import Path
@@ -111,6 +112,41 @@ def test_references_in_other_forms_are_the_same(data: Path) -> None:
     assert _scored(data, "wrong.jsonl", references="rows.csv").outputs[0].scores == wanted
 
 
+@pytest.mark.parametrize("name", ["references", "reference", "captions", "caption", "text", "written"])
+@pytest.mark.parametrize("listed", [False, True])
+def test_references_are_in_any_column_of_parquet(data: Path, tmp_path: Path, name: str, listed: bool) -> None:
+    pa, pq = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    rows = [{"video": str(data / "in" / video), name: [text] if listed else text} for video, text in RIGHT.items()]
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "rows.parquet")
+    file, key = str(tmp_path / "rows.parquet"), "written" if name == "written" else None
+    scores = _scored(data, "right.jsonl", references=file, reference_key=key).outputs[0].scores
+    assert scores["bleu"].value == pytest.approx(100)
+
+
+def test_columns_that_are_not_there_are_told_with_those_that_are(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(data)
+    files = [put_rows(data / "named.jsonl", [{"clip": "a.mp4", "said": "A dog."}]).name]
+    with contextlib.suppress(ModuleNotFoundError):
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        pq.write_table(pa.table({"clip": ["a.mp4"], "said": ["A dog."]}), "named.parquet")
+        files.append("named.parquet")
+    for file in files:
+        for keys, wanted in (
+            (("--reference-key", "foo", "--video-key", "clip"), "has no column 'foo'; it has clip, said."),
+            (("--reference-key", "sad", "--video-key", "clip"), "has no column 'sad'; did you mean said?"),
+            (("--reference-key", "said", "--video-key", "foo"), "has no column 'foo'; it has clip, said."),
+            (
+                ("--reference-key", "said"),
+                "has no column video or videos; name that of the clips with --video-key: it has",
+            ),
+        ):
+            told = _type("eval", "right.jsonl", "--references", file, *keys, code=2).stderr
+            assert f"{file} {wanted}" in told
+            assert ".." not in told
+
+
 def test_stretches_are_clips_of_their_own(data: Path, tmp_path: Path) -> None:
     rows: list[Row] = [{"video": "a.mp4", "start": 0, "end": 0.5}, {"video": "a.mp4", "start": 0.5, "end": 1}]
     output = _captioned(tmp_path, "parts.jsonl", RIGHT, rows)
@@ -133,7 +169,7 @@ def test_what_has_no_match_is_counted(data: Path, tmp_path: Path) -> None:
     assert (found.unmatched_references, found.unmatched_examples) == (1, ["other.mp4"])
     assert found.unusable_references == 2
     said = _type("eval", str(output), "--references", str(tmp_path / "some.jsonl")).stdout
-    assert "1 clips with references, but no caption" in said
+    assert "1 clip with references, but no caption" in said
     assert "other.mp4" in said
     assert "column 'text' holds no words" in said
     assert "it names 2 clips" in said
@@ -203,8 +239,16 @@ def test_what_cannot_be_scored_is_refused(data: Path, monkeypatch: pytest.Monkey
         ("numbers.jsonl", "row 0 of numbers.jsonl: column 'text' must hold a text, or a list of texts; it holds int."),
         ("none.jsonl", "none.jsonl"),
     ):
-        assert wanted in _type("eval", "right.jsonl", "--references", references, code=2).stderr
+        told = _type("eval", "right.jsonl", "--references", references, code=2).stderr
+        assert wanted in told
+        assert ".." not in told
     assert "two to compare; got 3" in _type("eval", *["right.jsonl"] * 3, "--references", "list.jsonl", code=2).stderr
+
+
+def test_an_output_that_failed_throughout_is_told(data: Path, tmp_path: Path) -> None:
+    output = _captioned(tmp_path, "out.jsonl", {}, [{"video": "gone.mp4"}, {"video": "lost.mp4"}])
+    told = _type("eval", str(output), "--references", str(data / "list.jsonl"), code=2).stderr
+    assert f"at least 2 are needed. In {output} 2 clips have no caption." in told
 
 
 def test_without_the_extra_it_says_what_to_install(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:

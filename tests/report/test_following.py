@@ -147,7 +147,7 @@ def test_each_question_is_answered_with_little_work(tmp_path: Path, going: Going
 def test_what_cannot_be_followed(going: Going, tmp_path: Path) -> None:
     going.say("First.")
     going.wait_for(1)
-    with pytest.raises(DatasetError, match="is not finished"):
+    with pytest.raises(DatasetError, match="is under way: wait until it is finished"):
         CaptionedData(going.output)
     data = CaptionedData(going.output, unfinished="running")
     assert data.is_partial

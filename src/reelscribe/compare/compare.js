@@ -122,7 +122,7 @@ function verdict([one, first], [other, second]) {
   if (first === second) return `${pair}. They are level, so no number of votes can be told.`;
   const more = needed(first, second);
   if (more === 0) return `${pair}. ${first > second ? one : other} is picked more often, at 95%.`;
-  return `${pair}. No difference can be told at 95%; ${some(more, "more vote")} for one of them would tell it, if they go on like that.`;
+  return `${pair}. No difference can be told at 95%; ${some(more, "more vote")} for the two together would tell it, if they split as so far.`;
 }
 
 const percent = (share) => `${(100 * share).toFixed(1)}%`;

@@ -70,7 +70,7 @@ def _pair(pair: PairVotes) -> str:
         return f"{told}; they are level, so no number of votes can be told"
     if not pair.needed:
         return f"{told}; {one if first > second else other} is picked more often, at 95%"
-    more = f"{pair.needed} more for one of them would tell it, if votes go on like that"
+    more = f"{_some(pair.needed, 'more clip')} would tell it, if the picks of the two split as so far"
     return f"{told}; no difference can be told at 95%: {more}"
 
 

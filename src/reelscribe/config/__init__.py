@@ -77,14 +77,17 @@ class Settings(RunSettings, FetchSettings, DataSettings, FrameSettings, TaskSett
         self.actor_range()
 
     def check_checks(self) -> None:
-        """Find out before a run whether all can be checked that is to be.
+        """Find out before a run whether all can be checked that is to be, and faults be told that are to be.
 
         Raises:
-            SettingsError: a tokenizer is not there, or a language is unknown.
+            SettingsError: a tokenizer is not there, a language is unknown, or there is no second try that is told.
             MissingExtraError: what it takes is not installed.
         """
         for task in self.all_tasks:
             task.checks.check_installed()
+            if task.tell_faults and not self.retry_flagged:
+                of = f"tasks.{task.name}: " if self.tasks else ""
+                raise SettingsError(f"{of}tell_faults is for second tries, and there are none without retry_flagged.")
 
     def __getstate__(self) -> dict[str, Any]:
         """What was set, without what was worked out from it: equal settings are pickled alike."""

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any, Protocol, runtime_checkable
 
-from reelscribe.values import Row, RowResult
+from reelscribe.values import InputRow, Row, RowResult
 
 
 @runtime_checkable
@@ -20,6 +20,11 @@ class Binary(Protocol):
 
     def stand_ins(self, row: Row) -> Row:
         """What to write of a row's columns of bytes where bytes cannot be written."""
+
+
+def whole_row(item: InputRow) -> Row:
+    """A row with all its columns, also those at which the flow does not look."""
+    return item.source.as_row() if isinstance(item.source, WholeRow) else item.row
 
 
 def changed(result: RowResult, row: Mapping[str, Any]) -> Row:

@@ -205,11 +205,17 @@ def _too_few(
     wanted: References,
     names: Sequence[str],
 ) -> str:
-    said = f"{len(names)} clips have both references in {references} and a caption in {' and '.join(map(str, outputs))}"
+    have = "clip has" if len(names) == 1 else "clips have"
+    said = f"{len(names)} {have} both references in {references} and a caption in {' and '.join(map(str, outputs))}"
     without = next((each.without_references[0] for each in captions if each.without_references), None)
     shown = f" The output has, as an example, {without!r}, and the references {next(iter(wanted.texts))!r}."
+    failed = "".join(
+        f" In {output} {each.failed} {'clip has' if each.failed == 1 else 'clips have'} no caption."
+        for output, each in zip(outputs, captions, strict=True)
+        if each.failed
+    )
     advice = " Name videos as the rows do that were captioned, or with their whole paths." if without else ""
-    return f"{said}; at least {_FEWEST_CLIPS} are needed.{shown if without else ''}{advice}"
+    return f"{said}; at least {_FEWEST_CLIPS} are needed.{failed}{shown if without else ''}{advice}"
 
 
 def _bootstrap(

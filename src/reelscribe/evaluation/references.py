@@ -1,14 +1,15 @@
 """References: what persons wrote about clips, from any data set that rows can be read from."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
 from reelscribe.config import Settings
 from reelscribe.dataset.read import read_rows
+from reelscribe.dataset.records import whole_row
 from reelscribe.dataset.sources import find_sources
-from reelscribe.errors import ClipError, DatasetError
+from reelscribe.errors import ClipError, DatasetError, did_you_mean
 from reelscribe.layouts import clips_of
 from reelscribe.report.videos import FoundVideo, VideoFinder
 from reelscribe.values import Clip, InputRow, Row
@@ -50,10 +51,13 @@ def read_references(file: Path, *, column: str | None, video_key: str | None, fo
     settings = Settings(video_key=video_key)
     finders = [VideoFinder([folder]) for folder in folders]
     found = References()
+    names: dict[str, None] = {}
     for item in read_rows(find_sources([file]), settings, output=file):
         try:
-            column = column or _column_of(item.row, file)
-            clip, texts = _clip_of(item, settings, folders), _texts_of(item.row, column)
+            row = _row_of(item)
+            names |= dict.fromkeys(row)
+            column = column or _column_of(row, file)
+            clip, texts = _clip_of(row, settings, folders), _texts_of(row, column)
         except ClipError as exc:
             found.unusable.append(f"row {item.index} of {file}: {exc}")
             continue
@@ -62,9 +66,31 @@ def read_references(file: Path, *, column: str | None, video_key: str | None, fo
         found.places |= dict.fromkeys(_names(video), name)
         found.texts.setdefault(name, []).extend(texts)
     if not found.texts:
-        why = f": {found.unusable[0]}" if found.unusable else ""
-        raise DatasetError(f"{file} holds no references{why}.")
+        _check_there(names, column, video_key, file)
+        why = f": {found.unusable[0]}" if found.unusable else "."
+        raise DatasetError(f"{file} holds no references{why}")
     return found
+
+
+def _row_of(item: InputRow) -> Row:
+    if item.problem:
+        raise ClipError("row", item.problem.message)
+    try:
+        return whole_row(item)
+    except ValueError as exc:  # also Arrow's own
+        raise ClipError("row", f"it cannot be read: {exc}.") from exc
+
+
+def _check_there(names: Collection[str], column: str | None, video_key: str | None, file: Path) -> None:
+    """Raise DatasetError if no row has a column of these."""
+    if not names:
+        return
+    it_has = f"it has {', '.join(names)}."
+    for name in filter(None, (column, video_key)):
+        if name not in names:
+            raise DatasetError(f"{file} has no column {name!r}; {did_you_mean(name, list(names), otherwise=it_has)}")
+    if video_key is None and "video" not in names and "videos" not in names:
+        raise DatasetError(f"{file} has no column video or videos; name that of the clips with --video-key: {it_has}")
 
 
 def _column_of(row: Row, file: Path) -> str:
@@ -77,10 +103,8 @@ def _column_of(row: Row, file: Path) -> str:
     return column or REFERENCE_KEYS[0]
 
 
-def _clip_of(item: InputRow, settings: Settings, folders: Iterable[Path]) -> Clip:
-    if item.problem:
-        raise ClipError("row", item.problem.message)
-    clips = clips_of(item.row, settings, *folders)
+def _clip_of(row: Row, settings: Settings, folders: Iterable[Path]) -> Clip:
+    clips = clips_of(row, settings, *folders)
     if len(clips) != 1:
         raise ClipError("row", f"it names {len(clips)} clips; give each clip a row of its own.")
     return clips[0]

@@ -40,16 +40,16 @@ def _lines(scores: Mapping[MetricName, Score]) -> Iterator[str]:
 
 def _left_out(found: Evaluation) -> Iterator[str]:
     """What has no part in the scores."""
-    told: list[tuple[int, str, list[str]]] = []
+    told: list[tuple[int, str, str, list[str]]] = []
     for each in found.outputs:
-        told.append((each.failed, f"clips of {each.output} without a caption", []))
-        told.append((each.without_references, f"clips of {each.output} without references", each.examples))
-    told.append((found.unmatched_references, "clips with references, but no caption", found.unmatched_examples))
-    told.append((found.unusable_references, "rows of references that cannot be used", found.unusable_examples))
-    if any(count for count, _, _ in told):
+        told.append((each.failed, "clip", f"of {each.output} without a caption", []))
+        told.append((each.without_references, "clip", f"of {each.output} without references", each.examples))
+    told.append((found.unmatched_references, "clip", "with references, but no caption", found.unmatched_examples))
+    told.append((found.unusable_references, "row", "of references that cannot be used", found.unusable_examples))
+    if any(count for count, *_ in told):
         yield ""
         yield "left out"
-    for count, what, examples in told:
+    for count, noun, what, examples in told:
         if count:
-            yield f"  {count:>8,} {what}"
+            yield f"  {count:>8,} {noun}{'' if count == 1 else 's'} {what}"
             yield from (f"           {example}" for example in examples)

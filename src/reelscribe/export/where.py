@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Final
 
-from reelscribe.dataset.records import WholeRow
+from reelscribe.dataset.records import whole_row
 from reelscribe.errors import ClipError, SettingsError
 from reelscribe.report.edited import is_edited, verdict_of
 from reelscribe.report.entries import Entry
@@ -54,9 +54,7 @@ class Named:
     def row(self) -> Row:
         """All columns of its row; none if it was read from text with tokens."""
         item = self.entry.source
-        if item is None:
-            return {}
-        return item.source.as_row() if isinstance(item.source, WholeRow) else item.row
+        return {} if item is None else whole_row(item)
 
     @cached_property
     def header(self) -> Header | None:

@@ -22,6 +22,7 @@ from reelscribe.report.left import (
     counting,
     folders_of,
     last_run,
+    not_finished,
     partial_of,
     read_failures,
     remembering,
@@ -138,10 +139,7 @@ class CaptionedData:
         self.is_partial = partial is not None
         """Whether the output is not whole, and this is what is there of it."""
         if self.run and SHARD not in str(output) and not output.exists() and not partial:
-            raise DatasetError(
-                f"the run on {output} is not finished: give its command again, and there is something to report. "
-                "reelscribe status says how far it is. What it wrote can be seen of .jsonl alone."
-            )
+            raise not_finished(output)
         self.settings = replace(settings_of(self.run), root=None)
         self.sources = [partial] if partial else find_sources([str(output).replace(SHARD, "*")])
         """The files or folders of the data set."""
@@ -151,9 +149,7 @@ class CaptionedData:
         self.is_interleaved = bool(first or not partial) and self._holds_tokens(first)
         """Whether captions are in the text of rows."""
         if partial and self.is_interleaved:
-            raise DatasetError(
-                f"{output} has its captions in the text, and its run is not finished: give its command again."
-            )
+            raise not_finished(output)
         self._failures: dict[int, list[Row]] = {}
         self._remembered: Callable[[Request, list[str]], Caption | None] = lambda request, texts: None
         self._kept: Callable[[Request], int] = lambda request: 0

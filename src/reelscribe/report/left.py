@@ -38,6 +38,16 @@ def partial_of(output: Path, unfinished: Unfinished) -> Source | None:
     return Source(location=str(partial), format="jsonl") if is_there else None
 
 
+def not_finished(output: Path) -> DatasetError:
+    """The error of an output that is not whole, where a whole one is needed."""
+    going = holder(lock_of(output)) is not None
+    how = "under way: wait until it is finished" if going else "not finished: give its command again"
+    return DatasetError(
+        f"the run on {output} is {how}. reelscribe status says how far it is; view and report show what it wrote so "
+        "far, if that is .jsonl with captions in columns."
+    )
+
+
 def tasks_in(rows: list[Row]) -> tuple[Task, ...]:
     """The tasks whose columns rows have, where no ledger tells them; else the one that a run has by default."""
     names = {name: None for row in rows for name in row if {f"{name}_meta", f"{name}_failure"} & row.keys()}

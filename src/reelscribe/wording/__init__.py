@@ -8,8 +8,8 @@ A list is a TOML file with any of the keys `openings`, `refusals` and `mentions`
     medium = "video|clip"
 
 Case does not matter, a space stands for any white space, and an apostrophe for either kind. `{medium}` stands for the
-part of that name. A match begins and ends at the edge of a word; not so with `spaced = false`, for languages written
-without spaces.
+part of that name. A match begins and ends at the edge of a word, which a hyphen within one is not; not so with
+`spaced = false`, for languages written without spaces.
 """
 
 import re
@@ -155,5 +155,5 @@ def _pattern(kind: WordingKind, listed: Any, parts: Mapping[str, str], spaced: b
         if empty:
             raise SettingsError(f"{where}: {item!r} fits a text without a word.")
     before, behind = _EDGES[kind]
-    left, right = (r"(?<!\w)", r"(?!\w)") if spaced else ("", "")
+    left, right = (r"(?<!\w)(?<!\w-)", r"(?!-?\w)") if spaced else ("", "")
     return re.compile(f"{before}{left}(?:{'|'.join(expressions)}){right}{behind}", re.IGNORECASE)
