@@ -1,7 +1,9 @@
 """A captioned data set once more, with its captions as people left them."""
 
 import json
-from collections.abc import Callable
+import os
+import shlex
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -31,7 +33,7 @@ class ApplySummary:
     """Captions with another text than the model's."""
     verdicts: dict[str, int] = field(default_factory=lambda: {"approved": 0, "rejected": 0})
     notes: list[str] = field(default_factory=list)
-    """What is to be known of edits that have no effect."""
+    """What is to be known of edits that have no effect, and of where paths start from."""
 
 
 def apply_edits(output: Path, new: Path | None = None, *, overwrite: bool = False) -> ApplySummary:
@@ -55,7 +57,7 @@ def apply_edits(output: Path, new: Path | None = None, *, overwrite: bool = Fals
             f"{output} has its captions in the text of its rows, where they are not replaced; export takes corrections."
         )
     new = _checked(data, new or edited_of(output), overwrite=overwrite)
-    summary = ApplySummary(output=new)
+    summary, starts = ApplySummary(output=new), set[Path]()
     with DatasetWriter(new, _settings_for(new, data.settings), data.sources) as writer, closing(data.rows()) as rows:
         for item, entries in rows:
             row = with_entries(item.row, entries)
@@ -63,8 +65,25 @@ def apply_edits(output: Path, new: Path | None = None, *, overwrite: bool = Fals
             summary.rows += 1
             for entry in entries:
                 _count(summary, entry)
-    summary.notes = data.corrections.notes
+                starts |= _starts_of(entry, data)
+    summary.notes = [*data.corrections.notes, *_note_on_paths(starts, new)]
     return summary
+
+
+def _starts_of(entry: Entry, data: CaptionedData) -> set[Path]:
+    """The folder that the path of a video starts from; none of an absolute path, and of what is no file."""
+    name = Path(entry.video.name.partition("#t=")[0])
+    if entry.video.path is None or name.is_absolute():
+        return set()
+    return {folder for folder in data.folders if os.path.realpath(folder / name) == str(entry.video.path)}
+
+
+def _note_on_paths(starts: set[Path], new: Path) -> Iterator[str]:
+    """What has to be given to find videos, as the new data set has no ledger that tells it."""
+    others = sorted(map(str, starts - {new.parent.resolve()}))
+    if others:
+        told = " or ".join(f"--root {shlex.quote(folder)}" for folder in others)
+        yield f"paths of videos start from another folder than {new}: export and report find them with {told}"
 
 
 def _checked(data: CaptionedData, new: Path | None, *, overwrite: bool) -> Path:
