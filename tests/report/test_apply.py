@@ -104,8 +104,13 @@ def test_edits_without_effect_are_said(output: Path) -> None:
 
 def test_the_root_is_said_where_paths_start_from_another_folder(output: Path) -> None:
     put_clip(output.parent / "a.mp4")
-    [note] = apply_edits(output, output.parent / "final" / "out.jsonl").notes
+    assert apply_edits(output).notes == []
+    new = output.parent / "final" / "out.jsonl"
+    [note] = apply_edits(output, new).notes
     assert note.endswith(f"find them with --root {output.parent.resolve()}")
+    [first, *_] = CaptionedData(new, root=Path(note.rpartition(" ")[2])).entries()
+    assert isinstance(first, Entry)
+    assert first.video.path is not None
 
 
 def test_the_command(output: Path) -> None:

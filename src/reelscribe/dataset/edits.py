@@ -224,10 +224,10 @@ def _edits_in(line: bytes, number: int) -> Iterator[Edit]:
     for told in action["changes"]:
         key = CaptionKey(*(told[name] for name in CaptionKey._fields))
         values = {name: told[name] for name in _KEYS if name not in key._fields}
-        values["also"] = tuple(told["also"])
-        kinds = {"row": int, "slot": int, "base": str | None, "text": str | None, "note": str}
+        kinds = {"row": int, "slot": int, "also": list, "base": str | None, "text": str | None, "note": str}
         if values["verdict"] not in _VERDICTS or not all(isinstance(values[name], kinds[name]) for name in kinds):
             raise TypeError(values)
+        values["also"] = tuple(values["also"])
         texts = (*key[:3], *values["also"])
         if not (all(isinstance(text, str) for text in texts) and isinstance(key.copy, int)):
             raise TypeError(key)
