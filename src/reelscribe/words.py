@@ -23,6 +23,13 @@ def words_of(text: str) -> list[str]:
     return WORD.findall(text.lower())
 
 
+def whole_words(text: str) -> str:
+    """A pattern that finds a text where it begins and ends with whole words."""
+    begins = "" if UNSPACED.match(text[:1]) else f"(?<!{_LETTER})"
+    ends = "" if UNSPACED.match(text[-1:]) else f"(?!{_LETTER})"
+    return f"{begins}{re.escape(text)}{ends}"
+
+
 @lru_cache(maxsize=4)
 def token_counter(folder: Path) -> Callable[[str], int]:
     """Counts the tokens of a text, special ones included, with the `tokenizer.json` of a checkpoint.

@@ -14,7 +14,7 @@ from reelscribe.errors import DatasetError
 
 
 def _edit(video: str = "a.mp4", **changes: Any) -> Edit:
-    told: dict[str, Any] = {"row": 0, "slot": 0, "key": CaptionKey(video, "caption", 0), "base": "A dog."}
+    told: dict[str, Any] = {"row": 0, "slot": 0, "key": CaptionKey(video, "caption", "5f0e", 0), "base": "A dog."}
     return Edit(**told | changes)
 
 
@@ -34,7 +34,8 @@ def test_a_line_says_when_what_it_was_about_what_it_was_based_on_and_what_became
     [line] = file.read_text("utf-8").splitlines()
     told = json.loads(line)
     assert told.pop("time").endswith("+00:00")
-    change = {"row": 0, "slot": 0, "video": "a.mp4", "task": "caption", "copy": 0, "base": "A dog."}
+    change = {"row": 0, "slot": 0, "video": "a.mp4", "task": "caption", "asked": "5f0e", "copy": 0, "base": "A dog."}
+    change |= {"also": []}
     assert told == {"how": "edit", "changes": [change | {"text": "Ein Hund — 犬.", "verdict": "", "note": ""}]}
 
 
@@ -49,7 +50,7 @@ def test_the_last_line_about_a_caption_holds_and_the_others_are_what_was_before(
     assert [edit.key.video for edit in again.since(2)] == ["b.mp4"]
     assert [edit.text for edit in undone(again.before(2))] == ["1"]
     assert [edit.says_nothing for edit in undone(again.before(1))] == [True]
-    assert again.latest(CaptionKey("a.mp4", "caption", 1)) is None
+    assert again.latest(CaptionKey("a.mp4", "caption", "5f0e", 1)) is None
 
 
 def test_two_logs_on_one_file_know_of_each_other(file: Path) -> None:
@@ -105,7 +106,9 @@ def test_a_line_that_is_none_costs_nothing_else(file: Path, line: bytes, caplog:
     assert "Line 1 of" in caplog.text
 
 
-@pytest.mark.parametrize("wrong", [{"text": 3}, {"verdict": "fine"}, {"copy": "x"}, {"video": None}, {"note": None}])
+@pytest.mark.parametrize(
+    "wrong", [{"text": 3}, {"verdict": "fine"}, {"copy": "x"}, {"video": None}, {"note": None}, {"also": [1]}]
+)
 def test_values_of_other_kinds_are_no_edit(file: Path, wrong: dict[str, Any]) -> None:
     _append(EditLog(file), text="1")
     told = json.loads(file.read_bytes())

@@ -97,9 +97,20 @@ def test_edits_without_effect_are_said(output: Path) -> None:
     summary = apply_edits(output)
     assert read_rows_of(summary.output)[2]["caption"] == "Anew."
     assert summary.notes == [
-        "1 correction is of a text that the model has replaced since: it has no effect, and stays in the log",
+        "1 correction is of what is no longer kept: it has no effect, and stays in the log",
         "1 correction is of a caption that is not there: it has no effect, and stays in the log",
     ]
+
+
+def test_the_root_is_said_where_paths_start_from_another_folder(output: Path) -> None:
+    put_clip(output.parent / "a.mp4")
+    assert apply_edits(output).notes == []
+    new = output.parent / "final" / "out.jsonl"
+    [note] = apply_edits(output, new).notes
+    assert note.endswith(f"find them with --root {output.parent.resolve()}")
+    [first, *_] = CaptionedData(new, root=Path(note.rpartition(" ")[2])).entries()
+    assert isinstance(first, Entry)
+    assert first.video.path is not None
 
 
 def test_the_command(output: Path) -> None:
@@ -137,6 +148,41 @@ def test_a_rerun_loses_no_edit(tmp_path: Path) -> None:
     entries = [item for item in CaptionedData(output).entries() if isinstance(item, Entry)]
     assert [item.captions[0] == "A woman walks." for item in entries] == [False, True]
     assert entries[1].meta["edited_from"] in ("A man walks.", "A dog.")
+
+
+def test_edits_stay_with_the_question_that_the_caption_answers(tmp_path: Path) -> None:
+    put_clip(tmp_path / "a.mp4")
+    rows: list[Row] = [{"video": "a.mp4", "q": question} for question in ("Who?", "What?")]
+    output = _captioned(tmp_path, "out.jsonl", rows, prompt_key="q")
+    desk = Desk(output)
+    desk.do("0-0", text="A woman walks.")
+    desk.do("1-0", verdict="rejected")
+    _captioned(tmp_path, "out.jsonl", [{"video": "a.mp4", "q": "Where?"}, *rows], prompt_key="q")
+    applied = read_rows_of(apply_edits(output).output)
+    assert [item["caption"] == "A woman walks." for item in applied] == [False, True, False]
+    assert [_marks(item)["verdict"] for item in applied] == ["", "", "rejected"]
+    assert Desk(output).editor.states()["states"].keys() == {"1-0", "2-0"}
+
+
+def test_what_was_made_of_one_caption_does_not_hold_when_others_are_kept_beside_it(tmp_path: Path) -> None:
+    put_clip(tmp_path / "a.mp4")
+    put_clip(tmp_path / "b.mp4")
+    rows: list[Row] = [{"video": "a.mp4"}, {"video": "b.mp4"}]
+    output = _captioned(tmp_path, "out.jsonl", rows, seed=5)
+    assert [item["caption"] for item in read_rows_of(output)] == ["A man walks."] * 2  # the first of both candidates
+    desk = Desk(output)
+    desk.do("0-0", verdict="approved")
+    desk.do("1-0", text="A woman walks.")
+    _captioned(tmp_path, "out.jsonl", rows, seed=5, keep="all")
+    desk = Desk(output)
+    assert [desk.state(name)["outdated"] for name in ("0-0", "1-0")] == [True, True]
+    summary = apply_edits(output)
+    assert (summary.edited, summary.verdicts["approved"], len(summary.notes)) == (0, 0, 1)
+    desk.do("0-0", verdict="approved")  # of both
+    assert not desk.state("0-0")["outdated"]
+    _captioned(tmp_path, "out.jsonl", rows, seed=5)
+    desk = Desk(output)
+    assert [desk.state(name)["outdated"] for name in ("0-0", "1-0")] == [True, False]
 
 
 @needs_data

@@ -8,6 +8,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -18,13 +19,13 @@ import pytest
 from flow import put_rows
 from playwright.sync_api import Locator, Page, expect
 
-from reelscribe.dataset.edits import edits_of
+from reelscribe.dataset.edits import EditLog, edits_of
 from report.conftest import Opened, unfold, violations
 from report.correcting import Desk, failed, row
 
 pytestmark = pytest.mark.browser
 Look = Callable[..., Opened]
-NAMES = ("edit", "keys", "other", "judge", "find", "found", "two", "draft", "seen", "plain")
+NAMES = ("edit", "keys", "other", "judge", "find", "found", "two", "draft", "seen", "plain", "odd")
 
 
 @pytest.fixture(scope="module")
@@ -294,6 +295,19 @@ def test_nobody_without_the_token_changes_or_reads_anything(address: str) -> Non
 )
 def test_what_is_sent_is_checked(address: str, body: bytes, status: int) -> None:
     assert post(address, "change", body) == status
+
+
+def test_half_a_surrogate_pair_is_refused_and_breaks_nothing_where_it_is_in_the_log(
+    page: Page, address: str, output: Path
+) -> None:
+    asked = {"id": clip(page, "odd").get_attribute("id"), "version": 0, "text": "\ud800 lone"}
+    before = edits_of(output).read_bytes() if edits_of(output).exists() else b""
+    assert post(address, "change", asked) == 400
+    assert (edits_of(output).read_bytes() if edits_of(output).exists() else b"") == before
+    desk = Desk(output)
+    entry = next(each for each in desk.entries.values() if each.video.name == "odd")
+    EditLog(edits_of(output)).append("edit", lambda: [replace(desk.editor._present(entry), text="\ud800 lone")])
+    expect(clip(page, "odd").locator(".by-people")).to_have_text(["edited"])  # which polls
 
 
 def test_another_site_in_the_same_browser_can_change_nothing(look: Look, address: str, output: Path) -> None:

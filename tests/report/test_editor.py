@@ -72,6 +72,8 @@ def test_candidates_verdicts_and_notes(desk: Desk) -> None:
         ("9-9", {"text": "x"}, "no such caption"),
         ("0-0", {"text": "  "}, "cannot be empty"),
         ("0-0", {"text": "x" * 100_001}, "at most 100,000 letters"),
+        ("0-0", {"text": "\ud800 lone"}, "half a surrogate pair"),
+        ("0-0", {"note": "\ud800 lone"}, "half a surrogate pair"),
         ("0-0", {"text": 3}, "an edit is"),
         ("0-0", {"candidate": 7}, "an edit is"),
         ("0-0", {"verdict": "fine"}, "an edit is"),
@@ -178,6 +180,13 @@ def test_what_would_be_empty_or_drop_captions_is_left_out_and_counted(tmp_path: 
     told = desk.editor.replace(ALL | {"with": ""})
     assert told["count"] == 0
     assert told["left_out"] == {"a caption cannot be empty; reject it.": 1, "it has several captions.": 1}
+
+
+def test_a_character_of_a_script_without_spaces_is_a_word(tmp_path: Path) -> None:
+    desk = Desk(put_rows(tmp_path / "out.jsonl", [row("a.mp4", "一只狗在GPU旁奔跑。")]))
+    for found in ("狗", "在GPU", "GPU"):
+        assert desk.editor.replace(ALL | {"find": found})["count"] == 1
+    assert desk.editor.replace(ALL | {"find": "GP"})["count"] == 0
 
 
 @pytest.mark.parametrize("asked", [{"find": ""}, {"find": None}, {"with": None}, {"task": 3}])

@@ -1,5 +1,6 @@
 """A run is looked at while it goes on in another process, and makes a caption each time a test says so."""
 
+import re
 import signal
 import subprocess
 import sys
@@ -43,8 +44,12 @@ class Going:
         self.output = folder / "out.jsonl"
         put_clip(folder / "a.mp4")
         data = put_rows(folder / "in.jsonl", [{"video": "a.mp4", "n": number} for number in range(rows)])
-        command = [sys.executable, "-c", PROGRAM, str(data), str(self.output)]
-        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, cwd=TESTS, text=True)
+        self._command = [sys.executable, "-c", PROGRAM, str(data), str(self.output)]
+        self.start()
+
+    def start(self) -> None:
+        """Start the run, or resume it."""
+        self.process = subprocess.Popen(self._command, stdin=subprocess.PIPE, cwd=TESTS, text=True)
 
     def say(self, *texts: str) -> None:
         """Let it make captions."""
@@ -103,13 +108,28 @@ def test_a_page_follows_a_run_to_its_end(look: Look, going: Going) -> None:
         page.fill("#search", "fourth")
         going.say("Fourth.", "Fifth.", "Sixth.")
         assert going.process.wait(60) == 0
-        expect(page.locator("#run")).to_contain_text("The run is finished", timeout=20_000)
+        expect(page.locator("#run")).to_have_text(
+            re.compile("The run is finished: 6 of 6 rows.*view again"), timeout=20_000
+        )
         expect(page.locator("#count")).to_have_text("0 of 6 clips", timeout=20_000)
         page.fill("#search", "")
         expect(page.locator("article .caption")).to_have_count(6)
         [line] = read_rows_of(edits_of(going.output))
         assert (line["changes"][0]["row"], line["changes"][0]["copy"], line["changes"][0]["base"]) == (2, 2, "Third.")
         page.close()  # before the server goes, which it would ask
+
+
+def test_a_page_waits_for_a_run_that_broke_off(look: Look, going: Going) -> None:
+    going.say("First.")
+    going.wait_for(1)
+    with served(going.output) as address:
+        page = look(address).page
+        expect(page.locator("#run")).to_contain_text("The run is going on: 1 of 6 rows", timeout=20_000)
+        going.process.kill()
+        expect(page.locator("#run")).to_contain_text("The run broke off: 1 of 6 rows", timeout=20_000)
+        going.start()  # all are of one clip, so that it knows what is said of the others
+        expect(page.locator("#run")).not_to_contain_text("broke off", timeout=20_000)
+        page.close()
 
 
 def test_a_report_of_a_run_that_goes_on_says_so(look: Look, going: Going) -> None:

@@ -37,8 +37,10 @@ class CaptionKey(NamedTuple):
     video: str
     """As the row has it, with its stretch."""
     task: str
+    asked: str
+    """Short hash of the prompt and the system prompt; empty where they are not known, as of failures."""
     copy: int
-    """How many captions of this task, of a video of this name, come before it."""
+    """How many captions that are the same in all of this come before it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,7 +53,9 @@ class Edit:
     """Place of the video in the row."""
     key: CaptionKey
     base: str | None
-    """What the model had said; None for a failure. If the caption is made anew, the edit is out of date."""
+    """What the model had said; None for a failure."""
+    also: tuple[str, ...] = ()
+    """The other captions that were kept beside it."""
     text: str | None = None
     """The corrected text; None if the model's stands."""
     verdict: Verdict = ""
@@ -65,6 +69,10 @@ class Edit:
         """Whether all is as the model left it."""
         return self.text is None and not self.verdict and not self.note
 
+    def is_about(self, captions: Sequence[str]) -> bool:
+        """Whether these are the captions that people saw; else the edit is out of date."""
+        return tuple(captions) == (() if self.base is None else (self.base, *self.also))
+
     def is_like(self, other: "Edit | None") -> bool:
         """Whether another one says the same, whenever that was."""
         return other is not None and replace(self, row=other.row, slot=other.slot, line=other.line) == other
@@ -75,7 +83,7 @@ class Edit:
         return {name: values[name] for name in _KEYS}
 
 
-_KEYS: Final = ("row", "slot", "video", "task", "copy", "base", "text", "verdict", "note")
+_KEYS: Final = ("row", "slot", "video", "task", "asked", "copy", "base", "also", "text", "verdict", "note")
 
 
 def edits_of(output: Path) -> Path:
@@ -106,8 +114,8 @@ class EditLog:
         self._size = self.lines = 0
         self._history: dict[CaptionKey, list[Edit]] = {}
         self._actions: dict[int, list[CaptionKey]] = {}
-        self.names: set[tuple[str, str]] = set()
-        """Videos and tasks of all that is in it."""
+        self.names: set[tuple[str, str, str]] = set()
+        """The keys of all that is in it, without their copies."""
 
     def latest(self, key: CaptionKey) -> Edit | None:
         """What people made of a caption; None if they did nothing."""
@@ -200,7 +208,7 @@ class EditLog:
             self._actions[self.lines] = [edit.key for edit in edits]
             for edit in edits:
                 self._history.setdefault(edit.key, []).append(edit)
-                self.names.add(edit.key[:2])
+                self.names.add(edit.key[:3])
         return rest
 
 
@@ -214,12 +222,14 @@ def _edits_in(line: bytes, number: int) -> Iterator[Edit]:
     if action["how"] not in _HOWS:
         raise ValueError(action["how"])
     for told in action["changes"]:
-        key = CaptionKey(told["video"], told["task"], told["copy"])
+        key = CaptionKey(*(told[name] for name in CaptionKey._fields))
         values = {name: told[name] for name in _KEYS if name not in key._fields}
-        kinds = {"row": int, "slot": int, "base": str | None, "text": str | None, "note": str}
+        kinds = {"row": int, "slot": int, "also": list, "base": str | None, "text": str | None, "note": str}
         if values["verdict"] not in _VERDICTS or not all(isinstance(values[name], kinds[name]) for name in kinds):
             raise TypeError(values)
-        if not (isinstance(key.video, str) and isinstance(key.task, str) and isinstance(key.copy, int)):
+        values["also"] = tuple(values["also"])
+        texts = (*key[:3], *values["also"])
+        if not (all(isinstance(text, str) for text in texts) and isinstance(key.copy, int)):
             raise TypeError(key)
         yield Edit(key=key, line=number, **values)
 

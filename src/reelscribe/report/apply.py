@@ -1,7 +1,9 @@
 """A captioned data set once more, with its captions as people left them."""
 
 import json
-from collections.abc import Callable
+import os
+import shlex
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -17,6 +19,7 @@ from reelscribe.dataset.write import DatasetWriter
 from reelscribe.errors import DatasetError
 from reelscribe.report.edited import marks_of
 from reelscribe.report.entries import OVER, CaptionedData, Entry
+from reelscribe.report.left import folders_of, last_run
 from reelscribe.tasks import Task
 from reelscribe.values import Row, RowResult
 
@@ -31,7 +34,7 @@ class ApplySummary:
     """Captions with another text than the model's."""
     verdicts: dict[str, int] = field(default_factory=lambda: {"approved": 0, "rejected": 0})
     notes: list[str] = field(default_factory=list)
-    """What is to be known of edits that have no effect."""
+    """What is to be known of edits that have no effect, and of where paths start from."""
 
 
 def apply_edits(output: Path, new: Path | None = None, *, overwrite: bool = False) -> ApplySummary:
@@ -55,7 +58,8 @@ def apply_edits(output: Path, new: Path | None = None, *, overwrite: bool = Fals
             f"{output} has its captions in the text of its rows, where they are not replaced; export takes corrections."
         )
     new = _checked(data, new or edited_of(output), overwrite=overwrite)
-    summary = ApplySummary(output=new)
+    summary, starts = ApplySummary(output=new), set[Path]()
+    known = {Path(os.path.realpath(folder)) for folder in folders_of(new, last_run(new), None)}
     with DatasetWriter(new, _settings_for(new, data.settings), data.sources) as writer, closing(data.rows()) as rows:
         for item, entries in rows:
             row = with_entries(item.row, entries)
@@ -63,8 +67,25 @@ def apply_edits(output: Path, new: Path | None = None, *, overwrite: bool = Fals
             summary.rows += 1
             for entry in entries:
                 _count(summary, entry)
-    summary.notes = data.corrections.notes
+                found = _starts_of(entry, data.folders)
+                starts |= set() if found & known else found
+    summary.notes = [*data.corrections.notes, *_note_on_paths(starts)]
     return summary
+
+
+def _starts_of(entry: Entry, folders: Sequence[Path]) -> set[Path]:
+    """Which folders the path of a video starts from; none for an absolute path, and for what is no file."""
+    name = Path(entry.video.name.partition("#t=")[0])
+    if entry.video.path is None or name.is_absolute():
+        return set()
+    return {folder for folder in folders if os.path.realpath(folder / name) == str(entry.video.path)}
+
+
+def _note_on_paths(starts: set[Path]) -> Iterator[str]:
+    """What finds the videos, which the new data set, without a ledger, does not tell."""
+    if starts:
+        told = " or ".join(f"--root {shlex.quote(folder)}" for folder in sorted(map(str, starts)))
+        yield f"paths of its videos start from another folder: export and report find them with {told}"
 
 
 def _checked(data: CaptionedData, new: Path | None, *, overwrite: bool) -> Path:

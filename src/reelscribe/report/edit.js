@@ -60,7 +60,7 @@ async function ask(path, body) {
     status = response.status;
     told = await response.json();
   } catch {
-    told.problem ??= "The server does not answer. What you write is kept in this browser; start reelscribe view again.";
+    told.problem ??= `The server does not answer. What you write is kept in this browser; start reelscribe view again with --port ${location.port}.`;
   }
   take(told.states ?? {});
   return { ...told, status };
@@ -149,7 +149,7 @@ function showSaid(answer, state) {
   const said = make("div", "", { class: "said" });
   if (state.outdated) {
     said.append(
-      make("p", "The model has made this caption anew since it was corrected to:", { class: "quiet" }),
+      make("p", "What is kept here is not what it was when it was corrected to:", { class: "quiet" }),
       make("p", state.text, { class: "before" }),
       button("Take that", () => change(answer, { text: state.text }, "Taken.")),
     );

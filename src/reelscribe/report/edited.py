@@ -3,23 +3,25 @@
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from reelscribe.dataset.edits import CaptionKey, Edit, EditLog
 
 if TYPE_CHECKING:
     from reelscribe.report.entries import Entry
 
+_HASH_LETTERS: Final = 12
+
 
 class Numbering:
-    """Says of each entry of one way through a data set how many of its name come before it."""
+    """Says of each entry of one way through a data set how many of its key come before it."""
 
     def __init__(self) -> None:
         self._met: Counter[int] = Counter()
 
     def __call__(self, entry: "Entry") -> "Entry":
         """The entry with its `copy`."""
-        name = hash((entry.video.name, entry.task))  # there may be millions
+        name = hash(key_of(entry)[:3])  # there may be millions
         self._met[name] += 1
         return replace(entry, copy=self._met[name] - 1)
 
@@ -33,14 +35,14 @@ class Corrections:
 
     def __init__(self, log: EditLog) -> None:
         self._log = log
-        self._met: Counter[tuple[str, str]] = Counter()
+        self._met: Counter[tuple[str, str, str]] = Counter()
         self._found: set[CaptionKey] = set()
         self.outdated = 0
         """Edits of captions that were made anew since."""
 
     def __call__(self, entry: "Entry") -> "Entry":
         """The entry as people left it."""
-        name = entry.video.name, entry.task
+        name = key_of(entry)[:3]
         if name not in self._log.names:
             return entry
         entry = replace(entry, copy=self._met[name])
@@ -52,7 +54,7 @@ class Corrections:
         self._found.add(key)
         if edit.says_nothing:
             return entry
-        if edit.base != entry.said:
+        if not edit.is_about(entry.captions):
             self.outdated += 1
             return replace(entry, outdated=edit)
         return corrected(entry, edit)
@@ -63,7 +65,7 @@ class Corrections:
         gone = sum(edit.key not in self._found and not edit.says_nothing for edit in self._log.edits())
         notes = []
         if self.outdated:
-            notes.append(_count(self.outdated, "is of a text that the model has replaced since", "are of texts"))
+            notes.append(_count(self.outdated, "is of what is no longer kept", "are of what is no longer kept"))
         if gone:
             notes.append(_count(gone, "is of a caption that is not there", "are of captions that are not there"))
         return notes
@@ -78,7 +80,8 @@ def _count(number: int, one: str, several: str) -> str:
 
 def key_of(entry: "Entry") -> CaptionKey:
     """What the log knows a caption by."""
-    return CaptionKey(entry.video.name, entry.task, entry.copy)
+    asked = str(entry.meta.get("prompt_sha256") or "")[:_HASH_LETTERS]
+    return CaptionKey(entry.video.name, entry.task, asked, entry.copy)
 
 
 def corrected(entry: "Entry", edit: Edit) -> "Entry":

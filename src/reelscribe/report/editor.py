@@ -11,7 +11,8 @@ from reelscribe.report.edited import key_of
 from reelscribe.report.entries import CaptionedData, Entry
 from reelscribe.report.words import differences
 from reelscribe.schemas import Schema
-from reelscribe.words import words_of
+from reelscribe.templates import is_utf8
+from reelscribe.words import whole_words, words_of
 
 _LONGEST: Final = 100_000
 """Letters of a caption or a note."""
@@ -149,10 +150,11 @@ class Editor:
     def _present(self, entry: Entry) -> Edit:
         """What people made of a caption; of a text that is not there any more the note alone stays."""
         known = self._log.latest(key_of(entry))
-        if known and known.base == entry.said:
+        if known and known.is_about(entry.captions):
             return replace(known, row=entry.row, slot=entry.slot)
         note = known.note if known else ""
-        return Edit(row=entry.row, slot=entry.slot, key=key_of(entry), base=entry.said, note=note)
+        also = entry.captions[1:]
+        return Edit(row=entry.row, slot=entry.slot, key=key_of(entry), base=entry.said, also=also, note=note)
 
     def _text_of(self, entry: Entry) -> str | None:
         text = self._present(entry).text
@@ -171,7 +173,7 @@ class Editor:
             "text": known.text,
             "verdict": known.verdict,
             "note": known.note,
-            "outdated": known.base != entry.said and not known.says_nothing,
+            "outdated": not known.is_about(entry.captions) and not known.says_nothing,
             "words": len(words_of(self._text_of(entry) or "")),
         }
 
@@ -188,6 +190,8 @@ class Editor:
                 return "candidate", {"text": self._checked(entry, dict(entry.others)[place]), "verdict": ""}
             case {"verdict": str(verdict)} if verdict in _VERDICTS:
                 return _VERDICTS[verdict], {"verdict": verdict}
+            case {"note": str(note)} if not is_utf8(note):
+                raise BadEditError("a note cannot hold half a surrogate pair.")
             case {"note": str(note)} if len(note) <= _LONGEST:
                 return "note", {"note": note}
         raise BadEditError("an edit is a text, one of the candidates, a verdict or a note.")
@@ -214,6 +218,8 @@ class Editor:
             own = "a caption cannot be empty; reject it."
         elif len(text) > _LONGEST:
             own = f"a caption has at most {_LONGEST:,} letters; this has {len(text):,}."
+        elif not is_utf8(text):
+            own = "a caption cannot hold half a surrogate pair."
         return own or (_misfit(schema, text) if entry.structured else None)
 
     def _replacements(
@@ -256,5 +262,4 @@ def _finder(asked: Mapping[str, Any]) -> re.Pattern[str]:
         isinstance(find, str) and find and isinstance(asked.get("with"), str) and isinstance(asked.get("task"), str)
     ):
         raise BadEditError("find and replace needs a text to find, one to put there, and a task.")
-    pattern = re.escape(str(find))
-    return re.compile(rf"(?<!\w){pattern}(?!\w)" if words else pattern, 0 if case else re.IGNORECASE)
+    return re.compile(whole_words(find) if words else re.escape(find), 0 if case else re.IGNORECASE)

@@ -73,7 +73,8 @@ class Entry:
     message: str = ""
     """What is told of it."""
     copy: int = 0
-    """How many answers of this task, about a video of this name, come before it; counted where edits are looked up."""
+    """How many answers to this question, about a video of this name, come before it. Counted where edits are
+    looked up."""
     edit: Edit | None = None
     """What people made of it. `captions` and `meta` have it, too."""
     outdated: Edit | None = None

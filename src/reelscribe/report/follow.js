@@ -2,8 +2,10 @@
 // A run that goes on: its numbers move, and clips come to the page as it writes them.
 
 const NEWS_MILLISECONDS = 1000;
+const IDLE_MILLISECONDS = 5000; // a run that broke off may be resumed
 let received = 0; // clips that came since the page was loaded
 let following = true;
+let pause = NEWS_MILLISECONDS;
 
 const counted = (numbers) => Object.entries(numbers).map(([name, count]) => `${count} ${name.replaceAll("_", " ")}`).join(", ");
 
@@ -13,8 +15,9 @@ function showRun(run) {
   if (Object.keys(run.failures).length) parts.push(`failed: ${counted(run.failures)}`);
   if (Object.keys(run.flags).length) parts.push(`flagged: ${counted(run.flags)}`);
   if (run.state === "running" && run.made_per_second) parts.push(`${run.made_per_second.toFixed(2)} clips a second`);
-  const ends = { finished: "The run is finished; load the page again for all of it.", "broken off": "The run broke off." };
-  const said = `${ends[run.state] ?? "The run is going on"}: ${parts.join(" · ")}`;
+  const begins = { finished: "The run is finished", "broken off": "The run broke off" }[run.state] ?? "The run is going on";
+  const more = run.state === "finished" ? ". Start reelscribe view again for all of it." : "";
+  const said = `${begins}: ${parts.join(" · ")}${more}`;
   const place = field("run");
   if (place.textContent !== said) place.textContent = said; // or a screen reader would say it every second
 }
@@ -42,16 +45,17 @@ async function hearNews() {
   told.clips.forEach(addClip);
   if (told.begun_anew) {
     following = false;
-    field("run").textContent = "The run began again from its first row; load the page again.";
+    field("run").textContent = "The run began again from its first row; start reelscribe view again.";
     return;
   }
   showRun(told.run);
-  following = told.run.state === "running" || told.clips.length > 0;
+  following = told.run.state !== "finished" || told.clips.length > 0;
+  pause = told.run.state === "broken off" ? IDLE_MILLISECONDS : NEWS_MILLISECONDS;
 }
 
 // One question at a time, however long it takes to answer.
 async function keepHearing() {
   await hearNews();
-  setTimeout(keepHearing, NEWS_MILLISECONDS);
+  setTimeout(keepHearing, pause);
 }
 keepHearing();

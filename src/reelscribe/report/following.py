@@ -59,7 +59,7 @@ class Follower:
 
         Returns:
             `clips`, HTML of some; `run`, how far it is; `begun_anew`, whether it began from its first row again, so
-            that the page has to be loaded again.
+            that a new page has to be made.
         """
         with self._lock:
             if seen >= len(self._clips) and not self._begun_anew:

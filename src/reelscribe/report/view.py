@@ -15,6 +15,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from reelscribe.dataset.formats.jsonl import to_json
 from reelscribe.errors import DatasetError, SettingsError
 from reelscribe.report.editor import BadEditError, ConflictError, Editor
 from reelscribe.report.entries import Entry
@@ -167,7 +168,7 @@ def make_app(
     from starlette.middleware import Middleware
     from starlette.middleware.trustedhost import TrustedHostMiddleware
     from starlette.requests import Request
-    from starlette.responses import FileResponse, HTMLResponse, JSONResponse, Response
+    from starlette.responses import FileResponse, HTMLResponse, Response
     from starlette.routing import Route
 
     def known(request: Request) -> None:
@@ -187,15 +188,19 @@ def make_app(
         media_type = kind if kind.startswith("video/") else "application/octet-stream"
         return FileResponse(path, media_type=media_type, headers=_HEADERS)
 
+    def told(values: Mapping[str, Any], status: int = 200) -> Response:
+        # Starlette's own JSON breaks on half a surrogate pair, which captions and a log may hold.
+        return Response(to_json(values), status, headers=_HEADERS, media_type="application/json")
+
     async def answer(act: Callable[..., dict[str, Any]], *asked: Any) -> Response:
         try:
-            return JSONResponse(await run_in_threadpool(act, *asked), headers=_HEADERS)
+            return told(await run_in_threadpool(act, *asked))
         except BadEditError as exc:
-            return JSONResponse({"problem": str(exc)}, 400, headers=_HEADERS)
+            return told({"problem": str(exc)}, 400)
         except ConflictError as exc:
-            return JSONResponse({"problem": str(exc), **exc.told}, 409, headers=_HEADERS)
+            return told({"problem": str(exc), **exc.told}, 409)
         except DatasetError as exc:  # a full disk, say
-            return JSONResponse({"problem": str(exc)}, 500, headers=_HEADERS)
+            return told({"problem": str(exc)}, 500)
 
     async def tell_states(request: Request) -> Response:
         known(request)
