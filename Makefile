@@ -19,7 +19,7 @@ READY_OLDEST := $(OLDEST_TRANSFORMERS)/.ready
 VENV_VLLM := .venv-vllm
 READY_VLLM := $(VENV_VLLM)/.ready
 
-.PHONY: help demo wheel test test-vllm test-core test-core-oldest test-core-newest test-oldest browser fuzz damage check lint types imports docs format clean
+.PHONY: help demo wheel test test-vllm test-core test-oldest browser fuzz damage check lint types imports docs format clean
 .DEFAULT_GOAL := help
 
 help:
@@ -96,14 +96,8 @@ test-vllm:
 	else echo "!!!! SKIPPED: vLLM for CPU cannot be installed here; the tests of the vLLM engine did not run. !!!!" >&2; fi
 
 CORE := -m "not transformers and not vllm and not data_juicer and not ray and not browser"
-# Both at once, each on a core of its own.
-test-core:
-	$(MAKE) --jobs=2 --output-sync test-core-oldest test-core-newest
-
-test-core-oldest: $(READY_CORE)
+test-core: $(READY_CORE)
 	$(VENV_CORE)/bin/pytest $(CORE)
-
-test-core-newest:
 	@if [ -n "$(NEWEST_PYTHON)" ]; then $(MAKE) $(READY_NEWEST) && $(VENV_NEWEST)/bin/pytest $(CORE); \
 	elif [ -n "$$CI" ]; then echo "CI is set, and Python 3.13 is not installed: its tests must not be skipped." >&2; exit 1; \
 	else echo "!!!! SKIPPED: Python 3.13 is not installed here; name one with NEWEST_PYTHON=. !!!!" >&2; fi
