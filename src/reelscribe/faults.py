@@ -120,17 +120,18 @@ def checked_faults(candidate: Candidate, request: Request, meta: Mapping[str, An
         meta: of the answer; see `events_of`.
     """
     start, end = _bounds(request, meta)
-    texts = [candidate.text] if candidate.value is None else list(_texts_in(candidate.value))
+    texts = [candidate.text] if candidate.value is None else list(texts_in(candidate.value))
     found = [fault for text in texts for fault in request.checks.find(text, None if end is None else end - start)]
     return [fault for fault in dict.fromkeys(found) if fault != "length" or candidate.value is None]
 
 
-def _texts_in(value: Any) -> Iterator[str]:
+def texts_in(value: Any) -> Iterator[str]:
+    """The texts in a value of JSON, in their order; names of fields are none."""
     if isinstance(value, str):
         yield value
     elif isinstance(value, Mapping | list):
         for item in value.values() if isinstance(value, Mapping) else value:
-            yield from _texts_in(item)
+            yield from texts_in(item)
 
 
 _TOLD: Final[Mapping[str, str]] = {

@@ -111,7 +111,8 @@ def caption_rows(
     def entries() -> Iterator[RowEntry]:
         rows = itertools.chain(peeked, source)
         while not stop() and (item := next(rows, None)):
-            plan = replace(plan_row(item, layout, settings), again=again)
+            plan = plan_row(item, layout, settings)
+            plan = plan if again is None else replace(plan, again=again)
             if wanted(plan):
                 yield RowEntry(item, plan, memory.look_up if memory else lambda request: request)
 

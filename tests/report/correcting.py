@@ -1,5 +1,10 @@
 """What tests of corrections share: an output without a run, and what a page does to it."""
 
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +19,18 @@ def row(video: Any, *texts: str, **meta: Any) -> Row:
     """A captioned row; the first text was kept."""
     told = {"model": "m", "prompt": "What?", "kept": [0], "flags": "", "clip_flags": "", **meta}
     return {"video": video, "caption": texts[0], "caption_candidates": list(texts), "caption_meta": told}
+
+
+@contextmanager
+def served(output: Path) -> Iterator[str]:
+    """The address of a page about an output, as the command serves it."""
+    command = [sys.executable, "-m", "reelscribe.cli", "view", str(output)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
+        assert server.stdout is not None
+        try:
+            yield server.stdout.readline().strip()
+        finally:
+            server.send_signal(signal.SIGINT)
 
 
 def failed(video: str) -> Row:

@@ -2,9 +2,6 @@
 
 import http.client
 import json
-import signal
-import subprocess
-import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -21,7 +18,7 @@ from playwright.sync_api import Locator, Page, expect
 
 from reelscribe.dataset.edits import EditLog, edits_of
 from report.conftest import Opened, unfold, violations
-from report.correcting import Desk, failed, row
+from report.correcting import Desk, failed, row, served
 
 pytestmark = pytest.mark.browser
 Look = Callable[..., Opened]
@@ -38,13 +35,8 @@ def output(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def address(output: Path) -> Iterator[str]:
     """Where it is served."""
-    command = [sys.executable, "-m", "reelscribe.cli", "view", str(output)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as served:
-        assert served.stdout is not None
-        try:
-            yield served.stdout.readline().strip()
-        finally:
-            served.send_signal(signal.SIGINT)
+    with served(output) as found:
+        yield found
 
 
 @pytest.fixture

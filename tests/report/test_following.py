@@ -1,12 +1,10 @@
 """A run is looked at while it goes on in another process, and makes a caption each time a test says so."""
 
 import re
-import signal
 import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -19,6 +17,7 @@ from reelscribe.report.entries import CaptionedData, Entry
 from reelscribe.report.following import Follower
 from reelscribe.report.write import write_report
 from report.conftest import Opened, violations
+from report.correcting import served
 
 pytestmark = pytest.mark.browser
 Look = Callable[..., Opened]
@@ -72,18 +71,6 @@ def going(tmp_path: Path) -> Iterator[Going]:
     yield run
     run.process.kill()
     run.process.wait()
-
-
-@contextmanager
-def served(output: Path) -> Iterator[str]:
-    """The address of a page about it."""
-    command = [sys.executable, "-m", "reelscribe.cli", "view", str(output)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
-        assert server.stdout is not None
-        try:
-            yield server.stdout.readline().strip()
-        finally:
-            server.send_signal(signal.SIGINT)
 
 
 def test_a_page_follows_a_run_to_its_end(look: Look, going: Going) -> None:

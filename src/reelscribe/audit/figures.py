@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from reelscribe.audit.alike import Alike
 from reelscribe.audit.counting import Common
 from reelscribe.audit.findings import MARKED, is_past_end, script_of
+from reelscribe.faults import texts_in
 from reelscribe.report.entries import Entry
 from reelscribe.report.overview import flags_of
 from reelscribe.report.words import opening, phrases
@@ -234,17 +235,9 @@ def _plain(entry: Entry, text: str) -> str:
     if not entry.structured:
         return text
     try:
-        return ". ".join(_texts_in(json.loads(text)))
+        return ". ".join(texts_in(json.loads(text)))
     except ValueError:
         return text
-
-
-def _texts_in(value: Any) -> Iterator[str]:
-    if isinstance(value, str):
-        yield value
-    elif isinstance(value, Mapping | list):
-        for item in value.values() if isinstance(value, Mapping) else value:
-            yield from _texts_in(item)
 
 
 def _clip_name(entry: Entry) -> str:

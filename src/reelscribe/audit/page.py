@@ -2,7 +2,6 @@
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from importlib.resources import files
 from pathlib import Path
 from typing import Any, Final
 
@@ -51,16 +50,10 @@ def write_page(file: Path, told: Mapping[str, Any], lengths: Mapping[str, Counte
 
 
 def _render(told: Mapping[str, Any], lengths: Mapping[str, Counter[int]]) -> str:
-    from jinja2 import Environment, PackageLoader, StrictUndefined
     from markupsafe import Markup
 
-    environment = Environment(
-        loader=PackageLoader("reelscribe", "audit"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    from reelscribe.report.assets import environment, text_of
+
     several = len(told["tasks"]) > 1
     tasks = [
         {
@@ -72,10 +65,14 @@ def _render(told: Mapping[str, Any], lengths: Mapping[str, Counter[int]]) -> str
         }
         for name, figures in told["tasks"].items()
     ]
-    return environment.get_template("audit.html.j2").render(
-        title=Path(told["output"]).name,
-        style=Markup(files("reelscribe.report").joinpath("page.css").read_text("utf-8")),
-        tasks=tasks,
+    return (
+        environment("audit")
+        .get_template("audit.html.j2")
+        .render(
+            title=Path(told["output"]).name,
+            style=Markup(text_of("report", "page.css")),
+            tasks=tasks,
+        )
     )
 
 

@@ -7,14 +7,13 @@ import json
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib.resources import files
 from typing import Any
 
-from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from reelscribe.compare.figures import SideFigures
 from reelscribe.compare.gathering import Compared, Gathered
+from reelscribe.report.assets import environment, script_hash, text_of
 from reelscribe.report.entries import Entry
 from reelscribe.report.overview import frame_seconds_of
 from reelscribe.report.page import VideoLink
@@ -61,27 +60,21 @@ def render(
         seed: of that.
         link: where the videos are.
     """
-    environment = Environment(
-        loader=ChoiceLoader([PackageLoader("reelscribe", name) for name in ("compare", "report")]),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    templates = environment("compare", "report")
     clips = [
         _view(clip, strip, link, seed if blind else None) for clip, strip in zip(gathered.clips, strips, strict=True)
     ]
-    figures = environment.get_template("figures.html.j2").render(gathered=gathered, rows=_rows(gathered.figures))
+    figures = templates.get_template("figures.html.j2").render(gathered=gathered, rows=_rows(gathered.figures))
     name = hashlib.sha256(json.dumps([sorted(gathered.names), blind, seed]).encode()).hexdigest()[:16]
     told: dict[str, Any] = {"sides": gathered.names, "orders": {clip.id: clip.order for clip in clips}}
     if blind:
         told |= {"figures": figures, "facts": {clip.id: clip.facts for clip in clips}}
-    script = _file("compare", "compare.js")
-    page = environment.get_template("compare.html.j2").render(
+    script = text_of("compare", "compare.js")
+    page = templates.get_template("compare.html.j2").render(
         title="Comparison, blind" if blind else title,
-        style=Markup(_file("report", "page.css") + _file("compare", "compare.css")),
+        style=Markup(text_of("report", "page.css") + text_of("compare", "compare.css")),
         script=Markup(script),
-        script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
+        script_hash=script_hash(script),
         name=name,
         told=_hidden(told, name),
         blind=blind,
@@ -122,7 +115,3 @@ def _hidden(told: dict[str, Any], key: str) -> str:
     """Not to be read by who looks at the page's source. It is no secret: the page can read it."""
     text = json.dumps(told).encode()
     return base64.b64encode(bytes(a ^ b for a, b in zip(text, itertools.cycle(key.encode()), strict=False))).decode()
-
-
-def _file(room: str, name: str) -> str:
-    return files(f"reelscribe.{room}").joinpath(name).read_text("utf-8")

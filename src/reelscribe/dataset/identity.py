@@ -162,6 +162,11 @@ def told(settings: Settings, *effects: Effect) -> dict[str, Any]:
     return loaded
 
 
+def work_of(settings: Settings, weights: str | None, commit: str | None) -> dict[str, Any]:
+    """All on which captions depend, ready for JSON: what a run was, to be told from others."""
+    return {**told(settings, "rows", "captions"), "weights": weights, "commit": commit}
+
+
 def _running(settings: Settings, info: ModelInfo, weights: str | None) -> bytes:
     """Names what answers requests, as far as answers depend on it."""
     running = (info.engine, info.model, info.revision, weights)

@@ -20,7 +20,7 @@ from typing import Any, Final, NamedTuple, Self
 
 from reelscribe.config import Settings
 from reelscribe.dataset.again import NOTHING_AGAIN, Again, Mark
-from reelscribe.dataset.identity import Keys, told
+from reelscribe.dataset.identity import Keys, work_of
 from reelscribe.dataset.ledger_file import (
     ADOPT,
     MAKE,
@@ -151,16 +151,14 @@ class Ledger:
         """
         self._running, last = (info.engine, info.model, info.revision), self._again.run
         if last:
-            info = replace(info, engine=last.engine, model=last.model, revision=last.work.get("commit"))
+            info = last.model_info()
         self._keys = Keys(settings, info, weights=last.work.get("weights") if last else None)
         values = {
             "output": stored(output),
             "folder": stored(str(Path.cwd())),
             "inputs": json.dumps(inputs),
             "settings": json.dumps(settings.without_token(), default=str),
-            "work": json.dumps(
-                {**told(settings, "rows", "captions"), "weights": self._keys.weights, "commit": info.revision}
-            ),
+            "work": json.dumps(work_of(settings, self._keys.weights, info.revision)),
             "engine": info.engine,
             "model": info.model,
             "total": total,

@@ -14,9 +14,11 @@ from urllib.parse import quote
 from reelscribe.config import Settings
 from reelscribe.dataset.files import sync_folder
 from reelscribe.dataset.identity import told
+from reelscribe.engines.base import ModelInfo
 from reelscribe.errors import DatasetError
 from reelscribe.outcomes import without_choice
 from reelscribe.values import Answer, Candidate, Failure, Outcome, Request, RequestId
+from reelscribe.video.sampling import VisionLimits
 
 _WAIT_SECONDS: Final = 60.0
 """For another process that reads or writes the ledger at the same moment."""
@@ -90,6 +92,10 @@ class Run:
     def is_of_0_1(self) -> bool:
         """Whether it was made by release 0.1.0."""
         return "overwrite_sidecars" not in self.settings
+
+    def model_info(self) -> ModelInfo:
+        """What ran, by its names. Its limits are not recorded, and stand for nothing."""
+        return ModelInfo(engine=self.engine, model=self.model, revision=self.work.get("commit"), limits=VisionLimits())
 
     def differs_from(self, other: "Run") -> list[str]:
         """The settings on which captions depend, of those that this run knows, that another one had otherwise.

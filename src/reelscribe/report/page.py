@@ -1,6 +1,5 @@
 """Entries to one HTML page that needs nothing else."""
 
-import base64
 import hashlib
 import itertools
 import json
@@ -8,14 +7,13 @@ import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
-from importlib.resources import files
 from pathlib import Path
 from typing import Any, Final
 from urllib.parse import quote
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
+from reelscribe.report.assets import environment, script_hash, text_of
 from reelscribe.report.course import Course
 from reelscribe.report.entries import Entry
 from reelscribe.report.films import films_of
@@ -31,7 +29,6 @@ from reelscribe.report.overview import (
 )
 from reelscribe.report.plots import histogram, steps
 from reelscribe.report.thumbnails import Filmstrip
-from reelscribe.report.timeline import clock
 from reelscribe.report.views import AnswerView, ClipView, Other
 from reelscribe.report.words import differences, near_duplicates, phrases
 from reelscribe.words import words_of
@@ -86,15 +83,15 @@ def render(
     clips = _clips(videos, strips, groups, link, several=several)
     films = films_of(clips)
     names = ["page.js", *(["edit.js"] if editing else []), *(["follow.js"] if editing and unfinished else [])]
-    scripts = [_file(name) for name in names]
+    scripts = [text_of("report", name) for name in names]
     page = (
-        _environment()
+        environment("report")
         .get_template("page.html.j2")
         .render(
             title=title,
-            style=Markup(_file("page.css")),
+            style=Markup(text_of("report", "page.css")),
             scripts=list(map(Markup, scripts)),
-            script_hashes=[base64.b64encode(hashlib.sha256(script.encode()).digest()).decode() for script in scripts],
+            script_hashes=list(map(script_hash, scripts)),
             editing=editing,
             unfinished=unfinished,
             several=several,
@@ -116,22 +113,9 @@ def render_clips(
     videos: Sequence[Sequence[Entry]], strips: Sequence[Filmstrip], *, link: VideoLink, several: bool
 ) -> list[str]:
     """Make the HTML of clips that come to a page of `view` later; see `render`."""
-    template = _environment().get_template("clip.html.j2")
+    template = environment("report").get_template("clip.html.j2")
     clips = _clips(videos, strips, [], link, several=several)
     return [template.render(clip=clip, several=several, editing=True, film_of={}) for clip in clips]
-
-
-def _environment() -> Environment:
-    environment = Environment(
-        loader=PackageLoader("reelscribe", "report"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters["clock"] = clock
-    environment.filters["plain"] = lambda name: name.replace("_", " ")
-    return environment
 
 
 def beside_page(page: Path) -> VideoLink:
@@ -148,10 +132,6 @@ def beside_page(page: Path) -> VideoLink:
             return path.absolute().as_uri()
 
     return link
-
-
-def _file(name: str) -> str:
-    return files("reelscribe.report").joinpath(name).read_text("utf-8")
 
 
 def _plots(overview: Overview, course: Course | None) -> Iterator[tuple[str, str, Markup]]:

@@ -11,14 +11,12 @@ from typing import Any, Final
 
 from reelscribe.config import AFFECTS, Shard
 from reelscribe.dataset.ledger_file import Run
-from reelscribe.engines.base import ModelInfo
 from reelscribe.errors import DatasetError
 from reelscribe.pipeline import Maker, Settle
 from reelscribe.runners.local import RunSummary, run
 from reelscribe.runners.retry import in_folder_of, settings_of
 from reelscribe.runners.status import find_ledger, ledger_of, runs_on
 from reelscribe.values import Work
-from reelscribe.video.sampling import VisionLimits
 
 _ALIKE: Final = (
     *(*AFFECTS["rows"], *AFFECTS["captions"], *AFFECTS["failures"]),
@@ -109,9 +107,7 @@ class _Nothing(Maker):
     waiting_rows = 4096
 
     def __init__(self, run: Run) -> None:
-        self.info = ModelInfo(
-            engine=run.engine, model=run.model, revision=run.work.get("commit"), limits=VisionLimits()
-        )
+        self.info = run.model_info()
 
     def make(self, works: Iterator[Work], settle: Settle) -> Iterator[None]:
         """Refuse the first request.

@@ -7,13 +7,12 @@ one more of the same.
 from dataclasses import replace
 
 from reelscribe.config import Settings
-from reelscribe.dataset.identity import told, weights_of
+from reelscribe.dataset.identity import weights_of, work_of
 from reelscribe.dataset.ledger_file import Run
 from reelscribe.engines import load_engine
 from reelscribe.engines.base import Engine, ModelInfo
 from reelscribe.engines.prospects import commit_of
 from reelscribe.errors import EngineError
-from reelscribe.video.sampling import VisionLimits
 
 
 class OnDemand:
@@ -51,7 +50,8 @@ def _recalled(last: Run | None, settings: Settings) -> ModelInfo | None:
     if (last.engine, last.model) != (settings.engine, settings.model):
         return None
     weights, commit = weights_of(settings.model), last.work.get("commit")
-    work = {**told(settings, "rows", "captions"), "weights": weights, "commit": commit}
-    if work != last.work or (weights is None and (commit is None or commit != commit_of(settings))):
+    if work_of(settings, weights, commit) != last.work or (
+        weights is None and (commit is None or commit != commit_of(settings))
+    ):
         return None
-    return ModelInfo(engine=last.engine, model=last.model, revision=commit, limits=VisionLimits())
+    return last.model_info()
