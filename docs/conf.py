@@ -1,7 +1,6 @@
 """How the documentation site is built: `make docs`."""
 
 import re
-from dataclasses import fields
 from pathlib import Path
 from typing import Any, Final
 
@@ -81,19 +80,6 @@ def _shorten(
     return (signature.replace(KINDS, "FailureKind") if signature else signature), returned
 
 
-def _tell_settings(app: Sphinx, what: str, name: str, obj: Any, options: Any, lines: list[str]) -> None:
-    """Add each setting, whose help text is in its metadata, to what is said of `Settings`."""
-    if obj is not Settings:
-        return
-    usual = Settings()
-    for item in fields(Settings):
-        kind = getattr(item.type, "__name__", None) if isinstance(item.type, type) else str(item.type)
-        kind = str(kind).replace("collections.abc.", "").replace("typing.", "")
-        lines += ["", f"`{item.name}: {kind} = {getattr(usual, item.name)!r}`"]
-        choices = item.metadata["choices"]
-        lines += [f"    {item.metadata['help']}" + (f" One of {', '.join(choices)}." if choices else "")]
-
-
 def _home(app: Sphinx, env: BuildEnvironment, node: pending_xref, content: nodes.Element) -> nodes.Node | None:
     """Where a public name is meant under the module that defines it, as annotations do: its place in the reference."""
     target = node.get("reftarget", "")
@@ -109,5 +95,4 @@ def setup(app: Sphinx) -> None:
     app.connect("include-read", _turn_links)
     app.connect("autodoc-process-docstring", _read_google_style)
     app.connect("autodoc-process-signature", _shorten)
-    app.connect("autodoc-process-docstring", _tell_settings)
     app.connect("missing-reference", _home)

@@ -82,33 +82,34 @@ def used(monkeypatch: pytest.MonkeyPatch) -> list[Settings]:
 
 
 @pytest.mark.parametrize("words", [(), ("--help",), ("-h",)])
-def test_help_shows_the_commands(words: tuple[str, ...]) -> None:
-    text = _type(*words).stdout
-    assert "reelscribe caption clips/ -o captions.jsonl            every video in a folder\n" in text
-    assert re.findall(r"^  (\w+)  ", text.partition("Commands:")[2], re.MULTILINE) == [
-        "apply",
-        "audit",
-        "caption",
-        "compare",
-        "completion",
-        "demo",
-        "doctor",
-        "eval",
-        "export",
-        "merge",
-        "plan",
-        "report",
-        "retry",
-        "split",
-        "status",
-        "view",
-    ]
+def test_help_shows_all_commands_with_whole_summaries(words: tuple[str, ...]) -> None:
+    text = CliRunner().invoke(main, words, terminal_width=80).stdout
+    summaries = dict(re.findall(r"^  ([a-z-]+)  +(.*)$", text.partition("Start:")[2], re.MULTILINE))
+    assert set(summaries) == set(main.commands)
+    assert all(summary.endswith(".") and not summary.endswith("...") for summary in summaries.values())
+
+
+@pytest.mark.parametrize("name", main.commands)
+def test_help_fits_80_columns(name: str) -> None:
+    for option in ("--help", "--help-all") if name == "caption" else ("--help",):
+        lines = CliRunner().invoke(main, [name, option], terminal_width=80).stdout.splitlines()
+        assert lines and max(map(len, lines)) <= 80
+
+
+def test_short_help_shows_what_is_used_most() -> None:
+    text = _type("caption", "--help").stdout
+    options = re.findall(r"^ +(?:-\w, )?--([\w-]+)", text, re.MULTILINE)
+    own = ["output", "config", "help-all", "help"]
+    common = [item for item in fields(Settings) if item.metadata["common"]]
+    flags = [(item.metadata["option"] or (f"--{item.name.replace('_', '-')}",))[0][2:] for item in common]
+    assert sorted(options) == sorted([*own, *flags])
+    assert len(common) == 10
 
 
 def test_options_are_the_settings() -> None:
-    text = _type("caption", "--help").stdout
+    text = _type("caption", "--help-all").stdout
     options = set(re.findall(r"^ +(?:-\w, )?--([\w-]+)", text, re.MULTILINE)) - {"output", "config", "help"}
-    options -= {"log-json", "metrics-port", "metrics-host"}
+    options -= {"help-all", "log-json", "metrics-port", "metrics-host"}
     named = {
         item.name: (item.metadata["option"] or (f"--{item.name.replace('_', '-')}",))[0] for item in fields(Settings)
     }
@@ -121,6 +122,16 @@ def test_options_are_the_settings() -> None:
     assert "--original / --no-original" in words
     assert "[default: original]" in words
     assert "[default: no-" in words
+    headings = re.findall(r"^([A-Z][\w ]+):$", text, re.MULTILINE)
+    assert headings == ["Options", *GROUPS, "Watching the run"]
+
+
+def test_help_says_defaults_and_choices_where_they_are_not_the_option_s_own() -> None:
+    words = " ".join(_type("caption", "--help").stdout.split())
+    assert f"by default '{DEFAULT_PROMPT}'" in words
+    assert f"max_tokens is {DEFAULT_MAX_TOKENS} if it has none" in words
+    assert all(f"{mode}: " in words for mode in get_args(Keep))
+    assert ", ".join(item.name for item in fields(SamplingParams)) in words
 
 
 def test_version_is_told() -> None:

@@ -1,12 +1,16 @@
 """Settings: checked as soon as they exist, from wherever they come."""
 
+import pydoc
 from dataclasses import FrozenInstanceError, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack, get_type_hints
 
 import pytest
 
+from reelscribe.captioner import VideoCaptioner
 from reelscribe.config import AFFECTS, FailureLimit, Settings, kind_of
+from reelscribe.config.groups import GROUPS
+from reelscribe.config.keywords import Keywords
 from reelscribe.errors import SettingsError
 
 
@@ -14,6 +18,22 @@ def test_defaults_are_valid_and_every_setting_is_explained() -> None:
     settings = Settings()
     assert (settings.model, settings.fps, settings.num_captions) == ("Qwen/Qwen3-VL-8B-Instruct", 2.0, 1)
     assert all(item.metadata["help"] for item in fields(settings))
+
+
+def test_help_on_settings_says_what_each_is() -> None:
+    text = pydoc.plain(pydoc.render_doc(Settings))
+    assert all(f"    {item.name} (" in text and item.metadata["help"] in text for item in fields(Settings))
+
+
+def test_each_setting_has_a_group() -> None:
+    grouped = [item.name for group in GROUPS.values() for item in fields(group)]
+    assert sorted(grouped) == sorted(item.name for item in fields(Settings))
+
+
+def test_typed_keywords_of_a_captioner_are_the_settings() -> None:
+    kinds = {item.name: item.type for item in fields(Settings)}
+    assert {"model": str, **Keywords.__annotations__} == kinds, "run: python tools/render_keywords.py"
+    assert get_type_hints(VideoCaptioner.__init__)["settings"] == Unpack[Keywords]
 
 
 def test_settings_cannot_be_changed() -> None:

@@ -11,9 +11,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Final, Self, TypeGuard, overload
+from typing import TYPE_CHECKING, Any, Final, Self, TypeGuard, Unpack, overload
 
 from reelscribe.config import DEFAULT_MODEL, Settings
+from reelscribe.config.keywords import Keywords
 from reelscribe.engines import load_engine
 from reelscribe.engines.base import Engine
 from reelscribe.errors import ClipError, MissingExtraError, SettingsError
@@ -118,7 +119,7 @@ class VideoCaptioner:
         ModelError: the model cannot be loaded.
     """
 
-    def __init__(self, model: str = DEFAULT_MODEL, **settings: Any) -> None:
+    def __init__(self, model: str = DEFAULT_MODEL, **settings: Unpack[Keywords]) -> None:
         self.settings = Settings.load(None, **{"layout": "columns", **settings, "model": model})
         if self.settings.split is not None:
             raise SettingsError(

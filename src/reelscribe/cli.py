@@ -48,20 +48,10 @@ def main(context: click.Context, verbose: bool) -> None:
     """Caption videos with a vision-language model.
 
     \b
-    reelscribe doctor                                      is this machine set up, and what is to do
-    reelscribe demo                                        try it, with the built-in model
-    reelscribe plan clips/                                 what it would take: tokens, GPUs, time, cost
-    reelscribe split films/ -o clips.jsonl --every 10      long videos into clips, as rows
-    reelscribe caption clips/ -o captions.jsonl            every video in a folder
-    reelscribe caption data.jsonl -o captioned.jsonl       every row of a data set
-    reelscribe status captioned.jsonl                      what is done, failed and left
-    reelscribe retry captioned.jsonl                       what failed, once more
-    reelscribe merge captioned.jsonl part-*.jsonl          the shards of a run, put together
-    reelscribe report captioned.jsonl                      a page to look at the captions
-    reelscribe compare a.jsonl b.jsonl --blind             which of two is better: a page to vote on
-    reelscribe eval captioned.jsonl --references ref.csv   scores by what persons wrote
-    reelscribe audit captioned.jsonl                       what is wrong or too common in them
-    reelscribe export captioned.jsonl train/ --as musubi   a folder that a trainer takes
+    reelscribe demo                               try it, with the built-in model
+    reelscribe caption clips/ -o captions.jsonl   every video in a folder
+    reelscribe caption data.jsonl -o out.jsonl    every row of a data set
+    reelscribe report captions.jsonl              a page to look at the captions
     """  # noqa: D301 - Click takes the backspace for "leave these lines as they are"
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # as stderr: names of files need not be UTF-8
@@ -94,21 +84,23 @@ def caption(
     metrics_host: str,
     **given: Any,
 ) -> None:
-    """Caption the videos of INPUT: data sets, video files, or folders of either (recursive); globs; URLs.
+    """Caption videos: folders, files, data sets or URLs.
 
-    Data sets are .jsonl, .json (an array), .csv, .tsv (all also .gz, .zst), .parquet, WebDataset's .tar, and folders
-    that Hugging Face's datasets saved.
+    INPUT is a data set, a video, a folder of either, with its subfolders, a glob or a URL. Data sets are .jsonl, .json
+    (an array), .csv, .tsv (all also .gz, .zst), .parquet, WebDataset's .tar, and folders that Hugging Face's datasets
+    saved.
 
     \b
     reelscribe caption clips/ -o captions.jsonl --model shapes
-    reelscribe caption data.parquet -o out.parquet --num-captions 4 --keep all --sampling temperature=0.8
-    reelscribe caption 'data/*.jsonl' -o 'out-{shard}.jsonl' --engine vllm --price 2.50 --budget 50
+    reelscribe caption data.parquet -o out.parquet --num-captions 4 --keep all
+    reelscribe caption 'data/*.jsonl' -o 'out-{shard}.jsonl' --engine vllm
 
     Writes one row for each input row (interleaved layout: also the original), in order. Rows without a caption are
     kept, and listed in OUTPUT's .failures.jsonl. A run that breaks off, however it does, goes on where it was when the
-    same command is given again. Exit code: 0 all captioned, 1 the engine broke or cannot be loaded, or too much failed,
-    2 wrong usage, or nothing to caption, 3 finished with failures, 4 stopped before --budget was passed, 130 or 143
-    stopped by Ctrl-C or SIGTERM.
+    same command is given again.
+
+    Exit code: 0 all captioned, 1 the engine broke or cannot be loaded, or too much failed, 2 wrong usage, or nothing to
+    caption, 3 finished with failures, 4 stopped before --budget was passed, 130 or 143 stopped by Ctrl-C or SIGTERM.
     """  # noqa: D301 - as above
     from reelscribe.runners.local import run
 
@@ -136,7 +128,9 @@ def _report(summary: Any, output: Path, log_json: bool) -> None:
 @click.option("--scenes", is_flag=True, help="Make a clip of each scene.")
 @options(*_SPLIT)
 def split(inputs: tuple[str, ...], output: Path, every: float | None, scenes: bool, **given: Any) -> None:
-    """Write a data set with a row for each clip of the videos of INPUT, which stay as they are. It takes no model.
+    """Write a data set with a row for each clip of long videos.
+
+    The videos of INPUT stay as they are. It takes no model.
 
     \b
     reelscribe split films/ -o clips.jsonl --every 10
@@ -173,11 +167,13 @@ def split(inputs: tuple[str, ...], output: Path, every: float | None, scenes: bo
 @click.option("--json", "as_json", is_flag=True, help="As JSON.")
 @options(*_PLANNED)
 def plan(inputs: tuple[str, ...], config: Path | None, as_json: bool, **given: Any) -> None:
-    """Say what captioning INPUT would take: clips, hours, tokens, GPUs, and, with a measured rate, time and cost.
+    """Say what a run would take: tokens, GPUs, hours and cost.
+
+    Time and cost take the rate of a run that was measured.
 
     \b
     reelscribe plan clips/ --gpu h100 --price 2.50
-    reelscribe plan data.jsonl --measured first-hundred.run.json --fps 1 --json
+    reelscribe plan data.jsonl --measured first-hundred.run.json --fps 1
 
     Reads headers alone, and the model's configuration. Of more than 10,000 rows so many are chosen at random, and the
     rest is estimated, with the error. Clips at URLs are counted, not downloaded.
@@ -217,12 +213,14 @@ def retry(
     metrics_host: str,
     **given: Any,
 ) -> None:
-    """Try again what failed in the last run on OUTPUT, with its inputs and settings.
+    """Try again what failed, or rows that you name.
+
+    It is done with the inputs and settings of the last run on OUTPUT.
 
     \b
     reelscribe retry captions.jsonl --kind decode,engine
-    reelscribe retry captions.jsonl --marks marks.jsonl --sampling temperature=0.8
-    reelscribe retry captions.jsonl --where 'flags has loop' --model Qwen/Qwen3-VL-32B-Instruct
+    reelscribe retry captions.jsonl --marks marks.jsonl --sampling temperature=1
+    reelscribe retry captions.jsonl --where 'flags has loop' --model other/model
 
     All captions that are there stay, but those of rows that --marks or --where names: these are made with something
     else, as another prompt, model or sampling, and failures are left alone unless --kind names some. With --task this
@@ -262,10 +260,11 @@ def _reason(kinds: list[str], summary: Any, *, has_marks: bool) -> str:
 @click.argument("shards", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="SHARD_OUTPUT...")
 @watched
 def merge(output: Path, shards: tuple[Path, ...], log_json: bool, **where: Any) -> None:
-    """Put the outputs of all shards of a run (caption --shard I/N) together into OUTPUT.
+    """Put the outputs of all shards of a run together.
 
-    The inputs are read again; OUTPUT, its ledger and its list of failures are those of a run without shards. Refused
-    where shards are missing, doubled, unfinished or of different settings. Exit code as that of caption.
+    Shards are what `caption --shard I/N` wrote. The inputs are read again; OUTPUT, its ledger and its list of failures
+    are those of a run without shards. Refused where shards are missing, doubled, unfinished or of different settings.
+    Exit code as that of caption.
     """
     from reelscribe.runners.merge import merge as merged
 
@@ -281,7 +280,10 @@ for _command in (*LOOKING, export):
 @main.command()
 @click.argument("folder", type=click.Path(path_type=Path), default="reelscribe-demo")
 def demo(folder: Path) -> None:
-    """Render a dozen clips into FOLDER, caption them with the built-in model, and compare with the truth."""
+    """Caption a dozen rendered clips with the built-in model.
+
+    The clips go to FOLDER. Each caption is compared with the truth.
+    """
     from reelscribe.demo import CLIPS, prepare
     from reelscribe.runners.local import run
 
@@ -313,9 +315,10 @@ def demo(folder: Path) -> None:
 @main.command("chat-template")
 @options("model", "revision")
 def chat_template(**given: Any) -> None:
-    """Print the template to start a server of the model with: vllm serve ... --chat-template FILE.
+    """Print the chat template to start a vLLM server with.
 
-    With the model's own, a server of vLLM puts two tokens around a video that the model was not released with.
+    vllm serve ... --chat-template FILE. With the model's own, a server of vLLM puts two tokens around a video that the
+    model was not released with.
     """
     from reelscribe.engines.prospects import chat_template
 
@@ -326,9 +329,9 @@ def chat_template(**given: Any) -> None:
 @click.argument("folder", type=click.Path(path_type=Path), default=".")
 @options("model", "engine")
 def doctor(folder: Path, **given: Any) -> None:
-    """Look at whether this machine is set up for a run that writes to FOLDER, and say what to do.
+    """Check that this machine is set up, and say what to do.
 
-    A line for each finding: ok, note, or problem. Exit code: 1 where there is a problem.
+    For a run that writes to FOLDER. A line for each finding: ok, note, or problem. Exit code: 1 if there is a problem.
     """
     from reelscribe.doctor import examine
 
@@ -344,12 +347,12 @@ def doctor(folder: Path, **given: Any) -> None:
 @main.command()
 @click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
 def completion(shell: str) -> None:
-    """Print the script with which SHELL completes commands and options.
+    """Print the script that completes commands in a shell.
 
     \b
-    bash   eval "$(reelscribe completion bash)"             in ~/.bashrc
-    zsh    eval "$(reelscribe completion zsh)"              in ~/.zshrc
-    fish   reelscribe completion fish | source              in ~/.config/fish/config.fish
+    bash   eval "$(reelscribe completion bash)"     in ~/.bashrc
+    zsh    eval "$(reelscribe completion zsh)"      in ~/.zshrc
+    fish   reelscribe completion fish | source      in ~/.config/fish/config.fish
     """  # noqa: D301 - Click takes the backspace for "leave these lines as they are"
     from click.shell_completion import get_completion_class
 
@@ -360,9 +363,10 @@ def completion(shell: str) -> None:
 
 @main.command("dj-path")
 def dj_path() -> None:
-    """Print the folder to name under custom_operator_paths in a recipe of Data-Juicer.
+    """Print the folder that a Data-Juicer recipe names.
 
-    It puts this package's operator in the place of video_captioning_from_vlm_mapper, also on Ray.
+    Named under custom_operator_paths, it puts this package's operator in the place of
+    video_captioning_from_vlm_mapper, also on Ray.
     """
     from reelscribe.integrations import DATA_JUICER_PLUGIN
 

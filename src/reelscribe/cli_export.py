@@ -23,7 +23,12 @@ _TARGETS: Final = (*get_args(TargetName), *_SUBTITLES)
 @click.argument("output", type=click.Path(path_type=Path))
 @click.argument("folder", type=click.Path(path_type=Path), required=False)
 @click.option(
-    "--as", "target", type=click.Choice([*get_args(TargetName), *_SUBTITLES]), required=True, help="What it is for."
+    "--as",
+    "target",
+    type=click.Choice(_TARGETS),
+    required=True,
+    metavar="TARGET",
+    help=f"What it is for: {', '.join(_TARGETS)}.",
 )
 @click.option("--form", metavar="NAME", help="Kind of list, if the target takes several, as csv.")
 @click.option("--task", "tasks", metavar="NAME", multiple=True, help="Whose answers; again for several.")
@@ -41,12 +46,14 @@ _TARGETS: Final = (*get_args(TargetName), *_SUBTITLES)
 @click.option("--root", metavar="FOLDER", help="Folder that paths start from; the run's own by default.")
 @click.option("--dry-run", is_flag=True, help="Look and count; write nothing.")
 def export(output: Path, folder: Path | None, target: str, columns: str | None, dry_run: bool, **given: Any) -> None:
-    """Export the captions in OUTPUT, which caption wrote, to FOLDER, as a trainer or a player takes them.
+    """Export captions as a trainer or a video player takes them.
+
+    OUTPUT is what caption wrote.
 
     \b
-    reelscribe export captions.jsonl train/ --as musubi --trigger TOK --strip-openings
-    reelscribe export clips.jsonl train/ --as ltx --videos cut --where 'flags lacks truncated'
-    reelscribe export captions.jsonl table/ --as table --form csv --columns video,caption,seconds
+    reelscribe export captions.jsonl train/ --as musubi --trigger TOK
+    reelscribe export clips.jsonl train/ --as ltx --videos cut
+    reelscribe export captions.jsonl table/ --as table --columns video,caption
     reelscribe export captions.jsonl --as vtt
 
     FOLDER is new or empty; by default it is called as OUTPUT, with the target behind it (.subtitles for vtt and srt).

@@ -25,7 +25,10 @@ _LONGEST_TOLD: Final = 200
 @click.argument("output", type=click.Path(path_type=Path))
 @click.option("--json", "as_json", is_flag=True, help="As JSON.")
 def status(output: Path, as_json: bool) -> None:
-    """Say what is done, failed and left of the run on OUTPUT, also while it is going on."""
+    """Say what of a run is done, failed and left.
+
+    OUTPUT is what caption writes; the run may still be going on.
+    """
     from reelscribe.runners.status import read_status
 
     told = read_status(output)
@@ -83,9 +86,10 @@ def _page_options(command: Callable[..., Any]) -> Callable[..., Any]:
 @click.option("-o", "--file", type=click.Path(path_type=Path), help="Page to write; OUTPUT's .report.html by default.")
 @_page_options
 def report(output: Path, file: Path | None, **given: Any) -> None:
-    """Write a page about the captions in OUTPUT: frames, captions, candidates, failures, and what they have in common.
+    """Write a page to look at the captions and their frames.
 
-    One file that opens from disk and loads nothing, but for a video that is played. OUTPUT is what caption wrote.
+    It also shows candidates, failures, and what captions have in common. One file that opens from disk and loads
+    nothing, but for a video that is played. OUTPUT is what caption wrote.
     """
     from reelscribe.report.write import write_report
 
@@ -100,7 +104,10 @@ def report(output: Path, file: Path | None, **given: Any) -> None:
 @click.option("--port", default=0, help="To serve at; one that is free by default.")
 @_page_options
 def view(output: Path, port: int, **given: Any) -> None:
-    """Serve the same page as report to this machine alone, until Ctrl-C. Prints its address, which holds a token."""
+    """Serve the report's page, to play videos and edit captions.
+
+    To this machine alone, until Ctrl-C. Prints its address, which holds a token.
+    """
     from reelscribe.report.view import view as serve
 
     with Progress() as progress:
@@ -115,14 +122,14 @@ def view(output: Path, port: int, **given: Any) -> None:
 @click.option("--json", "as_json", is_flag=True, help="With --votes: as JSON.")
 @_page_options
 def compare(sides: tuple[str, ...], votes: tuple[Path, ...], as_json: bool, **given: Any) -> None:
-    """Put captions of the same clips side by side on a page, to vote on which is better.
+    """Put captions of the same clips side by side, to vote on.
 
     \b
-    reelscribe compare a.jsonl b.jsonl                     two runs: models, prompts, settings
+    reelscribe compare a.jsonl b.jsonl                     two runs
     reelscribe compare asked.jsonl#short asked.jsonl#long  two tasks of one run
-    reelscribe compare a.jsonl#caption:1 a.jsonl#:2        two candidates, by number
-    reelscribe compare a.jsonl b.jsonl --blind             shuffled, and nameless until the end
-    reelscribe compare a.jsonl b.jsonl --votes votes.jsonl win rates from votes that the page exported
+    reelscribe compare a.jsonl#caption:1 a.jsonl#:2        two candidates
+    reelscribe compare a.jsonl b.jsonl --blind             without names
+    reelscribe compare a.jsonl b.jsonl --votes votes.jsonl win rates
 
     A SIDE is what caption wrote. Clips are matched by video and stretch; what a side lacks is left out and counted.
     """  # noqa: D301 - Click takes the backspace for "leave these lines as they are"
@@ -163,10 +170,11 @@ def _count(sides: tuple[str, ...], votes: tuple[Path, ...], as_json: bool, given
 @click.option("-o", "--new", type=click.Path(path_type=Path), help="To write; OUTPUT with .edited by default.")
 @click.option("--overwrite", is_flag=True, help="Replace what is there.")
 def apply(output: Path, new: Path | None, overwrite: bool) -> None:
-    """Write OUTPUT once more, with its captions as people left them in view. OUTPUT stays as it is.
+    """Write the data set with captions as people left them.
 
-    All rows are there. The metadata of each caption say what the model had said, and whether a person approved or
-    rejected it. export and report need no such file: they read what view kept beside OUTPUT.
+    As they left them in view. OUTPUT stays as it is. All rows are there. The metadata of each caption say what the
+    model had said, and whether a person approved or rejected it. export and report need no such file: they read what
+    view kept beside OUTPUT.
     """
     from reelscribe.report.apply import apply_edits
 
@@ -195,11 +203,13 @@ def apply(output: Path, new: Path | None, overwrite: bool) -> None:
 @click.option("--seed", default=0, show_default=True, help="Of the bootstrap.")
 @click.option("--json", "as_json", is_flag=True, help="As JSON.")
 def evaluate(outputs: tuple[Path, ...], references: Path, as_json: bool, **given: Any) -> None:
-    """Score the captions of OUTPUT by references: CIDEr-D, chrF, BLEU and ROUGE-L, with 95% intervals.
+    """Score captions by references that people wrote.
+
+    CIDEr-D, chrF, BLEU and ROUGE-L, with 95% intervals.
 
     \b
     reelscribe eval captions.jsonl --references written.jsonl
-    reelscribe eval before.jsonl after.jsonl --references written.csv --reference-key text
+    reelscribe eval before.jsonl after.jsonl --references written.csv
 
     Of two outputs it also says how much better the second is, on the same clips. Clips are matched by their videos
     and stretches; what has no match is counted and left out.
@@ -244,12 +254,14 @@ def audit(
     common: float,
     **given: Any,
 ) -> None:
-    """Look at all captions in OUTPUT together: what should not be there, and what there is too much of.
+    """Find what is wrong with captions, or too common in them.
+
+    It looks at all captions in OUTPUT together.
 
     \b
     reelscribe audit captions.jsonl
     reelscribe audit captions.jsonl --fail-on refusal --fail-on 'duplicate>1%'
-    reelscribe audit captions.jsonl --marks marks.jsonl --mark refusal --mark duplicate
+    reelscribe audit captions.jsonl --marks marks.jsonl --mark refusal
 
     Exit code: 0 looked at, 2 wrong usage, or no such captions, 3 a condition of --fail-on holds.
     """  # noqa: D301 - Click takes the backspace for "leave these lines as they are"

@@ -3,15 +3,16 @@
 import contextlib
 import logging
 import signal
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import Field, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, Final
 
 import click
 
-from reelscribe.config import Settings, kind_of
+from reelscribe.config import Settings, choices_of, kind_of
+from reelscribe.config.groups import GROUPS
 from reelscribe.console import JsonFormatter, Progress, say, say_json, tell_stop_json
 from reelscribe.errors import BudgetError, DatasetError, ReelscribeError, SettingsError, StoppedError
 
@@ -21,6 +22,12 @@ _JSON = "reelscribe.log_json"
 """In Click's context: whether a command tells all as JSON."""
 _HIDDEN = {"model_params", "extra_body"}
 """Settings that need a TOML file or Python."""
+_HELP_ALL: Final = "--help-all"
+ALL_OPTIONS: Final = "reelscribe.help_all"
+"""In Click's context: whether help is to show all options."""
+_WATCHING: Final = "Watching the run"
+_FEW: Final = 20
+"""Settings that a command may have and show them all in its short help."""
 
 
 class _OneLine(click.ClickException):
@@ -57,8 +64,67 @@ def _in_one_line() -> Iterator[None]:
         raise _OneLine("stopped; what was made is kept.", EXIT_SIGNAL + signal.SIGINT) from exc
 
 
+class _Option(click.Option):
+    """An option that stands under a heading of the help."""
+
+    def __init__(self, *args: Any, heading: str, common: bool = False, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.heading = heading
+        self.common = common
+
+
+def _show_all(context: click.Context, _: click.Parameter, given: bool) -> None:
+    if given:
+        context.meta[ALL_OPTIONS] = True
+        click.echo(context.get_help(), color=context.color)
+        context.exit()
+
+
+_help_all = click.option(
+    _HELP_ALL, is_flag=True, is_eager=True, expose_value=False, callback=_show_all, help="Show all options and exit."
+)
+"""For commands of many options: their `--help` shows the common ones."""
+
+
+class Command(click.Command):
+    """Shows its options under headings."""
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        params = [param for param in self.get_params(ctx) if isinstance(param, click.Option)]
+        is_short = any(_HELP_ALL in param.opts for param in params) and not ctx.meta.get(ALL_OPTIONS)
+        sections: dict[str, list[tuple[str, str]]] = {heading: [] for heading in ("Options", *GROUPS, _WATCHING)}
+        for param in params:
+            heading = param.heading if isinstance(param, _Option) and not param.common else "Options"
+            record = param.get_help_record(ctx)
+            if record and (heading == "Options" or not is_short):
+                sections[heading].append(record)
+        for heading, records in sections.items():
+            if records:
+                with formatter.section(heading):
+                    formatter.write_dl(records)
+
+
 class Group(click.Group):
-    """Tells errors in one line, Click's own as well as the package's."""
+    """Tells errors in one line, Click's own as well as the package's. Its help lists commands in sections."""
+
+    command_class = Command
+    SECTIONS: ClassVar[Mapping[str, Sequence[str]]] = {
+        "Start": ("doctor", "demo"),
+        "Make captions": ("plan", "split", "caption", "status", "retry", "merge"),
+        "Look at captions": ("report", "view", "compare", "eval", "audit"),
+        "Use them": ("apply", "export"),
+        "Set up other programs": ("completion", "chat-template", "dj-path"),
+    }
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return [name for names in self.SECTIONS.values() for name in names]
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        widest = max(map(len, self.commands))
+        for heading, names in self.SECTIONS.items():
+            with formatter.section(heading):
+                shown = [(name, self.commands[name].get_short_help_str(formatter.width)) for name in names]
+                formatter.write_dl([(name.ljust(widest), summary) for name, summary in shown])
 
     def make_context(self, *args: Any, **kwargs: Any) -> click.Context:
         with _in_one_line():
@@ -77,26 +143,30 @@ def options(*names: str) -> Callable[..., Any]:
     """Give a command one option for each setting, or for each of those named."""
 
     def give(command: Callable[..., Any]) -> Callable[..., Any]:
-        for item in reversed(fields(Settings)):
-            if item.name in names if names else item.name not in _HIDDEN:
-                command = _option(item)(command)
+        chosen = [item for item in fields(Settings) if (item.name in names if names else item.name not in _HIDDEN)]
+        headings = {item.name: heading for heading, group in GROUPS.items() for item in fields(group)}
+        if len(chosen) > _FEW:
+            command = _help_all(command)
+        for item in reversed(chosen):
+            command = _option(item, headings[item.name])(command)
         return command
 
     return give
 
 
-def _option(item: Field[Any]) -> Callable[..., Any]:
-    flag, text, choices = f"--{item.name.replace('_', '-')}", item.metadata["help"], item.metadata["choices"]
+def _option(item: Field[Any], heading: str) -> Callable[..., Any]:
+    flag, text, choices = f"--{item.name.replace('_', '-')}", item.metadata["help"], choices_of(item)
     kind, _ = kind_of(item)
+    place: dict[str, Any] = {"cls": _Option, "heading": heading, "common": item.metadata["common"]}
     if kind is Mapping:
         flag, written = item.metadata["option"] or (flag, "KEY=VALUE")
-        return click.option(flag, item.name, multiple=True, metavar=written, help=text)
+        return click.option(flag, item.name, multiple=True, metavar=written, help=text, **place)
     if kind is bool:
         shown = f"  [default: {'' if item.default else 'no-'}{flag[2:]}]"
-        return click.option(f"{flag}/--no-{flag[2:]}", item.name, default=None, help=text + shown)
-    shown = "" if item.default is None else f"  [default: {item.default}]"
+        return click.option(f"{flag}/--no-{flag[2:]}", item.name, default=None, help=text + shown, **place)
+    shown = "" if item.default in (None, "") else f"  [default: {item.default}]"
     return click.option(
-        flag, item.name, default=None, type=click.Choice(choices) if choices else kind, help=text + shown
+        flag, item.name, default=None, type=click.Choice(choices) if choices else kind, help=text + shown, **place
     )
 
 
@@ -143,10 +213,17 @@ def _tasks(items: tuple[str, ...]) -> dict[str, Any]:
 
 def watched(command: Callable[..., Any]) -> Callable[..., Any]:
     """Give a command the options of a run that is watched."""
+    place: dict[str, Any] = {"cls": _Option, "heading": _WATCHING}
     for option in (
-        click.option("--metrics-host", default="127.0.0.1", show_default=True, help="Address to serve them at."),
-        click.option("--metrics-port", type=int, help="Serve figures for Prometheus at this port, while it runs."),
-        click.option("--log-json", is_flag=True, help="Tell all on standard error as JSON, one object a line."),
+        click.option(
+            "--metrics-host", default="127.0.0.1", show_default=True, help="Address to serve them at.", **place
+        ),
+        click.option(
+            "--metrics-port", type=int, help="Serve figures for Prometheus at this port, while it runs.", **place
+        ),
+        click.option(
+            "--log-json", is_flag=True, help="Tell all on standard error as JSON, one object a line.", **place
+        ),
     ):
         command = option(command)
     return command

@@ -11,6 +11,9 @@ from typing import Any, Final
 
 from reelscribe.errors import SettingsError, did_you_mean
 
+DEFAULT_MAX_TOKENS: Final = 512
+"""If neither the user nor the checkpoint says how long a candidate may be."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class SamplingParams:
@@ -84,6 +87,9 @@ class SamplingParams:
             for name, value in values
             if value not in (None, ())
         }
+
+
+PARAMETER_NAMES: Final = tuple(item.name for item in fields(SamplingParams))
 
 
 def _read(name: str, value: Any, *, called: str | None = None) -> Any:

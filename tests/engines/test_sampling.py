@@ -21,8 +21,8 @@ from transformers import (
 )
 
 from reelscribe.engines import sampling
-from reelscribe.engines.sampling import DEFAULT_MAX_TOKENS, Sampler, TokenRules
-from reelscribe.sampling_params import SamplingParams
+from reelscribe.engines.sampling import Sampler, TokenRules
+from reelscribe.sampling_params import DEFAULT_MAX_TOKENS, SamplingParams
 from reelscribe.values import Candidate, Clip, Generation, Request
 
 END = 0

@@ -14,11 +14,13 @@ from reelscribe.config.groups import (
     DataSettings,
     FetchSettings,
     FrameSettings,
+    LimitSettings,
+    MachineSettings,
     ModelSettings,
-    RunSettings,
+    OutputSettings,
     TaskSettings,
 )
-from reelscribe.config.kinds import Effect, check, kind_of
+from reelscribe.config.kinds import Effect, check, choices_of, described, kind_of
 from reelscribe.config.limits import FailureLimit, Shard
 from reelscribe.errors import SettingsError, did_you_mean
 from reelscribe.sampling_params import SamplingParams
@@ -34,18 +36,28 @@ __all__ = [
     "FailureLimit",
     "FetchSettings",
     "FrameSettings",
+    "LimitSettings",
     "ModelSettings",
-    "RunSettings",
     "Settings",
     "Shard",
     "TaskSettings",
+    "choices_of",
     "kind_of",
 ]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Settings(RunSettings, FetchSettings, DataSettings, FrameSettings, TaskSettings, ModelSettings):
-    """What to do with each row. Each field's help text is in its metadata, where the CLI reads it."""
+class Settings(
+    MachineSettings,
+    LimitSettings,
+    OutputSettings,
+    FetchSettings,
+    DataSettings,
+    FrameSettings,
+    TaskSettings,
+    ModelSettings,
+):
+    """What to do with each row."""
 
     def __post_init__(self) -> None:
         for item in fields(self):
@@ -254,6 +266,8 @@ class Settings(RunSettings, FetchSettings, DataSettings, FrameSettings, TaskSett
             values["split"] = f"{values['split']:g}"
         return cls(**values)
 
+
+Settings.__doc__ = f"{Settings.__doc__}\n\n{described(Settings)}"
 
 AFFECTS: Final[Mapping[Effect, tuple[str, ...]]] = {
     effect: tuple(item.name for item in fields(Settings) if item.metadata["affects"] == effect)

@@ -1,7 +1,7 @@
 """What a field of the settings is: its help text, what it may hold, and which earlier results it touches."""
 
 from collections.abc import Mapping
-from dataclasses import Field, field
+from dataclasses import MISSING, Field, field, fields
 from types import NoneType
 from typing import Any, Final, Literal, get_args, get_origin
 
@@ -30,8 +30,9 @@ _KINDS: Final[dict[type, tuple[tuple[type, ...], str]]] = {
 def setting(
     default: Any,
     text: str,
-    *choices: str,
+    *,
     affects: Effect,
+    common: bool = False,
     at_least: float | None = None,
     option: tuple[str, str] | None = None,
 ) -> Any:
@@ -40,12 +41,12 @@ def setting(
     Args:
         default: of it; `dict` for an empty table.
         text: of the command line's help.
-        *choices: what it may hold, where that is one of some names.
         affects: what of earlier results it touches.
+        common: it is among the few that the short help shows.
         at_least: the least number.
         option: what the command line has for a table, and how an entry is written there.
     """
-    metadata = {"help": text, "choices": choices, "affects": affects, "at_least": at_least, "option": option}
+    metadata = {"help": text, "affects": affects, "common": common, "at_least": at_least, "option": option}
     if default is dict:
         return field(default_factory=dict, metadata=metadata)
     return field(default=default, metadata=metadata)
@@ -54,12 +55,18 @@ def setting(
 def kind_of(item: Field[Any]) -> tuple[type, bool]:
     """The type of a setting (str, bool, int, float or Mapping), and whether it may be None."""
     kinds = get_args(item.type) if NoneType in get_args(item.type) else (item.type,)
-    return get_origin(kinds[0]) or kinds[0], NoneType in kinds
+    return str if choices_of(item) else get_origin(kinds[0]) or kinds[0], NoneType in kinds
+
+
+def choices_of(item: Field[Any]) -> tuple[str, ...]:
+    """The names that a setting may hold, if its type is a closed set of such."""
+    kinds = [kind for kind in (item.type, *get_args(item.type)) if get_origin(kind) is Literal]
+    return get_args(kinds[0]) if kinds else ()
 
 
 def check(item: Field[Any], value: Any) -> None:
     """Raise SettingsError where a setting cannot hold this value."""
-    choices, at_least = item.metadata["choices"], item.metadata["at_least"]
+    choices, at_least = choices_of(item), item.metadata["at_least"]
     kind, optional = kind_of(item)
     if value is None and optional:
         return
@@ -72,3 +79,13 @@ def check(item: Field[Any], value: Any) -> None:
     if not fits or (at_least is not None and value < at_least):
         limit = "" if at_least is None else f" of at least {at_least}"
         raise SettingsError(f"{item.name} must be {words}{limit}; got {value!r}.")
+
+
+def described(settings: type) -> str:
+    """The fields of settings as a section of their docstring: type, default and help text of each."""
+    lines = ["Args:"]
+    for item in fields(settings):
+        kind = " | ".join(map(repr, choices_of(item))) or kind_of(item)[0].__name__
+        default = {} if item.default is MISSING else item.default
+        lines.append(f"    {item.name} ({kind}, default {default!r}): {item.metadata['help']}")
+    return "\n".join(lines)

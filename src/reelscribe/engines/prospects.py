@@ -10,6 +10,7 @@ from reelscribe.engines.base import USUAL_LIMITS
 from reelscribe.engines.planning import ModelSize
 from reelscribe.errors import MissingExtraError, ModelError
 from reelscribe.models import BUILT_IN
+from reelscribe.sampling_params import DEFAULT_MAX_TOKENS
 from reelscribe.video.sampling import VisionLimits
 
 _OF_DOWNLOADS: Final = ("cache_dir", "local_files_only", "token")
@@ -50,7 +51,6 @@ def look_at_model(settings: ModelSettings) -> Prospect:
         module = importlib.import_module("reelscribe.engines.checkpoint")
         hub = {name: settings.model_params[name] for name in module.HUB_PARAMS if name in settings.model_params}
         checkpoint = module.Checkpoint.load(settings.model, revision=settings.revision, show=settings.show, **hub)
-        default = importlib.import_module("reelscribe.engines.sampling").DEFAULT_MAX_TOKENS
     except ModuleNotFoundError as exc:
         why = f"{exc.name} is not installed (pip install 'reelscribe[transformers]')"
     except ModelError as exc:
@@ -67,7 +67,7 @@ def look_at_model(settings: ModelSettings) -> Prospect:
             size=size,
             source="the checkpoint's own",
             exact=True,
-            max_tokens=checkpoint.generation_config().max_new_tokens or default,
+            max_tokens=checkpoint.generation_config().max_new_tokens or DEFAULT_MAX_TOKENS,
         )
     return Prospect(limits=USUAL_LIMITS, size=None, source=f"the family's usual ones, since {why}", exact=False)
 

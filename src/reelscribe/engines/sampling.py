@@ -17,11 +17,8 @@ from torch.nn import functional
 
 from reelscribe.engines.constraints import Constraint, Constraints
 from reelscribe.engines.thinking import before_stop, decode
-from reelscribe.sampling_params import SamplingParams
+from reelscribe.sampling_params import DEFAULT_MAX_TOKENS, SamplingParams
 from reelscribe.values import Candidate, Failure, Generation, Request, StopReason
-
-DEFAULT_MAX_TOKENS: Final = 512
-"""Where neither the user nor the checkpoint says how long a candidate may be."""
 
 _DEAD_SHARE: Final = 1 / 4
 """Finished rows are dropped once they are so large a part of the batch: to drop some copies the cache of the others."""

@@ -9,12 +9,13 @@ import tempfile
 from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, cast
 
 from reelscribe.config import DEFAULT_MODEL
 from reelscribe.engines.base import Engine
 from reelscribe.errors import MissingExtraError
 from reelscribe.operators import video_captioning_from_vlm_mapper as operators
+from reelscribe.tasks import Keep
 from reelscribe.values import Failure, RequestId
 
 try:
@@ -119,7 +120,7 @@ class VideoCaptioningFromVLMMapper(Mapper):  # type: ignore[misc] # Data-Juicer 
             hf_model=hf_model,
             enable_vllm=enable_vllm,
             caption_num=caption_num,
-            keep_candidate_mode=keep_candidate_mode,
+            keep_candidate_mode=cast(Keep, keep_candidate_mode),  # Data-Juicer holds recipes to the published types
             keep_original_sample=keep_original_sample,
             prompt=prompt,
             prompt_key=prompt_key,

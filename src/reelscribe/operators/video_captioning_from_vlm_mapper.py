@@ -66,7 +66,7 @@ class VideoCaptioningFromVLMMapper:
         hf_model: str = DEFAULT_MODEL,
         enable_vllm: bool = False,
         caption_num: int = 1,
-        keep_candidate_mode: str = "random_any",
+        keep_candidate_mode: Keep = "random_any",
         keep_original_sample: bool = True,
         prompt: str | None = None,
         prompt_key: str | None = None,

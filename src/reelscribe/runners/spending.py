@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable
 
-from reelscribe.config import RunSettings
+from reelscribe.config import LimitSettings
 from reelscribe.errors import BudgetError
 
 
@@ -15,7 +15,7 @@ class Spending:
         clock: seconds.
     """
 
-    def __init__(self, settings: RunSettings, *, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, settings: LimitSettings, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._price, self._budget, self._clock = settings.price, settings.budget, clock
         self._began = self._started = clock()
         self._gpus = 1
