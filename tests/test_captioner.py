@@ -88,7 +88,7 @@ def test_what_is_no_video(captioner: VideoCaptioner, video: Any, got: str) -> No
 
 def test_settings_are_checked() -> None:
     with pytest.raises(SettingsError, match=r"unknown setting 'num_caption'; did you mean num_captions"):
-        VideoCaptioner("shapes", num_caption=2)
+        VideoCaptioner("shapes", num_caption=2)  # type: ignore[call-arg]
     with pytest.raises(SettingsError, match=r"layout must be columns in a VideoCaptioner; got 'interleaved'"):
         VideoCaptioner("shapes", layout="interleaved")
     with pytest.raises(ModelError, match="'no-such-model' cannot be loaded"):
