@@ -25,6 +25,10 @@ class OnDemand:
 
     def __init__(self, settings: Settings, last: Run | None) -> None:
         self._settings = settings
+        self.loading = "asking the server" if settings.engine == "openai" else f"loading {settings.model}"
+        if settings.engine == "fake":
+            self.loading = "loading the fake engine"
+        """What happens while it is loaded, in words."""
         self.known = _recalled(last, settings)
         """What it will be, its limits aside; None where only loading shows it."""
 
