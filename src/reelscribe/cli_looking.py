@@ -105,7 +105,12 @@ def view(output: Path, port: int, **given: Any) -> None:
     from reelscribe.report.view import view as serve
 
     with Progress() as progress:
-        serve(output, port=port, **given, on_clip=progress.clip, on_ready=say)
+
+        def ready(address: str) -> None:
+            progress.close()
+            say(address)
+
+        serve(output, port=port, **given, on_clip=progress.clip, on_ready=ready)
 
 
 @click.command()

@@ -64,6 +64,10 @@ class Progress:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Show no more; also before the context ends."""
         self._ended.set()
         self._teller.join()
         if self._screen:
