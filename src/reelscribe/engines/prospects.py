@@ -57,7 +57,7 @@ def look_at_model(settings: ModelSettings) -> Prospect:
     except ModelError as exc:
         if settings.model in BUILT_IN or Path(settings.model).is_dir():
             raise
-        why = " ".join(str(exc).split()).partition(". ")[0]
+        why = " ".join(str(exc).split()).partition(". ")[0].partition("; ")[0]  # without what to do
     else:
         try:
             size = checkpoint.size
