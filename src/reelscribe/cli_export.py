@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Final, cast, get_args
 import click
 from click.core import ParameterSource
 
-from reelscribe.command import EXIT_FAILURES
+from reelscribe.command import EXIT_FAILURES, LocalPath, Written
 from reelscribe.console import Progress, kinds, say, some
 from reelscribe.errors import SettingsError
 from reelscribe.export.choices import Newlines, Placing, SubtitleFormat, TargetName
@@ -20,8 +20,8 @@ _TARGETS: Final = (*get_args(TargetName), *_SUBTITLES)
 
 
 @click.command()
-@click.argument("output", type=click.Path(path_type=Path))
-@click.argument("folder", type=click.Path(path_type=Path), required=False)
+@click.argument("output", type=Written())
+@click.argument("folder", type=LocalPath(), required=False)
 @click.option(
     "--as", "target", type=click.Choice([*get_args(TargetName), *_SUBTITLES]), required=True, help="What it is for."
 )

@@ -10,7 +10,7 @@ from typing import Any, Final
 import click
 from click.core import ParameterSource
 
-from reelscribe.command import EXIT_FAILURES
+from reelscribe.command import EXIT_FAILURES, LocalPath, Place, Written
 from reelscribe.config import Settings
 from reelscribe.console import Progress, by_task, examples, flagged, say, some
 from reelscribe.console import kinds as counts
@@ -22,7 +22,7 @@ _LONGEST_TOLD: Final = 200
 
 
 @click.command()
-@click.argument("output", type=click.Path(path_type=Path))
+@click.argument("output", type=Place())
 @click.option("--json", "as_json", is_flag=True, help="As JSON.")
 def status(output: Path, as_json: bool) -> None:
     """Say what is done, failed and left of the run on OUTPUT, also while it is going on."""
@@ -79,8 +79,8 @@ def _page_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
 
 @click.command()
-@click.argument("output", type=click.Path(path_type=Path))
-@click.option("-o", "--file", type=click.Path(path_type=Path), help="Page to write; OUTPUT's .report.html by default.")
+@click.argument("output", type=Written())
+@click.option("-o", "--file", type=LocalPath(), help="Page to write; OUTPUT's .report.html by default.")
 @_page_options
 def report(output: Path, file: Path | None, **given: Any) -> None:
     """Write a page about the captions in OUTPUT: frames, captions, candidates, failures, and what they have in common.
@@ -96,7 +96,7 @@ def report(output: Path, file: Path | None, **given: Any) -> None:
 
 
 @click.command()
-@click.argument("output", type=click.Path(path_type=Path))
+@click.argument("output", type=Written())
 @click.option("--port", default=0, help="To serve at; one that is free by default.")
 @_page_options
 def view(output: Path, port: int, **given: Any) -> None:
@@ -109,7 +109,7 @@ def view(output: Path, port: int, **given: Any) -> None:
 
 @click.command()
 @click.argument("sides", nargs=-1, metavar="SIDE SIDE...")
-@click.option("-o", "--file", type=click.Path(path_type=Path), help="Page to write; first output's .compare.html.")
+@click.option("-o", "--file", type=LocalPath(), help="Page to write; first output's .compare.html.")
 @click.option("--blind", is_flag=True, help="Shuffle the texts of each clip, and name the sides after the voting.")
 @click.option("--votes", type=click.Path(path_type=Path), multiple=True, help="Count these; again for more voters.")
 @click.option("--json", "as_json", is_flag=True, help="With --votes: as JSON.")
@@ -159,8 +159,8 @@ def _count(sides: tuple[str, ...], votes: tuple[Path, ...], as_json: bool, given
 
 
 @click.command()
-@click.argument("output", type=click.Path(path_type=Path))
-@click.option("-o", "--new", type=click.Path(path_type=Path), help="To write; OUTPUT with .edited by default.")
+@click.argument("output", type=Written())
+@click.option("-o", "--new", type=LocalPath(), help="To write; OUTPUT with .edited by default.")
 @click.option("--overwrite", is_flag=True, help="Replace what is there.")
 def apply(output: Path, new: Path | None, overwrite: bool) -> None:
     """Write OUTPUT once more, with its captions as people left them in view. OUTPUT stays as it is.
@@ -178,7 +178,7 @@ def apply(output: Path, new: Path | None, overwrite: bool) -> None:
 
 
 @click.command("eval")
-@click.argument("outputs", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="OUTPUT [OUTPUT]")
+@click.argument("outputs", nargs=-1, required=True, type=Written(), metavar="OUTPUT [OUTPUT]")
 @click.option("--references", required=True, type=click.Path(path_type=Path), help="Data set with the references.")
 @click.option("--task", help="Task whose captions are scored; the only one by default.")
 @click.option(
@@ -218,7 +218,7 @@ def evaluate(outputs: tuple[Path, ...], references: Path, as_json: bool, **given
 
 
 @click.command()
-@click.argument("output", type=click.Path(path_type=Path))
+@click.argument("output", type=Written())
 @click.option("--task", "tasks", metavar="NAME", multiple=True, help="Whose answers; all by default. Repeatable.")
 @click.option(
     "--common", default=5.0, show_default=True, metavar="PERCENT", help="Tell openings and phrases of more captions."
@@ -226,10 +226,8 @@ def evaluate(outputs: tuple[Path, ...], references: Path, as_json: bool, **given
 @click.option("--tokenizer", type=click.Path(path_type=Path), metavar="FOLDER", help="Count tokens with this one.")
 @click.option("--max-tokens", type=int, metavar="N", help="That a caption may have; longer ones are too_long.")
 @click.option("--json", "as_json", is_flag=True, help="As JSON.")
-@click.option("--html", type=click.Path(path_type=Path), metavar="FILE", help="Also write a page.")
-@click.option(
-    "--marks", type=click.Path(path_type=Path), metavar="FILE", help="Also write marks, which retry --marks takes."
-)
+@click.option("--html", type=LocalPath(), metavar="FILE", help="Also write a page.")
+@click.option("--marks", type=LocalPath(), metavar="FILE", help="Also write marks, which retry --marks takes.")
 @click.option("--mark", "only", metavar="NAME", multiple=True, help="Mark this finding alone; repeatable.")
 @click.option(
     "--fail-on", metavar="CONDITION", multiple=True, help="Fail on a finding, as refusal or 'duplicate>1%'; repeatable."

@@ -214,7 +214,7 @@ def _rates(clips: float, tokens: float, answers: float | None) -> str:
 # The end
 
 
-def summary_lines(summary: "RunSummary", output: Path) -> Iterator[str]:
+def summary_lines(summary: "RunSummary", output: str | Path) -> Iterator[str]:
     """What a run did, and what may be done next: ten lines at most."""
     known = f" ({summary.known} taken from the ledger)" if summary.known else ""
     made = some(summary.captions, "caption")
@@ -242,7 +242,7 @@ def summary_lines(summary: "RunSummary", output: Path) -> Iterator[str]:
         yield f"next: {step}"
 
 
-def next_step(summary: "RunSummary", output: Path) -> str:
+def next_step(summary: "RunSummary", output: str | Path) -> str:
     """The next useful thing to do; nothing where there is none."""
     name = shlex.quote(str(output))
     passing = sorted(kind for kind in summary.failures if kind in TRANSIENT_KINDS)

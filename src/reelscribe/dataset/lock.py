@@ -22,7 +22,7 @@ _PAUSES: Final = (0.02, 0.05, 0.1)
 
 
 @contextlib.contextmanager
-def locked(file: Path, output: Path) -> Iterator[None]:
+def locked(file: Path, output: str | Path) -> Iterator[None]:
     """Hold a lock, which the system takes away from a process that ends, however it ends.
 
     The file is there while the lock is held, and says who holds it. It is not the ledger: closing a file that SQLite
@@ -72,7 +72,7 @@ def held(opened: IO[bytes], *, shared: bool = False) -> Iterator[None]:
             fcntl.flock(opened, fcntl.LOCK_UN)
 
 
-def _acquire(file: Path, output: Path) -> IO[bytes] | None:
+def _acquire(file: Path, output: str | Path) -> IO[bytes] | None:
     while True:
         try:
             file.parent.mkdir(parents=True, exist_ok=True)

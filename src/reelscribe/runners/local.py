@@ -20,9 +20,10 @@ from reelscribe.dataset.read import count_rows, read_rows
 from reelscribe.dataset.sidecars import SidecarWriter
 from reelscribe.dataset.sources import Source, find_sources
 from reelscribe.dataset.splitting import check_split, split_rows
+from reelscribe.dataset.stores import Uploads, place_of, url_of
 from reelscribe.dataset.write import DatasetWriter
 from reelscribe.engines.base import Engine
-from reelscribe.errors import DatasetError, FailureKind, StoppedError
+from reelscribe.errors import DatasetError, FailureKind, StoppedError, without_passwords
 from reelscribe.pipeline import Maker, caption_rows
 from reelscribe.runners.live import Live
 from reelscribe.runners.on_demand import OnDemand
@@ -64,7 +65,7 @@ class RunSummary:
     """Where there are several tasks: `captions` and `failures` of each."""
     examples: dict[FailureKind, list[str]] = field(default_factory=dict)
     """What is told of some of each kind."""
-    failures_file: Path
+    failures_file: Path | str
     """Where they are listed, if there are any."""
     speed: dict[str, Any] = field(default_factory=dict, compare=False)
     """How fast it was, and what held it up; see `Watch.told`."""
@@ -91,7 +92,7 @@ def run(
 
     Args:
         inputs: data sets, videos, and folders of them; see `find_sources`.
-        output: what to write; see `DatasetWriter`.
+        output: what to write; see `DatasetWriter`. Or its URL, as a text; see `Uploads`.
         settings: what to do.
         engine: loaded as the settings say, by default; or what makes captions elsewhere.
         adopt: ledgers, of other runs, whose outcomes are taken over.
@@ -114,40 +115,35 @@ def run(
         StoppedError: a signal came. As with all of these, no file of the output is half written: its rows are in
             `OUTPUT.partial`, the ledger has what was made, and the same run goes on from there.
     """
-    inputs, output = [inputs] if isinstance(inputs, str | Path) else inputs, Path(output)
-    if output.suffix.lower() in VIDEO_SUFFIXES:
-        raise DatasetError(f"cannot write to {output}: it is named as a video; name a data set, as captions.jsonl.")
+    inputs = [inputs] if isinstance(inputs, str | Path) else inputs
     sources = find_sources(inputs)
-    writer = DatasetWriter(output, settings, sources)
-    for source in sources:
-        if not is_url(source.location) and writer.owns(Path(source.location)):
-            raise DatasetError(f"cannot write to {source.location}: it is an input, too; choose another output.")
+    writer, uploads = _writing(output, settings, sources)
+    shown, output = uploads.url if uploads else str(output), writer.output
     making = again.settings or settings
     check_columns(sources, making)
     settings.check_checks()
     total = _count(sources, settings)
     tally = Tally(settings.failure_limit(), [task.name for task in settings.all_tasks])
     with contextlib.ExitStack() as stack:
-        stack.enter_context(locked(lock_of(output), output))
-        _make_way(output, writer, settings)
+        stack.enter_context(locked(lock_of(output), shown))
+        _make_way(output, writer, uploads, settings)
         ledger = stack.enter_context(Ledger(ledger_of(output), again=again))
         _check_shard(ledger.last, settings)
         sidecars = _sidecars(sources, output, settings, ledger, adopt)
         writer.before_named = ledger.flush
         record = stack.enter_context(Record(record_of(output), making, inputs))
+        stack.enter_context(uploads or contextlib.nullcontext())
         stack.enter_context(writer)
         loading, spending = time.monotonic(), Spending(making)
         worker = engine or _worker(making, total, stack, ledger.last)
         load_seconds = time.monotonic() - loading
         watch = Watch(worker, on_load=lambda info: spending.start(info.gpus))
-        begun = ledger.begin(
-            settings, watch.model, output=str(output), inputs=[str(item) for item in inputs], total=total
-        )
+        begun = ledger.begin(settings, watch.model, output=shown, inputs=[str(item) for item in inputs], total=total)
         _tell_changes(ledger.last, begun, ledger)
         for other in adopt:
             ledger.adopt(other)
         record.told = lambda: {
-            "output": str(output),
+            "output": without_passwords(shown),
             "model": watch.told_of_model(),
             "counts": tally.told(),
             "load_seconds": round(load_seconds + watch.load_seconds, 3),
@@ -156,7 +152,7 @@ def run(
             "course": watch.course,
         }
         on_start(Live(total=total, watch=watch, tally=tally, spending=spending))
-        read = read_rows(sources, settings, output=output, is_own=ledger.may_have_written)
+        read = read_rows(sources, settings, output=None if uploads else output, is_own=ledger.may_have_written)
         rows = watch.rows(split_rows(read, settings, ledger, shard=settings.part()))
         stop = stack.enter_context(stop_at_signals(handle_signals, on_stop))
         start = Start(settings.part(), stop, spending, tally)
@@ -178,7 +174,29 @@ def run(
         if start.is_cut():
             raise _stopped(stop, tally) if stop() else spending.error(tally.rows)
         _end(ledger, tally, settings)
-    return _summary(tally, writer.failures, watch, spending, ledger.asked)
+    failures = uploads.url_of(writer.failures) if uploads else writer.failures
+    return _summary(tally, failures, watch, spending, ledger.asked)
+
+
+def _writing(output: str | Path, settings: Settings, sources: Sequence[Source]) -> tuple[DatasetWriter, Uploads | None]:
+    """The writer of an output, and what uploads it if it is at a URL.
+
+    Raises:
+        DatasetError: it cannot be written, or is one of the inputs.
+    """
+    url, place = url_of(output), place_of(output)
+    if place.suffix.lower() in VIDEO_SUFFIXES:
+        raise DatasetError(f"cannot write to {output}: it is named as a video; name a data set, as captions.jsonl.")
+    try:
+        writer = DatasetWriter(place, settings, sources)
+    except DatasetError as exc:
+        raise DatasetError(str(exc).replace(str(place), str(output))) from exc
+    uploads = Uploads(url, writer) if url else None
+    for location in [source.location for source in sources]:
+        is_written = uploads and uploads.owns(location) if is_url(location) else writer.owns(Path(location))
+        if is_written:
+            raise DatasetError(f"cannot write to {location}: it is an input, too; choose another output.")
+    return writer, uploads
 
 
 def _count(sources: Sequence[Source], settings: Settings) -> int | None:
@@ -187,8 +205,10 @@ def _count(sources: Sequence[Source], settings: Settings) -> int | None:
     return None if settings.shard or splits else count_rows(sources)
 
 
-def _make_way(output: Path, writer: DatasetWriter, settings: Settings) -> None:
+def _make_way(output: Path, writer: DatasetWriter, uploads: Uploads | None, settings: Settings) -> None:
     """See to what earlier runs left, and that there is nothing of others."""
+    if uploads:
+        uploads.check()
     with contextlib.suppress(*(() if settings.resume else (DatasetError,))):  # what is damaged is set aside
         take_over(output)
     _check_not_of_others(output, writer)
@@ -303,7 +323,7 @@ def _told(value: Any) -> str:
     return shortened("not set" if value in (None, {}) else str(value), _LONGEST_TOLD)
 
 
-def _summary(tally: Tally, failures_file: Path, watch: Watch, spending: Spending, asked: int) -> RunSummary:
+def _summary(tally: Tally, failures_file: Path | str, watch: Watch, spending: Spending, asked: int) -> RunSummary:
     return RunSummary(
         rows=tally.rows,
         captions=tally.captions,
