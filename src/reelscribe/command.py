@@ -77,16 +77,6 @@ class Place(Output):
         return place_of(value)
 
 
-class Written(Output):
-    """An output that is read: where it is on this machine, to which it is copied from a URL."""
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """Bring what is there."""
-        from reelscribe.dataset.stores import fetched
-
-        return fetched(value)
-
-
 class LocalPath(click.Path):
     """A path to write to; a URL is refused."""
 
