@@ -19,7 +19,6 @@ from reelscribe.command import (
     Group,
     LocalPath,
     Output,
-    Place,
     given_of,
     options,
     settings_of,
@@ -29,7 +28,7 @@ from reelscribe.command import (
 from reelscribe.config import Settings
 from reelscribe.config.groups import RETRY_SETTINGS
 from reelscribe.console import Progress, next_step, say, say_json, some, summary_lines
-from reelscribe.errors import DatasetError
+from reelscribe.errors import DatasetError, without_passwords
 from reelscribe.terminal import PlainFormatter
 
 _PLANNED = (
@@ -134,7 +133,7 @@ def caption(
 def _report(summary: Any, output: str | Path, log_json: bool) -> None:
     """Tell what a run did, and leave with the exit code for that."""
     if log_json:
-        say_json("summary", **asdict(summary), output=str(output), next=next_step(summary, output))
+        say_json("summary", **asdict(summary), output=without_passwords(str(output)), next=next_step(summary, output))
     else:
         for line in summary_lines(summary, output):
             say(line, err=True)
@@ -273,9 +272,9 @@ def _reason(kinds: list[str], summary: Any, *, has_marks: bool) -> str:
 
 @main.command()
 @click.argument("output", type=Output())
-@click.argument("shards", nargs=-1, required=True, type=Place(), metavar="SHARD_OUTPUT...")
+@click.argument("shards", nargs=-1, required=True, type=Output(), metavar="SHARD_OUTPUT...")
 @watched
-def merge(output: str | Path, shards: tuple[Path, ...], log_json: bool, **where: Any) -> None:
+def merge(output: str | Path, shards: tuple[str | Path, ...], log_json: bool, **where: Any) -> None:
     """Put the outputs of all shards of a run (caption --shard I/N) together into OUTPUT.
 
     The inputs are read again; OUTPUT, its ledger and its list of failures are those of a run without shards. Refused

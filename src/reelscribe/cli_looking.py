@@ -10,7 +10,7 @@ from typing import Any, Final
 import click
 from click.core import ParameterSource
 
-from reelscribe.command import EXIT_FAILURES, LocalPath, Output, Place
+from reelscribe.command import EXIT_FAILURES, LocalPath, Output
 from reelscribe.config import Settings
 from reelscribe.console import Progress, by_task, examples, flagged, say, some
 from reelscribe.console import kinds as counts
@@ -22,13 +22,14 @@ _LONGEST_TOLD: Final = 200
 
 
 @click.command()
-@click.argument("output", type=Place())
+@click.argument("output", type=Output())
 @click.option("--json", "as_json", is_flag=True, help="As JSON.")
-def status(output: Path, as_json: bool) -> None:
+def status(output: str | Path, as_json: bool) -> None:
     """Say what is done, failed and left of the run on OUTPUT, also while it is going on."""
+    from reelscribe.dataset.places import place_of_run
     from reelscribe.runners.status import read_status
 
-    told = read_status(output)
+    told = read_status(place_of_run(output))
     if as_json:
         click.echo(json.dumps({**asdict(told), "left": told.left}, indent=1))
         return

@@ -62,19 +62,9 @@ class Output(click.Path):
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         """Tell URLs from paths."""
-        from reelscribe.dataset.stores import place_of, url_of
+        from reelscribe.dataset.places import place_of, url_of
 
         return url_of(value) or place_of(value)
-
-
-class Place(Output):
-    """An output whose ledger is looked at: where that is on this machine."""
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """Find the place."""
-        from reelscribe.dataset.stores import place_of
-
-        return place_of(value)
 
 
 class LocalPath(click.Path):

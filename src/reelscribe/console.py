@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final, Self
 
 import click
 
-from reelscribe.errors import TRANSIENT_KINDS
+from reelscribe.errors import TRANSIENT_KINDS, without_passwords
 from reelscribe.terminal import printable
 
 if TYPE_CHECKING:
@@ -220,7 +220,7 @@ def summary_lines(summary: "RunSummary", output: str | Path) -> Iterator[str]:
     made = some(summary.captions, "caption")
     if summary.tasks:
         made = f"{some(summary.captions, 'answer')} about {some(summary.videos, 'clip')}"
-    yield f"{made} for {some(summary.rows, 'row')} in {output}{known}"
+    yield f"{made} for {some(summary.rows, 'row')} in {without_passwords(str(output))}{known}"
     if summary.tasks:
         yield f"by task: {'; '.join(by_task(summary.tasks))}"
     if summary.speed["answers"]:
@@ -244,7 +244,7 @@ def summary_lines(summary: "RunSummary", output: str | Path) -> Iterator[str]:
 
 def next_step(summary: "RunSummary", output: str | Path) -> str:
     """The next useful thing to do; nothing where there is none."""
-    name = shlex.quote(str(output))
+    name = shlex.quote(without_passwords(str(output)))
     passing = sorted(kind for kind in summary.failures if kind in TRANSIENT_KINDS)
     if passing:
         return f"reelscribe retry {name} --kind {','.join(passing)}"

@@ -14,7 +14,7 @@ from flow import put_clip, put_rows
 from reelscribe.cli import main
 from reelscribe.config import Settings
 from reelscribe.dataset import stores
-from reelscribe.dataset.stores import place_of, url_of
+from reelscribe.dataset.places import place_of, url_of
 from reelscribe.errors import DatasetError
 from reelscribe.runners import on_demand
 from reelscribe.runners.local import RunSummary, run
@@ -247,6 +247,9 @@ def _denied(*_: Any, **__: Any) -> None:
 
 def test_what_is_not_there_is_not_read_and_other_commands_write_to_disks(tmp_path: Path, memory: Any) -> None:
     assert "there is no memory://set/a.jsonl, and no run" in _refused("audit", "memory://set/a.jsonl")
+    for command in ("status", "retry"):
+        line = _refused(command, "memory://set/a.jsonl")
+        assert "there is no ledger of memory://set/a.jsonl on this machine. To go on with a run of another" in line
     memory.pipe_file("/set/a.jsonl", b'{"video": "a.mp4", "caption": "A dog.", "caption_meta": "{}"}\n')
     for words in (["report", "memory://set/a.jsonl", "-o", "s3://b/a.html"], ["split", "a", "-o", "s3://b/a.jsonl"]):
         assert "only caption and merge write to URLs" in _refused(*words)

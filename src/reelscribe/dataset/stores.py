@@ -4,7 +4,6 @@ A run makes such an output on this machine, in a folder of the state folder, whe
 beside an output. Each file is uploaded when it is whole, and removed here. Commands that read the output bring it back.
 """
 
-import hashlib
 import json
 import logging
 import os
@@ -15,20 +14,17 @@ from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final
-from urllib.parse import urlsplit
-from urllib.request import url2pathname
 
 from reelscribe.dataset.files import needs_extra, write_whole
 from reelscribe.dataset.formats import format_of
 from reelscribe.dataset.names import SHARD, beside, failures_of
+from reelscribe.dataset.places import how_to_copy, place_of, url_of
 from reelscribe.dataset.write import DatasetWriter
 from reelscribe.errors import DatasetError, ReelscribeError, without_passwords
 from reelscribe.video.fetch import scheme_of
 
 logger = logging.getLogger(__name__)
 
-STATE: Final = "REELSCRIBE_STATE"
-"""Environment variable that names the state folder."""
 _ATOMIC: Final = frozenset({"s3", "s3a", "gs", "gcs", "hf", "az", "abfs", "abfss", "oss", "r2"})
 """Stores that show a file when its upload is complete, and until then the one before it."""
 _PAUSES: Final = (1.0, 5.0)
@@ -40,61 +36,6 @@ _IDENTITY: Final = ("ETag", "etag", "md5Hash", "content_md5")
 _TIMES: Final = ("mtime", "LastModified", "modified", "created")
 _UPLOADED: Final = "uploaded"
 _FETCHED: Final = "fetched"
-
-
-def place_of(output: str | Path) -> Path:
-    """Where an output is on this machine: a path is that itself; a URL has a place in the state folder.
-
-    Outputs in the same folder of a store have places in one folder, as they would have on a disk.
-
-    Raises:
-        DatasetError: nothing can be written to this URL.
-    """
-    url = url_of(output)
-    if url is None:
-        return _local_path(output)
-    folder, _, name = without_passwords(url, "").rpartition("/")
-    readable = re.sub(r"[^A-Za-z0-9.]+", "-", folder)[:60].strip("-.")
-    number = hashlib.sha256(os.fsencode(folder)).hexdigest()[:12]
-    return _state_folder() / "outputs" / f"{readable}-{number}" / name
-
-
-def url_of(output: str | Path) -> str | None:
-    """The URL of an output, without a slash at its end; None for a path, also one that is written as a URL.
-
-    Raises:
-        DatasetError: nothing can be written to this URL.
-    """
-    url = str(output).rstrip("/") if isinstance(output, str) else ""
-    scheme = scheme_of(url)
-    if scheme in (None, "file"):
-        return None
-    if "::" in url:
-        raise DatasetError(f"cannot write to {url}: a chain of URLs is read, not written; name one of a store.")
-    if scheme in ("http", "https"):
-        raise DatasetError(f"cannot write to {url}: a web server takes no files; name a store, as s3://bucket/a.jsonl.")
-    host, *names = url.partition("://")[2].split("/")
-    if not names or "" in names or {".", ".."} & set(names):
-        raise DatasetError(f"cannot write to {url}: it names no file in a bucket, as s3://bucket/captions.jsonl does.")
-    if SHARD in "/".join([host, *names[:-1]]):
-        raise DatasetError(f"cannot write to {url}: {SHARD} must be in the name of the file, not in a folder's.")
-    return url
-
-
-def _local_path(output: str | Path) -> Path:
-    if isinstance(output, str):
-        return Path(url2pathname(urlsplit(output).path)) if scheme_of(output) == "file" else Path(output)
-    first = output.parts[0] if output.parts else ""
-    if re.fullmatch(r"[A-Za-z][A-Za-z0-9+.-]+:", first) and not Path(first).exists():
-        raise DatasetError(f"cannot write to {output}: a URL is given as a text, since a path loses a slash of it.")
-    return output
-
-
-def _state_folder() -> Path:
-    if named := os.environ.get(STATE):
-        return Path(named).absolute()
-    base = os.environ.get("XDG_STATE_HOME") or "~/.local/state"
-    return Path(base).expanduser() / "reelscribe"
 
 
 class Uploads(AbstractContextManager["Uploads"]):
@@ -146,7 +87,8 @@ class Uploads(AbstractContextManager["Uploads"]):
         for url in self._there():
             self._check_ours(url)
         ledger = beside(self._writer.output, "ledger.sqlite")
-        logger.info("%s is made on this machine and uploaded file by file; its ledger is %s", self.url, ledger)
+        shown = without_passwords(self.url)
+        logger.info("%s is made on this machine and uploaded file by file; its ledger is %s", shown, ledger)
 
     def _try_to_write(self) -> None:
         folder = self.url_of(self._writer.file).rpartition("/")[0]
@@ -157,7 +99,8 @@ class Uploads(AbstractContextManager["Uploads"]):
         try:
             self._fs.rm_file(_path(self._fs, probe))
         except Exception as exc:  # each of the stores' clients has errors of its own
-            logger.warning("%s is empty and cannot be removed (%s): remove it.", probe, _why(exc))
+            shown = without_passwords(probe)
+            logger.warning("%s is empty and cannot be removed (%s): remove it.", shown, _why(exc))
 
     @property
     def _is_atomic(self) -> bool:
@@ -184,9 +127,8 @@ class Uploads(AbstractContextManager["Uploads"]):
         else:
             told = "it is there already, and no run on this machine uploaded it"
         raise DatasetError(
-            f"cannot write to {url}: {told}. To go on with a run of another machine, copy all files in "
-            f"outputs/{self._place.name} from that machine's state folder ({STATE}, or else ~/.local/state/reelscribe) "
-            f"to {self._place}: its ledger is there. Else choose another output, or move away what is there."
+            f"cannot write to {url}: {told}. {how_to_copy(self._writer.output)} Else choose another output, or move "
+            "away what is there."
         )
 
     def upload(self, file: Path) -> None:
@@ -220,7 +162,7 @@ class Uploads(AbstractContextManager["Uploads"]):
             except Exception as exc:
                 if pause is None or isinstance(exc, _FINAL):
                     raise
-                logger.warning("Cannot upload to %s (%s); trying again.", url, _why(exc))
+                logger.warning("Cannot upload to %s (%s); trying again.", without_passwords(url), _why(exc))
                 time.sleep(pause)
 
     def _put(self, file: Path, url: str) -> None:
@@ -274,10 +216,9 @@ def fetched(output: str | Path) -> Path:
                 _forget(file)
         for file, source in files.items():
             _fetch(fs, source, file)
-    if beside(place, "ledger.sqlite").is_file():
-        logger.info("%s is read from a copy in %s, where its ledger is", url, place.parent)
-    else:
-        logger.warning("%s is read from a copy in %s; there is no ledger of it on this machine.", url, place.parent)
+    has_ledger = beside(place, "ledger.sqlite").is_file()
+    told = "where its ledger is" if has_ledger else "where a ledger of it would be"
+    logger.info("%s is read from a copy in %s, %s", without_passwords(url), place.parent, told)
     return place
 
 

@@ -16,11 +16,12 @@ from reelscribe.dataset.files import VIDEO_SUFFIXES, is_url
 from reelscribe.dataset.ledger import Ledger
 from reelscribe.dataset.ledger_file import Run, aside, set_aside
 from reelscribe.dataset.lock import locked
+from reelscribe.dataset.places import failures_at, place_of, url_of
 from reelscribe.dataset.read import count_rows, read_rows
 from reelscribe.dataset.sidecars import SidecarWriter
 from reelscribe.dataset.sources import Source, find_sources
 from reelscribe.dataset.splitting import check_split, split_rows
-from reelscribe.dataset.stores import Uploads, place_of, url_of
+from reelscribe.dataset.stores import Uploads
 from reelscribe.dataset.write import DatasetWriter
 from reelscribe.engines.base import Engine
 from reelscribe.errors import DatasetError, FailureKind, StoppedError, without_passwords
@@ -174,8 +175,7 @@ def run(
         if start.is_cut():
             raise _stopped(stop, tally) if stop() else spending.error(tally.rows)
         _end(ledger, tally, settings)
-    failures = uploads.url_of(writer.failures) if uploads else writer.failures
-    return _summary(tally, failures, watch, spending, ledger.asked)
+    return _summary(tally, failures_at(shown), watch, spending, ledger.asked)
 
 
 def _writing(output: str | Path, settings: Settings, sources: Sequence[Source]) -> tuple[DatasetWriter, Uploads | None]:

@@ -12,10 +12,9 @@ from reelscribe.config import AFFECTS, Settings
 from reelscribe.config.groups import RETRY_QUESTION, RETRY_SETTINGS
 from reelscribe.dataset.again import Again, Mark
 from reelscribe.dataset.ledger_file import Run
-from reelscribe.dataset.names import failures_of
+from reelscribe.dataset.places import failures_at, place_of_run
 from reelscribe.dataset.read import read_rows
 from reelscribe.dataset.sources import find_sources
-from reelscribe.dataset.stores import place_of
 from reelscribe.errors import FAILURE_KINDS, DatasetError, SettingsError, did_you_mean
 from reelscribe.runners.local import RunSummary, run
 from reelscribe.runners.status import runs_on
@@ -70,7 +69,7 @@ def retry(
             raise SettingsError(f"there is no failure of kind {kind!r}; kinds are {', '.join(FAILURE_KINDS)}.")
     settings = _placed(settings or {})
     found = frozenset(marked or ()) | (_flagged(marks) if marks else frozenset())
-    last = runs_on(place_of(output))[0]
+    last = runs_on(place_of_run(output))[0]
     base = settings_of(last)
     known = [task.name for task in base.all_tasks]
     for name in tasks or ():
@@ -117,7 +116,7 @@ def _nothing(last: Run) -> RunSummary:
     told = {name: last.progress.get(name, 0) for name in ("rows", "captions", "without_video")}
     failures = last.progress["failures"]
     known = told["captions"] + sum(failures.values())
-    listed = failures_of(place_of(last.output))
+    listed = failures_at(last.output)
     return RunSummary(**told, known=known, failures=failures, failures_file=listed)
 
 

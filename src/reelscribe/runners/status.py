@@ -9,7 +9,7 @@ from reelscribe.dataset.files import is_url
 from reelscribe.dataset.ledger_file import Run, aside, copy_ledger, read_runs
 from reelscribe.dataset.lock import holder
 from reelscribe.dataset.names import beside, beside_in_0_1, failures_of
-from reelscribe.dataset.stores import place_of
+from reelscribe.dataset.places import place_of
 from reelscribe.errors import DatasetError, without_passwords
 
 
