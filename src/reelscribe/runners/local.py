@@ -222,9 +222,10 @@ def _check_not_of_others(output: Path, writer: DatasetWriter) -> None:
     for path in writer.there():
         ours = bool(written) if path == writer.failures else output.name in written
         if not ours:
+            others = f"; the ledger beside it is of {', '.join(sorted(written))}" if written else ""
             raise DatasetError(
                 f"cannot write to {output}: {path} is there already, and not from a run on this output, which would "
-                "have left a ledger beside it. Choose another output, or move it away."
+                f"have left a ledger beside it{others}. Choose another output, or move it away."
             )
 
 
@@ -270,9 +271,10 @@ def _stopped(stop: Stop, tally: Tally) -> StoppedError:
 def _check_shard(last: Run | None, settings: Settings) -> None:
     """Raise where the last run was on another shard, whose output this one's would take the place of."""
     before = last and last.settings.get("shard")
-    if before and settings.shard and before != settings.shard:
+    if last and before and settings.shard and before != settings.shard:
         raise DatasetError(
-            f"the last run on this output was shard {before}, and this is {settings.shard}; name another output."
+            f"the last run on {Path(last.output).name} was shard {before}, and this is {settings.shard}; name another "
+            "output."
         )
 
 
@@ -285,8 +287,11 @@ def _tell_changes(last: Run | None, begun: Run, ledger: Ledger) -> None:
         f"{_CALLED.get(name, name)} ({_told(last.work.get(name))} → {_told(begun.work[name])})" for name in names
     )
     message = "Since the last run on %s this changed: %s. "
+    output = begun.output
+    if Path(last.output).name != Path(output).name:  # which differ in their format or in their shards
+        output = f"{Path(last.output).name}, which shares its ledger with {Path(output).name},"
     if ledger.knows_work_of(begun):
-        logger.warning(message + "An earlier run had it so, too: its captions are taken up.", begun.output, told)
+        logger.warning(message + "An earlier run had it so, too: its captions are taken up.", output, told)
         return
     kept = ledger.count_captions()
     again = "Captions that depend on it are made again"
@@ -294,7 +299,7 @@ def _tell_changes(last: Run | None, begun: Run, ledger: Ledger) -> None:
         again = "What is asked as before is not made again"
     logger.warning(
         message + "%s; the %d that there are stay in the ledger, for when it changes back.",
-        *(begun.output, told, again, kept),
+        *(output, told, again, kept),
     )
 
 

@@ -64,7 +64,7 @@ def read_status(output: Path) -> RunStatus:
     """
     runs = runs_on(output)
     last = runs[0]
-    running = holder(lock_of(output))
+    running = holder(lock_of(output), output)
     # A run that goes on is behind the one before it for as long as it passes what that one did.
     same = [run for run in runs if (run.work, run.inputs) == (last.work, last.inputs) and run.progress]
     best = max(same, key=lambda run: (run.progress["rows"], run.number), default=last)
