@@ -134,10 +134,11 @@ def test_what_others_wrote_is_never_replaced(
     data, name = _data(tmp_path), output.removeprefix("memory:/").replace("{shard}", "00000")
     _run(data, output)
     monkeypatch.setenv("REELSCRIBE_STATE", str(tmp_path / "elsewhere"))
-    with pytest.raises(
-        DatasetError, match=r"no run on this machine uploaded it. To go on .* copy all files in outputs/memory-set-"
-    ):
-        _run(data, output)
+    told = r"no run on this machine uploaded it\. To go on .* copy all files in outputs/memory-set-"
+    with monkeypatch.context() as patch:
+        patch.setattr(on_demand, "load_engine", lambda settings: pytest.fail("loaded"))
+        with pytest.raises(DatasetError, match=told):
+            _run(data, output)
     shutil.copytree(state / "outputs", tmp_path / "elsewhere" / "outputs", dirs_exist_ok=True)
     assert _run(data, output).known == 3
     memory.pipe_file(name, b"theirs")
@@ -258,6 +259,8 @@ def test_what_is_not_there_is_not_read_and_other_commands_write_to_disks(tmp_pat
     memory.pipe_file("/set/a.jsonl", b'{"video": "b.mp4", "caption": "A cat.", "caption_meta": "{}"}\n' * 2)
     told = CliRunner().invoke(main, ["audit", "memory://set/a.jsonl"])
     assert "2 captions" in told.stdout
+    memory.rm("/set/a.jsonl")
+    assert _run(_data(tmp_path), "memory://set/a.jsonl").captions == 2  # the copy is in nobody's way
 
 
 def test_urls_of_files_are_paths_and_videos_are_named_by_their_absolute_paths(tmp_path: Path, memory: Any) -> None:
