@@ -9,7 +9,7 @@ import logging
 import os
 import re
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
@@ -84,8 +84,8 @@ class Uploads(AbstractContextManager["Uploads"]):
             self._try_to_write()
         for file in self._writer.there():
             _forget(file)  # a copy that was brought here to be read
-        for url in self._there():
-            self._check_ours(url)
+        for url, found in self._there():
+            self._check_ours(url, found)
         ledger = beside(self._writer.output, "ledger.sqlite")
         shown = without_passwords(self.url)
         logger.info("%s is made on this machine and uploaded file by file; its ledger is %s", shown, ledger)
@@ -106,21 +106,22 @@ class Uploads(AbstractContextManager["Uploads"]):
     def _is_atomic(self) -> bool:
         return scheme_of(self.url) in _ATOMIC
 
-    def _there(self) -> Iterator[str]:
-        """What would be replaced or removed."""
+    def _there(self) -> Iterator[tuple[str, str]]:
+        """What would be replaced or removed, and its identity."""
         if self._writer.is_sharded:
             folder = self.url_of(self._writer.file).rpartition("/")[0]
-            named = [f"{folder}/{name}" for name in _names_in(self._fs, folder)]
+            files = {f"{folder}/{name}": found for name, found in _files_in(self._fs, folder).items()}
         else:
-            named = [self.url]
-        named.append(self.url_of(self._writer.failures))
-        yield from (url for url in named if self.owns(url) and _identity(self._fs, url) is not None)
+            files = {self.url: _identity(self._fs, self.url)}
+        failures = self.url_of(self._writer.failures)
+        files[failures] = _identity(self._fs, failures)
+        yield from ((url, found) for url, found in files.items() if found is not None and self.owns(url))
 
-    def _check_ours(self, url: str) -> None:
-        found = _identity(self._fs, url)
+    def _check_ours(self, url: str, found: str | None) -> None:
         file = self._local(url)
         known = _noted(file, _UPLOADED)
-        if found is None or {found, found.partition(", ")[0]} & set(known):
+        # Some stores tell times otherwise in lists: a file is asked about by itself before it counts as another one.
+        if _is_one_of(known, found) or _is_one_of(known, _identity(self._fs, url)):
             return
         if known:
             told = "somebody changed it since this machine uploaded it, perhaps by a run on another machine"
@@ -139,7 +140,7 @@ class Uploads(AbstractContextManager["Uploads"]):
         """
         url = self.url_of(file)
         try:
-            self._check_ours(url)
+            self._check_ours(url, _identity(self._fs, url))
             # Where the program ends behind the upload, its size tells that it was ours.
             _note(file, _UPLOADED, [*_noted(file, _UPLOADED), f"{file.stat().st_size} bytes"])
             self._try_upload(file, url)
@@ -184,8 +185,8 @@ class Uploads(AbstractContextManager["Uploads"]):
     ) -> None:
         if error is not None:
             return
-        for url in [url for url in self._there() if url not in self._uploaded]:
-            self._check_ours(url)
+        for url, found in [item for item in self._there() if item[0] not in self._uploaded]:
+            self._check_ours(url, found)
             with _telling(f"cannot remove {url}, which an earlier run left"):
                 self._fs.rm_file(_path(self._fs, url))
             _note_file(self._local(url), _UPLOADED).unlink(missing_ok=True)
@@ -227,10 +228,10 @@ def _files_of(fs: Any, url: str, place: Path) -> dict[Path, str]:
     folder, _, name = url.rpartition("/")
     if SHARD in name:
         pattern = re.compile(re.escape(name).replace(re.escape(SHARD), r"\d{5,}"))
-        return {place.with_name(each): f"{folder}/{each}" for each in _names_in(fs, folder) if pattern.fullmatch(each)}
+        return {place.with_name(each): f"{folder}/{each}" for each in _files_in(fs, folder) if pattern.fullmatch(each)}
     if _identity(fs, url) is not None:
         return {place: url}
-    return {place / each: f"{url}/{each}" for each in _names_in(fs, url) if format_of(each)}
+    return {place / each: f"{url}/{each}" for each in _files_in(fs, url) if format_of(each)}
 
 
 def _copies(place: Path) -> Iterator[Path]:
@@ -267,6 +268,11 @@ def _forget(file: Path) -> None:
 # What is known of files
 
 
+def _is_one_of(known: list[str], found: str | None) -> bool:
+    """Whether an identity is one of those noted, or of the size that is; or there is no file."""
+    return found is None or bool({found, found.partition(", ")[0]} & set(known))
+
+
 def _note_file(file: Path, kind: str) -> Path:
     return file.with_name(f".{file.name}.{kind}")
 
@@ -301,13 +307,15 @@ def _path(fs: Any, url: str) -> str:
     return str(fs._strip_protocol(url))
 
 
-def _names_in(fs: Any, folder: str) -> list[str]:
+def _files_in(fs: Any, folder: str) -> dict[str, str | None]:
+    """The files in a folder, by name, and the identity of each: one question, whatever their number."""
     fs.invalidate_cache()
     try:
         infos = fs.ls(_path(fs, folder), detail=True)
     except FileNotFoundError:
-        return []
-    return sorted(info["name"].rpartition("/")[2] for info in infos if info["type"] == "file")
+        return {}
+    named = {info["name"].rpartition("/")[2]: _identity_in(info) for info in infos if info["type"] == "file"}
+    return dict(sorted(named.items()))
 
 
 def _identity(fs: Any, url: str) -> str | None:
@@ -317,8 +325,10 @@ def _identity(fs: Any, url: str) -> str | None:
         info = fs.info(_path(fs, url))
     except FileNotFoundError:
         return None
-    if info["type"] != "file":
-        return None
+    return _identity_in(info) if info["type"] == "file" else None
+
+
+def _identity_in(info: Mapping[str, Any]) -> str:
     mark = next((f"{name} {info[name]}" for name in (*_IDENTITY, *_TIMES) if info.get(name)), "")
     return f"{info['size']} bytes, {mark}"
 
