@@ -13,11 +13,22 @@ import click
 from reelscribe import __version__
 from reelscribe.cli_export import export
 from reelscribe.cli_looking import LOOKING
-from reelscribe.command import EXIT_ENGINE, EXIT_FAILURES, Group, given_of, options, settings_of, watched, watching
+from reelscribe.command import (
+    EXIT_ENGINE,
+    EXIT_FAILURES,
+    Group,
+    LocalPath,
+    Output,
+    given_of,
+    options,
+    settings_of,
+    watched,
+    watching,
+)
 from reelscribe.config import Settings
 from reelscribe.config.groups import RETRY_SETTINGS
 from reelscribe.console import next_step, say, say_json, summary_lines
-from reelscribe.errors import DatasetError
+from reelscribe.errors import DatasetError, without_passwords
 from reelscribe.runners.progress import Progress
 from reelscribe.terminal import PlainFormatter, some
 
@@ -69,7 +80,8 @@ def main(context: click.Context, verbose: bool) -> None:
     logging.basicConfig(level=logging.INFO if verbose else logging.WARNING)
     for handler in logging.getLogger().handlers:
         handler.setFormatter(PlainFormatter("reelscribe: %(message)s"))
-    logging.getLogger("reelscribe.engines.planning").setLevel(logging.INFO)  # a plan is always told
+    for name in ("engines.planning", "dataset.stores"):  # a plan, and where a ledger is, are always told
+        logging.getLogger(f"reelscribe.{name}").setLevel(logging.INFO)
     if context.invoked_subcommand is None:
         click.echo(context.get_help())
 
@@ -80,15 +92,15 @@ def main(context: click.Context, verbose: bool) -> None:
     "-o",
     "--output",
     required=True,
-    type=click.Path(path_type=Path),
-    help="File to write (.jsonl, .jsonl.gz, .jsonl.zst, .parquet, .tar); with {shard} in its name, several.",
+    type=Output(),
+    help="File to write (.jsonl, .jsonl.gz, .jsonl.zst, .parquet, .tar), or a URL; with {shard} in it, several.",
 )
 @click.option("--config", type=click.Path(path_type=Path), help="TOML file of settings; options win over it.")
 @watched
 @options()
 def caption(
     inputs: tuple[str, ...],
-    output: Path,
+    output: str | Path,
     config: Path | None,
     log_json: bool,
     metrics_port: int | None,
@@ -119,10 +131,10 @@ def caption(
     _report(summary, output, log_json)
 
 
-def _report(summary: Any, output: Path, log_json: bool) -> None:
+def _report(summary: Any, output: str | Path, log_json: bool) -> None:
     """Tell what a run did, and leave with the exit code for that."""
     if log_json:
-        say_json("summary", **asdict(summary), output=str(output), next=next_step(summary, output))
+        say_json("summary", **asdict(summary), output=without_passwords(str(output)), next=next_step(summary, output))
     else:
         for line in summary_lines(summary, output):
             say(line, err=True)
@@ -132,7 +144,7 @@ def _report(summary: Any, output: Path, log_json: bool) -> None:
 
 @main.command()
 @click.argument("inputs", nargs=-1, required=True, metavar="INPUT...")
-@click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="Data set to write.")
+@click.option("-o", "--output", required=True, type=LocalPath(), help="Data set to write.")
 @click.option("--every", type=float, metavar="SECONDS", help="Length of each clip.")
 @click.option("--scenes", is_flag=True, help="Make a clip of each scene.")
 @options(*_SPLIT)
@@ -194,7 +206,7 @@ def plan(inputs: tuple[str, ...], config: Path | None, as_json: bool, **given: A
 
 
 @main.command()
-@click.argument("output", type=click.Path(path_type=Path))
+@click.argument("output", type=Output())
 @click.option("--kind", "kinds", multiple=True, metavar="KIND,...", help="Kinds of failures; all by default.")
 @click.option("--task", "tasks", multiple=True, metavar="NAME", help="Task to try again; all by default. Repeatable.")
 @click.option(
@@ -208,7 +220,7 @@ def plan(inputs: tuple[str, ...], config: Path | None, as_json: bool, **given: A
 @options(*RETRY_SETTINGS)
 @watched
 def retry(
-    output: Path,
+    output: str | Path,
     kinds: tuple[str, ...],
     tasks: tuple[str, ...],
     marks: Path | None,
@@ -237,8 +249,9 @@ def retry(
     told: dict[str, Any] = {"kinds": named or None, "tasks": tasks or None, "marks": marks}
     if where:
         from reelscribe.audit.marks import marked_where
+        from reelscribe.dataset.stores import fetched
 
-        told["marked"] = marked_where(output, where, tasks)
+        told["marked"] = marked_where(fetched(output), where, tasks)
     with watching(log_json, metrics_port, metrics_host) as hooks:
         summary = run(output, settings=given_of(given), **hooks, **told)
     if summary.asked or log_json:
@@ -259,10 +272,10 @@ def _reason(kinds: list[str], summary: Any, *, has_marks: bool) -> str:
 
 
 @main.command()
-@click.argument("output", type=click.Path(path_type=Path))
-@click.argument("shards", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="SHARD_OUTPUT...")
+@click.argument("output", type=Output())
+@click.argument("shards", nargs=-1, required=True, type=Output(), metavar="SHARD_OUTPUT...")
 @watched
-def merge(output: Path, shards: tuple[Path, ...], log_json: bool, **where: Any) -> None:
+def merge(output: str | Path, shards: tuple[str | Path, ...], log_json: bool, **where: Any) -> None:
     """Put the outputs of all shards of a run (caption --shard I/N) together into OUTPUT.
 
     The inputs are read again; OUTPUT, its ledger and its list of failures are those of a run without shards. Refused

@@ -58,6 +58,31 @@ def _in_one_line() -> Iterator[None]:
         raise _OneLine("stopped; what was made is kept.", EXIT_SIGNAL + signal.SIGINT) from exc
 
 
+class Output(click.Path):
+    """An output: a path, or a URL as a text."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Tell URLs from paths."""
+        from reelscribe.dataset.places import place_of, url_of
+
+        return url_of(value) or place_of(value)
+
+
+class LocalPath(click.Path):
+    """A path to write to; a URL is refused."""
+
+    def __init__(self) -> None:
+        super().__init__(path_type=Path)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Refuse URLs."""
+        from reelscribe.dataset.files import is_url
+
+        if isinstance(value, str) and is_url(value):
+            raise DatasetError(f"cannot write to {value}: only caption and merge write to URLs; name a local path.")
+        return super().convert(value, param, ctx)
+
+
 class Group(click.Group):
     """Tells errors in one line, Click's own as well as the package's."""
 

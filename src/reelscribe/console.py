@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from reelscribe.errors import TRANSIENT_KINDS
+from reelscribe.errors import TRANSIENT_KINDS, without_passwords
 from reelscribe.runners.progress import TELLING_SECONDS, cost_in_words
 from reelscribe.terminal import printable, some
 
@@ -96,13 +96,13 @@ class JsonFormatter(logging.Formatter):
 # The end
 
 
-def summary_lines(summary: "RunSummary", output: Path) -> Iterator[str]:
+def summary_lines(summary: "RunSummary", output: str | Path) -> Iterator[str]:
     """What a run did, and what may be done next: ten lines at most."""
     known = f" ({summary.known} taken from the ledger)" if summary.known else ""
     made = some(summary.captions, "caption")
     if summary.tasks:
         made = f"{some(summary.captions, 'answer')} about {some(summary.videos, 'clip')}"
-    yield f"{made} for {some(summary.rows, 'row')} in {output}{known}"
+    yield f"{made} for {some(summary.rows, 'row')} in {without_passwords(str(output))}{known}"
     if summary.tasks:
         yield f"by task: {'; '.join(by_task(summary.tasks))}"
     if summary.speed["answers"]:
@@ -124,9 +124,9 @@ def summary_lines(summary: "RunSummary", output: Path) -> Iterator[str]:
         yield f"next: {step}"
 
 
-def next_step(summary: "RunSummary", output: Path) -> str:
+def next_step(summary: "RunSummary", output: str | Path) -> str:
     """The next useful thing to do; nothing where there is none."""
-    name = shlex.quote(str(output))
+    name = shlex.quote(without_passwords(str(output)))
     passing = sorted(kind for kind in summary.failures if kind in TRANSIENT_KINDS)
     if passing:
         return f"reelscribe retry {name} --kind {','.join(passing)}"

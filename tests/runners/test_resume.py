@@ -20,7 +20,7 @@ from reelscribe.dataset.lock import locked
 from reelscribe.errors import DatasetError, EngineError, FailuresError, SettingsError
 from reelscribe.runners.local import RunSummary, run
 from reelscribe.runners.retry import retry
-from reelscribe.runners.status import ledger_of, lock_of
+from reelscribe.runners.status import ledger_of, lock_of, read_status
 from reelscribe.tasks import Keep
 from reelscribe.values import Failure, Row, Work
 
@@ -330,6 +330,21 @@ def test_without_resume_all_is_made_anew_and_the_old_ledger_set_aside(tmp_path: 
 
 
 # One at a time
+
+
+def test_outputs_that_share_a_ledger_are_told_apart(
+    tmp_path: Path, data: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    output, other = tmp_path / "out.jsonl", tmp_path / "out.jsonl.gz"
+    _run(output, data)
+    _run(other, data, fps=3)
+    told = "Since the last run on out.jsonl, which shares its ledger with out.jsonl.gz, this changed: fps (2.0 → 3)."
+    assert told in caplog.text
+    refused = r"a run is writing to out\.jsonl, which shares its ledger \(process .*an output with another stem"
+    with locked(lock_of(output), output):
+        with pytest.raises(DatasetError, match=refused):
+            _run(other, data)
+        assert (read_status(output).state, read_status(other).state) == ("running", "finished")
 
 
 def test_second_run_on_an_output_is_refused_and_changes_nothing(tmp_path: Path, data: Path) -> None:
