@@ -82,6 +82,16 @@ class Checkpoint:
         """What it takes of a video, and what that costs."""
         return self.family.limits
 
+    @property
+    def context(self) -> int | None:
+        """Most tokens of a prompt and its answer; None if the configuration does not say."""
+        text = self.config.get_text_config()
+        found: int | None = getattr(text, "max_position_embeddings", None)
+        rope = getattr(text, "rope_parameters", None) or {}
+        if found and rope.get("rope_type") == "yarn":  # many say beside it how far the model got before
+            return max(found, int(rope["factor"] * (rope.get("original_max_position_embeddings") or found)))
+        return found
+
     @functools.cached_property
     def size(self) -> ModelSize:
         """What the model takes of a GPU's memory; weights in a folder are measured."""
