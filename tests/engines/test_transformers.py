@@ -232,6 +232,7 @@ class TestFaults:
         good, bad = prepare("good", sampling=GREEDY), prepare("bad", sampling=GREEDY, prompt="What? " * 40)
         [expected] = answers(shapes_engine, good).values()
         assert isinstance(expected, Generation)
+        assert expected.prompt_tokens
         assert shapes_engine._inputs._context == 32768
         monkeypatch.setattr(shapes_engine._inputs, "_context", expected.prompt_tokens + 3)
         both = replace(good, requests=(*good.requests, *bad.requests))

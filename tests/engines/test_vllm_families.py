@@ -164,11 +164,12 @@ def renderer(config: Any) -> Iterator[Any]:
     made.shutdown()
 
 
-def test_the_table_is_up_to_date(tiny: Tiny, config: Any) -> None:
+def test_the_table_is_up_to_date(tiny: Tiny) -> None:
     if tiny.family.stills and tiny.name in AS_IMAGES:
         return
     tool = runpy.run_path(str(ROOT / "tools" / "render_models.py"))
-    line = tool["row_in_vllm"](tiny.name, tiny.family, vllm_clips.fault_of(config, tiny.checkpoint))
+    config = config_of(tiny.checkpoint, audio=bool(tiny.hearing))
+    line = tool["row_in_vllm"](tiny.name, tiny.family, vllm_clips.fault_of(config, tiny.checkpoint, tiny.hearing))
     page = tool["PAGE"].read_text("utf-8").partition(tool["BEGIN_VLLM"])[2]
     assert line in page.splitlines(), "run: .venv-vllm/bin/python tools/render_models.py"
 
@@ -275,7 +276,7 @@ class TestSound:
     ) -> None:
         words = tiny.words(prompt, hears=True)
         assert words.text.count("<|audio_pad|>") == 1
-        for frames in (self.clip(tiny, 25), vllm_clips._clip(tiny.checkpoint.limits, *CLIPS[1], tiny.hearing)):
+        for frames in (self.clip(tiny, 25), vllm_clips._clip(tiny.checkpoint.limits, *CLIPS[1], hearing=tiny.hearing)):
             assert frames.sound
             longer = replace(frames.sound, samples=np.pad(frames.sound.samples, (0, 160)))
             shorter = replace(frames.sound, samples=longer.samples[:-37])  # vLLM makes it whole windows long
@@ -287,9 +288,9 @@ class TestSound:
             tail = len(end) - end.index(tiny.heard) - 1
             ids = ids[: len(ids) - tail] + asked[asked.index(tiny.heard) + 1 :]
             assert list(made["prompt_token_ids"]) == vllm_clips._places(made, tiny.processor, tiny.family) == ids
-            told = {"input_ids": torch.tensor([ids]), "attention_mask": torch.ones(1, len(ids))}
-            told = {**beside, **told, "use_audio_in_video": False}
-            expected = tiny.model._prepare_position_ids_for_generation(told["input_ids"], told)
+            whole = torch.tensor([ids])
+            told = {**beside, "input_ids": whole, "attention_mask": torch.ones_like(whole), "use_audio_in_video": False}
+            expected = tiny.model._prepare_position_ids_for_generation(whole, told)
             assert positions_in_vllm(hearing, made).tolist() == expected[-3:, 0].long().tolist()
 
     def test_silence_and_sound_differ(self, tiny: Tiny, listener: Any) -> None:

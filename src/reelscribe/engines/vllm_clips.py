@@ -124,8 +124,8 @@ def fault_of(config: Any, checkpoint: Checkpoint, hearing: Hearing | None = None
     renderer = renderer_from_config(config)
     try:
         for heard in (None, hearing) if hearing else (None,):
-            for probe in _PROBES:
-                if fault := _difference(renderer, checkpoint, _clip(checkpoint.limits, *probe, heard)):
+            for times, shape in _PROBES:
+                if fault := _difference(renderer, checkpoint, _clip(checkpoint.limits, times, shape, heard)):
                     return f"{_WITH_SOUND}{fault}" if heard else fault
         return None
     finally:
