@@ -12,12 +12,13 @@ from numpy.typing import NDArray
 
 from reelscribe.audit.alike import Alike
 from reelscribe.audit.counting import Common
-from reelscribe.audit.findings import MARKED, is_past_end, script_of
+from reelscribe.audit.findings import MARKED, script_of
 from reelscribe.faults import texts_in
 from reelscribe.report.entries import Entry
 from reelscribe.report.overview import flags_of
 from reelscribe.report.words import opening, phrases
 from reelscribe.wording import ready_wordings
+from reelscribe.wording.times import is_past_end
 from reelscribe.words import words_of
 
 _EDGES: Final = (2, 5, 10, 20, 60)
