@@ -55,7 +55,7 @@ class Checkpoint:
         from reelscribe.engines.describing import describe
 
         path, commit = str(model_path(model)), None
-        if (found := in_cache(model, revision=revision, **hub)) is not None:
+        if (found := in_cache(model, revision, **hub)) is not None:
             path, commit = str(found), found.name
         if logging.getLogger().handlers:  # else these print what the hub's library logs a second time, never as JSON
             logging.getLogger("huggingface_hub").handlers.clear()
