@@ -142,6 +142,10 @@ def _chatml(video: str, image: str = "") -> str:
 
 
 _QWEN_TEMPLATE: Final = _chatml(*(f"<|vision_start|><|{kind}_pad|><|vision_end|>" for kind in ("video", "image")))
+_OMNI_TEMPLATE: Final = _QWEN_TEMPLATE.replace(
+    "{%- else -%}{{- p.text -}}",
+    "{%- elif p.type == 'audio' -%}{{- '<|audio_start|><|audio_pad|><|audio_end|>' -}}{%- else -%}{{- p.text -}}",
+)
 
 
 def _rope(*sections: int, interleaved: bool = False, **more: Any) -> dict[str, Any]:
@@ -221,7 +225,7 @@ def _qwen3_omni() -> Made:
     )
     sound = transformers.WhisperFeatureExtractor(feature_size=128)
     processor = transformers.Qwen3OmniMoeProcessor(
-        _image_processor(32, 16), video, sound, tokenizer, chat_template=_QWEN_TEMPLATE
+        _image_processor(32, 16), video, sound, tokenizer, chat_template=_OMNI_TEMPLATE
     )
     rope = _rope(3, 3, 2, interleaved=True)
     config = transformers.Qwen3OmniMoeThinkerConfig(

@@ -307,6 +307,11 @@ CAPTION_META: Final[dict[str, tuple[str, str]]] = {
         "how the model was given the times of frames: in `words`, by `positions` of tokens, `drawn` into the pictures, "
         "or `none`; null if that is not known",
     ),
+    "sound_given": (
+        "string",
+        "with `audio`: how a model is given sound: `among` the frames, each part of it at its time, or `beside` them; "
+        "else null",
+    ),
     "sent": ("string", "what a server was sent; null for a model that runs here"),
     "prompt_tokens": ("int64", "tokens of the whole prompt, the video's among them"),
     "completion_tokens": ("list of int64", "tokens of each candidate"),

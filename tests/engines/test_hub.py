@@ -73,7 +73,7 @@ def test_the_cache_will_do_without_a_hub(
         assert hub.in_cache("some/model", **params) == snapshot
     assert ("the cache has some/model, and will do" in caplog.text) == (how in ("closed", "silent"))
     assert commit_of(Settings(model="some/model", model_params=params)) == "0123abc"
-    assert hub.in_cache("some/model", revision="0123abc", **params) == snapshot
+    assert hub.in_cache("some/model", "0123abc", **params) == snapshot
 
 
 def test_names_that_are_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

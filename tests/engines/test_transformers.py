@@ -226,6 +226,25 @@ class TestFaults:
         assert (failure.kind, failure.video) == ("engine", "bad.mp4")
         assert re.search(reason, failure.message)
 
+    def test_no_prompt_and_answer_are_longer_than_the_model_s_context(
+        self, shapes_engine: TransformersEngine, prepare: Prepare, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        good, bad = prepare("good", sampling=GREEDY), prepare("bad", sampling=GREEDY, prompt="What? " * 40)
+        [expected] = answers(shapes_engine, good).values()
+        assert isinstance(expected, Generation)
+        assert expected.prompt_tokens
+        assert shapes_engine._inputs._context == 32768
+        monkeypatch.setattr(shapes_engine._inputs, "_context", expected.prompt_tokens + 3)
+        both = replace(good, requests=(*good.requests, *bad.requests))
+        replies = {reply.id.task: reply for reply in shapes_engine.generate(iter([both]))}
+        made, failure = replies["good"], replies["bad"]
+        assert isinstance(made, Generation)
+        assert isinstance(failure, Failure)
+        assert [(each.num_tokens, each.stop_reason) for each in made.candidates] == [(3, "length")]
+        assert failure.kind == "engine"
+        said = r"its prompt has \d+ tokens, and the model has room for \d+ with the answer: lower max_video_tokens, "
+        assert re.match(said, failure.message)
+
     @pytest.mark.parametrize("error", [torch.OutOfMemoryError, MemoryError])
     def test_out_of_memory_goes_on_with_smaller_batches_and_says_so_once(
         self,

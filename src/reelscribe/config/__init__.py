@@ -290,11 +290,6 @@ def _check_passed_on(settings: Settings) -> None:
         raise SettingsError("show is for models that run here; send says what a server is sent.")
     if settings.engine != "openai" and settings.extra_body:
         raise SettingsError(f"extra_body is for the engine openai only; the engine is {settings.engine}.")
-    if settings.engine == "vllm" and settings.audio:
-        raise SettingsError(
-            "audio is not for the engine vllm: vLLM 0.32 gives frames wrong positions if there is sound among them. "
-            "Leave audio out, or take the engine transformers, or a server (openai)."
-        )
     for name, why in _SET_BY_US.items():
         if name in settings.extra_body:
             raise SettingsError(f"extra_body must not hold {name!r}: {why}.")

@@ -43,7 +43,7 @@ def load_engine(settings: Settings) -> Engine:
 def _load(settings: Settings) -> Engine:
     module, function = ENGINES[settings.engine].split(":")
     if settings.engine in _OF_CHECKPOINTS and find_spec(settings.engine):  # before PyTorch is loaded for nothing
-        in_cache(settings.model, revision=settings.revision, **settings.model_params)
+        in_cache(settings.model, settings.revision, **settings.model_params)
     try:
         engine: Engine = getattr(importlib.import_module(module), function)(settings)
     except ModuleNotFoundError as exc:

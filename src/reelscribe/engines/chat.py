@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from reelscribe.engines.gate import FailedError
-from reelscribe.engines.stills import OTHERS, Words
+from reelscribe.engines.stills import HEARD, OTHERS, Words
 from reelscribe.errors import ClipError
 from reelscribe.schemas import Schema
 from reelscribe.thoughts import CLOSING, OPENING
@@ -105,7 +105,7 @@ def hear(sound: Sound) -> Iterator[Part]:
         written.setframerate(sound.rate)
         written.writeframes((sound.samples.clip(-1, 1) * (2**15 - 1)).round().astype("<i2").tobytes())
     data = base64.b64encode(file.getvalue()).decode()
-    yield {"type": "text", "text": "The sound of the video:"}
+    yield {"type": "text", "text": HEARD}
     yield {"type": "input_audio", "input_audio": {"data": data, "format": "wav"}}
 
 

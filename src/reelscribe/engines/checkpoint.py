@@ -55,7 +55,7 @@ class Checkpoint:
         from reelscribe.engines.describing import describe
 
         path, commit = str(model_path(model)), None
-        if (found := in_cache(model, revision=revision, **hub)) is not None:
+        if (found := in_cache(model, revision, **hub)) is not None:
             path, commit = str(found), found.name
         if logging.getLogger().handlers:  # else these print what the hub's library logs a second time, never as JSON
             logging.getLogger("huggingface_hub").handlers.clear()
@@ -85,6 +85,16 @@ class Checkpoint:
     def limits(self) -> VisionLimits:
         """What it takes of a video, and what that costs."""
         return self.family.limits
+
+    @property
+    def context(self) -> int | None:
+        """Most tokens of a prompt and its answer; None if the configuration does not say."""
+        text = self.config.get_text_config()
+        found: int | None = getattr(text, "max_position_embeddings", None)
+        rope = getattr(text, "rope_parameters", None) or {}
+        if found and rope.get("rope_type") == "yarn":  # many say beside it how far the model got before
+            return max(found, int(rope["factor"] * (rope.get("original_max_position_embeddings") or found)))
+        return found
 
     @functools.cached_property
     def size(self) -> ModelSize:

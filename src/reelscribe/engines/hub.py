@@ -109,7 +109,7 @@ def cached(model: str, revision: str | None = None, folder: str | None = None) -
     return found if commit and (found / "config.json").is_file() else None
 
 
-def in_cache(model: str, *, revision: str | None = None, **hub: Any) -> Path | None:
+def in_cache(model: str, revision: str | None = None, /, **hub: Any) -> Path | None:
     """The folder in the cache from which a model of the hub is to be loaded.
 
     None if it is in a folder of its own, or the hub's library may ask the hub.

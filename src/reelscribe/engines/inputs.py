@@ -17,6 +17,7 @@ from reelscribe.engines.patches import floats
 from reelscribe.engines.prompt import Prompt
 from reelscribe.engines.sampling import TokenRules
 from reelscribe.engines.thinking import opens_thought
+from reelscribe.errors import SettingsError
 from reelscribe.values import Frames, Request, RequestId, Work
 
 _LAYOUTS: Final = 64
@@ -125,6 +126,7 @@ class InputBuilder:
         positions: where tokens stand; see `Positions`.
         device: where the model is.
         switches: variables of its chat template.
+        context: most tokens of a prompt and its answer; None if that is not known.
     """
 
     def __init__(
@@ -135,7 +137,9 @@ class InputBuilder:
         positions: Callable[[torch.Tensor, Mapping[str, torch.Tensor]], torch.Tensor],
         device: torch.device,
         switches: Mapping[str, bool] | None = None,
+        context: int | None = None,
     ) -> None:
+        self._context = context
         self._processor = processor
         self._family = family
         self._switches = switches
@@ -155,29 +159,38 @@ class InputBuilder:
 
         Raises:
             ValueError: frames are not of a size that the model takes.
-            SettingsError: the request's schema cannot be enforced.
+            SettingsError: a request's schema cannot be enforced, or its prompt leaves no room for an answer.
             MissingExtraError: the extra `structured` is not installed, and the request has a schema.
         """
         shows = any(request.video for request in item.requests)
         shown = self._shown(item.frames) if shows else _NOTHING
         alike: dict[tuple[int, ...], list[Question]] = {}
         for request in item.requests:
-            if request.schema:
-                self._rules.constraints.begin(request.schema)  # compiles it here, and not between two steps
             ids = self._prompt(request, shown.layout).ids(self._processor.tokenizer)
-            longest = self._rules.resolve(request.sampling, request.num_captions).max_tokens or 0
-            question = Question(
-                request=request,
-                ids=torch.tensor(ids),
-                longest_answer=longest,
-                # An answer that keeps to a schema has no room for a thought.
-                opens_thought=not request.schema and opens_thought(self._processor.tokenizer, ids),
-            )
-            alike.setdefault(self._up_to_video(ids), []).append(question)
+            alike.setdefault(self._up_to_video(ids), []).append(self._question(request, ids))
         video = dict(shown.tensors)
         if shows and self._family.cut:
             video[PIXELS[0]] = torch.from_numpy(self._family.cut.patches(item.frames.pixels))
         return ModelInputs(prefixes=tuple(self._prefix(questions, shown) for questions in alike.values()), video=video)
+
+    def _question(self, request: Request, ids: list[int]) -> Question:
+        if request.schema:
+            self._rules.constraints.begin(request.schema)  # compiles it here, and not between two steps
+        longest = self._rules.resolve(request.sampling, request.num_captions).max_tokens or 0
+        if self._context:
+            longest = min(longest, self._context - len(ids))
+        if longest < 1:
+            raise SettingsError(
+                f"its prompt has {len(ids):,} tokens, and the model has room for {self._context:,} with the answer: "
+                "lower max_video_tokens, shorten the prompt, or caption shorter clips (--split)."
+            )
+        return Question(
+            request=replace(request, sampling=replace(request.sampling, max_tokens=longest)),
+            ids=torch.tensor(ids),
+            longest_answer=longest,
+            # An answer that keeps to a schema has no room for a thought.
+            opens_thought=not request.schema and opens_thought(self._processor.tokenizer, ids),
+        )
 
     def _shown(self, frames: Frames) -> Shown:
         """A clip as the processor makes it. Without pixels it is the same for all clips of the same size and times."""

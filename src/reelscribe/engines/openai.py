@@ -162,8 +162,8 @@ class OpenAIEngine:
         told: dict[str, Any] = {} if send == "frames" else {"video_tokens": None}
         if send == "images":
             told["times_given"] = "words"
-        if settings.audio and send == "video":
-            told["audio"] = "in file"
+        if settings.audio:
+            told |= {"audio": "in file"} if send == "video" else {"sound_given": "beside"}
         self.info = ModelInfo(
             engine="openai",
             model=model,

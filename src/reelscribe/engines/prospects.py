@@ -77,7 +77,7 @@ def commit_of(settings: ModelSettings) -> str | None:
     """The commit of a hub model that would be loaded now; None where that cannot be found out."""
     given = {name: settings.model_params[name] for name in _OF_DOWNLOADS if name in settings.model_params}
     try:
-        if here := in_cache(settings.model, revision=settings.revision, **given):
+        if here := in_cache(settings.model, settings.revision, **given):
             return here.name
         hub = importlib.import_module("huggingface_hub")
         file = hub.hf_hub_download(settings.model, "config.json", revision=settings.revision, **given)

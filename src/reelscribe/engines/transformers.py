@@ -122,7 +122,13 @@ class TransformersEngine:
             self._rules.constraints.begin(schema)
         switches = checkpoint.template_switches(thinking=thinking)
         self._inputs = InputBuilder(
-            self._processor, checkpoint.family, self._rules, Positions(self._model), self._device, switches
+            self._processor,
+            checkpoint.family,
+            self._rules,
+            Positions(self._model),
+            self._device,
+            switches,
+            checkpoint.context,
         )
         if checkpoint.family.times == "none":
             logger.warning("The model %r is not shown when its frames are: do not ask it for times.", model)
@@ -131,7 +137,7 @@ class TransformersEngine:
             model=model,
             revision=checkpoint.revision,
             limits=checkpoint.limits,
-            details={"times_given": checkpoint.family.times},
+            details={"times_given": checkpoint.family.times, **({"sound_given": "among"} if audio else {})},
         )
 
     def generate(self, works: Iterator[Work]) -> Iterator[Generation | Failure]:

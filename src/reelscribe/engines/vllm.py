@@ -2,8 +2,8 @@
 
 vLLM's own engine core runs in a process beside this one and batches whatever is in flight. `generate` keeps a window of
 requests there, refilled one by one as answers come out, so that it never drains. Frames go over as they are, at their
-final size and with their true times: vLLM samples none of them. What it makes of a clip is seen before weights are
-loaded (`vllm_clips.py`).
+final size and with their true times: vLLM samples none of them. Sound goes beside them. What it makes of a clip is
+seen before weights are loaded (`vllm_clips.py`).
 
 All candidates of a request are one request there, too. vLLM knows a work's clip by a name, the same in each request, so
 that they share the vision encoder and the prefill up to the question, as candidates do, through its caches. It draws
@@ -147,7 +147,7 @@ class VllmEngine:
             model=settings.model,
             revision=checkpoint.revision,
             limits=checkpoint.limits,
-            details={"times_given": checkpoint.family.times},
+            details={"times_given": checkpoint.family.times, **({"sound_given": "beside"} if budget.hearing else {})},
             gpus=self._replicas * self._llm.vllm_config.parallel_config.tensor_parallel_size,
         )
 
@@ -165,7 +165,7 @@ class VllmEngine:
                 outputs = StructuredOutputsConfig(**self.engine_args["structured_outputs_config"])
                 args = AsyncEngineArgs(**self.engine_args | {"structured_outputs_config": outputs})
                 config = args.create_engine_config(UsageContext.LLM_CLASS)
-                check(config, checkpoint, settings.model)
+                check(config, checkpoint, settings.model, budget.hearing)
                 set_aside(config, budget, ours="mm_processor_kwargs" not in settings.model_params)
                 return AsyncLLM.from_vllm_config(
                     config,
@@ -222,7 +222,7 @@ class VllmEngine:
     def _has_room(self, flights: Collection[_Flight]) -> bool:
         """Whether one more clip, however large, keeps to the bounds."""
         frames = {flight.item.frames for flight in flights}
-        held = sum(each.pixels.nbytes for each in frames) + self._clip_bytes
+        held = sum(each.nbytes for each in frames) + self._clip_bytes
         candidates = sum(flight.num_candidates for flight in flights)
         return not flights or (held <= self._window_bytes and candidates < self._window_candidates)
 
@@ -254,8 +254,9 @@ class VllmEngine:
         from reelscribe.engines.vllm_clips import keep_seconds, prompt_for_vllm
 
         request = item.requests[0]
-        words = Prompt.of(self._processor, self._family, request, self._switches)
         frames = item.frames if request.video else None
+        hears = frames is not None and frames.has_sound
+        words = Prompt.of(self._processor, self._family, request, self._switches, hears=hears)
         prompt = prompt_for_vllm(words, self._processor, self._family, frames, clip)
         [rendered] = await self._llm.renderer.render_cmpl_async([prompt])
         if frames is not None:
@@ -421,7 +422,7 @@ def _defaults(
         "use_tqdm_on_load": False,
     }
     if on_cpu:
-        length = min(longest_tokens(budget), checkpoint.config.get_text_config().max_position_embeddings)
+        length = min(longest_tokens(budget), checkpoint.context or longest_tokens(budget))
         args |= {
             "enforce_eager": True,  # compiling takes minutes there
             # vLLM 0.32 breaks on a CPU where a request with a seed is prefilled in parts, so that none may be. Longer
