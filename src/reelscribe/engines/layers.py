@@ -65,7 +65,7 @@ class Branches:
         """Shape (rows, heads, ...) to (prefixes, heads, width, ...). Gaps hold what some row does."""
         prefixes = len(self.prefix_mask)
         if self.even:
-            return rows.unflatten(0, (prefixes, self.width)).transpose(1, 2)
+            return rows.reshape(prefixes, self.width, *rows.shape[1:]).transpose(1, 2)
         heads, device = rows.shape[1], rows.device
         return rows.flatten(0, 1)[self.once(("table", heads, device), lambda: self._slots(heads).to(device))]
 
@@ -171,7 +171,10 @@ class FullLayer:
         weights = scores.softmax(-1, torch.float32).to(values.dtype)
         split = keys.shape[2]
         parts = weights[..., :split] @ values, weights[..., split:]
-        mixed, own_weights = (branches.rows(part.unflatten(2, (-1, group))).flatten(0, 1) for part in parts)
+        mixed, own_weights = (
+            branches.rows(part.reshape(len(keys), heads, branches.width, group, part.shape[3])).flatten(0, 1)
+            for part in parts
+        )
         mixed.baddbmm_(own_weights, own_values.flatten(0, 1))
         return mixed.reshape(len(query), -1, tokens, values.shape[3]).transpose(1, 2)
 
@@ -343,7 +346,7 @@ def _products(queries: torch.Tensor, keys: torch.Tensor, scaling: float) -> torc
     """Scaled products of (many, heads, queries, size) and (many, heads, keys, size): (many, heads, queries, keys)."""
     nothing = queries.new_empty(1)  # is not read where beta is 0
     flat = torch.baddbmm(nothing, queries.flatten(0, 1), keys.flatten(0, 1).transpose(1, 2), beta=0, alpha=scaling)
-    return flat.unflatten(0, queries.shape[:2])
+    return flat.reshape(*queries.shape[:2], *flat.shape[1:])
 
 
 def _chosen(part: torch.Tensor, prefixes: torch.Tensor | None) -> torch.Tensor:
