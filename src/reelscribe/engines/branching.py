@@ -178,9 +178,7 @@ class BranchingCache:
         Raises:
             ValueError: see `has_states`.
         """
-        branches = self._branches
-        new = branches.own_mask.new_ones(len(branches.owners), 1) if mask is None else mask
-        branches.own_mask = torch.cat([branches.own_mask, new], 1)
+        self._branches.begin_step(mask)
         for layer in self.layers:
             layer.begin_step(mask)
 

@@ -27,7 +27,7 @@ from reelscribe.engines.inputs import InputBuilder, ModelInputs, most_tokens
 from reelscribe.engines.positions import Positions
 from reelscribe.engines.running import RunningBatch, cache_name
 from reelscribe.engines.sampling import TokenRules
-from reelscribe.engines.speedups import speed_up_vision
+from reelscribe.engines.speedups import speed_up
 from reelscribe.errors import EngineError, MissingExtraError, ModelError, SettingsError
 from reelscribe.schemas import Schema
 from reelscribe.values import Failure, Generation, Request, Work
@@ -109,7 +109,7 @@ class TransformersEngine:
         if report["missing_keys"]:
             raise ModelError(f"the model {model!r} lacks weights, such as {min(report['missing_keys'])}.")
         self._model.eval()
-        speed_up_vision(self._model)
+        speed_up(self._model)
         self._processor = checkpoint.processor
         enable_branching(self._model)
         self._batch_size = batch_size
