@@ -140,6 +140,8 @@ class RowPlan:
             times=task.times,
             checks=task.checks,
             tell_faults=task.tell_faults,
+            scorer=task.scores_with,
+            row=self.row if task.scores_with else {},
             sampling=task.sampling,
             schema=task.schema,
             seed=int.from_bytes(digest[:8], "big") >> 1,  # 63 bits: Arrow's int64, and so any reader, holds them

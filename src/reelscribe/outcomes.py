@@ -189,6 +189,7 @@ def choose(request: Request, answer: Answer) -> Caption:
     flags = {fault for number in kept for fault in faults[number]}
     # Release 0.1.0 had no flags of clips, and recorded a share of damaged ones alone.
     flags |= set(meta.get("clip_flags", "truncated" if "decoded_share" in meta else "").split())
+    flags |= {"unscored"} if request.lacks_scores(answer) else set()
     told = {
         "keep": keep,
         "kept": list(kept),

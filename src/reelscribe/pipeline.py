@@ -23,6 +23,7 @@ from reelscribe.engines.feed import Feed, answers_to
 from reelscribe.errors import ClipError, SettingsError
 from reelscribe.layouts import Layout, choose_layout
 from reelscribe.outcomes import answer_of, tell_frames
+from reelscribe.scoring import Scoring
 from reelscribe.under_way import WAITING_ROWS, E, InFlight, Pausing, Queue, RequestEntry, RowEntry
 from reelscribe.values import (
     NO_FRAMES,
@@ -247,7 +248,14 @@ def make(works: Iterator[Work], settle: Settle, settings: Settings, engine: Engi
     Raises:
         EngineError: the engine broke, or does not keep to its contract.
     """
-    in_flight, model = InFlight(), engine.info
+    model = engine.info
+    in_flight = InFlight(busy=lambda: scoring.busy)
+
+    def make_room(frames: Frames) -> None:
+        """Wait until frames may be held for a scorer, or nothing is left that would make room."""
+        if not scoring.has_room(frames):
+            with feed.holding():
+                in_flight.wait(lambda: scoring.has_room(frames) or feed.starved)
 
     def prepared() -> Iterator[Work]:
         while True:
@@ -257,10 +265,17 @@ def make(works: Iterator[Work], settle: Settle, settings: Settings, engine: Engi
                         settle(Failure.of(request, str(decoded), decoded.kind))
                     continue
                 told, ready = tell_frames(decoded, work.clip), tuple(_with_facts(work, decoded, settle))
+                if any(request.scorer for request in ready):
+                    make_room(decoded)
                 for request in ready:
-                    in_flight.add(request, told, decoded.facts)
-                if ready:
-                    yield Work(requests=ready, frames=decoded)
+                    if request.scorer:
+                        scoring.hold(request, decoded)
+                    if request.answered:
+                        scoring.take(request, request.answered)
+                    else:
+                        in_flight.add(request, told, decoded.facts)
+                if to_ask := tuple(request for request in ready if not request.answered):
+                    yield Work(requests=to_ask, frames=decoded)
             if not isinstance(works, Pausing) or works.ended:
                 return
             with feed.holding():
@@ -269,17 +284,20 @@ def make(works: Iterator[Work], settle: Settle, settings: Settings, engine: Engi
                 return
 
     with (
+        Scoring(settle, in_flight.wake, max_bytes=settings.prefetch_bytes) as scoring,
         Feed(prepared(), owes=lambda: len(in_flight) > 0, cancel=in_flight.cancel) as feed,
         contextlib.closing(answers_to(engine, feed, on_pause=in_flight.tell)) as answers,
     ):
         for answer in answers:
             request, told, facts = in_flight.take(answer.id)
             info = model.of(request.id.task)
-            settle(answer if isinstance(answer, Failure) else answer_of(request, told, facts, answer, info))
+            made = answer if isinstance(answer, Failure) else answer_of(request, told, facts, answer, info)
+            scoring.take(request, made)
             yield
             in_flight.tell()
-    for request in in_flight.clear():
-        settle(Failure.of(request, "the engine gave no answer to this request."))
+        for request in in_flight.clear():
+            scoring.take(request, Failure.of(request, "the engine gave no answer to this request."))
+        scoring.wait()
     yield
 
 

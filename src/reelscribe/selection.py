@@ -129,6 +129,16 @@ def _likeliest(candidates: Sequence[Candidate], request: Request) -> Selection:
     return Selection((known.index(best),), f"likeliest of {len(known)}: mean log-probability {best:.3f}")
 
 
+def _scored(candidates: Sequence[Candidate], request: Request) -> Selection:
+    name = request.scorer.name if request.scorer else ""
+    known = [candidate.scores[name] for candidate in candidates if name in candidate.scores]
+    if len(known) < len(candidates):
+        drawn = _random_any(candidates, request)
+        return drawn._replace(reason=f"{drawn.reason}: not all have a score of {name}")
+    best = max(known)
+    return Selection((known.index(best),), f"best score of {len(known)} by {name}: {best:.4g}")
+
+
 def _all(candidates: Sequence[Candidate], _: Request) -> Selection:
     return Selection(tuple(range(len(candidates))), "all candidates are kept")
 
@@ -138,5 +148,6 @@ SELECTORS: Final[dict[str, Selector]] = {
     "similar_one_simhash": _similar_one_simhash,
     "consensus": _consensus,
     "likeliest": _likeliest,
+    "scored": _scored,
     "all": _all,
 }

@@ -12,9 +12,10 @@ from reelscribe.errors import SettingsError, did_you_mean
 from reelscribe.events import Times, list_of
 from reelscribe.sampling_params import SamplingParams
 from reelscribe.schemas import READY, Schema
+from reelscribe.scores import Scorer
 from reelscribe.templates import Part, is_utf8, names_in, parts_of
 
-Keep = Literal["random_any", "similar_one_simhash", "consensus", "likeliest", "all"]
+Keep = Literal["random_any", "similar_one_simhash", "consensus", "likeliest", "scored", "all"]
 ColumnKind = Literal["text", "candidates", "meta", "failure"]
 
 COLUMN_KINDS: Final[tuple[ColumnKind, ...]] = get_args(ColumnKind)
@@ -63,6 +64,10 @@ class Task:
     """What answers are checked for."""
     tell_faults: bool = False
     """Whether a second try is told what was wrong with the first."""
+    scorer: str | None = None
+    """`module:name` of what gives candidates scores; None, or empty, for nothing. A text stage has none."""
+    scorer_params: Mapping[str, Any] = field(default_factory=dict)
+    """Keywords for it."""
     engine: Mapping[str, Any] = field(default_factory=dict)
     """Settings of the model and what runs it, where they are not the run's; for a text stage."""
 
@@ -85,6 +90,11 @@ class Task:
     def is_over_video(self) -> bool:
         """Whether it has one answer for a video, whatever the number of clips."""
         return self.over == "video"
+
+    @property
+    def scores_with(self) -> Scorer | None:
+        """What gives its candidates scores."""
+        return Scorer(place=self.scorer, params=self.scorer_params) if self.scorer and self.video else None
 
     def column(self, kind: ColumnKind) -> str:
         """Name of a column that it adds."""
@@ -154,6 +164,7 @@ _HELD: Final[Mapping[str, tuple[type, str]]] = {
     "engine": (Mapping, "a table of settings of a model"),
     "num_captions": (int, "a whole number"),
     "part_chars": (int, "a whole number"),
+    "scorer_params": (Mapping, "a table of keywords"),
     "tell_faults": (bool, "true or false"),
     "video": (bool, "true or false"),
 }
@@ -183,6 +194,11 @@ def _checked(task: Task) -> Task:
             raise SettingsError(f"{name} must be text in UTF-8; got {getattr(task, name)!r}.")
     if task.keep not in get_args(Keep):
         raise SettingsError(f"keep must be one of {', '.join(get_args(Keep))}; got {task.keep!r}.")
+    if task.keep == "scored" and task.scores_with is None:
+        why = "set scorer" if task.video else "a task without the video has no frames to score with"
+        raise SettingsError(f"keep is scored, but there is no scorer: {why}.")
+    if task.scorer_params and not task.scorer:
+        raise SettingsError("scorer_params are for a scorer, and there is none: set scorer.")
     if not task.video and not (task.prompt or "").strip() and task.prompt_key is None:
         raise SettingsError("a task without the video needs a prompt.")
     if task.over not in ("clip", "video"):

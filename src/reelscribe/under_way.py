@@ -24,9 +24,14 @@ an engine has under way, so that it seldom runs short."""
 
 
 class InFlight:
-    """Requests that the engine has, without the pixels, which are its own now. Used by two threads, one at each end."""
+    """Requests that the engine has, without the pixels, which are its own now. Used by two threads, one at each end.
 
-    def __init__(self) -> None:
+    Args:
+        busy: whether answers are on their way that the engine has given already.
+    """
+
+    def __init__(self, busy: Callable[[], bool] = lambda: False) -> None:
+        self._busy = busy
         self._asked: dict[RequestId, tuple[Request, dict[str, Any], Facts]] = {}
         self._taking = False
         self._changed = threading.Condition()
@@ -63,11 +68,16 @@ class InFlight:
             self._taking = False
             self._changed.notify_all()
 
+    def wake(self) -> None:
+        """Wake who waits, if something else has changed."""
+        with self._changed:
+            self._changed.notify_all()
+
     def wait(self, enough: Callable[[], bool]) -> None:
         """Wait for answers until there is enough room for more; not when none is to come."""
 
         def over() -> bool:
-            return not (self._asked or self._taking) or self.cancelled.is_set()
+            return not (self._asked or self._taking or self._busy()) or self.cancelled.is_set()
 
         with self._changed:
             self._changed.wait_for(lambda: enough() or over())
@@ -332,7 +342,7 @@ class Queue(Iterator[Work], Generic[E]):
         with self._changing:
             asked = self._open[answer.id]
             request = asked.request
-            if self._settings.retry_flagged and request.attempt == 1 and is_faulty(answer):
+            if self._settings.retry_flagged and request.attempt == 1 and not request.answered and is_faulty(answer):
                 asked.request, asked.first = once_more(request, answer), answer
                 self._follow_ups.append(Work(requests=(asked.request,)))
                 return

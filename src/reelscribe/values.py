@@ -14,6 +14,7 @@ from reelscribe.errors import FailureKind, SettingsError, without_passwords
 from reelscribe.events import Event, Times
 from reelscribe.sampling_params import SamplingParams
 from reelscribe.schemas import Facts, Schema
+from reelscribe.scores import Scorer
 from reelscribe.stretches import MOST_SECONDS
 from reelscribe.templates import Part
 
@@ -137,6 +138,12 @@ class Request:
     """What answers are checked for. It has no part in what is made."""
     tell_faults: bool = False
     """Whether a second try is told what was wrong with the first."""
+    scorer: Scorer | None = None
+    """What gives candidates scores. It has no part in what is made."""
+    row: Mapping[str, Any] = field(default_factory=dict, compare=False)
+    """The row, for a scorer; else empty."""
+    answered: "Answer | None" = None
+    """What was answered before, and only lacks scores: no engine is asked."""
     unfilled: tuple[Part, ...] = ()
     """The prompt in parts, while it names facts of the clip, which are known once that is decoded."""
     instead: "Request | Failure | None" = None
@@ -148,6 +155,12 @@ class Request:
     def scored(self) -> bool:
         """Whether the log-probabilities of candidates are asked for."""
         return self.keep == "likeliest"
+
+    def lacks_scores(self, answer: "Answer") -> bool:
+        """Whether a candidate with text has no score of the scorer."""
+        if self.scorer is None:
+            return False
+        return any(self.scorer.name not in each.scores for each in answer.candidates if each.has_text)
 
     def __post_init__(self) -> None:
         if self.num_captions < 1:
@@ -256,6 +269,11 @@ class Candidate:
     and penalties. None if the request is not to be scored, or the engine does not tell."""
     scores: Mapping[str, float] = field(default_factory=dict, hash=False)
     """What judges and scorers said of it, by their names; higher is better. The ledger keeps them."""
+
+    @property
+    def has_text(self) -> bool:
+        """Whether there is something to score."""
+        return bool(self.text.strip())
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -111,7 +111,8 @@ class TaskSettings:
     num_captions: int = setting(1, "Candidates to generate for each video.", at_least=1, affects="rows")
     keep: str = setting(
         "random_any",
-        "Candidates to keep: one at random, that nearest to the original text or to all others, the likeliest, or all.",
+        "Candidates to keep: one at random, that nearest to the original text or to all others, the likeliest, that"
+        " with the best score, or all.",
         *get_args(Keep),
         affects="nothing",
     )
@@ -136,6 +137,15 @@ class TaskSettings:
         "Check of captions, as words=20-60 or language=en; one that does not keep to it has a fault. Repeatable.",
         option=("--check", "KEY=VALUE"),
         affects="nothing",
+    )
+    scorer: str | None = setting(
+        None,
+        "What gives candidates scores, by their texts and the frames: module:name of a function or class, as "
+        "reelscribe.scorers:ClipScore.",
+        affects="nothing",
+    )
+    scorer_params: Mapping[str, Any] = setting(
+        dict, "Keyword for the scorer, as model=FOLDER; repeatable.", affects="nothing"
     )
     tell_faults: bool = setting(
         False, "With --retry-flagged: tell the model what was wrong with its first answer.", affects="nothing"
