@@ -255,7 +255,7 @@ def make(works: Iterator[Work], settle: Settle, settings: Settings, engine: Engi
         """Wait until frames may be held for a scorer, or nothing is left that would make room."""
         if not scoring.has_room(frames):
             with feed.holding():
-                in_flight.wait(lambda: scoring.has_room(frames) or feed.starved)
+                in_flight.wait(lambda: scoring.has_room(frames) or (feed.starved and not scoring.busy))
 
     def prepared() -> Iterator[Work]:
         while True:

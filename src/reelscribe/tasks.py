@@ -133,6 +133,8 @@ def _read(name: str, table: Any, base: Task) -> Task:
         if key not in _KEYS:
             raise SettingsError(f"tasks.{name} has the unknown key {key!r}; {did_you_mean(key, _KEYS)}")
     values = {key: value for key, value in table.items() if value is not None}
+    if "scorer" in values:
+        values.setdefault("scorer_params", {})  # those of all tasks are for another one
     try:
         return _checked(replace(base, name=name, **{key: _value(name, key, values[key], base) for key in values}))
     except SettingsError as exc:
