@@ -26,11 +26,15 @@ def test_settings_cannot_be_changed() -> None:
     [
         ("engine", "vlm", "engine must be one of transformers, vllm, openai, fake; got 'vlm'"),
         ("engine", 3, "engine must be one of transformers, vllm, openai, fake; got 3"),
-        ("keep", "best", "keep must be one of random_any, similar_one_simhash, consensus, likeliest, all; got 'best'"),
+        (
+            "keep",
+            "best",
+            "keep must be one of random_any, similar_one_simhash, consensus, likeliest, scored, all; got 'best'",
+        ),
         (
             "keep",
             ["all"],
-            r"keep must be one of random_any, similar_one_simhash, consensus, likeliest, all; got \['all'\]",
+            r"keep must be one of random_any, similar_one_simhash, consensus, likeliest, scored, all; got \['all'\]",
         ),
         (
             "video_key",

@@ -145,7 +145,10 @@ class TaskSettings:
         affects="nothing",
     )
     scorer_params: Mapping[str, Any] = setting(
-        dict, "Keyword for the scorer, as model=FOLDER; repeatable.", affects="nothing"
+        dict,
+        "Keyword for the scorer, as model=FOLDER; repeatable.",
+        option=("--scorer-param", "KEY=VALUE"),
+        affects="nothing",
     )
     tell_faults: bool = setting(
         False, "With --retry-flagged: tell the model what was wrong with its first answer.", affects="nothing"
