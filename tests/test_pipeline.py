@@ -362,6 +362,7 @@ def test_caption_carries_where_it_comes_from() -> None:
         "decoded_share": 1.0,
         "decoded_seconds": 1.0,
         "clip_flags": "",
+        "fingerprint": "0010103030600000080c0c0606030300",
         "audio": None,
         "tone_mapped": "",
         "deinterlaced": False,

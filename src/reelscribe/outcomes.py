@@ -15,6 +15,7 @@ from reelscribe.selection import SELECTORS
 from reelscribe.thoughts import set_apart
 from reelscribe.values import NO_FRAMES, Answer, Bounds, Caption, Clip, Failure, Frames, Generation, Outcome, Request
 from reelscribe.video.bounds import ends_early
+from reelscribe.video.showing import fingerprint, shown
 
 _RETRY_TEMPERATURE: Final = 0.7
 _RETRY_TOP_P: Final = 0.8
@@ -32,6 +33,7 @@ def tell_frames(frames: Frames, clip: Clip) -> dict[str, Any]:
         "thinned": frames.thinned,
         "shrunk": frames.shrunk,
         "ends_early": ends_early(clip, bounds),
+        **shown(frames.pixels),
     }
     return {
         "frame_timestamps": [round(seconds, 3) for seconds in frames.timestamps],
@@ -45,6 +47,7 @@ def tell_frames(frames: Frames, clip: Clip) -> dict[str, Any]:
         "decoded_share": 1.0 if frames.decoded_share is None else float(frames.decoded_share),
         "decoded_seconds": round(float(frames.duration_seconds), 3),
         "clip_flags": " ".join(name for name, flagged in flags.items() if flagged),
+        "fingerprint": fingerprint(frames.pixels),
         "audio": frames.sound.heard if frames.sound else None,
         "tone_mapped": frames.tone_mapped or "",
         "deinterlaced": frames.deinterlaced,

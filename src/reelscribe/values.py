@@ -313,7 +313,12 @@ CAPTION_META: Final[dict[str, tuple[str, str]]] = {
     "decoded_seconds": ("float64", "length of that part"),
     "clip_flags": (
         "string",
-        "what is to be known of the frames: `truncated`, `thinned`, `shrunk`, `ends_early`; or none",
+        "what is to be known of the frames: `truncated`, `thinned`, `shrunk`, `ends_early`, `black`, `frozen`, "
+        "`blurred`; or none",
+    ),
+    "fingerprint": (
+        "string",
+        "32 hexadecimal digits, of which those of a near copy of the clip differ in few bits; zeros for plain frames",
     ),
     "audio": (
         "string",
