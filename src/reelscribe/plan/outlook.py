@@ -26,6 +26,8 @@ GPU_BYTES: Final[dict[str, int]] = {
     "rtx5090": 32 * 10**9,
 }
 """Memory by NVIDIA's data sheets."""
+_CANDIDATES: Final = (1, 4, 8)
+"""Whose cost is told, beside what is set."""
 _COUNTS: Final = (1, 2, 4, 8)
 """GPUs to try, where nobody says how many there are."""
 
@@ -49,6 +51,18 @@ class TaskCost:
     """One for each clip."""
     answer_tokens: Estimate | None
     """The most that all its answers may have, where it is known how many one may."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CandidatesCost:
+    """What another number of candidates would take, by a measured run."""
+
+    candidates: int
+    answer_tokens: Estimate
+    least_hours: Estimate
+    """By the clock, if what is done once a clip took all the time."""
+    most_hours: Estimate
+    """If candidates took it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,6 +93,8 @@ class Outlook:
     """Of each clip once, at the rate of frames that is set first; then at half of it and at twice it."""
     tasks: list[TaskCost]
     """Where there are several."""
+    candidates: list[CandidatesCost] = field(default_factory=list)
+    """Of 1, 4 and 8, and of as many as are set; none if no run was measured, or there are several tasks."""
     readings: int
     """How often the model reads a clip: once for all tasks that are asked at one time; a server, for each of them."""
     thinned: Estimate
@@ -108,13 +124,14 @@ class Outlook:
         rest = {
             name: value
             for name, value in vars(self).items()
-            if name not in ("survey", "gpu_plan", "rate", "tokens", "tasks", "readings")
+            if name not in ("survey", "gpu_plan", "rate", "tokens", "tasks", "candidates", "readings")
         }
         plain = {name: asdict(value) if isinstance(value, Estimate) else value for name, value in rest.items()}
         return {
             **seen,
             **plain,
             "tokens": [asdict(each) for each in self.tokens],
+            **({"candidates": [asdict(each) for each in self.candidates]} if self.candidates else {}),
             **({"tasks": [asdict(each) for each in self.tasks], "readings": self.readings} if self.tasks else {}),
             "gpu_plan": self.gpu_plan and asdict(self.gpu_plan),
             "rate": self.rate and asdict(self.rate),
@@ -182,7 +199,25 @@ def look_ahead(
     count = gpu_plan.gpus if gpu_plan else gpus or 1
     hours = times(clips, 1 / found_rate.clips_per_second / 3600)
     cost = None if settings.price is None else times(hours, settings.price)
-    return replace(made, gpu_hours=hours, wall_hours=times(hours, 1 / count), cost=cost)
+    wall = times(hours, 1 / count)
+    candidates = _candidates(clips, wall, settings, found_rate)
+    return replace(made, gpu_hours=hours, wall_hours=wall, cost=cost, candidates=candidates)
+
+
+def _candidates(clips: Estimate, hours: Estimate, settings: Settings, rate: Rate) -> list[CandidatesCost]:
+    """What other numbers of candidates would take. Decoding, vision and prefill are the same for any."""
+    if rate.candidates is None or rate.candidate_tokens is None or len(settings.all_tasks) > 1:
+        return []
+    [task] = settings.all_tasks
+    return [
+        CandidatesCost(
+            candidates=count,
+            answer_tokens=times(clips, count * rate.candidate_tokens),
+            least_hours=times(hours, min(count / rate.candidates, 1)),
+            most_hours=times(hours, max(count / rate.candidates, 1)),
+        )
+        for count in sorted({*_CANDIDATES, task.num_captions})
+    ]
 
 
 def times(estimate: Estimate, factor: float) -> Estimate:

@@ -39,6 +39,10 @@ def lines(outlook: Outlook) -> Iterator[str]:
         if clips.value:
             yield from _columns({name: f"{_number(clips)}, {what}"})
     yield from _columns({"GPU": _gpu(outlook), **_speed(outlook)})
+    for number, made in enumerate(outlook.candidates):
+        hours = " to ".join(dict.fromkeys((_duration(made.least_hours), _duration(made.most_hours))))
+        tokens = f"{made.candidates}: {_number(made.answer_tokens)} tokens of answers"
+        yield f"{'' if number else 'candidates':<10}  {tokens}, {hours}"
 
 
 def _tasks(outlook: Outlook) -> Iterator[str]:
