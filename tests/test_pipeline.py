@@ -376,6 +376,7 @@ def test_caption_carries_where_it_comes_from() -> None:
         "scored": False,
         "retried_with": "",
         "mean_logprobs": None,
+        "scores": ["", ""],
         "flags": [],
         "try": 1,
         "tries": 1,

@@ -1,6 +1,7 @@
 """From an engine's answer to an outcome: which candidates are kept, what is told of them, whether to ask once more."""
 
 import hashlib
+import json
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, Final, TypeGuard
@@ -194,6 +195,7 @@ def choose(request: Request, answer: Answer) -> Caption:
         "reason": reason,
         "agreement": agreement,
         "mean_logprobs": [candidate.mean_logprob for candidate in candidates] if request.scored else None,
+        "scores": [json.dumps(dict(candidate.scores)) if candidate.scores else "" for candidate in candidates],
         "flags": sorted(flags),
     }
     return Caption(
@@ -206,7 +208,7 @@ def choose(request: Request, answer: Answer) -> Caption:
     )
 
 
-_OF_A_CHOICE: Final = frozenset({"keep", "kept", "reason", "agreement", "mean_logprobs", "flags"})
+_OF_A_CHOICE: Final = frozenset({"keep", "kept", "reason", "agreement", "mean_logprobs", "scores", "flags"})
 
 
 def without_choice(meta: Mapping[str, Any]) -> dict[str, Any]:

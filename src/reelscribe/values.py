@@ -1,7 +1,7 @@
 """The values that travel through a run. Frozen, keyword-only, no I/O."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final, Literal, NamedTuple
@@ -254,6 +254,8 @@ class Candidate:
     mean_logprob: float | None = None
     """Mean log-probability of its tokens, the end token among them, by the model itself: without temperature, filters
     and penalties. None if the request is not to be scored, or the engine does not tell."""
+    scores: Mapping[str, float] = field(default_factory=dict, hash=False)
+    """What judges and scorers said of it, by their names; higher is better. The ledger keeps them."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -316,6 +318,10 @@ CAPTION_META: Final[dict[str, tuple[str, str]]] = {
     "mean_logprobs": (
         "list of float64",
         "with `keep` likeliest: the mean log-probability of each candidate's tokens; else null",
+    ),
+    "scores": (
+        "list of string",
+        "what judges and scorers said of each candidate, as JSON: a number by each one's name; empty for nothing",
     ),
     "retried_with": ("string", "what a retry asked otherwise than the run, as JSON; empty for nothing"),
     "try": ("int64", "which try it is from"),
