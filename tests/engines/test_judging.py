@@ -9,7 +9,7 @@ from conftest import Prepare
 from generating import WILD, variant
 
 from reelscribe.engines.branching import BranchingCache
-from reelscribe.engines.judging import YesNo, chance_in_words, to_judge
+from reelscribe.engines.judging import YesNo, chance_in_words
 from reelscribe.engines.transformers import TransformersEngine
 from reelscribe.sampling_params import SamplingParams
 from reelscribe.values import Failure, Generation, Work
@@ -46,7 +46,8 @@ def check(engine: TransformersEngine, model: Any, works: list[Work], made: list[
         for candidate in answer.candidates:
             expected = from_the_start(engine, model, work, candidate.text)
             assert candidate.scores["judged"] == pytest.approx(expected, abs=1e-5)
-    chances = {candidate.scores["judged"] for answer in made for candidate in answer.candidates if candidate.scores}
+    said = (candidate for answer in answers.values() for candidate in answer.candidates)
+    chances = {candidate.scores["judged"] for candidate in said if candidate.scores}
     assert len(chances) > len(works)
 
 
@@ -109,8 +110,10 @@ def test_a_judge_that_fails_once_costs_nothing(
     made = {answer.id: answer for answer in variant(lively_engine).generate(iter(works))}
     assert made.keys() == expected.keys()
     for name, answer in made.items():
+        before = expected[name]
         assert isinstance(answer, Generation)
-        assert [each.text for each in answer.candidates] == [each.text for each in expected[name].candidates]
+        assert isinstance(before, Generation)
+        assert [each.text for each in answer.candidates] == [each.text for each in before.candidates]
         assert all(each.scores for each in answer.candidates) == (name.task != "beside")
 
 
