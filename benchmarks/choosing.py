@@ -19,7 +19,7 @@ from reelscribe import Settings, run
 from reelscribe.demo import write_clip
 from reelscribe.models.shapes.scenes import random_scene
 from reelscribe.selection import SELECTORS, chrf
-from reelscribe.values import Candidate, Clip, Request, RequestId
+from reelscribe.values import JUDGED, Candidate, Clip, Request, RequestId
 
 _DRAWS: Final = 10_000
 MODES: Final = ("random_any", "consensus", "likeliest", "judged")
@@ -59,6 +59,7 @@ def main() -> None:
     kept = {mode: np.zeros(len(made), bool) for mode in MODES}
     agreements = np.zeros(len(made))
     of_all: list[tuple[float, bool]] = []
+    judged: list[tuple[float, bool]] = []
     for number, each in enumerate(made):
         request = Request(id=RequestId(row=number), clip=Clip(source=""), prompt="", seed=number)
         for mode in MODES:
@@ -66,6 +67,7 @@ def main() -> None:
             kept[mode][number] = each[chosen.kept[0]].text == truth[number]
             agreements[number] = chosen.agreement or agreements[number]
         near = chrf([one.text for one in each])
+        judged += [(one.scores[JUDGED], one.text == truth[number]) for one in each if JUDGED in one.scores]
         of_all += zip((near.sum(1) - 1) / (len(each) - 1), [one.text == truth[number] for one in each], strict=True)
     gains = {mode: kept[mode].astype(float) - kept["random_any"] for mode in MODES[1:]}
     save_result(
@@ -80,6 +82,7 @@ def main() -> None:
                 "kept": auc(agreements, kept["consensus"]),
                 "all": auc(*(np.array(part) for part in zip(*of_all, strict=True))),
             },
+            "judged_auc": auc(*(np.array(part) for part in zip(*judged, strict=True))),
         },
     )
 

@@ -1,7 +1,7 @@
 """What judging costs: the engine's CPU time for candidates alone, and for candidates that the model judges.
 
 Clips are decoded beforehand, so that the model's part is what is timed: the built-in model, whose captions are about
-as long as the question whether they hold, and a model of the usual family with captions of 64 tokens.
+as long as the question whether they hold, and one of its size with random weights and captions of 64 tokens.
 """
 
 import statistics
@@ -17,7 +17,7 @@ from reelscribe.engines.transformers import TransformersEngine
 from reelscribe.tasks import DEFAULT_JUDGE_PROMPT
 from reelscribe.values import Generation, Work
 
-_MODELS: Final = ("shapes", "small")
+_MODELS: Final = ("shapes", "tiny")
 
 
 def timed(engine: TransformersEngine, works: list[Work]) -> float:
@@ -55,14 +55,10 @@ def measure(model: str, folder: Path, files: list[Path], candidates: int, rounds
 
 
 def main() -> None:
-    args = arguments(__doc__, clips=32, candidates=4, rounds=5)
+    args = arguments(__doc__, clips=16, candidates=4, rounds=5)
     with workspace() as folder:
         files = render_clips(folder, args.clips)
-        few = files[: args.clips // 4]
-        found = {
-            name: measure(name, folder, files if name == "shapes" else few, args.candidates, args.rounds)
-            for name in _MODELS
-        }
+        found = {name: measure(name, folder, files, args.candidates, args.rounds) for name in _MODELS}
     save_result("judging", {"settings": vars(args), "cpu_seconds": found})
 
 

@@ -69,6 +69,7 @@ def test_p_yes_is_that_of_one_pass_over_the_whole_prompt_and_the_clip_is_looked_
     assert len(looks) == len(works)
     check(lively_engine, plain_model, works, made)
     [beside] = [answer for answer in made if answer.id == works[0].requests[1].id]
+    assert isinstance(beside, Generation)
     assert not beside.candidates[0].scores
 
 

@@ -7,12 +7,14 @@ device as they are, and turned to floats once, there.
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any, Final
 
 import torch
 from torch.nn import functional
 
 from reelscribe.engines.families import PIXELS, SOUND, Family, Shown
+from reelscribe.engines.judging import YesNo
 from reelscribe.engines.patches import floats
 from reelscribe.engines.prompt import Prompt
 from reelscribe.engines.sampling import TokenRules
@@ -158,6 +160,11 @@ class InputBuilder:
     def cuts(self) -> bool:
         """Whether the patches are ours."""
         return self._scales is not None
+
+    @cached_property
+    def yes_no(self) -> YesNo:
+        """What a judge may answer."""
+        return YesNo(self._processor.tokenizer)
 
     def prepare(self, item: Work) -> ModelInputs:
         """A work as the model is fed it. Nothing is on the device yet.

@@ -13,7 +13,7 @@ from transformers.cache_utils import DynamicLayer
 from reelscribe.engines.branching import BranchingCache, can_branch
 from reelscribe.engines.families import PIXELS
 from reelscribe.engines.inputs import InputBuilder, ModelInputs
-from reelscribe.engines.judging import YesNo, to_judge, with_chances
+from reelscribe.engines.judging import to_judge, with_chances
 from reelscribe.engines.looks import OneLook
 from reelscribe.engines.repeating import RepeatingCache
 from reelscribe.engines.sampling import Sampler, TokenRules
@@ -55,7 +55,6 @@ class RunningBatch:
         self._works: list[ModelInputs] = []
         self._vocabulary = model.get_output_embeddings().out_features
         self._sampler = Sampler(rules, self._vocabulary, device)
-        self._yes_no = YesNo(rules.tokenizer)
         self._finished: list[Generation | Failure] = []
         """Answers that are whole, and judged if they are to be."""
         self._empty()
@@ -205,12 +204,12 @@ class RunningBatch:
         if isinstance(self._cache, BranchingCache) and not self._cache.has_states:
             cache = self._cache.branch(rows, [len(item.questions) for item in judging])
             scores = self._ask(cache, self._logits.new_zeros(()), self._builder.collate_prompts(judging))
-            chances += self._yes_no.chances(scores)
+            chances += self._builder.yes_no.chances(scores)
         else:
             for item in judging:
                 scores = self._ask(*self._read([item]), self._builder.collate_prompts([item]))
                 self._looks.forget()
-                chances += self._yes_no.chances(scores)
+                chances += self._builder.yes_no.chances(scores)
         for answer in answers:
             captions = to_judge(answer)
             yield with_chances(answer, dict(zip(captions, chances, strict=False)))
