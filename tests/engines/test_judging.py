@@ -24,8 +24,11 @@ def judged(prepare: Prepare, key: str, **request: Any) -> Work:
 
 @pytest.fixture(scope="module")
 def works(prepare: Prepare) -> list[Work]:
-    """Clips of several lengths; one has a question of another kind beside."""
-    several = [judged(prepare, f"{frames}", frames=frames, seed=frames) for frames in (2, 5, 8)]
+    """Clips of several lengths, of which the first ends last; it has a question of another kind beside."""
+    several = [
+        judged(prepare, f"{frames}", frames=frames, seed=frames, sampling=replace(WILD, max_tokens=tokens))
+        for frames, tokens in ((2, 12), (5, 4), (8, 4))
+    ]
     beside = prepare("beside", frames=2, prompt="Where is it, and why?", sampling=WILD)
     return [replace(several[0], requests=(several[0].requests[0], beside.requests[0])), *several[1:]]
 
@@ -95,8 +98,9 @@ def test_where_nothing_is_left_of_a_prefix_it_is_the_same(
 
 
 def test_a_judge_that_fails_once_costs_nothing(
-    lively_engine: TransformersEngine, works: list[Work], monkeypatch: pytest.MonkeyPatch
+    lively_engine: TransformersEngine, plain_model: Any, works: list[Work], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    check(lively_engine, plain_model, works, list(variant(lively_engine).generate(iter(works))))
     expected = {answer.id: answer for answer in variant(lively_engine).generate(iter(works))}
     calls = []
     branch = BranchingCache.branch
