@@ -208,6 +208,8 @@ class InputBuilder:
         before = self._up_to_video(ids)
         if tuple(judging[: len(before)]) != before or len(judging) == len(before):
             raise SettingsError('keep = "judged" needs a chat template that puts the video before the question.')
+        if not (self.yes_no.yes and self.yes_no.no):
+            raise SettingsError('keep = "judged" needs a tokenizer whose words yes and no begin otherwise.')
         if opens_thought(self._processor.tokenizer, judging):
             raise SettingsError('keep = "judged" asks for one word, and this model thinks before it answers.')
 
@@ -248,9 +250,13 @@ class InputBuilder:
         return shown
 
     def _up_to_video(self, ids: list[int]) -> tuple[int, ...]:
-        """The tokens up to the last one of the video; all, if there is none."""
-        video = self._family.placeholder
-        return tuple(ids[: len(ids) - ids[::-1].index(video)] if video in ids else ids)
+        """The tokens up to the last one of the video; all, if there is none.
+
+        A mark behind its last frame that is of the same kind is one of them: frames may attend to it.
+        """
+        video = {self._family.placeholder, *(token for kinds in self._family.kinds.values() for token in kinds)}
+        last = max((place for place, token in enumerate(ids) if token in video), default=len(ids) - 1)
+        return tuple(ids[: last + 1])
 
     def _prefix(self, up_to_video: Sequence[int], questions: Sequence[Question], shown: Shown) -> Prefix:
         """What these have in common; no more than all up to the video, where a judge is to go on from that."""
