@@ -378,6 +378,8 @@ def test_caption_carries_where_it_comes_from() -> None:
         "retried_with": "",
         "mean_logprobs": None,
         "scores": ["", ""],
+        "judge": "",
+        "judged_by": "",
         "flags": [],
         "try": 1,
         "tries": 1,

@@ -137,6 +137,7 @@ class RowPlan:
             reference=subject.reference,
             num_captions=task.num_captions,
             keep=task.keep,
+            judge=task.judge,
             times=task.times,
             checks=task.checks,
             tell_faults=task.tell_faults,

@@ -13,7 +13,20 @@ from reelscribe.faults import WITHOUT_TEXT, checked_faults, events_of, find_faul
 from reelscribe.schemas import Facts
 from reelscribe.selection import SELECTORS
 from reelscribe.thoughts import set_apart
-from reelscribe.values import NO_FRAMES, Answer, Bounds, Caption, Clip, Failure, Frames, Generation, Outcome, Request
+from reelscribe.values import (
+    JUDGED,
+    NO_FRAMES,
+    Answer,
+    Bounds,
+    Candidate,
+    Caption,
+    Clip,
+    Failure,
+    Frames,
+    Generation,
+    Outcome,
+    Request,
+)
 from reelscribe.video.bounds import ends_early
 from reelscribe.video.showing import fingerprint, shown
 
@@ -108,6 +121,7 @@ def answer_of(
         "stop_reasons": [candidate.stop_reason for candidate in candidates],
         "faults": [" ".join(find_faults(candidate, request)) for candidate in candidates],
         "scored": request.scored,
+        "judged_by": request.judge,
         "retried_with": request.retried_with,
         "try": request.attempt,
         "tries": request.attempt,
@@ -199,7 +213,8 @@ def choose(request: Request, answer: Answer) -> Caption:
         "reason": reason,
         "agreement": agreement,
         "mean_logprobs": [candidate.mean_logprob for candidate in candidates] if request.scored else None,
-        "scores": [json.dumps(dict(candidate.scores)) if candidate.scores else "" for candidate in candidates],
+        "scores": [_scores_told(candidate, request) for candidate in candidates],
+        "judge": request.judge,
         "flags": sorted(flags),
     }
     return Caption(
@@ -212,7 +227,13 @@ def choose(request: Request, answer: Answer) -> Caption:
     )
 
 
-_OF_A_CHOICE: Final = frozenset({"keep", "kept", "reason", "agreement", "mean_logprobs", "scores", "flags"})
+_OF_A_CHOICE: Final = frozenset({"keep", "kept", "reason", "agreement", "mean_logprobs", "scores", "judge", "flags"})
+
+
+def _scores_told(candidate: Candidate, request: Request) -> str:
+    """Scores as the record has them: what a judge said only where one is asked for now."""
+    scores = {name: score for name, score in candidate.scores.items() if name != JUDGED or request.judge}
+    return json.dumps(scores) if scores else ""
 
 
 def without_choice(meta: Mapping[str, Any]) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from reelscribe.sampling_params import SamplingParams
 from reelscribe.schemas import Facts, Schema
 from reelscribe.scores import Scorer
 from reelscribe.stretches import MOST_SECONDS
-from reelscribe.templates import Part
+from reelscribe.templates import Part, filled, parts_of
 
 Row = dict[str, Any]
 """One row of a data set: column name to value."""
@@ -144,6 +144,9 @@ class Request:
     """The row, for a scorer; else empty."""
     answered: "Answer | None" = None
     """What was answered before, and only lacks scores: no engine is asked."""
+    judge: str = ""
+    """What the model is asked of each candidate, a template with {caption}; nothing if they are not to be judged. It
+    has no part in the candidates."""
     unfilled: tuple[Part, ...] = ()
     """The prompt in parts, while it names facts of the clip, which are known once that is decoded."""
     instead: "Request | Failure | None" = None
@@ -154,7 +157,13 @@ class Request:
     @property
     def scored(self) -> bool:
         """Whether the log-probabilities of candidates are asked for."""
-        return self.keep == "likeliest"
+        return self.keep in ("likeliest", "judged")
+
+    def judging(self, caption: str) -> "Request":
+        """The question whether a caption holds for the clip, behind the same system prompt."""
+        prompt = "".join(map(str, filled(parts_of(self.judge), lambda _: caption)))
+        one_token = SamplingParams(max_tokens=1, temperature=0.0)
+        return replace(self, prompt=prompt, num_captions=1, schema=None, sampling=one_token, keep="all", judge="")
 
     def lacks_scores(self, answer: "Answer") -> bool:
         """Whether a candidate with text has no score of the scorer."""
@@ -286,6 +295,9 @@ class Generation:
     """Tokens of the whole prompt, those of the video included; None where a server does not tell."""
 
 
+JUDGED: Final = "judged"
+"""Name of the score that the model itself gives a candidate: how likely it is to say that it holds for the clip."""
+
 UNREADABLE: Final = "unreadable_line"
 """Name of what was read in the place of a row, if that is none."""
 
@@ -340,12 +352,13 @@ CAPTION_META: Final[dict[str, tuple[str, str]]] = {
     "faults": ("list of string", "what is wrong with each candidate, or nothing"),
     "mean_logprobs": (
         "list of float64",
-        "with `keep` likeliest: the mean log-probability of each candidate's tokens; else null",
+        "with `keep` likeliest or judged: the mean log-probability of each candidate's tokens; else null",
     ),
     "scores": (
         "list of string",
         "what judges and scorers said of each candidate, as JSON: a number by each one's name; empty for nothing",
     ),
+    "judge": ("string", "with `keep` judged: what the model was asked of each candidate; else empty"),
     "retried_with": ("string", "what a retry asked otherwise than the run, as JSON; empty for nothing"),
     "try": ("int64", "which try it is from"),
     "tries": ("int64", "how many were made"),
@@ -377,6 +390,10 @@ class Answer:
     def scored(self) -> bool:
         """Whether log-probabilities were asked for, though the engine may not have said them."""
         return bool(self.meta.get("scored"))
+
+    def has_scores_for(self, request: Request) -> bool:
+        """Whether it was asked for the scores by which this request is to choose."""
+        return (self.scored or not request.scored) and request.judge in ("", self.meta.get("judged_by"))
 
 
 @dataclass(frozen=True, kw_only=True)

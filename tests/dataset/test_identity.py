@@ -34,6 +34,7 @@ OTHER: dict[str, Any] = {
     "max_line_bytes": 3, "output_format": "jsonl", "shard_rows": 3, "sidecar": "txt", "resume": False,
     "overwrite_sidecars": True,
     "checks": {"words": "20-60"}, "tell_faults": True, "scorer": "math:fsum", "scorer_params": {"model": "folder"},
+    "judge_prompt": "Right? {caption}",
     "retry_flagged": True, "min_decoded": 0.5, "max_failures": "3", "price": 2.0, "budget": 3.0,
     "shard": "1/2", "runner": "ray", "address": "auto", "actors": "2",
     "audio": True, "model_params": {"attn_implementation": "eager"}, "thinking": True, "show": "images",

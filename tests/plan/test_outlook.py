@@ -128,7 +128,15 @@ def test_several_tasks_are_told_one_by_one(data: Path) -> None:
     }
     assert json.loads(_plan(*words[:1], "--engine", "openai", *words[3:], "--json").stdout)["readings"] == 3
     one = json.loads(_plan(str(data), "--engine", "fake", "--json").stdout)
-    assert not one.keys() & {"tasks", "readings"}
+    assert not one.keys() & {"tasks", "readings", "judged"}
+
+
+def test_candidates_to_judge_are_counted_and_what_a_server_reads_again(data: Path) -> None:
+    words = (str(data), "--keep", "judged", "--num-captions", "3", "--engine")
+    lines = _plan(*words, "fake").stdout.splitlines()
+    at = lines.index("judged      36 candidates, each by one more question and one token")
+    assert lines[at + 1] == "            each clip is read once"
+    assert json.loads(_plan(*words, "openai", "--json").stdout)["readings"] == 4
 
 
 def test_tokens_of_answers_that_nobody_limits_are_not_made_up(data: Path) -> None:

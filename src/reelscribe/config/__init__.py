@@ -81,7 +81,7 @@ class Settings(RunSettings, FetchSettings, DataSettings, FrameSettings, TaskSett
 
         Raises:
             SettingsError: a tokenizer is not there, a language is unknown, a scorer cannot be imported, or there is no
-                second try that is told.
+                second try that is told, or no judge that is asked.
             MissingExtraError: what it takes is not installed.
         """
         for task in self.all_tasks:
@@ -91,6 +91,9 @@ class Settings(RunSettings, FetchSettings, DataSettings, FrameSettings, TaskSett
             if task.tell_faults and not self.retry_flagged:
                 of = f"tasks.{task.name}: " if self.tasks else ""
                 raise SettingsError(f"{of}tell_faults is for second tries, and there are none without retry_flagged.")
+        tasks = self.all_tasks
+        if any(task.judge_prompt is not None for task in tasks) and not any(task.judge for task in tasks):
+            raise SettingsError("judge_prompt is for keep judged, by which no task chooses.")
 
     def __getstate__(self) -> dict[str, Any]:
         """What was set, without what was worked out from it: equal settings are pickled alike."""
@@ -127,6 +130,7 @@ class Settings(RunSettings, FetchSettings, DataSettings, FrameSettings, TaskSett
             system_prompt=self.system_prompt,
             num_captions=self.num_captions,
             keep=self.keep,
+            judge_prompt=self.judge_prompt,
             sampling=self.sampling_params(),
             schema=None if self.schema is None else read_schema(self.schema),
             checks=Checks.of(self.checks),

@@ -111,9 +111,15 @@ class TaskSettings:
     num_captions: int = setting(1, "Candidates to generate for each video.", at_least=1, affects="rows")
     keep: str = setting(
         "random_any",
-        "Candidates to keep: one at random, that nearest to the original text or to all others, the likeliest, that"
-        " with the best score, or all.",
+        "Candidates to keep: one at random, that nearest to the original text or to all others, the likeliest, that "
+        "which the model itself holds to be true of the clip, that with the best score of a scorer, or all.",
         *get_args(Keep),
+        affects="nothing",
+    )
+    judge_prompt: str | None = setting(
+        None,
+        "With --keep judged: what the model is asked of each candidate, with {caption} in it, to be answered yes or "
+        "no.",
         affects="nothing",
     )
     prompt: str | None = setting(

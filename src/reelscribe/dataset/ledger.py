@@ -294,7 +294,7 @@ class Ledger:
         for key, kind, packed, run, tries, limits in rows:
             try:
                 known = unpack(packed, request)
-                if isinstance(known, Answer) and request.scored and not known.scored:
+                if isinstance(known, Answer) and not known.has_scores_for(request):
                     continue  # it was made for another choice, without the scores that this one needs
                 chosen = self._chosen(known, request) if isinstance(known, Answer) else known
             except DamagedError as exc:

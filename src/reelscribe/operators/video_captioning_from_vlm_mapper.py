@@ -40,7 +40,7 @@ class VideoCaptioningFromVLMMapper:
         enable_vllm: run the model with vLLM, split over all visible GPUs; `tensor_parallel_size` in `model_params` says
             otherwise.
         caption_num: candidates for each video.
-        keep_candidate_mode: "random_any", "similar_one_simhash", "consensus", "likeliest" or "all".
+        keep_candidate_mode: "random_any", "similar_one_simhash", "consensus", "likeliest", "judged" or "all".
         keep_original_sample: keep each original row before the captioned ones.
         prompt: for all rows; a general one by default.
         prompt_key: column of a row's own prompt, which wins over `prompt` where it holds a string.

@@ -96,7 +96,10 @@ class Outlook:
     candidates: list[CandidatesCost] = field(default_factory=list)
     """Of 1, 4 and 8, and of as many as are set; none if no run was measured, or there are several tasks."""
     readings: int
-    """How often the model reads a clip: once for all tasks that are asked at one time; a server, for each of them."""
+    """How often the model reads a clip: once for all tasks that are asked at one time; a server, for each of them, and
+    for each candidate that it judges."""
+    judged: Estimate
+    """Candidates of which the model is asked whether they hold."""
     thinned: Estimate
     """Clips that get fewer frames a second than are set, since they are long."""
     shrunk: Estimate
@@ -124,7 +127,7 @@ class Outlook:
         rest = {
             name: value
             for name, value in vars(self).items()
-            if name not in ("survey", "gpu_plan", "rate", "tokens", "tasks", "candidates", "readings")
+            if name not in ("survey", "gpu_plan", "rate", "tokens", "tasks", "candidates", "readings", "judged")
         }
         plain = {name: asdict(value) if isinstance(value, Estimate) else value for name, value in rest.items()}
         return {
@@ -132,7 +135,9 @@ class Outlook:
             **plain,
             "tokens": [asdict(each) for each in self.tokens],
             **({"candidates": [asdict(each) for each in self.candidates]} if self.candidates else {}),
-            **({"tasks": [asdict(each) for each in self.tasks], "readings": self.readings} if self.tasks else {}),
+            **({"tasks": [asdict(each) for each in self.tasks]} if self.tasks else {}),
+            **({"judged": asdict(self.judged)} if self.judged.value else {}),
+            **({"readings": self.readings} if self.tasks or self.judged.value else {}),
             "gpu_plan": self.gpu_plan and asdict(self.gpu_plan),
             "rate": self.rate and asdict(self.rate),
         }
@@ -183,6 +188,7 @@ def look_ahead(
         tokens=[_tokens(seen, replace(budget, fps=budget.fps * many)) for many in (1, 0.5, 2)],
         tasks=_tasks(clips, settings, prospect),
         readings=_readings(settings),
+        judged=times(clips, sum(task.num_captions for task in settings.all_tasks if task.judge)),
         thinned=seen.total(lambda header: header.thinned(budget)),
         shrunk=seen.total(lambda header: header.shrunk(budget)),
         model=settings.model,
@@ -246,7 +252,9 @@ def _tasks(clips: Estimate, settings: Settings, prospect: Prospect) -> list[Task
 def _readings(settings: Settings) -> int:
     """How often a clip is read. Here that is once for all tasks which come after the same others."""
     shown = [task for task in settings.all_tasks if task.video]
-    return len(shown) if settings.engine == "openai" else len({frozenset(task.after) for task in shown})
+    if settings.engine == "openai":
+        return sum(1 + (task.num_captions if task.judge else 0) for task in shown)
+    return len({frozenset(task.after) for task in shown})
 
 
 def _on_gpus(
