@@ -185,8 +185,7 @@ def choosing() -> Iterator[str]:
     told = []
     for result in _results("choosing"):
         settings = result["settings"]
-        own = settings["model"] != "shapes"
-        name = "undertrained" if own else "built-in"
+        name = "built-in" if settings.get("model", "shapes") == "shapes" else "undertrained"
         work = f"{name}, temperature {settings['temperature']:g} | {settings['clips']} | {settings['candidates']}"
         for mode, right in result["right"].items():
             low, high = result["gains_intervals"].get(mode, (0, 0))
@@ -195,7 +194,8 @@ def choosing() -> Iterator[str]:
         auc, wrong = result["agreement_auc"], settings["clips"] * (1 - result["right"]["consensus"] / 100)
         told.append(
             f"{name}: AUC of the agreement {auc['all']:.2f} over all candidates, {auc['kept']:.2f} over the kept ones, "
-            f"of which {wrong:.0f} are wrong; of the judge's score {result['judged_auc']:.2f} over all"
+            f"of which {wrong:.0f} are wrong"
+            + (f"; of the judge's score {result['judged_auc']:.2f} over all" if "judged_auc" in result else "")
         )
     yield f"\n{'. '.join(told)}.\nOn {_machine(result)}."
 
