@@ -267,11 +267,16 @@ def make(
     model = engine.info
     in_flight = InFlight(drop, busy=lambda: scoring.busy)
 
-    def make_room(frames: Frames) -> None:
-        """Wait until frames may be held for a scorer, or nothing is left that would make room."""
-        if not scoring.has_room(frames):
+    def hold(requests: Iterable[Request], frames: Frames) -> None:
+        """Hold frames for scorers, and score what is answered. Waits for room, unless nothing is left to make any."""
+        to_score = [request for request in requests if request.scorer]
+        if to_score and not scoring.has_room(frames):
             with feed.holding():
                 in_flight.wait(lambda: scoring.has_room(frames) or (feed.starved and not scoring.busy))
+        for request in to_score:
+            scoring.hold(request, frames)
+            if request.answered:
+                scoring.take(request, request.answered)
 
     def prepared() -> Iterator[Work]:
         while True:
@@ -283,16 +288,11 @@ def make(
                 if drop():
                     continue
                 told, ready = tell_frames(decoded, work.clip), tuple(_with_facts(work, decoded, settle))
-                if any(request.scorer for request in ready):
-                    make_room(decoded)
-                for request in ready:
-                    if request.scorer:
-                        scoring.hold(request, decoded)
-                    if request.answered:
-                        scoring.take(request, request.answered)
-                    else:
-                        in_flight.add(request, told, decoded.facts)
-                if to_ask := tuple(request for request in ready if not request.answered):
+                hold(ready, decoded)
+                to_ask = tuple(request for request in ready if not request.answered)
+                for request in to_ask:
+                    in_flight.add(request, told, decoded.facts)
+                if to_ask:
                     yield Work(requests=to_ask, frames=decoded)
             if not isinstance(works, Pausing) or works.ended:
                 return
