@@ -33,7 +33,18 @@ from reelscribe.runners.progress import Progress
 from reelscribe.terminal import PlainFormatter, some
 
 _PLANNED = (
-    *("model", "revision", "engine", "num_captions", "fps", "min_frames", "max_frames", "max_video_tokens", "sampling"),
+    *(
+        "model",
+        "revision",
+        "engine",
+        "num_captions",
+        "keep",
+        "fps",
+        "min_frames",
+        "max_frames",
+        "max_video_tokens",
+        "sampling",
+    ),
     *("tp", "dp", "price", "send", "show", "layout", "text_key", "video_key", "root", "decoders", "decode_seconds"),
     *("prompt", "schema", "tasks", "split", "overlap", "min_seconds", "max_seconds", "nested"),
     *("start_key", "end_key", "stretches_key"),

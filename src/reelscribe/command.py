@@ -1,6 +1,7 @@
 """What commands have in common: errors in one line, options from the settings, a run that is watched."""
 
 import contextlib
+import json
 import logging
 import signal
 from collections.abc import Callable, Iterator, Mapping
@@ -138,6 +139,9 @@ def given_of(given: Mapping[str, Any]) -> dict[str, Any]:
         told["sampling"] = _pairs(told["sampling"])
     if "checks" in told:
         told["checks"] = _pairs(told["checks"], "--check", "words=20-60")
+    if "scorer_params" in told:
+        params = _pairs(told["scorer_params"], "--scorer-param", "model=FOLDER")
+        told["scorer_params"] = {name: _read(value) for name, value in params.items()}
     if "tasks" in told:
         told["tasks"] = _tasks(told["tasks"])
     return told
@@ -152,6 +156,14 @@ def _pairs(items: tuple[str, ...], option: str = "--sampling", example: str = "t
             raise SettingsError(f"{option} takes KEY=VALUE, as {example}; got {item!r}.")
         table.setdefault(name.strip(), []).append(value)
     return {name: values if len(values) > 1 else values[0] for name, values in table.items()}
+
+
+def _read(value: Any) -> Any:
+    """A value of the command line: a number or a truth value if it reads as one, else text."""
+    try:
+        return json.loads(value)
+    except (ValueError, TypeError):
+        return value
 
 
 def _tasks(items: tuple[str, ...]) -> dict[str, Any]:

@@ -22,6 +22,7 @@ from reelscribe.engines.feed import Feed, answers_to
 from reelscribe.errors import ClipError, SettingsError
 from reelscribe.layouts import Layout, choose_layout
 from reelscribe.outcomes import answer_of, tell_frames
+from reelscribe.scoring import Scoring
 from reelscribe.under_way import WAITING_ROWS, E, InFlight, Pausing, Queue, RequestEntry, RowEntry
 from reelscribe.values import (
     NO_FRAMES,
@@ -263,7 +264,19 @@ def make(
     Raises:
         EngineError: the engine broke, or does not keep to its contract.
     """
-    in_flight, model = InFlight(drop), engine.info
+    model = engine.info
+    in_flight = InFlight(drop, busy=lambda: scoring.busy)
+
+    def hold(requests: Iterable[Request], frames: Frames) -> None:
+        """Hold frames for scorers, and score what is answered. Waits for room, unless nothing is left to make any."""
+        to_score = [request for request in requests if request.scorer]
+        if to_score and not scoring.has_room(frames):
+            with feed.holding():
+                in_flight.wait(lambda: scoring.has_room(frames) or (feed.starved and not scoring.busy))
+        for request in to_score:
+            scoring.hold(request, frames)
+            if request.answered:
+                scoring.take(request, request.answered)
 
     def prepared() -> Iterator[Work]:
         while True:
@@ -275,10 +288,12 @@ def make(
                 if drop():
                     continue
                 told, ready = tell_frames(decoded, work.clip), tuple(_with_facts(work, decoded, settle))
-                for request in ready:
+                hold(ready, decoded)
+                to_ask = tuple(request for request in ready if not request.answered)
+                for request in to_ask:
                     in_flight.add(request, told, decoded.facts)
-                if ready:
-                    yield Work(requests=ready, frames=decoded)
+                if to_ask:
+                    yield Work(requests=to_ask, frames=decoded)
             if not isinstance(works, Pausing) or works.ended:
                 return
             with feed.holding():
@@ -287,17 +302,20 @@ def make(
                 return
 
     with (
+        Scoring(settle, in_flight.wake, max_bytes=settings.prefetch_bytes) as scoring,
         Feed(prepared(), owes=lambda: len(in_flight) > 0, cancel=in_flight.cancel, drop=drop) as feed,
         contextlib.closing(answers_to(engine, feed, on_pause=in_flight.tell)) as answers,
     ):
         for answer in answers:
             request, told, facts = in_flight.take(answer.id)
             info = model.of(request.id.task)
-            settle(answer if isinstance(answer, Failure) else answer_of(request, told, facts, answer, info))
+            made = answer if isinstance(answer, Failure) else answer_of(request, told, facts, answer, info)
+            scoring.take(request, made)
             yield
             in_flight.tell()
-    for request in [] if drop() else in_flight.clear():
-        settle(Failure.of(request, "the engine gave no answer to this request."))
+        for request in [] if drop() else in_flight.clear():
+            scoring.take(request, Failure.of(request, "the engine gave no answer to this request."))
+        scoring.wait()
     yield
 
 

@@ -28,10 +28,11 @@ class InFlight:
 
     Args:
         drop: whether nobody wants any more what is on its way to the engine.
+        busy: whether answers are on their way that the engine has given already.
     """
 
-    def __init__(self, drop: Callable[[], bool] = lambda: False) -> None:
-        self._drop = drop
+    def __init__(self, drop: Callable[[], bool] = lambda: False, busy: Callable[[], bool] = lambda: False) -> None:
+        self._drop, self._busy = drop, busy
         self._asked: dict[RequestId, tuple[Request, dict[str, Any], Facts]] = {}
         self._taking = False
         self._changed = threading.Condition()
@@ -67,11 +68,16 @@ class InFlight:
             self._taking = False
             self._changed.notify_all()
 
+    def wake(self) -> None:
+        """Wake who waits, if something else has changed."""
+        with self._changed:
+            self._changed.notify_all()
+
     def wait(self, enough: Callable[[], bool]) -> None:
         """Wait for answers until there is enough room for more; not when none is to come."""
 
         def over() -> bool:
-            return not (self._asked or self._taking) or self.cancelled()
+            return not (self._asked or self._taking or self._busy()) or self.cancelled()
 
         with self._changed:
             self._changed.wait_for(lambda: enough() or over())
@@ -347,7 +353,7 @@ class Queue(Iterator[Work], Generic[E]):
         with self._changing:
             asked = self._open[answer.id]
             request = asked.request
-            if self._settings.retry_flagged and request.attempt == 1 and is_faulty(answer):
+            if self._settings.retry_flagged and request.attempt == 1 and not request.answered and is_faulty(answer):
                 asked.request, asked.first = once_more(request, answer), answer
                 self._follow_ups.append(Work(requests=(asked.request,)))
                 return

@@ -195,8 +195,8 @@ def test_rows_in_another_order_and_new_ones_are_known_by_what_they_are(tmp_path:
     ]  # fmt: skip  (what was said of a video stays when its text is edited)
 
 
-@pytest.mark.parametrize("before", get_args(Keep))
-@pytest.mark.parametrize("after", [keep for keep in get_args(Keep) if keep != "likeliest"])  # which asks for scores
+@pytest.mark.parametrize("before", [keep for keep in get_args(Keep) if keep != "scored"])  # which needs a scorer
+@pytest.mark.parametrize("after", [keep for keep in get_args(Keep) if keep not in ("likeliest", "judged", "scored")])
 def test_other_candidates_are_kept_without_making_any_again(
     tmp_path: Path, data: Path, before: str, after: str
 ) -> None:
@@ -206,6 +206,17 @@ def test_other_candidates_are_kept_without_making_any_again(
     assert asked == []
     assert summary.known == summary.captions + sum(summary.failures.values()) - summary.failures["row"] > 0
     assert _files(tmp_path / "again") == _files(tmp_path / "whole")
+
+
+def test_candidates_are_judged_once(tmp_path: Path, data: Path) -> None:
+    """Those of a run that judged none are made again, as those without log-probabilities are, and then have both."""
+    output, judged = tmp_path / "out.jsonl", {"num_captions": 4, "keep": "judged"}
+    _run(output, data, num_captions=4)
+    _, made = _run(output, data, **judged)
+    assert made
+    for settings in (judged, {**judged, "keep": "likeliest"}, judged):
+        assert _run(output, data, **settings)[1] == []
+    assert _run(output, data, **judged, judge_prompt="Right? {caption}")[1] == made
 
 
 KEEPS = ("random_any", "similar_one_simhash", "all")

@@ -14,6 +14,7 @@ from reelscribe.faults import Fault
 FINDINGS: Final[Mapping[str, str]] = {
     "duplicate": "has the same text as the caption of another clip",
     "near_duplicate": "has nearly the same text as that of another clip",
+    "near_copy": "is of a clip that shows nearly the same as another clip",
     "refusal": "does not answer",
     "mention": "speaks of the video itself, as of the frames",
     "past_end": "names a time past the end of its clip",

@@ -111,8 +111,15 @@ class TaskSettings:
     num_captions: int = setting(1, "Candidates to generate for each video.", at_least=1, affects="rows")
     keep: str = setting(
         "random_any",
-        "Candidates to keep: one at random, that nearest to the original text or to all others, the likeliest, or all.",
+        "Candidates to keep: one at random, that nearest to the original text or to all others, the likeliest, that "
+        "which the model itself holds to be true of the clip, that with the best score of a scorer, or all.",
         *get_args(Keep),
+        affects="nothing",
+    )
+    judge_prompt: str | None = setting(
+        None,
+        "With --keep judged: what the model is asked of each candidate, with {caption} in it, to be answered yes or "
+        "no.",
         affects="nothing",
     )
     prompt: str | None = setting(
@@ -135,6 +142,18 @@ class TaskSettings:
         dict,
         "Check of captions, as words=20-60 or language=en; one that does not keep to it has a fault. Repeatable.",
         option=("--check", "KEY=VALUE"),
+        affects="nothing",
+    )
+    scorer: str | None = setting(
+        None,
+        "What gives candidates scores, by their texts and the frames: module:name of a function or class, as "
+        "reelscribe.scorers:ClipScore.",
+        affects="nothing",
+    )
+    scorer_params: Mapping[str, Any] = setting(
+        dict,
+        "Keyword for the scorer, as model=FOLDER; repeatable.",
+        option=("--scorer-param", "KEY=VALUE"),
         affects="nothing",
     )
     tell_faults: bool = setting(

@@ -27,12 +27,17 @@ _EXTRA_MODULES: Final = {"accelerate", "anyio", "httpx2", "torch", "torchvision"
 def load_engine(settings: Settings) -> Engine:
     """Load the engine that the settings name, and its model; also those of tasks that have one of their own.
 
+    Scorers are loaded first.
+
     Raises:
         SettingsError: the engine cannot take what is set for it.
         MissingExtraError: what the engine needs is not installed.
         ModelError: the model cannot be loaded.
         EngineError: the server cannot be reached, or does not have the model.
     """
+    for task in settings.all_tasks:
+        if task.scores_with:
+            task.scores_with.load()  # before what takes longer
     main = _load(settings)
     if settings.audio and main.info.wants_frames:
         FrameBudget.of(settings, main.info.limits)  # before anything is decoded

@@ -7,12 +7,14 @@ device as they are, and turned to floats once, there.
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any, Final
 
 import torch
 from torch.nn import functional
 
 from reelscribe.engines.families import PIXELS, SOUND, Family, Shown
+from reelscribe.engines.judging import YesNo
 from reelscribe.engines.patches import floats
 from reelscribe.engines.prompt import Prompt
 from reelscribe.engines.sampling import TokenRules
@@ -58,6 +60,8 @@ class ModelInputs:
 
     prefixes: tuple[Prefix, ...]
     """At least one, unless all requests were taken out."""
+    layout: str
+    """What stands in a prompt for the video."""
     video: Mapping[str, torch.Tensor]
     """What the model is fed of the video, by name; nothing if no prefix has it. If they are ours, its pixels are
     patches, uint8, shape (patches, colours x temporal x patch x patch)."""
@@ -99,14 +103,18 @@ class ModelInputs:
 def most_tokens(batch: Sequence[ModelInputs], *, shared: bool = True) -> int:
     """Tokens that the cache may come to hold for a batch: prefixes, and candidates, each as long as the longest.
 
-    A candidate has its question's own tokens and its answer; if prefixes are not shared, its whole prompt.
+    A candidate has its question's own tokens and its answer; if prefixes are not shared, its whole prompt. Where it is
+    judged, about as much comes to it for the time that takes.
     """
     if not shared:
         asked = [each for item in batch for each in item.questions]
         return sum(each.request.num_captions * (len(each.ids) + each.longest_answer) for each in asked)
     prefixes = [prefix for item in batch for prefix in item.prefixes]
     own = [
-        (each.request.num_captions, len(each.ids) - len(prefix.ids) + each.longest_answer)
+        (
+            each.request.num_captions * (2 if each.request.judge else 1),
+            len(each.ids) - len(prefix.ids) + each.longest_answer,
+        )
         for prefix in prefixes
         for each in prefix.questions
     ]
@@ -143,6 +151,8 @@ class InputBuilder:
         self._processor = processor
         self._family = family
         self._switches = switches
+        self._judging_switches = dict.fromkeys(switches or {}, False)
+        """A judge says yes or no at once."""
         self._rules = rules
         self._positions = positions
         self._device = device
@@ -153,6 +163,11 @@ class InputBuilder:
     def cuts(self) -> bool:
         """Whether the patches are ours."""
         return self._scales is not None
+
+    @cached_property
+    def yes_no(self) -> YesNo:
+        """What a judge may answer."""
+        return YesNo(self._processor.tokenizer)
 
     def prepare(self, item: Work) -> ModelInputs:
         """A work as the model is fed it. Nothing is on the device yet.
@@ -168,10 +183,52 @@ class InputBuilder:
         for request in item.requests:
             ids = self._prompt(request, shown.layout).ids(self._processor.tokenizer)
             alike.setdefault(self._up_to_video(ids), []).append(self._question(request, ids))
+            if request.judge:
+                self._check_judging(request, shown.layout, ids)
         video = dict(shown.tensors)
         if shows and self._family.cut:
             video[PIXELS[0]] = torch.from_numpy(self._family.cut.patches(item.frames.pixels))
-        return ModelInputs(prefixes=tuple(self._prefix(questions, shown) for questions in alike.values()), video=video)
+        prefixes = tuple(self._prefix(*each, shown) for each in alike.items())
+        return ModelInputs(prefixes=prefixes, layout=shown.layout, video=video)
+
+    def _check_judging(self, request: Request, layout: str, ids: list[int]) -> None:
+        """See that a judge can go on from what the request shares with others.
+
+        Raises:
+            SettingsError: it cannot.
+        """
+        judging = self._judging_ids(request, layout, "?")
+        before = self._up_to_video(ids)
+        if tuple(judging[: len(before)]) != before or len(judging) == len(before):
+            raise SettingsError('keep = "judged" needs a chat template that puts the video before the question.')
+        if not (self.yes_no.yes and self.yes_no.no):
+            raise SettingsError('keep = "judged" needs a tokenizer whose words yes and no begin otherwise.')
+        if opens_thought(self._processor.tokenizer, judging):
+            raise SettingsError('keep = "judged" asks for one word, and this model thinks before it answers.')
+
+    def _judging_ids(self, request: Request, layout: str, caption: str) -> list[int]:
+        asked = request.judging(caption)
+        prompt = Prompt.of(self._processor, self._family, asked, self._judging_switches)
+        if asked.video:
+            prompt = prompt.with_video(self._family.mark, layout)
+        return prompt.ids(self._processor.tokenizer)
+
+    def judging(self, item: ModelInputs, asked: RequestId, captions: Sequence[str]) -> ModelInputs:
+        """What the model is fed to judge captions of a request: its prefix, and a question for each caption."""
+        for prefix in item.prefixes:
+            for question in prefix.questions:
+                if question.request.id == asked:
+                    request = question.request
+                    questions = tuple(
+                        Question(
+                            request=request.judging(caption),
+                            ids=torch.tensor(self._judging_ids(request, item.layout, caption)),
+                            longest_answer=1,
+                        )
+                        for caption in captions
+                    )
+                    return replace(item, prefixes=(replace(prefix, questions=questions),))
+        raise ValueError(f"{asked} is not of this work.")
 
     def _question(self, request: Request, ids: list[int]) -> Question:
         if request.schema:
@@ -205,13 +262,19 @@ class InputBuilder:
         return shown
 
     def _up_to_video(self, ids: list[int]) -> tuple[int, ...]:
-        """The tokens up to the last one of the video; all, if there is none."""
-        video = self._family.placeholder
-        return tuple(ids[: len(ids) - ids[::-1].index(video)] if video in ids else ids)
+        """The tokens up to the last one of the video; all, if there is none.
 
-    def _prefix(self, questions: Sequence[Question], shown: Shown) -> Prefix:
-        """What these have in common."""
+        A mark behind its last frame that is of the same kind is one of them: frames may attend to it.
+        """
+        video = {self._family.placeholder, *(token for kinds in self._family.kinds.values() for token in kinds)}
+        last = max((place for place, token in enumerate(ids) if token in video), default=len(ids) - 1)
+        return tuple(ids[: last + 1])
+
+    def _prefix(self, up_to_video: Sequence[int], questions: Sequence[Question], shown: Shown) -> Prefix:
+        """What these have in common; no more than all up to the video, where a judge is to go on from that."""
         ids = _common([question.ids for question in questions])
+        if any(question.request.judge for question in questions):
+            ids = ids[: len(up_to_video)]
         has_video = bool((ids == self._family.placeholder).any())
         # A word more shows where the next one stands: after a video it is not always after the last position.
         longer = torch.cat([ids, ids.new_tensor([self._processor.tokenizer.eos_token_id])])

@@ -105,6 +105,16 @@ class FullLayer:
         filled.keys = filled.values = None
         self.own = [part.new_zeros(len(owners), part.shape[1], 0, part.shape[3]) for part in self.prefix]
 
+    def branch(self, prefixes: torch.Tensor | None, branches: Branches, rows: int) -> "FullLayer":
+        """A layer of another cache, for this many rows that go on from these prefixes (None for all)."""
+        made = FullLayer(branches)
+        made._take(self, prefixes, rows)
+        return made
+
+    def _take(self, other: "FullLayer", prefixes: torch.Tensor | None, rows: int) -> None:
+        self.prefix = [_chosen(part, prefixes) for part in other.prefix]
+        self.own = [part.new_zeros(rows, part.shape[1], 0, part.shape[3]) for part in other.prefix]
+
     def join(self, parts: Sequence["FullLayer"], copies: Sequence[torch.Tensor | None]) -> None:
         """Take over what other caches hold for this layer, which are emptied: each row as `copies` say."""
         prefix = [left_padded(of_one) for of_one in zip(*(part.prefix for part in parts), strict=True)]
@@ -221,6 +231,12 @@ class SlidingLayer(FullLayer):
         held = self.prefix[0]
         self._mask = torch.ones(len(held), held.shape[2], dtype=torch.bool, device=held.device)
 
+    def branch(self, prefixes: torch.Tensor | None, branches: Branches, rows: int) -> "SlidingLayer":
+        made = SlidingLayer(branches, self._window)
+        made._mask = _chosen(self._mask, prefixes)
+        made._take(self, prefixes, rows)
+        return made
+
     def join(self, parts: Sequence["FullLayer"], copies: Sequence[torch.Tensor | None]) -> None:
         masks = [part._mask[:, None, :, None] for part in parts if isinstance(part, SlidingLayer)]
         self._mask = left_padded(masks)[:, 0, :, 0]
@@ -303,6 +319,9 @@ class BorrowingLayer:
     """A layer that attends to the keys of another one, and holds nothing."""
 
     def begin(self, *_: Any) -> None: ...
+    def branch(self, *_: Any) -> "BorrowingLayer":
+        return self
+
     def join(self, *_: Any) -> None: ...
     def keep(self, *_: Any) -> None: ...
     def begin_step(self, *_: Any) -> None: ...
