@@ -103,8 +103,7 @@ def view(output: Path, port: int, **given: Any) -> None:
     """Serve the same page as report to this machine alone, until Ctrl-C. Prints its address, which holds a token."""
     from reelscribe.report.view import view as serve
 
-    with Progress() as progress:
-        serve(output, port=port, **given, on_clip=progress.clip, on_ready=say)
+    serve(output, port=port, **given, on_ready=say)
 
 
 @click.command()

@@ -73,7 +73,7 @@ def texts(output: Path) -> dict[str, str | None]:
 def test_a_caption_is_edited_in_place_kept_and_shown_again(page: Page, output: Path, look: Look, address: str) -> None:
     item = start(page, "edit")
     page.keyboard.press("e")
-    area = item.get_by_label("Caption of row 0")
+    area = item.get_by_label("Caption of edit")
     expect(area).to_be_focused()
     expect(area).to_have_value("A man walks to edit.")
     area.fill("A woman walks, jkl.")
@@ -224,6 +224,9 @@ def test_everyone_can_use_it(look: Look, address: str, color_scheme: str, width:
     unfold(page)
     assert violations(page) == []
     assert page.evaluate("document.documentElement.scrollWidth") == width
+    if width < 640:
+        page.locator("#more").click()
+        assert violations(page) == []
     page.locator("#help-button").click()
     assert violations(page) == []
 
