@@ -231,6 +231,23 @@ def test_everyone_can_use_it(look: Look, address: str, color_scheme: str, width:
     assert violations(page) == []
 
 
+def test_clips_beyond_the_first_come_when_the_page_is_there(look: Look, tmp_path: Path) -> None:
+    (tmp_path / "249").write_text("no video")
+    rows = [row(f"{number}", f"It is {number}.", frame_timestamps=[0.0]) for number in range(250)]
+    with served(put_rows(tmp_path / "out.jsonl", rows)) as address:
+        found = look(address)
+        page = found.page
+        expect(page.locator("#count")).to_have_text("250 clips")
+        page.fill("#search", "it is 249")
+        item = start(page, "249")
+        expect(item).to_contain_text("The frames cannot be shown: 249 cannot be opened as a video")
+        page.keyboard.press("a")
+        expect(item.locator(".by-people")).to_have_text(["approved"])
+        assert all("404" in trouble for trouble in found.troubles)  # which browsers say in the console
+        found.troubles.clear()
+        page.close()
+
+
 # Whoever should not
 
 

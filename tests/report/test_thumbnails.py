@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from reelscribe.config import Settings
-from reelscribe.report import thumbnails
 from reelscribe.report.entries import CaptionedData, Entry
 from reelscribe.report.thumbnails import Filmstrip, Thumbnail, filmstrips
 from reelscribe.report.videos import FoundVideo

@@ -140,7 +140,8 @@ function showFound() {
   if (clips.length < inAll) field("count").textContent += `, ${clips.length.toLocaleString("en")} looked at so far`;
   const wanted = field("search").value.trim();
   field("nothing").hidden = shown.length > 0 || !isFiltered();
-  field("what").textContent = wanted ? `No clip that is to be shown has “${wanted}”.` : "No clip is like that.";
+  const those = ["show", "least", "most"].some((id) => field(id).value) ? "No clip of those chosen" : "No clip";
+  field("what").textContent = wanted ? `${those} has “${wanted}”.` : "No clip is like that.";
 }
 
 const isFiltered = () => FILTERS.some((id) => field(id).value);
