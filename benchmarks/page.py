@@ -24,8 +24,6 @@ from reelscribe.demo import write_clip
 from reelscribe.models.shapes.scenes import random_scene
 
 _VIDEOS, _SECONDS, _FRAMES = 40, 8, 12
-_OPENED = "document.querySelector('article .caption') !== null && document.getElementById('count').textContent !== ''"
-_ALL_THERE = "!document.getElementById('count').textContent.includes('so far')"
 _SEARCH = """text => new Promise(done => {
   const began = performance.now();
   const search = document.getElementById("search");
@@ -70,9 +68,11 @@ def look(page: Page, address: str) -> dict[str, float]:
     """Open a page and search in it."""
     began = time.monotonic()
     page.goto(address, wait_until="commit")
-    page.wait_for_function(_OPENED, timeout=120_000)
+    page.locator("#count", has_text="clips").wait_for()
+    page.locator("article .caption").first.wait_for()
     opened = time.monotonic() - began
-    page.wait_for_function(_ALL_THERE, timeout=120_000)
+    while "so far" in page.inner_text("#count"):
+        time.sleep(0.05)
     whole = time.monotonic() - began
     searches = [page.evaluate(_SEARCH, text) for text in ("b", "ba", "bado", "nowhere", "", "002.mp4", "")]
     return {
@@ -90,11 +90,13 @@ def measure(page: Page, clips: int) -> dict[str, Any]:
         began = time.monotonic()
         with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
             assert server.stdout is not None
-            address = server.stdout.readline().strip()
-            start = time.monotonic() - began
-            view = look(page, address)
-            page.goto("about:blank")
-            server.send_signal(signal.SIGINT)
+            try:
+                address = server.stdout.readline().strip()
+                start = time.monotonic() - began
+                view = look(page, address)
+                page.goto("about:blank")
+            finally:
+                server.send_signal(signal.SIGINT)
         file = folder / "report.html"
         began = time.monotonic()
         command = [

@@ -209,7 +209,6 @@ for (const place of told.sides.keys()) deedsOf[place + 1] = (clip) => voteByKey(
 for (const clip of clips) {
   const within = (selector) => clip.article.querySelector(selector);
   within(".play")?.addEventListener("click", () => play(clip));
-  if (within(".strip")) wireStrip(within(".strip"));
   within(".votes").hidden = within(".actions").hidden = false;
   for (const button of clip.buttons) button.addEventListener("click", () => vote(clip, button.dataset.vote));
   showVote(clip);

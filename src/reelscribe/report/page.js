@@ -322,7 +322,6 @@ document.addEventListener("keydown", (event) => {
 function wire(clip) {
   const within = (selector) => clip.article.querySelector(selector);
   within(".play")?.addEventListener("click", () => play(clip));
-  if (within(".strip")) wireStrip(within(".strip"));
   within(".back")?.addEventListener("click", (event) => goBack(clip, event));
   if (within(".play") && within(".strip")) {
     within(".strip").classList.add("seekable");

@@ -85,8 +85,10 @@ const end = list.parentElement.insertBefore(make("div", "", { class: "end" }), l
 let items = []; // elements, of which the first are in the list
 
 function fill(count) {
-  if (count <= list.children.length) return;
-  list.append(...items.slice(list.children.length, count));
+  const added = items.slice(list.children.length, count);
+  if (!added.length) return;
+  list.append(...added);
+  for (const item of added) wireStrip(item.querySelector(".strip"));
   nearEnd.unobserve(end); // it says again whether the end is near
   nearEnd.observe(end);
 }
@@ -98,9 +100,8 @@ const nearEnd = new IntersectionObserver(
 
 function layOut(nodes) {
   items = nodes;
-  list.replaceChildren(...items.slice(0, PIECE));
-  nearEnd.unobserve(end);
-  nearEnd.observe(end);
+  list.replaceChildren();
+  fill(PIECE);
 }
 
 function goTo(clip, node) {
@@ -146,6 +147,7 @@ function showRest(strip) {
 }
 
 function wireStrip(strip) {
+  if (!strip || strip.parentElement.querySelector(".later")) return;
   for (const [side, step] of [["earlier", -0.8], ["later", 0.8]]) {
     // Keys scroll the strip itself, and what reads aloud knows how many frames it has.
     const button = make("button", "", { type: "button", class: side, tabindex: "-1", "aria-hidden": "true" });
