@@ -19,7 +19,7 @@ READY_OLDEST := $(OLDEST_TRANSFORMERS)/.ready
 VENV_VLLM := .venv-vllm
 READY_VLLM := $(VENV_VLLM)/.ready
 
-.PHONY: help demo wheel test test-main test-beside test-vllm test-core test-oldest browser fuzz damage check lint types imports docs format clean
+.PHONY: help demo wheel test test-main test-beside test-vllm test-core test-oldest browser fuzz damage bench-peers check lint types imports docs format clean
 .DEFAULT_GOAL := help
 
 help:
@@ -106,6 +106,14 @@ test-core: $(READY_CORE)
 
 test-oldest: $(READY_OLDEST)
 	PYTHONPATH=$(OLDEST_TRANSFORMERS) $(BIN)/pytest -m "not vllm" tests/engines tests/test_captioner.py
+
+# Ways to feed vLLM and Transformers beside ours, in turns; what others need is laid over vLLM's environment.
+PEERS := $(VENV_VLLM)/peers
+bench-peers: $(READY_VLLM)
+	$(VENV_VLLM)/bin/pip freeze --quiet | grep == > $(VENV_VLLM)/peers.txt
+	$(VENV_VLLM)/bin/pip install --quiet --disable-pip-version-check --target $(PEERS) \
+		--constraint $(VENV_VLLM)/peers.txt --requirement requirements/peers.txt
+	cd benchmarks && PYTHONPATH=../$(PEERS) ../$(VENV_VLLM)/bin/python peers.py $(BENCH_ARGS)
 
 # Forty times as many broken files as the tests have, and what came of them.
 fuzz: $(READY)
