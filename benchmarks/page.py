@@ -23,7 +23,7 @@ from playwright.sync_api import Page, sync_playwright
 from reelscribe.demo import write_clip
 from reelscribe.models.shapes.scenes import random_scene
 
-_VIDEOS, _SECONDS, _FRAMES = 40, 8, 12
+_VIDEOS, _SECONDS, _FRAMES = 40, 2, 12
 _SEARCH = """text => new Promise(done => {
   const began = performance.now();
   const search = document.getElementById("search");
@@ -41,7 +41,7 @@ def write_output(folder: Path, rows: int) -> Path:
     draw = np.random.default_rng(0)
     for number in range(_VIDEOS):
         scene = random_scene(np.random.default_rng(number))
-        write_clip(folder / f"{number:03d}.mp4", scene, width=640, height=360, fps=8, seconds=_SECONDS)
+        write_clip(folder / f"{number:03d}.mp4", scene, width=320, height=180, fps=8, seconds=_SECONDS)
     syllables = [first + second for first in "bdfgklmnprstvz" for second in "aeiou"]
     words = ["".join(draw.choice(syllables, draw.integers(1, 5))) for _ in range(5_000)]
     meta = {

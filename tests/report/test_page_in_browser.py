@@ -1,5 +1,6 @@
 """The page as a reader uses it, in Chromium."""
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -216,10 +217,10 @@ def test_tabs_are_opened_by_key(page: Page) -> None:
 def test_frames_that_run_off_the_side_are_counted(look: Look, report: Path) -> None:
     page = look(report.as_uri(), viewport={"width": 360, "height": 800}).page
     clip = _clip(page, "sea.mp4")
-    expect(clip.locator(".later")).to_have_text("2 ›")
+    expect(clip.locator(".later")).to_have_text(re.compile(r"^2\b"))
     clip.locator(".later").click()
     expect(clip.locator(".later")).to_be_hidden()
-    expect(clip.locator(".earlier")).to_have_text("‹ 2")
+    expect(clip.locator(".earlier")).to_have_text(re.compile(r"\b2$"))
 
 
 # Playing

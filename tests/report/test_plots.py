@@ -1,6 +1,7 @@
 """Plots that a page can hold several of, and colour."""
 
 import xml.etree.ElementTree as ET
+from typing import Any
 
 import pytest
 
@@ -18,7 +19,7 @@ def _parsed(drawing: str) -> tuple[list[float], list[str]]:
     return [float(bar.get("height", "")) for bar in bars], [text.text or "" for text in root.findall("text")]
 
 
-SAID = {"title": "Words <1>", "said": "1 & more"}
+SAID: dict[str, Any] = {"title": "Words <1>", "said": "1 & more"}
 
 
 @pytest.mark.parametrize("values", [[5], [0, 0, 0], [1, 2, 2, 9], list(range(10_000)), [0.0, 0.5, 0.25], [1e9, 1]])
