@@ -16,9 +16,10 @@ from reelscribe.cli_looking import LOOKING
 from reelscribe.command import EXIT_ENGINE, EXIT_FAILURES, Group, given_of, options, settings_of, watched, watching
 from reelscribe.config import Settings
 from reelscribe.config.groups import RETRY_SETTINGS
-from reelscribe.console import Progress, next_step, say, say_json, some, summary_lines
+from reelscribe.console import next_step, say, say_json, summary_lines
 from reelscribe.errors import DatasetError
-from reelscribe.terminal import PlainFormatter
+from reelscribe.runners.progress import Progress
+from reelscribe.terminal import PlainFormatter, some
 
 _PLANNED = (
     *("model", "revision", "engine", "num_captions", "fps", "min_frames", "max_frames", "max_video_tokens", "sampling"),
@@ -293,13 +294,11 @@ def demo(folder: Path) -> None:
     truths = {name: scene.caption for name, scene in scenes.items()}
     captions: list[str] = []
     output = folder / "captioned.jsonl"
-    with Progress() as progress:
 
-        def keep(result: Any) -> None:
-            progress.advance(result)
-            captions.append(result.rows[0]["caption"] or "(failed)")
+    def keep(result: Any) -> None:
+        captions.append(result.rows[0]["caption"] or "(failed)")
 
-        run([data], output, Settings(model="shapes"), on_start=progress.start, on_row=keep)
+    run([data], output, Settings(model="shapes"), progress=True, on_row=keep)
     for (name, truth), text in zip(truths.items(), captions, strict=True):
         say(f"{name}   truth  {truth}")
         say(f"{' ' * len(name)} {'  =' if text == truth else '!='}  model  {text}")

@@ -8,9 +8,11 @@ import click
 from click.core import ParameterSource
 
 from reelscribe.command import EXIT_FAILURES
-from reelscribe.console import Progress, kinds, say, some
+from reelscribe.console import kinds, say
 from reelscribe.errors import SettingsError
 from reelscribe.export.choices import Newlines, Placing, SubtitleFormat, TargetName
+from reelscribe.runners.progress import Progress
+from reelscribe.terminal import some
 
 if TYPE_CHECKING:
     from reelscribe.export.checks import Summary

@@ -12,10 +12,11 @@ from click.core import ParameterSource
 
 from reelscribe.command import EXIT_FAILURES
 from reelscribe.config import Settings
-from reelscribe.console import Progress, by_task, examples, flagged, say, some
+from reelscribe.console import by_task, examples, flagged, say
 from reelscribe.console import kinds as counts
 from reelscribe.errors import SettingsError
-from reelscribe.terminal import shortened
+from reelscribe.runners.progress import Progress
+from reelscribe.terminal import shortened, some
 
 _LONGEST_TOLD: Final = 200
 """Letters of the value of a setting."""

@@ -12,8 +12,9 @@ from typing import Any
 import click
 
 from reelscribe.config import Settings, kind_of
-from reelscribe.console import JsonFormatter, Progress, say, say_json, tell_stop_json
+from reelscribe.console import JsonFormatter, say, say_json, tell_stop_json
 from reelscribe.errors import BudgetError, DatasetError, ReelscribeError, SettingsError, StoppedError
+from reelscribe.runners.progress import READING, Progress
 
 EXIT_ENGINE, EXIT_USAGE, EXIT_FAILURES, EXIT_BUDGET, EXIT_SIGNAL = 1, 2, 3, 4, 128
 
@@ -159,20 +160,16 @@ def watching(log_json: bool, metrics_port: int | None, metrics_host: str) -> Ite
 
     if log_json:
         click.get_current_context().meta[_JSON] = True
-    with Progress(as_json=log_json) as progress, contextlib.ExitStack() as stack:
+    with Progress(first=READING, events=say_json if log_json else None) as progress, contextlib.ExitStack() as stack:
         for handler in logging.getLogger().handlers if log_json else ():
             stack.callback(handler.setFormatter, handler.formatter)
             handler.setFormatter(JsonFormatter())
-        begin = [progress.start]
+        hooks: dict[str, Any] = {}
         if metrics_port is not None:
             from reelscribe.runners.metrics import Metrics
 
             metrics = stack.enter_context(Metrics(metrics_port, metrics_host))
             logging.getLogger(__name__).warning("metrics at %s", metrics.address)
-            begin.append(metrics.start)
-        yield {
-            "on_start": lambda live: [start(live) for start in begin],
-            "on_row": progress.advance,
-            "on_stop": tell_stop_json if log_json else tell_stop,
-            "handle_signals": True,
-        }
+            hooks["on_start"] = metrics.start
+        on_stop = tell_stop_json if log_json else tell_stop
+        yield {"progress": progress, "on_stop": on_stop, "handle_signals": True, **hooks}

@@ -493,12 +493,11 @@ class TestLoading:
     def test_weights_are_float32_by_default(self, shapes_engine: TransformersEngine) -> None:
         assert {weight.dtype for weight in shapes_engine._model.parameters()} == {torch.float32}
 
-    @pytest.mark.parametrize("name", ["nowhere/at/all", "no-such-model"])
-    def test_a_model_that_is_not_there(self, name: str) -> None:
+    def test_a_model_that_is_not_there(self) -> None:
         with pytest.raises(
-            ModelError, match=rf"the model '{name}' cannot be loaded: .* No folder .* built in: shapes\."
+            ModelError, match=r"the model 'no-such-model' cannot be loaded: HF_HUB_OFFLINE .* the built-in model"
         ):
-            TransformersEngine(name)
+            TransformersEngine("no-such-model")
 
     def test_a_model_without_eyes(self, tmp_path: Path) -> None:
         LlamaConfig(hidden_size=16, num_hidden_layers=1, num_attention_heads=1, vocab_size=8).save_pretrained(tmp_path)

@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import torch
+from huggingface_hub.utils.tqdm import are_progress_bars_disabled, enable_progress_bars
 from transformers import AutoModelForMultimodalLM, DynamicCache
 from transformers.utils import logging as hf_logging
 
@@ -88,8 +89,10 @@ class TransformersEngine:
         self._device = _device(device)
         if dtype == "auto" and self._device.type == "cpu":
             dtype = "float32"
-        if not sys.stderr.isatty():
-            hf_logging.disable_progress_bar()
+        downloads_shown = sys.stderr.isatty() and not are_progress_bars_disabled()
+        hf_logging.disable_progress_bar()  # these would be drawn over the line of progress
+        if downloads_shown:  # they may take an hour
+            enable_progress_bars()
         given: dict[str, Any] = {"dtype": dtype, "device_map": str(self._device), **(model_params or {})}
         hub = {key: given[key] for key in HUB_PARAMS if key in given}
         checkpoint = Checkpoint.load(model, revision=revision, show=show, **hub)

@@ -5,6 +5,7 @@ import logging
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from signal import Signals
 from typing import Any, Final
@@ -26,6 +27,7 @@ from reelscribe.errors import DatasetError, FailureKind, StoppedError
 from reelscribe.pipeline import Maker, caption_rows
 from reelscribe.runners.live import Live
 from reelscribe.runners.on_demand import OnDemand
+from reelscribe.runners.progress import Progress, shown
 from reelscribe.runners.record import Record
 from reelscribe.runners.spending import Spending
 from reelscribe.runners.start import Start
@@ -80,11 +82,12 @@ def run(
     settings: Settings,
     *,
     engine: Engine | Maker | None = None,
+    progress: Progress | bool | None = None,
     adopt: Sequence[Path] = (),
     on_start: OnStart = lambda live: None,
     on_row: OnRow = lambda result: None,
     handle_signals: bool = False,
-    on_stop: Callable[[], None] = tell_stop,
+    on_stop: Callable[[str], None] = tell_stop,
     again: Again = NOTHING_AGAIN,
 ) -> RunSummary:
     """Caption data sets, or go on where an earlier run on this output ended.
@@ -94,12 +97,14 @@ def run(
         output: what to write; see `DatasetWriter`.
         settings: what to do.
         engine: loaded as the settings say, by default; or what makes captions elsewhere.
+        progress: whether to show how far the run is; only in a notebook, by default.
         adopt: ledgers, of other runs, whose outcomes are taken over.
         on_start: called once, before the first row, with what can be watched from then on.
         on_row: called with each result once it is written.
-        handle_signals: at Ctrl-C or SIGTERM finish what is in flight, and raise StoppedError; at once at a second one.
-            Only in the main thread.
-        on_stop: called at the first signal, wherever the program is just then; tells so by default.
+        handle_signals: at Ctrl-C or SIGTERM finish what the engine has begun, and raise StoppedError; at once at a
+            second one. Only in the main thread.
+        on_stop: called at the first signal, wherever the program is just then, with what is finished, in words; prints
+            that by default.
         again: what of earlier runs is made again, and with which settings.
 
     Raises:
@@ -110,24 +115,19 @@ def run(
         ModelError: the engine cannot be loaded.
         EngineError: the engine broke.
         FailuresError: more videos failed than may.
-        BudgetError: it would have cost more than it may; what was under way is finished.
+        BudgetError: it would have cost more than it may; rows that were begun are finished.
         StoppedError: a signal came. As with all of these, no file of the output is half written: its rows are in
             `OUTPUT.partial`, the ledger has what was made, and the same run goes on from there.
     """
     inputs, output = [inputs] if isinstance(inputs, str | Path) else inputs, Path(output)
-    if output.suffix.lower() in VIDEO_SUFFIXES:
-        raise DatasetError(f"cannot write to {output}: it is named as a video; name a data set, as captions.jsonl.")
-    sources = find_sources(inputs)
-    writer = DatasetWriter(output, settings, sources)
-    for source in sources:
-        if not is_url(source.location) and writer.owns(Path(source.location)):
-            raise DatasetError(f"cannot write to {source.location}: it is an input, too; choose another output.")
     making = again.settings or settings
-    check_columns(sources, making)
-    settings.check_checks()
-    total = _count(sources, settings)
     tally = Tally(settings.failure_limit(), [task.name for task in settings.all_tasks])
     with contextlib.ExitStack() as stack:
+        telling = stack.enter_context(shown(progress))
+        sources, writer = _sources(inputs, output, settings)
+        check_columns(sources, making)
+        settings.check_checks()
+        total = _count(sources, settings)
         stack.enter_context(locked(lock_of(output), output))
         _make_way(output, writer, settings)
         ledger = stack.enter_context(Ledger(ledger_of(output), again=again))
@@ -137,9 +137,9 @@ def run(
         record = stack.enter_context(Record(record_of(output), making, inputs))
         stack.enter_context(writer)
         loading, spending = time.monotonic(), Spending(making)
-        worker = engine or _worker(making, total, stack, ledger.last)
+        worker = engine or _worker(making, total, stack, ledger.last, telling)
         load_seconds = time.monotonic() - loading
-        watch = Watch(worker, on_load=lambda info: spending.start(info.gpus))
+        watch = Watch(worker, on_load=lambda info: spending.start(info.gpus), on_loading=telling.loading)
         begun = ledger.begin(
             settings, watch.model, output=str(output), inputs=[str(item) for item in inputs], total=total
         )
@@ -155,14 +155,25 @@ def run(
             **watch.told(),
             "course": watch.course,
         }
-        on_start(Live(total=total, watch=watch, tally=tally, spending=spending))
+        live = Live(total=total, unit=_unit(sources, settings), watch=watch, tally=tally, spending=spending)
+        telling.start(live)
+        on_start(live)
         read = read_rows(sources, settings, output=output, is_own=ledger.may_have_written)
         rows = watch.rows(split_rows(read, settings, ledger, shard=settings.part()))
-        stop = stack.enter_context(stop_at_signals(handle_signals, on_stop))
+        tell = partial(_tell_stop, telling, live, on_stop)
+        stop = stack.enter_context(stop_at_signals(handle_signals, tell, lambda: watch.is_loading))
         start = Start(settings.part(), stop, spending, tally)
         maker = worker if isinstance(worker, Maker) else watch
         results = caption_rows(
-            rows, settings, maker, memory=ledger, again=again.settings, stop=start.is_cut, wanted=start.may
+            rows,
+            settings,
+            maker,
+            memory=ledger,
+            again=again.settings,
+            stop=start.is_cut,
+            wanted=start.may,
+            drop=stop,
+            on_whole=watch.count_row,
         )
         stack.enter_context(sidecars)
         for result in stack.enter_context(contextlib.closing(results)):
@@ -175,10 +186,27 @@ def run(
                 ledger.advance(tally.told())
             on_row(result)
             tally.check()
-        if start.is_cut():
-            raise _stopped(stop, tally) if stop() else spending.error(tally.rows)
+        if start.is_unfinished():
+            raise _stopped(stop, watch) if stop() else spending.error(tally.rows)
         _end(ledger, tally, settings)
     return _summary(tally, writer.failures, watch, spending, ledger.asked)
+
+
+def _sources(inputs: Sequence[str | Path], output: Path, settings: Settings) -> tuple[Sequence[Source], DatasetWriter]:
+    """What to read, and what writes, once it is seen that the one does not overwrite the other."""
+    if output.suffix.lower() in VIDEO_SUFFIXES:
+        raise DatasetError(f"cannot write to {output}: it is named as a video; name a data set, as captions.jsonl.")
+    sources = find_sources(inputs)
+    writer = DatasetWriter(output, settings, sources)
+    for source in sources:
+        if not is_url(source.location) and writer.owns(Path(source.location)):
+            raise DatasetError(f"cannot write to {source.location}: it is an input, too; choose another output.")
+    return sources, writer
+
+
+def _tell_stop(progress: Progress, live: Live, on_stop: Callable[[str], None]) -> None:
+    progress.stop()
+    on_stop(live.finishing())
 
 
 def _count(sources: Sequence[Source], settings: Settings) -> int | None:
@@ -228,21 +256,30 @@ def _sidecars(
     return sidecars
 
 
-def _worker(settings: Settings, total: int | None, stack: contextlib.ExitStack, last: Run | None) -> OnDemand | Maker:
+def _worker(
+    settings: Settings, total: int | None, stack: contextlib.ExitStack, last: Run | None, progress: Progress
+) -> OnDemand | Maker:
     """What makes captions, as the settings say."""
     if settings.runner == "local":
         return OnDemand(settings, last)
+    progress.loading("loading engines on the Ray cluster")
     from reelscribe.runners.ray import Cluster
 
     cluster: Maker = stack.enter_context(Cluster(settings, total))
     return cluster
 
 
-def _stopped(stop: Stop, tally: Tally) -> StoppedError:
+def _unit(sources: Sequence[Source], settings: Settings) -> str:
+    """What a row is called."""
+    videos = all(source.format == "videos" for source in sources) and settings.split is None
+    return "clip" if videos else "row"
+
+
+def _stopped(stop: Stop, watch: Watch) -> StoppedError:
     number = stop.signal or 0
     message = (
-        f"stopped by {Signals(number).name} after {tally.rows:,} rows; what was made is kept, and the same command "
-        "goes on from there."
+        f"stopped by {Signals(number).name} after {watch.rows_done:,} rows; what was made is kept, and the same "
+        "command goes on from there."
     )
     return StoppedError(message, number)
 
