@@ -222,6 +222,20 @@ def audit() -> Iterator[str]:
         yield f"\nCaptions of 60 words, nearly all phrases of which differ. On {_machine(result)}."
 
 
+def opening() -> Iterator[str]:
+    """How soon pages of many clips open and search."""
+    for result in _results("page"):
+        yield f"| {result['settings']['clips']:,} clips | opens in | has all clips after | searches in | size |"
+        yield "| --- | --- | --- | --- | --- |"
+        for name in ("view", "report"):
+            told = result[name]
+            times = [f"{told[key]:.1f} s" for key in ("open_seconds", "all_clips_seconds")]
+            size = _mb(told["bytes"]) if "bytes" in told else ""
+            yield f"| `{name}` | {' | '.join(times)} | {told['search_seconds']:.2f} s | {size} |"
+        frames = result["settings"]["frames"]
+        yield f"\nTexts of 60 words, with {frames} frames of each clip, in Chromium. On {_machine(result)}."
+
+
 _FOUND: Final = ("f1", "precision", "recall_cut", "recall_fade", "recall_dissolve")
 _DAMAGE: Final = ("reported, failure", "reported, wrong", "silent, right", "silent, wrong")
 
@@ -229,6 +243,7 @@ PAGES: Final[dict[Path, tuple[Callable[[], Iterator[str]], ...]]] = {
     HERE.parent / "README.md": (speeds,),
     HERE.parent / "docs" / "architecture.md": (scenes, stretches),
     HERE.parent / "docs" / "audit.md": (audit,),
+    HERE.parent / "docs" / "report.md": (opening,),
     HERE.parent / "docs" / "recipes" / "films.md": (joined_films,),
     HERE.parent / "docs" / "choosing.md": (choosing, judging),
     HERE.parent / "docs" / "tasks.md": (tasks,),

@@ -450,7 +450,7 @@ def test_nothing_is_said_of_speed_where_all_is_known(here: Path) -> None:
 # The report
 
 
-@pytest.mark.skipif(importlib.util.find_spec("matplotlib") is None, reason="the extra report is not installed")
+@pytest.mark.skipif(importlib.util.find_spec("jinja2") is None, reason="the extra report is not installed")
 def test_report_writes_a_page(here: Path) -> None:
     put_clip(here / "a.mp4")
     put_rows(here / "in.jsonl", [{"video": "a.mp4"}, {"video": "b.mp4"}])

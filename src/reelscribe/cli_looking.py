@@ -107,13 +107,7 @@ def view(output: str | Path, port: int, **given: Any) -> None:
     from reelscribe.dataset.stores import fetched
     from reelscribe.report.view import view as serve
 
-    with Progress() as progress:
-
-        def ready(address: str) -> None:
-            progress.close()
-            say(address)
-
-        serve(fetched(output), port=port, **given, on_clip=progress.clip, on_ready=ready)
+    serve(fetched(output), port=port, **given, on_ready=say)
 
 
 @click.command()
