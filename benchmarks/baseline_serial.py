@@ -30,19 +30,20 @@ class SerialBaseline:
         decoded = (decode(Clip(source=str(file)), self.budget) for file in files)
         return [self.caption_frames(frames, num_captions=num_captions, max_tokens=max_tokens) for frames in decoded]
 
-    def inputs(self, frames: Frames, prompt: str = DEFAULT_PROMPT) -> Any:
-        """What the model is fed for a clip."""
+    def inputs(self, *clips: Frames, prompt: str = DEFAULT_PROMPT) -> Any:
+        """What the model is fed for clips."""
         content = [{"type": "video"}, {"type": "text", "text": prompt}]
         text = self.processor.apply_chat_template(
             [{"role": "user", "content": content}], tokenize=False, add_generation_prompt=True
         )
-        times = list(frames.timestamps)
+        times = [list(frames.timestamps) for frames in clips]
         inputs = self.processor(
-            text=[text],
-            videos=[frames.pixels.transpose(0, 3, 1, 2)],
-            video_metadata=[{"fps": 1.0, "frames_indices": times, "total_num_frames": len(times)}],
+            text=[text] * len(clips),
+            videos=[frames.pixels.transpose(0, 3, 1, 2) for frames in clips],
+            video_metadata=[{"fps": 1.0, "frames_indices": each, "total_num_frames": len(each)} for each in times],
             do_sample_frames=False,
             do_resize=False,
+            padding=True,
             return_tensors="pt",
         ).to(self.model.device)
         inputs.pop("video_metadata", None)

@@ -1,9 +1,10 @@
-"""The caption that is kept of several candidates: at random, the one nearest to all others, or the likeliest.
+"""The caption that is kept of several candidates: at random, the nearest to all others, the likeliest, the judged.
 
 Clips of the built-in model's world, in its own form, so that a caption is right or wrong, letter by letter. The model
-is sampled at a temperature at which about every second candidate is right. Intervals are 95%, by a paired bootstrap
-over clips. Agreement is held against what is right (AUC): how often that of a right caption is higher than that of a
-wrong one, among the kept ones, and among all candidates.
+is sampled at a temperature at which about every second candidate is right. With --model, another checkpoint of it: one
+that is undertrained, as tools/train_shapes/undertrain.py makes it, errs at temperature 1 by itself. Intervals are 95%,
+by a paired bootstrap over clips. Agreement is held against what is right (AUC): how often that of a right caption is
+higher than that of a wrong one, among the kept ones, and among all candidates. So is what the judge says.
 """
 
 import json
@@ -18,10 +19,10 @@ from reelscribe import Settings, run
 from reelscribe.demo import write_clip
 from reelscribe.models.shapes.scenes import random_scene
 from reelscribe.selection import SELECTORS, chrf
-from reelscribe.values import Candidate, Clip, Request, RequestId
+from reelscribe.values import JUDGED, Candidate, Clip, Request, RequestId
 
 _DRAWS: Final = 10_000
-MODES: Final = ("random_any", "consensus", "likeliest")
+MODES: Final = ("random_any", "consensus", "likeliest", "judged")
 
 
 def interval(differences: NDArray[np.float64], rng: np.random.Generator) -> list[float]:
@@ -37,7 +38,7 @@ def auc(scores: NDArray[np.float64], right: NDArray[np.bool_]) -> float:
 
 
 def main() -> None:
-    args = arguments(__doc__, clips=500, candidates=8, temperature=1.8, seed=90211)
+    args = arguments(__doc__, model="shapes", clips=500, candidates=8, temperature=1.8, seed=90211)
     rng = np.random.default_rng(args.seed)
     scenes = [random_scene(rng) for _ in range(args.clips)]
     with workspace() as folder:
@@ -46,9 +47,9 @@ def main() -> None:
         for number, scene in enumerate(scenes):
             write_clip(clips / f"{number:05d}.mp4", scene, width=320, height=240, fps=24, seconds=4.0)
         settings = Settings(
-            model="shapes",
+            model=args.model,
             num_captions=args.candidates,
-            keep="likeliest",  # so that candidates are scored
+            keep="judged",  # so that candidates have all scores
             sampling={"temperature": args.temperature},
         )
         run([clips], folder / "out.jsonl", settings)
@@ -58,6 +59,7 @@ def main() -> None:
     kept = {mode: np.zeros(len(made), bool) for mode in MODES}
     agreements = np.zeros(len(made))
     of_all: list[tuple[float, bool]] = []
+    judged: list[tuple[float, bool]] = []
     for number, each in enumerate(made):
         request = Request(id=RequestId(row=number), clip=Clip(source=""), prompt="", seed=number)
         for mode in MODES:
@@ -65,12 +67,13 @@ def main() -> None:
             kept[mode][number] = each[chosen.kept[0]].text == truth[number]
             agreements[number] = chosen.agreement or agreements[number]
         near = chrf([one.text for one in each])
+        judged += [(one.scores[JUDGED], one.text == truth[number]) for one in each if JUDGED in one.scores]
         of_all += zip((near.sum(1) - 1) / (len(each) - 1), [one.text == truth[number] for one in each], strict=True)
     gains = {mode: kept[mode].astype(float) - kept["random_any"] for mode in MODES[1:]}
     save_result(
-        "choosing",
+        "choosing" if args.model == "shapes" else "choosing-undertrained",
         {
-            "settings": vars(args),
+            "settings": {**vars(args), "model": Path(args.model).name},
             "candidates_right": round(100 * float(share), 1),
             "right": {mode: round(100 * float(right.mean()), 1) for mode, right in kept.items()},
             "gains": {mode: round(100 * float(gain.mean()), 1) for mode, gain in gains.items()},
@@ -79,6 +82,7 @@ def main() -> None:
                 "kept": auc(agreements, kept["consensus"]),
                 "all": auc(*(np.array(part) for part in zip(*of_all, strict=True))),
             },
+            "judged_auc": auc(*(np.array(part) for part in zip(*judged, strict=True))),
         },
     )
 
@@ -87,10 +91,15 @@ def candidates_of(output: Path) -> list[list[Candidate]]:
     """All candidates of each row, in order."""
     with output.open(encoding="utf-8") as lines:
         rows = [json.loads(line) for line in lines]
-    scored = [zip(row["caption_candidates"], row["caption_meta"]["mean_logprobs"], strict=True) for row in rows]
+    metas = [row["caption_meta"] for row in rows]
     return [
-        [Candidate(text=text, stop_reason="stop", num_tokens=None, mean_logprob=score) for text, score in each]
-        for each in scored
+        [
+            Candidate(text=text, stop_reason="stop", num_tokens=None, mean_logprob=likely, scores=json.loads(scores))
+            for text, likely, scores in zip(
+                row["caption_candidates"], meta["mean_logprobs"], meta["scores"], strict=True
+            )
+        ]
+        for row, meta in zip(rows, metas, strict=True)
     ]
 
 

@@ -17,6 +17,7 @@ from engine import time_parts
 from memory import peak_memory_bytes
 
 from reelscribe.config import Settings
+from reelscribe.config.groups import Dtype
 from reelscribe.engines import load_engine
 from reelscribe.engines.transformers import TransformersEngine
 from reelscribe.pipeline import caption
@@ -25,7 +26,7 @@ from reelscribe.pipeline import caption
 def main() -> None:
     size = {"width": 320, "height": 240, "seconds": 4.0, "dtype": ""}
     args = arguments(__doc__, model="tiny", clips=16, candidates=4, tokens=64, rounds=3, batch_size=16, **size)
-    dtype = args.dtype or ("bfloat16" if torch.cuda.is_available() else "float32")
+    dtype: Dtype = args.dtype or ("bfloat16" if torch.cuda.is_available() else "float32")
     with workspace() as folder:
         files = render_clips(folder, args.clips, width=args.width, height=args.height, seconds=args.seconds)
         sampling = {"max_tokens": args.tokens, "temperature": 1.0}

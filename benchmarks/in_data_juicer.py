@@ -39,7 +39,7 @@ class RepairedProcessor:
 
     def apply_chat_template(self, messages: list[dict[str, Any]], **_: Any) -> Any:
         parts = {part["type"]: part[part["type"]] for part in messages[-1]["content"]}
-        return self._serial.inputs(decode(Clip(source=parts["video"]), self._serial.budget), parts["text"])
+        return self._serial.inputs(decode(Clip(source=parts["video"]), self._serial.budget), prompt=parts["text"])
 
 
 class RepairedModel:

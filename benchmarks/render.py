@@ -180,19 +180,35 @@ _RIGHT: Final = ("found", "captions", "event_words", "event_times")
 
 def choosing() -> Iterator[str]:
     """How often the kept caption is right."""
-    yield "| clips | candidates | right of all candidates | kept by | right | more than at random |"
-    yield "| --- | --- | --- | --- | --- | --- |"
+    yield "| model | clips | candidates | right of all candidates | kept by | right | more than at random |"
+    yield "| --- | --- | --- | --- | --- | --- | --- |"
+    told = []
     for result in _results("choosing"):
         settings = result["settings"]
-        work = f"{settings['clips']} | {settings['candidates']} | {result['candidates_right']:.1f}%"
+        name = "built-in" if settings.get("model", "shapes") == "shapes" else "undertrained"
+        work = f"{name}, temperature {settings['temperature']:g} | {settings['clips']} | {settings['candidates']}"
         for mode, right in result["right"].items():
             low, high = result["gains_intervals"].get(mode, (0, 0))
             gain = f"{result['gains'][mode]:+.1f} points ({low:+.1f} to {high:+.1f})" if mode in result["gains"] else ""
-            yield f"| {work} | `{mode}` | {right:.1f}% | {gain} |"
-        told = result["agreement_auc"]
-        wrong = round(settings["clips"] * (1 - result["right"]["consensus"] / 100))
-        yield f"\nAUC of the agreement: {told['all']:.2f} over all candidates, {told['kept']:.2f} over the kept ones, "
-        yield f"of which {wrong} are wrong. On {_machine(result)}."
+            yield f"| {work} | {result['candidates_right']:.1f}% | `{mode}` | {right:.1f}% | {gain} |"
+        auc, wrong = result["agreement_auc"], settings["clips"] * (1 - result["right"]["consensus"] / 100)
+        told.append(
+            f"{name}: AUC of the agreement {auc['all']:.2f} over all candidates, {auc['kept']:.2f} over the kept ones, "
+            f"of which {wrong:.0f} are wrong"
+            + (f"; of the judge's score {result['judged_auc']:.2f} over all" if "judged_auc" in result else "")
+        )
+    yield f"\n{'. '.join(told)}.\nOn {_machine(result)}."
+
+
+def judging() -> Iterator[str]:
+    """What a judge costs."""
+    yield "| model | tokens of a caption | CPU seconds of 4 candidates alone | judged | times |"
+    yield "| --- | --- | --- | --- | --- |"
+    for result in _results("judging"):
+        for name, lengths in (("shapes", "about 12"), ("tiny", "64")):
+            told = result["cpu_seconds"][name]
+            yield f"| {name} | {lengths} | {told['alone']:.2f} | {told['judged']:.2f} | {told['times']:.2f} |"
+        yield f"\n{result['settings']['clips']} clips, without decoding. On {_machine(result)}."
 
 
 def audit() -> Iterator[str]:
@@ -206,6 +222,20 @@ def audit() -> Iterator[str]:
         yield f"\nCaptions of 60 words, nearly all phrases of which differ. On {_machine(result)}."
 
 
+def opening() -> Iterator[str]:
+    """How soon pages of many clips open and search."""
+    for result in _results("page"):
+        yield f"| {result['settings']['clips']:,} clips | opens in | has all clips after | searches in | size |"
+        yield "| --- | --- | --- | --- | --- |"
+        for name in ("view", "report"):
+            told = result[name]
+            times = [f"{told[key]:.1f} s" for key in ("open_seconds", "all_clips_seconds")]
+            size = _mb(told["bytes"]) if "bytes" in told else ""
+            yield f"| `{name}` | {' | '.join(times)} | {told['search_seconds']:.2f} s | {size} |"
+        frames = result["settings"]["frames"]
+        yield f"\nTexts of 60 words, with {frames} frames of each clip, in Chromium. On {_machine(result)}."
+
+
 _FOUND: Final = ("f1", "precision", "recall_cut", "recall_fade", "recall_dissolve")
 _DAMAGE: Final = ("reported, failure", "reported, wrong", "silent, right", "silent, wrong")
 
@@ -213,8 +243,9 @@ PAGES: Final[dict[Path, tuple[Callable[[], Iterator[str]], ...]]] = {
     HERE.parent / "README.md": (speeds,),
     HERE.parent / "docs" / "architecture.md": (scenes, stretches),
     HERE.parent / "docs" / "audit.md": (audit,),
+    HERE.parent / "docs" / "report.md": (opening,),
     HERE.parent / "docs" / "recipes" / "films.md": (joined_films,),
-    HERE.parent / "docs" / "choosing.md": (choosing,),
+    HERE.parent / "docs" / "choosing.md": (choosing, judging),
     HERE.parent / "docs" / "tasks.md": (tasks,),
     HERE.parent / "docs" / "reliability.md": (streaming, soak, fuzz, odd_values, damage),
 }

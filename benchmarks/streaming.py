@@ -78,6 +78,7 @@ def run_one(source: str, output: str, decode: str, began: str) -> None:
     from memory import peak_memory_bytes
 
     from reelscribe import Settings, pipeline, run
+    from reelscribe.config.groups import OutputFormat
     from reelscribe.values import Frames
 
     if decode == "0":
@@ -91,7 +92,7 @@ def run_one(source: str, output: str, decode: str, began: str) -> None:
         if not first:
             first.append(time.time())
 
-    format_ = "auto" if Path(output).suffix else "hf"
+    format_: OutputFormat = "auto" if Path(output).suffix else "hf"
     summary = run([source], Path(output), Settings(engine="fake", output_format=format_), on_row=on_row)
     took = time.time() - float(began)
     told = {

@@ -26,8 +26,9 @@ os.environ.setdefault("SVT_LOG", "1")  # or the AV1 encoder tells its whole conf
 Pixels = NDArray[np.uint8]
 ENCODER_OPTIONS = {
     "libsvtav1": {"preset": "8", "crf": "20"},  # the quickest presets lose whole blocks
-    "libvpx": {"deadline": "realtime", "cpu-used": "8"},
-    "libvpx-vp9": {"deadline": "realtime", "cpu-used": "8"},
+    # Threads of libvpx wait for each other without sleeping: two programs that encode make each other crawl.
+    "libvpx": {"deadline": "realtime", "cpu-used": "8", "threads": "1"},
+    "libvpx-vp9": {"deadline": "realtime", "cpu-used": "8", "threads": "1"},
     "libx264": {"preset": "veryfast", "threads": "1", "b_strategy": "0"},  # so that slices do not depend on the machine
     "libx265": {"preset": "ultrafast", "x265-params": "log-level=none"},
 }

@@ -43,6 +43,7 @@ if importlib.util.find_spec("torch") is None:  # only the extra brings it
             "describing",
             "families",
             "inputs",
+            "launches",
             "omni",
             "running",
             "sampling",
@@ -66,7 +67,7 @@ if not _there("furo", "myst_parser", "sphinx"):
     collect_ignore += ["test_site.py"]
 if not _there("prometheus_client"):
     collect_ignore += ["runners/test_metrics.py"]
-if any(importlib.util.find_spec(name) is None for name in ("jinja2", "matplotlib", "playwright")):
+if any(importlib.util.find_spec(name) is None for name in ("jinja2", "playwright")):
     collect_ignore += ["report", "compare/test_page_in_browser.py"]
 
 

@@ -11,6 +11,7 @@ from typing import Any
 import click
 
 from reelscribe.cli import main
+from reelscribe.command import given_of
 from reelscribe.config import Settings
 
 ROOT = Path(__file__).parent.parent
@@ -96,8 +97,7 @@ def parse(words: list[str]) -> tuple[dict[str, Any], Settings | None]:
     if name != "caption":
         return given, None
     told = {item.name: given.get(item.name) for item in fields(Settings)}
-    told["sampling"] = dict(pair.split("=", 1) for pair in told["sampling"] or ())
-    return given, Settings.load(None, **{key: value for key, value in told.items() if value not in (None, (), {})})
+    return given, Settings.load(None, **given_of(told))
 
 
 def _words(line: str) -> Iterator[str]:

@@ -60,9 +60,9 @@ def put_rows(file: Path, rows: Iterable[Row]) -> Path:
     return file
 
 
-def read_rows_of(file: Path) -> list[Row]:
+def read_rows_of(file: Path | str) -> list[Row]:
     """Read rows from JSON Lines."""
-    return [json.loads(line) for line in file.read_text("utf-8").splitlines()]
+    return [json.loads(line) for line in Path(file).read_text("utf-8").splitlines()]
 
 
 def as_input(rows: Iterable[Row], root: Path | None = None) -> list[InputRow]:

@@ -86,6 +86,12 @@ def test_tokens_are_those_of_a_tokenizer(tmp_path: Path) -> None:
         ("第45秒,狗叫了。", True),
         ("The clock shows 12:45; it is from 12:30 pm.", False),
         ("A countdown of 60 seconds begins.", False),
+        ("From 0:02 until 0:12 it rains.", True),
+        ("From 1 s to 9.9 s it rains.", False),
+        ("It rains from 1 to 14 seconds.", True),
+        ("Between 2 and 14s a bird sings.", True),
+        ("At 1:00:03 it ends.", True),
+        ("A 60 second timer, in 4:3, after 30 people left.", False),
     ],
 )
 def test_times_past_the_end(text: str, is_late: bool) -> None:

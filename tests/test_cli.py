@@ -4,12 +4,10 @@ import importlib.util
 import json
 import logging
 import os
-import pty
 import re
 import shlex
 import subprocess
 import sys
-import termios
 from collections.abc import Iterator
 from dataclasses import fields
 from pathlib import Path
@@ -443,33 +441,15 @@ def test_verbose_names_the_model(here: Path, caplog: pytest.LogCaptureFixture) -
     assert "fake with fake" in caplog.messages
 
 
-def _in_a_process(here: Path, stderr: int) -> int:
-    command = [sys.executable, "-m", "reelscribe.cli", "caption", "a.mp4", "a.mp4", "-o", "out.jsonl"]
-    return subprocess.run([*command, "--engine", "fake"], cwd=here, stderr=stderr, check=False).returncode
-
-
-def test_terminal_shows_a_bar_with_rate_and_remaining_time(here: Path) -> None:
-    put_clip(here / "a.mp4")
-    reader, terminal = pty.openpty()
-    termios.tcsetwinsize(terminal, (24, 100))
-    assert _in_a_process(here, terminal) == 0
-    os.close(terminal)
-    shown = os.read(reader, 100_000).decode()
-    os.close(reader)
-    assert re.search(
-        r"100%\|.*\| 2/2 \[\d\d:\d\d<\d\d:\d\d, .*\d+\.\d\d clips/s, \d+ tokens/s, engine busy \d+%, l", shown
-    ), shown
-    assert "2 captions for 2 rows in out.jsonl" in shown
-
-
 def test_nothing_but_the_result_is_said_where_there_is_no_terminal(here: Path) -> None:
     put_clip(here / "a.mp4")
     with (here / "said.txt").open("wb") as file:
-        assert _in_a_process(here, file.fileno()) == 0
+        command = [sys.executable, "-m", "reelscribe.cli", "caption", "a.mp4", "a.mp4", "-o", "out.jsonl"]
+        subprocess.run([*command, "--engine", "fake"], cwd=here, stderr=file.fileno(), check=True)
     counts, speed, step = (here / "said.txt").read_text().splitlines()
     assert step == "next: reelscribe report out.jsonl"
     assert counts == "2 captions for 2 rows in out.jsonl"
-    assert re.fullmatch(r"in \d+\.\d s: \d+\.\d\d clips/s, \d+ tokens/s; (the engine waited|decoding held) .*", speed)
+    assert re.fullmatch(r"in \d+\.\d s: \d+\.\d\d clips/s, \d+ tokens/s", speed)
 
 
 def test_nothing_is_said_of_speed_where_all_is_known(here: Path) -> None:
@@ -484,7 +464,7 @@ def test_nothing_is_said_of_speed_where_all_is_known(here: Path) -> None:
 # The report
 
 
-@pytest.mark.skipif(importlib.util.find_spec("matplotlib") is None, reason="the extra report is not installed")
+@pytest.mark.skipif(importlib.util.find_spec("jinja2") is None, reason="the extra report is not installed")
 def test_report_writes_a_page(here: Path) -> None:
     put_clip(here / "a.mp4")
     put_rows(here / "in.jsonl", [{"video": "a.mp4"}, {"video": "b.mp4"}])

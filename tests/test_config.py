@@ -46,11 +46,17 @@ def test_settings_cannot_be_changed() -> None:
     [
         ("engine", "vlm", "engine must be one of transformers, vllm, openai, fake; got 'vlm'"),
         ("engine", 3, "engine must be one of transformers, vllm, openai, fake; got 3"),
-        ("keep", "best", "keep must be one of random_any, similar_one_simhash, consensus, likeliest, all; got 'best'"),
+        (
+            "keep",
+            "best",
+            "keep must be one of random_any, similar_one_simhash, consensus, likeliest, judged, scored, all; "
+            "got 'best'",
+        ),
         (
             "keep",
             ["all"],
-            r"keep must be one of random_any, similar_one_simhash, consensus, likeliest, all; got \['all'\]",
+            r"keep must be one of random_any, similar_one_simhash, consensus, likeliest, judged, scored, all; "
+            r"got \['all'\]",
         ),
         (
             "video_key",
@@ -136,10 +142,6 @@ def test_wrong_value_is_told_with_what_is_allowed(name: str, value: Any, message
             {"engine": "openai", "show": "images"},
             r"show is for models that run here; send says what a server is sent\.",
         ),
-        (
-            {"engine": "vllm", "audio": True},
-            "audio is not for the engine vllm: vLLM 0.32 gives frames wrong positions if",
-        ),
         ({"engine": "vllm", "extra_body": {"x": 1}}, r"extra_body is for the engine openai only; the engine is vllm\."),
         (
             {"engine": "openai", "extra_body": {"model": "x"}},
@@ -153,6 +155,13 @@ def test_wrong_value_is_told_with_what_is_allowed(name: str, value: Any, message
 def test_what_goes_to_an_engine_that_does_not_take_it_is_told(given: dict[str, Any], message: str) -> None:
     with pytest.raises(SettingsError, match=f"^{message}"):
         Settings(**given)
+
+
+def test_a_judge_that_nobody_asks_is_told() -> None:
+    tasks = {"who": {"prompt": "Who?", "keep": "judged"}, "where": "Where?"}
+    Settings(judge_prompt="Right? {caption}", tasks=tasks).check_checks()
+    with pytest.raises(SettingsError, match=r"^judge_prompt is for keep judged, by which no task chooses"):
+        Settings(judge_prompt="Right? {caption}").check_checks()
 
 
 @pytest.mark.parametrize(

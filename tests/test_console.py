@@ -5,7 +5,6 @@ import logging
 import re
 import signal
 import threading
-import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,15 +17,10 @@ from flow import ScriptedEngine, put_clip, put_rows, said
 
 from reelscribe import console
 from reelscribe.cli import main
-from reelscribe.config import Settings
-from reelscribe.engines.fake import FakeEngine
 from reelscribe.errors import FailureKind
 from reelscribe.runners import on_demand
-from reelscribe.runners.live import Live
 from reelscribe.runners.local import RunSummary
-from reelscribe.runners.spending import Spending
-from reelscribe.runners.tally import Tally
-from reelscribe.runners.watch import Watch
+from reelscribe.runners.progress import Progress
 from reelscribe.values import Candidate, Work
 
 
@@ -57,7 +51,7 @@ def waiting_engine(monkeypatch: pytest.MonkeyPatch) -> None:
 
     def echo(text: str, **options: Any) -> None:
         real(text, **options)
-        if "clips/s" in text or '"progress"' in text:
+        if '"progress"' in text:
             told.release()
 
     def answer(item: Work) -> tuple[Candidate, ...]:
@@ -66,18 +60,8 @@ def waiting_engine(monkeypatch: pytest.MonkeyPatch) -> None:
         return said("one two three")
 
     monkeypatch.setattr(click, "echo", echo)
-    monkeypatch.setattr(console.Progress, "LINE_SECONDS", 0.02)
+    monkeypatch.setattr(Progress, "LINE_SECONDS", 0.02)
     monkeypatch.setattr(on_demand, "load_engine", lambda _: ScriptedEngine(answer))
-
-
-@pytest.mark.usefixtures("waiting_engine")
-def test_lines_come_while_no_row_is_done(here: Path) -> None:
-    put_rows(here / "in.jsonl", [{"video": "a.mp4", "text": str(number)} for number in range(3)])
-    said = CliRunner().invoke(main, ["caption", "in.jsonl", "-o", "out.jsonl", "--engine", "fake"]).stderr.splitlines()
-    rates = r"\d+\.\d\d clips/s, \d+ tokens/s, engine busy \d+%, limit: (engine|decoding)"
-    lines = [line for line in said if re.fullmatch(rf"\d( of 3)? rows(, \d+ s left)?, {rates}", line)]
-    assert len(lines) >= 2, said
-    assert len(said) == len(lines) + 3
 
 
 @pytest.mark.usefixtures("waiting_engine")
@@ -97,29 +81,6 @@ def test_all_is_json(here: Path) -> None:
     assert (summary["rows"], summary["captions"], summary["failures"]) == (3, 2, {"missing": 1})
     assert summary["next"] == "mend what is listed, then reelscribe retry out.jsonl"
     assert all("T" in event["time"] for event in events)
-
-
-def _live(total: int | None, rows: int, seconds: float, **settings: Any) -> Live:
-    """A run that is so far."""
-    watch, tally = Watch(FakeEngine()), Tally()
-    tally.rows = rows
-    tally.failures["missing"] = 1
-    watch.clips, watch.tokens = 30, 600
-    watch._began = time.monotonic() - seconds
-    return Live(total=total, watch=watch, tally=tally, spending=Spending(Settings(**settings)))
-
-
-def test_a_line_of_progress() -> None:
-    line = console._line_of_progress(_live(4_000, 1_000, 100.0))
-    rates = "0.30 clips/s, 6 tokens/s, 1 failure, engine busy 0%, limit: engine"
-    assert line == f"1,000 of 4,000 rows, 300 s left, {rates}"
-    assert console._line_of_progress(_live(None, 1_000, 100.0)) == f"1,000 rows, {rates}"
-    assert console._line_of_progress(_live(10, 0, 100.0)) == f"0 rows, {rates}"
-    live = _live(10, 0, 100.0)
-    several = replace(live, tally=Tally(None, ["short", "long"]))
-    several.watch.answers = 60
-    assert console._line_of_progress(several).startswith("0 rows, 0.30 clips/s, 0.60 answers/s, 6 tokens/s, engine")
-    assert "1 failure, cost 0.00, engine" in console._line_of_progress(_live(10, 0, 100.0, price=1.0))
 
 
 def test_an_error_is_json(here: Path) -> None:
@@ -144,7 +105,7 @@ def test_warnings_and_signals_are_json(here: Path) -> None:
     named = {event["event"]: event for event in events}
     assert named["log"]["level"] == "warning"
     assert named["log"]["message"].startswith("None of the first rows has a text for captions")
-    assert named["stop"]["message"] == "finishing what is in flight; once more stops at once."
+    assert re.fullmatch(r"finishing .*; once more stops at once\.", named["stop"]["message"])
     assert named["error"]["exit_code"] == 128 + signal.SIGTERM
 
 
@@ -174,7 +135,7 @@ def _summary(**failures: int) -> RunSummary:
         speed={
             "clips": 9,
             "answers": 9,
-            "seconds": 2.0,
+            "seconds": 20.0,
             "clips_per_second": 4.5,
             "answers_per_second": 4.5,
             "tokens_per_second": 45.0,
@@ -189,7 +150,7 @@ def test_ten_lines_at_most() -> None:
     summary = _summary(decode=3, missing=3, download=3)
     assert list(console.summary_lines(summary, Path("my out.jsonl"))) == [
         "5 captions for 9 rows in my out.jsonl",
-        "in 2.0 s: 4.50 clips/s, 45 tokens/s, cost 1.25; the engine waited for frames 25% of the time",
+        "in 20.0 s: 4.50 clips/s, 45 tokens/s, cost 1.25; the engine waited for frames 25% of the time",
         "1 row without a video; if theirs is in another column, name it with --video-key",
         "flagged captions: cut_off 2; allow more with --sampling max_tokens=N",
         "9 failures (3 decode, 3 download, 3 missing), listed in out.failures.jsonl",
@@ -199,6 +160,12 @@ def test_ten_lines_at_most() -> None:
         "  download: row 0: bad",
         "next: reelscribe retry 'my out.jsonl' --kind download",
     ]
+
+
+def test_a_short_run_tells_nothing_that_it_does_not_know() -> None:
+    summary = replace(_summary(), cost=0.001)
+    summary.speed.update(seconds=0.3, tokens_per_second=0.0, bottleneck="decoding")
+    assert "in 0.3 s: 4.50 clips/s, cost under 0.01" in list(console.summary_lines(summary, Path("out.jsonl")))
 
 
 def test_several_tasks_are_told_one_by_one_and_videos_once() -> None:
@@ -216,7 +183,8 @@ def test_several_tasks_are_told_one_by_one_and_videos_once() -> None:
     assert lines[:3] == [
         "5 answers about 4 clips for 9 rows in out.jsonl",
         "by task: short: 4 answers; long: 1 answer, 3 failures (2 decode, 1 missing)",
-        "in 2.0 s: 4.50 clips/s, 13.50 answers/s, 45 tokens/s, cost 1.25; the engine waited for frames 25% of the time",
+        "in 20.0 s: 4.50 clips/s, 13.50 answers/s, 45 tokens/s, cost 1.25; "
+        "the engine waited for frames 25% of the time",
     ]
     assert lines[4] == "flagged answers: cut_off 2; allow more with --sampling max_tokens=N"
     assert len(lines) == 10

@@ -265,7 +265,11 @@ def test_the_hub_is_asked(hub: HTTPServer, tmp_path: Path, monkeypatch: pytest.M
 
 
 def test_the_cache_will_do(hub: HTTPServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "hub-home" / "hub" / "models--a--public").mkdir(parents=True)
+    kept = tmp_path / "hub-home" / "hub" / "models--a--public"
+    (kept / "refs").mkdir(parents=True)
+    (kept / "refs" / "main").write_text("0123abc")
+    (kept / "snapshots" / "0123abc").mkdir(parents=True)
+    (kept / "snapshots" / "0123abc" / "config.json").write_text("{}")
     assert _model(tmp_path, "a/public").text == "the hub has a/public, so has the cache"
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:1")
     found = _model(tmp_path, "a/public")

@@ -14,6 +14,7 @@ from flow import put_clip, put_rows, read_rows_of
 from odd_values import fuzz_bytes, fuzz_members, fuzz_names, fuzz_values
 
 from reelscribe.config import Settings
+from reelscribe.config.groups import Sidecar
 from reelscribe.runners.local import run
 from reelscribe.runners.retry import retry
 from reelscribe.runners.status import runs_on
@@ -56,7 +57,7 @@ def test_odd_bytes_cost_their_own_rows(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("output", "sidecar"), [("out.jsonl", None), ("out.tar", None), ("out.jsonl", "txt")])
-def test_clips_of_odd_names_are_captioned(tmp_path: Path, output: str, sidecar: str | None) -> None:
+def test_clips_of_odd_names_are_captioned(tmp_path: Path, output: str, sidecar: Sidecar | None) -> None:
     assert fuzz_names(tmp_path, count=100, output=output, sidecar=sidecar) > 80
 
 
@@ -97,7 +98,7 @@ def test_folder_whose_name_is_not_utf_8_takes_outputs(
 
 @pytest.mark.parametrize("sidecar", [None, "txt", "json"])
 def test_clips_in_a_folder_whose_name_is_not_utf_8_are_captioned(
-    odd_folder: Path, tmp_path: Path, sidecar: str | None
+    odd_folder: Path, tmp_path: Path, sidecar: Sidecar | None
 ) -> None:
     shutil.copy(put_clip(tmp_path / "a.mp4"), odd_folder / os.fsdecode(b"clip\xff.mp4"))
     replace = sidecar is not None  # what other outputs wrote

@@ -10,7 +10,7 @@ import pytest
 import reelscribe
 
 MODEL_LIBRARIES = {"torch", "torchvision", "transformers", "accelerate", "vllm", "ray"}
-HEAVY = MODEL_LIBRARIES | {"av", "httpcore2", "httpx2", "numpy", "tqdm", "jinja2", "matplotlib"}
+HEAVY = MODEL_LIBRARIES | {"av", "httpcore2", "httpx2", "numpy", "jinja2"}
 
 
 def _loaded_by(code: str) -> set[str]:

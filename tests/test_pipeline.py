@@ -3,7 +3,8 @@
 import copy
 import itertools
 import threading
-from collections.abc import Iterable, Iterator
+import time
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from threading import Event, Thread, Timer
@@ -311,10 +312,13 @@ def test_broken_engine_ends_the_flow_though_its_source_waits() -> None:
 def test_clips_under_way_are_cancelled_where_nobody_wants_them(broken: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     decoding, given_up = Event(), Event()
 
-    def decode_ahead(works: Iterator[Work], *_: Any, cancelled: Event, **__: Any) -> Iterator[Any]:
+    def decode_ahead(works: Iterator[Work], *_: Any, cancelled: Callable[[], bool], **__: Any) -> Iterator[Any]:
         yield next(works), prepared().frames
         decoding.set()
-        if cancelled.wait(20):
+        until = time.monotonic() + 20
+        while not cancelled() and time.monotonic() < until:
+            Event().wait(0.004)
+        if cancelled():
             given_up.set()
 
     def answer(_: Work) -> Any:
@@ -362,6 +366,7 @@ def test_caption_carries_where_it_comes_from() -> None:
         "decoded_share": 1.0,
         "decoded_seconds": 1.0,
         "clip_flags": "",
+        "fingerprint": "0010103030600000080c0c0606030300",
         "audio": None,
         "tone_mapped": "",
         "deinterlaced": False,
@@ -376,6 +381,9 @@ def test_caption_carries_where_it_comes_from() -> None:
         "scored": False,
         "retried_with": "",
         "mean_logprobs": None,
+        "scores": ["", ""],
+        "judge": "",
+        "judged_by": "",
         "flags": [],
         "try": 1,
         "tries": 1,

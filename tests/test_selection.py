@@ -168,6 +168,17 @@ def test_ties_go_to_the_earliest() -> None:
     assert select("similar_one_simhash", ["sheep", "dog"], request(reference="cow"))[0] == (0,)
 
 
+def test_judged_keeps_the_one_that_most_likely_holds() -> None:
+    judged = [
+        Candidate(text=text, stop_reason="stop", num_tokens=1, scores={} if score is None else {"judged": score})
+        for text, score in (("a", 0.25), ("b", 0.75), ("c", 0.5), ("d", None))
+    ]
+    assert SELECTORS["judged"](judged[:3], request())[:2] == ((1,), "judged most likely to hold, of 3: P(yes) 0.750")
+    drawn = [SELECTORS["judged"](judged, request(seed=seed)) for seed in range(30)]
+    assert {each.kept for each in drawn} == {(0,), (1,), (2,), (3,)}
+    assert drawn[0].reason.endswith("the model said neither yes nor no of all")
+
+
 def test_likeliest_keeps_the_one_whose_tokens_are() -> None:
     kept, reason, _ = select("likeliest", ["a", "b", "c"], request(), [-0.5, -0.125, -0.25])
     assert (kept, reason) == ((1,), "likeliest of 3: mean log-probability -0.125")

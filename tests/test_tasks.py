@@ -59,7 +59,13 @@ def test_tasks_stand_behind_those_that_they_come_after() -> None:
         ({"a": {"num_captions": 0}}, "tasks.a: num_captions must be a whole number of at least 1; got 0"),
         (
             {"a": {"keep": "best"}},
-            "tasks.a: keep must be one of random_any, similar_one_simhash, consensus, likeliest, all; got 'best'",
+            "tasks.a: keep must be one of random_any, similar_one_simhash, consensus, likeliest,",
+        ),
+        ({"a": {"judge_prompt": "Is it?"}}, "tasks.a: judge_prompt must have {caption} where a candidate belongs"),
+        ({"a": {"judge_prompt": "{caption} {b}"}}, "tasks.a: judge_prompt must have {caption} where a candidate"),
+        (
+            {"a": {"prompt": "?", "video": False, "keep": "judged"}},
+            'tasks.a: keep = "judged" asks about the clip, which a task without the video is not shown',
         ),
         ({"a": {"sampling": {"temprature": 1}}}, "tasks.a: unknown sampling parameter 'temprature'; did you mean"),
         ({"a": {"video": "no"}}, "tasks.a: video must be true or false; got 'no'"),

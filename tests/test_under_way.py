@@ -51,7 +51,7 @@ def test_who_waits_for_room_gives_up_where_no_answer_is_to_come_or_nobody_wants_
     in_flight.add(request(key="a"), {}, Facts())
     in_flight.cancel()
     in_flight.wait(lambda: False)
-    assert in_flight.cancelled.is_set()
+    assert in_flight.cancelled()
     assert [asked.id.task for asked in in_flight.clear()] == ["a"]
 
 

@@ -1,5 +1,6 @@
 """Tiny checkpoints of many families: their own classes, with real processors and random weights."""
 
+import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -141,7 +142,12 @@ def _chatml(video: str, image: str = "") -> str:
     return _CHATML.replace("VIDEO", repr(video)).replace("IMAGE", repr(image))
 
 
+_FILES: Final = tempfile.TemporaryDirectory()
 _QWEN_TEMPLATE: Final = _chatml(*(f"<|vision_start|><|{kind}_pad|><|vision_end|>" for kind in ("video", "image")))
+_OMNI_TEMPLATE: Final = _QWEN_TEMPLATE.replace(
+    "{%- else -%}{{- p.text -}}",
+    "{%- elif p.type == 'audio' -%}{{- '<|audio_start|><|audio_pad|><|audio_end|>' -}}{%- else -%}{{- p.text -}}",
+)
 
 
 def _rope(*sections: int, interleaved: bool = False, **more: Any) -> dict[str, Any]:
@@ -221,7 +227,7 @@ def _qwen3_omni() -> Made:
     )
     sound = transformers.WhisperFeatureExtractor(feature_size=128)
     processor = transformers.Qwen3OmniMoeProcessor(
-        _image_processor(32, 16), video, sound, tokenizer, chat_template=_QWEN_TEMPLATE
+        _image_processor(32, 16), video, sound, tokenizer, chat_template=_OMNI_TEMPLATE
     )
     rope = _rope(3, 3, 2, interleaved=True)
     config = transformers.Qwen3OmniMoeThinkerConfig(
@@ -555,7 +561,7 @@ def _kimi_k2_5() -> Made:
 
 
 def _ernie4_5_vl() -> Made:
-    import matplotlib
+    from PIL import ImageFont
 
     named = {
         "image_token": "<|image@placeholder|>",
@@ -567,11 +573,12 @@ def _ernie4_5_vl() -> Made:
     }
     tokenizer, ends, _ = _qwen_tokenizer(*named.values(), extra_special_tokens=named)
     size = {"shortest_edge": 28**2, "longest_edge": 64 * 28**2}
-    font = f"{matplotlib.get_data_path()}/fonts/ttf/DejaVuSans.ttf"
+    font = Path(_FILES.name) / "digits.ttf"
+    font.write_bytes(ImageFont.load_default(10).font_bytes)  # type: ignore[union-attr]
     processor = transformers.Ernie4_5_VLMoeProcessor(
         transformers.Ernie4_5_VLMoeImageProcessor(size=size),
         tokenizer,
-        transformers.Ernie4_5_VLMoeVideoProcessor(size=size, font=font),
+        transformers.Ernie4_5_VLMoeVideoProcessor(size=size, font=str(font)),
         chat_template=_chatml("<|VIDEO_START|><|video@placeholder|><|VIDEO_END|>"),
     )
     config = transformers.Ernie4_5_VLMoeConfig(

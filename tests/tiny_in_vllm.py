@@ -18,10 +18,10 @@ LONG: Final = 32768
 """Tokens that a prompt may have."""
 WHOLE_OMNI: Final = "qwen3_omni"
 NAMES: Final = (
-    *(name for name in tiny_checkpoints.NAMES if name not in (*tiny_checkpoints.WITH_PACKAGES, "ernie4_5_vl")),
+    *(name for name in tiny_checkpoints.NAMES if name != "ernie4_5_vl"),
     WHOLE_OMNI,
 )
-"""Families that need no package beside vLLM: Ernie's processor needs a font."""
+"""Families, but for Ernie: its processor needs a font."""
 
 
 def make(name: str, folder: Path) -> Path:
@@ -56,12 +56,12 @@ def quick_look() -> Iterator[None]:
         yield
 
 
-def budget_of(checkpoint: Checkpoint) -> FrameBudget:
-    """What a run looks at by default."""
-    return FrameBudget.of(Settings(), checkpoint.limits)
+def budget_of(checkpoint: Checkpoint, *, audio: bool = False) -> FrameBudget:
+    """What a run looks at by default, and whether it hears."""
+    return FrameBudget.of(Settings(audio=audio), checkpoint.limits)
 
 
-def config_of(checkpoint: Checkpoint, **args: Any) -> Any:
+def config_of(checkpoint: Checkpoint, *, audio: bool = False, **args: Any) -> Any:
     """What vLLM is configured with."""
     from vllm import AsyncEngineArgs
 
@@ -74,7 +74,7 @@ def config_of(checkpoint: Checkpoint, **args: Any) -> Any:
         "block_size": 32,
         "kv_cache_memory_bytes": 1 << 28,
     }
-    largest = vllm_clips.largest_clip(checkpoint, budget_of(checkpoint))
+    largest = vllm_clips.largest_clip(checkpoint, budget_of(checkpoint, audio=audio))
     return AsyncEngineArgs(model=checkpoint.path, **{**told, **largest, **args}).create_engine_config()
 
 

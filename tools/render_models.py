@@ -80,9 +80,9 @@ def row_in_vllm(name: str, family: Any, fault: str | None) -> str:
     Args:
         name: of the tiny checkpoint.
         family: what its processor showed.
-        fault: that vLLM's clips have; see `vllm_clips.fault_of`.
+        fault: that vLLM's clips have, with sound if the model takes it; see `vllm_clips.fault_of`.
     """
-    shown = "images" if family.stills else "a video"
+    shown = "images" if family.stills else "a video, with sound beside it" if family.sound else "a video"
     said = f"refused: {fault.partition(' (')[0]}" if fault else shown
     return f"| {NAMES[name]} | {said} |"
 
@@ -130,7 +130,9 @@ def _rows_in_vllm(folder: Path) -> list[str]:
     with tiny_in_vllm.quick_look():
         for name in tiny_in_vllm.NAMES:
             made = Checkpoint.load(str(tiny_in_vllm.make(name, folder / name)), revision=None)
-            rows.append(row_in_vllm(name, made.family, fault_of(tiny_in_vllm.config_of(made), made)))
+            hearing = made.limits.hearing
+            fault = fault_of(tiny_in_vllm.config_of(made, audio=bool(hearing)), made, hearing)
+            rows.append(row_in_vllm(name, made.family, fault))
     return rows
 
 

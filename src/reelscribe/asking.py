@@ -137,9 +137,12 @@ class RowPlan:
             reference=subject.reference,
             num_captions=task.num_captions,
             keep=task.keep,
+            judge=task.judge,
             times=task.times,
             checks=task.checks,
             tell_faults=task.tell_faults,
+            scorer=task.scores_with,
+            row=self.row if task.scores_with else {},
             sampling=task.sampling,
             schema=task.schema,
             seed=int.from_bytes(digest[:8], "big") >> 1,  # 63 bits: Arrow's int64, and so any reader, holds them

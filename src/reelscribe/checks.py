@@ -7,7 +7,6 @@ A check has no part in what is generated. What it finds is computed from the tex
 nothing again.
 """
 
-import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields, replace
 from functools import lru_cache
@@ -16,6 +15,7 @@ from typing import Any, Final, Literal, get_args
 
 from reelscribe.errors import SettingsError, did_you_mean
 from reelscribe.wording import WordingKind, Wordings, ready_wordings
+from reelscribe.wording.times import is_past_end
 from reelscribe.words import is_in_language, known_languages, token_counter, words_of
 
 CheckFault = Literal["refusal", "opening", "mention", "language", "length", "past_end"]
@@ -26,15 +26,6 @@ past_end: it names a time that is past the clip's end.
 """
 CHECK_FAULTS: Final[frozenset[CheckFault]] = frozenset(get_args(CheckFault))
 
-_TIME: Final = re.compile(
-    r"(?:[\[(]\s*|\b(?:at|after|from|until|till|by|around)\s+(?:about\s+|around\s+)?(?:the\s+)?)"
-    r"(?:(?P<minutes>\d{1,3}):(?P<rest>[0-5]\d(?:\.\d+)?)|(?P<seconds>\d+(?:\.\d+)?)[ -]?(?:s|secs?|seconds?))\b"
-    r"(?!:|\s*[ap]\.?m\b)|\u7b2c\s*(?P<number>\d+)\s*\u79d2",
-    re.IGNORECASE,
-)
-"""A time of the clip, and not on a clock that is seen there: in brackets, or behind such a word."""
-_LATE_SECONDS: Final = 1.0
-"""Past the end that a time may be: models round."""
 _YES: Final[Mapping[Any, bool]] = {True: True, False: False, "true": True, "false": False, "yes": True, "no": False}
 
 
@@ -114,7 +105,7 @@ class Checks:
             yield "language"
         if any(self._lengths_told(text)):
             yield "length"
-        if self.past_end and seconds is not None and any(time > seconds + _LATE_SECONDS for time in _times_in(text)):
+        if self.past_end and seconds is not None and is_past_end(text, seconds):
             yield "past_end"
 
     def _tokens(self, text: str) -> int:
@@ -173,14 +164,6 @@ def _in_words(given: str | None) -> str:
     if high is None:
         return f"at least {low}"
     return f"{low} to {high}" if low else f"at most {high}"
-
-
-def _times_in(text: str) -> Iterator[float]:
-    for found in _TIME.finditer(text):
-        if found["minutes"]:
-            yield 60 * int(found["minutes"]) + float(found["rest"])
-        else:
-            yield float(found["seconds"] or found["number"])
 
 
 @lru_cache(maxsize=8)

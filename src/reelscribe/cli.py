@@ -13,15 +13,38 @@ import click
 from reelscribe import __version__
 from reelscribe.cli_export import export
 from reelscribe.cli_looking import LOOKING
-from reelscribe.command import EXIT_ENGINE, EXIT_FAILURES, Group, given_of, options, settings_of, watched, watching
+from reelscribe.command import (
+    EXIT_ENGINE,
+    EXIT_FAILURES,
+    Group,
+    LocalPath,
+    Output,
+    given_of,
+    options,
+    settings_of,
+    watched,
+    watching,
+)
 from reelscribe.config import Settings
 from reelscribe.config.groups import RETRY_SETTINGS
-from reelscribe.console import Progress, next_step, say, say_json, some, summary_lines
-from reelscribe.errors import DatasetError
-from reelscribe.terminal import PlainFormatter
+from reelscribe.console import next_step, say, say_json, summary_lines
+from reelscribe.errors import DatasetError, without_passwords
+from reelscribe.runners.progress import Progress
+from reelscribe.terminal import PlainFormatter, some
 
 _PLANNED = (
-    *("model", "revision", "engine", "num_captions", "fps", "min_frames", "max_frames", "max_video_tokens", "sampling"),
+    *(
+        "model",
+        "revision",
+        "engine",
+        "num_captions",
+        "keep",
+        "fps",
+        "min_frames",
+        "max_frames",
+        "max_video_tokens",
+        "sampling",
+    ),
     *("tp", "dp", "price", "send", "show", "layout", "text_key", "video_key", "root", "decoders", "decode_seconds"),
     *("prompt", "schema", "tasks", "split", "overlap", "min_seconds", "max_seconds", "nested"),
     *("start_key", "end_key", "stretches_key"),
@@ -58,7 +81,8 @@ def main(context: click.Context, verbose: bool) -> None:
     logging.basicConfig(level=logging.INFO if verbose else logging.WARNING)
     for handler in logging.getLogger().handlers:
         handler.setFormatter(PlainFormatter("reelscribe: %(message)s"))
-    logging.getLogger("reelscribe.engines.planning").setLevel(logging.INFO)  # a plan is always told
+    for name in ("engines.planning", "dataset.stores"):  # a plan, and where a ledger is, are always told
+        logging.getLogger(f"reelscribe.{name}").setLevel(logging.INFO)
     if context.invoked_subcommand is None:
         click.echo(context.get_help())
 
@@ -69,15 +93,15 @@ def main(context: click.Context, verbose: bool) -> None:
     "-o",
     "--output",
     required=True,
-    type=click.Path(path_type=Path),
-    help="File to write (.jsonl, .jsonl.gz, .jsonl.zst, .parquet, .tar); with {shard} in its name, several.",
+    type=Output(),
+    help="File to write (.jsonl, .jsonl.gz, .jsonl.zst, .parquet, .tar), or a URL; with {shard} in it, several.",
 )
 @click.option("--config", type=click.Path(path_type=Path), help="TOML file of settings; options win over it.")
 @watched
 @options()
 def caption(
     inputs: tuple[str, ...],
-    output: Path,
+    output: str | Path,
     config: Path | None,
     log_json: bool,
     metrics_port: int | None,
@@ -110,10 +134,10 @@ def caption(
     _report(summary, output, log_json)
 
 
-def _report(summary: Any, output: Path, log_json: bool) -> None:
+def _report(summary: Any, output: str | Path, log_json: bool) -> None:
     """Tell what a run did, and leave with the exit code for that."""
     if log_json:
-        say_json("summary", **asdict(summary), output=str(output), next=next_step(summary, output))
+        say_json("summary", **asdict(summary), output=without_passwords(str(output)), next=next_step(summary, output))
     else:
         for line in summary_lines(summary, output):
             say(line, err=True)
@@ -123,7 +147,7 @@ def _report(summary: Any, output: Path, log_json: bool) -> None:
 
 @main.command()
 @click.argument("inputs", nargs=-1, required=True, metavar="INPUT...")
-@click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="Data set to write.")
+@click.option("-o", "--output", required=True, type=LocalPath(), help="Data set to write.")
 @click.option("--every", type=float, metavar="SECONDS", help="Length of each clip.")
 @click.option("--scenes", is_flag=True, help="Make a clip of each scene.")
 @options(*_SPLIT)
@@ -189,7 +213,7 @@ def plan(inputs: tuple[str, ...], config: Path | None, as_json: bool, **given: A
 
 
 @main.command()
-@click.argument("output", type=click.Path(path_type=Path))
+@click.argument("output", type=Output())
 @click.option("--kind", "kinds", multiple=True, metavar="KIND,...", help="Kinds of failures; all by default.")
 @click.option("--task", "tasks", multiple=True, metavar="NAME", help="Task to try again; all by default. Repeatable.")
 @click.option(
@@ -203,7 +227,7 @@ def plan(inputs: tuple[str, ...], config: Path | None, as_json: bool, **given: A
 @options(*RETRY_SETTINGS)
 @watched
 def retry(
-    output: Path,
+    output: str | Path,
     kinds: tuple[str, ...],
     tasks: tuple[str, ...],
     marks: Path | None,
@@ -234,8 +258,9 @@ def retry(
     told: dict[str, Any] = {"kinds": named or None, "tasks": tasks or None, "marks": marks}
     if where:
         from reelscribe.audit.marks import marked_where
+        from reelscribe.dataset.stores import fetched
 
-        told["marked"] = marked_where(output, where, tasks)
+        told["marked"] = marked_where(fetched(output), where, tasks)
     with watching(log_json, metrics_port, metrics_host) as hooks:
         summary = run(output, settings=given_of(given), **hooks, **told)
     if summary.asked or log_json:
@@ -256,10 +281,10 @@ def _reason(kinds: list[str], summary: Any, *, has_marks: bool) -> str:
 
 
 @main.command()
-@click.argument("output", type=click.Path(path_type=Path))
-@click.argument("shards", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="SHARD_OUTPUT...")
+@click.argument("output", type=Output())
+@click.argument("shards", nargs=-1, required=True, type=Output(), metavar="SHARD_OUTPUT...")
 @watched
-def merge(output: Path, shards: tuple[Path, ...], log_json: bool, **where: Any) -> None:
+def merge(output: str | Path, shards: tuple[str | Path, ...], log_json: bool, **where: Any) -> None:
     """Put the outputs of all shards of a run together.
 
     Shards are what `caption --shard I/N` wrote. The inputs are read again; OUTPUT, its ledger and its list of failures
@@ -295,13 +320,11 @@ def demo(folder: Path) -> None:
     truths = {name: scene.caption for name, scene in scenes.items()}
     captions: list[str] = []
     output = folder / "captioned.jsonl"
-    with Progress() as progress:
 
-        def keep(result: Any) -> None:
-            progress.advance(result)
-            captions.append(result.rows[0]["caption"] or "(failed)")
+    def keep(result: Any) -> None:
+        captions.append(result.rows[0]["caption"] or "(failed)")
 
-        run([data], output, Settings(model="shapes"), on_start=progress.start, on_row=keep)
+    run([data], output, Settings(model="shapes"), progress=True, on_row=keep)
     for (name, truth), text in zip(truths.items(), captions, strict=True):
         say(f"{name}   truth  {truth}")
         say(f"{' ' * len(name)} {'  =' if text == truth else '!='}  model  {text}")

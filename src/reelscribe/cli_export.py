@@ -7,10 +7,12 @@ from typing import TYPE_CHECKING, Any, Final, cast, get_args
 import click
 from click.core import ParameterSource
 
-from reelscribe.command import EXIT_FAILURES
-from reelscribe.console import Progress, kinds, say, some
+from reelscribe.command import EXIT_FAILURES, LocalPath, Output
+from reelscribe.console import kinds, say
 from reelscribe.errors import SettingsError
 from reelscribe.export.choices import Newlines, Placing, SubtitleFormat, TargetName
+from reelscribe.runners.progress import Progress
+from reelscribe.terminal import some
 
 if TYPE_CHECKING:
     from reelscribe.export.checks import Summary
@@ -20,8 +22,8 @@ _TARGETS: Final = (*get_args(TargetName), *_SUBTITLES)
 
 
 @click.command()
-@click.argument("output", type=click.Path(path_type=Path))
-@click.argument("folder", type=click.Path(path_type=Path), required=False)
+@click.argument("output", type=Output())
+@click.argument("folder", type=LocalPath(), required=False)
 @click.option(
     "--as",
     "target",
@@ -45,7 +47,9 @@ _TARGETS: Final = (*get_args(TargetName), *_SUBTITLES)
 @click.option("--clips-per-tar", type=int, metavar="N", help="In each tar file; 1000 by default.")
 @click.option("--root", metavar="FOLDER", help="Folder that paths start from; the run's own by default.")
 @click.option("--dry-run", is_flag=True, help="Look and count; write nothing.")
-def export(output: Path, folder: Path | None, target: str, columns: str | None, dry_run: bool, **given: Any) -> None:
+def export(
+    output: str | Path, folder: Path | None, target: str, columns: str | None, dry_run: bool, **given: Any
+) -> None:
     """Export captions as a trainer or a video player takes them.
 
     OUTPUT is what caption wrote.
@@ -61,8 +65,10 @@ def export(output: Path, folder: Path | None, target: str, columns: str | None, 
     Exit code: 0 all is there, 2 wrong usage, nothing to export, or most of it is beyond the target's limits, 3 some
     clips could not be written.
     """  # noqa: D301 - Click takes the backspace for "leave these lines as they are"
+    from reelscribe.dataset.stores import fetched
+
     if target in _SUBTITLES:
-        _subtitles(output, folder, target, {"columns": columns, "dry_run": dry_run, **given})
+        _subtitles(fetched(output), folder, target, {"columns": columns, "dry_run": dry_run, **given})
         return
     from reelscribe.dataset.names import beside
     from reelscribe.export.options import ExportOptions
@@ -72,6 +78,7 @@ def export(output: Path, folder: Path | None, target: str, columns: str | None, 
     chosen = tuple(name.strip() for name in columns.split(",") if name.strip()) if columns else ()
     options = ExportOptions(target=cast(TargetName, target), columns=chosen, **given)
     with Progress() as progress:
+        output = fetched(output)
         summary = export_data(
             output, folder or beside(output, target), options, dry_run=dry_run, on_sample=progress.clip
         )

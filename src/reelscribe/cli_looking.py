@@ -10,28 +10,30 @@ from typing import Any, Final
 import click
 from click.core import ParameterSource
 
-from reelscribe.command import EXIT_FAILURES
+from reelscribe.command import EXIT_FAILURES, LocalPath, Output
 from reelscribe.config import Settings
-from reelscribe.console import Progress, by_task, examples, flagged, say, some
+from reelscribe.console import by_task, examples, flagged, say
 from reelscribe.console import kinds as counts
 from reelscribe.errors import SettingsError
-from reelscribe.terminal import shortened
+from reelscribe.runners.progress import Progress
+from reelscribe.terminal import shortened, some
 
 _LONGEST_TOLD: Final = 200
 """Letters of the value of a setting."""
 
 
 @click.command()
-@click.argument("output", type=click.Path(path_type=Path))
+@click.argument("output", type=Output())
 @click.option("--json", "as_json", is_flag=True, help="As JSON.")
-def status(output: Path, as_json: bool) -> None:
+def status(output: str | Path, as_json: bool) -> None:
     """Say what of a run is done, failed and left.
 
     OUTPUT is what caption writes; the run may still be going on.
     """
+    from reelscribe.dataset.places import place_of_run
     from reelscribe.runners.status import read_status
 
-    told = read_status(output)
+    told = read_status(place_of_run(output))
     if as_json:
         click.echo(json.dumps({**asdict(told), "left": told.left}, indent=1))
         return
@@ -82,41 +84,42 @@ def _page_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
 
 @click.command()
-@click.argument("output", type=click.Path(path_type=Path))
-@click.option("-o", "--file", type=click.Path(path_type=Path), help="Page to write; OUTPUT's .report.html by default.")
+@click.argument("output", type=Output())
+@click.option("-o", "--file", type=LocalPath(), help="Page to write; OUTPUT's .report.html by default.")
 @_page_options
-def report(output: Path, file: Path | None, **given: Any) -> None:
+def report(output: str | Path, file: Path | None, **given: Any) -> None:
     """Write a page to look at the captions and their frames.
 
     It also shows candidates, failures, and what captions have in common. One file that opens from disk and loads
     nothing, but for a video that is played. OUTPUT is what caption wrote.
     """
+    from reelscribe.dataset.stores import fetched
     from reelscribe.report.write import write_report
 
     with Progress() as progress:
-        summary = write_report(output, file, **given, on_clip=progress.clip)
+        summary = write_report(fetched(output), file, **given, on_clip=progress.clip)
     of = "" if summary.shown == summary.videos else f" of {summary.videos:,}"
     say(f"{some(summary.shown, 'video')}{of} in {summary.file}", err=True)
 
 
 @click.command()
-@click.argument("output", type=click.Path(path_type=Path))
+@click.argument("output", type=Output())
 @click.option("--port", default=0, help="To serve at; one that is free by default.")
 @_page_options
-def view(output: Path, port: int, **given: Any) -> None:
+def view(output: str | Path, port: int, **given: Any) -> None:
     """Serve the report's page, to play videos and edit captions.
 
     To this machine alone, until Ctrl-C. Prints its address, which holds a token.
     """
+    from reelscribe.dataset.stores import fetched
     from reelscribe.report.view import view as serve
 
-    with Progress() as progress:
-        serve(output, port=port, **given, on_clip=progress.clip, on_ready=say)
+    serve(fetched(output), port=port, **given, on_ready=say)
 
 
 @click.command()
 @click.argument("sides", nargs=-1, metavar="SIDE SIDE...")
-@click.option("-o", "--file", type=click.Path(path_type=Path), help="Page to write; first output's .compare.html.")
+@click.option("-o", "--file", type=LocalPath(), help="Page to write; first output's .compare.html.")
 @click.option("--blind", is_flag=True, help="Shuffle the texts of each clip, and name the sides after the voting.")
 @click.option("--votes", type=click.Path(path_type=Path), multiple=True, help="Count these; again for more voters.")
 @click.option("--json", "as_json", is_flag=True, help="With --votes: as JSON.")
@@ -166,19 +169,20 @@ def _count(sides: tuple[str, ...], votes: tuple[Path, ...], as_json: bool, given
 
 
 @click.command()
-@click.argument("output", type=click.Path(path_type=Path))
-@click.option("-o", "--new", type=click.Path(path_type=Path), help="To write; OUTPUT with .edited by default.")
+@click.argument("output", type=Output())
+@click.option("-o", "--new", type=LocalPath(), help="To write; OUTPUT with .edited by default.")
 @click.option("--overwrite", is_flag=True, help="Replace what is there.")
-def apply(output: Path, new: Path | None, overwrite: bool) -> None:
+def apply(output: str | Path, new: Path | None, overwrite: bool) -> None:
     """Write the data set with captions as people left them.
 
     As they left them in view. OUTPUT stays as it is. All rows are there. The metadata of each caption say what the
     model had said, and whether a person approved or rejected it. export and report need no such file: they read what
     view kept beside OUTPUT.
     """
+    from reelscribe.dataset.stores import fetched
     from reelscribe.report.apply import apply_edits
 
-    summary = apply_edits(output, new, overwrite=overwrite)
+    summary = apply_edits(fetched(output), new, overwrite=overwrite)
     verdicts = ", ".join(f"{count:,} {verdict}" for verdict, count in summary.verdicts.items())
     say(f"{some(summary.rows, 'row')} in {summary.output}: {summary.edited:,} edited, {verdicts}", err=True)
     for note in summary.notes:
@@ -186,7 +190,7 @@ def apply(output: Path, new: Path | None, overwrite: bool) -> None:
 
 
 @click.command("eval")
-@click.argument("outputs", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="OUTPUT [OUTPUT]")
+@click.argument("outputs", nargs=-1, required=True, type=Output(), metavar="OUTPUT [OUTPUT]")
 @click.option("--references", required=True, type=click.Path(path_type=Path), help="Data set with the references.")
 @click.option("--task", help="Task whose captions are scored; the only one by default.")
 @click.option(
@@ -202,7 +206,7 @@ def apply(output: Path, new: Path | None, overwrite: bool) -> None:
 @click.option("--root", type=click.Path(path_type=Path), help="Folder that paths start from; the run's own by default.")
 @click.option("--seed", default=0, show_default=True, help="Of the bootstrap.")
 @click.option("--json", "as_json", is_flag=True, help="As JSON.")
-def evaluate(outputs: tuple[Path, ...], references: Path, as_json: bool, **given: Any) -> None:
+def evaluate(outputs: tuple[str | Path, ...], references: Path, as_json: bool, **given: Any) -> None:
     """Score captions by references that people wrote.
 
     CIDEr-D, chrF, BLEU and ROUGE-L, with 95% intervals.
@@ -214,12 +218,13 @@ def evaluate(outputs: tuple[Path, ...], references: Path, as_json: bool, **given
     Of two outputs it also says how much better the second is, on the same clips. Clips are matched by their videos
     and stretches; what has no match is counted and left out.
     """  # noqa: D301 - Click takes the backspace for "leave these lines as they are"
+    from reelscribe.dataset.stores import fetched
     from reelscribe.evaluation.evaluate import evaluate as scored
     from reelscribe.evaluation.table import table
 
     if len(outputs) > 2:
         raise click.UsageError(f"give one OUTPUT, or two to compare; got {len(outputs)}.")
-    found = scored(outputs, references, **given)
+    found = scored([fetched(output) for output in outputs], references, **given)
     if as_json:
         click.echo(json.dumps(found.told(), indent=1))
         return
@@ -228,7 +233,7 @@ def evaluate(outputs: tuple[Path, ...], references: Path, as_json: bool, **given
 
 
 @click.command()
-@click.argument("output", type=click.Path(path_type=Path))
+@click.argument("output", type=Output())
 @click.option("--task", "tasks", metavar="NAME", multiple=True, help="Whose answers; all by default. Repeatable.")
 @click.option(
     "--common", default=5.0, show_default=True, metavar="PERCENT", help="Tell openings and phrases of more captions."
@@ -236,16 +241,14 @@ def evaluate(outputs: tuple[Path, ...], references: Path, as_json: bool, **given
 @click.option("--tokenizer", type=click.Path(path_type=Path), metavar="FOLDER", help="Count tokens with this one.")
 @click.option("--max-tokens", type=int, metavar="N", help="That a caption may have; longer ones are too_long.")
 @click.option("--json", "as_json", is_flag=True, help="As JSON.")
-@click.option("--html", type=click.Path(path_type=Path), metavar="FILE", help="Also write a page.")
-@click.option(
-    "--marks", type=click.Path(path_type=Path), metavar="FILE", help="Also write marks, which retry --marks takes."
-)
+@click.option("--html", type=LocalPath(), metavar="FILE", help="Also write a page.")
+@click.option("--marks", type=LocalPath(), metavar="FILE", help="Also write marks, which retry --marks takes.")
 @click.option("--mark", "only", metavar="NAME", multiple=True, help="Mark this finding alone; repeatable.")
 @click.option(
     "--fail-on", metavar="CONDITION", multiple=True, help="Fail on a finding, as refusal or 'duplicate>1%'; repeatable."
 )
 def audit(
-    output: Path,
+    output: str | Path,
     as_json: bool,
     html: Path | None,
     marks: Path | None,
@@ -270,6 +273,7 @@ def audit(
     from reelscribe.audit.marks import check_free, write_marks
     from reelscribe.audit.page import check_page, write_page
     from reelscribe.audit.table import lines
+    from reelscribe.dataset.stores import fetched
 
     limits = [Limit.parse(text) for text in fail_on]
     checked_names("--mark", only)
@@ -278,7 +282,7 @@ def audit(
     if html:
         check_page(html)
     with Progress() as progress:
-        found = look(output, common=common / 100, **given, on_entry=progress.answer)
+        found = look(fetched(output), common=common / 100, **given, on_entry=progress.answer)
     told = found.told()
     for line in json.dumps(told, indent=1).splitlines() if as_json else lines(told):
         say(line)

@@ -1,6 +1,7 @@
 """What commands have in common: errors in one line, options from the settings, a run that is watched."""
 
 import contextlib
+import json
 import logging
 import signal
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -13,8 +14,9 @@ import click
 
 from reelscribe.config import Settings, choices_of, kind_of
 from reelscribe.config.groups import GROUPS
-from reelscribe.console import JsonFormatter, Progress, say, say_json, tell_stop_json
+from reelscribe.console import JsonFormatter, say, say_json, tell_stop_json
 from reelscribe.errors import BudgetError, DatasetError, ReelscribeError, SettingsError, StoppedError
+from reelscribe.runners.progress import READING, Progress
 
 EXIT_ENGINE, EXIT_USAGE, EXIT_FAILURES, EXIT_BUDGET, EXIT_SIGNAL = 1, 2, 3, 4, 128
 
@@ -104,6 +106,31 @@ class Command(click.Command):
                     formatter.write_dl(records)
 
 
+class Output(click.Path):
+    """An output: a path, or a URL as a text."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Tell URLs from paths."""
+        from reelscribe.dataset.places import place_of, url_of
+
+        return url_of(value) or place_of(value)
+
+
+class LocalPath(click.Path):
+    """A path to write to; a URL is refused."""
+
+    def __init__(self) -> None:
+        super().__init__(path_type=Path)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Refuse URLs."""
+        from reelscribe.dataset.files import is_url
+
+        if isinstance(value, str) and is_url(value):
+            raise DatasetError(f"cannot write to {value}: only caption and merge write to URLs; name a local path.")
+        return super().convert(value, param, ctx)
+
+
 class Group(click.Group):
     """Tells errors in one line, Click's own as well as the package's. Its help lists commands in sections."""
 
@@ -182,6 +209,9 @@ def given_of(given: Mapping[str, Any]) -> dict[str, Any]:
         told["sampling"] = _pairs(told["sampling"])
     if "checks" in told:
         told["checks"] = _pairs(told["checks"], "--check", "words=20-60")
+    if "scorer_params" in told:
+        params = _pairs(told["scorer_params"], "--scorer-param", "model=FOLDER")
+        told["scorer_params"] = {name: _read(value) for name, value in params.items()}
     if "tasks" in told:
         told["tasks"] = _tasks(told["tasks"])
     return told
@@ -196,6 +226,14 @@ def _pairs(items: tuple[str, ...], option: str = "--sampling", example: str = "t
             raise SettingsError(f"{option} takes KEY=VALUE, as {example}; got {item!r}.")
         table.setdefault(name.strip(), []).append(value)
     return {name: values if len(values) > 1 else values[0] for name, values in table.items()}
+
+
+def _read(value: Any) -> Any:
+    """A value of the command line: a number or a truth value if it reads as one, else text."""
+    try:
+        return json.loads(value)
+    except (ValueError, TypeError):
+        return value
 
 
 def _tasks(items: tuple[str, ...]) -> dict[str, Any]:
@@ -236,20 +274,16 @@ def watching(log_json: bool, metrics_port: int | None, metrics_host: str) -> Ite
 
     if log_json:
         click.get_current_context().meta[_JSON] = True
-    with Progress(as_json=log_json) as progress, contextlib.ExitStack() as stack:
+    with Progress(first=READING, events=say_json if log_json else None) as progress, contextlib.ExitStack() as stack:
         for handler in logging.getLogger().handlers if log_json else ():
             stack.callback(handler.setFormatter, handler.formatter)
             handler.setFormatter(JsonFormatter())
-        begin = [progress.start]
+        hooks: dict[str, Any] = {}
         if metrics_port is not None:
             from reelscribe.runners.metrics import Metrics
 
             metrics = stack.enter_context(Metrics(metrics_port, metrics_host))
             logging.getLogger(__name__).warning("metrics at %s", metrics.address)
-            begin.append(metrics.start)
-        yield {
-            "on_start": lambda live: [start(live) for start in begin],
-            "on_row": progress.advance,
-            "on_stop": tell_stop_json if log_json else tell_stop,
-            "handle_signals": True,
-        }
+            hooks["on_start"] = metrics.start
+        on_stop = tell_stop_json if log_json else tell_stop
+        yield {"progress": progress, "on_stop": on_stop, "handle_signals": True, **hooks}

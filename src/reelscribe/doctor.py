@@ -1,7 +1,6 @@
 """Looks at whether a machine is set up for a run, and says what to do where it is not."""
 
 import importlib.metadata
-import json
 import os
 import platform
 import re
@@ -9,19 +8,17 @@ import shutil
 import subprocess
 import tempfile
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal
-from urllib.parse import quote
 
 import numpy as np
 
 from reelscribe.config import Settings
 from reelscribe.dataset.lock import locked
 from reelscribe.demo import write_clip
+from reelscribe.engines import hub
 from reelscribe.engines.prospects import look_at_model, visible_gpus
 from reelscribe.errors import ClipError, ReelscribeError
 from reelscribe.models import BUILT_IN
@@ -39,7 +36,6 @@ _USUAL: Final = frozenset({"transformers", "vllm", "openai", "structured", "data
 _CODECS: Final = ("h264", "hevc", "vp9", "av1", "mpeg4")
 _LITTLE, _LEAST = 20 * 10**9, 10**9
 """Free bytes of a disk: below the first it is mentioned, below the second it is a problem."""
-_HUB_SECONDS: Final = 10.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -236,7 +232,7 @@ def _disks(settings: Settings, folder: Path) -> Iterator[Finding]:
     """Room for the output, for downloads, and for models."""
     places = {"output": folder, "downloads": Path(tempfile.gettempdir())}
     if not _is_here(settings.model) and settings.engine in ("transformers", "vllm"):
-        places["models"] = _hub_cache()
+        places["models"] = hub.cache()
     for name, place in places.items():
         there = _nearest(place)
         free = shutil.disk_usage(there).free
@@ -291,22 +287,6 @@ def _is_here(model: str) -> bool:
     return model in BUILT_IN or Path(model).is_dir()
 
 
-def _hub_home() -> Path:
-    return Path(os.environ.get("HF_HOME") or Path("~/.cache/huggingface").expanduser())
-
-
-def _hub_cache() -> Path:
-    return Path(os.environ.get("HF_HUB_CACHE") or _hub_home() / "hub")
-
-
-def _saved_token() -> str:
-    """What `hf auth login` saved."""
-    try:
-        return Path(os.environ.get("HF_TOKEN_PATH") or _hub_home() / "token").read_text("utf-8").strip()
-    except OSError:
-        return ""
-
-
 def _model(settings: Settings, folder: Path) -> Iterator[Finding]:
     """Whether the model can be had."""
     model = settings.model
@@ -323,37 +303,12 @@ def _model(settings: Settings, folder: Path) -> Iterator[Finding]:
         weights = "" if found.size is None else f", {(found.size.text_bytes + found.size.vision_bytes) / 10**9:.2f} GB"
         yield Finding(check="model", state="ok", text=f"{model} is on this machine{weights}")
         return
-    cached = Path(_hub_cache(), f"models--{model.replace('/', '--')}").is_dir()
-    problem, advice = _ask_hub(settings)
-    if not problem:
-        yield Finding(check="model", state="ok", text=f"the hub has {model}" + (", so has the cache" if cached else ""))
-    elif cached:
-        yield Finding(check="model", state="note", text=f"{problem}; the cache has {model}", advice="it will do")
+    is_cached = hub.cached(model, settings.revision, settings.model_params.get("cache_dir")) is not None
+    trouble = hub.ask(model, settings.model_params.get("token"))
+    if trouble is None:
+        also = ", so has the cache" if is_cached else ""
+        yield Finding(check="model", state="ok", text=f"the hub has {model}{also}")
+    elif is_cached:
+        yield Finding(check="model", state="note", text=f"{trouble.text}; the cache has {model}", advice="it will do")
     else:
-        yield Finding(check="model", state="problem", text=problem, advice=advice)
-
-
-def _ask_hub(settings: Settings) -> tuple[str, str]:
-    """What is wrong with a model on the hub, and what to do; nothing where it is there."""
-    instead = "or name a folder with --model, or the built-in model, shapes"
-    if os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE"):
-        return "HF_HUB_OFFLINE forbids to ask the hub", f"take it out of the environment, {instead}"
-    host = os.environ.get("HF_ENDPOINT") or "https://huggingface.co"
-    request = urllib.request.Request(f"{host}/api/models/{quote(settings.model)}")
-    token = settings.model_params.get("token") or os.environ.get("HF_TOKEN") or _saved_token()
-    if isinstance(token, str) and token:
-        request.add_header("Authorization", f"Bearer {token}")
-    try:
-        with urllib.request.urlopen(request, timeout=_HUB_SECONDS) as answer:
-            json.load(answer)
-    except urllib.error.HTTPError as exc:
-        if exc.code in (401, 403, 404):
-            return (
-                f"the hub gives no {settings.model} to you (HTTP {exc.code})",
-                f"look at its name; where it is not public, set HF_TOKEN; {instead}",
-            )
-        return f"the hub answers HTTP {exc.code}", f"try later, {instead}"
-    except (OSError, ValueError) as exc:
-        why = getattr(exc, "reason", None) or exc
-        return f"the hub, {host}, cannot be reached: {why}", f"set HTTPS_PROXY or HF_ENDPOINT, {instead}"
-    return "", ""
+        yield Finding(check="model", state="problem", text=trouble.text, advice=trouble.advice)

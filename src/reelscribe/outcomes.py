@@ -1,6 +1,7 @@
 """From an engine's answer to an outcome: which candidates are kept, what is told of them, whether to ask once more."""
 
 import hashlib
+import json
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, Final, TypeGuard
@@ -12,8 +13,22 @@ from reelscribe.faults import WITHOUT_TEXT, checked_faults, events_of, find_faul
 from reelscribe.schemas import Facts
 from reelscribe.selection import SELECTORS
 from reelscribe.thoughts import set_apart
-from reelscribe.values import NO_FRAMES, Answer, Bounds, Caption, Clip, Failure, Frames, Generation, Outcome, Request
+from reelscribe.values import (
+    JUDGED,
+    NO_FRAMES,
+    Answer,
+    Bounds,
+    Candidate,
+    Caption,
+    Clip,
+    Failure,
+    Frames,
+    Generation,
+    Outcome,
+    Request,
+)
 from reelscribe.video.bounds import ends_early
+from reelscribe.video.showing import fingerprint, shown
 
 _RETRY_TEMPERATURE: Final = 0.7
 _RETRY_TOP_P: Final = 0.8
@@ -31,6 +46,7 @@ def tell_frames(frames: Frames, clip: Clip) -> dict[str, Any]:
         "thinned": frames.thinned,
         "shrunk": frames.shrunk,
         "ends_early": ends_early(clip, bounds),
+        **shown(frames.pixels),
     }
     return {
         "frame_timestamps": [round(seconds, 3) for seconds in frames.timestamps],
@@ -44,6 +60,7 @@ def tell_frames(frames: Frames, clip: Clip) -> dict[str, Any]:
         "decoded_share": 1.0 if frames.decoded_share is None else float(frames.decoded_share),
         "decoded_seconds": round(float(frames.duration_seconds), 3),
         "clip_flags": " ".join(name for name, flagged in flags.items() if flagged),
+        "fingerprint": fingerprint(frames.pixels),
         "audio": frames.sound.heard if frames.sound else None,
         "tone_mapped": frames.tone_mapped or "",
         "deinterlaced": frames.deinterlaced,
@@ -104,6 +121,7 @@ def answer_of(
         "stop_reasons": [candidate.stop_reason for candidate in candidates],
         "faults": [" ".join(find_faults(candidate, request)) for candidate in candidates],
         "scored": request.scored,
+        "judged_by": request.judge,
         "retried_with": request.retried_with,
         "try": request.attempt,
         "tries": request.attempt,
@@ -188,12 +206,15 @@ def choose(request: Request, answer: Answer) -> Caption:
     flags = {fault for number in kept for fault in faults[number]}
     # Release 0.1.0 had no flags of clips, and recorded a share of damaged ones alone.
     flags |= set(meta.get("clip_flags", "truncated" if "decoded_share" in meta else "").split())
+    flags |= {"unscored"} if request.lacks_scores(answer) else set()
     told = {
         "keep": keep,
         "kept": list(kept),
         "reason": reason,
         "agreement": agreement,
         "mean_logprobs": [candidate.mean_logprob for candidate in candidates] if request.scored else None,
+        "scores": [_scores_told(candidate, request) for candidate in candidates],
+        "judge": request.judge,
         "flags": sorted(flags),
     }
     return Caption(
@@ -206,7 +227,13 @@ def choose(request: Request, answer: Answer) -> Caption:
     )
 
 
-_OF_A_CHOICE: Final = frozenset({"keep", "kept", "reason", "agreement", "mean_logprobs", "flags"})
+_OF_A_CHOICE: Final = frozenset({"keep", "kept", "reason", "agreement", "mean_logprobs", "scores", "judge", "flags"})
+
+
+def _scores_told(candidate: Candidate, request: Request) -> str:
+    """Scores as the record has them: what a judge said only where one is asked for now."""
+    scores = {name: score for name, score in candidate.scores.items() if name != JUDGED or request.judge}
+    return json.dumps(scores) if scores else ""
 
 
 def without_choice(meta: Mapping[str, Any]) -> dict[str, Any]:

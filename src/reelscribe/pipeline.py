@@ -9,7 +9,6 @@ work and answer. All are generators: nothing runs further ahead than the engine 
 import contextlib
 import itertools
 import logging
-import threading
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Container, Generator, Iterable, Iterator, Sequence
@@ -23,6 +22,7 @@ from reelscribe.engines.feed import Feed, answers_to
 from reelscribe.errors import ClipError, SettingsError
 from reelscribe.layouts import Layout, choose_layout
 from reelscribe.outcomes import answer_of, tell_frames
+from reelscribe.scoring import Scoring
 from reelscribe.under_way import WAITING_ROWS, E, InFlight, Pausing, Queue, RequestEntry, RowEntry
 from reelscribe.values import (
     NO_FRAMES,
@@ -84,6 +84,8 @@ def caption_rows(
     again: Settings | None = None,
     stop: Callable[[], bool] = lambda: False,
     wanted: Callable[[RowPlan], bool] = lambda plan: True,
+    drop: Callable[[], bool] = lambda: False,
+    on_whole: Callable[[bool], None] = lambda made: None,
 ) -> Generator[RowResult, None, None]:
     """Caption the videos of rows; one result a row, in the order of the rows.
 
@@ -100,6 +102,10 @@ def caption_rows(
             too.
         stop: asked before each row; once it says True, rows that are on their way are finished, and no other is begun.
         wanted: asked about each row; one that is not has no result.
+        drop: once it says True, nothing more goes to the engine, and only what that is working on is finished. Rows
+            have results up to the first of which something is missing.
+        on_whole: called when all about a row is made, which may be long before its turn comes; with False if nothing
+            had to be made. From any thread, one call after the other.
     """
     source = iter(rows)
     peeked = peek(source)
@@ -122,8 +128,10 @@ def caption_rows(
         making,
         record=memory.record if memory else lambda outcome: outcome,
         max_entries=engine.waiting_rows if isinstance(engine, Maker) else WAITING_ROWS,
+        drop=drop,
+        on_whole=on_whole,
     )
-    for entry in _through(queue, making, engine):
+    for entry in _through(queue, making, engine, drop):
         yield entry.result(layout, settings)
 
 
@@ -160,14 +168,16 @@ def caption(
         yield entry.outcome()
 
 
-def _through(queue: Queue[E], settings: Settings, engine: Engine | Maker) -> Generator[E, None, None]:
+def _through(
+    queue: Queue[E], settings: Settings, engine: Engine | Maker, drop: Callable[[], bool] = lambda: False
+) -> Generator[E, None, None]:
     """Make all works of a queue; its entries, as they leave. The engine is looked at only if there is a work for it."""
     while queue.begin_again():
         if queue.has_work():
             made = (
                 engine.make(queue, queue.settle)
                 if isinstance(engine, Maker)
-                else make(queue, queue.settle, settings, engine)
+                else make(queue, queue.settle, settings, engine, drop)
             )
             with _closing(made) as settled:
                 for _ in settled:
@@ -231,7 +241,13 @@ def plan_row(item: InputRow, layout: Layout, settings: Settings) -> RowPlan:
     return plan if item.lot is None else replace(plan, known_lot=item.lot)
 
 
-def make(works: Iterator[Work], settle: Settle, settings: Settings, engine: Engine) -> Generator[None, None, None]:
+def make(
+    works: Iterator[Work],
+    settle: Settle,
+    settings: Settings,
+    engine: Engine,
+    drop: Callable[[], bool] = lambda: False,
+) -> Generator[None, None, None]:
     """Decode works, and let an engine answer them.
 
     Args:
@@ -240,6 +256,7 @@ def make(works: Iterator[Work], settle: Settle, settings: Settings, engine: Engi
         settle: given an answer to each request: those that need no engine from the thread of the works.
         settings: which frames.
         engine: that answers.
+        drop: once it says True, the engine is given nothing more, and what it has not begun has no answer.
 
     Yields:
         Whenever an answer was given to `settle`.
@@ -247,7 +264,19 @@ def make(works: Iterator[Work], settle: Settle, settings: Settings, engine: Engi
     Raises:
         EngineError: the engine broke, or does not keep to its contract.
     """
-    in_flight, model = InFlight(), engine.info
+    model = engine.info
+    in_flight = InFlight(drop, busy=lambda: scoring.busy)
+
+    def hold(requests: Iterable[Request], frames: Frames) -> None:
+        """Hold frames for scorers, and score what is answered. Waits for room, unless nothing is left to make any."""
+        to_score = [request for request in requests if request.scorer]
+        if to_score and not scoring.has_room(frames):
+            with feed.holding():
+                in_flight.wait(lambda: scoring.has_room(frames) or (feed.starved and not scoring.busy))
+        for request in to_score:
+            scoring.hold(request, frames)
+            if request.answered:
+                scoring.take(request, request.answered)
 
     def prepared() -> Iterator[Work]:
         while True:
@@ -256,30 +285,37 @@ def make(works: Iterator[Work], settle: Settle, settings: Settings, engine: Engi
                     for request in work.requests:
                         settle(Failure.of(request, str(decoded), decoded.kind))
                     continue
+                if drop():
+                    continue
                 told, ready = tell_frames(decoded, work.clip), tuple(_with_facts(work, decoded, settle))
-                for request in ready:
+                hold(ready, decoded)
+                to_ask = tuple(request for request in ready if not request.answered)
+                for request in to_ask:
                     in_flight.add(request, told, decoded.facts)
-                if ready:
-                    yield Work(requests=ready, frames=decoded)
+                if to_ask:
+                    yield Work(requests=to_ask, frames=decoded)
             if not isinstance(works, Pausing) or works.ended:
                 return
             with feed.holding():
                 in_flight.wait(lambda: works.go_on() or feed.starved)
-            if in_flight.cancelled.is_set() or not works.go_on():  # nor ever: no answer is to come that brings more
+            if in_flight.cancelled() or not works.go_on():  # nor ever: no answer is to come that brings more
                 return
 
     with (
-        Feed(prepared(), owes=lambda: len(in_flight) > 0, cancel=in_flight.cancel) as feed,
+        Scoring(settle, in_flight.wake, max_bytes=settings.prefetch_bytes) as scoring,
+        Feed(prepared(), owes=lambda: len(in_flight) > 0, cancel=in_flight.cancel, drop=drop) as feed,
         contextlib.closing(answers_to(engine, feed, on_pause=in_flight.tell)) as answers,
     ):
         for answer in answers:
             request, told, facts = in_flight.take(answer.id)
             info = model.of(request.id.task)
-            settle(answer if isinstance(answer, Failure) else answer_of(request, told, facts, answer, info))
+            made = answer if isinstance(answer, Failure) else answer_of(request, told, facts, answer, info)
+            scoring.take(request, made)
             yield
             in_flight.tell()
-    for request in in_flight.clear():
-        settle(Failure.of(request, "the engine gave no answer to this request."))
+        for request in [] if drop() else in_flight.clear():
+            scoring.take(request, Failure.of(request, "the engine gave no answer to this request."))
+        scoring.wait()
     yield
 
 
@@ -311,7 +347,7 @@ def answers_in_order(works: Iterable[Work], settings: Settings, engine: Engine) 
 
 
 def _with_frames(
-    works: Iterator[Work], settings: Settings, model: ModelInfo, cancelled: threading.Event
+    works: Iterator[Work], settings: Settings, model: ModelInfo, cancelled: Callable[[], bool]
 ) -> Iterable[tuple[Work, Frames | ClipError]]:
     """Works with what the model takes."""
     limits = FetchLimits.of(settings)

@@ -9,7 +9,7 @@ from typing import Final, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from reelscribe.values import Candidate, Request
+from reelscribe.values import JUDGED, Candidate, Request
 from reelscribe.words import UNSPACED
 
 
@@ -129,6 +129,26 @@ def _likeliest(candidates: Sequence[Candidate], request: Request) -> Selection:
     return Selection((known.index(best),), f"likeliest of {len(known)}: mean log-probability {best:.3f}")
 
 
+def _judged(candidates: Sequence[Candidate], request: Request) -> Selection:
+    scores = [candidate.scores.get(JUDGED) for candidate in candidates]
+    known = [score for score in scores if score is not None]
+    if len(known) < len(scores):
+        drawn = _random_any(candidates, request)
+        return drawn._replace(reason=f"{drawn.reason}: the model said neither yes nor no of all")
+    best = max(known)
+    return Selection((known.index(best),), f"judged most likely to hold, of {len(known)}: P(yes) {best:.3f}")
+
+
+def _scored(candidates: Sequence[Candidate], request: Request) -> Selection:
+    name = request.scorer.name if request.scorer else ""
+    known = [candidate.scores[name] for candidate in candidates if name in candidate.scores]
+    if len(known) < len(candidates):
+        drawn = _random_any(candidates, request)
+        return drawn._replace(reason=f"{drawn.reason}: not all have a score of {name}")
+    best = max(known)
+    return Selection((known.index(best),), f"best score of {len(known)} by {name}: {best:.4g}")
+
+
 def _all(candidates: Sequence[Candidate], _: Request) -> Selection:
     return Selection(tuple(range(len(candidates))), "all candidates are kept")
 
@@ -138,5 +158,7 @@ SELECTORS: Final[dict[str, Selector]] = {
     "similar_one_simhash": _similar_one_simhash,
     "consensus": _consensus,
     "likeliest": _likeliest,
+    "judged": _judged,
+    "scored": _scored,
     "all": _all,
 }

@@ -12,15 +12,20 @@ from reelscribe.errors import SettingsError, did_you_mean
 from reelscribe.events import Times, list_of
 from reelscribe.sampling_params import SamplingParams
 from reelscribe.schemas import READY, Schema
+from reelscribe.scores import Scorer
 from reelscribe.templates import Part, is_utf8, names_in, parts_of
 
-Keep = Literal["random_any", "similar_one_simhash", "consensus", "likeliest", "all"]
+Keep = Literal["random_any", "similar_one_simhash", "consensus", "likeliest", "judged", "scored", "all"]
 ColumnKind = Literal["text", "candidates", "meta", "failure"]
 
 COLUMN_KINDS: Final[tuple[ColumnKind, ...]] = get_args(ColumnKind)
 DEFAULT_TASK: Final = "caption"
 """Name of the one task of a run that names none."""
 DEFAULT_PROMPT: Final = "Describe the input video in 1-2 sentences."
+DEFAULT_JUDGE_PROMPT: Final = "Is this statement true: {caption} Answer yes or no."
+"""One of those that the built-in model has learnt, so that it can judge, too."""
+_CAPTION: Final = "caption"
+"""Name in the prompt of a judge that stands for a candidate."""
 CLIPS: Final = "clips"
 """Name in the prompt of a task over a video that stands for what was said of its clips."""
 DEFAULT_PROMPT_FOR_TIMES: Final = (
@@ -47,6 +52,8 @@ class Task:
     system_prompt: str | None = None
     num_captions: int = 1
     keep: str = "random_any"
+    judge_prompt: str | None = None
+    """What the model is asked of each candidate with keep "judged", with {caption} in it; None for a default one."""
     sampling: SamplingParams = field(default_factory=SamplingParams)
     schema: Schema | None = None
     after: tuple[str, ...] = ()
@@ -63,6 +70,10 @@ class Task:
     """What answers are checked for."""
     tell_faults: bool = False
     """Whether a second try is told what was wrong with the first."""
+    scorer: str | None = None
+    """`module:name` of what gives candidates scores; None, or empty, for nothing. A text stage has none."""
+    scorer_params: Mapping[str, Any] = field(default_factory=dict)
+    """Keywords for it."""
     engine: Mapping[str, Any] = field(default_factory=dict)
     """Settings of the model and what runs it, where they are not the run's; for a text stage."""
 
@@ -82,9 +93,19 @@ class Task:
         return tuple(name for name in names_in(self.template) if name not in given)
 
     @property
+    def judge(self) -> str:
+        """What the model is asked of each candidate; nothing if it is asked nothing."""
+        return (self.judge_prompt or DEFAULT_JUDGE_PROMPT) if self.keep == "judged" else ""
+
+    @property
     def is_over_video(self) -> bool:
         """Whether it has one answer for a video, whatever the number of clips."""
         return self.over == "video"
+
+    @property
+    def scores_with(self) -> Scorer | None:
+        """What gives its candidates scores."""
+        return Scorer(place=self.scorer, params=self.scorer_params) if self.scorer and self.video else None
 
     def column(self, kind: ColumnKind) -> str:
         """Name of a column that it adds."""
@@ -123,6 +144,8 @@ def _read(name: str, table: Any, base: Task) -> Task:
         if key not in _KEYS:
             raise SettingsError(f"tasks.{name} has the unknown key {key!r}; {did_you_mean(key, _KEYS)}")
     values = {key: value for key, value in table.items() if value is not None}
+    if "scorer" in values:
+        values.setdefault("scorer_params", {})  # those of all tasks are for another one
     try:
         return _checked(replace(base, name=name, **{key: _value(name, key, values[key], base) for key in values}))
     except SettingsError as exc:
@@ -154,6 +177,7 @@ _HELD: Final[Mapping[str, tuple[type, str]]] = {
     "engine": (Mapping, "a table of settings of a model"),
     "num_captions": (int, "a whole number"),
     "part_chars": (int, "a whole number"),
+    "scorer_params": (Mapping, "a table of keywords"),
     "tell_faults": (bool, "true or false"),
     "video": (bool, "true or false"),
 }
@@ -178,11 +202,10 @@ def read_schema(given: Any, task: str = DEFAULT_TASK) -> Schema:
 
 
 def _checked(task: Task) -> Task:
-    for name in ("prompt", "system_prompt"):
+    for name in ("prompt", "system_prompt", "judge_prompt"):
         if not is_utf8(getattr(task, name) or ""):
             raise SettingsError(f"{name} must be text in UTF-8; got {getattr(task, name)!r}.")
-    if task.keep not in get_args(Keep):
-        raise SettingsError(f"keep must be one of {', '.join(get_args(Keep))}; got {task.keep!r}.")
+    _check_choice(task)
     if not task.video and not (task.prompt or "").strip() and task.prompt_key is None:
         raise SettingsError("a task without the video needs a prompt.")
     if task.over not in ("clip", "video"):
@@ -203,6 +226,24 @@ def _checked(task: Task) -> Task:
     if task.schema and task.sampling.max_tokens is None:
         return replace(task, sampling=replace(task.sampling, max_tokens=_STRUCTURED_TOKENS))
     return task
+
+
+def _check_choice(task: Task) -> None:
+    """Raise SettingsError if candidates cannot be chosen as a task says."""
+    if task.keep not in get_args(Keep):
+        raise SettingsError(f"keep must be one of {', '.join(get_args(Keep))}; got {task.keep!r}.")
+    if task.keep == "scored" and task.scores_with is None:
+        why = "set scorer" if task.video else "a task without the video has no frames to score with"
+        raise SettingsError(f"keep is scored, but there is no scorer: {why}.")
+    if task.scorer_params and not task.scorer:
+        raise SettingsError("scorer_params are for a scorer, and there is none: set scorer.")
+    if task.judge_prompt is not None and names_in(parts_of(task.judge_prompt)) != (_CAPTION,):
+        raise SettingsError(
+            "judge_prompt must have {caption} where a candidate belongs, and no other name; got "
+            f"{task.judge_prompt!r}."
+        )
+    if task.judge and not task.video:
+        raise SettingsError('keep = "judged" asks about the clip, which a task without the video is not shown.')
 
 
 def _in_order(tasks: Mapping[str, Task]) -> tuple[Task, ...]:

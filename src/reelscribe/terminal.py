@@ -34,6 +34,11 @@ class PlainFormatter(logging.Formatter):
         return printable(super().formatException(ei), one_line=False)
 
 
+def some(count: int, noun: str) -> str:
+    """A count with its noun."""
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+
+
 def shortened(text: str, most: int) -> str:
     """A text, of which at most so many letters are shown."""
     return text if len(text) <= most else text[:most] + "..."

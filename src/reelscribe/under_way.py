@@ -24,14 +24,19 @@ an engine has under way, so that it seldom runs short."""
 
 
 class InFlight:
-    """Requests that the engine has, without the pixels, which are its own now. Used by two threads, one at each end."""
+    """Requests that the engine has, without the pixels, which are its own now. Used by two threads, one at each end.
 
-    def __init__(self) -> None:
+    Args:
+        drop: whether nobody wants any more what is on its way to the engine.
+        busy: whether answers are on their way that the engine has given already.
+    """
+
+    def __init__(self, drop: Callable[[], bool] = lambda: False, busy: Callable[[], bool] = lambda: False) -> None:
+        self._drop, self._busy = drop, busy
         self._asked: dict[RequestId, tuple[Request, dict[str, Any], Facts]] = {}
         self._taking = False
         self._changed = threading.Condition()
-        self.cancelled = threading.Event()
-        """Set once nobody wants what is on its way to the engine."""
+        self._cancelled = False
 
     def __len__(self) -> int:
         return len(self._asked)
@@ -63,19 +68,28 @@ class InFlight:
             self._taking = False
             self._changed.notify_all()
 
+    def wake(self) -> None:
+        """Wake who waits, if something else has changed."""
+        with self._changed:
+            self._changed.notify_all()
+
     def wait(self, enough: Callable[[], bool]) -> None:
         """Wait for answers until there is enough room for more; not when none is to come."""
 
         def over() -> bool:
-            return not (self._asked or self._taking) or self.cancelled.is_set()
+            return not (self._asked or self._taking or self._busy()) or self.cancelled()
 
         with self._changed:
             self._changed.wait_for(lambda: enough() or over())
 
     def cancel(self) -> None:
         """Give up what is on its way."""
-        self.cancelled.set()
+        self._cancelled = True
         self.tell()
+
+    def cancelled(self) -> bool:
+        """Whether nobody wants what is on its way to the engine."""
+        return self._cancelled or self._drop()
 
 
 class Entry(Protocol):
@@ -251,6 +265,8 @@ class Queue(Iterator[Work], Generic[E]):
         settings: whether to ask once more, and which tasks come after others.
         record: called with each outcome as soon as there is one; gives the one that holds.
         max_entries: this many may wait.
+        drop: once it says True, no other work is given.
+        on_whole: called when an entry is whole: with True, or with False if nothing had to be made for it.
     """
 
     def __init__(
@@ -260,9 +276,11 @@ class Queue(Iterator[Work], Generic[E]):
         *,
         record: Callable[[Outcome], Outcome] = lambda outcome: outcome,
         max_entries: int = WAITING_ROWS,
+        drop: Callable[[], bool] = lambda: False,
+        on_whole: Callable[[bool], None] = lambda made: None,
     ) -> None:
         self._entries, self._settings, self._record = entries, settings, record
-        self._max_entries = max_entries
+        self._max_entries, self._drop, self._on_whole = max_entries, drop, on_whole
         self._waiting: deque[E] = deque()
         self._to_give: deque[Work] = deque()
         self._follow_ups: deque[Work] = deque()
@@ -276,6 +294,7 @@ class Queue(Iterator[Work], Generic[E]):
         """Whether the stream of works has come to its end; what follows later makes another one."""
 
     def __next__(self) -> Work:
+        self.ended = self.ended or self._drop()
         if self.ended:
             raise StopIteration
         if not self.has_work():
@@ -299,6 +318,8 @@ class Queue(Iterator[Work], Generic[E]):
             self._read_bytes += entry.num_bytes
             self._waiting.append(entry)
             self._to_give += self._opened(entry, works)
+            if entry.is_whole():
+                self._on_whole(False)
 
     def _opened(self, entry: Entry, works: list[Work]) -> list[Work]:
         """Works of an entry, noted to be under way."""
@@ -323,16 +344,16 @@ class Queue(Iterator[Work], Generic[E]):
         return bool(self._follow_ups or self._to_give) or (not self._exhausted and self.has_room())
 
     def begin_again(self) -> bool:
-        """Begin another stream; False if there is nothing to make."""
+        """Begin another stream; False if there is nothing to make, or what is left is dropped."""
         self.ended = False
-        return self.go_on()
+        return self.go_on() and not (self._waiting and self._drop())
 
     def settle(self, answer: Answer | Failure) -> None:
         """Take what a request came to, or what its first try did. From any thread."""
         with self._changing:
             asked = self._open[answer.id]
             request = asked.request
-            if self._settings.retry_flagged and request.attempt == 1 and is_faulty(answer):
+            if self._settings.retry_flagged and request.attempt == 1 and not request.answered and is_faulty(answer):
                 asked.request, asked.first = once_more(request, answer), answer
                 self._follow_ups.append(Work(requests=(asked.request,)))
                 return
@@ -341,6 +362,8 @@ class Queue(Iterator[Work], Generic[E]):
             outcome = self._record(outcome_of(request, best))
             asked.entry.take(outcome)
             self._follow_ups += self._opened(asked.entry, asked.entry.next_works())
+            if asked.entry.is_whole():
+                self._on_whole(True)
 
     def finished(self) -> Iterator[E]:
         """The first entries, as far as they are whole. They leave."""

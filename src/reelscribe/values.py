@@ -1,7 +1,7 @@
 """The values that travel through a run. Frozen, keyword-only, no I/O."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final, Literal, NamedTuple
@@ -14,8 +14,9 @@ from reelscribe.errors import FailureKind, SettingsError, without_passwords
 from reelscribe.events import Event, Times
 from reelscribe.sampling_params import SamplingParams
 from reelscribe.schemas import Facts, Schema
+from reelscribe.scores import Scorer
 from reelscribe.stretches import MOST_SECONDS
-from reelscribe.templates import Part
+from reelscribe.templates import Part, filled, parts_of
 
 Row = dict[str, Any]
 """One row of a data set: column name to value."""
@@ -137,6 +138,15 @@ class Request:
     """What answers are checked for. It has no part in what is made."""
     tell_faults: bool = False
     """Whether a second try is told what was wrong with the first."""
+    scorer: Scorer | None = None
+    """What gives candidates scores. It has no part in what is made."""
+    row: Mapping[str, Any] = field(default_factory=dict, compare=False)
+    """The row, for a scorer; else empty."""
+    answered: "Answer | None" = None
+    """What was answered before, and only lacks scores: no engine is asked."""
+    judge: str = ""
+    """What the model is asked of each candidate, a template with {caption}; nothing if they are not to be judged. It
+    has no part in the candidates."""
     unfilled: tuple[Part, ...] = ()
     """The prompt in parts, while it names facts of the clip, which are known once that is decoded."""
     instead: "Request | Failure | None" = None
@@ -147,7 +157,19 @@ class Request:
     @property
     def scored(self) -> bool:
         """Whether the log-probabilities of candidates are asked for."""
-        return self.keep == "likeliest"
+        return self.keep in ("likeliest", "judged")
+
+    def judging(self, caption: str) -> "Request":
+        """The question whether a caption holds for the clip, behind the same system prompt."""
+        prompt = "".join(map(str, filled(parts_of(self.judge), lambda _: caption)))
+        one_token = SamplingParams(max_tokens=1, temperature=0.0)
+        return replace(self, prompt=prompt, num_captions=1, schema=None, sampling=one_token, keep="all", judge="")
+
+    def lacks_scores(self, answer: "Answer") -> bool:
+        """Whether a candidate with text has no score of the scorer."""
+        if self.scorer is None:
+            return False
+        return any(self.scorer.name not in each.scores for each in answer.candidates if each.has_text)
 
     def __post_init__(self) -> None:
         if self.num_captions < 1:
@@ -254,6 +276,13 @@ class Candidate:
     mean_logprob: float | None = None
     """Mean log-probability of its tokens, the end token among them, by the model itself: without temperature, filters
     and penalties. None if the request is not to be scored, or the engine does not tell."""
+    scores: Mapping[str, float] = field(default_factory=dict, hash=False)
+    """What judges and scorers said of it, by their names; higher is better. The ledger keeps them."""
+
+    @property
+    def has_text(self) -> bool:
+        """Whether there is something to score."""
+        return bool(self.text.strip())
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -265,6 +294,9 @@ class Generation:
     prompt_tokens: int | None
     """Tokens of the whole prompt, those of the video included; None where a server does not tell."""
 
+
+JUDGED: Final = "judged"
+"""Name of the score that the model itself gives a candidate: how likely it is to say that it holds for the clip."""
 
 UNREADABLE: Final = "unreadable_line"
 """Name of what was read in the place of a row, if that is none."""
@@ -293,7 +325,12 @@ CAPTION_META: Final[dict[str, tuple[str, str]]] = {
     "decoded_seconds": ("float64", "length of that part"),
     "clip_flags": (
         "string",
-        "what is to be known of the frames: `truncated`, `thinned`, `shrunk`, `ends_early`; or none",
+        "what is to be known of the frames: `truncated`, `thinned`, `shrunk`, `ends_early`, `black`, `frozen`, "
+        "`blurred`; or none",
+    ),
+    "fingerprint": (
+        "string",
+        "32 hexadecimal digits, of which those of a near copy of the clip differ in few bits; zeros for plain frames",
     ),
     "audio": (
         "string",
@@ -307,6 +344,11 @@ CAPTION_META: Final[dict[str, tuple[str, str]]] = {
         "how the model was given the times of frames: in `words`, by `positions` of tokens, `drawn` into the pictures, "
         "or `none`; null if that is not known",
     ),
+    "sound_given": (
+        "string",
+        "with `audio`: how a model is given sound: `among` the frames, each part of it at its time, or `beside` them; "
+        "else null",
+    ),
     "sent": ("string", "what a server was sent; null for a model that runs here"),
     "prompt_tokens": ("int64", "tokens of the whole prompt, the video's among them"),
     "completion_tokens": ("list of int64", "tokens of each candidate"),
@@ -315,8 +357,13 @@ CAPTION_META: Final[dict[str, tuple[str, str]]] = {
     "faults": ("list of string", "what is wrong with each candidate, or nothing"),
     "mean_logprobs": (
         "list of float64",
-        "with `keep` likeliest: the mean log-probability of each candidate's tokens; else null",
+        "with `keep` likeliest or judged: the mean log-probability of each candidate's tokens; else null",
     ),
+    "scores": (
+        "list of string",
+        "what judges and scorers said of each candidate, as JSON: a number by each one's name; empty for nothing",
+    ),
+    "judge": ("string", "with `keep` judged: what the model was asked of each candidate; else empty"),
     "retried_with": ("string", "what a retry asked otherwise than the run, as JSON; empty for nothing"),
     "try": ("int64", "which try it is from"),
     "tries": ("int64", "how many were made"),
@@ -348,6 +395,10 @@ class Answer:
     def scored(self) -> bool:
         """Whether log-probabilities were asked for, though the engine may not have said them."""
         return bool(self.meta.get("scored"))
+
+    def has_scores_for(self, request: Request) -> bool:
+        """Whether it was asked for the scores by which this request is to choose."""
+        return (self.scored or not request.scored) and request.judge in ("", self.meta.get("judged_by"))
 
 
 @dataclass(frozen=True, kw_only=True)

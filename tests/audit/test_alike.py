@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from reelscribe.audit import alike
-from reelscribe.audit.alike import Alike
+from reelscribe.audit.alike import Alike, Copies
 from reelscribe.report.words import NEAR_BITS
 from reelscribe.selection import simhash
 
@@ -69,3 +69,24 @@ def test_bits_are_counted_with_an_older_numpy_alike(monkeypatch: pytest.MonkeyPa
     counted = alike._bits(values).tolist()
     monkeypatch.delattr(np, "bitwise_count", raising=False)
     assert alike._bits(values).tolist() == counted == [bin(int(value)).count("1") for value in values]
+
+
+def test_near_copies_are_clips_of_others_that_show_nearly_the_same() -> None:
+    draw = np.random.default_rng(5)
+    full, other = (int.from_bytes(draw.bytes(16), "big") for _ in range(2))
+    few = (1 << 80) | (1 << 20) | (1 << 3) | (1 << 90)
+    prints = {
+        "a": full,
+        "b": full ^ 0b111 ^ (0b111 << 64),
+        "c": other,
+        "d": full ^ 0xFFFF,
+        "e": few,
+        "f": few ^ (1 << 5),
+    }
+    copies = Copies()
+    for name, each in (*prints.items(), ("c", other)):
+        copies.add(f"{each:032x}", name)
+    for name in ("g", "h"):
+        copies.add("", name)
+        copies.add("0" * 32, name)
+    assert copies.near().tolist() == [True, True, *[False] * 9]

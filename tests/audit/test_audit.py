@@ -238,7 +238,7 @@ def test_runs_that_cannot_be_looked_at_are_told(here: Path) -> None:
 
 def test_the_page_holds_what_was_found_and_trusts_no_text(output: Path) -> None:
     pytest.importorskip("jinja2")
-    pytest.importorskip("matplotlib")
+    pytest.importorskip("jinja2")
     put_rows(
         output,
         [row(f"{n}.mp4", "<script>alert(1)</script> \ud800 & a dog", clip_start=0.0, clip_end=4.0) for n in "ab"],

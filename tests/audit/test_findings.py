@@ -2,25 +2,8 @@
 
 import pytest
 
-from reelscribe.audit.findings import Limit, is_past_end, script_of
+from reelscribe.audit.findings import Limit, script_of
 from reelscribe.errors import SettingsError
-
-
-@pytest.mark.parametrize(
-    ("text", "past"),
-    [
-        ("At 12.5 seconds a dog runs in.", True),
-        ("From 0:02 until 0:11 it rains.", True),
-        ("From 1 s to 9.9 s it rains.", False),
-        ("It ends at 10.4 seconds.", False),
-        ("At 1:00:03 it ends.", True),
-        ("A 60 second timer on 12:45, in 4:3.", False),
-        ("At 5 o'clock, after 30 people left.", False),
-        ("Between 2 and 14s a bird sings.", True),
-    ],
-)
-def test_times_past_the_end_of_ten_seconds(text: str, past: bool) -> None:
-    assert is_past_end(text, 10.0) is past
 
 
 @pytest.mark.parametrize(

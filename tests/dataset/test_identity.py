@@ -33,7 +33,8 @@ OTHER: dict[str, Any] = {
     "max_downloads": 3,
     "max_line_bytes": 3, "output_format": "jsonl", "shard_rows": 3, "sidecar": "txt", "resume": False,
     "overwrite_sidecars": True,
-    "checks": {"words": "20-60"}, "tell_faults": True,
+    "checks": {"words": "20-60"}, "tell_faults": True, "scorer": "math:fsum", "scorer_params": {"model": "folder"},
+    "judge_prompt": "Right? {caption}",
     "retry_flagged": True, "min_decoded": 0.5, "max_failures": "3", "price": 2.0, "budget": 3.0,
     "shard": "1/2", "runner": "ray", "address": "auto", "actors": "2",
     "audio": True, "model_params": {"attn_implementation": "eager"}, "thinking": True, "show": "images",
@@ -50,7 +51,11 @@ def _key(asked: Request | None = None, info: ModelInfo = INFO, **settings: Any) 
 @pytest.mark.parametrize("name", [item.name for item in fields(Settings)])
 def test_setting_enters_where_the_table_says(name: str) -> None:
     assert name in OTHER, "give the new setting another value than its default here"
-    alone: dict[str, dict[str, Any]] = {"budget": {"price": 1.0}, "extra_body": {"engine": "openai"}}
+    alone: dict[str, dict[str, Any]] = {
+        "budget": {"price": 1.0},
+        "extra_body": {"engine": "openai"},
+        "scorer_params": {"scorer": "math:fsum"},
+    }
     needed = alone.get(name, {})  # these are no settings on their own
     before, after = Settings(**needed), Settings(**needed | {name: OTHER[name]})
     assert getattr(before, name) != getattr(after, name)

@@ -34,7 +34,7 @@ def _answer(candidates: tuple[Candidate, ...], meta: dict[str, Any]) -> Answer:
 
 def _caption(key: str = "0", text: str = "half a pair \ud83d", **meta: Any) -> Caption:
     candidates = (
-        Candidate(text="one", stop_reason="stop", num_tokens=None),
+        Candidate(text="one", stop_reason="stop", num_tokens=None, scores={"clip": 0.25}),
         Candidate(text=text, stop_reason="length", num_tokens=3),
     )
     told = {"times": [0.1, 1e-9, 1 / 3], "none": None, "deep": {"a": [1, {"b": "ü"}]}}

@@ -13,6 +13,7 @@ from flow import ScriptedEngine as Scripted
 from flow import clip_bytes, put_clip, put_rows, read_rows_of, said
 
 from reelscribe.config import Settings
+from reelscribe.config.groups import Sidecar
 from reelscribe.dataset import ledger, sidecars
 from reelscribe.dataset.files import write_whole
 from reelscribe.dataset.sidecars import sidecar_of
@@ -29,7 +30,7 @@ def _say(item: Work) -> Any:
 def _run(
     folder: Path,
     *inputs: Path,
-    sidecar: str | None = "txt",
+    sidecar: Sidecar | None = "txt",
     output: str = "out.jsonl",
     say: Any = _say,
     **settings: Any,
@@ -229,7 +230,9 @@ IN_THE_WAY: dict[str, Callable[[Path], Any]] = {
 
 @pytest.mark.parametrize("what", IN_THE_WAY)
 @pytest.mark.parametrize("sidecar", ["txt", "json"])
-def test_file_that_no_run_wrote_stops_the_run_before_it_costs_anything(tmp_path: Path, what: str, sidecar: str) -> None:
+def test_file_that_no_run_wrote_stops_the_run_before_it_costs_anything(
+    tmp_path: Path, what: str, sidecar: Sidecar
+) -> None:
     for name in "ab":
         put_clip(tmp_path / "clips" / f"{name}.mp4")
     IN_THE_WAY[what](tmp_path / "clips" / f"b.{sidecar}")

@@ -2,6 +2,7 @@
 
 import base64
 import io
+import math
 import wave
 from dataclasses import replace
 from pathlib import Path
@@ -279,6 +280,16 @@ def test_log_probabilities_are_read_where_a_server_says_them() -> None:
     for choice, logprobs in zip(reversed(answer["choices"]), told, strict=True):
         choice["logprobs"] = logprobs
     assert [candidate.mean_logprob for candidate in read_answer(answer).candidates] == [-0.375, None, None]
+
+
+def test_a_judge_is_read_from_the_likeliest_first_tokens() -> None:
+    answer = say("Yes").content
+    likeliest = [{"token": text, "logprob": logprob} for text, logprob in (("Yes", -0.25), ("no", -2.0), ("It", -3.0))]
+    answer["choices"][0]["logprobs"] = {"content": [{"logprob": -0.25, "top_logprobs": likeliest}]}
+    yes, no = math.exp(-0.25), math.exp(-2.0)
+    assert read_answer(answer).chance == pytest.approx(yes / (yes + no))
+    answer["choices"][0]["logprobs"] = {"content": [{"logprob": -0.25, "top_logprobs": likeliest[2:]}]}
+    assert read_answer(answer).chance is None
 
 
 def test_silence_is_an_empty_text() -> None:

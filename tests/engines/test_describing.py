@@ -7,7 +7,7 @@ import pytest
 import tiny_checkpoints
 import torch
 from generating import SHAPES
-from transformers import AutoProcessor, BatchFeature, Qwen3VLProcessor
+from transformers import AutoProcessor, BatchFeature, Qwen2Config, Qwen3VLProcessor
 
 from reelscribe.engines.checkpoint import Checkpoint
 from reelscribe.engines.describing import describe
@@ -152,3 +152,12 @@ def test_a_constant_a_frame_is_the_checkpoint_s_own(tmp_path: Path) -> None:
     folder = tiny_checkpoints.make("llava_onevision", tmp_path / "model")
     limits = Checkpoint.load(str(folder), revision=None).limits
     assert limits.own_size == OwnSize(pixels=56, frame_tokens=4, clip_tokens=1)
+
+
+def test_a_context_that_is_stretched_counts_as_such() -> None:
+    """As Qwen2.5's configurations have it, beside the length before."""
+    rope = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 32768, "rope_theta": 1e6}
+    for parameters, context in (({}, 32768), ({"rope_parameters": rope}, 131072)):
+        config = Qwen2Config(max_position_embeddings=32768, **parameters)
+        made = Checkpoint(path="", revision=None, config=config, processor=None, family=None)  # type: ignore[arg-type]
+        assert made.context == context

@@ -34,6 +34,15 @@ def test_says_what_the_script_says() -> None:
     assert texts == [["a/0", "a/1"], ["b/0", "b/1"]]
 
 
+def test_candidates_are_judged_where_that_is_asked() -> None:
+    engine = FakeEngine(lambda item, number: "ab"[number], judge=lambda item, text: 0.75 if text == "b" else None)
+    plain, judged = engine.generate(prepared(key=judge, num_captions=2, judge=judge) for judge in ("", "{caption}?"))
+    assert isinstance(plain, Generation)
+    assert isinstance(judged, Generation)
+    assert [candidate.scores for candidate in plain.candidates] == [{}, {}]
+    assert [candidate.scores for candidate in judged.candidates] == [{}, {"judged": 0.75}]
+
+
 def test_refused_prompt_is_a_failure_and_the_next_goes_on() -> None:
     engine = FakeEngine(refuse="bad")
     requests = [prepared(key="a"), prepared(key="b", prompt="a bad prompt"), prepared(key="c")]

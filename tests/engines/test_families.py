@@ -19,10 +19,11 @@ from generating import GREEDY
 from transformers import AutoModelForMultimodalLM, AutoProcessor
 
 from reelscribe.engines import running
+from reelscribe.engines.judging import YesNo
 from reelscribe.engines.stills import words_of
 from reelscribe.engines.transformers import TransformersEngine
 from reelscribe.sampling_params import SamplingParams
-from reelscribe.values import Clip, Frames, Request, Work
+from reelscribe.values import Clip, Frames, Generation, Request, Work
 from reelscribe.video.sampling import count_video_tokens
 
 ROOT = Path(__file__).parents[2]
@@ -324,6 +325,20 @@ class TestLogits:
             for number in range(work.requests[0].num_captions):
                 ours = found[f"{work.requests[0].id.task}.{number}"]
                 assert_equal(ours, expected)
+
+    def test_a_judge_says_what_it_would_from_the_start(self, tiny: Tiny) -> None:
+        wild, long = (SamplingParams(temperature=2.0, max_tokens=tokens) for tokens in (5, 20))
+        asked = tiny.work("a", "What?", frames=6, system="Be brief.", sampling=wild, num_captions=2)
+        [request] = asked.requests
+        judged = replace(asked, requests=(replace(request, keep="judged", judge="Right? {caption}"),))
+        beside = tiny.work("b", "Where does it go to?", frames=5, sampling=long)
+        made = {answer.id: answer for answer in tiny.engine.generate(iter([beside, judged]))}[request.id]
+        assert isinstance(made, Generation)
+        yes_no = YesNo(tiny.processor.tokenizer)
+        for candidate in made.candidates:
+            question = replace(judged.requests[0].judging(candidate.text), keep="random_any")
+            theirs = tiny.generated(replace(judged, requests=(question,)), 1)
+            assert candidate.scores["judged"] == pytest.approx(yes_no.chances(theirs)[0], abs=1e-4)
 
     def test_several_questions_share_a_clip(self, tiny: Tiny) -> None:
         work = tiny.work("a", "What?", "Where does it go to, and why?", "What, then?", "What?")

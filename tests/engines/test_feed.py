@@ -255,6 +255,17 @@ class TestReadyItems:
             assert len(feed.wait(5, patience_seconds=20)) == 5
             source.give()  # for the pull that is under way
 
+    def test_what_waits_is_dropped_once_nobody_wants_it(self) -> None:
+        dropped = threading.Event()
+        with (
+            Feed(iter(range(9)), drop=dropped.is_set) as feed,
+            ReadyItems(feed, str, size=len, max_waiting=3, max_bytes=9) as ready,
+        ):
+            assert ready.wait(3) == ["0", "1", "2"]
+            assert feed.num_waiting == 3
+            dropped.set()
+            assert (ready.wait(1), ready.ended) == ([], True)
+
     def test_closing_stops_pulling(self) -> None:
         source = Source(1000)
         with feed_of(iter(source), max_waiting=1) as feed:

@@ -224,6 +224,7 @@ class TestRuns:
         assert self.run(omni, films, tmp_path / "out.jsonl", audio=True) == rows
         deaf = self.run(omni, films, tmp_path / "out.jsonl")  # goes on, and captions all of them anew
         assert [row["caption_meta"]["audio"] for row in deaf] == [None] * 4
+        assert [made[0]["caption_meta"]["sound_given"] for made in (rows, deaf)] == ["among", None]
         costs = [[row["caption_meta"]["prompt_tokens"] for row in made[:3]] for made in (rows, deaf)]
         assert [there - without for there, without in zip(*costs, strict=True)] == [2 + 26, 2 + 26, 0]
 

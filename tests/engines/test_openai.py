@@ -1,6 +1,7 @@
 """The engine for servers, against a real one on a loopback port: what is sent, and what answers come to."""
 
 import base64
+import math
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -497,6 +498,26 @@ def test_requests_of_a_work_are_sent_each_and_its_clip_is_encoded_once(
     assert sorted(shown) == ["a.mp4", "b.mp4"]
     assert sorted(map(prompt_of, server.bodies)) == sorted(["0?", "1?", "2?"] * 2)
     assert len({str(body["messages"][-1]["content"][:-1]) for body in server.bodies}) == 2
+
+
+def test_candidates_are_judged_one_by_one_by_a_single_token(prepare: Prepare) -> None:
+    def answer(body: Body) -> Reply:
+        if "top_logprobs" not in body:
+            return say("a dog", "a sheep", "a dog")
+        chance = -0.25 if "a sheep" in prompt_of(body) else -1.0
+        told = [{"token": "Yes", "logprob": chance}, {"token": "No", "logprob": -0.5}]
+        return say("Yes", finish="length", logprobs={"content": [{"logprob": chance, "top_logprobs": told}]})
+
+    work = prepare("a", num_captions=3, keep="judged", judge="Right? {caption}")
+    with OpenAIServer(answer) as server:
+        [reply] = load_openai(server).generate(iter([work]))
+    assert isinstance(reply, Generation)
+    low, high = (1 / (1 + math.exp(-0.5 - chance)) for chance in (-1.0, -0.25))
+    assert [each.scores["judged"] for each in reply.candidates] == pytest.approx([low, high, low])
+    first, *judged = server.bodies
+    assert {prompt_of(body) for body in judged} == {"Right? a dog", "Right? a sheep"}
+    assert [(body["max_tokens"], body["top_logprobs"]) for body in judged] == [(1, 20)] * 2
+    assert all(body["messages"][-1]["content"][:-1] == first["messages"][-1]["content"][:-1] for body in judged)
 
 
 def test_clip_that_cannot_be_shown_is_a_failure_of_each_of_its_requests(prepare: Prepare) -> None:

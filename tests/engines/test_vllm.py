@@ -30,7 +30,7 @@ from reelscribe.runners.local import run
 from reelscribe.runners.status import read_status
 from reelscribe.sampling_params import SamplingParams
 from reelscribe.schemas import Schema
-from reelscribe.tasks import DEFAULT_PROMPT
+from reelscribe.tasks import DEFAULT_JUDGE_PROMPT, DEFAULT_PROMPT
 from reelscribe.values import NO_FRAMES, Caption, Clip, Failure, Generation, Request, Work
 
 if TYPE_CHECKING:
@@ -138,10 +138,10 @@ class TestCaptions:
         right = [row["caption"] == truths[row["video"]] for row in rows]
         assert sum(right) / len(right) >= 0.95
 
-    def test_log_probabilities_are_those_of_the_transformers_engine(
+    def test_scores_are_those_of_the_transformers_engine(
         self, vllm_engine: "VllmEngine", shapes_engine: "TransformersEngine", prepare: Prepare
     ) -> None:
-        asked = [prepare(name, frames=4, sampling=GREEDY, keep="likeliest") for name in "ab"]
+        asked = [prepare(name, frames=4, sampling=GREEDY, keep="judged", judge=DEFAULT_JUDGE_PROMPT) for name in "ab"]
         made = [
             {answer.id: answer for answer in engine.generate(iter(asked)) if isinstance(answer, Generation)}
             for engine in (vllm_engine, shapes_engine)
@@ -151,6 +151,7 @@ class TestCaptions:
             [one], [other] = ours.candidates, made[1][key].candidates
             assert one.text == other.text
             assert one.mean_logprob == pytest.approx(other.mean_logprob, abs=1e-3)
+            assert one.scores["judged"] == pytest.approx(other.scores["judged"], abs=1e-3)
 
     def test_they_are_those_of_the_transformers_engine(
         self,

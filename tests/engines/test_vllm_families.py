@@ -13,6 +13,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import tiny_checkpoints
 import tiny_in_vllm
@@ -21,28 +22,43 @@ from flow import named
 from generating import GREEDY
 from sounds import RATE, sweep
 from tiny_in_vllm import WHOLE_OMNI, budget_of, config_of
-from transformers import AutoConfig, AutoModelForMultimodalLM, GenerationConfig
+from transformers import (
+    AutoConfig,
+    AutoModelForMultimodalLM,
+    GenerationConfig,
+    Qwen3OmniMoeConfig,
+    Qwen3OmniMoeForConditionalGeneration,
+)
 
 from reelscribe.config import Settings
 from reelscribe.engines import load_engine, vllm_clips
 from reelscribe.engines.checkpoint import Checkpoint
-from reelscribe.engines.families import as_tensor, metadata
+from reelscribe.engines.families import metadata
+from reelscribe.engines.patches import floats
 from reelscribe.engines.positions import Positions
 from reelscribe.engines.prompt import Prompt
 from reelscribe.errors import ModelError
 from reelscribe.values import Clip, Frames, Generation, Request, Sound, Work
-from reelscribe.video.sampling import FrameBudget
 
 pytestmark = pytest.mark.vllm
 
 ROOT = Path(__file__).parents[2]
 REFUSED = {
-    "qwen3_omni_thinker": r"At most 0 video\(s\) may be provided",
+    "qwen3_omni_thinker": "Multi-modal processor not available",
     "video_llama_3": "it makes other tokens of a clip",
+    "perception_lm": "Multi-modal processor not available",
 }
 TAKEN = [name for name in tiny_in_vllm.NAMES if name not in REFUSED]
-AS_IMAGES = ("qwen2_5_vl", "internvl")
-"""Families of these that are shown images, too."""
+AS_IMAGES = ("qwen2_5_vl", "internvl", "smolvlm")
+"""Families that are shown images, too. SmolVLM2 takes videos with a newer Transformers alone."""
+
+
+def with_packages(name: str) -> Any:
+    """A parameter of tests, for which a family's packages must be there."""
+    marks = [pytest.mark.model_packages] if name.split(maxsplit=1)[0] in tiny_checkpoints.WITH_PACKAGES else []
+    return pytest.param(name, marks=marks)
+
+
 BY_POSITIONS = ("qwen2_5_vl", WHOLE_OMNI)
 OF_THREE_AXES = (*BY_POSITIONS, "qwen3_vl", "qwen3_vl_moe", "qwen3_5", "qwen3_5_moe", "glm4v", "glm4v_moe")
 """Families of whose positions vLLM has code of its own."""
@@ -74,9 +90,19 @@ class Tiny:
     def frames(self, times: Sequence[float], shape: tuple[int, int]) -> Frames:
         return vllm_clips._clip(self.checkpoint.limits, times, shape)
 
-    def words(self, prompt: str = "What happens?") -> Prompt:
+    @property
+    def hearing(self) -> Any:
+        """How it takes sound."""
+        return self.checkpoint.limits.hearing
+
+    @property
+    def heard(self) -> int:
+        """The token of sound."""
+        return int(self.processor.tokenizer.convert_tokens_to_ids(self.processor.audio_token))
+
+    def words(self, prompt: str = "What happens?", *, hears: bool = False) -> Prompt:
         request = Request(id=named("a"), clip=Clip(source="a.mp4"), prompt=prompt, system_prompt="Be brief.")
-        return Prompt.of(self.processor, self.family, request)
+        return Prompt.of(self.processor, self.family, request, hears=hears)
 
     def rendered(self, renderer: Any, words: Prompt, frames: Frames) -> Any:
         """What vLLM's renderer makes of a prompt with a clip, as the engine sends it on."""
@@ -118,7 +144,7 @@ def positions_in_vllm(config: Any, made: Any) -> torch.Tensor:
     return found
 
 
-@pytest.fixture(scope="module", params=[*TAKEN, *(f"{name} as images" for name in AS_IMAGES)])
+@pytest.fixture(scope="module", params=map(with_packages, [*TAKEN, *(f"{name} as images" for name in AS_IMAGES)]))
 def tiny(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Tiny:
     name, _, images = request.param.partition(" as ")
     return Tiny(name, tmp_path_factory.mktemp("tiny") / name, images or "auto")
@@ -138,11 +164,12 @@ def renderer(config: Any) -> Iterator[Any]:
     made.shutdown()
 
 
-def test_the_table_is_up_to_date(tiny: Tiny, config: Any) -> None:
+def test_the_table_is_up_to_date(tiny: Tiny) -> None:
     if tiny.family.stills and tiny.name in AS_IMAGES:
         return
     tool = runpy.run_path(str(ROOT / "tools" / "render_models.py"))
-    line = tool["row_in_vllm"](tiny.name, tiny.family, vllm_clips.fault_of(config, tiny.checkpoint))
+    config = config_of(tiny.checkpoint, audio=bool(tiny.hearing))
+    line = tool["row_in_vllm"](tiny.name, tiny.family, vllm_clips.fault_of(config, tiny.checkpoint, tiny.hearing))
     page = tool["PAGE"].read_text("utf-8").partition(tool["BEGIN_VLLM"])[2]
     assert line in page.splitlines(), "run: .venv-vllm/bin/python tools/render_models.py"
 
@@ -155,7 +182,7 @@ class TestPrompts:
             frames = tiny.frames(times, shape)
             made = tiny.rendered(renderer, words, frames)
             ours = tiny.ours(words, frames)
-            assert vllm_clips._places(made, tiny.family) == ours
+            assert vllm_clips._places(made, tiny.processor, tiny.family) == ours
             if tiny.name != "internvl":  # whose frames get another token, which the model is not fed
                 assert list(made["prompt_token_ids"]) == ours
 
@@ -197,20 +224,17 @@ class TestTimes:
         assert fed == pytest.approx([1.34], rel=1e-6)
 
 
-SOUND, END_OF_VIDEO = "<|audio_start|><|audio_pad|><|audio_end|>", "<|vision_end|>"
-
-
 @pytest.mark.parametrize("tiny", [WHOLE_OMNI], indirect=True)
 class TestSound:
-    """Why `audio` is refused with vLLM. It lays sound out among frames by their times, but positions by times that are
-    rounded down. If a test fails, vLLM may have fixed that: then let `audio` through.
+    """It stands beside the frames. vLLM can lay it out among them, by their times, but places them by times that are
+    rounded down. If that test fails, vLLM may have fixed it: then it could be given as in the Transformers engine.
     """
 
     @pytest.fixture(scope="class", params=["float32", "bfloat16"])
     @classmethod
     def hearing(cls, tiny: Tiny, request: pytest.FixtureRequest) -> Any:
         """What vLLM is configured with to take sound."""
-        return config_of(tiny.checkpoint, dtype=request.param, limit_mm_per_prompt={"image": 0, "video": 1, "audio": 1})
+        return config_of(tiny.checkpoint, audio=True, dtype=request.param)
 
     @pytest.fixture(scope="class")
     @classmethod
@@ -224,28 +248,21 @@ class TestSound:
     def clip(self, tiny: Tiny, rate: float) -> Frames:
         """Ten seconds of a film with so many frames a second, with sound."""
         times = [number / rate for number in range(int(10 * rate))]
-        budget = FrameBudget.of(Settings(audio=True), tiny.checkpoint.limits)
         length = times[-1] + 1 / rate
-        frames = tiny.frames([times[number] for number in budget.pick(times, length)], (2, 3))
-        samples = sweep(length)[: int(100 * length) * 160]  # vLLM makes a longer one whole windows long
+        frames = tiny.frames([times[number] for number in budget_of(tiny.checkpoint).pick(times, length)], (2, 3))
+        samples = sweep(length)[: int(100 * length) * 160]  # as many as vLLM hears: whole windows
         return replace(frames, duration_seconds=length, sound=Sound(samples=samples, rate=RATE, heard="heard"))
 
-    def heard(self, tiny: Tiny, listener: Any, frames: Frames, words: Prompt, **more: Any) -> Any:
-        """What the renderer makes of a prompt with a clip and its sound."""
-        assert frames.sound
-        prompt = vllm_clips.prompt_for_vllm(words, tiny.processor, tiny.family, replace(frames, sound=None), "clip")
-        prompt["multi_modal_data"]["audio"], prompt["multi_modal_uuids"]["audio"] = [frames.sound.samples], ["clip"]
-        prompt["mm_processor_kwargs"] |= more
-        [made] = listener.render_cmpl([prompt])
-        vllm_clips.keep_seconds(made, tiny.family, frames)
-        return made
-
-    @pytest.mark.parametrize("rate", [24, 25, 30000 / 1001, 30, 60])
+    @pytest.mark.parametrize("rate", [24, 30000 / 1001])
     def test_frames_are_misplaced_if_it_is_among_them(
         self, tiny: Tiny, hearing: Any, listener: Any, rate: float
     ) -> None:
         words, frames = tiny.words(), self.clip(tiny, rate)
-        made = self.heard(tiny, listener, frames, words, use_audio_in_video=True)
+        assert frames.sound
+        prompt = vllm_clips.prompt_for_vllm(words, tiny.processor, tiny.family, frames, "clip")
+        prompt["mm_processor_kwargs"] |= {"use_audio_in_video": True}
+        [made] = listener.render_cmpl([prompt])
+        vllm_clips.keep_seconds(made, tiny.family, frames)
         ids = tiny.ours(words, frames)
         if hearing.model_config.dtype == torch.float32:
             assert list(made["prompt_token_ids"]) == ids
@@ -253,30 +270,77 @@ class TestSound:
         groups = len(frames.timestamps) // 2
         assert wrong == (groups - 1) * (2 * 3 + 1)  # all but the first, and a token of sound before each
 
-    def test_it_is_right_beside_them(self, tiny: Tiny, hearing: Any, listener: Any) -> None:
-        """As a server of vLLM's has it."""
-        words, frames = tiny.words(), self.clip(tiny, 25)
-        words = words.with_video(END_OF_VIDEO, f"{END_OF_VIDEO}The sound: {SOUND}")
-        made = self.heard(tiny, listener, frames, words)
+    @pytest.mark.parametrize("prompt", ["What happens?", SPELLED + "<|audio_pad|>"])
+    def test_ids_and_positions_are_those_of_its_processor(
+        self, tiny: Tiny, hearing: Any, listener: Any, prompt: str
+    ) -> None:
+        words = tiny.words(prompt, hears=True)
+        assert words.text.count("<|audio_pad|>") == 1
+        for frames in (self.clip(tiny, 25), vllm_clips._clip(tiny.checkpoint.limits, *CLIPS[1], hearing=tiny.hearing)):
+            assert frames.sound
+            longer = replace(frames.sound, samples=np.pad(frames.sound.samples, (0, 160)))
+            shorter = replace(frames.sound, samples=longer.samples[:-37])  # vLLM makes it whole windows long
+            made = tiny.rendered(listener, words, replace(frames, sound=shorter))
+            heard = replace(frames, sound=longer)
+            plain = tiny.words(hears=True)  # the processor knows no covers
+            ids, beside = vllm_clips.by_processor(plain, tiny.processor, tiny.family, heard)
+            asked, end = (each.ids(tiny.processor.tokenizer) for each in (words, plain))
+            tail = len(end) - end.index(tiny.heard) - 1
+            ids = ids[: len(ids) - tail] + asked[asked.index(tiny.heard) + 1 :]
+            assert list(made["prompt_token_ids"]) == vllm_clips._places(made, tiny.processor, tiny.family) == ids
+            whole = torch.tensor([ids])
+            told = {**beside, "input_ids": whole, "attention_mask": torch.ones_like(whole), "use_audio_in_video": False}
+            expected = tiny.model._prepare_position_ids_for_generation(whole, told)
+            assert positions_in_vllm(hearing, made).tolist() == expected[-3:, 0].long().tolist()
+
+    def test_silence_and_sound_differ(self, tiny: Tiny, listener: Any) -> None:
+        frames = self.clip(tiny, 25)
         assert frames.sound
-        theirs = tiny.processor(
-            text=[words.text],
-            videos=[as_tensor(frames.pixels)],
-            audio=[frames.sound.samples],
-            do_sample_frames=False,
-            return_tensors="pt",
-            **tiny.family.arguments_for(replace(frames, sound=None)),
-        )
-        ids = theirs["input_ids"]
-        expected = tiny.model._prepare_position_ids_for_generation(ids, {**theirs, "use_audio_in_video": False})
-        assert list(made["prompt_token_ids"]) == ids[0].tolist()
-        assert positions_in_vllm(hearing, made).tolist() == expected[-3:, 0].long().tolist()
+        silent = replace(frames, sound=replace(frames.sound, samples=0 * frames.sound.samples))
+        loud, still = (tiny.rendered(listener, tiny.words(hears=True), each) for each in (frames, silent))
+        assert loud["prompt_token_ids"] == still["prompt_token_ids"]
+        heard, unheard = (each["mm_kwargs"]["audio"][0].get_data()["input_audio_features"] for each in (loud, still))
+        assert (heard - unheard).abs().max() > 0.5
+
+    def test_a_clip_without_any_has_none_in_its_prompt(self, tiny: Tiny, listener: Any) -> None:
+        frames = self.clip(tiny, 25)
+        assert frames.sound
+        mute = replace(frames, sound=replace(frames.sound, samples=frames.sound.samples[:0], heard="no track"))
+        made = tiny.rendered(listener, tiny.words(), mute)
+        assert "audio" not in made["mm_placeholders"]
+        assert list(made["prompt_token_ids"]) == tiny.ours(tiny.words(), mute)
+
+    def test_it_is_seen_before_weights_are_loaded(
+        self, tiny: Tiny, hearing: Any, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        vllm_clips.check(hearing, tiny.checkpoint, "tiny", tiny.hearing)
+        told = vllm_clips.prompt_for_vllm
+        for wrong, why in ((slice(None, None, -1), "features of it"), (slice(1600, None), "tokens of a clip")):
+
+            def changed(*args: Any, wrong: slice = wrong) -> Any:
+                prompt = told(*args)
+                for sounds in filter(None, [prompt["multi_modal_data"].get("audio")]):
+                    sounds[0] = sounds[0][wrong]
+                return prompt
+
+            monkeypatch.setattr(vllm_clips, "prompt_for_vllm", changed)
+            with pytest.raises(ModelError, match=f"with its sound, it makes other {why} .* or leave audio out"):
+                vllm_clips.check(hearing, tiny.checkpoint, "tiny", tiny.hearing)
+
+    def test_memory_is_set_aside_for_as_much_as_it_may_cost(self, tiny: Tiny, hearing: Any) -> None:
+        from vllm.multimodal import MULTIMODAL_REGISTRY
+        from vllm.multimodal.encoder_budget import MultiModalBudget
+
+        budget = replace(budget_of(tiny.checkpoint, audio=True), max_frames=8)
+        vllm_clips.set_aside(hearing, budget, ours=True)
+        found = MultiModalBudget(hearing, MULTIMODAL_REGISTRY)
+        assert found.encoder_cache_size == budget.most_sound_tokens > budget.most_tokens
 
 
 class TestRefusal:
     """Nothing but what vLLM makes of clips decides."""
 
-    @pytest.mark.parametrize("name", REFUSED)
+    @pytest.mark.parametrize("name", map(with_packages, REFUSED))
     def test_families_that_it_takes_otherwise_are_refused(self, name: str, tmp_path: Path) -> None:
         refused = Tiny(name, tmp_path / name)
         with pytest.raises(
@@ -349,6 +413,80 @@ def wide(name: str, folder: Path) -> Path:
     model.generation_config = GenerationConfig.from_pretrained(folder)
     model.save_pretrained(folder)
     return folder
+
+
+def wide_omni(folder: Path) -> Any:
+    """The whole of Qwen3-Omni, saved as released; its model."""
+    config = AutoConfig.from_pretrained(tiny_checkpoints.make("qwen3_omni_thinker", folder))
+    text, vision = config.get_text_config(), config.vision_config
+    text.head_dim, text.num_attention_heads, text.num_key_value_heads = HEAD, 1, 1
+    text.rope_parameters["mrope_section"] = [HEAD // 8, HEAD * 3 // 16, HEAD * 3 // 16]
+    # Words that vLLM wants, and Transformers does not.
+    text.tie_word_embeddings, vision.apply_vit_abs_pos_embed = False, True
+    vision.image_size = vision.patch_size * round(vision.num_position_embeddings**0.5)
+    words = Qwen3OmniMoeConfig(thinker_config=config.to_dict(), enable_audio_output=False)
+    whole = Qwen3OmniMoeForConditionalGeneration(words).float().eval()
+    tiny_checkpoints.enliven(whole.thinker)
+    whole.generation_config = GenerationConfig.from_pretrained(folder)
+    whole.save_pretrained(folder)
+    return whole
+
+
+def test_sound_is_heard_beside_the_frames(tmp_path: Path) -> None:
+    """By vLLM's whole engine as by `generate`, for what the processor makes of the same message."""
+    from reelscribe.engines.vllm import load
+
+    whole = wide_omni(tmp_path / "omni")
+    checkpoint = Checkpoint.load(str(tmp_path / "omni"), revision=None)
+    processor, family = checkpoint.processor, checkpoint.family
+    # A second from group to group is 13 positions. vLLM rounds what is not whole down.
+    loud = vllm_clips._clip(checkpoint.limits, (0.0, 0.5, 1.0, 1.5, 2.0, 2.5), (2, 3), checkpoint.limits.hearing)
+    assert loud.sound
+    silence = replace(loud.sound, samples=0 * loud.sound.samples)
+    clips = {"loud": loud, "still": replace(loud, sound=silence), "mute": replace(loud, sound=None)}
+    works = [
+        Work(
+            requests=(
+                Request(id=named(name), clip=Clip(source="a.mp4"), prompt="What?", sampling=GREEDY, keep="likeliest"),
+            ),
+            frames=frames,
+        )
+        for name, frames in clips.items()
+    ]
+    engine = load(Settings(model=checkpoint.path, engine="vllm", audio=True, model_params={"max_model_len": 1024}))
+    try:
+        made = {reply.id.task: reply for reply in engine.generate(iter(works))}
+    finally:
+        engine.close()
+    assert engine.info.details == {"times_given": "positions", "sound_given": "beside"}
+    likelihoods = []
+    for work in works:
+        [request], frames = work.requests, work.frames
+        words = Prompt.of(processor, family, request, hears=frames.has_sound)
+        ids, fed = vllm_clips.by_processor(words, processor, family, frames)
+        told = {
+            **{name: value for name, value in fed.items() if torch.is_tensor(value)},
+            "pixel_values_videos": floats_of(family, frames),
+            "input_ids": torch.tensor([ids]),
+            "attention_mask": torch.ones(1, len(ids), dtype=torch.int64),
+        }
+        expected = whole.thinker.generate(
+            **told, use_audio_in_video=False, do_sample=False, max_new_tokens=GREEDY.max_tokens,
+            output_logits=True, return_dict_in_generate=True,
+        )  # fmt: skip
+        said = expected.sequences[0, len(ids) :]
+        logprobs = torch.stack(expected.logits)[:, 0].log_softmax(-1)[range(len(said)), said]
+        answer = made[request.id.task]
+        assert isinstance(answer, Generation)
+        assert answer.prompt_tokens == len(ids)
+        assert answer.candidates[0].mean_logprob == pytest.approx(logprobs.mean().item(), abs=5e-3)
+        likelihoods.append(logprobs.mean().item())
+    assert abs(likelihoods[0] - likelihoods[1]) > 0.03
+
+
+def floats_of(family: Any, frames: Frames) -> torch.Tensor:
+    """The pixels of a clip, as a model is fed them."""
+    return floats(torch.from_numpy(family.cut.patches(frames.pixels)), family.cut.scales(torch.device("cpu")))
 
 
 @pytest.mark.parametrize("name", ["qwen2_5_vl", "internvl"])

@@ -15,6 +15,7 @@ from web_server import Server, give
 
 from export.exporting import by_musubi, exported, files_in, film, lines_of, row, two_films, typed
 from reelscribe.config import Settings
+from reelscribe.config.groups import OutputFormat
 from reelscribe.errors import DatasetError, SettingsError
 from reelscribe.runners.local import run
 from reelscribe.values import Clip, Row
@@ -285,7 +286,8 @@ def test_other_formats_and_layouts(name: str, tmp_path: Path) -> None:
     if "text" in name:
         rows = [{"videos": [item["video"]], "text": f"{VIDEO}{EOC}"} for item in rows]
     output = tmp_path / name
-    shard_rows, output_format = 1 if "shard" in name else None, "hf" if name == "folder" else "auto"
+    shard_rows = 1 if "shard" in name else None
+    output_format: OutputFormat = "hf" if name == "folder" else "auto"
     settings = Settings(decoders=0, shard_rows=shard_rows, output_format=output_format)
     run([put_rows(tmp_path / "in.jsonl", rows)], output, settings, engine=ScriptedEngine(lambda _: said("A cat.")))
     options: dict[str, Any] = {} if "text" in name else {"columns": ("video", "caption", "id")}

@@ -28,7 +28,7 @@ def python(tmp_path: Path, packages: Path) -> Path:
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", environment], check=True)
     [wheel], [site] = tmp_path.glob("*.whl"), environment.glob("lib/python*/site-packages")
     interpreter = environment / "bin" / "python"
-    for name in ("av", "click", "numpy", "tqdm"):
+    for name in ("av", "click", "numpy"):
         for entry in _top_level(name):
             (site / entry.name).symlink_to(entry)
     (site / "this.pth").write_text(str(Path(reelscribe.__file__).parents[1]), "utf-8")

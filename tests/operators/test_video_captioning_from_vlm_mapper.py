@@ -137,7 +137,7 @@ def test_what_the_engine_is_told(
         (
             {"keep_candidate_mode": "best"},
             ValueError,
-            "similar_one_simhash, consensus, likeliest, all; got 'best'",
+            "similar_one_simhash, consensus, likeliest, judged, all; got 'best'",
         ),
         ({"caption_num": 0}, ValueError, "caption_num must be a whole number of at least 1; got 0"),
         ({"caption_num": True}, ValueError, "caption_num must be a whole number of at least 1; got True"),

@@ -128,7 +128,15 @@ def test_several_tasks_are_told_one_by_one(data: Path) -> None:
     }
     assert json.loads(_plan(*words[:1], "--engine", "openai", *words[3:], "--json").stdout)["readings"] == 3
     one = json.loads(_plan(str(data), "--engine", "fake", "--json").stdout)
-    assert not one.keys() & {"tasks", "readings"}
+    assert not one.keys() & {"tasks", "readings", "judged"}
+
+
+def test_candidates_to_judge_are_counted_and_what_a_server_reads_again(data: Path) -> None:
+    words = (str(data), "--keep", "judged", "--num-captions", "3", "--engine")
+    lines = _plan(*words, "fake").stdout.splitlines()
+    at = lines.index("judged      36 candidates, each by one more question and one token")
+    assert lines[at + 1] == "            each clip is read once"
+    assert json.loads(_plan(*words, "openai", "--json").stdout)["readings"] == 4
 
 
 def test_tokens_of_answers_that_nobody_limits_are_not_made_up(data: Path) -> None:
@@ -148,7 +156,15 @@ def test_the_rate_of_a_run_goes_into_the_next_plan(data: Path) -> None:
     CliRunner().invoke(main, ["caption", str(data), "-o", "out.jsonl", "--engine", "fake"])
     told = json.loads(_plan(str(data), "--engine", "fake", "--measured", "out.run.json", "--json").stdout)
     assert told["rate"]["clips_per_second"] == json.loads(Path("out.run.json").read_text())["clips_per_second"]
-    assert told["gpu_hours"]["value"] == pytest.approx(12 / told["rate"]["clips_per_second"] / 3600)
+    hours = told["gpu_hours"]["value"]
+    assert hours == pytest.approx(12 / told["rate"]["clips_per_second"] / 3600)
+    per_candidate = json.loads(Path("out.run.json").read_text())["tokens"]
+    found = [[each["candidates"], each["answer_tokens"]["value"]] for each in told["candidates"]]
+    assert found == [[count, pytest.approx(count * per_candidate)] for count in (1, 4, 8)]
+    bounds = [(each["least_hours"]["value"], each["most_hours"]["value"]) for each in told["candidates"]]
+    assert bounds == [pytest.approx((hours, count * hours)) for count in (1, 4, 8)]
+    words = _plan(str(data), "--engine", "fake", "--measured", "out.run.json", "--num-captions", "2").stdout
+    assert f"2: {2 * per_candidate:,} tokens of answers" in words
 
 
 def test_an_estimate_says_its_error(data: Path) -> None:

@@ -127,6 +127,7 @@ def look(browser: "Browser") -> Iterator[Callable[..., Opened]]:
 def unfold(page: "Page") -> None:
     """Have all of a page shown, also what is folded up or far below."""
     page.evaluate("document.querySelectorAll('details').forEach(one => { one.open = true })")
+    page.evaluate("document.querySelectorAll('.part').forEach(one => { one.hidden = false })")
     page.evaluate(
         "document.querySelectorAll('.clips > li').forEach(one => { one.style.contentVisibility = 'visible' })"
     )

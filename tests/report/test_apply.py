@@ -19,7 +19,7 @@ from reelscribe.report.apply import apply_edits
 from reelscribe.report.entries import CaptionedData, Entry
 from reelscribe.runners.local import run
 from reelscribe.values import Row
-from report.correcting import Desk, put_output, row
+from report.correcting import Desk, failed, put_output, row
 
 needs_data = pytest.mark.skipif(importlib.util.find_spec("pyarrow") is None, reason="the extra data is not installed")
 
@@ -100,6 +100,20 @@ def test_edits_without_effect_are_said(output: Path) -> None:
         "1 correction is of what is no longer kept: it has no effect, and stays in the log",
         "1 correction is of a caption that is not there: it has no effect, and stays in the log",
     ]
+
+
+def test_corrections_of_answers_to_another_prompt_are_said_to_be_that(tmp_path: Path) -> None:
+    before = [row(name, "A man.", prompt_sha256="1" * 64) for name in ("a.mp4", "b.mp4", "c.mp4")]
+    output = put_rows(tmp_path / "out.jsonl", before)
+    for number in range(3):
+        Desk(output).do(f"{number}-0", text="A woman.")
+    put_rows(output, [row("a.mp4", "A dog.", prompt_sha256="2" * 64), failed("b.mp4")])
+    assert apply_edits(output).notes == [
+        "1 correction is of an answer to another prompt: it has no effect, and stays in the log",
+        "2 corrections are of captions that are not there: they have no effect, and stay in the log",
+    ]
+    put_rows(output, before)
+    assert apply_edits(output, overwrite=True).notes == []
 
 
 def test_the_root_is_said_where_paths_start_from_another_folder(output: Path) -> None:

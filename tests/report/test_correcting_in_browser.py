@@ -73,7 +73,7 @@ def texts(output: Path) -> dict[str, str | None]:
 def test_a_caption_is_edited_in_place_kept_and_shown_again(page: Page, output: Path, look: Look, address: str) -> None:
     item = start(page, "edit")
     page.keyboard.press("e")
-    area = item.get_by_label("Caption of row 0")
+    area = item.get_by_label("Caption of edit")
     expect(area).to_be_focused()
     expect(area).to_have_value("A man walks to edit.")
     area.fill("A woman walks, jkl.")
@@ -224,8 +224,28 @@ def test_everyone_can_use_it(look: Look, address: str, color_scheme: str, width:
     unfold(page)
     assert violations(page) == []
     assert page.evaluate("document.documentElement.scrollWidth") == width
+    if width < 640:
+        page.locator("#more").click()
+        assert violations(page) == []
     page.locator("#help-button").click()
     assert violations(page) == []
+
+
+def test_clips_beyond_the_first_come_when_the_page_is_there(look: Look, tmp_path: Path) -> None:
+    (tmp_path / "249").write_text("no video")
+    rows = [row(f"{number}", f"It is {number}.", frame_timestamps=[0.0]) for number in range(250)]
+    with served(put_rows(tmp_path / "out.jsonl", rows)) as address:
+        found = look(address)
+        page = found.page
+        expect(page.locator("#count")).to_have_text("250 clips")
+        page.fill("#search", "it is 249")
+        item = start(page, "249")
+        expect(item).to_contain_text("The frames cannot be shown: 249 cannot be opened as a video")
+        page.keyboard.press("a")
+        expect(item.locator(".by-people")).to_have_text(["approved"])
+        assert all("404" in trouble for trouble in found.troubles)  # which browsers say in the console
+        found.troubles.clear()
+        page.close()
 
 
 # Whoever should not

@@ -20,7 +20,12 @@ def put(folder: Path, told: Any) -> Path:
 def test_rates_are_those_between_the_moments(tmp_path: Path) -> None:
     course = Course.of(put(tmp_path, {"course": [[60, 30], [120.0, 30], [240, 150]], "bottleneck": "decoding"}))
     assert course == Course(
-        edges=[0, 1, 2, 4], unit="minutes", rates=[0.5, 0, 1], on_the_whole=150 / 240, bottleneck="decoding"
+        edges=[0, 1, 2, 4],
+        unit="minutes",
+        rates=[0.5, 0, 1],
+        on_the_whole=150 / 240,
+        bottleneck="decoding",
+        seconds=240,
     )
 
 

@@ -158,7 +158,7 @@ def test_all_are_replaced_in_one_action_which_one_undo_takes_back(desk: Desk) ->
     asked = ALL | {"case": False}
     told = desk.editor.replace(asked)
     pieces = [("same", "The other "), ("gone", "man"), ("new", "person"), ("same", ".")]
-    assert told["samples"][0] == {"row": 0, "pieces": pieces}
+    assert told["samples"][0] == {"video": "a.mp4", "pieces": pieces}
     done = desk.editor.replace(asked | {"count": told["count"]})
     texts = [desk.state(f"{number}-0")["text"] for number in range(3)]
     assert texts == ["The other person.", "A person walks a dog.", "The person sits on a mantelpiece."]

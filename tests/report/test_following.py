@@ -98,7 +98,7 @@ def test_a_page_follows_a_run_to_its_end(look: Look, going: Going) -> None:
         expect(page.locator("#run")).to_have_text(
             re.compile("The run is finished: 6 of 6 rows.*view again"), timeout=20_000
         )
-        expect(page.locator("#count")).to_have_text("0 of 6 clips", timeout=20_000)
+        expect(page.locator("#count")).to_have_text("1 of 6 clips", timeout=20_000)
         page.fill("#search", "")
         expect(page.locator("article .caption")).to_have_count(6)
         [line] = read_rows_of(edits_of(going.output))

@@ -1,5 +1,6 @@
 """The page as a reader uses it, in Chromium."""
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -163,9 +164,63 @@ def test_a_link_to_a_clip_that_is_filtered_out_leads_there(look: Look, tmp_path:
     page.evaluate("answers[2].words = 1")
     page.fill("#least", "5")
     assert _shown(page) == ["a"]
-    _clip(page, "a").get_by_role("link", name="row 2").click()
+    _clip(page, "a").get_by_role("link", name="c").click()
     assert _focused(page) == "c"
     assert _shown(page) == ["a", "b", "c"]
+
+
+def test_a_search_that_finds_nothing_says_so_and_is_cleared(page: Page) -> None:
+    page.fill("#search", "zebra")
+    assert page.inner_text("#count") == "0 of 8 clips"
+    assert page.inner_text("#what") == "No clip has “zebra”."
+    page.click("#clear")
+    assert (page.input_value("#search"), _shown(page)) == ("", ALL)
+
+
+def test_a_long_list_is_laid_out_as_the_reader_goes_on(look: Look, tmp_path: Path) -> None:
+    rows = [{"video": f"{number}.mp4", "caption": f"It is {number}."} for number in range(300)]
+    page = look(write_report(put_rows(tmp_path / "rows.jsonl", rows)).file.as_uri()).page
+    assert page.inner_text("#count") == "300 clips"
+    assert page.locator("article").count() < 150
+    page.fill("#search", "it is 299")
+    assert _shown(page) == ["299.mp4"]
+    page.fill("#search", "")
+    page.evaluate("go(-1)")  # to the last one
+    assert _focused(page) == "299.mp4"
+    expect(_clip(page, "299.mp4")).to_be_in_viewport()
+
+
+# The page as a whole
+
+
+@pytest.mark.parametrize("size", [(1280, 800), (360, 800)])
+def test_the_first_clip_is_in_the_first_screen_and_the_toolbar_stays(
+    look: Look, report: Path, size: tuple[int, int]
+) -> None:
+    page = look(report.as_uri(), viewport={"width": size[0], "height": size[1]}).page
+    expect(page.locator(".caption").first).to_be_in_viewport(ratio=1)
+    page.locator("article").last.scroll_into_view_if_needed()
+    expect(page.locator("#search")).to_be_in_viewport(ratio=1)
+    assert page.locator(".toolbar").evaluate("one => one.offsetHeight") < 130
+
+
+def test_tabs_are_opened_by_key(page: Page) -> None:
+    page.get_by_role("tab", name="Clips").focus()
+    page.keyboard.press("ArrowRight")
+    expect(page.get_by_role("tab", name="Numbers", selected=True)).to_be_focused()
+    expect(page.get_by_role("img", name="Words in a caption")).to_be_visible()
+    assert not page.is_visible("#clips")
+    page.keyboard.press("j")  # leads to the first clip, wherever one is
+    assert _focused(page) == "sea.mp4"
+
+
+def test_frames_that_run_off_the_side_are_counted(look: Look, report: Path) -> None:
+    page = look(report.as_uri(), viewport={"width": 360, "height": 800}).page
+    clip = _clip(page, "sea.mp4")
+    expect(clip.locator(".later")).to_have_text(re.compile(r"^2\b"))
+    clip.locator(".later").click()
+    expect(clip.locator(".later")).to_be_hidden()
+    expect(clip.locator(".earlier")).to_have_text(re.compile(r"\b2$"))
 
 
 # Playing

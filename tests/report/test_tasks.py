@@ -297,6 +297,6 @@ def test_axe_finds_nothing(look: Look, report: Path, color_scheme: str, width: i
 @pytest.mark.browser
 def test_nearly_the_same_is_looked_for_within_a_task(page: Page) -> None:
     assert _of(page, 0, "long").locator(".badge").all_text_contents() == ["near duplicate"]
-    _of(page, 0, "long").get_by_role("link", name="row 1").click()
+    _of(page, 0, "long").get_by_role("link", name="dog.mp4").click()
     assert _focused(page) == ("1", "long")
     assert _of(page, 0, "check").locator(".badge").count() == 0

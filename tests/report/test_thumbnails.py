@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from reelscribe.config import Settings
-from reelscribe.report import thumbnails
 from reelscribe.report.entries import CaptionedData, Entry
 from reelscribe.report.thumbnails import Filmstrip, Thumbnail, filmstrips
 from reelscribe.report.videos import FoundVideo
@@ -28,8 +27,8 @@ def _entry(file: Path, seconds: list[float]) -> Entry:
     )
 
 
-def _strip(entry: Entry, most_frames: int = 12) -> Filmstrip:
-    (strip,) = filmstrips([entry], most_frames=most_frames, settings=HERE)
+def _strip(entry: Entry, most_frames: int = 12, max_bytes: int = 1 << 20) -> Filmstrip:
+    (strip,) = filmstrips([entry], most_frames=most_frames, max_bytes=max_bytes, settings=HERE)
     return strip
 
 
@@ -74,13 +73,17 @@ def test_frames_that_are_not_known_are_not_made_up(tmp_path: Path) -> None:
     assert _strip(away).problem == "The video is not there."
 
 
-def test_pictures_keep_within_their_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("most", "frames", "width"), [(30_000, 10, 199), (12_000, 10, 100), (6_000, 5, 100), (200, 0, 0)]
+)
+def test_pictures_keep_within_their_bytes(tmp_path: Path, most: int, frames: int, width: int) -> None:
     file = write_clip(tmp_path / "a.mp4", range(30), size=(640, 360))
     seconds = [round(number / 25, 3) for number in range(0, 30, 3)]
-    monkeypatch.setattr(thumbnails, "_MOST_BYTES", 8_000)
-    strip = _strip(_entry(file, seconds))
-    assert 1 < len(strip.frames) < 10
-    assert sum(len(frame.data) for frame in strip.frames) <= 8_000 * 4 / 3 + 30 * len(strip.frames)
+    strip = _strip(_entry(file, seconds), max_bytes=most)
+    assert len(strip.frames) == frames
+    assert all(_pixels(frame).shape[1] == width for frame in strip.frames)
+    assert sum(len(frame.data) for frame in strip.frames) <= most
+    assert ("no room" in strip.problem) == (not frames)
 
 
 def test_strips_come_in_the_order_of_entries_from_processes_too(data: Path) -> None:

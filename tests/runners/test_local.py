@@ -212,7 +212,10 @@ def test_an_output_of_another_format_is_not_known_by_the_ledger_that_they_share(
     data = put_rows(tmp_path / "in.jsonl", [{"video": "a.mp4"}])
     _run(tmp_path / "out.jsonl", data)
     (tmp_path / "out.jsonl.gz").write_text("precious")
-    with pytest.raises(DatasetError, match=r"out\.jsonl\.gz is there already, and not from a run"):
+    with pytest.raises(
+        DatasetError,
+        match=r"out\.jsonl\.gz is there already, and not from a run.*; the ledger beside it is of out\.jsonl\. ",
+    ):
         _run(tmp_path / "out.jsonl.gz", data)
 
 

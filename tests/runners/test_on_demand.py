@@ -9,6 +9,8 @@ import pytest
 from flow import ScriptedEngine, put_clip, put_rows, read_rows_of, said
 
 from reelscribe.config import Settings
+from reelscribe.engines.base import Engine
+from reelscribe.engines.several import SeveralEngines
 from reelscribe.errors import EngineError
 from reelscribe.runners import on_demand
 from reelscribe.runners.local import RunSummary, run
@@ -55,6 +57,28 @@ def test_a_run_that_finds_all_in_the_ledger_loads_no_model(tmp_path: Path, loads
     assert loads == ["shapes"]
     told = json.loads((tmp_path / "out.run.json").read_text("utf-8"))
     assert (told["model"]["model"], told["model"]["limits"]) == ("shapes", None)
+
+
+@pytest.mark.parametrize(("engine", "loaded"), [({"model": "shapes", "dtype": "bfloat16"}, 1), ({"model": "a/hub"}, 2)])
+def test_models_of_tasks_are_not_loaded_either_if_they_are_in_folders(
+    tmp_path: Path, loads: list[str], monkeypatch: pytest.MonkeyPatch, engine: dict[str, Any], loaded: int
+) -> None:
+    main = vars(on_demand)["load_engine"]
+
+    def load(settings: Settings) -> Engine:
+        [own] = [settings.of_task(task) for task in settings.all_tasks if task.engine]
+        other = ScriptedEngine(lambda _: said("shorter"))
+        other.info = replace(other.info, engine=own.engine, model=own.model, revision=None, gpus=2)
+        return SeveralEngines(main(settings), {"short": other})
+
+    monkeypatch.setattr(on_demand, "load_engine", load)
+    _put(tmp_path, "a.mp4")
+    tasks = {"seen": "?", "short": {"prompt": "{seen}", "after": ["seen"], "video": False, "engine": engine}}
+    for known in (0, 2):
+        assert _run(tmp_path, tasks=tasks).known == known
+    assert loads == ["shapes"] * loaded
+    _put(tmp_path, "a.mp4", "b.mp4")
+    assert _run(tmp_path, tasks=tasks).known == 2
 
 
 def test_a_model_is_loaded_once_where_something_is_new(tmp_path: Path, loads: list[str]) -> None:

@@ -9,7 +9,7 @@ import threading
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, Final, get_args
 
 import pytest
 from flow import EOC, VIDEO, ScriptedEngine, clip_bytes, put_clip, put_rows, read_rows_of, said
@@ -20,7 +20,7 @@ from reelscribe.dataset.lock import locked
 from reelscribe.errors import DatasetError, EngineError, FailuresError, SettingsError
 from reelscribe.runners.local import RunSummary, run
 from reelscribe.runners.retry import retry
-from reelscribe.runners.status import ledger_of, lock_of
+from reelscribe.runners.status import ledger_of, lock_of, read_status
 from reelscribe.tasks import Keep
 from reelscribe.values import Failure, Row, Work
 
@@ -195,8 +195,8 @@ def test_rows_in_another_order_and_new_ones_are_known_by_what_they_are(tmp_path:
     ]  # fmt: skip  (what was said of a video stays when its text is edited)
 
 
-@pytest.mark.parametrize("before", get_args(Keep))
-@pytest.mark.parametrize("after", [keep for keep in get_args(Keep) if keep != "likeliest"])  # which asks for scores
+@pytest.mark.parametrize("before", [keep for keep in get_args(Keep) if keep != "scored"])  # which needs a scorer
+@pytest.mark.parametrize("after", [keep for keep in get_args(Keep) if keep not in ("likeliest", "judged", "scored")])
 def test_other_candidates_are_kept_without_making_any_again(
     tmp_path: Path, data: Path, before: str, after: str
 ) -> None:
@@ -208,13 +208,24 @@ def test_other_candidates_are_kept_without_making_any_again(
     assert _files(tmp_path / "again") == _files(tmp_path / "whole")
 
 
-KEEPS = ("random_any", "similar_one_simhash", "all")
+def test_candidates_are_judged_once(tmp_path: Path, data: Path) -> None:
+    """Those of a run that judged none are made again, as those without log-probabilities are, and then have both."""
+    output, judged = tmp_path / "out.jsonl", {"num_captions": 4, "keep": "judged"}
+    _run(output, data, num_captions=4)
+    _, made = _run(output, data, **judged)
+    assert made
+    for settings in (judged, {**judged, "keep": "likeliest"}, judged):
+        assert _run(output, data, **settings)[1] == []
+    assert _run(output, data, **judged, judge_prompt="Right? {caption}")[1] == made
+
+
+KEEPS: Final[tuple[Keep, ...]] = ("random_any", "similar_one_simhash", "all")
 
 
 @pytest.mark.parametrize("order", [*itertools.permutations(KEEPS), ("all", "all", "random_any", "all")], ids="-".join)
 @pytest.mark.parametrize("retry_flagged", [False, True])
 def test_order_of_runs_makes_no_difference_and_no_good_candidate_is_lost(
-    tmp_path: Path, order: tuple[str, ...], retry_flagged: bool
+    tmp_path: Path, order: tuple[Keep, ...], retry_flagged: bool
 ) -> None:
     """Candidates without words, with faults and without, and all of a video silent: whatever is kept first."""
     said_of = {
@@ -226,7 +237,7 @@ def test_order_of_runs_makes_no_difference_and_no_good_candidate_is_lost(
     rows = [_own(tmp_path, name) for name in (*said_of, *seconds)]
     data = put_rows(tmp_path / "in.jsonl", rows)
 
-    def texts(folder: str, keep: str, reply: Callable[[Work], Any]) -> bytes:
+    def texts(folder: str, keep: Keep, reply: Callable[[Work], Any]) -> bytes:
         settings = Settings(num_captions=4, keep=keep, retry_flagged=retry_flagged)
         output = tmp_path / folder / "out.jsonl"
         run([data], output, settings, engine=ScriptedEngine(reply))
@@ -330,6 +341,21 @@ def test_without_resume_all_is_made_anew_and_the_old_ledger_set_aside(tmp_path: 
 
 
 # One at a time
+
+
+def test_outputs_that_share_a_ledger_are_told_apart(
+    tmp_path: Path, data: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    output, other = tmp_path / "out.jsonl", tmp_path / "out.jsonl.gz"
+    _run(output, data)
+    _run(other, data, fps=3)
+    told = "Since the last run on out.jsonl, which shares its ledger with out.jsonl.gz, this changed: fps (2.0 → 3)."
+    assert told in caplog.text
+    refused = r"a run is writing to out\.jsonl, which shares its ledger \(process .*an output with another stem"
+    with locked(lock_of(output), output):
+        with pytest.raises(DatasetError, match=refused):
+            _run(other, data)
+        assert (read_status(output).state, read_status(other).state) == ("running", "finished")
 
 
 def test_second_run_on_an_output_is_refused_and_changes_nothing(tmp_path: Path, data: Path) -> None:

@@ -42,7 +42,7 @@ def _run(
     data = put_rows(tmp_path / "in.jsonl", rows)
     made = Settings(decoders=0, prefetch_bytes=FEWEST_BYTES, **settings)
     engine = ScriptedEngine(say)
-    return run([data], tmp_path / "out.jsonl", made, engine=engine, handle_signals=True, on_stop=lambda: None), asked
+    return run([data], tmp_path / "out.jsonl", made, engine=engine, handle_signals=True, on_stop=lambda _: None), asked
 
 
 def _lots(tmp_path: Path, rows: list[Row]) -> list[bool]:
@@ -72,6 +72,32 @@ def test_signal_before_the_last_row_stops_the_run_and_it_goes_on(tmp_path: Path,
     summary, asked = _run(tmp_path, rows, lambda *_: False)
     assert summary.captions == len(rows) == summary.known + len(asked)
     assert 5 <= summary.known < 12
+
+
+@pytest.mark.parametrize("count", [3, 30])
+@pytest.mark.parametrize("batch_size", [1, 2])
+def test_what_the_engine_has_not_begun_is_dropped_and_made_by_the_next_run(
+    tmp_path: Path, rows: list[Row], count: int, batch_size: int
+) -> None:
+    """Also if all rows were read, and wait in front of the engine: the output is not written with some missing."""
+    data, output, asked = put_rows(tmp_path / "in.jsonl", rows[:count]), tmp_path / "out.jsonl", list[str]()
+
+    def say(item: Work) -> Any:
+        asked.append(item.requests[0].clip.name)
+        if len(asked) == 1:
+            os.kill(os.getpid(), signal.SIGINT)
+        return said("text")
+
+    told: list[str] = []
+    settings = Settings(decoders=0)
+    engine = ScriptedEngine(say, batch_size=batch_size)
+    with pytest.raises(StoppedError, match=rf"after {batch_size} rows"):
+        run([data], output, settings, engine=engine, handle_signals=True, on_stop=told.append)
+    assert len(asked) == batch_size
+    assert not output.exists()
+    assert told[0].startswith("finishing")
+    summary = run([data], output, settings, engine=engine)
+    assert (summary.captions, summary.known, len(asked)) == (count, batch_size, count)
 
 
 @pytest.mark.parametrize("others_behind", [0, 1, 5, 100])

@@ -6,6 +6,7 @@ import threading
 
 import pytest
 
+from reelscribe.errors import StoppedError
 from reelscribe.runners import stop as module
 from reelscribe.runners.stop import stop_at_signals
 
@@ -31,6 +32,16 @@ def test_first_signal_asks_to_stop_and_the_second_stops(
         if isinstance(thread, threading.Timer):
             thread.cancel()
             thread.join()
+
+
+def test_a_signal_while_a_model_is_loaded_leaves_nothing_to_finish() -> None:
+    told: list[bool] = []
+    with (
+        pytest.raises(StoppedError, match="stopped while the model was loaded") as caught,
+        stop_at_signals(True, lambda: told.append(True), is_loading=lambda: True),
+    ):
+        os.kill(os.getpid(), signal.SIGTERM)
+    assert (caught.value.signal, told) == (signal.SIGTERM, [])
 
 
 def test_no_signal_is_taken_where_that_is_not_wanted_or_not_possible() -> None:

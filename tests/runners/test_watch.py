@@ -48,6 +48,28 @@ def _run(clock: _Clock, *, reading: float, decoding: float, engine: float, writi
     return watch
 
 
+def test_time_left_is_known_from_the_second_batch_on(clock: _Clock) -> None:
+    watch = Watch(ScriptedEngine(lambda _: said("text"), batch_size=4))
+    left: list[float | None] = []
+
+    def prepared() -> Iterator[Work]:
+        for number in watch.rows(range(12)):
+            clock.now += 0 if number % 4 else 8
+            yield Work(requests=(request(key=f"{number}"),), frames=NO_FRAMES)
+
+    watch.count_row(False)  # one that was known, and one that fails at once, say nothing of the rate
+    watch.count_row(True)
+    for _ in watch.generate(prepared()):
+        watch.count_row(True)
+        left.append(watch.seconds_for(12))
+    assert left[:4] == [None] * 4
+    assert left[7] == pytest.approx(12 * 16 / 9)
+    assert watch.rows_done == 14
+    clock.now += 5
+    assert watch.seconds_for(12) == pytest.approx(12 * 24 / 13 - 5)
+    assert watch.clips_begun == 0
+
+
 def test_rates_and_shares(clock: _Clock) -> None:
     watch = _run(clock, reading=1, decoding=2, engine=6, writing=1)
     told = watch.told()

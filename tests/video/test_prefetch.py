@@ -255,7 +255,7 @@ def test_who_waits_for_a_clip_can_be_told_that_it_is_not_wanted_any_more(decoder
 
     decoder(decode)
     source = Source()
-    assert list(decode_ahead(source, BUDGET, max_bytes=1 << 30, cancelled=cancelled)) == []
+    assert list(decode_ahead(source, BUDGET, max_bytes=1 << 30, cancelled=cancelled.is_set)) == []
     assert 0 < source.pulled <= 2 * CPUS
     ended.set()
 

@@ -89,7 +89,7 @@ def _next(made: Stages) -> str | None:
     cancelled = threading.Event()
     giving_up = threading.Timer(60, cancelled.set)
     giving_up.start()
-    ready = made.next_ready(or_room=False, cancelled=cancelled)
+    ready = made.next_ready(or_room=False, cancelled=cancelled.is_set)
     giving_up.cancel()
     return ready and ready[0].requests[0].id.task
 

@@ -1,4 +1,4 @@
-"""The same or nearly the same text about different clips, among a great many captions."""
+"""The same or nearly the same text about different clips, and clips that nearly show the same, among a great many."""
 
 import hashlib
 import math
@@ -17,6 +17,8 @@ _IN_A_BUCKET: Final = 16
 """Fingerprints that share a table's bits by chance, on average."""
 _NEIGHBOURS: Final = 64
 """Each fingerprint is held against so many others of its bucket."""
+_OF_EITHER: Final = 4
+"""Near copies differ in at most one in so many of the bits that are set in either."""
 _Mask = NDArray[np.bool_]
 
 
@@ -59,6 +61,36 @@ class Alike:
         return found
 
 
+class Copies:
+    """Remembers the fingerprints of clips: 24 bytes of each. See `reelscribe.video.showing.fingerprint`."""
+
+    def __init__(self) -> None:
+        self._halves, self._clips = (array("Q"), array("Q")), array("Q")
+
+    def add(self, fingerprint: str, clip: str) -> None:
+        """Take a clip, and what it is known by. One without a fingerprint is nobody's copy."""
+        for half, digits in zip(self._halves, (fingerprint[:16], fingerprint[16:]), strict=True):
+            half.append(int(digits or "0", 16))
+        self._clips.append(_hash(clip))
+
+    def near(self) -> _Mask:
+        """Which are near copies of another clip.
+
+        In both halves at most `NEAR_BITS` of the 64 bits differ, and at most a quarter of those that either has: clips
+        before plain grounds have few.
+        """
+        first, second = map(_numbers, self._halves)
+        clips = _numbers(self._clips)
+        near = np.zeros(len(clips), np.bool_)
+        for one, other in _pairs(first):
+            found = (clips[one] != clips[other]) & (first[one] | second[one] > 0)
+            for half in (first, second):
+                differ, either = _bits(half[one] ^ half[other]), _bits(half[one] | half[other])
+                found &= (differ <= NEAR_BITS) & (_OF_EITHER * differ.astype(int) <= either)
+            near[one[found]] = near[other[found]] = True
+        return near
+
+
 def _hash(text: str) -> int:
     return int.from_bytes(hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest(), "big")
 
@@ -86,7 +118,7 @@ def _bounds(
 
 
 def _pairs(prints: NDArray[np.uint64]) -> Iterator[tuple[NDArray[np.intp], NDArray[np.intp]]]:
-    """Pairs of different fingerprints that are near each other; not all of them, see `Alike.near`."""
+    """Pairs of fingerprints that are near each other; not all of them, see `Alike.near`."""
     draw = np.random.default_rng(0)
     bits = min(max(math.ceil(math.log2(max(len(prints), 1) / _IN_A_BUCKET + 1)), 0), 32)
     for _ in range(_TABLES if bits else 1):

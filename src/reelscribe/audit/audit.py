@@ -67,7 +67,7 @@ def audit(
 ) -> Audit:
     """Look at all captions of a data set.
 
-    Memory does not grow with the data set, but for 40 bytes a caption, and some 180 where these are sorted at the end.
+    Memory does not grow with the data set, but for 64 bytes a caption, and some 180 where these are sorted at the end.
 
     Args:
         output: the data set, as a run was given it.

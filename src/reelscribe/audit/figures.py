@@ -1,4 +1,4 @@
-"""What an audit counts of one task, in bounded memory: 40 bytes a caption, and tables that do not grow."""
+"""What an audit counts of one task, in bounded memory: 64 bytes a caption, and tables that do not grow."""
 
 import json
 import math
@@ -10,14 +10,15 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from reelscribe.audit.alike import Alike
+from reelscribe.audit.alike import Alike, Copies
 from reelscribe.audit.counting import Common
-from reelscribe.audit.findings import MARKED, is_past_end, script_of
+from reelscribe.audit.findings import MARKED, script_of
 from reelscribe.faults import texts_in
 from reelscribe.report.entries import Entry
 from reelscribe.report.overview import flags_of
 from reelscribe.report.words import opening, phrases
 from reelscribe.wording import ready_wordings
+from reelscribe.wording.times import is_past_end
 from reelscribe.words import words_of
 
 _EDGES: Final = (2, 5, 10, 20, 60)
@@ -48,7 +49,7 @@ class Figures:
         self.openings, self.phrases, self.vocabulary = Common(), Common(), Common()
         self._durations: dict[int, list[int]] = {}
         self._sums = np.zeros(6)
-        self._alike = Alike()
+        self._alike, self._copies = Alike(), Copies()
         self._bits, self._rows, self._scripts_of = array("I"), array("Q"), array("H")
         self._script_numbers: dict[str, int] = {}
 
@@ -80,6 +81,7 @@ class Figures:
         self._rows.append(entry.row)
         self._scripts_of.append(self._script_numbers.setdefault(script, len(self._script_numbers)))
         self._alike.add(text, _clip_name(entry))
+        self._copies.add(entry.meta.get("fingerprint") or "", _clip_name(entry))
         self.scripts[script] += 1
         self.words[len(words)] += 1
         self.vocabulary.add(words)
@@ -121,6 +123,7 @@ class Figures:
         same = self._alike.same()
         bits[same] |= _BITS["duplicate"]
         bits[self._alike.near() & ~same] |= _BITS["near_duplicate"]
+        bits[self._copies.near()] |= _BITS["near_copy"]
         if self.scripts:
             most = self._script_numbers[self.scripts.most_common(1)[0][0]]
             none = self._script_numbers.get("", most)

@@ -14,6 +14,7 @@ from reelscribe.faults import Fault
 FINDINGS: Final[Mapping[str, str]] = {
     "duplicate": "has the same text as the caption of another clip",
     "near_duplicate": "has nearly the same text as that of another clip",
+    "near_copy": "is of a clip that shows nearly the same as another clip",
     "refusal": "does not answer",
     "mention": "speaks of the video itself, as of the frames",
     "past_end": "names a time past the end of its clip",
@@ -31,28 +32,9 @@ SHARES: Final[Mapping[str, str]] = {
 }
 """What is known of a task as a whole beside these."""
 
-_TIME: Final = re.compile(
-    r"\b(?:at|from|until|till|to|after|around|by|between|and)\s+(?:about\s+)?"
-    r"(?:(?:(?P<hours>\d{1,2}):)?(?P<minutes>\d{1,2}):(?P<seconds>\d{2})(?![\d:])"
-    r"|(?P<plain>\d{1,5}(?:\.\d+)?)\s?(?:s|secs?|seconds?)\b)",
-    re.IGNORECASE,
-)
-"""A time in running text: behind a word that says when, so that `a 60 second timer` is none."""
-_SLACK_SECONDS: Final = 0.5
-"""Times in running text are rounded."""
 _SCRIPTS: Final = {"CJK": "Han", "HIRAGANA": "Japanese", "KATAKANA": "Japanese"}
 """By the first word of a letter's name; others are called by that word."""
 _CONDITION: Final = re.compile(r"\s*(\w+)\s*(?:(>=?)\s*(\d+(?:\.\d+)?)\s*(%?)\s*)?")
-
-
-def is_past_end(text: str, seconds: float) -> bool:
-    """Whether a text names a time past the end of a clip of this length, on the clip's own clock."""
-    for found in _TIME.finditer(text):
-        plain, hours = found["plain"], int(found["hours"] or 0)
-        at = float(plain) if plain else 3600 * hours + 60 * int(found["minutes"]) + int(found["seconds"])
-        if at > seconds + _SLACK_SECONDS:
-            return True
-    return False
 
 
 def script_of(text: str) -> str:

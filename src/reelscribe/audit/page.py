@@ -28,7 +28,6 @@ def check_page(file: Path) -> None:
         raise SettingsError(f"a page is HTML, so its name must end in .html; got {str(file)!r}.")
     with needs_report():
         import jinja2  # noqa: F401
-        import matplotlib  # noqa: F401
 
 
 def write_page(file: Path, told: Mapping[str, Any], lengths: Mapping[str, Counter[int]]) -> None:
@@ -60,7 +59,7 @@ def _render(told: Mapping[str, Any], lengths: Mapping[str, Counter[int]]) -> str
             "name": name if several else "Captions",
             "summary": summary_of(figures),
             "lengths": lengths_of(figures["words"]) if figures["words"] else "",
-            "plot": Markup(_histogram(lengths[name])) if lengths[name] else "",
+            "plot": Markup(_histogram(lengths[name], lengths_of(figures["words"]))) if lengths[name] else "",
             "sections": list(_sections(figures, told["common"])),
         }
         for name, figures in told["tasks"].items()
@@ -125,8 +124,9 @@ def _plain(name: str) -> str:
     return name.replace("_", " ")
 
 
-def _histogram(counts: Counter[int]) -> str:
+def _histogram(counts: Counter[int], said: str) -> str:
     from reelscribe.report.plots import histogram
 
     scale = max(counts.total() / _MOST_DRAWN, 1)
-    return histogram([length for length, count in counts.items() for _ in range(max(round(count / scale), 1))])
+    values = [length for length, count in counts.items() for _ in range(max(round(count / scale), 1))]
+    return histogram(values, title="Words of a caption", said=said)

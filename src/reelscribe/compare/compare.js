@@ -1,8 +1,6 @@
 "use strict";
 // What a voter does to the page: look, vote, export, and in the end see which side was which.
 
-const field = (id) => document.getElementById(id);
-const list = field("clips");
 const NAME = document.body.dataset.name;
 const told = read(field("told").textContent, NAME);
 const BLIND = "blind" in document.body.dataset;
@@ -24,30 +22,17 @@ const clipOf = (node) => clips.find(({ article }) => article === node?.closest?.
 
 // Votes are kept by the browser, under the page's name and the clip's: by the place of the text, not by its side.
 
-const stored = load(`reelscribe-votes-${NAME}`, {});
-const votes = new Map(Object.entries(stored.votes ?? {}));
-const voter = load("reelscribe-voter", null) ?? newVoter();
-let ended = BLIND && stored.ended === true;
+const VOTES = `reelscribe-votes-${NAME}`;
+const before = stored(localStorage, VOTES, {});
+const votes = new Map(Object.entries(before.votes ?? {}));
+const voter = stored(localStorage, "reelscribe-voter", null) ?? newVoter();
+let ended = BLIND && before.ended === true;
 
-function load(name, otherwise) {
-  try {
-    return JSON.parse(localStorage.getItem(name)) ?? otherwise;
-  } catch {
-    return otherwise; // no storage here: votes last as long as the page
-  }
-}
-
-function store(name, value) {
-  try {
-    localStorage.setItem(name, JSON.stringify(value));
-  } catch {
-    // likewise
-  }
-}
+const keep = () => store(localStorage, VOTES, { votes: Object.fromEntries(votes), ended });
 
 function newVoter() {
   const id = [...crypto.getRandomValues(new Uint8Array(8))].map((byte) => byte.toString(16).padStart(2, "0")).join("");
-  store("reelscribe-voter", id);
+  store(localStorage, "reelscribe-voter", id);
   return id;
 }
 
@@ -55,7 +40,7 @@ function vote(clip, what) {
   if (ended) return;
   if (what === null || votes.get(clip.id) === what) votes.delete(clip.id);
   else votes.set(clip.id, what);
-  store(`reelscribe-votes-${NAME}`, { votes: Object.fromEntries(votes), ended });
+  keep();
   showVote(clip);
   showCounts();
 }
@@ -68,14 +53,13 @@ function showVote(clip) {
 }
 
 const voted = () => clips.filter(({ id }) => votes.has(id));
-const some = (count, noun) => `${count} ${noun}${count === 1 ? "" : "s"}`;
 
 function showCounts() {
   const count = voted().length;
-  const of = shown.length === clips.length ? "" : `${some(shown.length, "clip")} shown, `;
+  const of = shown.length === clips.length ? "" : `${countOf(shown.length, "clip")} shown, `;
   field("count").textContent = `${of}${count} of ${clips.length} voted on`;
   field("export").disabled = count === 0;
-  field("export").textContent = count ? `Export ${some(count, "vote")}` : "Export votes";
+  field("export").textContent = count ? `Export ${countOf(count, "vote")}` : "Export votes";
   if (field("end")) field("end").disabled = count === 0 || ended;
   if (!BLIND || ended) showTally();
 }
@@ -87,17 +71,13 @@ function sideOf(clip) {
 }
 
 function exportVotes() {
-  const lines = voted().map((clip) => {
+  const rows = voted().map((clip) => {
     const picked = sideOf(clip);
     const what = picked === null ? votes.get(clip.id) : "better";
     const said = { clip: clip.id, video: clip.article.dataset.video, sides: told.sides, vote: what, picked };
-    return JSON.stringify({ ...said, blind: BLIND, voter }) + "\n";
+    return { ...said, blind: BLIND, voter };
   });
-  const link = document.createElement("a");
-  link.href = URL.createObjectURL(new Blob(lines, { type: "application/jsonl" }));
-  link.download = "votes.jsonl";
-  link.click();
-  URL.revokeObjectURL(link.href);
+  save("votes.jsonl", rows);
 }
 
 // What the votes come to. `statistics.py` says where the formulas are from, and has the same.
@@ -122,17 +102,10 @@ function verdict([one, first], [other, second]) {
   if (first === second) return `${pair}. They are level, so no number of votes can be told.`;
   const more = needed(first, second);
   if (more === 0) return `${pair}. ${first > second ? one : other} is picked more often, at 95%.`;
-  return `${pair}. No difference can be told at 95%; ${some(more, "more vote")} for the two together would tell it, if they split as so far.`;
+  return `${pair}. No difference can be told at 95%; ${countOf(more, "more vote")} for the two together would tell it, if they split as so far.`;
 }
 
 const percent = (share) => `${(100 * share).toFixed(1)}%`;
-
-function element(name, text, attributes = {}) {
-  const made = document.createElement(name);
-  made.textContent = text;
-  for (const [key, value] of Object.entries(attributes)) made.setAttribute(key, value);
-  return made;
-}
 
 function showTally() {
   const all = voted();
@@ -141,31 +114,31 @@ function showTally() {
   const count = (what) => all.filter(({ id }) => votes.get(id) === what).length;
   const table = document.createElement("table");
   const head = table.createTHead().insertRow();
-  head.append(...["Side", "Picked", "Share", "95% interval"].map((text) => element("th", text, { scope: "col" })));
+  head.append(...["Side", "Picked", "Share", "95% interval"].map((text) => make("th", text, { scope: "col" })));
   const body = table.createTBody();
   for (const [side, picked] of sides) {
     const row = body.insertRow();
     const interval = picks.length ? wilson(picked, picks.length).map(percent).join(" to ") : "";
     const share = picks.length ? percent(picked / picks.length) : "";
-    row.append(element("th", side, { scope: "row" }), ...[picked, share, interval].map((text) => element("td", text)));
+    row.append(make("th", side, { scope: "row" }), ...[picked, share, interval].map((text) => make("td", text)));
   }
-  const wide = element("div", "", { class: "wide", role: "region", tabindex: "0", "aria-label": "Votes by side" });
+  const wide = make("div", "", { class: "wide", role: "region", tabindex: "0", "aria-label": "Votes by side" });
   wide.append(table);
   const rest = `Ties ${count("tie")}, ${sides.length === 2 ? "both" : "all"} bad ${count("bad")}. Shares are of the clips with a better text.`;
   const pairs = sides.flatMap((one, at) => sides.slice(at + 1).map((other) => verdict(one, other)));
-  field("tally").replaceChildren(wide, ...[rest, ...pairs].map((text) => element("p", text, { class: "quiet" })));
+  field("tally").replaceChildren(wide, ...[rest, ...pairs].map((text) => make("p", text, { class: "quiet" })));
   field("tally").hidden = all.length === 0;
 }
 
 // In a blind page the end of the voting shows which side was which.
 
-function end() {
+function endVoting() {
   ended = true;
-  store(`reelscribe-votes-${NAME}`, { votes: Object.fromEntries(votes), ended });
+  keep();
   unveil();
   showCounts();
-  field("results").open = true;
-  field("results").querySelector("summary").focus();
+  showPart(field("results"));
+  field("tab-results").focus();
 }
 
 function unveil() {
@@ -181,7 +154,7 @@ function unveil() {
 }
 
 function askToEnd() {
-  field("ending-count").textContent = `You voted on ${voted().length} of ${some(clips.length, "clip")}.`;
+  field("ending-count").textContent = `You voted on ${voted().length} of ${countOf(clips.length, "clip")}.`;
   field("ending").showModal();
 }
 
@@ -198,21 +171,18 @@ function fits(clip) {
 
 function find() {
   shown = clips.filter(fits);
-  list.replaceChildren(...shown.map(({ item }) => item));
+  layOut(shown.map(({ item }) => item));
   field("nothing").hidden = shown.length > 0;
   showCounts();
 }
 
 function focus(clip) {
-  clip.article.focus({ preventScroll: true });
-  clip.article.scrollIntoView({ block: "start" });
+  goTo(clip, clip.article).scrollIntoView({ block: "start" });
 }
 
-function go(step) {
-  if (!shown.length) return;
-  const at = shown.indexOf(clipOf(document.activeElement));
-  const next = at < 0 ? (step > 0 ? 0 : shown.length - 1) : Math.min(Math.max(at + step, 0), shown.length - 1);
-  focus(shown[next]);
+function go(by) {
+  const next = step(shown, clipOf(document.activeElement), by);
+  if (next) focus(next);
 }
 
 function goToOpen(clip) {
@@ -220,46 +190,21 @@ function goToOpen(clip) {
   if (behind) focus(behind);
 }
 
-function play(clip) {
-  const place = clip.article.querySelector(".player");
-  const href = clip.article.querySelector(".play")?.dataset.href;
-  if (!href) return;
-  if (!place.firstChild) {
-    const video = element("video", "", { controls: "", playsinline: "" });
-    const gone = "This browser cannot play the video, or it is no longer there.";
-    video.addEventListener("error", () => place.replaceChildren(element("p", gone, { class: "quiet" })));
-    video.src = href;
-    place.append(video);
-    place.hidden = false;
-  }
-  const video = place.querySelector("video");
-  if (video?.paused) video.play().catch(() => {});
-  else video?.pause();
-}
+const play = (clip) => toggle(playerOf(clip.article));
 
 function voteByKey(clip, what) {
   vote(clip, what);
   if (votes.has(clip.id)) goToOpen(clip);
 }
 
-function press(event) {
-  if (event.ctrlKey || event.metaKey || event.altKey || !field("keys").checked) return;
-  if (event.target.matches("input, select, textarea, video") || event.target.closest("dialog")) return;
-  if (event.key === " " && event.target.matches("button, summary, a")) return;
-  const clip = clipOf(document.activeElement);
-  const deeds = { j: () => go(1), k: () => go(-1) };
-  if (clip) {
-    deeds[" "] = () => play(clip);
-    deeds.u = () => vote(clip, null);
-    deeds.t = () => voteByKey(clip, "tie");
-    deeds.b = () => voteByKey(clip, "bad");
-    for (const place of told.sides.keys()) deeds[place + 1] = () => voteByKey(clip, String(place + 1));
-  }
-  if (deeds[event.key]) {
-    event.preventDefault();
-    deeds[event.key]();
-  }
-}
+Object.assign(deeds, { j: () => go(1), k: () => go(-1) });
+Object.assign(deedsOf, {
+  " ": play,
+  u: (clip) => vote(clip, null),
+  t: (clip) => voteByKey(clip, "tie"),
+  b: (clip) => voteByKey(clip, "bad"),
+});
+for (const place of told.sides.keys()) deedsOf[place + 1] = (clip) => voteByKey(clip, String(place + 1));
 
 for (const clip of clips) {
   const within = (selector) => clip.article.querySelector(selector);
@@ -268,13 +213,20 @@ for (const clip of clips) {
   for (const button of clip.buttons) button.addEventListener("click", () => vote(clip, button.dataset.vote));
   showVote(clip);
 }
-document.querySelector(".toolbar").hidden = false;
+document.querySelector(".toolbar").hidden = field("exporting").hidden = false;
 document.querySelector(".toolbar").addEventListener("submit", (event) => event.preventDefault());
-field("show").addEventListener("input", find);
+field("show").addEventListener("input", () => {
+  find();
+  showFirst();
+});
+field("clear").addEventListener("click", () => {
+  field("show").value = "";
+  find();
+  field("show").focus();
+});
 field("export").addEventListener("click", exportVotes);
 field("end")?.addEventListener("click", askToEnd);
-field("ending")?.addEventListener("close", () => field("ending").returnValue === "end" && end());
-document.addEventListener("keydown", press);
+field("ending")?.addEventListener("close", () => field("ending").returnValue === "end" && endVoting());
+listenToKeys(() => clipOf(document.activeElement));
 if (ended) unveil();
-if (field("show").value) find(); // as a reload leaves it
-else showCounts();
+find(); // by what a reload leaves in the field

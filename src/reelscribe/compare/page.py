@@ -13,11 +13,12 @@ from markupsafe import Markup
 
 from reelscribe.compare.figures import SideFigures
 from reelscribe.compare.gathering import Compared, Gathered
-from reelscribe.report.assets import environment, script_hash, text_of
+from reelscribe.report.assets import environment, scripts, text_of
 from reelscribe.report.entries import Entry
 from reelscribe.report.overview import frame_seconds_of
 from reelscribe.report.page import VideoLink
 from reelscribe.report.thumbnails import Filmstrip
+from reelscribe.report.views import name_and_times
 from reelscribe.report.words import own_pieces
 
 
@@ -28,6 +29,10 @@ class ComparedView:
     id: str
     entry: Entry
     """That of a side, for what all have in common."""
+    name: str
+    """Of the video, without the times of a stretch."""
+    times: str
+    """Those, as a clock shows them; empty for a whole video."""
     strip: Filmstrip
     href: str | None
     start: float
@@ -69,12 +74,10 @@ def render(
     told: dict[str, Any] = {"sides": gathered.names, "orders": {clip.id: clip.order for clip in clips}}
     if blind:
         told |= {"figures": figures, "facts": {clip.id: clip.facts for clip in clips}}
-    script = text_of("compare", "compare.js")
     page = templates.get_template("compare.html.j2").render(
         title="Comparison, blind" if blind else title,
         style=Markup(text_of("report", "page.css") + text_of("compare", "compare.css")),
-        script=Markup(script),
-        script_hash=script_hash(script),
+        **scripts(("report", "shared.js"), ("compare", "compare.js")),
         name=name,
         told=_hidden(told, name),
         blind=blind,
@@ -91,9 +94,12 @@ def _view(clip: Compared, strip: Filmstrip, link: VideoLink, seed: int | None) -
         random.Random(f"{seed} {clip.id}").shuffle(order)
     href, stretch = link(entry), entry.video.clip
     pieces = own_pieces(clip.texts)
+    name, times = name_and_times(entry.video.name)
     return ComparedView(
         id=clip.id,
         entry=entry,
+        name=name,
+        times=times,
         strip=strip,
         href=href and href + stretch.fragment if stretch else href,
         start=stretch.start_seconds if stretch else 0.0,

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from reelscribe.dataset.stores import fetched
 from reelscribe.errors import DatasetError, SettingsError, did_you_mean
 from reelscribe.report.entries import CaptionedData, Entry
 from reelscribe.report.overview import shown_text
@@ -95,9 +96,9 @@ def open_sides(named: Sequence[str], root: Path | None = None) -> list[Side]:
 def _parts(text: str) -> tuple[Path, str]:
     """The output, and what of it: a file may have a `#` in its name."""
     if "#" not in text or Path(text).exists():
-        return Path(text), ""
+        return fetched(text), ""
     output, sign, rest = text.rpartition("#")
-    return Path(output), sign + rest
+    return fetched(output), sign + rest
 
 
 def _named_in(rest: str, text: str) -> tuple[str, int | None]:

@@ -89,17 +89,23 @@ class Settings(
         self.actor_range()
 
     def check_checks(self) -> None:
-        """Find out before a run whether all can be checked that is to be, and faults be told that are to be.
+        """Find out before a run whether all can be checked and scored that is to be, and faults be told that are to be.
 
         Raises:
-            SettingsError: a tokenizer is not there, a language is unknown, or there is no second try that is told.
+            SettingsError: a tokenizer is not there, a language is unknown, a scorer cannot be imported, or there is no
+                second try that is told, or no judge that is asked.
             MissingExtraError: what it takes is not installed.
         """
         for task in self.all_tasks:
             task.checks.check_installed()
+            if task.scores_with:
+                task.scores_with.check()
             if task.tell_faults and not self.retry_flagged:
                 of = f"tasks.{task.name}: " if self.tasks else ""
                 raise SettingsError(f"{of}tell_faults is for second tries, and there are none without retry_flagged.")
+        tasks = self.all_tasks
+        if any(task.judge_prompt is not None for task in tasks) and not any(task.judge for task in tasks):
+            raise SettingsError("judge_prompt is for keep judged, by which no task chooses.")
 
     def __getstate__(self) -> dict[str, Any]:
         """What was set, without what was worked out from it: equal settings are pickled alike."""
@@ -136,10 +142,13 @@ class Settings(
             system_prompt=self.system_prompt,
             num_captions=self.num_captions,
             keep=self.keep,
+            judge_prompt=self.judge_prompt,
             sampling=self.sampling_params(),
             schema=None if self.schema is None else read_schema(self.schema),
             checks=Checks.of(self.checks),
             tell_faults=self.tell_faults,
+            scorer=self.scorer,
+            scorer_params=self.scorer_params,
         )
         return tasks_of(self.tasks, base)
 
@@ -304,11 +313,12 @@ def _check_passed_on(settings: Settings) -> None:
         raise SettingsError("show is for models that run here; send says what a server is sent.")
     if settings.engine != "openai" and settings.extra_body:
         raise SettingsError(f"extra_body is for the engine openai only; the engine is {settings.engine}.")
-    if settings.engine == "vllm" and settings.audio:
-        raise SettingsError(
-            "audio is not for the engine vllm: vLLM 0.32 gives frames wrong positions if there is sound among them. "
-            "Leave audio out, or take the engine transformers, or a server (openai)."
-        )
+    if (
+        settings.engine == "openai"
+        and settings.send == "video"
+        and any(task.scores_with for task in settings.all_tasks)
+    ):
+        raise SettingsError("a scorer looks at frames, and with send = video none are decoded; send frames or images.")
     for name, why in _SET_BY_US.items():
         if name in settings.extra_body:
             raise SettingsError(f"extra_body must not hold {name!r}: {why}.")

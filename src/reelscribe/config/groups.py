@@ -121,9 +121,16 @@ class TaskSettings:
     keep: Keep = setting(
         "random_any",
         "Candidates to keep. random_any: one at random, the same in every run; similar_one_simhash: the nearest to the "
-        "row's own text; consensus: the nearest to all others; likeliest: the likeliest by the model itself; all: all.",
+        "row's own text; consensus: the nearest to all others; likeliest: the likeliest by the model itself; judged: "
+        "the one that the model itself holds to be true of the clip; scored: the best by --scorer; all: all.",
         affects="nothing",
         common=True,
+    )
+    judge_prompt: str | None = setting(
+        None,
+        "With --keep judged: what the model is asked of each candidate, with {caption} in it, to be answered yes or "
+        "no.",
+        affects="nothing",
     )
     prompt: str | None = setting(
         None,
@@ -157,6 +164,18 @@ class TaskSettings:
         dict,
         "Check of captions, as words=20-60 or language=en; a caption that fails it has a fault. Repeatable.",
         option=("--check", "KEY=VALUE"),
+        affects="nothing",
+    )
+    scorer: str | None = setting(
+        None,
+        "What gives candidates scores, by their texts and the frames: module:name of a function or class, as "
+        "reelscribe.scorers:ClipScore.",
+        affects="nothing",
+    )
+    scorer_params: Mapping[str, Any] = setting(
+        dict,
+        "Keyword for the scorer, as model=FOLDER; repeatable.",
+        option=("--scorer-param", "KEY=VALUE"),
         affects="nothing",
     )
     tell_faults: bool = setting(

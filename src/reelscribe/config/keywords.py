@@ -35,6 +35,7 @@ class Keywords(TypedDict, total=False):
     extra_body: Mapping[str, Any]
     num_captions: int
     keep: Keep
+    judge_prompt: str | None
     prompt: str | None
     prompt_key: str | None
     system_prompt: str | None
@@ -43,6 +44,8 @@ class Keywords(TypedDict, total=False):
     sampling: Mapping[str, Any]
     seed: int
     checks: Mapping[str, Any]
+    scorer: str | None
+    scorer_params: Mapping[str, Any]
     tell_faults: bool
     retry_flagged: bool
     fps: float

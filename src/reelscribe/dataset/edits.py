@@ -116,6 +116,8 @@ class EditLog:
         self._actions: dict[int, list[CaptionKey]] = {}
         self.names: set[tuple[str, str, str]] = set()
         """The keys of all that is in it, without their copies."""
+        self.answers: set[tuple[str, str]] = set()
+        """Video and task of all that is in it."""
 
     def latest(self, key: CaptionKey) -> Edit | None:
         """What people made of a caption; None if they did nothing."""
@@ -209,6 +211,7 @@ class EditLog:
             for edit in edits:
                 self._history.setdefault(edit.key, []).append(edit)
                 self.names.add(edit.key[:3])
+                self.answers.add(edit.key[:2])
         return rest
 
 

@@ -225,12 +225,15 @@ class Ledger:
         found = self._find(request, video)
         with self._lock:
             again = self._is_again(request, found)
-            if found is not None and not again and self._holds(found):
+            if found is not None and not again and not found.unscored and self._holds(found):
                 return found.outcome
             if again and isinstance(request.instead, Failure):  # its prompt names what the row does not have
                 return self._stays(found, request.instead)
-            asked = self._to_ask(request, again=again)
             stays = found if again else None
+            if found is not None and not again and found.unscored and self._holds(found):
+                asked, stays = replace(request, answered=found.unscored), found
+            else:
+                asked = self._to_ask(request, again=again)
             self.asked += 1
             self._asked[request.id] = _Asked(keys.key(request, video), request, video, stays)
         return asked
@@ -291,13 +294,16 @@ class Ledger:
         for key, kind, packed, run, tries, limits in rows:
             try:
                 known = unpack(packed, request)
-                if isinstance(known, Answer) and request.scored and not known.scored:
+                if isinstance(known, Answer) and not known.has_scores_for(request):
                     continue  # it was made for another choice, without the scores that this one needs
                 chosen = self._chosen(known, request) if isinstance(known, Answer) else known
             except DamagedError as exc:
                 self._drop(key, exc)
                 continue
-            return _Found(outcome=chosen, kind=kind, earlier=run != self._run, tries=tries, limits=limits)
+            unscored = known if isinstance(known, Answer) and request.lacks_scores(known) else None
+            return _Found(
+                outcome=chosen, unscored=unscored, kind=kind, earlier=run != self._run, tries=tries, limits=limits
+            )
         return None
 
     def _chosen(self, known: Answer, request: Request) -> Caption:
@@ -474,6 +480,8 @@ class _Found:
     """An outcome, and what is known of how it came about."""
 
     outcome: Outcome
+    unscored: Answer | None
+    """The answer, if candidates lack scores that are asked for."""
     kind: FailureKind | None
     earlier: bool
     """Whether it is of a run before this one."""

@@ -19,10 +19,11 @@ except ImportError:  # Windows
 logger = logging.getLogger(__name__)
 
 _PAUSES: Final = (0.02, 0.05, 0.1)
+_FOR: Final = ", for "
 
 
 @contextlib.contextmanager
-def locked(file: Path, output: Path) -> Iterator[None]:
+def locked(file: Path, output: str | Path) -> Iterator[None]:
     """Hold a lock, which the system takes away from a process that ends, however it ends.
 
     The file is there while the lock is held, and says who holds it. It is not the ledger: closing a file that SQLite
@@ -41,11 +42,14 @@ def locked(file: Path, output: Path) -> Iterator[None]:
             opened.close()
 
 
-def holder(file: Path) -> str | None:
-    """Who holds the lock, in words; None where nobody does."""
+def holder(file: Path, output: Path | None = None) -> str | None:
+    """Who holds the lock, in words; None where nobody does, or not for this output: several may share a lock."""
     try:
         with file.open("rb") as opened:
-            return None if _try(opened, shared=True) else _read(opened)
+            if _try(opened, shared=True):
+                return None
+            told, name = _read(opened)
+            return None if output and name not in ("", output.name) else told
     except OSError:
         return None
 
@@ -72,7 +76,7 @@ def held(opened: IO[bytes], *, shared: bool = False) -> Iterator[None]:
             fcntl.flock(opened, fcntl.LOCK_UN)
 
 
-def _acquire(file: Path, output: Path) -> IO[bytes] | None:
+def _acquire(file: Path, output: str | Path) -> IO[bytes] | None:
     while True:
         try:
             file.parent.mkdir(parents=True, exist_ok=True)
@@ -81,9 +85,16 @@ def _acquire(file: Path, output: Path) -> IO[bytes] | None:
             raise DatasetError(f"cannot write to {output}: {file} cannot be made: {exc.strerror}.") from exc
         try:
             if not _try(opened, patiently=True):
-                told = f"another run is writing to {output} ({_read(opened)}); "
+                who, name = _read(opened)
                 opened.close()
-                raise DatasetError(told + "wait for it, stop it, or choose another output.")
+                if name not in ("", Path(output).name):
+                    raise DatasetError(
+                        f"cannot write to {output}: a run is writing to {name}, which shares its ledger ({who}); "
+                        "wait for it, stop it, or choose an output with another stem."
+                    )
+                raise DatasetError(
+                    f"another run is writing to {output} ({who}); wait for it, stop it, or choose another output."
+                )
         except OSError as exc:
             opened.close()
             logger.warning("%s cannot be locked (%s): see that no other run writes to it.", output, exc.strerror)
@@ -91,7 +102,8 @@ def _acquire(file: Path, output: Path) -> IO[bytes] | None:
         if _is(file, opened):
             with contextlib.suppress(OSError):  # it is for people to read
                 opened.truncate(0)
-                opened.write(f"process {os.getpid()} on {socket.gethostname()}".encode())
+                told = f"process {os.getpid()} on {socket.gethostname()}{_FOR}{Path(output).name}"
+                opened.write(os.fsencode(told))
             return opened
         opened.close()  # whoever held it before has removed it
 
@@ -116,6 +128,8 @@ def _is(file: Path, opened: IO[bytes]) -> bool:
     return False
 
 
-def _read(opened: IO[bytes]) -> str:
+def _read(opened: IO[bytes]) -> tuple[str, str]:
+    """Who holds the lock, and the name of the output that it is held for, where that is known."""
     opened.seek(0)
-    return opened.read(200).decode("utf-8", "replace") or "an unknown process"
+    who, _, name = os.fsdecode(opened.read(1000)).partition(_FOR)
+    return who or "an unknown process", name

@@ -19,7 +19,7 @@ def read_rows(
     sources: Sequence[Source],
     settings: Settings,
     *,
-    output: Path,
+    output: Path | None,
     is_own: IsOwn = lambda file, content: False,
 ) -> Generator[InputRow, None, None]:
     """Read rows, one by one. What breaks off in the middle ends with a row that says so, and the next source follows.
@@ -28,11 +28,12 @@ def read_rows(
         sources: as `find_sources` gives them.
         settings: which columns are looked at, limits, root.
         output: where the result will be; rows made for video files name them relative to it, unless there is a root.
+            None if that is not on this machine: they name absolute paths then.
         is_own: tells files beside videos that runs on this output wrote, which are not read.
     """
     numbers = itertools.count()
     for source in sources:
-        for record in _records(source, settings, output.parent, is_own):
+        for record in _records(source, settings, output and output.parent, is_own):
             yield input_row(record, next(numbers))
 
 
@@ -49,12 +50,12 @@ def input_row(record: Record, index: int) -> InputRow:
     )
 
 
-def _records(source: Source, settings: Settings, base: Path, is_own: IsOwn) -> Iterator[Record]:
+def _records(source: Source, settings: Settings, base: Path | None, is_own: IsOwn) -> Iterator[Record]:
     try:
         if source.format == "videos":
             yield from videos.read(source.location, settings, base, is_own)
         else:
-            yield from load_reader(source.format).read(source.location, settings, base)
+            yield from load_reader(source.format).read(source.location, settings, base or Path())
     except DatasetError as exc:
         yield Record(row={}, problem=f"{exc} What it holds from here on is left out.")
 

@@ -102,7 +102,7 @@ def _glob_urls(named: str) -> list[str]:
         raise DatasetError(f"cannot search {named}: {type(exc).__name__}: {exc}") from exc
     if not urls:
         raise DatasetError(f"nothing is called as {named!r}.")
-    return sorted(urls)
+    return sorted(url for url in urls if not is_beside(url.rpartition("/")[2])) or sorted(urls)
 
 
 def _of_path(path: Path) -> Iterator[Source]:

@@ -34,7 +34,7 @@ class DatasetWriter(AbstractContextManager["DatasetWriter"]):
         sources: where the rows come from; if all of them have Arrow's types, these are kept.
 
     Before a file gets its name, it is on the disk, and `before_named` is called: what is in a whole output is in the
-    ledger.
+    ledger. Once it has its name, `when_named` is called with the file.
 
     Raises:
         DatasetError: the format is not clear, or the files cannot be written.
@@ -59,6 +59,7 @@ class DatasetWriter(AbstractContextManager["DatasetWriter"]):
 
             self._schema = with_clips(self._schema, settings)
         self.before_named: Callable[[], None] = lambda: None
+        self.when_named: Callable[[Path], None] = lambda file: None
         self._writer: RowWriter | None = None
         self._shard = self._rows = self._failed = 0
 
@@ -66,6 +67,16 @@ class DatasetWriter(AbstractContextManager["DatasetWriter"]):
     def file(self) -> Path:
         """The file that is written now, by the name that it will have."""
         return self._pattern.with_name(self._pattern.name.replace(SHARD, f"{self._shard:05d}"))
+
+    @property
+    def is_sharded(self) -> bool:
+        """Whether it writes as many files as it takes."""
+        return self._limit is not None
+
+    @property
+    def is_folder(self) -> bool:
+        """Whether it writes a folder whose files belong together."""
+        return self._format == "hf"
 
     @property
     def partial(self) -> Path:
@@ -139,6 +150,7 @@ class DatasetWriter(AbstractContextManager["DatasetWriter"]):
             if not self.file.is_dir():
                 self.partial.replace(self.file)
                 sync_folder(self.file.parent)
+                self.when_named(self.file)
                 return
             # Nothing replaces a folder in one step.
             older = self.file.with_name(f"{self.file.name}.{os.getpid()}.older")
@@ -146,6 +158,7 @@ class DatasetWriter(AbstractContextManager["DatasetWriter"]):
             self.partial.replace(self.file)
             sync_folder(self.file.parent)
             _remove(older)
+            self.when_named(self.file)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
@@ -162,6 +175,7 @@ class DatasetWriter(AbstractContextManager["DatasetWriter"]):
         if self._failed:
             sync(_partial(self.failures))
             _partial(self.failures).replace(self.failures)
+            self.when_named(self.failures)
         else:
             _partial(self.failures).unlink()
             self.failures.unlink(missing_ok=True)

@@ -1,10 +1,12 @@
 """Engines by name. Each is loaded when it is asked for, so that only its own users need what it needs."""
 
 import importlib
+from importlib.util import find_spec
 from typing import Final
 
 from reelscribe.config import Settings
 from reelscribe.engines.base import Engine
+from reelscribe.engines.hub import in_cache
 from reelscribe.engines.several import SeveralEngines
 from reelscribe.errors import MissingExtraError
 from reelscribe.video.sampling import FrameBudget
@@ -17,11 +19,15 @@ ENGINES: Final[dict[str, str]] = {
 }
 """Name to "module:function"; the function takes Settings and returns an Engine."""
 
+_OF_CHECKPOINTS: Final = ("transformers", "vllm")
+"""Engines that load models themselves. They are called as the libraries that they need."""
 _EXTRA_MODULES: Final = {"accelerate", "anyio", "httpx2", "torch", "torchvision", "transformers", "vllm"}
 
 
 def load_engine(settings: Settings) -> Engine:
     """Load the engine that the settings name, and its model; also those of tasks that have one of their own.
+
+    Scorers are loaded first.
 
     Raises:
         SettingsError: the engine cannot take what is set for it.
@@ -29,6 +35,9 @@ def load_engine(settings: Settings) -> Engine:
         ModelError: the model cannot be loaded.
         EngineError: the server cannot be reached, or does not have the model.
     """
+    for task in settings.all_tasks:
+        if task.scores_with:
+            task.scores_with.load()  # before what takes longer
     main = _load(settings)
     if settings.audio and main.info.wants_frames:
         FrameBudget.of(settings, main.info.limits)  # before anything is decoded
@@ -38,6 +47,8 @@ def load_engine(settings: Settings) -> Engine:
 
 def _load(settings: Settings) -> Engine:
     module, function = ENGINES[settings.engine].split(":")
+    if settings.engine in _OF_CHECKPOINTS and find_spec(settings.engine):  # before PyTorch is loaded for nothing
+        in_cache(settings.model, settings.revision, **settings.model_params)
     try:
         engine: Engine = getattr(importlib.import_module(module), function)(settings)
     except ModuleNotFoundError as exc:

@@ -93,6 +93,7 @@ class BranchingCache:
     is_compileable = False
 
     def __init__(self, kinds: Sequence[Any], device: torch.device) -> None:
+        self._kinds = kinds
         self._branches = Branches(device)
         self.layers: list[Any] = [layer_for(kind, self._branches) for kind in kinds]
         if None in self.layers:
@@ -115,6 +116,28 @@ class BranchingCache:
         for layer, read in zip(made.layers, filled.layers, strict=True):
             layer.begin(read, owners)
         made._branches.change(mask.bool(), mask.new_zeros(len(owners), 0, dtype=torch.bool), owners)
+        return made
+
+    def branch(self, rows: Sequence[int], counts: Sequence[int]) -> "BranchingCache":
+        """A cache for others that go on from the prefixes of some rows, which all stay as they are.
+
+        Args:
+            rows: ascending, one for each request that others go on beside.
+            counts: how many they are, for each.
+
+        Raises:
+            ValueError: there are states, and so nothing of the prefixes; see `has_states`.
+        """
+        if self.has_states:
+            raise ValueError("of a prefix no states are kept.")
+        old = self._branches
+        device = old.owners.device
+        prefixes, each = torch.unique_consecutive(old.owners[_tensor(rows, device)], return_inverse=True)
+        owners = each.repeat_interleave(_tensor(counts, device))
+        made = BranchingCache(self._kinds, device)
+        chosen = None if len(prefixes) == len(old.prefix_mask) else prefixes
+        made.layers = [layer.branch(chosen, made._branches, len(owners)) for layer in self.layers]
+        made._branches.change(old.prefix_mask[prefixes], old.own_mask.new_zeros(len(owners), 0), owners)
         return made
 
     def update(self, keys: torch.Tensor, values: torch.Tensor, layer: int, *_: Any, **__: Any) -> Any:
@@ -178,9 +201,7 @@ class BranchingCache:
         Raises:
             ValueError: see `has_states`.
         """
-        branches = self._branches
-        new = branches.own_mask.new_ones(len(branches.owners), 1) if mask is None else mask
-        branches.own_mask = torch.cat([branches.own_mask, new], 1)
+        self._branches.begin_step(mask)
         for layer in self.layers:
             layer.begin_step(mask)
 

@@ -23,7 +23,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from reelscribe.engines.gate import FailedError
-from reelscribe.engines.stills import OTHERS, Words
+from reelscribe.engines.judging import TOP_LOGPROBS, chance_in_words
+from reelscribe.engines.stills import HEARD, OTHERS, Words
 from reelscribe.errors import ClipError
 from reelscribe.schemas import Schema
 from reelscribe.thoughts import CLOSING, OPENING
@@ -67,6 +68,8 @@ class Answer:
 
     candidates: list[Candidate]
     prompt_tokens: int | None
+    chance: float | None = None
+    """How likely the first token was to be yes and not no; None if no likely token says either, or none is told."""
 
 
 def show(prepared: Work, send: str, max_upload_bytes: int, limits: FetchLimits, words: Words = OTHERS) -> Shown:
@@ -105,7 +108,7 @@ def hear(sound: Sound) -> Iterator[Part]:
         written.setframerate(sound.rate)
         written.writeframes((sound.samples.clip(-1, 1) * (2**15 - 1)).round().astype("<i2").tobytes())
     data = base64.b64encode(file.getvalue()).decode()
-    yield {"type": "text", "text": "The sound of the video:"}
+    yield {"type": "text", "text": HEARD}
     yield {"type": "input_audio", "input_audio": {"data": data, "format": "wav"}}
 
 
@@ -169,7 +172,14 @@ def _true_times(frames: Frames) -> dict[str, Any]:
 
 
 def body(
-    request: Request, shown: Shown, *, model: str, first: int, count: int, default_temperature: float | None
+    request: Request,
+    shown: Shown,
+    *,
+    model: str,
+    first: int,
+    count: int,
+    default_temperature: float | None,
+    judges: bool = False,
 ) -> dict[str, Any]:
     """A request's body.
 
@@ -180,6 +190,7 @@ def body(
         first: number of the first candidate that is asked for; each has a seed of its own.
         count: how many candidates are asked for at once.
         default_temperature: where candidates are to differ, and nobody said at which temperature.
+        judges: whether the server is to say yes or no, with its likeliest tokens.
     """
     sampling = request.sampling
     messages: list[Part] = [{"role": "system", "content": request.system_prompt}] if request.system_prompt else []
@@ -194,7 +205,8 @@ def body(
         "max_tokens": sampling.max_tokens,
         "stop": list(sampling.stop) or None,
         "response_format": _response_format(request.schema) if request.schema else None,
-        "logprobs": request.scored or None,
+        "logprobs": request.scored or judges or None,
+        "top_logprobs": TOP_LOGPROBS if judges else None,
         # From here on names of vLLM and SGLang, which OpenAI's own server refuses.
         "top_k": -1 if sampling.top_k == 0 else sampling.top_k,
         "min_p": sampling.min_p,
@@ -237,11 +249,12 @@ def read_answer(answer: Any, *, opens_thought: bool = False) -> Answer:
         total = _count(usage.get("completion_tokens")) if len(choices) == 1 else None
         candidates = [_candidate(choice, total, opens_thought=opens_thought) for choice in choices]
         prompt_tokens = _count(usage.get("prompt_tokens"))
+        chance = _chance(choices[0].get("logprobs")) if choices else None
     except (KeyError, TypeError, AttributeError) as exc:
         raise FailedError(f"the server's answer has another form than it should: {type(exc).__name__} {exc}.") from exc
     if not candidates:
         raise FailedError("the server's answer has no choices.")
-    return Answer(candidates=candidates, prompt_tokens=prompt_tokens)
+    return Answer(candidates=candidates, prompt_tokens=prompt_tokens, chance=chance)
 
 
 def _candidate(choice: Mapping[str, Any], total_tokens: int | None, *, opens_thought: bool) -> Candidate:
@@ -257,6 +270,11 @@ def _candidate(choice: Mapping[str, Any], total_tokens: int | None, *, opens_tho
         num_tokens=len(ids) if isinstance(ids, list) else total_tokens,
         mean_logprob=_mean_logprob(choice.get("logprobs")),
     )
+
+
+def _chance(told: Mapping[str, Any] | None) -> float | None:
+    first: Mapping[str, Any] = next(iter((told or {}).get("content") or ()), {})
+    return chance_in_words([(each["token"], each["logprob"]) for each in first.get("top_logprobs") or ()])
 
 
 def _mean_logprob(told: Mapping[str, Any] | None) -> float | None:

@@ -7,11 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from reelscribe.engines.hub import ask, in_cache, not_had
 from reelscribe.engines.planning import ModelSize
 from reelscribe.engines.prompt import bare_video
 from reelscribe.engines.thinking import template_switches
 from reelscribe.errors import ModelError
-from reelscribe.models import BUILT_IN, model_path
+from reelscribe.models import model_path
 from reelscribe.video.sampling import VisionLimits
 
 if TYPE_CHECKING:
@@ -53,14 +54,17 @@ class Checkpoint:
 
         from reelscribe.engines.describing import describe
 
+        path, commit = str(model_path(model)), None
+        if (found := in_cache(model, revision, **hub)) is not None:
+            path, commit = str(found), found.name
         if logging.getLogger().handlers:  # else these print what the hub's library logs a second time, never as JSON
             logging.getLogger("huggingface_hub").handlers.clear()
-        path = str(model_path(model))
         try:
             config = AutoConfig.from_pretrained(path, revision=revision, **hub)
             processor = AutoProcessor.from_pretrained(path, revision=revision, **hub)
         except Exception as exc:  # damaged files and odd parameters raise all kinds of errors in there
-            raise cannot_load(model, str(exc)) from exc
+            trouble = None if Path(path).is_dir() else ask(model, hub.get("token"))
+            raise (not_had(model, trouble) if trouble else cannot_load(model, str(exc))) from exc
         try:
             family = describe(processor, show=show, name=config.model_type)
         except ModelError as exc:
@@ -70,7 +74,7 @@ class Checkpoint:
         thinker = getattr(config, "thinker_config", None)
         return cls(
             path=path,
-            revision=getattr(config, "_commit_hash", None) or revision,
+            revision=commit or getattr(config, "_commit_hash", None) or revision,
             config=thinker or config,
             processor=processor,
             family=family,
@@ -81,6 +85,16 @@ class Checkpoint:
     def limits(self) -> VisionLimits:
         """What it takes of a video, and what that costs."""
         return self.family.limits
+
+    @property
+    def context(self) -> int | None:
+        """Most tokens of a prompt and its answer; None if the configuration does not say."""
+        text = self.config.get_text_config()
+        found: int | None = getattr(text, "max_position_embeddings", None)
+        rope = getattr(text, "rope_parameters", None) or {}
+        if found and rope.get("rope_type") == "yarn":  # many say beside it how far the model got before
+            return max(found, int(rope["factor"] * (rope.get("original_max_position_embeddings") or found)))
+        return found
 
     @functools.cached_property
     def size(self) -> ModelSize:
@@ -113,9 +127,7 @@ class Checkpoint:
 def cannot_load(model: str, reason: str) -> ModelError:
     """The error for a model that does not load, with the first line of the reason."""
     said = reason.strip().partition("\n")[0]
-    folder = Path(model_path(model)).is_dir()
-    hint = "" if folder else f" No folder has that name, either; built in: {', '.join(BUILT_IN)}."
-    return ModelError(f"the model {model!r} cannot be loaded: {said}{hint}")
+    return ModelError(f"the model {model!r} cannot be loaded: {said}")
 
 
 def chat_template(model: str, revision: str | None = None) -> str:

@@ -6,12 +6,15 @@ from typing import Final
 
 from reelscribe.config import ModelSettings
 from reelscribe.engines.base import ModelInfo
+from reelscribe.engines.judging import to_judge, with_chances
 from reelscribe.errors import EngineError, SettingsError
 from reelscribe.values import Candidate, Failure, Generation, Work
 from reelscribe.video.sampling import VisionLimits
 
 Reply = Callable[[Work, int], str]
 """(a work of one request, candidate number) -> text."""
+Judge = Callable[[Work, str], float | None]
+"""(a work of one request, a candidate's text) -> how likely it is to hold, 0 to 1; None for neither yes nor no."""
 
 
 def _describe(work: Work, number: int) -> str:
@@ -24,6 +27,7 @@ class FakeEngine:
 
     Args:
         reply: makes each candidate's text; by default it tells the frames' number and size.
+        judge: says how likely a candidate is to hold, where that is asked; by default as likely as not.
         clips_per_second: rate to keep to; as fast as possible by default.
         refuse: a request whose prompt holds this text fails.
         break_after: the engine breaks once it has answered so many requests.
@@ -35,6 +39,7 @@ class FakeEngine:
         self,
         reply: Reply = _describe,
         *,
+        judge: Judge = lambda work, text: 0.5,
         clips_per_second: float | None = None,
         refuse: str | None = None,
         break_after: int | None = None,
@@ -44,7 +49,7 @@ class FakeEngine:
         if clips_per_second is not None and not clips_per_second > 0:
             raise SettingsError(f"clips_per_second must be a number above 0; got {clips_per_second!r}.")
         self.info = ModelInfo(engine="fake", model="fake", revision=None, limits=limits or VisionLimits())
-        self._reply = reply
+        self._reply, self._judge = reply, judge
         self._seconds = 1 / clips_per_second if clips_per_second else 0.0
         self._refuse = refuse
         self._break_after = break_after
@@ -67,7 +72,9 @@ class FakeEngine:
             texts = [self._reply(work, number) for number in range(request.num_captions)]
             candidates = tuple(Candidate(text=text, stop_reason="stop", num_tokens=len(text.split())) for text in texts)
             prompt_tokens = work.frames.video_tokens + len(request.prompt.split())
-            yield Generation(id=request.id, candidates=candidates, prompt_tokens=prompt_tokens)
+            made = Generation(id=request.id, candidates=candidates, prompt_tokens=prompt_tokens)
+            chances = {text: self._judge(work, text) for text in to_judge(made)} if request.judge else {}
+            yield with_chances(made, chances)
 
 
 _PARAMS: Final = ("clips_per_second", "refuse", "break_after", "break_on")

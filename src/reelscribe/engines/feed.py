@@ -33,6 +33,7 @@ class Feed(Iterator[Item]):
         items: to pull. Only the feed's thread touches them; it also closes them.
         owes: whether the engine has items that it has not answered.
         cancel: makes a pull that is under way come back soon. Called when the feed is closed before the end.
+        drop: whether the engine is to give up what it has pulled and not begun. Then the source ends, too.
     """
 
     def __init__(
@@ -41,8 +42,11 @@ class Feed(Iterator[Item]):
         *,
         owes: Callable[[], bool] = lambda: False,
         cancel: Callable[[], None] = lambda: None,
+        drop: Callable[[], bool] = lambda: False,
     ) -> None:
-        self._items, self._owes, self._cancel = items, owes, cancel
+        self._items, self._owes, self._cancel, self.drop = items, owes, cancel, drop
+        self.num_waiting = 0
+        """Items that the engine has pulled and not begun, as far as it tells."""
         self.around: Callable[[Callable[[], Item | None]], Item | None] = lambda pull: pull()
         """Called for each pull, with what pulls; for who takes times."""
         self.error: BaseException | None = None
@@ -270,6 +274,7 @@ class ReadyItems(Generic[Item, Made]):
                 self._waiting.append(made)
                 self._bytes += self._size(made)
                 self._arrived += 1
+                self._feed.num_waiting = len(self._waiting)
             self._changed.notify_all()
         self._ask()
 
@@ -298,13 +303,13 @@ class ReadyItems(Generic[Item, Made]):
                 pass
             if self._error and count and not self._waiting:
                 raise self._error
-            return list(self._waiting)
+            return [] if self._feed.drop() else list(self._waiting)
 
     @property
     def ended(self) -> bool:
-        """Whether all that will ever come is waiting."""
+        """Whether all that will ever come is waiting, or what waits is dropped."""
         with self._changed:
-            return self._ended
+            return self._ended or self._feed.drop()
 
     @property
     def full(self) -> bool:
@@ -317,5 +322,6 @@ class ReadyItems(Generic[Item, Made]):
         names = {id(item) for item in taken}
         with self._changed:
             self._waiting = [item for item in self._waiting if id(item) not in names]
+            self._feed.num_waiting = len(self._waiting)
             self._bytes -= sum(self._size(item) for item in taken)
         self._ask()

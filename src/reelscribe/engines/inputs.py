@@ -7,16 +7,19 @@ device as they are, and turned to floats once, there.
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any, Final
 
 import torch
 from torch.nn import functional
 
 from reelscribe.engines.families import PIXELS, SOUND, Family, Shown
+from reelscribe.engines.judging import YesNo
 from reelscribe.engines.patches import floats
 from reelscribe.engines.prompt import Prompt
 from reelscribe.engines.sampling import TokenRules
 from reelscribe.engines.thinking import opens_thought
+from reelscribe.errors import SettingsError
 from reelscribe.values import Frames, Request, RequestId, Work
 
 _LAYOUTS: Final = 64
@@ -57,6 +60,8 @@ class ModelInputs:
 
     prefixes: tuple[Prefix, ...]
     """At least one, unless all requests were taken out."""
+    layout: str
+    """What stands in a prompt for the video."""
     video: Mapping[str, torch.Tensor]
     """What the model is fed of the video, by name; nothing if no prefix has it. If they are ours, its pixels are
     patches, uint8, shape (patches, colours x temporal x patch x patch)."""
@@ -98,14 +103,18 @@ class ModelInputs:
 def most_tokens(batch: Sequence[ModelInputs], *, shared: bool = True) -> int:
     """Tokens that the cache may come to hold for a batch: prefixes, and candidates, each as long as the longest.
 
-    A candidate has its question's own tokens and its answer; if prefixes are not shared, its whole prompt.
+    A candidate has its question's own tokens and its answer; if prefixes are not shared, its whole prompt. Where it is
+    judged, about as much comes to it for the time that takes.
     """
     if not shared:
         asked = [each for item in batch for each in item.questions]
         return sum(each.request.num_captions * (len(each.ids) + each.longest_answer) for each in asked)
     prefixes = [prefix for item in batch for prefix in item.prefixes]
     own = [
-        (each.request.num_captions, len(each.ids) - len(prefix.ids) + each.longest_answer)
+        (
+            each.request.num_captions * (2 if each.request.judge else 1),
+            len(each.ids) - len(prefix.ids) + each.longest_answer,
+        )
         for prefix in prefixes
         for each in prefix.questions
     ]
@@ -125,6 +134,7 @@ class InputBuilder:
         positions: where tokens stand; see `Positions`.
         device: where the model is.
         switches: variables of its chat template.
+        context: most tokens of a prompt and its answer; None if that is not known.
     """
 
     def __init__(
@@ -135,10 +145,14 @@ class InputBuilder:
         positions: Callable[[torch.Tensor, Mapping[str, torch.Tensor]], torch.Tensor],
         device: torch.device,
         switches: Mapping[str, bool] | None = None,
+        context: int | None = None,
     ) -> None:
+        self._context = context
         self._processor = processor
         self._family = family
         self._switches = switches
+        self._judging_switches = dict.fromkeys(switches or {}, False)
+        """A judge says yes or no at once."""
         self._rules = rules
         self._positions = positions
         self._device = device
@@ -150,34 +164,90 @@ class InputBuilder:
         """Whether the patches are ours."""
         return self._scales is not None
 
+    @cached_property
+    def yes_no(self) -> YesNo:
+        """What a judge may answer."""
+        return YesNo(self._processor.tokenizer)
+
     def prepare(self, item: Work) -> ModelInputs:
         """A work as the model is fed it. Nothing is on the device yet.
 
         Raises:
             ValueError: frames are not of a size that the model takes.
-            SettingsError: the request's schema cannot be enforced.
+            SettingsError: a request's schema cannot be enforced, or its prompt leaves no room for an answer.
             MissingExtraError: the extra `structured` is not installed, and the request has a schema.
         """
         shows = any(request.video for request in item.requests)
         shown = self._shown(item.frames) if shows else _NOTHING
         alike: dict[tuple[int, ...], list[Question]] = {}
         for request in item.requests:
-            if request.schema:
-                self._rules.constraints.begin(request.schema)  # compiles it here, and not between two steps
             ids = self._prompt(request, shown.layout).ids(self._processor.tokenizer)
-            longest = self._rules.resolve(request.sampling, request.num_captions).max_tokens or 0
-            question = Question(
-                request=request,
-                ids=torch.tensor(ids),
-                longest_answer=longest,
-                # An answer that keeps to a schema has no room for a thought.
-                opens_thought=not request.schema and opens_thought(self._processor.tokenizer, ids),
-            )
-            alike.setdefault(self._up_to_video(ids), []).append(question)
+            alike.setdefault(self._up_to_video(ids), []).append(self._question(request, ids))
+            if request.judge:
+                self._check_judging(request, shown.layout, ids)
         video = dict(shown.tensors)
         if shows and self._family.cut:
             video[PIXELS[0]] = torch.from_numpy(self._family.cut.patches(item.frames.pixels))
-        return ModelInputs(prefixes=tuple(self._prefix(questions, shown) for questions in alike.values()), video=video)
+        prefixes = tuple(self._prefix(*each, shown) for each in alike.items())
+        return ModelInputs(prefixes=prefixes, layout=shown.layout, video=video)
+
+    def _check_judging(self, request: Request, layout: str, ids: list[int]) -> None:
+        """See that a judge can go on from what the request shares with others.
+
+        Raises:
+            SettingsError: it cannot.
+        """
+        judging = self._judging_ids(request, layout, "?")
+        before = self._up_to_video(ids)
+        if tuple(judging[: len(before)]) != before or len(judging) == len(before):
+            raise SettingsError('keep = "judged" needs a chat template that puts the video before the question.')
+        if not (self.yes_no.yes and self.yes_no.no):
+            raise SettingsError('keep = "judged" needs a tokenizer whose words yes and no begin otherwise.')
+        if opens_thought(self._processor.tokenizer, judging):
+            raise SettingsError('keep = "judged" asks for one word, and this model thinks before it answers.')
+
+    def _judging_ids(self, request: Request, layout: str, caption: str) -> list[int]:
+        asked = request.judging(caption)
+        prompt = Prompt.of(self._processor, self._family, asked, self._judging_switches)
+        if asked.video:
+            prompt = prompt.with_video(self._family.mark, layout)
+        return prompt.ids(self._processor.tokenizer)
+
+    def judging(self, item: ModelInputs, asked: RequestId, captions: Sequence[str]) -> ModelInputs:
+        """What the model is fed to judge captions of a request: its prefix, and a question for each caption."""
+        for prefix in item.prefixes:
+            for question in prefix.questions:
+                if question.request.id == asked:
+                    request = question.request
+                    questions = tuple(
+                        Question(
+                            request=request.judging(caption),
+                            ids=torch.tensor(self._judging_ids(request, item.layout, caption)),
+                            longest_answer=1,
+                        )
+                        for caption in captions
+                    )
+                    return replace(item, prefixes=(replace(prefix, questions=questions),))
+        raise ValueError(f"{asked} is not of this work.")
+
+    def _question(self, request: Request, ids: list[int]) -> Question:
+        if request.schema:
+            self._rules.constraints.begin(request.schema)  # compiles it here, and not between two steps
+        longest = self._rules.resolve(request.sampling, request.num_captions).max_tokens or 0
+        if self._context:
+            longest = min(longest, self._context - len(ids))
+        if longest < 1:
+            raise SettingsError(
+                f"its prompt has {len(ids):,} tokens, and the model has room for {self._context:,} with the answer: "
+                "lower max_video_tokens, shorten the prompt, or caption shorter clips (--split)."
+            )
+        return Question(
+            request=replace(request, sampling=replace(request.sampling, max_tokens=longest)),
+            ids=torch.tensor(ids),
+            longest_answer=longest,
+            # An answer that keeps to a schema has no room for a thought.
+            opens_thought=not request.schema and opens_thought(self._processor.tokenizer, ids),
+        )
 
     def _shown(self, frames: Frames) -> Shown:
         """A clip as the processor makes it. Without pixels it is the same for all clips of the same size and times."""
@@ -192,13 +262,19 @@ class InputBuilder:
         return shown
 
     def _up_to_video(self, ids: list[int]) -> tuple[int, ...]:
-        """The tokens up to the last one of the video; all, if there is none."""
-        video = self._family.placeholder
-        return tuple(ids[: len(ids) - ids[::-1].index(video)] if video in ids else ids)
+        """The tokens up to the last one of the video; all, if there is none.
 
-    def _prefix(self, questions: Sequence[Question], shown: Shown) -> Prefix:
-        """What these have in common."""
+        A mark behind its last frame that is of the same kind is one of them: frames may attend to it.
+        """
+        video = {self._family.placeholder, *(token for kinds in self._family.kinds.values() for token in kinds)}
+        last = max((place for place, token in enumerate(ids) if token in video), default=len(ids) - 1)
+        return tuple(ids[: last + 1])
+
+    def _prefix(self, up_to_video: Sequence[int], questions: Sequence[Question], shown: Shown) -> Prefix:
+        """What these have in common; no more than all up to the video, where a judge is to go on from that."""
         ids = _common([question.ids for question in questions])
+        if any(question.request.judge for question in questions):
+            ids = ids[: len(up_to_video)]
         has_video = bool((ids == self._family.placeholder).any())
         # A word more shows where the next one stands: after a video it is not always after the last position.
         longer = torch.cat([ids, ids.new_tensor([self._processor.tokenizer.eos_token_id])])

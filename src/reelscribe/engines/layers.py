@@ -4,8 +4,8 @@ A layer attends to all before it, or to a window of it; or it has no keys, but s
 borrows the keys of another.
 """
 
-from collections.abc import Sequence
-from typing import Any, Final
+from collections.abc import Callable, Hashable, Sequence
+from typing import Any, Final, TypeVar
 
 import torch
 from torch.nn import functional
@@ -13,6 +13,9 @@ from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer, Li
 
 ROOM: Final = 64
 """Tokens by which the room for rows' own tokens grows, so that few steps copy what is there."""
+
+
+_Made = TypeVar("_Made")
 
 
 class Branches:
@@ -32,29 +35,53 @@ class Branches:
         counts = self.owners.bincount(minlength=len(self.prefix_mask))
         self.width = int(counts.max()) if len(counts) else 0
         starts = counts.cumsum(0) - counts
-        rank = torch.arange(len(self.owners), device=self.owners.device) - starts[self.owners]
-        self.place = self.owners * self.width + rank
-        """Where in the table each row stands, int64, shape (rows,)."""
+        self._rank = torch.arange(len(self.owners), device=self.owners.device) - starts[self.owners]
+        """Where in its line each row stands, int64, shape (rows,)."""
         self.even = len(self.owners) == len(self.prefix_mask) * self.width
         """Whether the table has no gaps, so that it is the rows in their order."""
-        self.padded = not bool(self.prefix_mask.all())
+        self.padded = not bool(self.prefix_mask.all() & self.own_mask.all())
+        """Whether anything is padding."""
+        self._once: dict[Any, Any] = {}
+
+    def once(self, key: Hashable, make: Callable[[], _Made]) -> _Made:
+        """What is the same for several layers in a step: the first that asks for it makes it."""
+        if key not in self._once:
+            self._once[key] = make()
+        made: _Made = self._once[key]
+        return made
+
+    def begin_step(self, mask: torch.Tensor | None) -> None:
+        """Let each row have more tokens, of which those count that the mask says; one token, if there is none."""
+        new = self.own_mask.new_ones(len(self.owners), 1) if mask is None else mask
+        self.own_mask = torch.cat([self.own_mask, new], 1)
+        self.padded = self.padded or mask is not None
+        self._once = {}
 
     def change(self, prefix_mask: torch.Tensor, own_mask: torch.Tensor, owners: torch.Tensor) -> None:
         self.prefix_mask, self.own_mask, self.owners = prefix_mask, own_mask, owners
         self._lay_out()
 
     def table(self, rows: torch.Tensor) -> torch.Tensor:
-        """Shape (rows, ...) to (prefixes, width, ...); gaps hold zeros."""
+        """Shape (rows, heads, ...) to (prefixes, heads, width, ...). Gaps hold what some row does."""
         prefixes = len(self.prefix_mask)
-        if not self.even:
-            place = self.place.to(rows.device)
-            rows = rows.new_zeros(prefixes * self.width, *rows.shape[1:]).index_copy_(0, place, rows)
-        return rows.reshape(prefixes, self.width, *rows.shape[1:])
+        if self.even:
+            return rows.reshape(prefixes, self.width, *rows.shape[1:]).transpose(1, 2)
+        heads, device = rows.shape[1], rows.device
+        return rows.flatten(0, 1)[self.once(("table", heads, device), lambda: self._slots(heads).to(device))]
+
+    def _slots(self, heads: int) -> torch.Tensor:
+        """For each head of each place of the table, which one among those of all rows stands there."""
+        slots = self.owners.new_zeros(len(self.prefix_mask), self.width)
+        slots[self.owners, self._rank] = torch.arange(len(self.owners), device=slots.device)
+        return slots[:, None] * heads + torch.arange(heads, device=slots.device)[:, None]
 
     def rows(self, table: torch.Tensor) -> torch.Tensor:
         """The way back."""
-        flat = table.flatten(0, 1)
-        return flat if self.even else flat[self.place.to(flat.device)]
+        rows = table.transpose(1, 2)
+        if self.even:
+            return rows.flatten(0, 1)
+        device = table.device
+        return rows[self.once(("rows", device), lambda: (self.owners.to(device), self._rank.to(device)))]
 
 
 class FullLayer:
@@ -66,6 +93,7 @@ class FullLayer:
 
     def __init__(self, branches: Branches) -> None:
         self._branches = branches
+        self._window: int | None = None
         self.prefix: list[torch.Tensor] = []
         """Keys and values, each of shape (prefixes, heads, prefix tokens, size of a head)."""
         self.own: list[torch.Tensor] = []
@@ -76,6 +104,16 @@ class FullLayer:
         self.prefix = [filled.keys, filled.values]
         filled.keys = filled.values = None
         self.own = [part.new_zeros(len(owners), part.shape[1], 0, part.shape[3]) for part in self.prefix]
+
+    def branch(self, prefixes: torch.Tensor | None, branches: Branches, rows: int) -> "FullLayer":
+        """A layer of another cache, for this many rows that go on from these prefixes (None for all)."""
+        made = FullLayer(branches)
+        made._take(self, prefixes, rows)
+        return made
+
+    def _take(self, other: "FullLayer", prefixes: torch.Tensor | None, rows: int) -> None:
+        self.prefix = [_chosen(part, prefixes) for part in other.prefix]
+        self.own = [part.new_zeros(rows, part.shape[1], 0, part.shape[3]) for part in other.prefix]
 
     def join(self, parts: Sequence["FullLayer"], copies: Sequence[torch.Tensor | None]) -> None:
         """Take over what other caches hold for this layer, which are emptied: each row as `copies` say."""
@@ -132,40 +170,44 @@ class FullLayer:
         keys, values = self.prefix
         own_keys, own_values = self.used()
         heads, tokens = keys.shape[1], query.shape[2]
-        grouped = query.reshape(len(query), heads, -1, keys.shape[3]) * scaling
+        grouped = query.reshape(len(query), heads, -1, keys.shape[3])
         group = grouped.shape[2]  # query heads of a head, each with all tokens
-        # (prefixes, width, heads, group, size) -> (prefixes, heads, width x group, size)
-        asked = branches.table(grouped).transpose(1, 2).flatten(2, 3)
-        to_prefix = self._hide_of_prefix(asked @ keys.transpose(2, 3), tokens)
-        hidden = self._hidden_own(tokens, query.device)
-        if tokens > 1:
-            hidden = hidden.repeat(1, 1, group // tokens, 1)
-        to_own = (grouped @ own_keys.transpose(2, 3)).masked_fill(hidden, -torch.inf)
-        to_own = branches.table(to_own).transpose(1, 2).flatten(2, 3)
-        weights = torch.cat([to_prefix, to_own], -1).softmax(-1, torch.float32).to(values.dtype)
+        asked = branches.table(grouped).flatten(2, 3)  # (prefixes, heads, width x group, size)
+        to_own = branches.table(_products(grouped, own_keys, scaling)).flatten(2, 3)
+        scores = torch.cat([_products(asked, keys, scaling), to_own], -1)
+        hidden = branches.once((self._window, tokens, query.device), lambda: self._hidden(tokens, query.device))
+        if hidden is not None:
+            scores.view(len(keys), heads, branches.width, -1, *hidden.shape[-2:]).masked_fill_(hidden, -torch.inf)
+        weights = scores.softmax(-1, torch.float32).to(values.dtype)
         split = keys.shape[2]
         parts = weights[..., :split] @ values, weights[..., split:]
-        # ... and back again
-        from_prefix, own_weights = (
-            branches.rows(part.reshape(len(keys), heads, -1, group, part.shape[3]).transpose(1, 2)) for part in parts
+        mixed, own_weights = (
+            branches.rows(part.reshape(len(keys), heads, branches.width, group, part.shape[3])).flatten(0, 1)
+            for part in parts
         )
-        mixed = from_prefix + own_weights @ own_values
+        mixed.baddbmm_(own_weights, own_values.flatten(0, 1))
         return mixed.reshape(len(query), -1, tokens, values.shape[3]).transpose(1, 2)
 
-    def _hide_of_prefix(self, scores: torch.Tensor, _: int) -> torch.Tensor:
-        """Scores of prefix tokens, shape (prefixes, heads, width x group, prefix tokens), without the padding."""
-        if not self._branches.padded:
-            return scores
-        return scores.masked_fill(~self._branches.prefix_mask[:, None, None].to(scores.device), -torch.inf)
+    def _hidden(self, tokens: int, device: torch.device) -> torch.Tensor | None:
+        """What the last tokens of each row do not see of its prefix and of its own; None if they see all.
 
-    def _hidden_own(self, tokens: int, device: torch.device) -> torch.Tensor:
-        """Which own tokens each of the last ones does not see, shape (rows, 1, tokens, own tokens)."""
-        own_mask = self._branches.own_mask
-        hidden = ~own_mask[:, None, None].to(device)
+        Returns:
+            bool, shape (prefixes, 1, width, 1, tokens, prefix tokens and own tokens).
+        """
+        branches = self._branches
+        if tokens == 1 and not branches.padded:
+            return None
+        length = branches.own_mask.shape[1]
+        own = ~branches.own_mask[:, None].to(device)
         if tokens > 1:
-            length = own_mask.shape[1]
-            hidden = hidden | torch.ones(tokens, length, dtype=torch.bool, device=device).triu(length - tokens + 1)
-        return hidden
+            own = own | torch.ones(tokens, length, dtype=torch.bool, device=device).triu(length - tokens + 1)
+        prefix = ~branches.prefix_mask[branches.owners, None].to(device)
+        return self._tabled(prefix, own)
+
+    def _tabled(self, prefix: torch.Tensor, own: torch.Tensor) -> torch.Tensor:
+        """For each row, shape (rows, tokens, prefix tokens) and (rows, tokens, own tokens), as `attend` needs it."""
+        hidden = torch.cat([prefix.expand(-1, own.shape[1], -1), own], -1)
+        return self._branches.table(hidden[:, None])[:, :, :, None]
 
 
 class SlidingLayer(FullLayer):
@@ -180,7 +222,7 @@ class SlidingLayer(FullLayer):
 
     def __init__(self, branches: Branches, window: int) -> None:
         super().__init__(branches)
-        self._window = window
+        self._window: int = window
         self._mask = torch.zeros(0, 0, dtype=torch.bool)
         """Which of the prefix tokens held are no padding, bool, shape (prefixes, prefix tokens)."""
 
@@ -188,6 +230,12 @@ class SlidingLayer(FullLayer):
         super().begin(filled, owners)
         held = self.prefix[0]
         self._mask = torch.ones(len(held), held.shape[2], dtype=torch.bool, device=held.device)
+
+    def branch(self, prefixes: torch.Tensor | None, branches: Branches, rows: int) -> "SlidingLayer":
+        made = SlidingLayer(branches, self._window)
+        made._mask = _chosen(self._mask, prefixes)
+        made._take(self, prefixes, rows)
+        return made
 
     def join(self, parts: Sequence["FullLayer"], copies: Sequence[torch.Tensor | None]) -> None:
         masks = [part._mask[:, None, :, None] for part in parts if isinstance(part, SlidingLayer)]
@@ -199,22 +247,16 @@ class SlidingLayer(FullLayer):
         super().keep(prefixes, 0, rows, own_first)
         self._mask = _chosen(self._mask, prefixes)
 
-    def _hide_of_prefix(self, scores: torch.Tensor, tokens: int) -> torch.Tensor:
-        branches, device = self._branches, scores.device
-        length = self._mask.shape[1]
-        owners = branches.owners.to(device)
+    def _hidden(self, tokens: int, device: torch.device) -> torch.Tensor:
+        branches, window = self._branches, self._window
+        held, length = self._mask.shape[1], branches.own_mask.shape[1]
         # How many own tokens of its row stand up to each of the last ones: of padding none, or less than none.
         since = torch.arange(1 - tokens, 1, device=device) + branches.own_mask.sum(1).to(device)[:, None]
-        before = torch.arange(length - 1, -1, -1, device=device)  # the last token of a prefix is 0 before its end
-        hidden = (since[..., None] + before >= self._window) | ~self._mask[owners][:, None]
-        group = scores.shape[2] // branches.width
-        table = branches.table(hidden.repeat(1, group // tokens, 1)).flatten(1, 2)  # prefixes, width x group, tokens
-        return scores.masked_fill(table[:, None], -torch.inf)
-
-    def _hidden_own(self, tokens: int, device: torch.device) -> torch.Tensor:
-        length = self._branches.own_mask.shape[1]
-        near = torch.ones(tokens, length, dtype=torch.bool, device=device).triu(length - tokens - self._window + 1)
-        return super()._hidden_own(tokens, device) | ~near
+        before = torch.arange(held - 1, -1, -1, device=device)  # the last token of a prefix is 0 before its end
+        prefix = (since[..., None] + before >= window) | ~self._mask[branches.owners.to(device), None]
+        every = torch.ones(tokens, length, dtype=torch.bool, device=device)
+        near = every.triu(length - tokens - window + 1).tril(length - tokens)
+        return self._tabled(prefix, ~(branches.own_mask[:, None].to(device) & near))
 
 
 class StateLayer(LinearAttentionLayer):  # type: ignore[misc]
@@ -277,6 +319,9 @@ class BorrowingLayer:
     """A layer that attends to the keys of another one, and holds nothing."""
 
     def begin(self, *_: Any) -> None: ...
+    def branch(self, *_: Any) -> "BorrowingLayer":
+        return self
+
     def join(self, *_: Any) -> None: ...
     def keep(self, *_: Any) -> None: ...
     def begin_step(self, *_: Any) -> None: ...
@@ -314,6 +359,13 @@ def left_padded(parts: Sequence[torch.Tensor], *, room: int = 0) -> torch.Tensor
     length = max(part.shape[2] for part in parts)
     widened = [functional.pad(part, (0, 0, length - part.shape[2], room)) for part in parts]
     return torch.cat(widened) if len(widened) > 1 else widened[0]
+
+
+def _products(queries: torch.Tensor, keys: torch.Tensor, scaling: float) -> torch.Tensor:
+    """Scaled products of (many, heads, queries, size) and (many, heads, keys, size): (many, heads, queries, keys)."""
+    nothing = queries.new_empty(1)  # is not read where beta is 0
+    flat = torch.baddbmm(nothing, queries.flatten(0, 1), keys.flatten(0, 1).transpose(1, 2), beta=0, alpha=scaling)
+    return flat.reshape(*queries.shape[:2], *flat.shape[1:])
 
 
 def _chosen(part: torch.Tensor, prefixes: torch.Tensor | None) -> torch.Tensor:

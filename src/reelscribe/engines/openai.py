@@ -8,7 +8,7 @@ full, and answers handed out as they come. How large the window is, and when all
 import json
 import logging
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -24,6 +24,7 @@ from reelscribe.engines.base import USUAL_LIMITS, ModelInfo
 from reelscribe.engines.chat import Answer, Shown, body, hear, is_web_address, read_answer, show, with_fields
 from reelscribe.engines.feed import feeding
 from reelscribe.engines.gate import DeniedError, FailedError, Gate, RefusedError
+from reelscribe.engines.judging import to_judge, with_chances
 from reelscribe.engines.server import ServedModel, Server
 from reelscribe.engines.stills import words_of
 from reelscribe.errors import ClipError, EngineError, SettingsError
@@ -113,6 +114,10 @@ class Template:
     opens_thought: bool
     """Whether it opens a thought, so that answers begin inside."""
 
+    def without_thought(self) -> dict[str, Any]:
+        """The fields for an answer that is one word."""
+        return {name: dict.fromkeys(switches, False) for name, switches in self.fields.items()}
+
     @classmethod
     def of(cls, server: Server, model: str, settings: Settings, *, vllm: bool) -> "Template":
         """Ask a vLLM server. Others get a field only to switch thinking on: they may refuse what they do not know."""
@@ -162,8 +167,8 @@ class OpenAIEngine:
         told: dict[str, Any] = {} if send == "frames" else {"video_tokens": None}
         if send == "images":
             told["times_given"] = "words"
-        if settings.audio and send == "video":
-            told["audio"] = "in file"
+        if settings.audio:
+            told |= {"audio": "in file"} if send == "video" else {"sound_given": "beside"}
         self.info = ModelInfo(
             engine="openai",
             model=model,
@@ -248,14 +253,28 @@ class OpenAIEngine:
                     others.tell()
                     candidates += answer.candidates
                     prompt_tokens = answer.prompt_tokens
+                made = Generation(
+                    id=request.id, candidates=tuple(candidates[: request.num_captions]), prompt_tokens=prompt_tokens
+                )
+                if request.judge:
+                    made = with_chances(made, await self._judge(request, to_judge(made), shown, client, gate))
             except (ClipError, RefusedError, FailedError) as exc:
                 if isinstance(exc, DeniedError):
                     await others.wait_for_answer(exc)
                 await self._count(exc, others)
                 return Failure.of(request, str(exc), exc.kind if isinstance(exc, ClipError) else "engine")
         self._failed_in_a_row = self._denied_in_a_row = 0
-        made = tuple(candidates[: request.num_captions])
-        return Generation(id=request.id, candidates=made, prompt_tokens=prompt_tokens)
+        return made
+
+    async def _judge(
+        self, request: Request, captions: Sequence[str], shown: Shown, client: httpx2.AsyncClient, gate: Gate
+    ) -> dict[str, float | None]:
+        """Ask of each caption whether it holds: the clip is sent once more with each."""
+        found = {}
+        for caption in captions:
+            answer = await self._try(request.judging(caption), shown, 0, 1, client, gate, judges=True)
+            found[caption] = answer.chance
+        return found
 
     async def _ask(self, request: Request, shown: Shown, first: int, client: httpx2.AsyncClient, gate: Gate) -> Answer:
         """Ask for the candidates from this number on: all at once, where the server takes that, or the next one."""
@@ -276,7 +295,15 @@ class OpenAIEngine:
         return answer
 
     async def _try(
-        self, request: Request, shown: Shown, first: int, count: int, client: httpx2.AsyncClient, gate: Gate
+        self,
+        request: Request,
+        shown: Shown,
+        first: int,
+        count: int,
+        client: httpx2.AsyncClient,
+        gate: Gate,
+        *,
+        judges: bool = False,
     ) -> Answer:
         """Ask, and ask again where the server fails at it."""
         fields = body(
@@ -286,10 +313,11 @@ class OpenAIEngine:
             first=first,
             count=count,
             default_temperature=None if self._vllm else 1.0,
+            judges=judges,
         )
         if self._vllm and count > 1:
             fields["return_token_ids"] = True  # else only the sum of tokens is told
-        fields.update(self._template.fields)
+        fields.update(self._template.without_thought() if judges else self._template.fields)
         content = await anyio.to_thread.run_sync(_dumps, with_fields(fields, self._settings.extra_body))
 
         # An answer that keeps to a schema has no room for a thought.

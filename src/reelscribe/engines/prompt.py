@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final
 
+from reelscribe.engines.stills import HEARD
 from reelscribe.values import Request
 
 if TYPE_CHECKING:
@@ -33,7 +34,13 @@ class Prompt:
 
     @classmethod
     def of(
-        cls, processor: Any, family: "Family", request: Request, switches: Mapping[str, bool] | None = None
+        cls,
+        processor: Any,
+        family: "Family",
+        request: Request,
+        switches: Mapping[str, bool] | None = None,
+        *,
+        hears: bool = False,
     ) -> "Prompt":
         """Render a request.
 
@@ -44,12 +51,15 @@ class Prompt:
             family: how the checkpoint takes a video, and a system prompt.
             request: to render.
             switches: variables of the template; see `reelscribe.engines.thinking.template_switches`.
+            hears: whether the sound of the video stands beside it.
         """
         texts = [request.system_prompt or "", request.prompt]
         covers = _covers([*processor.tokenizer.get_added_vocab(), family.mark], texts)
         pattern = re.compile("|".join(map(re.escape, covers)) or r"(?!)")
         system, asked = (pattern.sub(lambda found: covers[found[0]], text) for text in texts)
         video = [family.part] if request.video else []
+        if video and hears:
+            video += [{"type": "text", "text": HEARD}, {"type": "audio"}]
         if system and family.system == "question":
             asked = f"{system}\n\n{asked}"
         messages: list[Any] = [{"role": "user", "content": [*video, {"type": "text", "text": asked}]}]

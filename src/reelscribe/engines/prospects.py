@@ -7,6 +7,7 @@ from typing import Final
 
 from reelscribe.config import ModelSettings, Settings
 from reelscribe.engines.base import USUAL_LIMITS
+from reelscribe.engines.hub import in_cache
 from reelscribe.engines.planning import ModelSize
 from reelscribe.errors import MissingExtraError, ModelError
 from reelscribe.models import BUILT_IN
@@ -56,7 +57,7 @@ def look_at_model(settings: ModelSettings) -> Prospect:
     except ModelError as exc:
         if settings.model in BUILT_IN or Path(settings.model).is_dir():
             raise
-        why = " ".join(str(exc).split()).partition(". ")[0]
+        why = " ".join(str(exc).split()).partition(". ")[0].partition("; ")[0]  # without what to do
     else:
         try:
             size = checkpoint.size
@@ -76,6 +77,8 @@ def commit_of(settings: ModelSettings) -> str | None:
     """The commit of a hub model that would be loaded now; None where that cannot be found out."""
     given = {name: settings.model_params[name] for name in _OF_DOWNLOADS if name in settings.model_params}
     try:
+        if here := in_cache(settings.model, settings.revision, **given):
+            return here.name
         hub = importlib.import_module("huggingface_hub")
         file = hub.hf_hub_download(settings.model, "config.json", revision=settings.revision, **given)
     except Exception:  # names that are none, and networks, raise all kinds of errors in there

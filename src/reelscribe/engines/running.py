@@ -13,6 +13,7 @@ from transformers.cache_utils import DynamicLayer
 from reelscribe.engines.branching import BranchingCache, can_branch
 from reelscribe.engines.families import PIXELS
 from reelscribe.engines.inputs import InputBuilder, ModelInputs
+from reelscribe.engines.judging import to_judge, with_chances
 from reelscribe.engines.looks import OneLook
 from reelscribe.engines.repeating import RepeatingCache
 from reelscribe.engines.sampling import Sampler, TokenRules
@@ -54,6 +55,8 @@ class RunningBatch:
         self._works: list[ModelInputs] = []
         self._vocabulary = model.get_output_embeddings().out_features
         self._sampler = Sampler(rules, self._vocabulary, device)
+        self._finished: list[Generation | Failure] = []
+        """Answers that are whole, and judged if they are to be."""
         self._empty()
 
     def _empty(self) -> None:
@@ -153,6 +156,7 @@ class RunningBatch:
     def step(self) -> None:
         """Draw a token of each candidate, and score the next ones. If scoring fails, what is finished stays."""
         tokens = self._sampler.step(self._logits)
+        self._finish()
         tokens = self._keep(self._sampler.drop_finished(), tokens)
         if len(tokens):
             self._cache.begin_step()
@@ -161,16 +165,55 @@ class RunningBatch:
 
     def finished(self) -> list[Generation | Failure]:
         """The requests that came to their end since the last call; also after a step that failed."""
-        answers = self._sampler.finished()
-        if not answers:
-            return []
-        asked = {each.request.id: each for item in self._works for each in item.questions}
-        left = asked.keys() - {answer.id for answer in answers}
-        self._works = [some for item in self._works if (some := item.only(left)).prefixes]
-        return [
-            with_opening(answer) if isinstance(answer, Generation) and asked[answer.id].opens_thought else answer
-            for answer in answers
-        ]
+        answers, self._finished = self._finished, []
+        if answers:
+            left = {each.request.id for item in self._works for each in item.questions}
+            left -= {answer.id for answer in answers}
+            self._works = [some for item in self._works if (some := item.only(left)).prefixes]
+        return answers
+
+    def _finish(self) -> None:
+        """Take the answers that have come to their end, before their rows leave. If judging fails, others stay."""
+        rows = self._sampler.ended()
+        if not rows:
+            return
+        asked = {each.request.id: (item, each) for item in self._works for each in item.questions}
+        unjudged = []
+        for answer in self._sampler.finished():
+            if not isinstance(answer, Generation):
+                self._finished.append(answer)
+                continue
+            item, question = asked[answer.id]
+            made = with_opening(answer) if question.opens_thought else answer
+            if question.request.judge and to_judge(made):
+                unjudged.append((rows[answer.id], made, self._builder.judging(item, answer.id, to_judge(made))))
+            else:
+                self._finished.append(made)
+        if unjudged:
+            self._finished += self._judged(*zip(*unjudged, strict=True))
+
+    def _judged(
+        self, rows: Sequence[int], answers: Sequence[Generation], judging: Sequence[ModelInputs]
+    ) -> Iterator[Generation]:
+        """Answers with what the model says of their candidates, behind the prefix from which these branched off.
+
+        Of layers with states, and of those that no `BranchingCache` holds, nothing is left of a prefix: there the clip
+        is looked at once more.
+        """
+        chances: list[float] = []
+        if isinstance(self._cache, BranchingCache) and not self._cache.has_states:
+            cache = self._cache.branch(rows, [len(item.questions) for item in judging])
+            scores = self._ask(cache, self._logits.new_zeros(()), self._builder.collate_prompts(judging))
+            chances += self._builder.yes_no.chances(scores)
+        else:
+            for item in judging:
+                scores = self._ask(*self._read([item]), self._builder.collate_prompts([item]))
+                self._looks.forget()
+                chances += self._builder.yes_no.chances(scores)
+        for answer in answers:
+            captions = to_judge(answer)
+            yield with_chances(answer, dict(zip(captions, chances, strict=False)))
+            del chances[: len(captions)]
 
     def _keep(self, rows: torch.Tensor | None, tokens: torch.Tensor | None = None) -> torch.Tensor:
         """Go on with some of the candidates. Returns their tokens."""

@@ -18,7 +18,7 @@ from torch.nn import functional
 from reelscribe.engines.constraints import Constraint, Constraints
 from reelscribe.engines.thinking import before_stop, decode
 from reelscribe.sampling_params import DEFAULT_MAX_TOKENS, SamplingParams
-from reelscribe.values import Candidate, Failure, Generation, Request, StopReason
+from reelscribe.values import Candidate, Failure, Generation, Request, RequestId, StopReason
 
 _DEAD_SHARE: Final = 1 / 4
 """Finished rows are dropped once they are so large a part of the batch: to drop some copies the cache of the others."""
@@ -296,6 +296,16 @@ class Sampler:
         sums = chances.cumsum(-1)
         draws = self._draws.gather(1, self._steps.clamp(max=self._draws.shape[1] - 1))
         return torch.searchsorted(sums, draws * sums[:, -1:], right=True)[:, 0]
+
+    def ended(self) -> dict[RequestId, int]:
+        """The requests that `finished` will give, each with one of its rows, which stand until rows are dropped."""
+        rows = {id(draft): row for row, draft in enumerate(self._rows)}
+        return {
+            job.request.id: row
+            for job in self._jobs
+            if job.done
+            for row in sorted(rows[id(draft)] for draft in job.drafts if id(draft) in rows)[:1]
+        }
 
     def finished(self) -> list[Generation | Failure]:
         """The requests that came to their end since the last call, whole."""

@@ -4,7 +4,7 @@ Each engine has a lane: a thread of its own, in which it pulls works when it can
 """
 
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future
 from contextlib import closing
 from dataclasses import replace
@@ -34,12 +34,12 @@ class SeveralEngines:
     def generate(self, works: Iterator[Work]) -> Iterator[Generation | Failure]:
         """Answer as the engines do."""
         news: SimpleQueue[_News] = SimpleQueue()
-        main = _Lane(self._main, news)
-        others = {task: _Lane(engine, news) for task, engine in self._others.items()}
-        lanes = [main, *others.values()]
         pull: Future[Work | None] | None = None
         ended = False
         with feeding(works) as feed:
+            main = _Lane(self._main, news, feed.drop)
+            others = {task: _Lane(engine, news, feed.drop) for task, engine in self._others.items()}
+            lanes = [main, *others.values()]
             try:
                 while any(lane.runs for lane in lanes):
                     if pull is None and not ended and any(lane.lacks > 0 for lane in lanes):
@@ -74,10 +74,11 @@ class _Lane:
     Args:
         engine: whose.
         news: takes its answers, and the lane itself when something has changed.
+        drop: whether the engine is to give up what it has not begun.
     """
 
-    def __init__(self, engine: Engine, news: "SimpleQueue[_News]") -> None:
-        self._engine, self._news = engine, news
+    def __init__(self, engine: Engine, news: "SimpleQueue[_News]", drop: Callable[[], bool]) -> None:
+        self._engine, self._news, self._drop = engine, news, drop
         self._works: SimpleQueue[Work | None] = SimpleQueue()
         self._owed = 0
         self._wanted = self._given = 0
@@ -127,7 +128,12 @@ class _Lane:
     def _run(self) -> None:
         try:
             with (
-                Feed(self._pulled(), owes=lambda: self._owed > 0, cancel=lambda: self._works.put(None)) as feed,
+                Feed(
+                    self._pulled(),
+                    owes=lambda: self._owed > 0,
+                    cancel=lambda: self._works.put(None),
+                    drop=self._drop,
+                ) as feed,
                 closing(answers_to(self._engine, feed)) as answers,
             ):
                 for answer in answers:

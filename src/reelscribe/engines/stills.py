@@ -9,6 +9,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
+HEARD: Final = "The sound of the video:"
+"""Before the sound of a clip that stands beside its frames."""
 PLACE: Final = "\uf8ff"
 """Stands in a message where a clip belongs: a character for private use, which no template takes for anything."""
 

@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import torch
+from huggingface_hub.utils.tqdm import are_progress_bars_disabled, enable_progress_bars
 from transformers import AutoModelForMultimodalLM, DynamicCache
 from transformers.utils import logging as hf_logging
 
@@ -26,7 +27,7 @@ from reelscribe.engines.inputs import InputBuilder, ModelInputs, most_tokens
 from reelscribe.engines.positions import Positions
 from reelscribe.engines.running import RunningBatch, cache_name
 from reelscribe.engines.sampling import TokenRules
-from reelscribe.engines.speedups import speed_up_vision
+from reelscribe.engines.speedups import speed_up
 from reelscribe.errors import EngineError, MissingExtraError, ModelError, SettingsError
 from reelscribe.schemas import Schema
 from reelscribe.values import Failure, Generation, Request, Work
@@ -88,8 +89,10 @@ class TransformersEngine:
         self._device = _device(device)
         if dtype == "auto" and self._device.type == "cpu":
             dtype = "float32"
-        if not sys.stderr.isatty():
-            hf_logging.disable_progress_bar()
+        downloads_shown = sys.stderr.isatty() and not are_progress_bars_disabled()
+        hf_logging.disable_progress_bar()  # these would be drawn over the line of progress
+        if downloads_shown:  # they may take an hour
+            enable_progress_bars()
         given: dict[str, Any] = {"dtype": dtype, "device_map": str(self._device), **(model_params or {})}
         hub = {key: given[key] for key in HUB_PARAMS if key in given}
         checkpoint = Checkpoint.load(model, revision=revision, show=show, **hub)
@@ -106,7 +109,7 @@ class TransformersEngine:
         if report["missing_keys"]:
             raise ModelError(f"the model {model!r} lacks weights, such as {min(report['missing_keys'])}.")
         self._model.eval()
-        speed_up_vision(self._model)
+        speed_up(self._model)
         self._processor = checkpoint.processor
         enable_branching(self._model)
         self._batch_size = batch_size
@@ -119,7 +122,13 @@ class TransformersEngine:
             self._rules.constraints.begin(schema)
         switches = checkpoint.template_switches(thinking=thinking)
         self._inputs = InputBuilder(
-            self._processor, checkpoint.family, self._rules, Positions(self._model), self._device, switches
+            self._processor,
+            checkpoint.family,
+            self._rules,
+            Positions(self._model),
+            self._device,
+            switches,
+            checkpoint.context,
         )
         if checkpoint.family.times == "none":
             logger.warning("The model %r is not shown when its frames are: do not ask it for times.", model)
@@ -128,7 +137,7 @@ class TransformersEngine:
             model=model,
             revision=checkpoint.revision,
             limits=checkpoint.limits,
-            details={"times_given": checkpoint.family.times},
+            details={"times_given": checkpoint.family.times, **({"sound_given": "among"} if audio else {})},
         )
 
     def generate(self, works: Iterator[Work]) -> Iterator[Generation | Failure]:

@@ -2,8 +2,8 @@
 
 vLLM's own engine core runs in a process beside this one and batches whatever is in flight. `generate` keeps a window of
 requests there, refilled one by one as answers come out, so that it never drains. Frames go over as they are, at their
-final size and with their true times: vLLM samples none of them. What it makes of a clip is seen before weights are
-loaded (`vllm_clips.py`).
+final size and with their true times: vLLM samples none of them. Sound goes beside them. What it makes of a clip is
+seen before weights are loaded (`vllm_clips.py`).
 
 All candidates of a request are one request there, too. vLLM knows a work's clip by a name, the same in each request, so
 that they share the vision encoder and the prefill up to the question, as candidates do, through its caches. It draws
@@ -20,7 +20,7 @@ import threading
 import weakref
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from concurrent.futures import Future, wait
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from multiprocessing import resource_tracker
 from typing import TYPE_CHECKING, Any, Final, get_args
 
@@ -30,6 +30,7 @@ from reelscribe.engines.base import ModelInfo
 from reelscribe.engines.checkpoint import HUB_PARAMS, Checkpoint, cannot_load
 from reelscribe.engines.feed import feeding
 from reelscribe.engines.guard import Guard
+from reelscribe.engines.judging import TOP_LOGPROBS, YesNo, to_judge, with_chances
 from reelscribe.engines.planning import MEMORY_SHARE, Plan, longest_tokens, plan
 from reelscribe.engines.prompt import Prompt
 from reelscribe.engines.thinking import (
@@ -42,7 +43,7 @@ from reelscribe.engines.thinking import (
 from reelscribe.errors import EngineError, ModelError, SettingsError, did_you_mean
 from reelscribe.sampling_params import SamplingParams
 from reelscribe.schemas import Schema
-from reelscribe.values import Candidate, Failure, Generation, StopReason, Work
+from reelscribe.values import Candidate, Failure, Generation, Request, StopReason, Work
 from reelscribe.video.sampling import FrameBudget
 
 if TYPE_CHECKING:
@@ -77,6 +78,16 @@ _SEEDS: Final = 1 << 62
 """vLLM takes seeds of 63 bits, and adds a candidate's number."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Made:
+    """What vLLM made of a request."""
+
+    output: Any
+    """Its RequestOutput."""
+    chances: Mapping[str, float | None] = field(default_factory=dict)
+    """What it said of candidates, by text, if they are judged."""
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
 class _Flight:
     """A request that vLLM has. Equal only to itself."""
@@ -84,7 +95,7 @@ class _Flight:
     item: Work
     """Of one request."""
     replica: int
-    future: "Future[Any]"
+    future: "Future[_Made]"
 
     @property
     def num_candidates(self) -> int:
@@ -142,12 +153,13 @@ class VllmEngine:
         self._window_bytes = settings.prefetch_bytes * self._replicas
         self._window_candidates = int(_AHEAD * self._llm.vllm_config.scheduler_config.max_num_seqs * self._replicas)
         self._numbers = itertools.count()
+        self._yes_no = YesNo(self._rules.tokenizer)
         self.info = ModelInfo(
             engine="vllm",
             model=settings.model,
             revision=checkpoint.revision,
             limits=checkpoint.limits,
-            details={"times_given": checkpoint.family.times},
+            details={"times_given": checkpoint.family.times, **({"sound_given": "beside"} if budget.hearing else {})},
             gpus=self._replicas * self._llm.vllm_config.parallel_config.tensor_parallel_size,
         )
 
@@ -165,7 +177,7 @@ class VllmEngine:
                 outputs = StructuredOutputsConfig(**self.engine_args["structured_outputs_config"])
                 args = AsyncEngineArgs(**self.engine_args | {"structured_outputs_config": outputs})
                 config = args.create_engine_config(UsageContext.LLM_CLASS)
-                check(config, checkpoint, settings.model)
+                check(config, checkpoint, settings.model, budget.hearing)
                 set_aside(config, budget, ours="mm_processor_kwargs" not in settings.model_params)
                 return AsyncLLM.from_vllm_config(
                     config,
@@ -222,7 +234,7 @@ class VllmEngine:
     def _has_room(self, flights: Collection[_Flight]) -> bool:
         """Whether one more clip, however large, keeps to the bounds."""
         frames = {flight.item.frames for flight in flights}
-        held = sum(each.pixels.nbytes for each in frames) + self._clip_bytes
+        held = sum(each.nbytes for each in frames) + self._clip_bytes
         candidates = sum(flight.num_candidates for flight in flights)
         return not flights or (held <= self._window_bytes and candidates < self._window_candidates)
 
@@ -238,24 +250,27 @@ class VllmEngine:
         return {self._launch(item, replica, clip, landed) for item in work.singly()}
 
     def _launch(self, item: Work, replica: int, clip: str, landed: "queue.SimpleQueue[_Flight | None]") -> _Flight:
-        future = asyncio.run_coroutine_threadsafe(self._run(item, replica, clip), self._loop)
+        future = asyncio.run_coroutine_threadsafe(self._answered(item, replica, clip), self._loop)
         flight = _Flight(item=item, replica=replica, future=future)
         future.add_done_callback(lambda _: landed.put(flight))
         return flight
 
-    async def _run(self, item: Work, replica: int, clip: str) -> Any:
+    async def _run(self, item: Work, replica: int, clip: str, *, judges: bool = False) -> Any:
         """What vLLM makes of a request: its RequestOutput.
 
         Args:
             item: of one request.
             replica: that is to answer it.
             clip: what vLLM is to know the clip by. No other clip may have that name while vLLM runs.
+            judges: whether it is to say yes or no: at once, and with its likeliest tokens.
         """
         from reelscribe.engines.vllm_clips import keep_seconds, prompt_for_vllm
 
         request = item.requests[0]
-        words = Prompt.of(self._processor, self._family, request, self._switches)
+        switches = dict.fromkeys(self._switches or {}, False) if judges else self._switches
         frames = item.frames if request.video else None
+        hears = frames is not None and frames.has_sound
+        words = Prompt.of(self._processor, self._family, request, switches, hears=hears)
         prompt = prompt_for_vllm(words, self._processor, self._family, frames, clip)
         [rendered] = await self._llm.renderer.render_cmpl_async([prompt])
         if frames is not None:
@@ -263,10 +278,24 @@ class VllmEngine:
         params = self.to_vllm(
             request.sampling, request.num_captions, request.seed, request.schema, scored=request.scored
         )
+        if judges:
+            params.logprobs = TOP_LOGPROBS
         chosen = replica if self._replicas > 1 else None
         name = str(next(self._numbers))
         outputs = [made async for made in self._llm.generate(rendered, params, name, data_parallel_rank=chosen)]
         return outputs[-1]
+
+    async def _answered(self, item: Work, replica: int, clip: str) -> "_Made":
+        """What vLLM makes of a request, and of the questions whether its candidates hold."""
+        request = item.requests[0]
+        output = await self._run(item, replica, clip)
+        if not request.judge:
+            return _Made(output=output)
+        texts = to_judge(self._generation(request, output))
+        asked = [replace(item, requests=(request.judging(text),)) for text in texts]
+        judged = await asyncio.gather(*(self._run(each, replica, clip, judges=True) for each in asked))
+        found = ({token: told.logprob for token, told in made.outputs[0].logprobs[0].items()} for made in judged)
+        return _Made(output=output, chances=dict(zip(texts, map(self._yes_no.chance, found), strict=True)))
 
     def to_vllm(
         self,
@@ -310,17 +339,21 @@ class VllmEngine:
     def _answer(self, flight: _Flight, others: Collection[_Flight]) -> Generation | Failure:
         request = flight.item.requests[0]
         try:
-            output = flight.future.result()
+            found = flight.future.result()
         except Exception as exc:  # vLLM's checks and its processor raise all kinds of errors at a bad request
             if self._llm.errored:
                 raise _dead(1 + len(others)) from exc.with_traceback(None)  # all share it, and it grows with each
             cause = exc.__cause__ or exc
             return Failure.of(request, f"{type(cause).__name__}: {cause}")
+        output = found.output
         reasons = {made.finish_reason for made in output.outputs}
         if "abort" in reasons:  # nothing here has asked for it
             raise EngineError(f"vLLM was told from elsewhere to end, with {1 + len(others)} requests in flight.")
         if not reasons <= set(get_args(StopReason)):
             return Failure.of(request, f"vLLM broke off with the reason {', '.join(map(str, reasons))}.")
+        return with_chances(self._generation(request, output), found.chances)
+
+    def _generation(self, request: Request, output: Any) -> Generation:
         candidates = [_candidate(made, self._rules, request.sampling) for made in output.outputs]
         if len(candidates) == 1:  # at temperature 0 vLLM makes one; they are all the same
             candidates *= request.num_captions
@@ -421,7 +454,7 @@ def _defaults(
         "use_tqdm_on_load": False,
     }
     if on_cpu:
-        length = min(longest_tokens(budget), checkpoint.config.get_text_config().max_position_embeddings)
+        length = min(longest_tokens(budget), checkpoint.context or longest_tokens(budget))
         args |= {
             "enforce_eager": True,  # compiling takes minutes there
             # vLLM 0.32 breaks on a CPU where a request with a seed is prefilled in parts, so that none may be. Longer

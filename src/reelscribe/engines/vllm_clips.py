@@ -3,9 +3,13 @@
 vLLM has code of its own for each family: it reads the times of frames, writes them into the prompt, counts tokens. No
 list says for which families that is right. vLLM is asked with small clips before any weights are loaded, and a model is
 refused if something else comes out than of its own processor.
+
+Sound stands beside the frames in the prompt, as a part of its own. vLLM 0.32 can lay it out among them, too, as the
+Transformers engine does, but then gives the frames wrong positions.
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Final
 
 import numpy as np
@@ -13,17 +17,18 @@ import torch
 from PIL import Image
 
 from reelscribe.engines.checkpoint import Checkpoint
-from reelscribe.engines.families import Family, metadata, seconds_between
+from reelscribe.engines.families import Family, as_tensor, call, metadata, seconds_between
 from reelscribe.engines.prompt import Prompt
 from reelscribe.errors import ModelError
-from reelscribe.values import Clip, Frames, Request, RequestId
-from reelscribe.video.sampling import FrameBudget, VisionLimits
+from reelscribe.values import Clip, Frames, Request, RequestId, Sound
+from reelscribe.video.sampling import FrameBudget, Hearing, VisionLimits
 
 _PROBES: Final = (((0.0, 0.7, 1.4, 2.1, 2.8, 3.5), (2, 3)), ((0.3, 61.9, 100.02), (4, 2)))
 """Times of the frames of clips to ask with, and their heights and widths in squares of a token: several groups of
 frames, and an odd number at uneven distances."""
 _BY_IMAGES: Final = "MiniCPMV4_6Processor"
 """Of its videos vLLM gives each frame to the image processor, which fails at words for videos."""
+_WITH_SOUND: Final = "with its sound, "
 _ROUNDED: Final = 0.01
 """By which bfloat16 may differ and count as equal."""
 
@@ -32,7 +37,7 @@ def prompt_for_vllm(words: Prompt, processor: Any, family: Family, frames: Frame
     """A prompt as vLLM takes it.
 
     Args:
-        words: with the family's mark where the clip belongs.
+        words: with the family's mark where the clip belongs, and the template's own where its sound does.
         processor: the checkpoint's.
         family: how the checkpoint takes a video.
         frames: of the clip; None for a prompt without one.
@@ -56,11 +61,19 @@ def prompt_for_vllm(words: Prompt, processor: Any, family: Family, frames: Frame
     whole = {"do_sample_frames": False}
     told = metadata(frames.timestamps, frames.duration_seconds) | whole
     by_images = type(processor).__name__ == _BY_IMAGES
+    data: dict[str, Any] = {"video": [(frames.pixels, told)]}
+    if frames.sound and frames.has_sound:
+        data["audio"] = [frames.sound.samples]
     return prompt | {
-        "multi_modal_data": {"video": [(frames.pixels, told)]},
-        "multi_modal_uuids": {"video": [clip]},
-        "mm_processor_kwargs": {**family.arguments_for(frames), **({} if by_images else whole)},
+        "multi_modal_data": data,
+        "multi_modal_uuids": {kind: [f"{kind} of {clip}"] for kind in data},
+        "mm_processor_kwargs": {**family.arguments_for(_mute(frames)), **({} if by_images else whole)},
     }
+
+
+def _mute(frames: Frames) -> Frames:
+    """The same without sound."""
+    return replace(frames, sound=None)
 
 
 def keep_seconds(rendered: Mapping[str, Any], family: Family, frames: Frames) -> None:
@@ -83,33 +96,38 @@ def keep_seconds(rendered: Mapping[str, Any], family: Family, frames: Frames) ->
             field.data = torch.full_like(field.data, exact, dtype=torch.float32)
 
 
-def check(config: Any, checkpoint: Checkpoint, model: str) -> None:
+def check(config: Any, checkpoint: Checkpoint, model: str, hearing: Hearing | None = None) -> None:
     """See whether vLLM makes of a clip what the checkpoint's own processor makes.
 
     Args:
         config: vLLM's, of an engine that need not run.
         checkpoint: of the model.
         model: its name, for the error.
+        hearing: how clips' sound is wanted; None if it is not.
 
     Raises:
         ModelError: it does not.
     """
-    if fault := fault_of(config, checkpoint):
+    if fault := fault_of(config, checkpoint, hearing):
         other = "" if checkpoint.family.stills else ", or show it frames as images: --show images"
+        other = ", or leave audio out" if fault.startswith(_WITH_SOUND) else other
         raise ModelError(
             f"vLLM cannot be trusted with videos of the model {model!r}, a {checkpoint.config.model_type}: {fault}. "
             f"Use the engine transformers: --engine transformers{other}."
         )
 
 
-def fault_of(config: Any, checkpoint: Checkpoint) -> str | None:
+def fault_of(config: Any, checkpoint: Checkpoint, hearing: Hearing | None = None) -> str | None:
     """What is wrong with what vLLM makes of clips; None if nothing is. See `check`."""
     from vllm.renderers import renderer_from_config
 
     renderer = renderer_from_config(config)
     try:
-        clips = (_clip(checkpoint.limits, *probe) for probe in _PROBES)
-        return next(filter(None, (_difference(renderer, checkpoint, frames) for frames in clips)), None)
+        for heard in (None, hearing) if hearing else (None,):
+            for times, shape in _PROBES:
+                if fault := _difference(renderer, checkpoint, _clip(checkpoint.limits, times, shape, heard)):
+                    return f"{_WITH_SOUND}{fault}" if heard else fault
+        return None
     finally:
         renderer.shutdown()
 
@@ -117,33 +135,52 @@ def fault_of(config: Any, checkpoint: Checkpoint) -> str | None:
 def _difference(renderer: Any, checkpoint: Checkpoint, frames: Frames) -> str | None:
     """What is wrong with what vLLM makes of a clip; None if nothing is."""
     processor, family = checkpoint.processor, checkpoint.family
-    words = Prompt.of(processor, family, Request(id=RequestId(0), clip=Clip(source="probe.mp4"), prompt="What?"))
-    shown = family.show(processor, frames)
-    ours = words.with_video(family.mark, shown.layout).ids(processor.tokenizer)
+    request = Request(id=RequestId(0), clip=Clip(source="probe.mp4"), prompt="What?")
+    words = Prompt.of(processor, family, request, hears=frames.has_sound)
+    ours, tensors = by_processor(words, processor, family, frames)
     prompt = prompt_for_vllm(words, processor, family, frames, f"probe of {len(frames.timestamps)} frames")
     try:
         [rendered] = renderer.render_cmpl([prompt])
     except Exception as exc:  # vLLM's code and the processor raise all kinds of errors
         reason = " ".join(str(exc.__cause__ or exc).split())
         return f"it takes none of them, or fails at them ({type(exc.__cause__ or exc).__name__}: {reason:.200})"
-    if _places(rendered, family) != ours:
+    if _places(rendered, processor, family) != ours:
         return "it makes other tokens of a clip than the model's own processor does"
     word = {"positions": "second", "drawn": "pixel_values"}.get(family.times)  # in the names of what tells times
-    if word and not _alike(rendered["mm_kwargs"]["video"][0].get_data(), shown.tensors, word):
+    if word and not _alike(rendered["mm_kwargs"]["video"][0].get_data(), tensors, word):
         return "it does not tell the model the times of frames as the model's own processor does"
+    if frames.has_sound and not _alike(rendered["mm_kwargs"]["audio"][0].get_data(), tensors, "features"):
+        return "it makes other features of it than the model's own processor does"
     return None
 
 
-def _places(rendered: Mapping[str, Any], family: Family) -> list[int]:
-    """A prompt's ids as vLLM has them, with our token wherever vision features go, and there alone.
+def by_processor(
+    words: Prompt, processor: Any, family: Family, frames: Frames
+) -> tuple[list[int], Mapping[str, torch.Tensor]]:
+    """Ids of a prompt with a clip, and what the model is fed beside, as the checkpoint's processor makes them."""
+    if not (frames.sound and frames.has_sound):
+        shown = family.show(processor, frames)
+        return words.with_video(family.mark, shown.layout).ids(processor.tokenizer), shown.tensors
+    arguments = {**family.arguments_for(_mute(frames)), "audio": [frames.sound.samples]}
+    pixels, times = as_tensor(frames.pixels), frames.timestamps
+    _, made = call(processor, pixels, None, times, frames.duration_seconds, arguments, words.text)
+    return made["input_ids"][0].tolist(), made
+
+
+def _places(rendered: Mapping[str, Any], processor: Any, family: Family) -> list[int]:
+    """A prompt's ids as vLLM has them, with our tokens wherever features go, and there alone.
 
     Of InternVL's frames vLLM writes another token in these places. The model is fed none of them.
     """
-    ids = [-1 if each == family.placeholder else each for each in rendered["prompt_token_ids"]]
-    for place in rendered["mm_placeholders"]["image" if family.stills else "video"]:
-        features = range(place.length) if place.is_embed is None else place.is_embed.nonzero().flatten().tolist()
-        for number in features:
-            ids[place.offset + number] = family.placeholder
+    tokens = dict.fromkeys(("image", "video"), family.placeholder)
+    if family.sound:
+        tokens["audio"] = processor.tokenizer.convert_tokens_to_ids(processor.audio_token)
+    ids = [-1 if each in tokens.values() else each for each in rendered["prompt_token_ids"]]
+    for kind, places in rendered["mm_placeholders"].items():
+        for place in places:
+            features = range(place.length) if place.is_embed is None else place.is_embed.nonzero().flatten().tolist()
+            for number in features:
+                ids[place.offset + number] = tokens[kind]
     return ids
 
 
@@ -159,27 +196,35 @@ def _alike(fed: Mapping[str, Any], shown: Mapping[str, torch.Tensor], word: str)
     )
 
 
-def _clip(limits: VisionLimits, times: Sequence[float], shape: tuple[int, int]) -> Frames:
-    """Frames of noise."""
+def _clip(
+    limits: VisionLimits, times: Sequence[float], shape: tuple[int, int], hearing: Hearing | None = None
+) -> Frames:
+    """Frames of noise, with sound that is noise if it is wanted."""
     height, width = (limits.token_pixels * squares for squares in shape)
     if limits.own_size:
         width, height = limits.own_size.fit(width, height)
-    noise = np.random.default_rng(0).integers(0, 256, (len(times), height, width, 3), dtype=np.uint8)
-    return Frames(pixels=noise, timestamps=tuple(times), duration_seconds=times[-1] + 0.7, video_tokens=0)
+    draw, length = np.random.default_rng(0), times[-1] + 0.7
+    noise = draw.integers(0, 256, (len(times), height, width, 3), dtype=np.uint8)
+    sound = None
+    if hearing:
+        samples = draw.uniform(-1, 1, round(length * hearing.rate)).astype(np.float32)
+        sound = Sound(samples=samples, rate=hearing.rate, heard="heard")
+    return Frames(pixels=noise, timestamps=tuple(times), duration_seconds=length, video_tokens=0, sound=sound)
 
 
 def largest_clip(checkpoint: Checkpoint, budget: FrameBudget) -> dict[str, Any]:
     """Arguments of vLLM that say how large a clip can be, in the family's own words. For that it sets memory aside."""
     limits, processor = checkpoint.limits, checkpoint.processor
     square = limits.token_pixels**2 * limits.temporal_patch
-    args: dict[str, Any] = {"limit_mm_per_prompt": {"image": 0, "video": 1}, "mm_processor_kwargs": {}}
+    most = {"image": 0, "video": 1, "audio": 1 if budget.hearing else 0}
+    args: dict[str, Any] = {"limit_mm_per_prompt": most, "mm_processor_kwargs": {}}
     area = budget.most_tokens * square
     if checkpoint.family.stills:
-        args["limit_mm_per_prompt"] = {"image": budget.most_frames, "video": 0}
+        most |= {"image": budget.most_frames, "video": 0}
         area = limits.max_frame_tokens * square
         known = area < _longest_edge(processor.image_processor)  # else it may be a side, as Pixtral's is
     elif limits.own_size:
-        args["limit_mm_per_prompt"]["video"] = {"count": 1, "num_frames": budget.most_frames}
+        args["limit_mm_per_prompt"] = {**most, "video": {"count": 1, "num_frames": budget.most_frames}}
         known = False
     else:
         known = bool(_longest_edge(processor.video_processor))
@@ -213,7 +258,7 @@ def set_aside(config: Any, budget: FrameBudget, *, ours: bool) -> None:
             break
         # Qwen2.5-VL means a frame by these words, and makes up as many as there is room for.
         held["size"]["longest_edge"] = edge
-    # Some families stop counting at some frames, however many a clip has.
-    scheduler = config.scheduler_config
+    # Some families stop counting at some frames, however many a clip has; of sound, all at half a minute.
+    scheduler, most = config.scheduler_config, max(most, budget.most_sound_tokens)
     scheduler.max_num_encoder_input_tokens = max(scheduler.max_num_encoder_input_tokens, most)
     scheduler.encoder_cache_size = max(scheduler.encoder_cache_size, most)

@@ -98,7 +98,7 @@ class VideoCaptioningFromVLMMapper(Mapper):  # type: ignore[misc] # Data-Juicer 
         :param hf_model: hub name or folder of a checkpoint that takes videos; "shapes" is the built-in one.
         :param enable_vllm: run the model with vLLM, split over all visible GPUs.
         :param caption_num: candidates for each video.
-        :param keep_candidate_mode: "random_any", "similar_one_simhash", "consensus", "likeliest" or "all".
+        :param keep_candidate_mode: "random_any", "similar_one_simhash", "consensus", "likeliest", "judged" or "all".
         :param keep_original_sample: keep each original sample before the captioned ones.
         :param prompt: for all samples; a general one by default.
         :param prompt_key: field of a sample's own prompt, which wins over `prompt` where it holds a string.

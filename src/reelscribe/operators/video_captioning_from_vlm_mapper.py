@@ -40,7 +40,7 @@ class VideoCaptioningFromVLMMapper:
         enable_vllm: run the model with vLLM, split over all visible GPUs; `tensor_parallel_size` in `model_params` says
             otherwise.
         caption_num: candidates for each video.
-        keep_candidate_mode: "random_any", "similar_one_simhash", "consensus", "likeliest" or "all".
+        keep_candidate_mode: "random_any", "similar_one_simhash", "consensus", "likeliest", "judged" or "all".
         keep_original_sample: keep each original row before the captioned ones.
         prompt: for all rows; a general one by default.
         prompt_key: column of a row's own prompt, which wins over `prompt` where it holds a string.
@@ -80,7 +80,8 @@ class VideoCaptioningFromVLMMapper:
         unknown = sorted(set(kwargs) - _BASE_OPTIONS)
         if unknown:
             raise TypeError(f"VideoCaptioningFromVLMMapper got unknown arguments: {', '.join(unknown)}")
-        if keep_candidate_mode not in (modes := get_args(Keep)):
+        modes = [mode for mode in get_args(Keep) if mode != "scored"]  # it takes no scorer
+        if keep_candidate_mode not in modes:
             raise SettingsError(f"keep_candidate_mode must be one of {', '.join(modes)}; got {keep_candidate_mode!r}.")
         if isinstance(caption_num, bool) or not isinstance(caption_num, int) or caption_num < 1:
             raise SettingsError(f"caption_num must be a whole number of at least 1; got {caption_num!r}.")

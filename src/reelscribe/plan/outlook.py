@@ -26,6 +26,8 @@ GPU_BYTES: Final[dict[str, int]] = {
     "rtx5090": 32 * 10**9,
 }
 """Memory by NVIDIA's data sheets."""
+_CANDIDATES: Final = (1, 4, 8)
+"""Whose cost is told, beside what is set."""
 _COUNTS: Final = (1, 2, 4, 8)
 """GPUs to try, where nobody says how many there are."""
 
@@ -49,6 +51,18 @@ class TaskCost:
     """One for each clip."""
     answer_tokens: Estimate | None
     """The most that all its answers may have, where it is known how many one may."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CandidatesCost:
+    """What another number of candidates would take, by a measured run."""
+
+    candidates: int
+    answer_tokens: Estimate
+    least_hours: Estimate
+    """By the clock, if what is done once a clip took all the time."""
+    most_hours: Estimate
+    """If candidates took it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,8 +93,13 @@ class Outlook:
     """Of each clip once, at the rate of frames that is set first; then at half of it and at twice it."""
     tasks: list[TaskCost]
     """Where there are several."""
+    candidates: list[CandidatesCost] = field(default_factory=list)
+    """Of 1, 4 and 8, and of as many as are set; none if no run was measured, or there are several tasks."""
     readings: int
-    """How often the model reads a clip: once for all tasks that are asked at one time; a server, for each of them."""
+    """How often the model reads a clip: once for all tasks that are asked at one time; a server, for each of them, and
+    for each candidate that it judges."""
+    judged: Estimate
+    """Candidates of which the model is asked whether they hold."""
     thinned: Estimate
     """Clips that get fewer frames a second than are set, since they are long."""
     shrunk: Estimate
@@ -108,14 +127,17 @@ class Outlook:
         rest = {
             name: value
             for name, value in vars(self).items()
-            if name not in ("survey", "gpu_plan", "rate", "tokens", "tasks", "readings")
+            if name not in ("survey", "gpu_plan", "rate", "tokens", "tasks", "candidates", "readings", "judged")
         }
         plain = {name: asdict(value) if isinstance(value, Estimate) else value for name, value in rest.items()}
         return {
             **seen,
             **plain,
             "tokens": [asdict(each) for each in self.tokens],
-            **({"tasks": [asdict(each) for each in self.tasks], "readings": self.readings} if self.tasks else {}),
+            **({"candidates": [asdict(each) for each in self.candidates]} if self.candidates else {}),
+            **({"tasks": [asdict(each) for each in self.tasks]} if self.tasks else {}),
+            **({"judged": asdict(self.judged)} if self.judged.value else {}),
+            **({"readings": self.readings} if self.tasks or self.judged.value else {}),
             "gpu_plan": self.gpu_plan and asdict(self.gpu_plan),
             "rate": self.rate and asdict(self.rate),
         }
@@ -166,6 +188,7 @@ def look_ahead(
         tokens=[_tokens(seen, replace(budget, fps=budget.fps * many)) for many in (1, 0.5, 2)],
         tasks=_tasks(clips, settings, prospect),
         readings=_readings(settings),
+        judged=times(clips, sum(task.num_captions for task in settings.all_tasks if task.judge)),
         thinned=seen.total(lambda header: header.thinned(budget)),
         shrunk=seen.total(lambda header: header.shrunk(budget)),
         model=settings.model,
@@ -182,7 +205,25 @@ def look_ahead(
     count = gpu_plan.gpus if gpu_plan else gpus or 1
     hours = times(clips, 1 / found_rate.clips_per_second / 3600)
     cost = None if settings.price is None else times(hours, settings.price)
-    return replace(made, gpu_hours=hours, wall_hours=times(hours, 1 / count), cost=cost)
+    wall = times(hours, 1 / count)
+    candidates = _candidates(clips, wall, settings, found_rate)
+    return replace(made, gpu_hours=hours, wall_hours=wall, cost=cost, candidates=candidates)
+
+
+def _candidates(clips: Estimate, hours: Estimate, settings: Settings, rate: Rate) -> list[CandidatesCost]:
+    """What other numbers of candidates would take. Decoding, vision and prefill are the same for any."""
+    if rate.candidates is None or rate.candidate_tokens is None or len(settings.all_tasks) > 1:
+        return []
+    [task] = settings.all_tasks
+    return [
+        CandidatesCost(
+            candidates=count,
+            answer_tokens=times(clips, count * rate.candidate_tokens),
+            least_hours=times(hours, min(count / rate.candidates, 1)),
+            most_hours=times(hours, max(count / rate.candidates, 1)),
+        )
+        for count in sorted({*_CANDIDATES, task.num_captions})
+    ]
 
 
 def times(estimate: Estimate, factor: float) -> Estimate:
@@ -211,7 +252,9 @@ def _tasks(clips: Estimate, settings: Settings, prospect: Prospect) -> list[Task
 def _readings(settings: Settings) -> int:
     """How often a clip is read. Here that is once for all tasks which come after the same others."""
     shown = [task for task in settings.all_tasks if task.video]
-    return len(shown) if settings.engine == "openai" else len({frozenset(task.after) for task in shown})
+    if settings.engine == "openai":
+        return sum(1 + (task.num_captions if task.judge else 0) for task in shown)
+    return len({frozenset(task.after) for task in shown})
 
 
 def _on_gpus(

@@ -24,6 +24,10 @@ class Rate:
     """Where it comes from."""
     differences: list[str] = field(default_factory=list)
     """What was other there than in the run that is planned."""
+    candidates: int | None = None
+    """Of each clip there; None if that is not known, or there were several tasks."""
+    candidate_tokens: float | None = None
+    """Of each of them, on average."""
 
 
 def find_rate(settings: Settings, *, given: float | None, measured: Path | None, gpu: str | None) -> Rate | None:
@@ -64,7 +68,7 @@ def read_rate(file: Path, settings: Settings, *, gpu: str | None = None) -> Rate
     """
     try:
         told = json.loads(file.read_text("utf-8"))
-        rate, source, used = _of_benchmark(told) if "variants" in told else _of_run(told)
+        rate, source, used, tokens = _of_benchmark(told) if "variants" in told else _of_run(told)
         machine = _machine(told["hardware"])
     except OSError as exc:
         raise SettingsError(f"cannot read {file}: {exc.strerror}.") from exc
@@ -78,7 +82,13 @@ def read_rate(file: Path, settings: Settings, *, gpu: str | None = None) -> Rate
     ]
     if gpu and not _is(gpu, machine):
         differences.insert(0, f"the machine was {machine}, is to be {gpu}")
-    return Rate(clips_per_second=rate, source=f"{file} ({source})", differences=differences)
+    return Rate(
+        clips_per_second=rate,
+        source=f"{file} ({source})",
+        differences=differences,
+        candidates=None if tokens is None else used["num_captions"],
+        candidate_tokens=tokens,
+    )
 
 
 def _with_names(used: Mapping[str, Any]) -> dict[str, Any]:
@@ -91,20 +101,27 @@ def _is(gpu: str, machine: str) -> bool:
     return gpu.partition("-")[0].lower() in machine.lower().replace(" ", "")
 
 
-def _of_benchmark(told: Mapping[str, Any]) -> tuple[float, str, dict[str, Any]]:
+_Found = tuple[float, str, dict[str, Any], float | None]
+"""Clips per second, in words where from, settings that were used, and tokens of a candidate."""
+
+
+def _of_benchmark(told: Mapping[str, Any]) -> _Found:
     rates = [each["clips_per_second"] for each in told["variants"].values() if "clips_per_second" in each]
     tokens = max(each["video_tokens"] for each in told["variants"].values() if "video_tokens" in each)
     sizes = told["settings"]
     used = {"num_captions": sizes["candidates"]}
     work = f"{tokens:,} vision tokens a clip, {sizes['candidates']} x {sizes['tokens']} tokens of answer"
-    return _positive(max(rates)), f"{told['date']}, {_machine(told['hardware'])}, {work}", used
+    return _positive(max(rates)), f"{told['date']}, {_machine(told['hardware'])}, {work}", used, float(sizes["tokens"])
 
 
-def _of_run(told: Mapping[str, Any]) -> tuple[float, str, dict[str, Any]]:
+def _of_run(told: Mapping[str, Any]) -> _Found:
     gpus = told["model"].get("gpus", 1)
     rate = _positive(told["clips_per_second"]) / gpus
     where = _machine(told["hardware"]) if gpus == 1 else f"{gpus} x {_machine(told['hardware'])}"
-    return rate, f"{told['started'][:10]}, {where}, {told['clips']:,} clips", {"tasks": {}} | told["settings"]
+    used: dict[str, Any] = {"tasks": {}} | told["settings"]
+    made = 0 if used["tasks"] else told.get("answers", 0) * used.get("num_captions", 0)
+    tokens = told.get("tokens", 0) / made if made else None
+    return rate, f"{told['started'][:10]}, {where}, {told['clips']:,} clips", used, tokens or None
 
 
 def _positive(rate: float) -> float:

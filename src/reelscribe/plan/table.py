@@ -39,6 +39,10 @@ def lines(outlook: Outlook) -> Iterator[str]:
         if clips.value:
             yield from _columns({name: f"{_number(clips)}, {what}"})
     yield from _columns({"GPU": _gpu(outlook), **_speed(outlook)})
+    for number, made in enumerate(outlook.candidates):
+        hours = " to ".join(dict.fromkeys((_duration(made.least_hours), _duration(made.most_hours))))
+        tokens = f"{made.candidates}: {_number(made.answer_tokens)} tokens of answers"
+        yield f"{'' if number else 'candidates':<10}  {tokens}, {hours}"
 
 
 def _tasks(outlook: Outlook) -> Iterator[str]:
@@ -49,8 +53,11 @@ def _tasks(outlook: Outlook) -> Iterator[str]:
         if task.answer_tokens is not None:
             tokens = f"at most {_number(task.answer_tokens)} tokens of answers"
         yield f"{'' if number else 'tasks':<10}  {task.name:<{width}}  {_number(task.requests)} requests, {tokens}"
-    if outlook.tasks:
-        times = "once for all tasks" if outlook.readings == 1 else f"{outlook.readings} times; tokens are of one time"
+    if outlook.judged.value:
+        yield f"{'judged':<10}  {_number(outlook.judged)} candidates, each by one more question and one token"
+    if outlook.tasks or outlook.judged.value:
+        once = "once for all tasks" if outlook.tasks else "once"
+        times = once if outlook.readings == 1 else f"{outlook.readings} times; tokens are of one time"
         yield f"{'':<10}  each clip is read {times}"
 
 

@@ -5,6 +5,7 @@ import hashlib
 from importlib.resources import files
 
 from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
 
 from reelscribe.report.timeline import clock
 
@@ -17,6 +18,12 @@ def text_of(room: str, name: str) -> str:
 def script_hash(script: str) -> str:
     """By which a page's content security policy knows a script: base64 of its SHA-256."""
     return base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+
+
+def scripts(*files: tuple[str, str]) -> dict[str, list[str]]:
+    """Scripts by room and name, in their order, as a page's template takes them."""
+    texts = [text_of(room, name) for room, name in files]
+    return {"scripts": [Markup(text) for text in texts], "script_hashes": list(map(script_hash, texts))}
 
 
 def environment(*rooms: str) -> Environment:

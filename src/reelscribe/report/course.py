@@ -13,6 +13,10 @@ _UNITS = ((2 * 3600.0, "hours", 3600.0), (120.0, "minutes", 60.0), (0.0, "second
 """From so many seconds on, what they are told in, and how many seconds it has."""
 
 
+_FEWEST_RATES, _FEWEST_SECONDS = 5, 30.0
+"""A shorter run tells how it started and nothing else."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Course:
     """Clips a second from each moment to the next."""
@@ -25,6 +29,13 @@ class Course:
     """Clips a second."""
     bottleneck: str
     """The stage that held it up."""
+    seconds: float
+    """How long it took."""
+
+    @property
+    def says_something(self) -> bool:
+        """Whether the run was long enough for a drawing of its rates to say something."""
+        return len(self.rates) >= _FEWEST_RATES and self.seconds >= _FEWEST_SECONDS
 
     @classmethod
     def of(cls, output: Path) -> "Course | None":
@@ -44,6 +55,7 @@ class Course:
             rates=[(more - less) / (later - sooner) for (sooner, less), (later, more) in itertools.pairwise(points)],
             on_the_whole=clips / seconds,
             bottleneck=str(told.get("bottleneck")),
+            seconds=seconds,
         )
 
 

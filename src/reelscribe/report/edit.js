@@ -10,22 +10,6 @@ const drafts = stored(localStorage, DRAFTS, {}); // texts that are being written
 const done = stored(sessionStorage, DONE, []); // lines of the log that this page wrote, to undo
 let line = 0; // of the log, up to which the page knows it
 
-function stored(storage, key, otherwise) {
-  try {
-    return JSON.parse(storage.getItem(key)) ?? otherwise;
-  } catch {
-    return otherwise;
-  }
-}
-
-function store(storage, key, value) {
-  try {
-    storage.setItem(key, JSON.stringify(value));
-  } catch {
-    // no storage here: it lasts as long as the page
-  }
-}
-
 const stateOf = (answer) => states.get(answer.node.id) ?? NOTHING;
 const TOLD_MILLISECONDS = 8000;
 let forgetting;
@@ -34,13 +18,6 @@ function tell(text) {
   field("done").textContent = text;
   clearTimeout(forgetting);
   forgetting = setTimeout(() => field("done").replaceChildren(), TOLD_MILLISECONDS);
-}
-
-function make(name, text, attributes = {}) {
-  const node = document.createElement(name);
-  node.textContent = text;
-  for (const [key, value] of Object.entries(attributes)) node.setAttribute(key, value);
-  return node;
 }
 
 function button(text, act) {
@@ -70,7 +47,7 @@ function take(found) {
   for (const [id, state] of Object.entries(found)) {
     if ((states.get(id)?.version ?? -1) > state.version) continue; // an older answer came late
     states.set(id, state);
-    const answer = answers.find(({ node }) => node.id === id);
+    const answer = answerNamed.get(id);
     if (answer) showState(answer);
   }
 }
@@ -174,7 +151,7 @@ function edit(answer, draft) {
   if (!caption || !answer.node.querySelector(".edit")) return;
   if (answer.node.querySelector(".editor")) return answer.node.querySelector(".editor textarea").focus();
   const editor = make("div", "", { class: "editor" });
-  const area = make("textarea", "", { "aria-label": `Caption of row ${answer.clip.row}`, rows: "4" });
+  const area = make("textarea", "", { "aria-label": `Caption of ${answer.clip.video}`, rows: "4" });
   const problem = make("p", "", { class: "quiet", role: "status" });
   area.value = draft ?? textOf(answer);
   const before = textOf(answer);
@@ -259,6 +236,12 @@ function correctable(answer) {
   for (const take of answer.node.querySelectorAll(".take")) take.addEventListener("click", () => takeCandidate(answer, take));
   if (!answer.kind) answer.flags.push("undecided");
   if (states.has(answer.node.id)) showState(answer);
+  if ("ready" in document.body.dataset) takeUp(answer);
+}
+
+// What was being written when the page was closed.
+function takeUp(answer) {
+  if (answer.node.id in drafts) edit(answer, drafts[answer.node.id]);
 }
 
 answers.forEach(correctable);
@@ -279,7 +262,7 @@ function forgetPreview() {
   field("preview").replaceChildren();
 }
 
-const captionCount = (count) => `${count.toLocaleString("en")} caption${count === 1 ? "" : "s"}`;
+const captionCount = (count) => countOf(count, "caption");
 
 async function preview(event) {
   event.preventDefault();
@@ -288,10 +271,10 @@ async function preview(event) {
   const told = await ask("replace", asked);
   if (told.status !== 200) return field("preview").append(make("p", sentence(told.problem)));
   field("preview").append(make("p", told.count ? `${captionCount(told.count)} would change:` : "No caption would change."));
-  for (const { row, pieces } of told.samples) {
+  for (const { video, pieces } of told.samples) {
     const sample = make("p", "", { class: "before" });
     const kinds = { same: "span", new: "ins", gone: "del" };
-    sample.append(make("span", `row ${row} `, { class: "quiet" }), ...pieces.map(([kind, text]) => make(kinds[kind], text)));
+    sample.append(make("span", `${video}: `, { class: "quiet" }), ...pieces.map(([kind, text]) => make(kinds[kind], text)));
     field("preview").append(sample);
   }
   if (told.count > told.samples.length) field("preview").append(make("p", `and ${told.count - told.samples.length} more`, { class: "quiet" }));
@@ -337,7 +320,32 @@ field("replace").addEventListener("click", () => field("replacing").showModal())
 field("help-button").addEventListener("click", () => field("help").showModal());
 
 followLog().then(() => {
-  for (const answer of answers) if (answer.node.id in drafts) edit(answer, drafts[answer.node.id]);
+  answers.forEach(takeUp);
   document.body.dataset.ready = "";
 });
 setInterval(followLog, POLL_MILLISECONDS);
+
+// A frame that the server cannot show: it says why, in the place of all of them.
+list.addEventListener("error", async ({ target }) => {
+  const frames = target.closest?.(".frames");
+  if (!frames || "gone" in frames.dataset) return;
+  frames.dataset.gone = "";
+  const why = await fetch(target.src).then((response) => response.text(), () => "The frames cannot be shown.");
+  frames.replaceWith(make("p", why, { class: "quiet" }));
+}, true);
+
+// Clips that are not in the page yet come in pieces, one after the other.
+async function receiveRest() {
+  for (let from = clips.length; from < inAll; ) {
+    const told = await ask(`clips?from=${from}`);
+    if (told.status === 200) {
+      receive(told.clips);
+      from += told.clips.length;
+    } else {
+      tell(sentence(told.problem));
+      await new Promise((done) => setTimeout(done, POLL_MILLISECONDS));
+    }
+  }
+  if (field("sort").value !== "place") find(); // what came was put last
+}
+receiveRest();

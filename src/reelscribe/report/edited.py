@@ -36,6 +36,7 @@ class Corrections:
     def __init__(self, log: EditLog) -> None:
         self._log = log
         self._met: Counter[tuple[str, str, str]] = Counter()
+        self._answers: set[tuple[str, str]] = set()
         self._found: set[CaptionKey] = set()
         self.outdated = 0
         """Edits of captions that were made anew since."""
@@ -43,6 +44,8 @@ class Corrections:
     def __call__(self, entry: "Entry") -> "Entry":
         """The entry as people left it."""
         name = key_of(entry)[:3]
+        if name[2] and name[:2] in self._log.answers:
+            self._answers.add(name[:2])
         if name not in self._log.names:
             return entry
         entry = replace(entry, copy=self._met[name])
@@ -62,12 +65,18 @@ class Corrections:
     @property
     def notes(self) -> list[str]:
         """What is to be said of edits that have no effect; complete behind the last entry."""
-        gone = sum(edit.key not in self._found and not edit.says_nothing for edit in self._log.edits())
+        gone = [edit.key for edit in self._log.edits() if edit.key not in self._found and not edit.says_nothing]
+        # Nothing has their prompt, but the task of their video has an answer to another one.
+        otherwise = sum(bool(key.asked) and key[:2] in self._answers and key[:3] not in self._met for key in gone)
         notes = []
         if self.outdated:
             notes.append(_count(self.outdated, "is of what is no longer kept", "are of what is no longer kept"))
-        if gone:
-            notes.append(_count(gone, "is of a caption that is not there", "are of captions that are not there"))
+        if otherwise:
+            notes.append(_count(otherwise, "is of an answer to another prompt", "are of answers to another prompt"))
+        if len(gone) > otherwise:
+            notes.append(
+                _count(len(gone) - otherwise, "is of a caption that is not there", "are of captions that are not there")
+            )
         return notes
 
 

@@ -130,7 +130,7 @@ class Editor:
         found = list(self._replacements(asked, find, left_out))
         if asked.get("count") is None:
             samples = [
-                {"row": item.entry.row, "pieces": differences(item.before, item.edit.text or "")}
+                {"video": item.entry.video.name, "pieces": differences(item.before, item.edit.text or "")}
                 for item in found[:_SAMPLES]
             ]
             return {"count": len(found), "samples": samples, "left_out": left_out}

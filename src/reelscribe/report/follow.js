@@ -22,27 +22,12 @@ function showRun(run) {
   if (place.textContent !== said) place.textContent = said; // or a screen reader would say it every second
 }
 
-function addClip(html) {
-  const holder = document.createElement("ol");
-  holder.innerHTML = html; // the server's own, with all that data say escaped
-  const item = holder.querySelector("li");
-  const clip = adopt(item.querySelector("article"));
-  for (const answer of clip.answers) correctable(answer);
-  wire(clip);
-  const all = shown === clips || shown.length === clips.length - 1;
-  if (all && field("sort").value === "place") {
-    if (shown !== clips) shown.push(clip);
-    list.append(item);
-  }
-  field("count").textContent = shown.length === clips.length ? `${clips.length} clips` : `${shown.length} of ${clips.length} clips`;
-}
-
 async function hearNews() {
   if (document.hidden || !following) return;
   const told = await ask(`news?seen=${received}`);
   if (told.status !== 200) return;
   received += told.clips.length;
-  told.clips.forEach(addClip);
+  receive(told.clips);
   if (told.begun_anew) {
     following = false;
     field("run").textContent = "The run began again from its first row; start reelscribe view again.";

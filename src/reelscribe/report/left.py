@@ -33,14 +33,14 @@ def partial_of(output: Path, unfinished: Unfinished) -> Source | None:
     partial = output.with_name(f"{output.name}.partial")
     if output.suffix != ".jsonl" or not partial.is_file():
         return None
-    is_running = holder(lock_of(output)) is not None
+    is_running = holder(lock_of(output), output) is not None
     is_there = unfinished == "running" if is_running else not output.exists()
     return Source(location=str(partial), format="jsonl") if is_there else None
 
 
 def not_finished(output: Path) -> DatasetError:
     """The error of an output that is not whole, where a whole one is needed."""
-    going = holder(lock_of(output)) is not None
+    going = holder(lock_of(output), output) is not None
     how = "under way: wait until it is finished" if going else "not finished: give its command again"
     return DatasetError(
         f"the run on {output} is {how}. reelscribe status says how far it is; view and report show what it wrote so "

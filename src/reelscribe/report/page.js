@@ -1,8 +1,6 @@
 "use strict";
-// What a reader does to the page: find, sort, play, mark, export. All data are in the page already.
+// What a reader does to the page: find, sort, play, mark, export. Of a page from a server, more clips come later.
 
-const list = document.getElementById("clips");
-const field = (id) => document.getElementById(id);
 const number = (text, otherwise) => (text === "" ? otherwise : Number(text));
 
 // A clip has an answer to each task. Where there is one task, the answer's element is the clip's own.
@@ -10,10 +8,17 @@ const number = (text, otherwise) => (text === "" ? otherwise : Number(text));
 const clips = [];
 const answers = [];
 const clipOf = new Map();
+const answerNamed = new Map(); // by its identifier
+const partsOf = new Map(); // what stands for a clip on its film's timeline
+for (const part of document.querySelectorAll(".film [data-clip]")) {
+  const { clip } = part.dataset;
+  partsOf.set(clip, [...(partsOf.get(clip) ?? []), part]);
+}
 
 function adopt(article) {
   const { row, slot, video, start, seconds, film } = article.dataset;
-  const own = { article, item: article.parentElement, place: clips.length, answers: [], parts: [] }; // parts: those on its film's timeline
+  const parts = partsOf.get(article.id) ?? [];
+  const own = { article, item: article.parentElement, place: clips.length, answers: [], parts };
   const clip = { ...own, row: +row, slot: +slot, video, start: +start, seconds: +seconds, film, stop: field(`t-${article.id}`) };
   const nodes = article.matches(".answer") ? [article] : article.querySelectorAll(".answer");
   for (const node of nodes) {
@@ -22,6 +27,7 @@ function adopt(article) {
     answer.text = searched(answer);
     clip.answers.push(answer);
     answers.push(answer);
+    answerNamed.set(node.id, answer);
   }
   for (const name of ["words", "tokens"]) clip[name] = clip.answers.reduce((sum, answer) => sum + answer[name], 0);
   clips.push(clip);
@@ -40,30 +46,17 @@ function answerOf(node) {
 }
 
 list.querySelectorAll("article").forEach(adopt);
-for (const part of document.querySelectorAll(".film [data-clip]")) clipOf.get(part.dataset.clip).parts.push(part);
 
 // Marks are kept by the browser, under the page's and the caption's own names, so that they outlive a reload.
 
 const KEY = `reelscribe-marks-${document.body.dataset.key}`;
-const marks = new Map(Object.entries(load()));
-
-function load() {
-  try {
-    return JSON.parse(localStorage.getItem(KEY)) ?? {};
-  } catch {
-    return {}; // no storage here: marks last as long as the page
-  }
-}
+const marks = new Map(Object.entries(stored(localStorage, KEY, {})));
 
 function mark(answer, change) {
   const mark = { flag: false, note: "", ...marks.get(answer.node.id), ...change };
   if (mark.flag || mark.note) marks.set(answer.node.id, mark);
   else marks.delete(answer.node.id);
-  try {
-    localStorage.setItem(KEY, JSON.stringify(Object.fromEntries(marks)));
-  } catch {
-    // likewise
-  }
+  store(localStorage, KEY, Object.fromEntries(marks));
   showMark(answer);
   showExport();
 }
@@ -101,15 +94,11 @@ function showExport() {
 }
 
 function exportMarks() {
-  const lines = marked().map(({ node, clip, task }) => {
+  const rows = marked().map(({ node, clip, task }) => {
     const { flag, note } = marks.get(node.id);
-    return JSON.stringify({ row: clip.row, video: clip.video || null, task, flag, note }) + "\n";
+    return { row: clip.row, video: clip.video || null, task, flag, note };
   });
-  const link = document.createElement("a");
-  link.href = URL.createObjectURL(new Blob(lines, { type: "application/jsonl" }));
-  link.download = "marks.jsonl";
-  link.click();
-  URL.revokeObjectURL(link.href);
+  save("marks.jsonl", rows);
 }
 
 // Finding and sorting
@@ -131,61 +120,76 @@ function fits(answer) {
 }
 
 const FILTERS = ["search", "show", "least", "most"];
-let shown = clips;
+let shown = [];
+let inAll = Number(document.body.dataset.clips); // clips, with those that are still to come
 
 function find() {
   const name = field("sort").value.replace("-", "");
   const sign = field("sort").value.startsWith("-") ? -1 : 1;
   const compare = (a, b) => (name === "video" ? a.video.localeCompare(b.video) : sign * (a[name] - b[name]));
   shown = clips.filter((clip) => clip.answers.some(fits)).sort((a, b) => compare(a, b) || a.place - b.place);
-  // What is taken out costs nothing; to hide a thousand clips where they stand takes a browser seconds.
-  list.replaceChildren(...shown.map((clip) => clip.item));
-  field("count").textContent = shown.length === clips.length ? `${shown.length} clips` : `${shown.length} of ${clips.length} clips`;
-  field("nothing").hidden = shown.length > 0;
+  layOut(shown.map((clip) => clip.item));
+  showFound();
   const there = new Set(shown);
   for (const clip of clips) for (const part of clip.parts) part.classList.toggle("out", !there.has(clip));
 }
 
+function showFound() {
+  const all = countOf(inAll, "clip");
+  field("count").textContent = shown.length === clips.length ? all : `${shown.length.toLocaleString("en")} of ${all}`;
+  if (clips.length < inAll) field("count").textContent += `, ${clips.length.toLocaleString("en")} looked at so far`;
+  const wanted = field("search").value.trim();
+  field("nothing").hidden = shown.length > 0 || !isFiltered();
+  const those = ["show", "least", "most"].some((id) => field(id).value) ? "No clip of those chosen" : "No clip";
+  field("what").textContent = wanted ? `${those} has “${wanted}”.` : "No clip is like that.";
+}
+
+const isFiltered = () => FILTERS.some((id) => field(id).value);
+
+function clear() {
+  for (const id of FILTERS) field(id).value = "";
+  find();
+}
+
+// Clips that come after the page, as HTML.
+function receive(pieces) {
+  for (const html of pieces) {
+    const holder = document.createElement("ol");
+    holder.innerHTML = html; // the server's own, with all that data say escaped
+    const clip = adopt(holder.querySelector("article"));
+    clip.answers.forEach(correctable);
+    wire(clip);
+    if (!clip.answers.some(fits)) continue;
+    shown.push(clip);
+    items.push(clip.item);
+  }
+  inAll = Math.max(inAll, clips.length);
+  fill(PIECE);
+  showFound();
+  showExport();
+}
+
 function follow(event) {
-  const answer = answers.find(({ node }) => `#${node.id}` === event.target.getAttribute("href"));
+  const answer = answerNamed.get(event.target.getAttribute("href")?.slice(1));
   if (!answer) return;
   event.preventDefault();
   visit(answer);
 }
 
 function visit(answer) {
-  if (!shown.includes(answer.clip)) {
-    for (const id of FILTERS) field(id).value = "";
-    find();
-  }
+  if (!shown.includes(answer.clip)) clear();
   focus(answer);
 }
 
-// Playing: the video is asked for when it is to be played, not before.
+// Playing
 
 const lastPlayed = new Map(); // by film, the clip that has its player: browsers give a page some dozens, not hundreds
 
-function player(clip) {
-  const place = clip.article.querySelector(".player");
-  const href = clip.article.querySelector(".play")?.dataset.href;
-  if (href && !place.firstChild) {
+const player = (clip) =>
+  playerOf(clip.article, (video) => {
     if (clip.film) takePlayer(clip);
-    const video = document.createElement("video");
-    video.controls = true;
-    video.playsInline = true;
-    video.addEventListener("error", () => {
-      const told = document.createElement("p");
-      told.className = "quiet";
-      told.textContent = "This browser cannot play the video, or it is no longer there.";
-      place.replaceChildren(told);
-    });
-    video.src = href;
     addSubtitles(video, clip);
-    place.append(video);
-    place.hidden = false;
-  }
-  return place.querySelector("video");
-}
+  });
 
 function takePlayer(clip) {
   const place = lastPlayed.get(clip.film)?.article.querySelector(".player");
@@ -214,12 +218,7 @@ function addSubtitles(video, clip) {
   }
 }
 
-function play(clip) {
-  const video = player(clip);
-  if (!video) return;
-  if (video.paused) video.play().catch(() => {});
-  else video.pause();
-}
+const play = (clip) => toggle(player(clip));
 
 function seek(clip, seconds) {
   const video = player(clip);
@@ -265,13 +264,14 @@ function stopAt(event) {
   if (!part) return follow(event);
   event.preventDefault();
   const clip = clipOf.get(part.dataset.clip);
+  if (!clip) return; // it is still to come
   seek(clip, Number(part.dataset.seconds ?? clip.start));
   visit(clip.answers[0]);
 }
 
 function goBack(clip, event) {
   event.preventDefault();
-  document.querySelector(".films").open = true;
+  showPart(clip.stop);
   clip.stop.focus();
   clip.stop.scrollIntoView({ block: "center" });
 }
@@ -293,17 +293,14 @@ list.addEventListener("focusin", (event) => {
 
 const current = () => answerOf(document.activeElement);
 
-function go(step) {
-  const stops = shown.flatMap((clip) => clip.answers);
-  if (!stops.length) return;
-  const at = stops.indexOf(current());
-  const next = at < 0 ? (step > 0 ? 0 : stops.length - 1) : Math.min(Math.max(at + step, 0), stops.length - 1);
-  focus(stops[next]);
+function go(by) {
+  const next = step(shown.flatMap((clip) => clip.answers), current(), by);
+  if (next) focus(next);
 }
 
 function focus(answer) {
   const { node, clip } = answer;
-  node.focus({ preventScroll: true });
+  goTo(clip, node);
   (answer === clip.answers[0] ? clip.article : node).scrollIntoView({ block: "start" }); // the first one with its frames
 }
 
@@ -312,21 +309,13 @@ function note(answer) {
   answer.node.querySelector(".noting textarea").focus();
 }
 
-const deeds = { j: () => go(1), k: () => go(-1) };
-const deedsOf = { f: flag, n: note, " ": (answer) => play(answer.clip) }; // what is done to the answer with the focus
+Object.assign(deeds, { j: () => go(1), k: () => go(-1) });
+Object.assign(deedsOf, { f: flag, n: note, " ": (answer) => play(answer.clip) });
 
-function press(event) {
-  if (event.ctrlKey || event.metaKey || event.altKey) return;
+document.addEventListener("keydown", (event) => {
   const answer = current();
   if (event.key === "Escape" && answer && event.target.matches("textarea")) focus(answer);
-  if (!field("keys").checked || event.target.matches("input, select, textarea, video, dialog *")) return;
-  if (event.key === " " && event.target.matches("button, summary, a")) return;
-  const deed = deeds[event.key] ?? (answer && deedsOf[event.key]);
-  if (deed) {
-    event.preventDefault();
-    deed(answer);
-  }
-}
+});
 
 // What there is to click on a clip and its answers.
 
@@ -369,10 +358,18 @@ function wireAnswer(answer) {
 clips.forEach(wire);
 document.querySelector(".toolbar").hidden = false;
 document.querySelector(".toolbar").addEventListener("submit", (event) => event.preventDefault());
-for (const id of [...FILTERS, "sort"]) field(id).addEventListener("input", find);
+for (const id of [...FILTERS, "sort"]) {
+  field(id).addEventListener("input", () => {
+    find();
+    showFirst();
+  });
+}
+field("clear").addEventListener("click", () => {
+  clear();
+  field("search").focus();
+});
 list.addEventListener("click", follow);
 field("export").addEventListener("click", exportMarks);
-document.addEventListener("keydown", press);
+listenToKeys(current);
 showExport();
-if (FILTERS.some((id) => field(id).value) || field("sort").value !== "place") find(); // as a reload leaves them
-else field("count").textContent = `${clips.length} clips`;
+find(); // by what a reload leaves in the fields

@@ -7,13 +7,14 @@ import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 from urllib.parse import quote
 
 from markupsafe import Markup
 
-from reelscribe.report.assets import environment, script_hash, text_of
+from reelscribe.report.assets import environment, scripts, text_of
 from reelscribe.report.course import Course
 from reelscribe.report.entries import Entry
 from reelscribe.report.films import films_of
@@ -29,7 +30,7 @@ from reelscribe.report.overview import (
 )
 from reelscribe.report.plots import histogram, steps
 from reelscribe.report.thumbnails import Filmstrip
-from reelscribe.report.views import AnswerView, ClipView, Other
+from reelscribe.report.views import AnswerView, ClipView, Other, name_and_times
 from reelscribe.report.words import differences, near_duplicates, phrases
 from reelscribe.words import words_of
 
@@ -54,68 +55,87 @@ _TOLD_ELSEWHERE: Final = frozenset(
 _NEAR: Final = "near_duplicate"
 
 
-def render(
-    overview: Overview,
-    videos: Sequence[Sequence[Entry]],
-    strips: Sequence[Filmstrip],
-    *,
-    course: Course | None,
-    title: str,
-    link: VideoLink,
-    editing: bool = False,
-    unfinished: bool = False,
-) -> bytes:
-    """Make the page, in UTF-8.
+class Sheet:
+    """A page to be, of which all is known but the frames.
 
     Args:
         overview: of all videos.
         videos: those to show: the entries of each.
-        strips: of each video.
         course: of the last run, where it is known.
         title: of the page.
         link: where the videos are.
         editing: whether captions are corrected on it, which takes a server.
         unfinished: whether there is more to come; with a server the page asks for it.
     """
-    entries = [entry for answers in videos for entry in answers]
-    groups = _near(entries)
-    several = len(overview.tasks) > 1
-    clips = _clips(videos, strips, groups, link, several=several)
-    films = films_of(clips)
-    names = ["page.js", *(["edit.js"] if editing else []), *(["follow.js"] if editing and unfinished else [])]
-    scripts = [text_of("report", name) for name in names]
-    page = (
-        environment("report")
-        .get_template("page.html.j2")
-        .render(
-            title=title,
-            style=Markup(text_of("report", "page.css")),
-            scripts=list(map(Markup, scripts)),
-            script_hashes=list(map(script_hash, scripts)),
-            editing=editing,
-            unfinished=unfinished,
-            several=several,
-            overview=overview,
-            plots=list(_plots(overview, course)),
-            repeated=_repeated(entries),
-            clips=clips,
-            films=films,
-            film_of={stop.clip: film.id for film in films for stop in film.stops},
-            answers=[answer for clip in clips for answer in clip.answers],
-            groups=len(groups),
-            key=hashlib.sha256(title.encode("utf-8", "surrogatepass")).hexdigest()[:16],
-        )
-    )
-    return page.encode("utf-8", "xmlcharrefreplace")  # half a surrogate pair, which JSON may hold, has no UTF-8
+
+    def __init__(
+        self,
+        overview: Overview,
+        videos: Sequence[Sequence[Entry]],
+        *,
+        course: Course | None,
+        title: str,
+        link: VideoLink,
+        editing: bool = False,
+        unfinished: bool = False,
+    ) -> None:
+        entries = [entry for answers in videos for entry in answers]
+        groups = _near(entries)
+        several = len(overview.tasks) > 1
+        self._clips = _clips(videos, groups, link, several=several)
+        films = films_of(self._clips)
+        names = ["shared.js", "page.js", *(["edit.js"] if editing else [])]
+        names += ["follow.js"] if editing and unfinished else []
+        self._told: dict[str, Any] = {
+            "title": title,
+            "style": Markup(text_of("report", "page.css")),
+            **scripts(*(("report", name) for name in names)),
+            "editing": editing,
+            "unfinished": unfinished,
+            "several": several,
+            "overview": overview,
+            "plots": list(_plots(overview, course)),
+            "repeated": _repeated(entries),
+            "films": films,
+            "film_of": {stop.clip: film.id for film in films for stop in film.stops},
+            "answers": [answer for clip in self._clips for answer in clip.answers],
+            "groups": len(groups),
+            "key": hashlib.sha256(title.encode("utf-8", "surrogatepass")).hexdigest()[:16],
+        }
+
+    def page(self, strips: Sequence[Filmstrip] | None = None, first: int | None = None) -> bytes:
+        """Make the page, in UTF-8.
+
+        Args:
+            strips: of each video; without them there are no frames.
+            first: how many clips it has; all by default. For the others it asks its server.
+        """
+        clips = self._clips if strips is None else list(map(_with_strip, self._clips, strips))
+        template = environment("report").get_template("page.html.j2")
+        page = template.render(clips=clips, first=clips[:first], **self._told)
+        return page.encode("utf-8", "xmlcharrefreplace")  # half a surrogate pair, which JSON may hold, has no UTF-8
+
+    def piece(self, strips: Sequence[Filmstrip], start: int, count: int) -> list[str]:
+        """Make the HTML of some clips, which a page without them asks for."""
+        part = slice(start, start + count)
+        return _html_of(list(map(_with_strip, self._clips[part], strips[part])), **self._told)
 
 
 def render_clips(
     videos: Sequence[Sequence[Entry]], strips: Sequence[Filmstrip], *, link: VideoLink, several: bool
 ) -> list[str]:
-    """Make the HTML of clips that come to a page of `view` later; see `render`."""
+    """Make the HTML of clips that a run wrote since the page was made; see `Sheet`."""
+    clips = list(map(_with_strip, _clips(videos, [], link, several=several), strips))
+    return _html_of(clips, several=several, editing=True, film_of={})
+
+
+def _with_strip(clip: ClipView, strip: Filmstrip) -> ClipView:
+    return replace(clip, strip=strip)
+
+
+def _html_of(clips: Sequence[ClipView], **told: Any) -> list[str]:
     template = environment("report").get_template("clip.html.j2")
-    clips = _clips(videos, strips, [], link, several=several)
-    return [template.render(clip=clip, several=several, editing=True, film_of={}) for clip in clips]
+    return [template.render(clip=clip, **told) for clip in clips]
 
 
 def beside_page(page: Path) -> VideoLink:
@@ -146,10 +166,11 @@ def _plots(overview: Overview, course: Course | None) -> Iterator[tuple[str, str
         if values:
             median = sorted(values)[len(values) // 2]
             said = f"{min(values):.4g} to {max(values):.4g}, median {median:.4g}"
-            yield title, said, Markup(histogram(values, whole=whole))  # drawn from numbers alone
-    if course:
+            yield title, said, Markup(histogram(values, title=title, said=said, whole=whole))
+    if course and course.says_something:
+        title = "Clips a second"
         said = f"{course.on_the_whole:.3g}, over {course.unit}; limit: {course.bottleneck}"
-        yield "Clips a second", said, Markup(steps(course.edges, course.rates))
+        yield title, said, Markup(steps(course.edges, course.rates, title=title, said=said))
 
 
 def _repeated(entries: Sequence[Entry]) -> list[tuple[str, int]]:
@@ -174,27 +195,22 @@ def _near(entries: Sequence[Entry]) -> list[list[int]]:
 
 
 def _clips(
-    videos: Sequence[Sequence[Entry]],
-    strips: Sequence[Filmstrip],
-    groups: list[list[int]],
-    link: VideoLink,
-    *,
-    several: bool,
+    videos: Sequence[Sequence[Entry]], groups: list[list[int]], link: VideoLink, *, several: bool
 ) -> list[ClipView]:
     answers = _answers([entry for each in videos for entry in each], groups, several=several)
-    return [
-        _clip(list(itertools.islice(answers, len(each))), strip, link, several=several)
-        for each, strip in zip(videos, strips, strict=True)
-    ]
+    return [_clip(list(itertools.islice(answers, len(each))), link, several=several) for each in videos]
 
 
-def _clip(answers: list[AnswerView], strip: Filmstrip, link: VideoLink, *, several: bool) -> ClipView:
+def _clip(answers: list[AnswerView], link: VideoLink, *, several: bool) -> ClipView:
     entry = shown_of([answer.entry for answer in answers])
     href, clip = link(entry), entry.video.clip
+    name, times = name_and_times(entry.video.name)
     return ClipView(
         id=f"v{entry.row}-{entry.slot}" if several else answers[0].id,
         entry=entry,
-        strip=strip,
+        name=name,
+        times=times,
+        strip=Filmstrip(),
         href=href and href + clip.fragment if clip else href,
         start=clip.start_seconds if clip else 0.0,
         seconds=seconds_of(entry),
@@ -218,7 +234,9 @@ def _answers(entries: Sequence[Entry], groups: list[list[int]], *, several: bool
             frames=len(frame_seconds_of(entry)),
             tokens=sum(tokens) if tokens else None,
             others=list(_others(entry)),
-            similar=[(names[other], entries[other].row) for other in others[:_TOP]],
+            similar=[
+                (names[other], " ".join(name_and_times(entries[other].video.name)).strip()) for other in others[:_TOP]
+            ],
             provenance=list(_provenance(entry.meta)),
         )
 

@@ -1,81 +1,90 @@
-"""Plots as SVG that takes its colours from the page."""
+"""Plots as SVG inside a page, which has their colours in its style: `fill` and `stroke` name its variables."""
 
-import io
+import itertools
 import math
-import re
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections import Counter
+from collections.abc import Sequence
+from html import escape
 from typing import Final
 
-from matplotlib import rc_context
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
-
-_BAR, _INK, _LINE = "#010203", "#040506", "#070809"
-"""Stand for the page's colours, which change between light and dark."""
-_COLORS: Final = {_BAR: "var(--accent)", _INK: "var(--muted)", _LINE: "var(--line)"}
-_STYLE: Final = {
-    "svg.fonttype": "none",
-    "svg.hashsalt": "reelscribe",
-    "font.family": "sans-serif",
-    "font.size": 9.0,
-    "axes.formatter.useoffset": False,
-}
+_WIDTH, _HEIGHT = 280, 120
+_LEFT, _RIGHT, _TOP, _BOTTOM = 40, 10, 9, 22
+"""Room around the bars, for what the axes say."""
 _FEWEST_BINS, _MOST_BINS = 8, 24
+_TEXT: Final = 'fill="var(--muted)" font-size="12"'
 
 
-def histogram(values: Sequence[float], *, whole: bool = True) -> str:
+def histogram(values: Sequence[float], *, title: str, said: str, whole: bool = True) -> str:
     """Draw how often values occur.
 
     Args:
         values: at least one.
+        title: of the plot, for who does not see it.
+        said: what it shows, in words.
         whole: whether they are whole numbers, so that no bin ends between two.
 
     Returns:
         An `<svg>` element without any identifier, so that a page can hold several.
     """
-    with _axes() as (axes, drawn):
-        axes.hist(values, bins=_edges(values, whole), color=_BAR, rwidth=0.92, clip_on=False)
-        if min(values) == max(values):
-            axes.set_xticks([values[0]])
-        else:
-            axes.xaxis.set_major_locator(MaxNLocator(5, integer=whole, min_n_ticks=1))
-        axes.yaxis.set_major_locator(MaxNLocator(3, integer=True))
-    return _inline(drawn.getvalue())
+    edges = _edges(values, whole)
+    width = edges[1] - edges[0]
+    counts = Counter(min(int((value - edges[0]) / width), len(edges) - 2) for value in values)
+    heights = [float(counts[place]) for place in range(len(edges) - 1)]
+    low, high = min(values), max(values)
+    ticks = [low] if low == high else _ticks(low, high, 5, whole=whole)
+    return _drawn(edges, heights, ticks, title=title, said=said, whole=True)
 
 
-def steps(edges: Sequence[float], values: Sequence[float]) -> str:
+def steps(edges: Sequence[float], values: Sequence[float], *, title: str, said: str) -> str:
     """Draw what a value was from one moment to the next.
 
     Args:
         edges: moments, ascending, one more than there are values.
         values: at least one.
+        title: as `histogram` takes it.
+        said: likewise.
 
     Returns:
         As `histogram` does.
     """
-    with _axes() as (axes, drawn):
-        axes.stairs(values, edges, color=_BAR, fill=True, clip_on=False)
-        axes.xaxis.set_major_locator(MaxNLocator(5))
-        axes.yaxis.set_major_locator(MaxNLocator(3))
-    return _inline(drawn.getvalue())
+    ticks = _ticks(edges[0], edges[-1], 5, whole=False)
+    return _drawn(edges, values, ticks, title=title, said=said, whole=False)
 
 
-@contextmanager
-def _axes() -> Iterator[tuple[Axes, io.StringIO]]:
-    """Axes in the page's style to draw on, and where the drawing is in the end."""
-    with rc_context(_STYLE):
-        figure, drawn = Figure(figsize=(2.9, 1.25), layout="constrained"), io.StringIO()
-        axes = figure.add_subplot()
-        yield axes, drawn
-        axes.spines[["top", "left", "right"]].set_visible(False)
-        axes.spines["bottom"].set_color(_LINE)
-        axes.tick_params(length=0, labelcolor=_INK)
-        axes.grid(axis="y", color=_LINE, linewidth=0.5, clip_on=False)
-        axes.set_axisbelow(True)
-        axes.margins(y=0.08)
-        figure.savefig(drawn, format="svg", transparent=True, metadata={"Date": None})
+def _drawn(
+    edges: Sequence[float], heights: Sequence[float], ticks: Sequence[float], *, title: str, said: str, whole: bool
+) -> str:
+    """Bars from edge to edge, above a line with ticks."""
+    floor, top = _HEIGHT - _BOTTOM, max(heights) or 1.0
+    across = (_WIDTH - _LEFT - _RIGHT) / (edges[-1] - edges[0])
+    up = (floor - _TOP) / top
+
+    def x(value: float) -> float:
+        return round(_LEFT + (value - edges[0]) * across, 2)
+
+    parts = [f"<title>{escape(title)}</title><desc>{escape(said)}</desc>"]
+    for level in _ticks(0, top, 3, whole=whole):
+        y = round(floor - level * up, 2)
+        parts.append(f'<path d="M{_LEFT} {y}H{_WIDTH - _RIGHT}" stroke="var(--line)"/>')
+        parts.append(f'<text x="{_LEFT - 4}" y="{y + 4:g}" text-anchor="end" {_TEXT}>{level:.10g}</text>')
+    for (begin, end), height in zip(itertools.pairwise(edges), heights, strict=True):
+        if height:
+            wide, high = max(round((end - begin) * across * 0.94, 2), 0.5), round(height * up, 2)
+            bar = f'x="{x(begin)}" y="{round(floor - high, 2)}" width="{wide}" height="{high}"'
+            parts.append(f'<rect {bar} fill="var(--accent)"/>')
+    for tick in ticks:
+        parts.append(f'<text x="{x(tick)}" y="{_HEIGHT - 6}" text-anchor="middle" {_TEXT}>{tick:.10g}</text>')
+    return f'<svg viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img">{"".join(parts)}</svg>'
+
+
+def _ticks(low: float, high: float, most: int, *, whole: bool) -> list[float]:
+    """Round numbers from low to high: multiples of 1, 2 or 5 times a power of ten, about so many."""
+    rough = (high - low) / most or 1.0
+    power = 10.0 ** math.floor(math.log10(rough))
+    step = next(factor * power for factor in (1, 2, 5, 10) if factor * power >= rough * 0.999)
+    step = max(step, 1.0) if whole else step
+    first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)
+    return [number * step for number in range(first, last + 1)]
 
 
 def _edges(values: Sequence[float], whole: bool) -> list[float]:
@@ -86,11 +95,3 @@ def _edges(values: Sequence[float], whole: bool) -> list[float]:
         return [low - 0.5 + width * number for number in range(int(high - low) // width + 2)]
     step = (high - low) / most
     return [low + step * number for number in range(most + 1)] if high > low else [low - 0.5, low + 0.5]
-
-
-def _inline(svg: str) -> str:
-    svg = re.sub(r"<metadata>.*?</metadata>| id=\"[^\"]*\"", "", svg[svg.index("<svg") :], flags=re.DOTALL)
-    svg = re.sub(r"<svg [^>]*?(viewBox=\"[^\"]*\")[^>]*>", r'<svg \1 aria-hidden="true">', svg, count=1)
-    for stand_in, color in _COLORS.items():
-        svg = svg.replace(stand_in, color)
-    return svg

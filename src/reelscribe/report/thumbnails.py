@@ -4,6 +4,7 @@ import base64
 import io
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Final, TypeVar
 
@@ -19,17 +20,20 @@ from reelscribe.video.prefetch import Decode, decoding, usable_cpus
 from reelscribe.video.sampling import FramesAt
 
 _MAX_WIDTH, _MAX_HEIGHT = 200, 112
-_QUALITIES: Final = (75, 60, 45)
+_STEPS: Final = ((1, 75), (1, 60), (1, 45), (2, 60), (2, 40))
+"""By how much pictures are made smaller, and their quality, until they fit."""
 _MOST_BYTES: Final = 160 << 10
 """Of a clip's pictures, where there are few clips."""
-_ALL_BYTES: Final = 42 << 20
-"""Of all pictures of a report, as text."""
+_PAGE_BYTES: Final = 48 << 20
+"""Of a page in a file."""
+_ROUND_BYTES: Final = 260
+"""Of what stands around a picture on a page."""
 _AHEAD: Final = 4
 _T = TypeVar("_T")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Thumbnail:
+class Picture:
     """A frame."""
 
     seconds: float
@@ -37,8 +41,20 @@ class Thumbnail:
     width: int
     """In pixels."""
     height: int
+    jpeg: bytes
+
+
+@dataclass(frozen=True, kw_only=True)
+class Thumbnail:
+    """A frame on a page."""
+
+    seconds: float
+    """When it is shown."""
+    width: int
+    """In pixels; 0 if it is not known yet."""
+    height: int
     data: str
-    """The picture, as a data URL."""
+    """Where the picture is: a data URL, or an address at the page's own server."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,36 +68,85 @@ class Filmstrip:
     """Why there are none."""
 
 
-def filmstrips(entries: Sequence[Entry], *, most_frames: int, settings: Settings) -> Iterator[Filmstrip]:
+def room_for_pictures(page: bytes, clips: int) -> int:
+    """How many bytes the pictures of each clip may have, on a page that is this without them."""
+    return min(_MOST_BYTES, max(_PAGE_BYTES - len(page), 0) // max(clips, 1))
+
+
+def filmstrips(
+    entries: Sequence[Entry], *, most_frames: int, max_bytes: int = _MOST_BYTES, settings: Settings
+) -> Iterator[Filmstrip]:
     """A filmstrip for each entry, in their order; decoded in processes of their own, some ahead.
 
     Args:
         entries: to look at.
         most_frames: of each, spread evenly over those that the model saw.
+        max_bytes: of what each adds to a page.
         settings: of the run: how to decode.
     """
-    max_bytes = min(_MOST_BYTES, _ALL_BYTES // max(len(entries), 1) * 3 // 4)  # base64 makes four bytes of three
-    workers = settings.decoders or usable_cpus()
-    with (
-        ThreadPoolExecutor(workers) as executor,
-        decoding(settings.decoders, settings.decode_seconds, settings.decoder_bytes) as decode_clip,
-    ):
+    with decoding_pictures(settings) as (executor, decode_clip):
         waiting: list[Future[Filmstrip]] = []
         for entry in entries:
             waiting.append(executor.submit(_filmstrip, entry, most_frames, max_bytes, decode_clip))
-            if len(waiting) > _AHEAD * workers:
+            if len(waiting) > _AHEAD * (settings.decoders or usable_cpus()):
                 yield waiting.pop(0).result()
         for future in waiting:
             yield future.result()
 
 
-def _filmstrip(entry: Entry, most_frames: int, max_bytes: int, decode_clip: Decode) -> Filmstrip:
+@contextmanager
+def decoding_pictures(settings: Settings) -> Iterator[tuple[ThreadPoolExecutor, Decode]]:
+    """Threads, and how they decode. At the end, what is not begun is dropped and what is under way given up."""
+    with (
+        ThreadPoolExecutor(settings.decoders or usable_cpus()) as executor,
+        decoding(settings.decoders, settings.decode_seconds, settings.decoder_bytes) as decode_clip,
+    ):
+        try:
+            yield executor, decode_clip
+        finally:
+            executor.shutdown(wait=False, cancel_futures=True)
+
+
+def filmstrip_at(entry: Entry, most_frames: int, address: str) -> Filmstrip:
+    """A filmstrip whose pictures are at a server, where `pictures_of` makes them when they are asked for."""
+    seen, problem = _seen(entry)
+    frames = (
+        Thumbnail(seconds=seconds, width=0, height=0, data=f"{address}/{place}")
+        for place, seconds in enumerate(_spread(seen, most_frames))
+    )
+    return Filmstrip(frames=tuple(frames), of=len(seen), problem=problem)
+
+
+def pictures_of(entry: Entry, most_frames: int, decode_clip: Decode) -> list[Picture]:
+    """The pictures of such a filmstrip.
+
+    Raises:
+        ClipError: they cannot be had.
+    """
+    seen, _ = _seen(entry)
+    if entry.video.clip is None or not seen:
+        return []
+    return _decode_again(entry.video.clip, _spread(seen, most_frames), _MOST_BYTES * most_frames, decode_clip)
+
+
+def _seen(entry: Entry) -> tuple[list[float], str]:
+    """When the frames are shown that the model saw; or none, and why. Of a failure there is nothing to see."""
     seen = sorted(set(frame_seconds_of(entry)))
     if entry.failure:
-        return Filmstrip()
+        return [], ""
     if entry.video.clip is None or not seen:
-        return Filmstrip(problem=entry.video.problem or "Which frames the model saw is not known.")
-    return _decode_again(entry.video.clip, seen, most_frames, max_bytes, decode_clip)
+        return [], entry.video.problem or _UNKNOWN
+    return seen, ""
+
+
+_UNKNOWN: Final = "Which frames the model saw is not known."
+
+
+def _filmstrip(entry: Entry, most_frames: int, max_bytes: int, decode_clip: Decode) -> Filmstrip:
+    seen, problem = _seen(entry)
+    if entry.video.clip is None or not seen:
+        return Filmstrip(problem=problem)
+    return _strip(entry.video.clip, seen, most_frames, max_bytes, decode_clip)
 
 
 def look_again(
@@ -97,48 +162,60 @@ def look_again(
         settings: of the run: what may be fetched and how to decode.
     """
     if not seconds:
-        return Filmstrip(problem="Which frames the model saw is not known.")
+        return Filmstrip(problem=_UNKNOWN)
     with decoding(settings.decoders, settings.decode_seconds, settings.decoder_bytes) as decode_clip:
         try:
             with fetched(clip, FetchLimits.of(settings)) as there:
-                return _decode_again(there, sorted(set(seconds)), most_frames, max_bytes, decode_clip)
+                return _strip(there, sorted(set(seconds)), most_frames, max_bytes, decode_clip)
         except ClipError as exc:
-            return Filmstrip(problem=f"The frames cannot be shown: {exc}")
+            return Filmstrip(problem=cannot_show(exc))
 
 
-def _decode_again(
-    clip: Clip, seen: Sequence[float], most_frames: int, max_bytes: int, decode_clip: Decode
-) -> Filmstrip:
-    chosen = _spread(seen, most_frames)
-    at = FramesAt(seconds=tuple(chosen), max_width=_MAX_WIDTH, max_height=_MAX_HEIGHT)
+def cannot_show(exc: ClipError) -> str:
+    """What a page says in the place of frames."""
+    return f"The frames cannot be shown: {exc}"
+
+
+def _strip(clip: Clip, seen: Sequence[float], most_frames: int, max_bytes: int, decode_clip: Decode) -> Filmstrip:
     try:
-        frames = decode_clip(clip, at, threads=1)
+        pictures = _decode_again(clip, _spread(seen, most_frames), max_bytes, decode_clip)
     except ClipError as exc:
-        return Filmstrip(problem=f"The frames cannot be shown: {exc}")
-    return Filmstrip(frames=tuple(_compress(frames, max_bytes)), of=len(seen))
+        return Filmstrip(problem=cannot_show(exc))
+    if not pictures:
+        return Filmstrip(problem="There is no room for frames on a page with so many clips; take fewer with --clips.")
+    return Filmstrip(frames=tuple(map(_inline, pictures)), of=len(seen))
 
 
-def _compress(frames: Frames, max_bytes: int) -> list[Thumbnail]:
-    """Pictures within a limit of bytes: of less quality, then fewer."""
+def _inline(picture: Picture) -> Thumbnail:
+    data = f"data:image/jpeg;base64,{base64.b64encode(picture.jpeg).decode()}"
+    return Thumbnail(seconds=picture.seconds, width=picture.width, height=picture.height, data=data)
+
+
+def _decode_again(clip: Clip, seconds: Sequence[float], max_bytes: int, decode_clip: Decode) -> list[Picture]:
+    at = FramesAt(seconds=tuple(seconds), max_width=_MAX_WIDTH, max_height=_MAX_HEIGHT)
+    return _compress(decode_clip(clip, at, threads=1), max_bytes)
+
+
+def _compress(frames: Frames, max_bytes: int) -> list[Picture]:
+    """Pictures that add at most so many bytes to a page: of less quality, then smaller, then fewer, then none."""
     height, width = frames.pixels.shape[1:3]
     pictures = [Image.fromarray(pixels) for pixels in frames.pixels]
     coded: list[bytes] = []
-    for quality in _QUALITIES:
-        coded = [_jpeg(picture, quality) for picture in pictures]
-        if sum(map(len, coded)) <= max_bytes:
+    for shrink, quality in _STEPS:
+        coded = [_jpeg(picture.reduce(shrink), quality) for picture in pictures]
+        if sum(map(_size, coded)) <= max_bytes:
             break
     places = list(range(len(coded)))
-    while len(places) > 1 and sum(len(coded[place]) for place in places) > max_bytes:
-        places = _spread(places, -(-len(places) // 2))
+    while places and sum(_size(coded[place]) for place in places) > max_bytes:
+        places = _spread(places, len(places) // 2)
     return [
-        Thumbnail(
-            seconds=frames.timestamps[place],
-            width=width,
-            height=height,
-            data=f"data:image/jpeg;base64,{base64.b64encode(coded[place]).decode()}",
-        )
-        for place in places
+        Picture(seconds=frames.timestamps[place], width=width, height=height, jpeg=coded[place]) for place in places
     ]
+
+
+def _size(jpeg: bytes) -> int:
+    """Bytes that a picture adds to a page: base64 makes four of three."""
+    return len(jpeg) * 4 // 3 + _ROUND_BYTES
 
 
 def _jpeg(picture: Image.Image, quality: int) -> bytes:

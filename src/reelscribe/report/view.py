@@ -2,10 +2,11 @@
 
 Starlette answers with parts of files, as players ask for them, and checks the host; uvicorn serves it. The address has
 a token that nobody can guess, so that no other user of this machine and no other page in the browser gets anything.
-What can be asked for is the page and the videos that it shows, by their place: no address has a path in it. What
-changes something must come from the page itself: browsers say so in `Origin`, and let no other site send JSON.
+What can be asked for is the page, and the pictures and videos that it shows, by their place: no address has a path in
+it. What changes something must come from the page itself: browsers say so in `Origin`, and let no other site send JSON.
 """
 
+import asyncio
 import json
 import mimetypes
 import secrets
@@ -16,18 +17,23 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from reelscribe.dataset.formats.jsonl import to_json
-from reelscribe.errors import DatasetError, SettingsError
+from reelscribe.errors import ClipError, DatasetError, SettingsError
 from reelscribe.report.editor import BadEditError, ConflictError, Editor
 from reelscribe.report.entries import Entry
 from reelscribe.report.following import Follower
-from reelscribe.report.overview import shown_of
-from reelscribe.report.write import CLIPS, FRAMES, Made, OnClip, make_page, needs_report
+from reelscribe.report.write import CLIPS, FRAMES, Made, make_page, needs_report
 
 if TYPE_CHECKING:
     from starlette.applications import Starlette
     from starlette.requests import Request
 
+    from reelscribe.report.shelf import Shelf
+
 HOST: Final = "127.0.0.1"
+_FIRST: Final = 40
+"""Clips that are in the page itself; it asks for the others when it is there."""
+_PIECE: Final = 200
+"""Clips that it gets at a time."""
 _HEADERS: Final = {
     "Cache-Control": "no-store",
     "Cross-Origin-Resource-Policy": "same-origin",
@@ -44,7 +50,6 @@ def view(
     frames: int = FRAMES,
     seed: int = 0,
     root: Path | None = None,
-    on_clip: OnClip = lambda total: None,
     on_ready: Callable[[str], None] = lambda address: None,
 ) -> None:
     """Serve a page about the captions of a data set, until a signal comes.
@@ -56,7 +61,6 @@ def view(
         frames: see there.
         seed: see there.
         root: see there.
-        on_clip: see there.
         on_ready: called with the page's address once it can be opened.
 
     Raises:
@@ -66,6 +70,9 @@ def view(
     """
     with needs_report():
         import uvicorn
+
+        from reelscribe.report.shelf import Shelf
+        from reelscribe.report.thumbnails import decoding_pictures
     with socket.socket() as listening:
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
@@ -73,27 +80,41 @@ def view(
             listening.listen()  # who comes before the page is ready waits
         except (OSError, OverflowError) as exc:
             raise SettingsError(f"cannot serve at port {port}: {exc}; 0 takes one that is free.") from exc
-        made = make_page(output, _link, clips=clips, frames=frames, seed=seed, root=root, on_clip=on_clip, editing=True)
+        made = make_page(output, _link, clips=clips, frames=frames, seed=seed, root=root, editing=True)
         token = secrets.token_urlsafe(24)
         editor = Editor(made.data, made.answers)
-        site = _Site(made, editor, clips=clips, frames=frames)
-        app = make_app(made.page, site.videos, token, editor, site.follower)
-        on_ready(f"http://{HOST}:{listening.getsockname()[1]}/{token}/")
-        with suppress(KeyboardInterrupt):  # which is how one ends it
-            uvicorn.Server(uvicorn.Config(app, log_level="warning")).run(sockets=[listening])
+        with decoding_pictures(made.data.settings) as (executor, decode_clip):
+            site = Site(made, editor, Shelf(frames, executor, decode_clip), clips=clips)
+            app = make_app(site, token, editor)
+            on_ready(f"http://{HOST}:{listening.getsockname()[1]}/{token}/")
+            with suppress(KeyboardInterrupt):  # which is how one ends it
+                uvicorn.Server(uvicorn.Config(app, log_level="warning")).run(sockets=[listening])
 
 
-class _Site:
-    """What is served: it grows while a run goes on."""
+class Site:
+    """What is served: it grows while a run goes on.
 
-    def __init__(self, made: Made, editor: Editor, *, clips: int, frames: int) -> None:
-        self._made, self._editor, self._frames = made, editor, frames
+    Args:
+        made: the page.
+        editor: takes what it changes.
+        shelf: has its pictures.
+        clips: most of them.
+    """
+
+    def __init__(self, made: Made, editor: Editor, shelf: "Shelf", *, clips: int) -> None:
+        self._made, self._editor, self.shelf = made, editor, shelf
+        self._strips = shelf.add(made.videos_shown)
+        self.page = made.sheet.page(self._strips, first=_FIRST)
         self.videos: dict[str | None, Path] = {}
         self._add_videos(made.videos_shown)
         self.follower: Follower | None = None
         if made.unfinished:
             room = clips - len(made.videos_shown)
             self.follower = Follower(made.data, rows=made.rows, most=room, show=self._show)
+
+    def clips_from(self, start: int) -> dict[str, Any]:
+        """`clips`: the HTML of those of the page from a place on, some of them."""
+        return {"clips": self._made.sheet.piece(self._strips, start, _PIECE)}
 
     def _add_videos(self, videos: list[tuple[Entry, ...]]) -> None:
         paths = {_link(answers[0]): answers[0].video.path for answers in videos}
@@ -102,14 +123,12 @@ class _Site:
     def _show(self, videos: list[tuple[Entry, ...]]) -> list[str]:
         """The HTML of clips that come to the page, which can be corrected and played from now on."""
         from reelscribe.report.page import identifiers, render_clips
-        from reelscribe.report.thumbnails import filmstrips
 
-        data, several = self._made.data, self._made.several
-        strips = list(filmstrips(list(map(shown_of, videos)), most_frames=self._frames, settings=data.settings))
+        several = self._made.several
         entries = [entry for answers in videos for entry in answers]
         self._editor.add(dict(zip(identifiers(entries, several=several), entries, strict=True)))
         self._add_videos(videos)
-        return render_clips(videos, strips, link=_link, several=several)
+        return render_clips(videos, self.shelf.add(videos), link=_link, several=several)
 
 
 def _link(entry: Entry) -> str | None:
@@ -150,17 +169,13 @@ async def _sent(request: "Request") -> Mapping[str, Any]:
     return told
 
 
-def make_app(
-    page: bytes, videos: Mapping[str | None, Path], token: str, editor: Editor, follower: Follower | None = None
-) -> "Starlette":
-    """The application: a page and its videos, for who knows the token.
+def make_app(site: Site, token: str, editor: Editor) -> "Starlette":
+    """The application: a page, its pictures and its videos, for who knows the token.
 
     Args:
-        page: HTML.
-        videos: that can be had, by their part of the address. There may be more later.
+        site: what there is to see.
         token: part of every address.
         editor: takes what the page changes.
-        follower: knows what comes to it.
     """
     from starlette.applications import Starlette
     from starlette.concurrency import run_in_threadpool
@@ -171,22 +186,38 @@ def make_app(
     from starlette.responses import FileResponse, HTMLResponse, Response
     from starlette.routing import Route
 
+    from reelscribe.report.thumbnails import cannot_show
+
     def known(request: Request) -> None:
         if not secrets.compare_digest(request.path_params["token"].encode(), token.encode()):
             raise HTTPException(404)
 
     async def show(request: Request) -> Response:
         known(request)
-        return HTMLResponse(page, headers=_HEADERS)
+        return HTMLResponse(site.page, headers=_HEADERS)
 
     async def play(request: Request) -> Response:
         known(request)
-        path = videos.get(f"video/{request.path_params['place']}")
+        path = site.videos.get(f"video/{request.path_params['place']}")
         if path is None or not path.is_file():
             raise HTTPException(404)
         kind = mimetypes.guess_type(path.name)[0] or ""
         media_type = kind if kind.startswith("video/") else "application/octet-stream"
         return FileResponse(path, media_type=media_type, headers=_HEADERS)
+
+    async def show_frame(request: Request) -> Response:
+        known(request)
+        pictures = site.shelf.pictures(request.path_params["place"])
+        if pictures is None:
+            raise HTTPException(404)
+        try:
+            found = await asyncio.wrap_future(pictures)
+        except ClipError as exc:  # the page shows why
+            return Response(cannot_show(exc), 404, headers=_HEADERS, media_type="text/plain")
+        number = request.path_params["number"]
+        if number >= len(found):
+            raise HTTPException(404)
+        return Response(found[number].jpeg, headers=_HEADERS, media_type="image/jpeg")
 
     def told(values: Mapping[str, Any], status: int = 200) -> Response:
         # Starlette's own JSON breaks on half a surrogate pair, which captions and a log may hold.
@@ -202,15 +233,14 @@ def make_app(
         except DatasetError as exc:  # a full disk, say
             return told({"problem": str(exc)}, 500)
 
-    async def tell_states(request: Request) -> Response:
-        known(request)
-        return await answer(editor.states, _count(request.query_params.get("since", "")))
+    def telling(name: str, act: Callable[[int], dict[str, Any]] | None) -> Callable[[Request], Any]:
+        async def tell(request: Request) -> Response:
+            known(request)
+            if act is None:
+                raise HTTPException(404)
+            return await answer(act, _count(request.query_params.get(name, "")))
 
-    async def tell_news(request: Request) -> Response:
-        known(request)
-        if follower is None:
-            raise HTTPException(404)
-        return await answer(follower.news, _count(request.query_params.get("seen", "")))
+        return tell
 
     def changing(act: Callable[[Mapping[str, Any]], dict[str, Any]]) -> Callable[[Request], Any]:
         async def change(request: Request) -> Response:
@@ -223,8 +253,10 @@ def make_app(
         routes=[
             Route("/{token}/", show),
             Route("/{token}/video/{place}", play),
-            Route("/{token}/states", tell_states),
-            Route("/{token}/news", tell_news),
+            Route("/{token}/frames/{place}/{number:int}", show_frame),
+            Route("/{token}/clips", telling("from", site.clips_from)),
+            Route("/{token}/states", telling("since", editor.states)),
+            Route("/{token}/news", telling("seen", site.follower.news if site.follower else None)),
             Route("/{token}/change", changing(editor.change), methods=["POST"]),
             Route("/{token}/undo", changing(editor.undo), methods=["POST"]),
             Route("/{token}/replace", changing(editor.replace), methods=["POST"]),

@@ -30,10 +30,22 @@ def phrases(words: Sequence[str]) -> Iterator[str]:
     return (" ".join(words[at : at + _PHRASE_WORDS]) for at in range(len(words) - _PHRASE_WORDS + 1))
 
 
+def _pairs_that_share_bits(prints: Sequence[int]) -> Iterator[tuple[int, int]]:
+    parts = NEAR_BITS + 1
+    for part in range(parts):
+        low, high = 64 * part // parts, 64 * (part + 1) // parts
+        places: dict[int, list[int]] = {}
+        for place, bits in enumerate(prints):
+            places.setdefault(bits >> low & (1 << high - low) - 1, []).append(place)
+        for sharing in places.values():
+            yield from combinations(sharing, 2)
+
+
 def near_duplicates(texts: Sequence[str]) -> list[list[int]]:
     """Groups of texts that are nearly the same, the largest first; by their places.
 
-    Compares each with each: for a few thousand.
+    Of two that differ in at most eight bits, at least one of nine parts of their bits is the same. So only texts that
+    share such a part are compared: for some ten thousand.
     """
     prints = [simhash(text) for text in texts]
     group = list(range(len(texts)))
@@ -44,9 +56,9 @@ def near_duplicates(texts: Sequence[str]) -> list[list[int]]:
             item = group[item]
         return item
 
-    for one, other in combinations(range(len(texts)), 2):
+    for one, other in _pairs_that_share_bits(prints):
         near = (prints[one] ^ prints[other]).bit_count() <= NEAR_BITS and prints[one]
-        if texts[one] == texts[other] or near:
+        if near or texts[one] == texts[other]:
             group[find(other)] = find(one)
     groups: dict[int, list[int]] = {}
     for item in range(len(texts)):

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, TypeVar
+from typing import TYPE_CHECKING, Final, TypeVar
 
 from reelscribe.dataset.names import beside
 from reelscribe.errors import DatasetError, MissingExtraError, SettingsError
@@ -14,11 +14,14 @@ from reelscribe.report.course import Course
 from reelscribe.report.entries import CaptionedData, Entry, by_video
 from reelscribe.report.overview import Overview, choose, shown_of
 
+if TYPE_CHECKING:
+    from reelscribe.report.page import Sheet
+
 T = TypeVar("T")
 
 CLIPS: Final = 1000
 FRAMES: Final = 12
-_EXTRA: Final = frozenset({"jinja2", "markupsafe", "matplotlib", "PIL", "starlette", "uvicorn"})
+_EXTRA: Final = frozenset({"jinja2", "markupsafe", "PIL", "starlette", "uvicorn"})
 
 OnClip = Callable[[int], None]
 """Called for each clip that was looked at, with how many there are."""
@@ -37,10 +40,9 @@ class ReportSummary:
 
 @dataclass(frozen=True, kw_only=True)
 class Made:
-    """A page."""
+    """A page, but for its frames."""
 
-    page: bytes
-    """HTML, in UTF-8."""
+    sheet: "Sheet"
     videos_shown: list[tuple[Entry, ...]]
     """What is shown, by video."""
     videos: int
@@ -88,8 +90,15 @@ def write_report(
         raise SettingsError(f"a report is HTML, so its name must end in .html; got {str(file)!r}.")
     with needs_report():
         from reelscribe.report.page import beside_page
-    made = make_page(output, beside_page(file), clips=clips, frames=frames, seed=seed, root=root, on_clip=on_clip)
-    write_page(file, made.page)
+        from reelscribe.report.thumbnails import filmstrips, room_for_pictures
+    made = make_page(output, beside_page(file), clips=clips, frames=frames, seed=seed, root=root)
+    room = room_for_pictures(made.sheet.page(), len(made.videos_shown))
+    strips = []
+    shown = list(map(shown_of, made.videos_shown))
+    for strip in filmstrips(shown, most_frames=frames, max_bytes=room, settings=made.data.settings):
+        strips.append(strip)
+        on_clip(len(shown))
+    write_page(file, made.sheet.page(strips))
     return ReportSummary(file=file, shown=len(made.videos_shown), videos=made.videos)
 
 
@@ -101,7 +110,6 @@ def make_page(
     frames: int,
     seed: int,
     root: Path | None,
-    on_clip: OnClip,
     editing: bool = False,
 ) -> Made:
     """Make a page, with videos that are to be had at a link; see `write_report`.
@@ -110,19 +118,13 @@ def make_page(
     people made of that.
     """
     with needs_report():
-        from reelscribe.report.page import identifiers, render
-        from reelscribe.report.thumbnails import filmstrips
+        from reelscribe.report.page import Sheet, identifiers
     data = CaptionedData(output, root=root, unfinished="running", corrected=not editing)
     unfinished = data.is_partial
     overview, chosen = choose_entries(data, clips=clips, frames=frames, seed=seed)
-    strips = []
-    for strip in filmstrips(list(map(shown_of, chosen)), most_frames=frames, settings=data.settings):
-        strips.append(strip)
-        on_clip(len(chosen))
-    page = render(
+    sheet = Sheet(
         overview,
         chosen,
-        strips,
         course=Course.of(output),
         title=output.name,
         link=link,
@@ -133,7 +135,7 @@ def make_page(
     several = len(overview.tasks) > 1
     answers = dict(zip(identifiers(entries, several=several), entries, strict=True))
     return Made(
-        page=page,
+        sheet=sheet,
         videos_shown=chosen,
         videos=len(overview.strata),
         data=data,

@@ -14,16 +14,24 @@ class Live:
 
     total: int | None
     """Rows; None where to count them takes long."""
+    unit: str = "row"
+    """What a row is called: a "clip", if the inputs are videos."""
     watch: Watch
     tally: Tally
     spending: Spending
 
     @property
     def seconds_left(self) -> float | None:
-        """At the rate so far; None where the number of rows is not known, or none is done."""
-        if not self.total or not self.tally.rows:
-            return None
-        return self.watch.seconds * max(self.total - self.tally.rows, 0) / self.tally.rows
+        """At the rate so far; None while it is not known, or if the number of rows is not."""
+        return None if self.total is None else self.watch.seconds_for(max(self.total - self.watch.rows_done, 0))
+
+    def finishing(self) -> str:
+        """What is still done once the run is told to stop, in words. Takes no lock: a signal may come at any time."""
+        clips, rate = self.watch.clips_begun, self.watch.clips_per_second
+        if not clips:
+            return "finishing what is in flight"
+        seconds = f", about {max(clips / rate, 1):,.0f} s" if rate else ""
+        return f"finishing {clips} clip{'s'[: clips != 1]}{seconds}"
 
     def told(self) -> dict[str, Any]:
         """All of it, ready for JSON."""

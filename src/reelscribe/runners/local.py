@@ -5,6 +5,7 @@ import logging
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from signal import Signals
 from typing import Any, Final
@@ -16,16 +17,19 @@ from reelscribe.dataset.files import VIDEO_SUFFIXES, is_url
 from reelscribe.dataset.ledger import Ledger
 from reelscribe.dataset.ledger_file import Run, aside, set_aside
 from reelscribe.dataset.lock import locked
+from reelscribe.dataset.places import failures_at, place_of, url_of
 from reelscribe.dataset.read import count_rows, read_rows
 from reelscribe.dataset.sidecars import SidecarWriter
 from reelscribe.dataset.sources import Source, find_sources
 from reelscribe.dataset.splitting import check_split, split_rows
+from reelscribe.dataset.stores import Uploads
 from reelscribe.dataset.write import DatasetWriter
 from reelscribe.engines.base import Engine
-from reelscribe.errors import DatasetError, FailureKind, StoppedError
+from reelscribe.errors import DatasetError, FailureKind, StoppedError, without_passwords
 from reelscribe.pipeline import Maker, caption_rows
 from reelscribe.runners.live import Live
 from reelscribe.runners.on_demand import OnDemand
+from reelscribe.runners.progress import Progress, shown
 from reelscribe.runners.record import Record
 from reelscribe.runners.spending import Spending
 from reelscribe.runners.start import Start
@@ -64,7 +68,7 @@ class RunSummary:
     """Where there are several tasks: `captions` and `failures` of each."""
     examples: dict[FailureKind, list[str]] = field(default_factory=dict)
     """What is told of some of each kind."""
-    failures_file: Path
+    failures_file: Path | str
     """Where they are listed, if there are any."""
     speed: dict[str, Any] = field(default_factory=dict, compare=False)
     """How fast it was, and what held it up; see `Watch.told`."""
@@ -80,26 +84,29 @@ def run(
     settings: Settings,
     *,
     engine: Engine | Maker | None = None,
+    progress: Progress | bool | None = None,
     adopt: Sequence[Path] = (),
     on_start: OnStart = lambda live: None,
     on_row: OnRow = lambda result: None,
     handle_signals: bool = False,
-    on_stop: Callable[[], None] = tell_stop,
+    on_stop: Callable[[str], None] = tell_stop,
     again: Again = NOTHING_AGAIN,
 ) -> RunSummary:
     """Caption data sets, or go on where an earlier run on this output ended.
 
     Args:
         inputs: data sets, videos, and folders of them; see `find_sources`.
-        output: what to write; see `DatasetWriter`.
+        output: what to write; see `DatasetWriter`. Or its URL, as a text; see `Uploads`.
         settings: what to do.
         engine: loaded as the settings say, by default; or what makes captions elsewhere.
+        progress: whether to show how far the run is; only in a notebook, by default.
         adopt: ledgers, of other runs, whose outcomes are taken over.
         on_start: called once, before the first row, with what can be watched from then on.
         on_row: called with each result once it is written.
-        handle_signals: at Ctrl-C or SIGTERM finish what is in flight, and raise StoppedError; at once at a second one.
-            Only in the main thread.
-        on_stop: called at the first signal, wherever the program is just then; tells so by default.
+        handle_signals: at Ctrl-C or SIGTERM finish what the engine has begun, and raise StoppedError; at once at a
+            second one. Only in the main thread.
+        on_stop: called at the first signal, wherever the program is just then, with what is finished, in words; prints
+            that by default.
         again: what of earlier runs is made again, and with which settings.
 
     Raises:
@@ -110,44 +117,38 @@ def run(
         ModelError: the engine cannot be loaded.
         EngineError: the engine broke.
         FailuresError: more videos failed than may.
-        BudgetError: it would have cost more than it may; what was under way is finished.
+        BudgetError: it would have cost more than it may; rows that were begun are finished.
         StoppedError: a signal came. As with all of these, no file of the output is half written: its rows are in
             `OUTPUT.partial`, the ledger has what was made, and the same run goes on from there.
     """
-    inputs, output = [inputs] if isinstance(inputs, str | Path) else inputs, Path(output)
-    if output.suffix.lower() in VIDEO_SUFFIXES:
-        raise DatasetError(f"cannot write to {output}: it is named as a video; name a data set, as captions.jsonl.")
-    sources = find_sources(inputs)
-    writer = DatasetWriter(output, settings, sources)
-    for source in sources:
-        if not is_url(source.location) and writer.owns(Path(source.location)):
-            raise DatasetError(f"cannot write to {source.location}: it is an input, too; choose another output.")
+    inputs = [inputs] if isinstance(inputs, str | Path) else inputs
     making = again.settings or settings
-    check_columns(sources, making)
-    settings.check_checks()
-    total = _count(sources, settings)
     tally = Tally(settings.failure_limit(), [task.name for task in settings.all_tasks])
     with contextlib.ExitStack() as stack:
-        stack.enter_context(locked(lock_of(output), output))
-        _make_way(output, writer, settings)
+        telling = stack.enter_context(shown(progress))
+        sources = find_sources(inputs)
+        writer, uploads = _writing(output, settings, sources)
+        named, output = uploads.url if uploads else str(output), writer.output
+        total = _checked_count(sources, settings, making)
+        stack.enter_context(locked(lock_of(output), named))
+        _make_way(output, writer, uploads, settings)
         ledger = stack.enter_context(Ledger(ledger_of(output), again=again))
         _check_shard(ledger.last, settings)
         sidecars = _sidecars(sources, output, settings, ledger, adopt)
         writer.before_named = ledger.flush
         record = stack.enter_context(Record(record_of(output), making, inputs))
+        stack.enter_context(uploads or contextlib.nullcontext())
         stack.enter_context(writer)
         loading, spending = time.monotonic(), Spending(making)
-        worker = engine or _worker(making, total, stack, ledger.last)
+        worker = engine or _worker(making, total, stack, ledger.last, telling)
         load_seconds = time.monotonic() - loading
-        watch = Watch(worker, on_load=lambda info: spending.start(info.gpus))
-        begun = ledger.begin(
-            settings, watch.model, output=str(output), inputs=[str(item) for item in inputs], total=total
-        )
+        watch = Watch(worker, on_load=lambda info: spending.start(info.gpus), on_loading=telling.loading)
+        begun = ledger.begin(settings, watch.model, output=named, inputs=[str(item) for item in inputs], total=total)
         _tell_changes(ledger.last, begun, ledger)
         for other in adopt:
             ledger.adopt(other)
         record.told = lambda: {
-            "output": str(output),
+            "output": without_passwords(named),
             "model": watch.told_of_model(),
             "counts": tally.told(),
             "load_seconds": round(load_seconds + watch.load_seconds, 3),
@@ -155,14 +156,25 @@ def run(
             **watch.told(),
             "course": watch.course,
         }
-        on_start(Live(total=total, watch=watch, tally=tally, spending=spending))
-        read = read_rows(sources, settings, output=output, is_own=ledger.may_have_written)
+        live = Live(total=total, unit=_unit(sources, settings), watch=watch, tally=tally, spending=spending)
+        telling.start(live)
+        on_start(live)
+        read = read_rows(sources, settings, output=None if uploads else output, is_own=ledger.may_have_written)
         rows = watch.rows(split_rows(read, settings, ledger, shard=settings.part()))
-        stop = stack.enter_context(stop_at_signals(handle_signals, on_stop))
+        tell = partial(_tell_stop, telling, live, on_stop)
+        stop = stack.enter_context(stop_at_signals(handle_signals, tell, lambda: watch.is_loading))
         start = Start(settings.part(), stop, spending, tally)
         maker = worker if isinstance(worker, Maker) else watch
         results = caption_rows(
-            rows, settings, maker, memory=ledger, again=again.settings, stop=start.is_cut, wanted=start.may
+            rows,
+            settings,
+            maker,
+            memory=ledger,
+            again=again.settings,
+            stop=start.is_cut,
+            wanted=start.may,
+            drop=stop,
+            on_whole=watch.count_row,
         )
         stack.enter_context(sidecars)
         for result in stack.enter_context(contextlib.closing(results)):
@@ -175,20 +187,50 @@ def run(
                 ledger.advance(tally.told())
             on_row(result)
             tally.check()
-        if start.is_cut():
-            raise _stopped(stop, tally) if stop() else spending.error(tally.rows)
+        if start.is_unfinished():
+            raise _stopped(stop, watch) if stop() else spending.error(tally.rows)
         _end(ledger, tally, settings)
-    return _summary(tally, writer.failures, watch, spending, ledger.asked)
+    return _summary(tally, failures_at(named), watch, spending, ledger.asked)
 
 
-def _count(sources: Sequence[Source], settings: Settings) -> int | None:
-    """The rows, if their number is known beforehand."""
+def _writing(output: str | Path, settings: Settings, sources: Sequence[Source]) -> tuple[DatasetWriter, Uploads | None]:
+    """The writer of an output, and what uploads it if it is at a URL.
+
+    Raises:
+        DatasetError: it cannot be written, or is one of the inputs.
+    """
+    url, place = url_of(output), place_of(output)
+    if place.suffix.lower() in VIDEO_SUFFIXES:
+        raise DatasetError(f"cannot write to {output}: it is named as a video; name a data set, as captions.jsonl.")
+    try:
+        writer = DatasetWriter(place, settings, sources)
+    except DatasetError as exc:
+        raise DatasetError(str(exc).replace(str(place), str(output))) from exc
+    uploads = Uploads(url, writer) if url else None
+    for location in [source.location for source in sources]:
+        is_written = uploads and uploads.owns(location) if is_url(location) else writer.owns(Path(location))
+        if is_written:
+            raise DatasetError(f"cannot write to {location}: it is an input, too; choose another output.")
+    return writer, uploads
+
+
+def _tell_stop(progress: Progress, live: Live, on_stop: Callable[[str], None]) -> None:
+    progress.stop()
+    on_stop(live.finishing())
+
+
+def _checked_count(sources: Sequence[Source], settings: Settings, making: Settings) -> int | None:
+    """The rows, if their number is known beforehand; after a look at whether what the settings name is there."""
+    check_columns(sources, making)
+    settings.check_checks()
     splits = check_split(sources, settings) is not None
     return None if settings.shard or splits else count_rows(sources)
 
 
-def _make_way(output: Path, writer: DatasetWriter, settings: Settings) -> None:
+def _make_way(output: Path, writer: DatasetWriter, uploads: Uploads | None, settings: Settings) -> None:
     """See to what earlier runs left, and that there is nothing of others."""
+    if uploads:
+        uploads.check()
     with contextlib.suppress(*(() if settings.resume else (DatasetError,))):  # what is damaged is set aside
         take_over(output)
     _check_not_of_others(output, writer)
@@ -202,9 +244,10 @@ def _check_not_of_others(output: Path, writer: DatasetWriter) -> None:
     for path in writer.there():
         ours = bool(written) if path == writer.failures else output.name in written
         if not ours:
+            others = f"; the ledger beside it is of {', '.join(sorted(written))}" if written else ""
             raise DatasetError(
                 f"cannot write to {output}: {path} is there already, and not from a run on this output, which would "
-                "have left a ledger beside it. Choose another output, or move it away."
+                f"have left a ledger beside it{others}. Choose another output, or move it away."
             )
 
 
@@ -228,21 +271,30 @@ def _sidecars(
     return sidecars
 
 
-def _worker(settings: Settings, total: int | None, stack: contextlib.ExitStack, last: Run | None) -> OnDemand | Maker:
+def _worker(
+    settings: Settings, total: int | None, stack: contextlib.ExitStack, last: Run | None, progress: Progress
+) -> OnDemand | Maker:
     """What makes captions, as the settings say."""
     if settings.runner == "local":
         return OnDemand(settings, last)
+    progress.loading("loading engines on the Ray cluster")
     from reelscribe.runners.ray import Cluster
 
     cluster: Maker = stack.enter_context(Cluster(settings, total))
     return cluster
 
 
-def _stopped(stop: Stop, tally: Tally) -> StoppedError:
+def _unit(sources: Sequence[Source], settings: Settings) -> str:
+    """What a row is called."""
+    videos = all(source.format == "videos" for source in sources) and settings.split is None
+    return "clip" if videos else "row"
+
+
+def _stopped(stop: Stop, watch: Watch) -> StoppedError:
     number = stop.signal or 0
     message = (
-        f"stopped by {Signals(number).name} after {tally.rows:,} rows; what was made is kept, and the same command "
-        "goes on from there."
+        f"stopped by {Signals(number).name} after {watch.rows_done:,} rows; what was made is kept, and the same "
+        "command goes on from there."
     )
     return StoppedError(message, number)
 
@@ -250,9 +302,10 @@ def _stopped(stop: Stop, tally: Tally) -> StoppedError:
 def _check_shard(last: Run | None, settings: Settings) -> None:
     """Raise where the last run was on another shard, whose output this one's would take the place of."""
     before = last and last.settings.get("shard")
-    if before and settings.shard and before != settings.shard:
+    if last and before and settings.shard and before != settings.shard:
         raise DatasetError(
-            f"the last run on this output was shard {before}, and this is {settings.shard}; name another output."
+            f"the last run on {Path(last.output).name} was shard {before}, and this is {settings.shard}; name another "
+            "output."
         )
 
 
@@ -265,8 +318,11 @@ def _tell_changes(last: Run | None, begun: Run, ledger: Ledger) -> None:
         f"{_CALLED.get(name, name)} ({_told(last.work.get(name))} → {_told(begun.work[name])})" for name in names
     )
     message = "Since the last run on %s this changed: %s. "
+    output = begun.output
+    if Path(last.output).name != Path(output).name:  # which differ in their format or in their shards
+        output = f"{Path(last.output).name}, which shares its ledger with {Path(output).name},"
     if ledger.knows_work_of(begun):
-        logger.warning(message + "An earlier run had it so, too: its captions are taken up.", begun.output, told)
+        logger.warning(message + "An earlier run had it so, too: its captions are taken up.", output, told)
         return
     kept = ledger.count_captions()
     again = "Captions that depend on it are made again"
@@ -274,7 +330,7 @@ def _tell_changes(last: Run | None, begun: Run, ledger: Ledger) -> None:
         again = "What is asked as before is not made again"
     logger.warning(
         message + "%s; the %d that there are stay in the ledger, for when it changes back.",
-        *(begun.output, told, again, kept),
+        *(output, told, again, kept),
     )
 
 
@@ -303,7 +359,7 @@ def _told(value: Any) -> str:
     return shortened("not set" if value in (None, {}) else str(value), _LONGEST_TOLD)
 
 
-def _summary(tally: Tally, failures_file: Path, watch: Watch, spending: Spending, asked: int) -> RunSummary:
+def _summary(tally: Tally, failures_file: Path | str, watch: Watch, spending: Spending, asked: int) -> RunSummary:
     return RunSummary(
         rows=tally.rows,
         captions=tally.captions,

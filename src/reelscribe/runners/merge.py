@@ -11,6 +11,7 @@ from typing import Any, Final
 
 from reelscribe.config import AFFECTS, Shard
 from reelscribe.dataset.ledger_file import Run
+from reelscribe.dataset.places import place_of, place_of_run, url_of
 from reelscribe.errors import DatasetError
 from reelscribe.pipeline import Maker, Settle
 from reelscribe.runners.local import RunSummary, run
@@ -25,7 +26,7 @@ _ALIKE: Final = (
 """Settings that all shards must have alike."""
 
 
-def merge(output: Path, shards: Sequence[Path], **options: Any) -> RunSummary:
+def merge(output: str | Path, shards: Sequence[str | Path], **options: Any) -> RunSummary:
     """Write what a run without shards would have written, from the outputs of all shards of a run.
 
     The ledger of the merged output has all that the shards' have, so that `retry` and `report` work on it. The inputs
@@ -40,10 +41,11 @@ def merge(output: Path, shards: Sequence[Path], **options: Any) -> RunSummary:
         DatasetError: shards are missing, doubled, unfinished or of different settings, or a row is in none of them.
         ReelscribeError: as `run` does.
     """
-    output = output.absolute()
-    first = _checked([(shard, runs_on(shard)[0]) for shard in shards])
-    ledgers = [find_ledger(shard).absolute() for shard in shards]
-    if ledger_of(output) in ledgers:
+    output = output if url_of(output) else place_of(output).absolute()
+    places = [place_of_run(shard) for shard in shards]
+    first = _checked([(place, runs_on(place)[0]) for place in places])
+    ledgers = [find_ledger(place).absolute() for place in places]
+    if ledger_of(place_of(output)) in ledgers:
         raise DatasetError(f"cannot write to {output}: it has the name of one of the shards; choose another output.")
     with in_folder_of(first):
         return run(
@@ -116,6 +118,12 @@ class _Nothing(Maker):
             DatasetError: there is one.
         """
         for work in works:
+            known = [request.answered for request in work.requests if request.answered]
+            if len(known) == len(work.requests):  # a scorer failed; the captions are there
+                for answer in known:
+                    settle(answer)
+                yield
+                continue
             raise DatasetError(
                 f"row {work.requests[0].id.row} ({work.clip.name}) is in no shard's ledger: its video, the inputs, "
                 "the paths or the model's files are not what they were when the shards were made. Give the shards' "

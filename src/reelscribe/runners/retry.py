@@ -12,7 +12,7 @@ from reelscribe.config import AFFECTS, Settings
 from reelscribe.config.groups import RETRY_QUESTION, RETRY_SETTINGS
 from reelscribe.dataset.again import Again, Mark
 from reelscribe.dataset.ledger_file import Run
-from reelscribe.dataset.names import failures_of
+from reelscribe.dataset.places import failures_at, place_of_run
 from reelscribe.dataset.read import read_rows
 from reelscribe.dataset.sources import find_sources
 from reelscribe.errors import FAILURE_KINDS, DatasetError, SettingsError, did_you_mean
@@ -31,7 +31,7 @@ _AS_THEY_ARE: Final = (
 
 
 def retry(
-    output: Path,
+    output: str | Path,
     *,
     kinds: Collection[str] | None = None,
     tasks: Collection[str] | None = None,
@@ -69,7 +69,7 @@ def retry(
             raise SettingsError(f"there is no failure of kind {kind!r}; kinds are {', '.join(FAILURE_KINDS)}.")
     settings = _placed(settings or {})
     found = frozenset(marked or ()) | (_flagged(marks) if marks else frozenset())
-    last = runs_on(output)[0]
+    last = runs_on(place_of_run(output))[0]
     base = settings_of(last)
     known = [task.name for task in base.all_tasks]
     for name in tasks or ():
@@ -90,7 +90,7 @@ def retry(
             return _nothing(last)
         if last.ending != "finished" and not again.model_differs:
             logger.warning("The last run on %s did not come to its end: what it left is made, too.", last.output)
-        return run(last.inputs, Path(last.output), base, again=again, **options)
+        return run(last.inputs, last.output, base, again=again, **options)
 
 
 def settings_of(last: Run) -> Settings:
@@ -116,7 +116,7 @@ def _nothing(last: Run) -> RunSummary:
     told = {name: last.progress.get(name, 0) for name in ("rows", "captions", "without_video")}
     failures = last.progress["failures"]
     known = told["captions"] + sum(failures.values())
-    listed = failures_of(Path(last.output))
+    listed = failures_at(last.output)
     return RunSummary(**told, known=known, failures=failures, failures_file=listed)
 
 

@@ -33,6 +33,10 @@ class Start:
         """Whether there was a row that was not begun, as it was enough."""
         return self._cut
 
+    def is_unfinished(self) -> bool:
+        """Whether rows are left for another run, now that this one is over: not begun, or begun and dropped."""
+        return self._cut or self._begun > self._tally.rows
+
     def _is_enough(self) -> bool:
         tally = self._tally
         under_way = (self._begun + 1 - tally.rows) * tally.videos / max(tally.rows, 1)  # with this one

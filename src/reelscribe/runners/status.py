@@ -5,9 +5,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from reelscribe.dataset.files import is_url
 from reelscribe.dataset.ledger_file import Run, aside, copy_ledger, read_runs
 from reelscribe.dataset.lock import holder
 from reelscribe.dataset.names import beside, beside_in_0_1, failures_of
+from reelscribe.dataset.places import place_of
 from reelscribe.errors import DatasetError, without_passwords
 
 
@@ -62,7 +64,7 @@ def read_status(output: Path) -> RunStatus:
     """
     runs = runs_on(output)
     last = runs[0]
-    running = holder(lock_of(output))
+    running = holder(lock_of(output), output)
     # A run that goes on is behind the one before it for as long as it passes what that one did.
     same = [run for run in runs if (run.work, run.inputs) == (last.work, last.inputs) and run.progress]
     best = max(same, key=lambda run: (run.progress["rows"], run.number), default=last)
@@ -79,7 +81,7 @@ def read_status(output: Path) -> RunStatus:
     finished = last.ending == "finished"
     seconds = (last.updated or last.started) - last.started
     return RunStatus(
-        output=last.output,
+        output=without_passwords(last.output),
         state="running" if running else "finished" if finished else "broken off",
         detail=running or ("" if finished else last.ending or "it was killed"),
         rows=told["rows"],
@@ -117,8 +119,9 @@ def runs_on(output: Path) -> list[Run]:
 
 
 def _is_on(run: Run, output: Path) -> bool:
+    written = place_of(run.output) if is_url(run.output) else Path(run.folder, run.output)
     # os.path resolves ".." as users mean it
-    return os.path.abspath(Path(run.folder, run.output)) == os.path.abspath(output)  # noqa: PTH100
+    return os.path.abspath(written) == os.path.abspath(output)  # noqa: PTH100
 
 
 def outputs_of_runs(output: Path) -> set[str]:

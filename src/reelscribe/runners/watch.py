@@ -19,6 +19,9 @@ T = TypeVar("T")
 _MOST_POINTS: Final = 120
 """Of the course of a run; where there are more, every second one is dropped."""
 
+_SECOND_BATCH: Final = 1.5
+"""Answers that come after this many times what the first ones took are of another batch."""
+
 _HELD_UP: Final = 0.5
 """A stage that is waited for, or at work, for this share of the time holds the others up."""
 
@@ -33,15 +36,25 @@ class Watch:
         engine: that does the work; or what does it elsewhere, whose results are then counted. One that is loaded on
             demand is loaded when `info` is asked for. The clock stands still meanwhile.
         on_load: told what is running, once that is loaded.
+        on_loading: told that something is loaded on demand, before that, in words.
     """
 
     def __init__(
-        self, engine: Engine | Maker | OnDemand, on_load: Callable[[ModelInfo], None] = lambda info: None
+        self,
+        engine: Engine | Maker | OnDemand,
+        on_load: Callable[[ModelInfo], None] = lambda info: None,
+        on_loading: Callable[[str], None] = lambda loading: None,
     ) -> None:
-        self._engine, self._on_load = engine, on_load
+        self._engine, self._on_load, self._on_loading = engine, on_load, on_loading
         self._loaded: Engine | Maker | None = None
         self.load_seconds = 0.0
         """That it took to load the engine on demand."""
+        self.is_loading = False
+        self.rows_done = 0
+        """Rows about which all is made or known. They may wait to be written, in their order."""
+        self._rows_made = 0
+        self._last_made = self._first_answer = self._last_answer = 0.0
+        """When the last row was made, and when the engine gave its first and its last answer."""
         self.clips = 0
         """That the engine was shown, and has answered all that was asked about them at that time; failures too."""
         self.answers = 0
@@ -53,6 +66,7 @@ class Watch:
         self._lock = threading.Lock()  # requests are pulled in a thread of the feed's own
         self.in_flight = 0
         """Requests that the engine has and has not answered."""
+        self._feed: Feed[Work] | None = None
         self._unanswered: dict[RequestId, set[RequestId]] = {}
         """Each of them that shows a clip, to those that were asked about it with it and are not answered."""
         self._busy, self._busy_since = 0.0, 0.0
@@ -72,7 +86,12 @@ class Watch:
         engine = self._engine
         if isinstance(engine, OnDemand):
             began = time.monotonic()
-            engine = engine.load()
+            self.is_loading = True
+            self._on_loading(engine.loading)
+            try:
+                engine = engine.load()
+            finally:
+                self.is_loading = False
             self.load_seconds = time.monotonic() - began
             self._began = self._began and self._began + self.load_seconds
         self._loaded, self.model = engine, engine.info
@@ -85,11 +104,36 @@ class Watch:
         if isinstance(engine, Maker):
             raise TypeError("what makes captions elsewhere has no engine to drive")
         with feeding(works) as feed:
+            self._feed = feed
             feed.around = partial(self._waited_for, feed)
             for answer in engine.generate(feed):
                 self._count_in_flight(-1)
                 self._count(answer, clips=self._is_last(answer.id))
                 yield answer
+
+    def count_row(self, made: bool) -> None:
+        """Count a row about which all is made, or was known."""
+        self.rows_done += 1
+        if made:
+            self._rows_made += 1
+            self._last_made = self.seconds
+
+    def seconds_for(self, rows: int) -> float | None:
+        """How long this many more rows will take; None before the second batch, when nobody can tell.
+
+        An engine may answer in batches, so rows between two of them say nothing of its rate.
+        """
+        if not self._rows_made or not self._last_answer > _SECOND_BATCH * self._first_answer:
+            return None
+        return max(rows * self._last_made / self._rows_made - (self.seconds - self._last_made), 0.0)
+
+    @property
+    def clips_begun(self) -> int:
+        """Clips that the engine works on, as far as it tells; those that only wait for it are left out."""
+        if self._feed is None:
+            return 0
+        shown = len({id(names) for names in list(self._unanswered.values())})
+        return max(shown - self._feed.num_waiting, 0)
 
     def count(self, result: RowResult) -> None:
         """Count what was made elsewhere of a row."""
@@ -110,6 +154,8 @@ class Watch:
     def _count(self, made: Generation | Caption | Failure, *, clips: bool) -> None:
         self.answers += 1
         self.clips += clips
+        self._last_answer = self.seconds
+        self._first_answer = self._first_answer or self._last_answer
         if not isinstance(made, Failure):
             self.tokens += sum(candidate.num_tokens or 0 for candidate in made.candidates)
         if self.seconds - (self._course[-1][0] if self._course else 0.0) >= self._course_step:

@@ -1,7 +1,6 @@
 """Decode ahead of the engine, within a bound of bytes."""
 
 import os
-import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing, contextmanager
 from typing import Protocol
@@ -35,7 +34,7 @@ def decode_ahead(
     decode_seconds: float = 120.0,
     decoder_bytes: int = 4 << 30,
     limits: FetchLimits = _ANYWHERE,
-    cancelled: threading.Event | None = None,
+    cancelled: Callable[[], bool] = lambda: False,
 ) -> Iterator[tuple[Work, Frames | ClipError]]:
     """Fetch and decode the clips of works.
 
@@ -52,7 +51,7 @@ def decode_ahead(
         decode_seconds: that a clip may take.
         decoder_bytes: memory that a decoder may take, on systems that tell how much it takes (Linux).
         limits: what may be fetched, and how much at once.
-        cancelled: once another thread sets it, no clip is waited for any more, and nothing more comes.
+        cancelled: once it says True, no clip is waited for any more, and nothing more comes.
 
     Yields:
         Each work, with its frames, or with what is wrong with its clip. In order, except that clips which are
@@ -75,15 +74,15 @@ def decode_ahead(
         stages.stopping(),
     ):
         stages.start(fetcher.fetched, lambda clip: decode_clip(clip, budget, threads=threads))
-        yield from _in_turn(iter(works), stages, cancelled or threading.Event())
+        yield from _in_turn(iter(works), stages, cancelled)
 
 
 def _in_turn(
-    source: Iterator[Work], stages: Stages, cancelled: threading.Event
+    source: Iterator[Work], stages: Stages, cancelled: Callable[[], bool]
 ) -> Iterator[tuple[Work, Frames | ClipError]]:
     while True:
         is_dry = False  # for now: it may have more once some have left
-        while not is_dry and not cancelled.is_set() and stages.has_room():
+        while not is_dry and not cancelled() and stages.has_room():
             work = next(source, None)
             if work is None:
                 is_dry = True
@@ -92,7 +91,7 @@ def _in_turn(
         ready = stages.next_ready(or_room=not is_dry, cancelled=cancelled)
         if ready is not None:
             yield ready
-        elif is_dry or cancelled.is_set():
+        elif is_dry or cancelled():
             return
 
 

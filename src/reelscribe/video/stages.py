@@ -114,12 +114,12 @@ class Stages:
         under_way = (each for each in there if each.clip == work.clip and each.result is not NO_FRAMES)
         return next(under_way, None) or self._begin(work.clip)
 
-    def next_ready(self, *, or_room: bool, cancelled: threading.Event) -> tuple[Work, Frames | ClipError] | None:
+    def next_ready(self, *, or_room: bool, cancelled: Callable[[], bool]) -> tuple[Work, Frames | ClipError] | None:
         """A work whose clip is done, in order, except that slow clips are passed; waits for one.
 
         Args:
             or_room: whether to wait no longer than until another work may be pulled.
-            cancelled: once another thread sets it, nothing is waited for.
+            cancelled: once it says True, nothing is waited for.
 
         Returns:
             None if none is under way, there is room before one is done, or it was cancelled.
@@ -129,7 +129,7 @@ class Stages:
         """
         with self._changed:
             while (passage := self._first_done()) is None:
-                if not self._passages or (or_room and self._has_room()) or cancelled.is_set():
+                if not self._passages or (or_room and self._has_room()) or cancelled():
                     return None
                 self._changed.wait(_LOOK_SECONDS)
             work = passage.works.popleft()

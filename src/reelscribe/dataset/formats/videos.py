@@ -49,9 +49,11 @@ def count(location: str, deadline: float) -> int | None:
 
 
 def read(
-    location: str, settings: Settings, base: Path, is_own: IsOwn = lambda file, content: False
+    location: str, settings: Settings, base: Path | None, is_own: IsOwn = lambda file, content: False
 ) -> Iterator[Record]:
     """A row for each video, named as seen from the root folder or else from `base`, in the order of the names.
+
+    Without either, by its absolute path.
 
     One whose name is not UTF-8 is named by its URL: half surrogates would make the whole output unreadable to others.
     Files beside a video are its columns, unless runs on the same output wrote them (`is_own`).
@@ -60,7 +62,7 @@ def read(
         yield Record(row={settings.video_key or "video": location})
         return
     root = Path(settings.root) if settings.root else base
-    start = root.resolve()
+    start = root and root.resolve()
     for path, problem in _find(location):
         # The video's own name stays, but both folders are resolved: ".." steps out of where a link leads to.
         named = _name_of(path.parent.resolve() / path.name, start)
@@ -74,8 +76,8 @@ def read(
         yield Record(row=video | columns | video, root=root, problem=wrong, source=beside)
 
 
-def _name_of(path: Path, start: Path) -> str:
-    name = Path(os.path.relpath(path, start)).as_posix()
+def _name_of(path: Path, start: Path | None) -> str:
+    name = (path if start is None else Path(os.path.relpath(path, start))).as_posix()
     try:
         name.encode()
     except UnicodeEncodeError:
