@@ -94,10 +94,10 @@ def test_each_film_has_its_stretches_in_order_with_what_came_of_them(page: Page)
         f"0:00{TO}0:02; A dog runs.",
         f"0:01{TO}0:03; cut off; It cuts off...",
         f"0:03{TO}0:06; {EVIL}",
-        f"0:04{TO}0:05.5; A cat sits.",
+        f"0:04{TO}0:05.5; frozen; A cat sits.",
     ]
     assert _film(page).locator(".outside a.stop").get_attribute("title") == f"0:50{TO}1:00; failed: row"
-    assert "0:06 · 5 clips, 1 failed, 1 with a flag" in (_film(page).locator("p").text_content() or "")
+    assert "0:06 · 5 clips, 1 failed, 2 with a flag" in (_film(page).locator("p").text_content() or "")
     gone = _film(page, "gone.mp4").locator("a.stop")
     assert gone.evaluate_all("all => all.map(one => one.title.split(';')[0])") == [f"0:01{TO}0:02", f"0:02{TO}0:08"]
 
