@@ -22,7 +22,7 @@ def test_defaults_are_valid_and_every_setting_is_explained() -> None:
 
 def test_help_on_settings_says_what_each_is() -> None:
     text = pydoc.plain(pydoc.render_doc(Settings))
-    assert all(f"    {item.name} (" in text and item.metadata["help"] in text for item in fields(Settings))
+    assert all(f"    {item.name}: {item.metadata['help']} [" in text for item in fields(Settings))
 
 
 def test_each_setting_has_a_group() -> None:

@@ -82,10 +82,10 @@ def check(item: Field[Any], value: Any) -> None:
 
 
 def described(settings: type) -> str:
-    """The fields of settings as a section of their docstring: type, default and help text of each."""
+    """The fields of settings as a section of their docstring: help text, type and default of each."""
     lines = ["Args:"]
     for item in fields(settings):
         kind = " | ".join(map(repr, choices_of(item))) or kind_of(item)[0].__name__
         default = {} if item.default is MISSING else item.default
-        lines.append(f"    {item.name} ({kind}, default {default!r}): {item.metadata['help']}")
+        lines.append(f"    {item.name}: {item.metadata['help']} [{kind}; default: {default!r}]")
     return "\n".join(lines)
