@@ -43,6 +43,7 @@ if importlib.util.find_spec("torch") is None:  # only the extra brings it
             "describing",
             "families",
             "inputs",
+            "judging",
             "launches",
             "omni",
             "running",
