@@ -121,32 +121,39 @@ def _consensus(candidates: Sequence[Candidate], request: Request) -> Selection:
 
 def _likeliest(candidates: Sequence[Candidate], request: Request) -> Selection:
     scores = [candidate.mean_logprob for candidate in candidates]
-    known = [score for score in scores if score is not None]
-    if len(known) < len(scores):
-        drawn = _random_any(candidates, request)
-        return drawn._replace(reason=f"{drawn.reason}: not all have a log-probability")
-    best = max(known)
-    return Selection((known.index(best),), f"likeliest of {len(known)}: mean log-probability {best:.3f}")
+    reason = "likeliest of {count}: mean log-probability {best:.3f}"
+    return _highest(candidates, request, scores, reason, otherwise="not all have a log-probability")
 
 
 def _judged(candidates: Sequence[Candidate], request: Request) -> Selection:
     scores = [candidate.scores.get(JUDGED) for candidate in candidates]
-    known = [score for score in scores if score is not None]
-    if len(known) < len(scores):
-        drawn = _random_any(candidates, request)
-        return drawn._replace(reason=f"{drawn.reason}: the model said neither yes nor no of all")
-    best = max(known)
-    return Selection((known.index(best),), f"judged most likely to hold, of {len(known)}: P(yes) {best:.3f}")
+    reason = "judged most likely to hold, of {count}: P(yes) {best:.3f}"
+    return _highest(candidates, request, scores, reason, otherwise="the model said neither yes nor no of all")
 
 
 def _scored(candidates: Sequence[Candidate], request: Request) -> Selection:
     name = request.scorer.name if request.scorer else ""
-    known = [candidate.scores[name] for candidate in candidates if name in candidate.scores]
-    if len(known) < len(candidates):
+    scores = [candidate.scores.get(name) for candidate in candidates]
+    reason = "best score of {count} by {name}: {best:.4g}"
+    return _highest(candidates, request, scores, reason, otherwise=f"not all have a score of {name}", name=name)
+
+
+def _highest(
+    candidates: Sequence[Candidate],
+    request: Request,
+    scores: Sequence[float | None],
+    reason: str,
+    *,
+    otherwise: str,
+    name: str = "",
+) -> Selection:
+    """The candidate with the highest score; where one has none, one is drawn, and `otherwise` says why."""
+    known = [score for score in scores if score is not None]
+    if len(known) < len(scores):
         drawn = _random_any(candidates, request)
-        return drawn._replace(reason=f"{drawn.reason}: not all have a score of {name}")
+        return drawn._replace(reason=f"{drawn.reason}: {otherwise}")
     best = max(known)
-    return Selection((known.index(best),), f"best score of {len(known)} by {name}: {best:.4g}")
+    return Selection((known.index(best),), reason.format(count=len(known), best=best, name=name))
 
 
 def _all(candidates: Sequence[Candidate], _: Request) -> Selection:
