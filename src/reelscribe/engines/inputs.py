@@ -207,10 +207,7 @@ class InputBuilder:
             raise SettingsError('keep = "judged" asks for one word, and this model thinks before it answers.')
 
     def _judging_ids(self, request: Request, layout: str, caption: str) -> list[int]:
-        asked = request.judging(caption)
-        prompt = Prompt.of(self._processor, self._family, asked, self._judging_switches)
-        if asked.video:
-            prompt = prompt.with_video(self._family.mark, layout)
+        prompt = self._prompt(request.judging(caption), layout, judges=True)
         return prompt.ids(self._processor.tokenizer)
 
     def judging(self, item: ModelInputs, asked: RequestId, captions: Sequence[str]) -> ModelInputs:
@@ -345,8 +342,9 @@ class InputBuilder:
         ids = torch.stack([functional.pad(row, (length - len(row), 0), value=pad) for row in rows])
         return ids, torch.stack([functional.pad(torch.ones_like(row), (length - len(row), 0)) for row in rows])
 
-    def _prompt(self, request: Request, layout: str) -> Prompt:
-        prompt = Prompt.of(self._processor, self._family, request, self._switches)
+    def _prompt(self, request: Request, layout: str, *, judges: bool = False) -> Prompt:
+        switches = self._judging_switches if judges else self._switches
+        prompt = Prompt.of(self._processor, self._family, request, switches)
         return prompt.with_video(self._family.mark, layout) if request.video else prompt
 
 
