@@ -19,6 +19,8 @@ from reelscribe.demo import write_clip
 from reelscribe.engines.base import ModelInfo
 from reelscribe.engines.feed import feeding
 from reelscribe.models.shapes.scenes import random_scene
+from reelscribe.runners import on_demand
+from reelscribe.runners.progress import Progress
 from reelscribe.values import (
     Candidate,
     Clip,
@@ -226,3 +228,30 @@ class ThreadedEngine(ScriptedEngine):
         pulled = iter(waiting.get, None)
         yield from super().generate(pulled)
         thread.join()
+
+
+def wait_for_progress(monkeypatch: pytest.MonkeyPatch, owner: Any, printer: str, word: str) -> None:
+    """Let the command have an engine that answers its second row once a word was printed after the first, and so on.
+
+    Args:
+        monkeypatch: of the test.
+        owner: has the function that prints.
+        printer: its name there.
+        word: in what tells of progress.
+    """
+    told = threading.Semaphore(0)
+    real = getattr(owner, printer)
+
+    def show(text: str, **options: Any) -> None:
+        real(text, **options)
+        if word in text:
+            told.release()
+
+    def answer(item: Work) -> tuple[Candidate, ...]:
+        if item.requests[0].id.row != 0:
+            assert told.acquire(timeout=60)
+        return said("one two three")
+
+    monkeypatch.setattr(owner, printer, show)
+    monkeypatch.setattr(Progress, "LINE_SECONDS", 0.02)
+    monkeypatch.setattr(on_demand, "load_engine", lambda _: ScriptedEngine(answer))

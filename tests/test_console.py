@@ -4,7 +4,6 @@ import json
 import logging
 import re
 import signal
-import threading
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,15 +12,12 @@ import click
 import pytest
 from click.testing import CliRunner
 from commands import Run, ended
-from flow import ScriptedEngine, put_clip, put_rows, said
+from flow import put_clip, put_rows, wait_for_progress
 
 from reelscribe import console
 from reelscribe.cli import main
 from reelscribe.errors import FailureKind
-from reelscribe.runners import on_demand
 from reelscribe.runners.local import RunSummary
-from reelscribe.runners.progress import Progress
-from reelscribe.values import Candidate, Work
 
 
 def _events(text: str) -> list[dict[str, Any]]:
@@ -46,22 +42,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.fixture
 def waiting_engine(monkeypatch: pytest.MonkeyPatch) -> None:
     """An engine that answers its second request once progress was told of after the first, and so on."""
-    told = threading.Semaphore(0)
-    real = click.echo
-
-    def echo(text: str, **options: Any) -> None:
-        real(text, **options)
-        if '"progress"' in text:
-            told.release()
-
-    def answer(item: Work) -> tuple[Candidate, ...]:
-        if item.requests[0].id.row != 0:
-            assert told.acquire(timeout=60)
-        return said("one two three")
-
-    monkeypatch.setattr(click, "echo", echo)
-    monkeypatch.setattr(Progress, "LINE_SECONDS", 0.02)
-    monkeypatch.setattr(on_demand, "load_engine", lambda _: ScriptedEngine(answer))
+    wait_for_progress(monkeypatch, click, "echo", '"progress"')
 
 
 @pytest.mark.usefixtures("waiting_engine")

@@ -7,7 +7,6 @@ import pty
 import re
 import subprocess
 import sys
-import threading
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -16,12 +15,11 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner
-from flow import ScriptedEngine, put_clip, put_rows, said
+from flow import put_clip, put_rows, wait_for_progress
 
 from reelscribe.cli import main
 from reelscribe.config import Settings
 from reelscribe.engines.fake import FakeEngine
-from reelscribe.runners import on_demand
 from reelscribe.runners import progress as module
 from reelscribe.runners.live import Live
 from reelscribe.runners.local import run
@@ -29,7 +27,6 @@ from reelscribe.runners.progress import Progress, parts_of
 from reelscribe.runners.spending import Spending
 from reelscribe.runners.tally import Tally
 from reelscribe.runners.watch import Watch
-from reelscribe.values import Candidate, Work
 
 
 @pytest.fixture
@@ -73,22 +70,7 @@ def test_a_line_says_what_is_known_and_no_more() -> None:
 
 
 def test_lines_come_now_and_then_while_no_row_is_done(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    told = threading.Semaphore(0)
-    real = module._print
-
-    def show(line: str) -> None:
-        real(line)
-        if "clips/s" in line:
-            told.release()
-
-    def answer(item: Work) -> tuple[Candidate, ...]:
-        if item.requests[0].id.row != 0:
-            assert told.acquire(timeout=60)
-        return said("one two three")
-
-    monkeypatch.setattr(module, "_print", show)
-    monkeypatch.setattr(Progress, "LINE_SECONDS", 0.02)
-    monkeypatch.setattr(on_demand, "load_engine", lambda _: ScriptedEngine(answer))
+    wait_for_progress(monkeypatch, module, "_print", "clips/s")
     lines = CliRunner().invoke(main, ["caption", "in.jsonl", "-o", "out.jsonl", "--engine", "fake"]).stderr.splitlines()
     pattern = r"\d of 3 rows, \d+\.\d\d clips/s(, \d+ s left)?, \d+ tokens/s, engine busy \d+%"
     assert sum(re.fullmatch(pattern, line) is not None for line in lines) >= 2, lines
