@@ -1,6 +1,6 @@
 """Takes the picture of a report for the README: `python tools/picture.py`.
 
-Renders the demo's clips, captions them with the built-in model, makes the page, and takes a screenshot of it in Chromium.
+Renders the demo's clips, captions them with the built-in model, makes the page, and photographs it in Chromium.
 """
 
 import io
