@@ -134,7 +134,7 @@ def _from_film(order: Order, film: Film) -> Pictures:
 
 @contextlib.contextmanager
 def _way(clip: Clip) -> Iterator[None]:
-    """Try a fast way to decode. If it fails, the error is logged, and the code after the context tries a plainer one."""
+    """Try a fast way to decode. If it fails, the error is logged, and the code after the context tries another."""
     try:
         yield
     except (ClipError, av.FFmpegError) as exc:

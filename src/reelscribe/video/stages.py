@@ -1,4 +1,4 @@
-"""Clips on their way to the engine: first fetched, then decoded, in threads that nobody has to wait for."""
+"""Clips on their way to the engine: first fetched, then decoded, in daemon threads."""
 
 import threading
 import time
@@ -17,18 +17,18 @@ from reelscribe.video.turns import next_turn
 Fetch = Callable[[Clip], AbstractContextManager[Clip]]
 
 _CLIPS_AHEAD: Final = 2
-"""Clips under way, at most, for each decoder, beside those that are downloaded."""
+"""Maximum of clips under way for each decoder, not counting downloads."""
 _STRETCHES: Final = 8
-"""Stretches of films that count as one of those clips: a decoder goes through several neighbours in one pass, while the
-others are further on in the film."""
+"""This many stretches of films count as one of those clips: a decoder takes several neighbours in one pass, while other
+decoders work further on in the film."""
 _SHARERS: Final = 8
-"""Works under way, at most, for each of those clips."""
+"""Maximum of works under way for each of those clips."""
 _PATIENCE_SECONDS: Final = 1.0
-"""That a clip may be decoded before others pass it."""
+"""How long a clip may take to decode before others pass it."""
 _LOOK_SECONDS: Final = 0.1
-"""How often a wait for a clip looks whether it is slow, and whether it is still wanted."""
+"""How often a wait for a clip checks whether it is slow, and whether it is still wanted."""
 _END_SECONDS: Final = 1.0
-"""That threads are given to end. One that is in the system's resolver, or in FFmpeg, may take minutes."""
+"""How long to wait for threads at the end. One in the system's resolver, or in FFmpeg, may take minutes."""
 
 
 class _Stage(IntEnum):
@@ -49,10 +49,10 @@ class _Passage:
     stage: _Stage
     works: deque[Work] = field(default_factory=deque)
     file: ExitStack = field(default_factory=ExitStack)
-    """Holds what was downloaded."""
+    """Owns the downloaded file."""
     fetched: Clip | None = None
     begun: float = 0.0
-    """When its decoding was."""
+    """When its decoding began, by the monotonic clock."""
     result: Frames | BaseException | None = None
 
     @property
@@ -67,7 +67,7 @@ class _Passage:
 
 
 class Stages:
-    """Clips under way, oldest first. All that changes is under one lock.
+    """Clips under way, oldest first. One lock guards all state.
 
     Args:
         workers: clips that are decoded at once.
@@ -81,15 +81,15 @@ class Stages:
         self._max_bytes, self._clip_bytes = max_bytes, clip_bytes
         self._passages: list[_Passage] = []
         self._last: _Passage | None = None
-        """Gave the last answer; a next work on its clip shares it."""
+        """The passage that was given last; the next work about its clip shares its frames."""
         self._changed = threading.Condition()
         self._closed = False
         self._threads: list[threading.Thread] = []
         self._latest: dict[int, Clip] = {}
-        """What each thread that decodes took last."""
+        """The clip that each decoding thread took last."""
 
     def start(self, fetch: Fetch, decode: Callable[[Clip], Frames]) -> None:
-        """Say how clips are fetched and decoded. Threads start when there is work for them."""
+        """Set how clips are fetched and decoded. Threads start when there is work for them."""
         self._fetch, self._decode = fetch, decode
 
     def has_room(self) -> bool:
@@ -98,7 +98,7 @@ class Stages:
             return self._has_room()
 
     def add(self, work: Work) -> None:
-        """Take a work, which shares the clip of another one that is under way."""
+        """Take a work. It shares the clip of another work about it, if one is under way."""
         with self._changed:
             passage = self._passage_for(work)
             if passage not in self._passages:
@@ -107,7 +107,7 @@ class Stages:
             self._changed.notify_all()
 
     def _passage_for(self, work: Work) -> _Passage:
-        """One that is under way, or a new one. A text stage is not about the frames: it is ready at once."""
+        """The clip's passage that is under way, or a new one. A text stage needs no frames and is ready at once."""
         if not work.shows:
             return _Passage(clip=work.clip, stage=_Stage.DONE, result=NO_FRAMES)
         there = [*self._passages, *([self._last] if self._last else [])]
@@ -115,7 +115,7 @@ class Stages:
         return next(under_way, None) or self._begin(work.clip)
 
     def next_ready(self, *, or_room: bool, cancelled: Callable[[], bool]) -> tuple[Work, Frames | ClipError] | None:
-        """A work whose clip is done, in order, except that slow clips are passed; waits for one.
+        """Wait for a work whose clip is done. Works come in order, except that they pass slow clips.
 
         Args:
             or_room: whether to wait no longer than until another work may be pulled.
@@ -145,7 +145,7 @@ class Stages:
 
     @contextmanager
     def stopping(self) -> Iterator[None]:
-        """At the end of the context no other clip is begun."""
+        """A context after whose end no further clip is begun."""
         try:
             yield
         finally:
