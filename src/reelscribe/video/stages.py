@@ -154,7 +154,7 @@ class Stages:
                 self._changed.notify_all()
 
     def close(self) -> None:
-        """Wait for the threads, if they end soon."""
+        """Wait for the threads, but only for a second."""
         until = time.monotonic() + _END_SECONDS
         for thread in self._threads:
             thread.join(max(until - time.monotonic(), 0))
@@ -181,7 +181,7 @@ class Stages:
         return passage.result.nbytes if isinstance(passage.result, Frames) else 0
 
     def _first_done(self) -> _Passage | None:
-        """The oldest clip that is done, unless one before it is worth waiting for."""
+        """The oldest clip that is done, unless an earlier one should be waited for."""
         for passage in self._passages:
             if passage.stage is _Stage.DONE and (not passage.is_error or passage is self._passages[0]):
                 return passage
@@ -190,7 +190,7 @@ class Stages:
         return None
 
     def _may_be_passed(self, passage: _Passage) -> bool:
-        """Whether a clip is so slow that others go before it. Else their order is kept, the same in every run."""
+        """Whether a clip is slow enough to be passed by others. If none is, their order is the same in every run."""
         slow = passage.stage is _Stage.DECODING and time.monotonic() - passage.begun > _PATIENCE_SECONDS
         return slow or passage.stage is _Stage.DONE or passage.is_remote
 
@@ -209,7 +209,7 @@ class Stages:
             thread.start()
 
     def _take(self, stage: _Stage) -> _Passage | None:
-        """A clip that is ready for a stage's next one, which it enters; waits for one. None at the end."""
+        """Wait for a clip that has come to this stage, and move it to the next one. None at the end."""
         with self._changed:
             while not self._closed:
                 passage = self._next_download() if stage is _Stage.REMOTE else self._next_to_decode()
@@ -220,7 +220,7 @@ class Stages:
         return None
 
     def _next_download(self) -> _Passage | None:
-        """The oldest clip of a file that is not on its way already."""
+        """The oldest clip whose file is not being downloaded already."""
         coming = {passage.clip.whole for passage in self._passages if passage.stage is _Stage.DOWNLOADING}
         waiting = (passage for passage in self._passages if passage.stage is _Stage.REMOTE)
         return next((passage for passage in waiting if passage.clip.whole not in coming), None)
