@@ -1,4 +1,4 @@
-"""A row to requests: each task for each of its videos, with prompts whose places are filled."""
+"""Turns a row into requests: each task for each of its videos, with names in prompts filled in."""
 
 import hashlib
 import math
@@ -25,7 +25,7 @@ def shard_hash_of(clips: Sequence[Clip]) -> int:
 
 @dataclass(frozen=True, kw_only=True)
 class Subject:
-    """A video of a row: what tasks are about."""
+    """A video of a row that tasks are asked about."""
 
     clip: Clip
     reference: str = ""
@@ -34,7 +34,7 @@ class Subject:
 
 @dataclass(frozen=True, kw_only=True)
 class RowPlan:
-    """A row, and what is asked about it; `problem` is set instead where the row as a whole cannot be captioned."""
+    """A row, and what to ask about it. `problem` is set if the row as a whole cannot be captioned."""
 
     index: int
     row: Row
@@ -56,7 +56,7 @@ class RowPlan:
         return shard_hash_of([subject.clip for subject in self.subjects]) if self.subjects else self.index
 
     def asked(self) -> tuple[RequestId, ...]:
-        """Names of all requests: for each clip each task, and then those over the video."""
+        """Ids of all requests: each task for each clip, then the tasks over the whole video."""
         tasks = self.settings.all_tasks
         of_clips = [
             RequestId(row=self.index, slot=slot, task=task.name)
@@ -68,11 +68,11 @@ class RowPlan:
         return (*of_clips, *over)
 
     def name_of(self, task: Task, slot: int | None) -> RequestId:
-        """That of a task's request about a clip, or over its video."""
+        """Id of a task's request about a clip, or about the whole video."""
         return RequestId(row=self.index, slot=0 if task.is_over_video else slot, task=task.name)
 
     def film(self, name: RequestId, outcomes: Mapping[RequestId, Outcome]) -> Film | Failure:
-        """What was said of the clips of the video, for a task over it; clips of which nothing was said are left out.
+        """The answers about all clips of a video, for a task over the video. Clips without an answer are left out.
 
         Args:
             name: of the task's request.
@@ -96,11 +96,11 @@ class RowPlan:
         return Film(passages, self.task(name).part_chars)
 
     def task(self, name: RequestId) -> Task:
-        """That of a request."""
+        """The task of a request."""
         return _task(name.task, self.settings)
 
     def request(self, name: RequestId, said: Mapping[str, Outcome], clips: str = "") -> Request | Failure:
-        """A request, or why it cannot be made.
+        """The request of a name, or the failure that it cannot be made.
 
         Args:
             name: one of those that are asked, or of a part of one.
@@ -162,7 +162,7 @@ def _digest(parts: Iterable[str | bytes]) -> bytes:
 
 
 def _filled(task: Task, row: Row, said: Mapping[str, Outcome], clips: str) -> tuple[Part, ...]:
-    """The prompt of a task for a row: the row's own, else the task's, with all in place but facts of the clip.
+    """The prompt for a row: the row's own, or the task's with all names filled in except facts of the clip.
 
     Of a task over a video `clips` is what was said of its clips.
 
@@ -191,7 +191,7 @@ def _filled(task: Task, row: Row, said: Mapping[str, Outcome], clips: str) -> tu
 
 
 def _told(value: Any, name: str) -> str:
-    """What a column holds, as a prompt has it."""
+    """The value of a column as text for a prompt."""
     if not isinstance(value, str | int | float) or (isinstance(value, float) and not math.isfinite(value)):
         got = "nothing" if value is None else type(value).__name__
         raise ClipError("prompt", f"the prompt has {{{name}}}, but the row's column {name!r} holds {got}.")
@@ -202,7 +202,7 @@ def _told(value: Any, name: str) -> str:
 
 
 def _own_prompt(row: Row, task: Task) -> str | None:
-    """That in the row's column of prompts. One without a word is none."""
+    """The row's own prompt. A blank one counts as none."""
     own = row.get(task.prompt_key) if task.prompt_key else None
     if own is not None and not isinstance(own, str):
         message = f"column {task.prompt_key!r} must hold the row's prompt as text; got {type(own).__name__}."
@@ -214,7 +214,7 @@ def _own_prompt(row: Row, task: Task) -> str | None:
 
 
 def with_facts(request: Request, facts: Facts) -> Request:
-    """A request whose prompt has the facts of its clip in place.
+    """Fill the facts of a clip into the prompt of a request.
 
     Raises:
         ClipError: kind "prompt", if one is not known.

@@ -31,9 +31,9 @@ Video = str | Path | bytes
 
 _SHOWN_FRAMES: Final = 8
 _STRIP_BYTES: Final = 128 << 10
-"""Of the pictures that are shown of one caption: a notebook keeps them in its file."""
+"""Maximum bytes of the pictures shown with a caption: a notebook stores them in its file."""
 _BATCHES: Final = 4
-"""Of the engine, in each batch of a data set: between two of those it runs dry."""
+"""Engine batches in each batch of a data set. The engine idles between batches of a data set, so these are larger."""
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
@@ -41,19 +41,19 @@ class VideoCaption:
     """The caption of one video. `str()` of it is the text; Jupyter shows it below the frames that the model saw."""
 
     text: str
-    """The caption that was kept; the first, where all are."""
+    """The kept caption; the first one if all are kept."""
     value: Any
-    """The value that it says, if it has a schema; if it has times, its events, on the file's clock; else None."""
+    """The parsed value with a schema; the events on the file's clock with times; else None."""
     candidates: tuple[str, ...]
     """All that was generated, in order."""
     meta: dict[str, Any]
-    """Where it comes from, as `caption_meta` in a data set: model, prompt, sampling, seed, times of frames, tokens."""
+    """How it was made, as `caption_meta` in a data set: model, prompt, sampling, seed, times of frames, tokens."""
     video: str
     """What the video is called: its path or URL, or the size of its bytes."""
     clip: Clip = field(compare=False)
-    """Where the frames can be had once more."""
+    """The clip, to decode its frames again."""
     settings: Settings = field(compare=False)
-    """Those that it was made with."""
+    """Settings that it was made with."""
 
     def __str__(self) -> str:
         return self.text
@@ -62,7 +62,7 @@ class VideoCaption:
         return f"VideoCaption({self.video!r}: {self.text!r})"
 
     def _repr_html_(self) -> str:
-        """What Jupyter shows. The frames are decoded again; where that cannot be done, the reason stands there."""
+        """What Jupyter shows. The frames are decoded again; if that fails, the reason is shown instead."""
         seconds = self.meta["frame_timestamps"] or []
         told = [
             self.video,
@@ -101,7 +101,7 @@ class VideoCaption:
 
 
 Answers = dict[str, VideoCaption | Failure]
-"""What is said of a video, by the name of the task."""
+"""The answers about a video, by task name."""
 
 
 class VideoCaptioner:
@@ -273,7 +273,7 @@ class VideoCaptioner:
         return self._engine
 
     def close(self) -> None:
-        """Let go of the model. Captions that were made stay as they are."""
+        """Release the model. Captions that were made stay valid."""
         engine, self._engine = self._engine, None
         end = getattr(engine, "close", None)
         if end:
@@ -289,7 +289,7 @@ class VideoCaptioner:
 
 
 def _checked(video: Any) -> str | bytes:
-    """A video as a row holds it."""
+    """Check a video, and convert it to what a row holds."""
     if isinstance(video, Path):
         return str(video)
     if isinstance(video, str | bytes) and video:

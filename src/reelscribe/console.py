@@ -1,4 +1,4 @@
-"""What the command says on standard error: events of JSON, the summary at the end, the next step."""
+"""What the command prints to standard error: JSON events, the summary at the end, the next step."""
 
 import json
 import logging
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from reelscribe.runners.local import RunSummary
 
 _MOST_EXAMPLES: Final = 4
-"""Of failures; with them the summary has ten lines at most."""
+"""Maximum examples of failures, so that the summary has at most ten lines."""
 _SLOW: Final = {
     "reading": "reading the rows held it up",
     "decoding": "decoding held it up: give it more CPU cores, or fewer and smaller frames (--fps, --max-video-tokens)",
@@ -31,7 +31,7 @@ _ALLOW_MORE: Final = {
     "thinned": "--max-frames N",
     "shrunk": "--max-video-tokens N",
 }
-"""Flags to what their captions were short of."""
+"""For each flag, what the flagged captions lack."""
 
 
 def kinds(failures: Mapping[Any, int]) -> str:
@@ -51,7 +51,7 @@ def examples(failures: Mapping[Any, int], told: Mapping[Any, list[str]]) -> Iter
 
 
 def by_task(tasks: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
-    """What came of each task."""
+    """Counts of each task."""
     for name, told in tasks.items():
         failures = told["failures"]
         failed = f", {some(sum(failures.values()), 'failure')} ({kinds(failures)})" if failures else ""
@@ -59,7 +59,7 @@ def by_task(tasks: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
 
 
 def say(line: str, *, err: bool = False) -> None:
-    """Print a line; what would make a terminal do anything but show it is escaped."""
+    """Print a line, with terminal control characters escaped."""
     click.echo(printable(line), err=err)
 
 
@@ -77,7 +77,7 @@ def _line(event: str, told: Mapping[str, Any]) -> str:
 
 
 def tell_stop_json(finishing: str) -> None:
-    """Say that a signal to stop came, and what is still done, from wherever the program is just then."""
+    """Report a signal to stop, and what is still being finished. Safe to call from a signal handler."""
     with suppress(OSError):
         os.write(2, f"{_line('stop', {'message': f'{finishing}; once more stops at once.'})}\n".encode())
 
@@ -97,7 +97,7 @@ class JsonFormatter(logging.Formatter):
 
 
 def summary_lines(summary: "RunSummary", output: str | Path) -> Iterator[str]:
-    """What a run did, and what may be done next: ten lines at most."""
+    """Summary of a run and the next step, in at most ten lines."""
     known = f" ({summary.known} taken from the ledger)" if summary.known else ""
     made = some(summary.captions, "caption")
     if summary.tasks:
@@ -125,7 +125,7 @@ def summary_lines(summary: "RunSummary", output: str | Path) -> Iterator[str]:
 
 
 def next_step(summary: "RunSummary", output: str | Path) -> str:
-    """The next useful thing to do; nothing where there is none."""
+    """The next useful command; empty if there is none."""
     name = shlex.quote(without_passwords(str(output)))
     passing = sorted(kind for kind in summary.failures if kind in RETRIED_KINDS)
     if passing:
@@ -136,7 +136,7 @@ def next_step(summary: "RunSummary", output: str | Path) -> str:
 
 
 def _speed(summary: "RunSummary") -> str:
-    """How fast a run was, and what to do about it."""
+    """How fast a run was, what limited it, and what to do about that."""
     speed = summary.speed
     told = [f"{speed['clips_per_second']:.2f} clips/s"]
     if summary.tasks:

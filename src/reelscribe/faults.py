@@ -35,24 +35,24 @@ order, or overlapping where they may not.
 All others are those of checks, which a user asks for.
 """
 WITHOUT_TEXT: Final[frozenset[Fault]] = frozenset({"empty", "unclosed"})
-"""Faults of candidates that are never kept."""
+"""Faults of candidates without text, which are never kept."""
 
 _LONGEST_PHRASE: Final = 300
-"""Letters of a phrase that is looked for: some fifty words, several sentences. Bounds the time for each letter."""
+"""Maximum letters of a repeated phrase that is searched for: some fifty words. It bounds the time for each letter."""
 _IN_A_ROW: Final = 4
 _LOOP = re.compile(rf"(.{{1,{_LONGEST_PHRASE}}}?)\1{{{_IN_A_ROW - 1},}}", re.DOTALL)
 _PHRASE_LETTERS: Final = 12
-"""A shorter phrase ("left, right", "ha") may be meant to come again and again."""
+"""Minimum letters of a phrase for `_SHARE` to apply. A shorter one ("left, right", "ha") may be repeated on purpose."""
 _SHARE: Final = 0.5
-"""Of the text, that a phrase and its repetitions make up."""
+"""Minimum share of the text that a phrase and its repetitions make up in a loop."""
 _RUN_LETTERS: Final = 120
-"""Of any phrase and its repetitions: some 25 words. Holds whatever the rest of the text is."""
+"""A phrase of any length is a loop if its repetitions have this many letters, some 25 words, whatever the rest is."""
 _PART: Final = 8
 _REPEATED_PARTS: Final = 20
-"""A loop of any of these sizes has at least so many parts of 8 characters that were there before. Few good texts have:
-this spares them the search."""
+"""A loop of these sizes has at least this many 8-character parts that occurred before. Few good texts have, so most
+of them need no search."""
 _ECHO_LETTERS: Final = 20
-"""A shorter prompt ("dog", "The video shows") may well be part of its answer."""
+"""Minimum letters of a prompt for an echo. A shorter one ("dog", "The video shows") may be part of a good answer."""
 _DENSE = re.compile("[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af\uf900-\ufaff\U00020000-\U0003ffff]")
 
 
@@ -77,9 +77,9 @@ def find_faults(candidate: Candidate, request: Request) -> tuple[Fault, ...]:
 
 
 def with_value(candidate: Candidate, request: Request, facts: Facts) -> Candidate:
-    """A candidate with the value that its text holds, where the request has a schema and the text fits it.
+    """Parse a candidate's text into its `value`, if the request has a schema and the text fits it.
 
-    Fields that the file fills have what is known of it.
+    Fields that the file can fill get the file's facts.
     """
     if not request.schema:
         return candidate
@@ -88,7 +88,7 @@ def with_value(candidate: Candidate, request: Request, facts: Facts) -> Candidat
 
 
 def events_of(candidate: Candidate, request: Request, meta: Mapping[str, Any]) -> tuple[Event, ...] | None:
-    """The events that a candidate says, on the file's clock; None if there are none, or some that cannot be.
+    """The events in a candidate, on the file's clock; None if there are none, or an impossible one.
 
     Args:
         candidate: with its value.
@@ -110,7 +110,7 @@ def _bounds(request: Request, meta: Mapping[str, Any]) -> tuple[float, float | N
 
 
 def checked_faults(candidate: Candidate, request: Request, meta: Mapping[str, Any]) -> list[CheckFault]:
-    """What a candidate with words does not keep to of the checks of its request; of JSON, what its texts do not.
+    """Checks of the request that a candidate with words fails. Of JSON, the texts in it are checked.
 
     Lengths are of plain text alone.
 
@@ -126,7 +126,7 @@ def checked_faults(candidate: Candidate, request: Request, meta: Mapping[str, An
 
 
 def texts_in(value: Any) -> Iterator[str]:
-    """The texts in a value of JSON, in their order; names of fields are none."""
+    """All texts in a JSON value, in order, without names of fields."""
     if isinstance(value, str):
         yield value
     elif isinstance(value, Mapping | list):
@@ -145,9 +145,7 @@ _TOLD: Final[Mapping[str, str]] = {
 
 
 def told_of(request: Request, answer: Answer) -> str:
-    """What to put behind the prompt of a second try: what was wrong with the first; nothing that the model could not
-    change.
-    """
+    """Text to append to the prompt of a second try: the faults of the first that the model can avoid."""
     told = {}
     for candidate, faults in zip(answer.candidates, answer.meta["faults"], strict=True):
         for fault in faults.split():
@@ -185,7 +183,7 @@ def _loops(letters: str) -> bool:
 
 
 def _echoes(letters: str, asked: str) -> bool:
-    """Whether a text has all of what was asked in it, or is the beginning of that."""
+    """Whether a text contains the whole prompt, or is the beginning of it."""
     if min(_count(letters), _count(asked)) < _ECHO_LETTERS:
         return False
     return asked in letters or (asked.startswith(letters) and 2 * len(letters) >= len(asked))

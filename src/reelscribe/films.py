@@ -1,4 +1,4 @@
-"""What was said of the clips of a video, for one prompt about all of it; in parts, where that is long."""
+"""Joins the answers about a video's clips for one prompt about the whole video; in parts if they are long."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -8,7 +8,7 @@ from reelscribe.values import Caption, Clip, Failure
 
 @dataclass(frozen=True, kw_only=True)
 class Passage:
-    """What was said of a stretch of a video."""
+    """The text about a stretch of a video."""
 
     start: float
     """In seconds from the first frame of the file."""
@@ -21,7 +21,7 @@ class Passage:
 
 
 def passage_of(clip: Clip, captions: Sequence[Caption]) -> Passage:
-    """What tasks said of a clip: the text of one, or of each behind its name."""
+    """The answers of tasks about a clip: the text of one task, or each text after its task's name."""
     start, end = next(
         (
             (caption.meta["clip_start"], caption.meta["clip_end"])
@@ -37,7 +37,7 @@ def passage_of(clip: Clip, captions: Sequence[Caption]) -> Passage:
 
 
 def _told(caption: Caption) -> str:
-    """Its text; of one that has events these, since they are on the film's clock."""
+    """A caption's text. If it has events, these are written out, since they are on the film's clock."""
     if caption.events is None:
         return caption.kept_text
     return "\n".join(str(Passage(start=event.start, end=event.end, text=event.text)) for event in caption.events)
@@ -46,29 +46,30 @@ def _told(caption: Caption) -> str:
 class Film:
     """The passages of a video on their way to one prompt.
 
-    Where they are too long for that, parts are asked with the same prompt, and what came of them are the passages then.
+    If they are too long for it, they are asked about in parts with the same prompt. The answers become the passages,
+    until all fit.
 
     Args:
         passages: in order; at least one.
-        most_chars: letters that a prompt may hold of them; but there are at least two in each.
+        most_chars: maximum characters of passages in a prompt. A part has at least two passages, however long.
     """
 
     def __init__(self, passages: Sequence[Passage], most_chars: int) -> None:
         self._passages, self._most = list(passages), most_chars
         self._numbers = 0
-        """Of parts so far."""
+        """Number of parts so far."""
         self._asked: dict[int, list[Passage]] = {}
         self._answers: dict[int, str] = {}
         self.failure: Failure | None = None
-        """Of a part: then there is no answer about the video."""
+        """Failure of a part. Then there is no answer about the video."""
 
     @property
     def waits(self) -> bool:
-        """Whether parts are asked that have no answer."""
+        """Whether parts were asked and have no answer yet."""
         return len(self._answers) < len(self._asked)
 
     def texts(self) -> dict[int, str]:
-        """What to put into prompts now, by the numbers of parts; by 0 where all fits into one."""
+        """Texts for the prompts to ask now, by part number; by 0 if all passages fit into one."""
         if self._asked:
             self._passages = [
                 Passage(start=part[0].start, end=part[-1].end, text=self._answers[number])
@@ -83,7 +84,7 @@ class Film:
         return {number: _joined(part) for number, part in self._asked.items()}
 
     def take(self, number: int, outcome: Caption | Failure) -> None:
-        """Take what came of a part."""
+        """Take the outcome of a part."""
         if isinstance(outcome, Failure):
             self.failure = outcome
         self._answers[number] = outcome.kept_text if isinstance(outcome, Caption) else ""
@@ -99,7 +100,7 @@ class Film:
 
 
 _FEWEST = 2
-"""Passages in each part but the last: with fewer there would never be an end."""
+"""Minimum passages in each part but the last. With fewer, the number of passages would not shrink."""
 
 
 def _joined(passages: Sequence[Passage]) -> str:

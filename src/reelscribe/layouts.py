@@ -35,7 +35,7 @@ def eoc_token() -> str:
 
 
 def special_tokens() -> tuple[str, ...]:
-    """All tokens that stay when the words of a chunk are taken out."""
+    """All tokens that stay when the words of a chunk are replaced."""
     kinds = {"IMAGE": "<__dj__image>", "AUDIO": "<__dj__audio>"}
     others = (os.environ.get(f"_DJ_SPECIAL_TOKEN_{kind}") or default for kind, default in kinds.items())
     return (video_token(), eoc_token(), *others)
@@ -47,7 +47,7 @@ FillRow = Callable[[RowPlan, Sequence[Outcome], Settings], list[Row]]
 
 @dataclass(frozen=True, kw_only=True)
 class Layout:
-    """How rows hold text and videos: two functions, there and back."""
+    """How rows hold text and videos: one function that finds videos, and one that puts captions into rows."""
 
     subjects: FindSubjects
     """(row, settings, folder of relative paths) -> its videos, in order. Raises ClipError."""
@@ -57,7 +57,7 @@ class Layout:
     """Whether `fill` sets the columns of captions (`Settings.added_columns`)."""
 
     def plan(self, row: Row, index: int, settings: Settings, root: Path | None) -> RowPlan:
-        """Plan a row; what is wrong with the row becomes its `problem`."""
+        """Plan a row. If something is wrong with the row, the plan's `problem` says so."""
         try:
             return RowPlan(index=index, row=row, settings=settings, subjects=tuple(self.subjects(row, settings, root)))
         except ClipError as exc:
@@ -66,14 +66,14 @@ class Layout:
 
 
 def columns_used(settings: Settings) -> frozenset[str]:
-    """The columns that the flow looks at; all others only pass through."""
+    """The columns that the flow reads; all others pass through unchanged."""
     videos = (settings.video_key,) if settings.video_key else ("video", "videos")
     prompts = [name for task in settings.all_tasks for name in (task.prompt_key, *task.names) if name]
     return frozenset((*videos, *settings.stretch_columns, settings.text_key, *prompts, *settings.added_columns))
 
 
 def video_column(names: Container[str], settings: Settings) -> str:
-    """Which of a row's columns holds its videos."""
+    """Name of the column that holds the videos."""
     return settings.video_key or ("videos" if "videos" in names else "video")
 
 
@@ -150,7 +150,7 @@ def _part(clip: Clip, stretch: Stretch) -> Clip:
 
 
 def _stretches_in(row: Row, settings: Settings, videos: int) -> list[Stretch] | None:
-    """The stretches that columns name: several of one video, or one of each; None where they name none."""
+    """The stretches that columns name: several of one video, or one for each video; None if they name none."""
     key = settings.stretches_key
     if key and row.get(key) is not None:
         other = next(
@@ -177,7 +177,7 @@ def _stretches_in(row: Row, settings: Settings, videos: int) -> list[Stretch] | 
 
 
 def _is_listed(row: Row, settings: Settings) -> bool | None:
-    """Whether a row holds a list of clips; None where it says nothing of that."""
+    """Whether a row holds a list of clips; None if the row leaves that open."""
     held = row.get(video_column(row, settings))
     if held is None:
         return None
@@ -185,7 +185,7 @@ def _is_listed(row: Row, settings: Settings) -> bool | None:
 
 
 def _unpacked(video: Any) -> Any:
-    """What a table stands for; anything else as it is."""
+    """The video in a Hugging Face table with `bytes` or `path`; any other value unchanged."""
     if not isinstance(video, dict) or not video.keys() & {"bytes", "path"}:
         return video
     return video.get("path") if video.get("bytes") is None else video["bytes"]
@@ -224,9 +224,9 @@ def _tokens_only(chunk: str) -> list[str]:
 
 
 def without_tokens(text: str) -> str:
-    """A caption as interleaved text can hold it: a special token in it gets a blank after its first character.
+    """Make a caption safe for interleaved text: put a blank after the first character of each special token in it.
 
-    Left as it is, it would stand for one more video, or end the chunk.
+    Unchanged, such a token would stand for one more video, or end the chunk.
     """
     for token in special_tokens():
         text = text.replace(token, f"{token[0]} {token[1:]}")
@@ -306,7 +306,7 @@ def _columns_fill(plan: RowPlan, outcomes: Sequence[Outcome], settings: Settings
 
 
 def caption_cells(outcome: Outcome, task: Task) -> dict[ColumnKind, Any]:
-    """What the columns that a task adds hold for one video, by their kinds.
+    """Values of the columns that a task adds for one video, by kind of column.
 
     The text of a task with a schema is the value, that of one with times the list of its events; null if the caption
     that is kept does not fit. The metadata has
@@ -340,7 +340,7 @@ def caption_cells(outcome: Outcome, task: Task) -> dict[ColumnKind, Any]:
 
 
 def _value(caption: Caption, task: Task) -> Any:
-    """What the column holds: events, the value of a schema, or text."""
+    """Value of the text column: events, the value of a schema, or text."""
     if task.times:
         return None if caption.events is None else as_rows(caption.events)
     return caption.candidates[caption.kept[0]].value if task.schema else caption.texts[0]

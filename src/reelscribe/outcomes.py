@@ -1,4 +1,4 @@
-"""From an engine's answer to an outcome: which candidates are kept, what is told of them, whether to ask once more."""
+"""From an engine's answer to an outcome: which candidates are kept, their metadata, and whether to ask once more."""
 
 import hashlib
 import json
@@ -32,11 +32,11 @@ from reelscribe.video.showing import fingerprint, shown
 
 _RETRY_TEMPERATURE: Final = 0.7
 _RETRY_TOP_P: Final = 0.8
-"""Sampling of Qwen3-VL as released."""
+"""Sampling of a second try: that of Qwen3-VL as released."""
 
 
 def tell_frames(frames: Frames, clip: Clip) -> dict[str, Any]:
-    """What the record says of the frames of a clip."""
+    """Metadata of a clip's frames, as in `CAPTION_META`."""
     if frames is NO_FRAMES:
         return {}
     bounds = frames.bounds or Bounds(0.0, frames.duration_seconds, frames.duration_seconds)
@@ -89,7 +89,7 @@ def once_more(request: Request, first: Answer) -> Request:
 
 
 def better_of(request: Request, first: Answer, second: Answer | Failure) -> Answer | Failure:
-    """Which of two tries to have: the second, where it is without fault or the first had nothing to keep."""
+    """The better of two tries: the second if it has no fault, or if the first has nothing to keep."""
     if isinstance(second, Answer) and _has_words(second) and not (_has_words(first) and is_faulty(second)):
         return second
     if _has_words(first):
@@ -130,13 +130,13 @@ def answer_of(
 
 
 _UNREADABLE: Final = WITHOUT_TEXT | {"not_json", "schema"}
-"""Faults of candidates in which no events are looked for."""
+"""Faults of candidates that no events are read from."""
 _JUDGED: Final[frozenset[str]] = CHECK_FAULTS | {"times"}
-"""Faults that are computed each time, for they depend on more than what is asked."""
+"""Faults that are computed at each choice, since they depend on settings that are no part of the request's key."""
 
 
 def _judged(request: Request, answer: Answer) -> tuple[Answer, list[tuple[Event, ...] | None]]:
-    """An answer with those faults of its candidates that are no part of what is asked, and the events of each.
+    """An answer with the faults of `_JUDGED` computed anew, and the events of each candidate.
 
     An answer that the ledger has may have been made with other checks, without times, or its events with other ones.
     """
@@ -153,12 +153,12 @@ def _judged(request: Request, answer: Answer) -> tuple[Answer, list[tuple[Event,
 
 
 def is_faulty(answer: Answer | Failure) -> TypeGuard[Answer]:
-    """Whether it has nothing but candidates with faults, so that another try may mend it."""
+    """Whether all candidates have faults, so that a second try may help."""
     return isinstance(answer, Answer) and all(answer.meta["faults"])
 
 
 def outcome_of(request: Request, answer: Answer | Failure) -> Outcome:
-    """Choose among the candidates of an answer. Where none has words, it is a failure."""
+    """Choose among the candidates of an answer. If none has words, the outcome is a failure."""
     if isinstance(answer, Failure):
         return answer
     if not _has_words(answer):
@@ -178,7 +178,7 @@ def _wordless(answer: Answer) -> str:
 
 
 def choose(request: Request, answer: Answer) -> Caption:
-    """The caption with those of its candidates that are to be kept: when they are made, and each time they are found.
+    """Choose the candidates to keep, both when they are made and each time they are found in the ledger.
 
     It depends on nothing else, so that runs with other choices may come before and between. A candidate without words
     is never kept; but for "all", only those with the fewest faults are.
@@ -231,13 +231,13 @@ _OF_A_CHOICE: Final = frozenset({"keep", "kept", "reason", "agreement", "mean_lo
 
 
 def _scores_told(candidate: Candidate, request: Request) -> str:
-    """Scores as the record has them: what a judge said only where one is asked for now."""
+    """Scores for the metadata. A judge's score is left out if the request has no judge now."""
     scores = {name: score for name, score in candidate.scores.items() if name != JUDGED or request.judge}
     return json.dumps(scores) if scores else ""
 
 
 def without_choice(meta: Mapping[str, Any]) -> dict[str, Any]:
-    """What is known of candidates, whichever of them are kept."""
+    """The metadata that does not depend on which candidates are kept."""
     return {name: value for name, value in meta.items() if name not in _OF_A_CHOICE}
 
 

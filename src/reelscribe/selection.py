@@ -1,4 +1,4 @@
-"""Which candidates to keep, and why. One function a mode, in a table."""
+"""Which candidates to keep, and why: a table with one function for each mode."""
 
 import hashlib
 import random
@@ -17,14 +17,14 @@ class Selection(NamedTuple):
     """Candidates to keep."""
 
     kept: tuple[int, ...]
-    """Their places."""
+    """Indices of the kept candidates."""
     reason: str
     agreement: float | None = None
-    """How near the kept one is to the others, from 0 to 1; None if nobody looked."""
+    """How near the kept candidate is to the others, 0 to 1; None if the mode does not measure it."""
 
 
 Selector = Callable[[Sequence[Candidate], Request], Selection]
-"""From candidates with words, at least one, and their request."""
+"""Chooses among candidates with words (at least one) of a request."""
 
 _BITS = 64
 _LONGEST_NGRAM: Final = 6
@@ -104,7 +104,7 @@ def _similar_one_simhash(candidates: Sequence[Candidate], request: Request) -> S
 
 
 def _consensus(candidates: Sequence[Candidate], request: Request) -> Selection:
-    """The candidate that the others say most of: minimum Bayes risk, with chrF as what is to be gained.
+    """The candidate that agrees most with the others: minimum Bayes risk decoding, with chrF as utility.
 
     Kumar and Byrne (2004), "Minimum Bayes-Risk Decoding for Statistical Machine Translation". Of two candidates, each
     is as near to the other: one is drawn.
@@ -147,7 +147,7 @@ def _highest(
     otherwise: str,
     name: str = "",
 ) -> Selection:
-    """The candidate with the highest score; where one has none, one is drawn, and `otherwise` says why."""
+    """The candidate with the highest score. If any has no score, one is drawn, with the reason `otherwise`."""
     known = [score for score in scores if score is not None]
     if len(known) < len(scores):
         drawn = _random_any(candidates, request)

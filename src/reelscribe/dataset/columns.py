@@ -1,4 +1,4 @@
-"""Whether there is anything to caption: what the first rows say, before a model is loaded or a file is written."""
+"""Checks by the first rows that there is something to caption, before a model is loaded or a file written."""
 
 from collections.abc import Sequence
 from contextlib import closing
@@ -16,23 +16,23 @@ from reelscribe.templates import names_in, parts_of
 from reelscribe.values import InputRow, Row
 
 _MOST_ROWS, _MOST_BYTES = 10_000, 1 << 28
-"""How far to look for a column or a video that the first rows lack: a second or so of reading."""
+"""Limits on rows to read in search of a missing column or video: about a second of reading."""
 
 
 @dataclass(kw_only=True)
 class _Seen:
-    """What the first rows hold."""
+    """What was found in the first rows."""
 
     names: set[str] = field(default_factory=set)
-    """Columns of any of them."""
+    """Columns of any row."""
     rows: int = 0
     read: int = 0
-    """Those of them that are rows; the others are failures of their own."""
+    """Number of valid rows; the others fail by themselves."""
     any_video: bool = False
     all_rows: bool = False
-    """Whether the data set has no others."""
+    """Whether the data set has no more rows."""
     too_large: bool = False
-    """Whether they are too large to read on for what they lack."""
+    """Whether the rows are too large to read on."""
 
     def add(self, item: InputRow, settings: Settings) -> None:
         """Look at a row."""
@@ -44,7 +44,7 @@ class _Seen:
 
 
 def check_columns(sources: Sequence[Source], settings: Settings) -> None:
-    """See that there are rows, that the columns which are named are there, and that some row has a video.
+    """Check that there are rows, that they have the columns that settings name, and that some row has a video.
 
     Data sets whose format states columns are known at once; of others rows are read until all is found. A column that
     none of the first 10,000 rows has counts as missing, unless they are too large to read so many for that.
@@ -82,7 +82,7 @@ def no_video(rows: int, settings: Settings, names: set[str] | None = None) -> Da
 
 
 def _look(sources: Sequence[Source], settings: Settings) -> _Seen:
-    """Read rows until all is found that is needed; of several sources some rows of each, since columns may differ."""
+    """Read rows until all columns and a video are found; some rows of each source, since columns may differ."""
     seen, wanted = _Seen(), set(settings.named_columns.values())
     held, each, ended = 0, max(_MOST_ROWS // max(len(sources), 1), 1), 0
     for source in sources:
@@ -116,7 +116,7 @@ def _check_names(names: set[str], settings: Settings, who: str) -> None:
 
 
 def _check_added(stated: set[str], sources: Sequence[Source], settings: Settings) -> None:
-    """Refuse columns that would be added and are there, also in a later one of several data sets that state theirs."""
+    """Refuse columns that a run would add and that a data set already has, also if only a later one states it."""
     others = [source for source in sources if source.format != "videos"]  # what is beside videos may be a run's own
     with closing(read_rows(others, settings, output=Path("captions.jsonl"))) as rows:
         peeked = [item.row for item in peek(rows)]
@@ -125,7 +125,7 @@ def _check_added(stated: set[str], sources: Sequence[Source], settings: Settings
 
 
 def _check_system_prompt(names: set[str], settings: Settings) -> None:
-    """Refuse a system prompt with the name of a column in braces: nothing is put into it."""
+    """Refuse a system prompt with a column's name in braces: system prompts are no templates."""
     for task in settings.all_tasks:
         found = [name for name in names_in(parts_of(task.system_prompt or "")) if name in names]
         if found:

@@ -1,4 +1,4 @@
-"""The file of a ledger: its tables, how runs and outcomes lie in them, and what can be read of it at any time."""
+"""The file of a ledger: its tables, how runs and outcomes are stored in them, and what can be read at any time."""
 
 import contextlib
 import json
@@ -21,7 +21,7 @@ from reelscribe.values import Answer, Candidate, Failure, Outcome, Request, Requ
 from reelscribe.video.sampling import VisionLimits
 
 _WAIT_SECONDS: Final = 60.0
-"""For another process that reads or writes the ledger at the same moment."""
+"""How long to wait for another process that has the ledger locked."""
 _CACHE_KIB: Final = 32 << 10
 _RUNS: Final = (
     "CREATE TABLE runs (number INTEGER PRIMARY KEY, output TEXT, folder TEXT, inputs TEXT, settings TEXT, work TEXT, "
@@ -35,7 +35,7 @@ _MIGRATIONS: Final[tuple[tuple[int, tuple[str, ...]], ...]] = (
     (3, ("CREATE TABLE sidecars (digest BLOB PRIMARY KEY) WITHOUT ROWID",)),
     (4, ("CREATE TABLE scenes (film BLOB PRIMARY KEY, found TEXT)",)),
 )
-"""Each version of the tables, and what makes it of the one before; the first is that of release 0.1.0.
+"""For each version of the tables, the statements that migrate the version before to it. The first is release 0.1.0's.
 
 outcomes.kind: of a failure, NULL for a caption. limits: the settings under which it failed. The columns of runs are the
 fields of `Run`. sidecars.digest: of the name and the content of a file that a run wrote beside a video. scenes.found:
@@ -47,14 +47,14 @@ _REPLACING: Final = (
 MAKE: Final = "INSERT INTO outcomes VALUES (?, ?, ?, ?, 1, ?) " + _REPLACING.format(
     tries="outcomes.tries + (outcomes.run <> excluded.run)"
 )
-"""Takes an outcome. No failure takes the place of a caption, and doubles of a clip in one run are one try."""
+"""Stores an outcome. A failure never replaces a caption, and duplicates of a clip in one run count as one try."""
 ADOPT: Final = (
     "INSERT INTO outcomes SELECT key, kind, outcome, ?, tries, limits FROM other.outcomes WHERE true "
     + _REPLACING.format(tries="max(outcomes.tries, excluded.tries)")
 )
-"""Takes those of another ledger, which may be taken over several times."""
+"""Copies the outcomes of another ledger. Doing so again changes nothing."""
 _NO_ID: Final = RequestId(row=-1)
-"""Of answers that are read for no run."""
+"""Id of answers that are read outside a run."""
 _SCENES_SINCE: Final = 4
 _OLDEST: Final = _MIGRATIONS[0][0]
 _VERSION: Final = _MIGRATIONS[-1][0]
@@ -62,31 +62,31 @@ _VERSION: Final = _MIGRATIONS[-1][0]
 
 @dataclass(frozen=True, kw_only=True)
 class Run:
-    """A run, as the ledger has it."""
+    """A run, as it is stored in the ledger."""
 
     number: int
     output: str
-    """As it was typed, like the inputs."""
+    """Output as it was typed; inputs likewise."""
     folder: str
     """Working directory."""
     inputs: tuple[str, ...]
     settings: dict[str, Any]
     work: dict[str, Any]
-    """Those of them on which captions depend, what tells the model's files from others, and its commit."""
+    """Settings on which captions depend, the identity of the model's files, and its commit."""
     engine: str
     model: str
     total: int | None
-    """Rows, where their number was known."""
+    """Number of rows, if it was known."""
     started: float
     """Seconds since 1970, like the times below."""
     updated: float | None
-    """When it last said how far it is."""
+    """When the run last stored its progress."""
     ended: float | None
-    """None for a run that is going on, or was killed."""
+    """None if the run is going on, or was killed."""
     ending: str | None
     """"finished", or why it ended."""
     progress: dict[str, Any]
-    """What it did so far, as the runner tells it."""
+    """Counts of what the run did so far, as the runner gives them."""
 
     @property
     def is_of_0_1(self) -> bool:
@@ -94,20 +94,20 @@ class Run:
         return "overwrite_sidecars" not in self.settings
 
     def model_info(self) -> ModelInfo:
-        """What ran, by its names. Its limits are not recorded, and stand for nothing."""
+        """Names of engine and model. Limits are not recorded; those given here have no meaning."""
         return ModelInfo(engine=self.engine, model=self.model, revision=self.work.get("commit"), limits=VisionLimits())
 
     def differs_from(self, other: "Run") -> list[str]:
-        """The settings on which captions depend, of those that this run knows, that another one had otherwise.
+        """Names of settings on which captions depend, and that differ from another run's.
 
-        A setting that came after the other one's release had its default there.
+        A setting that the other run's release did not have counts as its default there.
         """
         defaults = told(Settings(), "rows", "captions")
         return [name for name, value in self.work.items() if value != other.work.get(name, defaults.get(name))]
 
 
 class DamagedError(Exception):
-    """What lies in a ledger under one key cannot be read."""
+    """An outcome in a ledger cannot be read."""
 
 
 def read_runs(file: Path) -> list[Run]:
@@ -152,7 +152,7 @@ def read_answers(file: Path, *, most: int) -> dict[int, list[Answer]] | None:
 
 
 def aside(file: Path) -> Path:
-    """Where a ledger is set aside."""
+    """Path to which a ledger is set aside."""
     return file.with_name(f"{file.name}.older")
 
 
@@ -173,12 +173,12 @@ def set_aside(file: Path) -> None:
 
 
 def journal_of(file: Path) -> Path:
-    """Where SQLite keeps what a transaction changes until it is done."""
+    """Path of SQLite's rollback journal."""
     return file.with_name(f"{file.name}-journal")
 
 
 def copy_ledger(file: Path, to: Path) -> None:
-    """Copy a ledger, whole also where a run writes to it at the moment.
+    """Copy a ledger. The copy is consistent, even while a run writes.
 
     Raises:
         DatasetError: it cannot be read, or the copy not written.
@@ -195,7 +195,7 @@ def copy_ledger(file: Path, to: Path) -> None:
 
 
 def connect(file: Path, mode: str = "rwc") -> sqlite3.Connection:
-    """Open the file; commits are the caller's affair."""
+    """Connect to the file. The caller begins and commits transactions."""
     base = sqlite3.connect(
         uri_of(file, mode), uri=True, timeout=_WAIT_SECONDS, isolation_level=None, check_same_thread=False
     )
@@ -204,7 +204,7 @@ def connect(file: Path, mode: str = "rwc") -> sqlite3.Connection:
 
 
 def uri_of(file: Path, mode: str) -> str:
-    """The file as SQLite is told of it, with the mode to open it in."""
+    """SQLite's URI of a file, with the mode to open it in."""
     return f"file:{quote(os.fsencode(file.absolute()))}?mode={mode}"
 
 
@@ -297,7 +297,7 @@ def stored(path: str) -> str | bytes:
 
 @contextlib.contextmanager
 def troubles(file: Path) -> Iterator[None]:
-    """Say what to do about what SQLite says, and about what does not read as it was written."""
+    """Translate errors of SQLite, and of damaged contents, into a DatasetError that says what to do."""
     try:
         yield
     except sqlite3.Error as exc:
@@ -315,7 +315,7 @@ def troubles(file: Path) -> Iterator[None]:
 
 
 def pack(outcome: Outcome, asked: int) -> bytes:
-    """An outcome as it lies in its table: what the model said, or why it said nothing.
+    """Serialize an outcome: all that the model answered, or the failure.
 
     Args:
         outcome: of a request.
@@ -331,7 +331,7 @@ def pack(outcome: Outcome, asked: int) -> bytes:
 
 
 def unpack(packed: bytes, request: Request) -> Answer | Failure:
-    """The way back, for a request of this run.
+    """Deserialize an outcome, for a request of this run.
 
     Raises:
         DamagedError: it is not what was written.

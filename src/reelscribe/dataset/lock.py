@@ -24,10 +24,10 @@ _FOR: Final = ", for "
 
 @contextlib.contextmanager
 def locked(file: Path, output: str | Path) -> Iterator[None]:
-    """Hold a lock, which the system takes away from a process that ends, however it ends.
+    """Hold a lock. The system releases it when the process ends, however it ends.
 
-    The file is there while the lock is held, and says who holds it. It is not the ledger: closing a file that SQLite
-    has open, too, takes SQLite's own locks away.
+    The file exists while the lock is held, and says who holds it. It is not the ledger itself: POSIX locks of a process
+    are released when it closes any descriptor of the file, and so SQLite's would be.
 
     Raises:
         DatasetError: another run holds the lock, or the file cannot be made.
@@ -43,7 +43,7 @@ def locked(file: Path, output: str | Path) -> Iterator[None]:
 
 
 def holder(file: Path, output: Path | None = None) -> str | None:
-    """Who holds the lock, in words; None where nobody does, or not for this output: several may share a lock."""
+    """Who holds the lock, in words; None if nobody does, or another output does: several may share a lock."""
     try:
         with file.open("rb") as opened:
             if _try(opened, shared=True):
@@ -56,11 +56,11 @@ def holder(file: Path, output: Path | None = None) -> str | None:
 
 @contextlib.contextmanager
 def held(opened: IO[bytes], *, shared: bool = False) -> Iterator[None]:
-    """Hold the lock of an open file for a moment; who comes meanwhile waits.
+    """Hold the lock of an open file for a moment. Others wait meanwhile.
 
     Args:
         opened: the file.
-        shared: to read: others may read, too.
+        shared: whether others may hold it, too, for reading.
     """
     locks = False
     if fcntl is not None:
@@ -109,7 +109,7 @@ def _acquire(file: Path, output: str | Path) -> IO[bytes] | None:
 
 
 def _try(opened: IO[bytes], *, shared: bool = False, patiently: bool = False) -> bool:
-    """Whether the lock could be had. Who looks whether it is held has a share of it for an instant: worth a wait."""
+    """Try to get the lock, a few times: `holder` in another process may have it for an instant."""
     if fcntl is None:
         raise OSError(0, "this system has no such locks")
     for pause in (*_PAUSES, None) if patiently else (None,):

@@ -35,23 +35,23 @@ IsOwn = Callable[[Path, bytes], bool]
 _STRETCH: Final = re.compile(r"\.[0-9]{5,}\.[0-9]{1,3}-(?:[0-9]{5,}\.[0-9]{1,3}|end)\.")
 _MOST_NAMED: Final = 3
 _MOST_WAITING, _WAIT_SECONDS = 256, 1.0
-"""Files that are noted and written in one go, and for how long they may wait for more."""
+"""Files are noted and written in batches: this many at most, after this long at most."""
 
 
 class Notes(Protocol):
-    """What is known of the files that runs on this output wrote."""
+    """Knows which files runs on this output wrote; see `Ledger`."""
 
     def wrote(self, file: Path, content: bytes) -> bool:
         """Whether a run wrote it."""
 
     def may_have_written(self, file: Path, content: bytes) -> bool:
-        """Whether a run wrote it, or one of a release that did not note that may have."""
+        """Whether a run wrote it, or may have: release 0.1.0 took no note."""
 
     def note_sidecar(self, file: Path, content: bytes) -> None:
-        """Note that it is about to be written."""
+        """Note that a file is about to be written."""
 
     def flush(self) -> None:
-        """Bring the notes to the disk."""
+        """Write the notes to disk."""
 
 
 def sidecar_of(video: Path, kind: str) -> Path:
@@ -66,7 +66,7 @@ def sidecar_of(video: Path, kind: str) -> Path:
 
 
 def _stretch_part(clip: Clip) -> str:
-    """What stands in names for the stretch that a clip is, with a dot behind it; nothing for a whole video."""
+    """Times of a stretch as a part of file names, with a dot after it; empty for a whole video."""
     if clip.is_whole:
         return ""
     end = "end" if clip.end_seconds is None else _sortable(clip.end_seconds)
@@ -74,7 +74,7 @@ def _stretch_part(clip: Clip) -> str:
 
 
 def _sortable(seconds: float) -> str:
-    """A time such that names with it are in its order: 00012.5, for all that is shorter than a day."""
+    """A time padded with zeros (00012.5), so that names sort by time, up to a day."""
     digits = f"{seconds:09.3f}"
     return digits[:-2] + digits[-2:].rstrip("0")
 
@@ -89,7 +89,7 @@ def without_stretch(name: str) -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class Beside:
-    """What lies beside the stretches of a video that was found as a file: the source of its row."""
+    """Sidecars of the stretches of a video that was found as a file; the `source` of its row."""
 
     video: Path
     is_own: IsOwn
@@ -146,7 +146,7 @@ def read_sidecars(
 
 
 def _find_sidecar(video: Path, kind: str) -> Path | None:
-    """The file beside a video, if it is there. Most are not, so that is asked first."""
+    """The file beside a video, if it exists. Most do not, so that is checked first."""
     # os.path's function says False for a name that is too long, where pathlib's raises.
     if not any(os.path.isfile(video.with_name(f"{name}.{kind}")) for name in (video.stem, video.name)):  # noqa: PTH113
         return None
@@ -155,13 +155,13 @@ def _find_sidecar(video: Path, kind: str) -> Path | None:
 
 
 def _content(file: Path, settings: Settings) -> bytes:
-    """What a file holds, up to one byte more than is read of any."""
+    """Content of a file, up to one byte more than the limit, which shows that it is too long."""
     with file.open("rb") as opened:
         return opened.read(settings.max_line_bytes + 1)
 
 
 def _backups(file: Path) -> Iterator[Path]:
-    """The files that took a replaced one's content, the latest last."""
+    """Backups of a replaced file, the latest last."""
     names = (f"{file.name}.bak{number or ''}" for number in itertools.count())
     return itertools.takewhile(os.path.lexists, (file.with_name(name) for name in names))
 
@@ -183,7 +183,7 @@ class SidecarWriter:
         self._settings, self._notes = settings, notes
         self._limits = FetchLimits.of(settings)
         self._kinds: dict[str | None, str] = {None: settings.sidecar or ""}
-        """Ends of files by the task whose caption they hold; None: all of them."""
+        """Suffix of the file for each task; key None for one file with all tasks."""
         self._over = {task.name: f"{task.name}.{settings.sidecar}" for task in settings.all_tasks if task.is_over_video}
         if settings.sidecar == "txt":
             names = [task.name for task in settings.all_tasks if task.name not in self._over]
@@ -193,7 +193,7 @@ class SidecarWriter:
         self._written = time.monotonic()
 
     def check(self, rows: Iterable[InputRow]) -> None:
-        """See that no file of others is in the way, before anything is made.
+        """Check, before anything is made, that no file of somebody else is in the way.
 
         Raises:
             DatasetError: there are some.
@@ -276,7 +276,7 @@ class SidecarWriter:
             self._write_waiting()
 
     def _write_waiting(self) -> None:
-        """Note in one go what is to be written, since that takes a while on most disks, and then write it."""
+        """Note all waiting files in one transaction, since flushing is slow on most disks, and then write them."""
         waiting, self._waiting = self._waiting, {}
         wanted = [item for item in waiting.items() if _tried(item[0], partial(self._is_wanted, *item))]
         if wanted:
@@ -286,7 +286,7 @@ class SidecarWriter:
         self._written = time.monotonic()
 
     def _is_wanted(self, file: Path, text: str) -> bool:
-        """Whether a file is to be written, which is noted: unless it is there, or one of others is."""
+        """Whether to write a file: not if it has this content already, or is somebody else's. Notes those to write."""
         content = text.encode("utf-8", "backslashreplace")
         if not self._may_replace(file, content):
             return False
@@ -294,7 +294,7 @@ class SidecarWriter:
         return self._content_at(file) != content
 
     def _content_at(self, file: Path) -> bytes | None:
-        """What is in a file; None for what is none, as no run leaves it."""
+        """Content of a file; None if it is no regular file."""
         return None if file.is_symlink() or not file.is_file() else _content(file, self._settings)
 
     def _may_replace(self, file: Path, content: bytes) -> bool:
@@ -339,12 +339,12 @@ def _tried(file: Path, do: Callable[[], bool]) -> bool:
 
 
 def next_backup(file: Path) -> Path:
-    """Where a file goes that is replaced: `.bak`, or `.bak1` and so on where there are some."""
+    """Path of the next backup: `.bak`, or `.bak1` and so on if that exists."""
     return file.with_name(f"{file.name}.bak{len(list(_backups(file))) or ''}")
 
 
 def _as_text(outcomes: Sequence[Outcome], settings: Settings) -> str | None:
-    """The text of the one task, or its value; None where the caption holds none."""
+    """Text or value of the only task; None if there is none."""
     [outcome] = outcomes
     [task] = [task for task in settings.all_tasks if task.name == outcome.id.task]
     text = caption_cells(outcome, task)["text"]

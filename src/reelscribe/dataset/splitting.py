@@ -1,4 +1,4 @@
-"""Rows of videos to rows of their clips: the same columns, and where each clip begins and ends."""
+"""Splits rows of videos into rows of clips: the same columns, and where each clip begins and ends."""
 
 import itertools
 import logging
@@ -28,14 +28,14 @@ from reelscribe.video.prefetch import finding_scenes, reading_headers, usable_cp
 logger = logging.getLogger(__name__)
 
 Found = list[Piece] | ClipError | None
-"""The clips of a video, or of a stretch of one; or why they are not known. None if the video is another shard's."""
+"""The clips of a video, or the reason why they are not known; None if the video belongs to another shard."""
 Videos = list[tuple[Clip, Any, Found]]
-"""Those of a row: each as a clip and as the row has it, and what it is split into."""
+"""The videos of a row: each as a clip, as the row holds it, and its split."""
 
 _NUMBERS_OF_A_ROW: Final = 10_000_000
-"""In a shard, which does not know how many clips there are in films of others, rows of the next row begin so far on."""
+"""In a shard, clips of each row get numbers from a block of this size, since films of other shards are not counted."""
 _AHEAD: Final = 4
-"""Rows that are looked at ahead, for each CPU."""
+"""Rows that are split ahead, for each CPU."""
 
 
 def check_split(sources: Sequence[Source], settings: Settings) -> Splitting | None:
@@ -56,17 +56,17 @@ def check_split(sources: Sequence[Source], settings: Settings) -> Splitting | No
 
 
 class Notes(Protocol):
-    """What is known of films."""
+    """Keeps the scenes of films; see `Ledger`."""
 
     def scenes_of(self, film: bytes) -> list[tuple[float, float]] | None:
-        """From when to when each scene of a film is, by its key; None where that is not known."""
+        """Start and end of each scene of a film, by its key; None if they are not known."""
 
     def note_scenes(self, film: bytes, scenes: Sequence[tuple[float, float]]) -> None:
         """Note the scenes of a film."""
 
 
 class _Memory:
-    """Notes that are gone with the process."""
+    """Notes in memory only."""
 
     def __init__(self) -> None:
         self._scenes: dict[bytes, list[tuple[float, float]]] = {}
@@ -195,7 +195,7 @@ def _check_tokens(row: Row, clips: Sequence[Clip], settings: Settings) -> None:
 
 @contextmanager
 def _finding(settings: Settings, splitting: Splitting, notes: Notes) -> Iterator[Callable[[Clip], Found]]:
-    """What finds the clips of a video, from any thread."""
+    """The function that finds the clips of a video. It may be called from any thread."""
     limits = FetchLimits.of(settings)
     with (
         reading_headers(settings) as read,
@@ -230,7 +230,7 @@ def _finding(settings: Settings, splitting: Splitting, notes: Notes) -> Iterator
 
 
 def _alone(item: InputRow, clip: Clip, video: Any, settings: Settings, folder: Path | None) -> dict[str, Any]:
-    """What is to be set so that a row has one of its videos, and names no others."""
+    """Columns to set so that a row has only one of its videos."""
     row, column = item.row, video_column(item.row, settings)
     name = clip.source
     if folder is not None and item.root is not None and isinstance(name, str) and scheme_of(name) is None:
@@ -244,20 +244,20 @@ def _alone(item: InputRow, clip: Clip, video: Any, settings: Settings, folder: P
 
 
 def _own_times(row: Row, clip: Clip, settings: Settings) -> dict[str, Any]:
-    """What is to be set so that a row names its clip as it was."""
+    """Columns to set so that a row names its clip as before."""
     start, end = (None, None) if clip.is_whole else (clip.start_seconds, clip.end_seconds)
     times = {settings.start_key: start, settings.end_key: end}
     return {name: seconds for name, seconds in times.items() if name in row or not clip.is_whole}
 
 
 def _without_lists(row: Row, settings: Settings) -> dict[str, Any]:
-    """What is to be set in a row without clips: of clips that others have, columns hold single times."""
+    """Columns to set in a row without clips, so that it has the same columns as others: single times."""
     names = () if settings.nested else (settings.start_key, settings.end_key)
     return {name: None for name in names if isinstance(row.get(name), list | tuple)}
 
 
 def _clip_columns(row: Row, pieces: Sequence[Piece], settings: Settings, first: int) -> Iterator[dict[str, Any]]:
-    """What is to be set for each clip, of which the first has this number in its video."""
+    """Columns to set for each clip; the first one has this number in its video."""
     if settings.nested and pieces:
         others = {name: None for name in (settings.start_key, settings.end_key) if name in row}
         yield {**others, settings.stretches_key: [_times(piece) for piece in pieces]}
@@ -274,7 +274,7 @@ def _times(piece: Piece) -> dict[str, Any]:
 
 
 def _changed(item: InputRow, index: int, changes: dict[str, Any], settings: Settings) -> InputRow:
-    """A row in which columns are set, also in the record as its reader had it."""
+    """A row with columns set, also in the reader's own record."""
     for name in (SCENE, CLIP):
         if name in changes and name in item.row:
             raise DatasetError(

@@ -26,23 +26,23 @@ from reelscribe.video.fetch import scheme_of
 logger = logging.getLogger(__name__)
 
 _ATOMIC: Final = frozenset({"s3", "s3a", "gs", "gcs", "hf", "az", "abfs", "abfss", "oss", "r2"})
-"""Stores that show a file when its upload is complete, and until then the one before it."""
+"""Schemes of stores whose uploads are atomic: until one is complete, the file before it stays."""
 _PAUSES: Final = (1.0, 5.0)
-"""Seconds before an upload is tried again. The stores' clients try again by themselves, too."""
+"""Seconds to wait before each further try of an upload. Clients of stores retry by themselves, too."""
 _FINAL: Final = (PermissionError, FileNotFoundError)
 """Errors that another try would not change."""
 _IDENTITY: Final = ("ETag", "etag", "md5Hash", "content_md5")
-"""What stores call the hash of a file's content, or the number of its version."""
+"""Names under which stores report a hash of a file's content, or the number of its version."""
 _TIMES: Final = ("mtime", "LastModified", "modified", "created")
 _UPLOADED: Final = "uploaded"
 _FETCHED: Final = "fetched"
 
 
 class Uploads(AbstractContextManager["Uploads"]):
-    """Uploads what a writer makes in the place of a URL. Left without an error, it removes what an earlier run left.
+    """Uploads the files of a writer to a URL. If the context ends without an error, an earlier run's files are removed.
 
-    Nothing of others is replaced: a file in the store may be, if this machine noted, when it uploaded it, what the
-    store says of it. The notes lie beside the ledger.
+    Files of others are never replaced. A file in the store counts as ours if its identity is the one that this machine
+    noted after uploading it. The notes lie beside the ledger.
 
     Args:
         url: of the output, as `url_of` gives it.
@@ -67,15 +67,15 @@ class Uploads(AbstractContextManager["Uploads"]):
         writer.when_named = self.upload
 
     def url_of(self, file: Path) -> str:
-        """Where a file of the output goes."""
+        """URL of a file of the output."""
         return f"{self._base}/{file.relative_to(self._place).as_posix()}"
 
     def owns(self, url: str) -> bool:
-        """Whether this writes, or may replace, what is at a URL."""
+        """Whether this writes the file at a URL, or may replace it."""
         return url.startswith(f"{self._base}/") and self._writer.owns(self._local(url))
 
     def check(self) -> None:
-        """See that files can be written, and that there are none of others in their place.
+        """Check that files can be written, and that no files of others are in their place.
 
         Raises:
             DatasetError: it cannot be written there, or somebody else's output is there.
@@ -193,9 +193,9 @@ class Uploads(AbstractContextManager["Uploads"]):
 
 
 def fetched(output: str | Path) -> Path:
-    """An output, to be read: at a URL it is copied to its place on this machine, unless the copy there is the same.
+    """Path of an output for reading. One at a URL is copied to this machine first, unless the copy here is the same.
 
-    What a run on this machine made and could not upload is taken as it is. The failures come, too.
+    If a run on this machine could not upload it, its files here are used. The list of failures is copied as well.
 
     Raises:
         DatasetError: there is no such output, or it cannot be copied.
@@ -224,7 +224,7 @@ def fetched(output: str | Path) -> Path:
 
 
 def _files_of(fs: Any, url: str, place: Path) -> dict[Path, str]:
-    """The files of an output, as they are called here, and their URLs."""
+    """Local paths of an output's files, with their URLs."""
     folder, _, name = url.rpartition("/")
     if SHARD in name:
         pattern = re.compile(re.escape(name).replace(re.escape(SHARD), r"\d{5,}"))
@@ -235,7 +235,7 @@ def _files_of(fs: Any, url: str, place: Path) -> dict[Path, str]:
 
 
 def _copies(place: Path) -> Iterator[Path]:
-    """Copies of files of an output that are here."""
+    """Copies of an output's files on this machine."""
     for folder in {place, place.parent}:
         for note in sorted(folder.glob(f".*.{_FETCHED}")) if folder.is_dir() else ():
             file = note.with_name(note.name[1:].removesuffix(f".{_FETCHED}"))
@@ -258,7 +258,7 @@ def _fetch(fs: Any, url: str, file: Path) -> None:
 
 
 def _forget(file: Path) -> None:
-    """Remove a copy; a file that is none stays."""
+    """Remove a copy. A file that is no copy stays."""
     note = _note_file(file, _FETCHED)
     if note.is_file():
         file.unlink(missing_ok=True)
@@ -269,7 +269,7 @@ def _forget(file: Path) -> None:
 
 
 def _is_one_of(known: list[str], found: str | None) -> bool:
-    """Whether an identity is one of those noted, or of the size that is; or there is no file."""
+    """Whether an identity, or its first part, the size, was noted. Also True if there is no file."""
     return found is None or bool({found, found.partition(", ")[0]} & set(known))
 
 
@@ -282,7 +282,7 @@ def _note(file: Path, kind: str, known: list[str]) -> None:
 
 
 def _noted(file: Path, kind: str) -> list[str]:
-    """What was noted; nothing where there is no note."""
+    """Identities that were noted for a file."""
     with suppress(OSError, ValueError):
         known = json.loads(_note_file(file, kind).read_text("utf-8"))
         return known if isinstance(known, list) else []
@@ -293,7 +293,7 @@ def _noted(file: Path, kind: str) -> list[str]:
 
 
 def _store(url: str, what: str) -> tuple[Any, str]:
-    """The file system of a URL, and its path in there."""
+    """The fsspec file system of a URL, and the path in it."""
     with needs_extra(f"{url}"):
         import fsspec
     try:
@@ -308,7 +308,7 @@ def _path(fs: Any, url: str) -> str:
 
 
 def _files_in(fs: Any, folder: str) -> dict[str, str | None]:
-    """The files in a folder, by name, and the identity of each: one question, whatever their number."""
+    """Identities of all files in a folder, by name. One request to the store, whatever their number."""
     fs.invalidate_cache()
     try:
         infos = fs.ls(_path(fs, folder), detail=True)
@@ -319,7 +319,7 @@ def _files_in(fs: Any, folder: str) -> dict[str, str | None]:
 
 
 def _identity(fs: Any, url: str) -> str | None:
-    """What tells the content of a file from others, as the store has it; None where there is no file."""
+    """Identity of a file's content, as the store reports it; None if there is no file."""
     fs.invalidate_cache()
     try:
         info = fs.info(_path(fs, url))
@@ -345,7 +345,7 @@ def _telling(what: str) -> Iterator[None]:
 
 
 def _why(exc: Exception) -> str:
-    """An error of a store, in a line, with what to do where that is known."""
+    """An error of a store in one line, with advice if there is any."""
     told = " ".join(str(exc).split()).rstrip(".") or type(exc).__name__
     for is_so, advice in _ADVICE:
         if is_so(exc):

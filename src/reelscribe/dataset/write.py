@@ -1,4 +1,4 @@
-"""Data sets out: every file complete or not there at all, written from the first row on."""
+"""Writes data sets. Every file is complete or not there at all, and is written from its first row on."""
 
 import os
 import re
@@ -65,26 +65,26 @@ class DatasetWriter(AbstractContextManager["DatasetWriter"]):
 
     @property
     def file(self) -> Path:
-        """The file that is written now, by the name that it will have."""
+        """The file that is being written, by its final name."""
         return self._pattern.with_name(self._pattern.name.replace(SHARD, f"{self._shard:05d}"))
 
     @property
     def is_sharded(self) -> bool:
-        """Whether it writes as many files as it takes."""
+        """Whether it writes several files."""
         return self._limit is not None
 
     @property
     def is_folder(self) -> bool:
-        """Whether it writes a folder whose files belong together."""
+        """Whether it writes a folder of files that belong together."""
         return self._format == "hf"
 
     @property
     def partial(self) -> Path:
-        """Where its rows are until it is whole."""
+        """Path of the rows until the file is whole."""
         return _partial(self.file)
 
     def owns(self, path: Path) -> bool:
-        """Whether this writes, or may replace, a file."""
+        """Whether this writer writes a file, or may replace it."""
         path = path.resolve()
         folder = self._pattern.parent.resolve()
         if self._format == "hf" and path.is_relative_to(self.output.resolve()):
@@ -141,7 +141,7 @@ class DatasetWriter(AbstractContextManager["DatasetWriter"]):
         self._failed += len(result.failures)
 
     def _close_file(self) -> None:
-        """Give the file its name."""
+        """Finish the file, and rename it to its final name."""
         if self._writer is not None:
             writer, self._writer = self._writer, None
             writer.close()
@@ -187,7 +187,7 @@ class DatasetWriter(AbstractContextManager["DatasetWriter"]):
                     path.unlink()
 
     def _break_off(self) -> None:
-        """Leave what was written. The error that is on its way says more than one about files would."""
+        """Close partial files and leave them. Errors of that are dropped, since another error is already on its way."""
         if self._writer is not None:
             with suppress(Exception):
                 self._writer.close()
@@ -202,7 +202,7 @@ class DatasetWriter(AbstractContextManager["DatasetWriter"]):
 
 
 def _check_replaceable(folder: Path) -> None:
-    """Raise where there is something that a data set's folder must not take the place of."""
+    """Raise if there is something that a data set's folder must not replace."""
     if (
         folder.exists()
         and not (folder / "state.json").is_file()
@@ -233,7 +233,7 @@ def _choose_format(output: Path, settings: Settings) -> str:
 
 
 def _shard_pattern(output: Path, name: str, settings: Settings) -> Path:
-    """The file to write, with `{shard}` in its name where there are several."""
+    """Path of the file to write, with `{shard}` in its name if there are several."""
     if SHARD in str(output.parent):
         raise DatasetError(f"cannot write to {output}: {SHARD} must be in the name of the file, not in a folder's.")
     other = re.search(r"\{[^{}]*\}", output.name.replace(SHARD, ""))
@@ -249,7 +249,7 @@ def _shard_pattern(output: Path, name: str, settings: Settings) -> Path:
 
 
 def _number_of(name: str, pattern: str) -> int | None:
-    """Which shard a file is; None for another file."""
+    """Number of a shard, from its name; None for any other file."""
     found = re.fullmatch(re.escape(pattern).replace(re.escape(SHARD), r"(\d{5,})"), name)
     return found and int(found[1] if found.groups() else 0)
 

@@ -1,4 +1,4 @@
-"""From what there is to caption to what it takes: tokens, GPUs, hours, money."""
+"""Estimates what captioning a data set takes: tokens, GPUs, hours, money."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -25,81 +25,81 @@ GPU_BYTES: Final[dict[str, int]] = {
     "rtx4090": 24 * 10**9,
     "rtx5090": 32 * 10**9,
 }
-"""Memory by NVIDIA's data sheets."""
+"""Memory of GPUs in bytes, from NVIDIA's data sheets."""
 _CANDIDATES: Final = (1, 4, 8)
-"""Whose cost is told, beside what is set."""
+"""Numbers of candidates whose cost is estimated, besides the number that is set."""
 _COUNTS: Final = (1, 2, 4, 8)
-"""GPUs to try, where nobody says how many there are."""
+"""Numbers of GPUs to try if none is given."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class TokenCost:
-    """Tokens of all clips, and of their sound where that is wanted, at one rate of frames."""
+    """Tokens of all clips, and of their sound if it is wanted, at one frame rate."""
 
     fps: float
     total: Estimate
     per_clip: float
-    """On average."""
+    """Average tokens of a clip."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class TaskCost:
-    """What one of several tasks takes."""
+    """Cost of one of several tasks."""
 
     name: str
     requests: Estimate
-    """One for each clip."""
+    """Number of requests."""
     answer_tokens: Estimate | None
-    """The most that all its answers may have, where it is known how many one may."""
+    """Maximum tokens of all its answers; None if one answer's limit is not known."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class CandidatesCost:
-    """What another number of candidates would take, by a measured run."""
+    """Cost of another number of candidates, from a measured run."""
 
     candidates: int
     answer_tokens: Estimate
     least_hours: Estimate
-    """By the clock, if what is done once a clip took all the time."""
+    """Lower bound of hours: if all measured time went into work that is done once a clip."""
     most_hours: Estimate
-    """If candidates took it."""
+    """Upper bound of hours: if all measured time went into candidates."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class GpuPlan:
-    """How the model would lie on GPUs."""
+    """How the model would be spread over GPUs."""
 
     gpu: str
     gpus: int
     tp: int
     dp: int
     needed_bytes: int
-    """Of each GPU: weights, cache and room to work."""
+    """Memory needed on each GPU: weights, cache and working memory."""
     usable_bytes: int
     reason: str
     needs_vllm: bool
-    """Whether another engine is set, which takes one GPU."""
+    """Whether this plan needs vLLM, but another engine is set, which uses one GPU."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Outlook:
-    """What a run would be. What is not known is None."""
+    """The estimate of a run. What is not known is None."""
 
     survey: Survey
     clips: Estimate
     hours: Estimate
-    """Of video."""
+    """Hours of video."""
     tokens: list[TokenCost]
-    """Of each clip once, at the rate of frames that is set first; then at half of it and at twice it."""
+    """Tokens of reading each clip once: at the frame rate that is set, at half of it and at twice it."""
     tasks: list[TaskCost]
-    """Where there are several."""
+    """Cost of each task, if there are several."""
     candidates: list[CandidatesCost] = field(default_factory=list)
-    """Of 1, 4 and 8, and of as many as are set; none if no run was measured, or there are several tasks."""
+    """Cost of 1, 4, 8 and the set number of candidates; empty if no run was measured, or there are several tasks."""
     readings: int
     """How often the model reads a clip: once for all tasks that are asked at one time; a server, for each of them, and
     for each candidate that it judges."""
     judged: Estimate
-    """Candidates of which the model is asked whether they hold."""
+    """Number of candidates that a judge is asked about."""
     thinned: Estimate
     """Clips that get fewer frames a second than are set, since they are long."""
     shrunk: Estimate
@@ -108,15 +108,15 @@ class Outlook:
     limits: str
     """Where the model's limits come from, on which tokens depend."""
     tokens_are_exact: bool
-    """As far as headers are right: those of the chosen model, from every clip."""
+    """Whether tokens were counted for the chosen model and every clip. Then they are exact if headers are right."""
     one_gpu_bytes: int | None
-    """What the whole model takes of a single GPU: weights, a cache for a few of the longest clips, and room to work."""
+    """Memory of the whole model on one GPU: weights, a cache for a few of the longest clips, and working memory."""
     gpu_plan: GpuPlan | None
     no_gpu_plan: str
-    """Why there is none."""
+    """Why there is no GPU plan."""
     rate: Rate | None
     price: float | None
-    """Of a GPU hour."""
+    """Price of a GPU hour."""
     gpu_hours: Estimate | None = field(default=None)
     wall_hours: Estimate | None = field(default=None)
     cost: Estimate | None = field(default=None)
@@ -227,7 +227,7 @@ def _candidates(clips: Estimate, hours: Estimate, settings: Settings, rate: Rate
 
 
 def times(estimate: Estimate, factor: float) -> Estimate:
-    """So many times as much."""
+    """An estimate times a factor."""
     return Estimate(value=estimate.value * factor, error=estimate.error * factor)
 
 

@@ -1,4 +1,4 @@
-"""How fast it would be: a rate that somebody measured, and never one that nobody did."""
+"""Finds a measured rate to plan with. Rates are never guessed."""
 
 import json
 from collections.abc import Mapping
@@ -10,7 +10,7 @@ from reelscribe.config import Settings
 from reelscribe.errors import SettingsError
 
 BENCHMARKS: Final = Path("benchmarks", "results")
-"""Where results of benchmarks/gpu.py lie in a checkout."""
+"""Folder of results of benchmarks/gpu.py in a checkout."""
 _COMPARED: Final = ("model", "engine", "num_captions", "fps", "max_video_tokens", "sampling", "tasks", "schema")
 """Settings that a rate depends on."""
 
@@ -21,17 +21,17 @@ class Rate:
 
     clips_per_second: float
     source: str
-    """Where it comes from."""
+    """Where the rate was measured, in words."""
     differences: list[str] = field(default_factory=list)
-    """What was other there than in the run that is planned."""
+    """Settings that differed there from the planned run."""
     candidates: int | None = None
-    """Of each clip there; None if that is not known, or there were several tasks."""
+    """Candidates for each clip there; None if not known, or if there were several tasks."""
     candidate_tokens: float | None = None
-    """Of each of them, on average."""
+    """Average tokens of a candidate there."""
 
 
 def find_rate(settings: Settings, *, given: float | None, measured: Path | None, gpu: str | None) -> Rate | None:
-    """The rate to plan with; None where none is known.
+    """The rate to plan with; None if none is known.
 
     Args:
         settings: of the run that is planned.
@@ -56,7 +56,7 @@ def find_rate(settings: Settings, *, given: float | None, measured: Path | None,
 
 
 def read_rate(file: Path, settings: Settings, *, gpu: str | None = None) -> Rate:
-    """The rate that a file tells of.
+    """Read the rate from a file.
 
     Args:
         file: a record of a run, or a result of the benchmark.

@@ -1,4 +1,4 @@
-"""What there is to caption: the headers of all clips, or of some of very many."""
+"""Surveys a data set by the headers of all clips, or of a random sample if there are very many."""
 
 import itertools
 import math
@@ -25,14 +25,14 @@ from reelscribe.video.headers import Header
 from reelscribe.video.prefetch import reading_headers, usable_cpus
 
 MOST_ROWS: Final = 10_000
-"""Of more, so many are looked at, chosen at random."""
+"""Of more rows than this, a random sample of this size is surveyed."""
 _MOST_EXAMPLES: Final = 3
 _AHEAD: Final = 4
 _CONFIDENCE: Final = 1.96
-"""Standard errors to either side: 95 of 100 samples are that near."""
+"""Standard errors of a 95% confidence interval."""
 
 Look = Header | ClipError | None
-"""What came of a clip: its header, why it has none, or None where it would have to be downloaded."""
+"""A clip's header, the reason why it has none, or None if it would have to be downloaded."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,35 +41,35 @@ class Estimate:
 
     value: float
     error: float
-    """In 95 of 100 samples the truth is that near; 0 where every row was looked at."""
+    """Half width of the 95% confidence interval; 0 if every row was surveyed."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Survey:
-    """What was seen of a data set."""
+    """The result of a survey."""
 
     rows: int
-    """All of them."""
+    """Number of rows in the data set."""
     looked_at: int
-    """Rows whose clips were looked at."""
+    """Number of surveyed rows."""
     seen: list[list[Look]] = field(repr=False)
-    """For each of these, what came of its clips."""
+    """For each surveyed row, the result for each of its clips."""
     remote: int
-    """Clips among them that would have to be downloaded."""
+    """Surveyed clips that would have to be downloaded."""
     without_video: int
-    """Rows among them without one."""
+    """Surveyed rows without a video."""
     codecs: dict[str, int]
     failures: dict[FailureKind, int]
-    """Clips, or rows, among them that cannot be captioned, as far as headers tell."""
+    """Surveyed clips or rows that cannot be captioned, as far as headers show."""
     examples: dict[FailureKind, list[str]]
 
     def total(self, of: Callable[[Header], float]) -> Estimate:
-        """The sum of something over all clips that can be captioned."""
+        """Estimate the sum of a quantity over all clips that can be captioned."""
         return self._scale([sum(of(look) for look in row if isinstance(look, Header)) for row in self.seen])
 
     @property
     def clips(self) -> Estimate:
-        """Clips to caption: those that can be, and those that are remote."""
+        """Estimated number of clips to caption, remote ones included."""
         return self._scale([sum(not isinstance(look, ClipError) for look in row) for row in self.seen])
 
     def _scale(self, sums: Sequence[float]) -> Estimate:

@@ -1,4 +1,4 @@
-"""What is done, failed and left of a run, from its ledger."""
+"""How far the runs on an output are: what is done, failed and left, from the ledger."""
 
 import os
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ from reelscribe.errors import DatasetError, without_passwords
 
 @dataclass(frozen=True, kw_only=True)
 class RunStatus:
-    """How far a run is. A run that goes on where another one ended counts as one with it."""
+    """How far a run is. A run that continues earlier ones counts as one with them."""
 
     output: str
     state: str
@@ -27,24 +27,24 @@ class RunStatus:
     total: int | None
     """All rows, where their number is known."""
     captions: int
-    """Of all tasks."""
+    """Captions of all tasks."""
     videos: int | None
-    """That were asked about; told where there are several tasks."""
+    """Videos that were asked about, if there are several tasks."""
     tasks: dict[str, dict[str, Any]]
     """Where there are several tasks: `captions` and `failures` of each."""
     without_video: int
     flags: dict[str, int]
     """Captions by what is flagged in their `caption_meta`."""
     failures: dict[str, int]
-    """By kind."""
+    """Failures by kind."""
     examples: dict[str, list[str]]
-    """Of each kind, some."""
+    """Some failures of each kind."""
     made_per_second: float | None
-    """Videos that the last run captioned, or failed to."""
+    """Videos a second that the last run captioned or failed to."""
     started: float
     """When the last run began, in seconds since 1970."""
     updated: float | None
-    """When it last said how far it is."""
+    """When the last run last stored its progress, in seconds since 1970."""
     engine: str
     model: str
     inputs: tuple[str, ...]
@@ -57,7 +57,7 @@ class RunStatus:
 
 
 def read_status(output: Path) -> RunStatus:
-    """Look at the runs on an output, also while one is going on.
+    """Read the status of an output from its ledger, also while a run is going on.
 
     Raises:
         DatasetError: there is none, or its ledger cannot be read.
@@ -65,7 +65,8 @@ def read_status(output: Path) -> RunStatus:
     runs = runs_on(output)
     last = runs[0]
     running = holder(lock_of(output), output)
-    # A run that goes on is behind the one before it for as long as it passes what that one did.
+    # A run that continues an earlier one counts known rows again from 0. Until it has caught up, the earlier run's
+    # counts are the true ones: take the run with most rows.
     same = [run for run in runs if (run.work, run.inputs) == (last.work, last.inputs) and run.progress]
     best = max(same, key=lambda run: (run.progress["rows"], run.number), default=last)
     told: dict[str, Any] = {
