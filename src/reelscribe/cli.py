@@ -49,13 +49,13 @@ _PLANNED = (
     *("prompt", "schema", "tasks", "split", "overlap", "min_seconds", "max_seconds", "nested"),
     *("start_key", "end_key", "stretches_key"),
 )
-"""Settings on which a plan depends."""
+"""Settings that a plan depends on."""
 _SPLIT = (
     *("overlap", "min_seconds", "max_seconds", "nested", "video_key", "start_key", "end_key", "stretches_key", "root"),
     *("output_format", "shard_rows", "max_line_bytes", "decoders", "decode_seconds"),
     *("allow_private_urls", "max_video_bytes", "download_seconds", "max_downloads"),
 )
-"""Settings of splitting."""
+"""Settings that splitting depends on."""
 
 
 @click.group(
@@ -120,8 +120,7 @@ def caption(
     reelscribe caption 'data/*.jsonl' -o 'out-{shard}.jsonl' --engine vllm
 
     Writes one row for each input row (interleaved layout: also the original), in order. Rows without a caption are
-    kept, and listed in OUTPUT's .failures.jsonl. A run that breaks off, however it does, goes on where it was when the
-    same command is given again.
+    kept, and listed in OUTPUT's .failures.jsonl. If a run stops or crashes, the same command continues it.
 
     Exit code: 0 all captioned, 1 the engine broke or cannot be loaded, or too much failed, 2 wrong usage, or nothing to
     caption, 3 finished with failures, 4 stopped before --budget was passed, 130 or 143 stopped by Ctrl-C or SIGTERM.
@@ -135,7 +134,7 @@ def caption(
 
 
 def _report(summary: Any, output: str | Path, log_json: bool) -> None:
-    """Tell what a run did, and leave with the exit code for that."""
+    """Print what a run did, and exit with the code for that."""
     if log_json:
         say_json("summary", **asdict(summary), output=without_passwords(str(output)), next=next_step(summary, output))
     else:
@@ -199,8 +198,8 @@ def plan(inputs: tuple[str, ...], config: Path | None, as_json: bool, **given: A
     reelscribe plan clips/ --gpu h100 --price 2.50
     reelscribe plan data.jsonl --measured first-hundred.run.json --fps 1
 
-    Reads headers alone, and the model's configuration. Of more than 10,000 rows so many are chosen at random, and the
-    rest is estimated, with the error. Clips at URLs are counted, not downloaded.
+    Reads only headers of videos, and the model's configuration. Of more than 10,000 rows, 10,000 are chosen at random,
+    and totals are estimated with their error. Clips at URLs are counted, not downloaded.
     """  # noqa: D301 - as above
     from reelscribe.plan.outlook import look_ahead
     from reelscribe.plan.table import lines
@@ -239,18 +238,19 @@ def retry(
 ) -> None:
     """Try again what failed, or rows that you name.
 
-    It is done with the inputs and settings of the last run on OUTPUT.
+    Inputs and settings are those of the last run on OUTPUT, unless you give others.
 
     \b
     reelscribe retry captions.jsonl --kind decode,engine
     reelscribe retry captions.jsonl --marks marks.jsonl --sampling temperature=1
     reelscribe retry captions.jsonl --where 'flags has loop' --model other/model
 
-    All captions that are there stay, but those of rows that --marks or --where names: these are made with something
-    else, as another prompt, model or sampling, and failures are left alone unless --kind names some. With --task this
-    is so for the tasks that it names; others stay as they are, but for those that come after what is made again. What
-    is made with other settings says so in its metadata and counts as made by the run: giving its command again does
-    not make it again. What cannot be made again stays. Exit code as that of caption.
+    Without --marks and --where, only failures are tried again. With them, the captions of the named rows are made
+    again, and you have to change something: the prompt, the model or the sampling. Failures are then left alone,
+    unless --kind names some. --task limits this to some tasks; tasks that come after them are made again, too.
+
+    New captions note in their metadata what was changed. The run's own command keeps them. A caption that cannot be
+    made again stays. Exit code as that of caption.
     """  # noqa: D301 - as above
     from reelscribe.runners.retry import retry as run
 
@@ -288,7 +288,7 @@ def merge(output: str | Path, shards: tuple[str | Path, ...], log_json: bool, **
     """Put the outputs of all shards of a run together.
 
     Shards are what `caption --shard I/N` wrote. The inputs are read again; OUTPUT, its ledger and its list of failures
-    are those of a run without shards. Refused where shards are missing, doubled, unfinished or of different settings.
+    are those of a run without shards. Shards must not be missing, given twice, unfinished or of different settings.
     Exit code as that of caption.
     """
     from reelscribe.runners.merge import merge as merged

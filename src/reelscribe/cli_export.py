@@ -60,8 +60,8 @@ def export(
     reelscribe export captions.jsonl table/ --as table --columns video,caption
     reelscribe export captions.jsonl --as vtt
 
-    FOLDER is new or empty; by default it is called as OUTPUT, with the target behind it (.subtitles for vtt and srt).
-    What failed, or is left out, is counted. An export that breaks off goes on when the same command is given again.
+    FOLDER must be new or empty. By default it is OUTPUT's name with the target's appended (.subtitles for vtt and srt).
+    What failed, or is left out, is counted. If an export stops, the same command continues it.
     Exit code: 0 all is there, 2 wrong usage, nothing to export, or most of it is beyond the target's limits, 3 some
     clips could not be written.
     """  # noqa: D301 - Click takes the backspace for "leave these lines as they are"

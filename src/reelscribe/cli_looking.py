@@ -19,16 +19,16 @@ from reelscribe.runners.progress import Progress
 from reelscribe.terminal import shortened, some
 
 _LONGEST_TOLD: Final = 200
-"""Letters of the value of a setting."""
+"""Maximum characters of a setting's value that are shown."""
 
 
 @click.command()
 @click.argument("output", type=Output())
 @click.option("--json", "as_json", is_flag=True, help="As JSON.")
 def status(output: str | Path, as_json: bool) -> None:
-    """Say what of a run is done, failed and left.
+    """Show what a run has done, what failed and what is left.
 
-    OUTPUT is what caption writes; the run may still be going on.
+    OUTPUT is what caption writes. The run may still be going on.
     """
     from reelscribe.dataset.places import place_of_run
     from reelscribe.runners.status import read_status
@@ -64,7 +64,7 @@ def status(output: str | Path, as_json: bool) -> None:
 
 
 def _changed_settings(settings: Mapping[str, Any]) -> str:
-    """Those that are not the defaults."""
+    """Settings that differ from their defaults."""
     usual = asdict(Settings())
     changed = ((name, value) for name, value in settings.items() if usual.get(name) != value)
     return ", ".join(f"{name}={shortened(repr(value), _LONGEST_TOLD)}" for name, value in changed)
@@ -90,8 +90,8 @@ def _page_options(command: Callable[..., Any]) -> Callable[..., Any]:
 def report(output: str | Path, file: Path | None, **given: Any) -> None:
     """Write a page to look at the captions and their frames.
 
-    It also shows candidates, failures, and what captions have in common. One file that opens from disk and loads
-    nothing, but for a video that is played. OUTPUT is what caption wrote.
+    It also shows candidates, failures, and what captions have in common. It is one file, which opens from disk and
+    loads nothing but videos that you play. OUTPUT is what caption wrote.
     """
     from reelscribe.dataset.stores import fetched
     from reelscribe.report.write import write_report
@@ -152,7 +152,7 @@ def compare(sides: tuple[str, ...], votes: tuple[Path, ...], as_json: bool, **gi
 
 
 def _count(sides: tuple[str, ...], votes: tuple[Path, ...], as_json: bool, given: dict[str, Any]) -> None:
-    """Print what votes come to. No page is written, and so most options have no use."""
+    """Print the result of votes. No page is written, so most options do not apply."""
     from reelscribe.compare.telling import as_lines, as_told
     from reelscribe.compare.write import count_votes
 
@@ -173,11 +173,11 @@ def _count(sides: tuple[str, ...], votes: tuple[Path, ...], as_json: bool, given
 @click.option("-o", "--new", type=LocalPath(), help="To write; OUTPUT with .edited by default.")
 @click.option("--overwrite", is_flag=True, help="Replace what is there.")
 def apply(output: str | Path, new: Path | None, overwrite: bool) -> None:
-    """Write the data set with captions as people left them.
+    """Write the data set with corrected captions.
 
-    As they left them in view. OUTPUT stays as it is. All rows are there. The metadata of each caption say what the
-    model had said, and whether a person approved or rejected it. export and report need no such file: they read what
-    view kept beside OUTPUT.
+    Captions are as they were left in view. OUTPUT stays as it is, and all rows are written. The metadata of each
+    caption have the model's text, and whether a person approved or rejected it. export and report need no such file:
+    they read the corrections that view keeps beside OUTPUT.
     """
     from reelscribe.dataset.stores import fetched
     from reelscribe.report.apply import apply_edits
@@ -215,8 +215,8 @@ def evaluate(outputs: tuple[str | Path, ...], references: Path, as_json: bool, *
     reelscribe eval captions.jsonl --references written.jsonl
     reelscribe eval before.jsonl after.jsonl --references written.csv
 
-    Of two outputs it also says how much better the second is, on the same clips. Clips are matched by their videos
-    and stretches; what has no match is counted and left out.
+    With two outputs, it also says how much better the second is on the same clips. Clips are matched by video and
+    stretch. Those without a match are counted and left out.
     """  # noqa: D301 - Click takes the backspace for "leave these lines as they are"
     from reelscribe.dataset.stores import fetched
     from reelscribe.evaluation.evaluate import evaluate as scored
@@ -257,7 +257,7 @@ def audit(
     common: float,
     **given: Any,
 ) -> None:
-    """Find what is wrong with captions, or too common in them.
+    """Find faults in captions, and phrases that are too common.
 
     It looks at all captions in OUTPUT together.
 

@@ -21,15 +21,15 @@ from reelscribe.runners.progress import READING, Progress
 EXIT_ENGINE, EXIT_USAGE, EXIT_FAILURES, EXIT_BUDGET, EXIT_SIGNAL = 1, 2, 3, 4, 128
 
 _JSON = "reelscribe.log_json"
-"""In Click's context: whether a command tells all as JSON."""
+"""Key in Click's context: whether a command prints JSON events."""
 _HIDDEN = {"model_params", "extra_body"}
 """Settings that need a TOML file or Python."""
 _HELP_ALL: Final = "--help-all"
 ALL_OPTIONS: Final = "reelscribe.help_all"
-"""In Click's context: whether help is to show all options."""
+"""Key in Click's context: whether help shows all options."""
 _WATCHING: Final = "Watching the run"
 _FEW: Final = 20
-"""Settings that a command may have and show them all in its short help."""
+"""A command with up to this many settings shows all of them in its short help."""
 
 
 class _OneLine(click.ClickException):
@@ -132,7 +132,7 @@ class LocalPath(click.Path):
 
 
 class Group(click.Group):
-    """Tells errors in one line, Click's own as well as the package's. Its help lists commands in sections."""
+    """Prints errors in one line, Click's own and the package's. Its help lists commands in sections."""
 
     command_class = Command
     SECTIONS: ClassVar[Mapping[str, Sequence[str]]] = {
@@ -198,12 +198,12 @@ def _option(item: Field[Any], heading: str) -> Callable[..., Any]:
 
 
 def settings_of(given: Mapping[str, Any], config: Path | None) -> Settings:
-    """The settings of a command: its options, over those of a file."""
+    """The settings of a command: its options take precedence over a file's."""
     return Settings.load(config, **given_of(given))
 
 
 def given_of(given: Mapping[str, Any]) -> dict[str, Any]:
-    """Those of a command's options for settings that were given, as settings hold them."""
+    """The settings that were given as options, converted to what `Settings` takes."""
     told = {name: value for name, value in given.items() if value not in (None, ())}
     if "sampling" in told:
         told["sampling"] = _pairs(told["sampling"])
@@ -218,7 +218,7 @@ def given_of(given: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _pairs(items: tuple[str, ...], option: str = "--sampling", example: str = "temperature=0.7") -> dict[str, Any]:
-    """KEY=VALUE to a table; a key that is given several times holds all its values."""
+    """Convert KEY=VALUE options to a table. A key that is given several times gets a list of its values."""
     table: dict[str, list[str]] = {}
     for item in items:
         name, equals, value = item.partition("=")
@@ -237,7 +237,7 @@ def _read(value: Any) -> Any:
 
 
 def _tasks(items: tuple[str, ...]) -> dict[str, Any]:
-    """NAME=PROMPT to a table of tasks."""
+    """Convert NAME=PROMPT options to a table of tasks."""
     table: dict[str, Any] = {}
     for item in items:
         name, equals, prompt = item.partition("=")
@@ -250,7 +250,7 @@ def _tasks(items: tuple[str, ...]) -> dict[str, Any]:
 
 
 def watched(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Give a command the options of a run that is watched."""
+    """Decorator: give a command the options for watching its run."""
     place: dict[str, Any] = {"cls": _Option, "heading": _WATCHING}
     for option in (
         click.option(
@@ -269,7 +269,7 @@ def watched(command: Callable[..., Any]) -> Callable[..., Any]:
 
 @contextmanager
 def watching(log_json: bool, metrics_port: int | None, metrics_host: str) -> Iterator[dict[str, Any]]:
-    """What a run is to be given, so that it can be watched."""
+    """Arguments for a run that let it be watched."""
     from reelscribe.runners.stop import tell_stop
 
     if log_json:

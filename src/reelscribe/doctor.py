@@ -1,4 +1,4 @@
-"""Looks at whether a machine is set up for a run, and says what to do where it is not."""
+"""Checks whether a machine is set up for a run, and says what to do if it is not."""
 
 import importlib.metadata
 import os
@@ -32,10 +32,10 @@ State = Literal["ok", "note", "problem"]
 
 _EXTRAS: Final = ("transformers", "vllm", "openai", "structured", "data", "report", "metrics", "data-juicer", "ray")
 _USUAL: Final = frozenset({"transformers", "vllm", "openai", "structured", "data", "report", "metrics"})
-"""Those that are mentioned where they are missing."""
+"""Extras that are mentioned if they are missing."""
 _CODECS: Final = ("h264", "hevc", "vp9", "av1", "mpeg4")
 _LITTLE, _LEAST = 20 * 10**9, 10**9
-"""Free bytes of a disk: below the first it is mentioned, below the second it is a problem."""
+"""Free bytes of a disk: less than the first is a note, less than the second a problem."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,7 +76,7 @@ def _python(settings: Settings, folder: Path) -> Iterator[Finding]:
 
 
 def _packages(settings: Settings, folder: Path) -> Iterator[Finding]:
-    """Of each extra whether it is there, in versions that go with this release."""
+    """Check which extras are installed, in versions that this release supports."""
     for extra in _EXTRAS:
         found, wrong = [], []
         for name, needed in _requirements(extra):
@@ -105,7 +105,7 @@ def _requirements(extra: str) -> Iterator[tuple[str, str]]:
 
 
 def _among(version: str, needed: str) -> bool:
-    """Whether a version is among those needed; where nobody can tell, it is."""
+    """Whether a version is among those needed; True if that cannot be determined."""
     try:
         from packaging.specifiers import SpecifierSet
     except ModuleNotFoundError:  # some package of every engine brings it
@@ -123,7 +123,7 @@ def _version(name: str) -> str | None:
 
 
 def _gpus(settings: Settings, folder: Path) -> Iterator[Finding]:
-    """What the driver sees and what PyTorch does."""
+    """Check the GPUs that the driver sees, and those that PyTorch sees."""
     if settings.engine not in ("transformers", "vllm"):
         yield Finding(check="gpu", state="ok", text=f"not needed with --engine {settings.engine}")
         return
@@ -179,7 +179,7 @@ def _driver_gpus() -> list[str]:
 
 
 def _decoders(settings: Settings, folder: Path) -> Iterator[Finding]:
-    """Whether FFmpeg knows the usual codecs, and a clip can be decoded."""
+    """Check that FFmpeg has the usual codecs, and that a clip can be decoded."""
     import av
 
     missing = [name for name in _CODECS if not _can_decode(name)]
@@ -229,7 +229,7 @@ def _cpus(settings: Settings, folder: Path) -> Iterator[Finding]:
 
 
 def _disks(settings: Settings, folder: Path) -> Iterator[Finding]:
-    """Room for the output, for downloads, and for models."""
+    """Check the disk space for output, downloads and models."""
     places = {"output": folder, "downloads": Path(tempfile.gettempdir())}
     if not _is_here(settings.model) and settings.engine in ("transformers", "vllm"):
         places["models"] = hub.cache()
@@ -259,12 +259,12 @@ _ADVICE: Final = {
 
 
 def _nearest(folder: Path) -> Path:
-    """The folder, or the one above it that is there."""
+    """The folder, or its nearest parent that exists."""
     return next(each for each in (folder.absolute(), *folder.absolute().parents) if each.is_dir())
 
 
 def _locks(settings: Settings, folder: Path) -> Iterator[Finding]:
-    """Whether a run can keep others away from its output."""
+    """Check that a run can lock its output."""
     there = _nearest(folder)
     try:
         with (
@@ -288,7 +288,7 @@ def _is_here(model: str) -> bool:
 
 
 def _model(settings: Settings, folder: Path) -> Iterator[Finding]:
-    """Whether the model can be had."""
+    """Check that the model can be loaded."""
     model = settings.model
     if settings.engine not in ("transformers", "vllm"):
         return

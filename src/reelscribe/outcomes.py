@@ -136,7 +136,7 @@ _JUDGED: Final[frozenset[str]] = CHECK_FAULTS | {"times"}
 
 
 def _judged(request: Request, answer: Answer) -> tuple[Answer, list[tuple[Event, ...] | None]]:
-    """An answer with the faults of `_JUDGED` computed anew, and the events of each candidate.
+    """An answer with the faults of `_JUDGED` computed again, and the events of each candidate.
 
     An answer that the ledger has may have been made with other checks, without times, or its events with other ones.
     """

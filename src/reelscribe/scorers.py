@@ -86,6 +86,6 @@ class ClipScore:
 
 
 def _spread(pixels: NDArray[np.uint8], most: int) -> NDArray[np.uint8]:
-    """At most so many frames, evenly spread."""
+    """At most this many frames, evenly spread."""
     chosen: NDArray[np.uint8] = pixels[np.linspace(0, len(pixels) - 1, min(len(pixels), most)).round().astype(int)]
     return chosen

@@ -40,5 +40,5 @@ def some(count: int, noun: str) -> str:
 
 
 def shortened(text: str, most: int) -> str:
-    """A text, of which at most so many letters are shown."""
+    """A text, cut to at most this many characters."""
     return text if len(text) <= most else text[:most] + "..."

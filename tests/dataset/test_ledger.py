@@ -313,7 +313,7 @@ def test_file_that_is_no_ledger_is_told_and_can_be_set_aside(file: Path, content
             base.execute("CREATE TABLE other (a)")
         base.close()
     for use in (Ledger, read_runs):
-        with pytest.raises(DatasetError, match=r"no-resume sets it aside and begins anew"):
+        with pytest.raises(DatasetError, match=r"no-resume sets it aside, as"):
             use(file)
     set_aside(file)
     assert [path.name for path in file.parent.iterdir()] == ["out.ledger.sqlite.older"]

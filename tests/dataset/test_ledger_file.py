@@ -319,7 +319,7 @@ def test_page_of_the_file_that_is_damaged_is_told_with_what_to_do(tmp_path: Path
     for message in told:
         what = r"the ledger .*out\.ledger\.sqlite (cannot be used: .*(malformed|not a database)|is damaged: .*); put "
         assert re.match(what + "a copy of it in its place", message), message
-        assert message.endswith("--no-resume sets it aside and begins anew; it stays, as out.ledger.sqlite.older.")
+        assert message.endswith("--no-resume sets it aside, as out.ledger.sqlite.older, and starts over.")
     assert _run(output, data, resume=False) == ["a.mp4", "b.mp4", "c.mp4"]
     assert (tmp_path / "out.ledger.sqlite.older").is_file()
 

@@ -20,21 +20,21 @@ from reelscribe.words import words_of
 
 @dataclass(frozen=True, kw_only=True)
 class TextFigures:
-    """Of one text."""
+    """Figures of one text."""
 
     words: int
     tokens: int | None
-    """None where they are not known."""
+    """Tokens of the text; None if not known."""
     prompt_tokens: int | None
-    """Of the whole prompt, those of the video included."""
+    """Tokens of the whole prompt, the video's included."""
     agreement: float | None
     """How near the kept candidate is to the others; see `Selection`."""
     faults: tuple[str, ...]
-    """What is noted of it, by name."""
+    """Names of its faults."""
 
     @classmethod
     def of(cls, side: Side, entry: Entry, text: str) -> "TextFigures":
-        """Of the text that a side has for a clip."""
+        """Figures of a side's text for a clip."""
         place, meta = side.place_in(entry), entry.meta
         faults = flags_of(entry)
         if side.candidate is not None:
@@ -59,18 +59,18 @@ class TextFigures:
 
 @dataclass(kw_only=True)
 class SideFigures:
-    """Of all clips that are compared."""
+    """Figures of a side, over all clips that are compared."""
 
     words: list[int] = field(default_factory=list)
     tokens: list[int] = field(default_factory=list)
-    """Of each text of which they are known, as the other figures."""
+    """Tokens of each text, as far as known. So are the other lists."""
     prompt_tokens: list[int] = field(default_factory=list)
     agreement: list[float] = field(default_factory=list)
     faults: Counter[str] = field(default_factory=Counter)
     models: Counter[str] = field(default_factory=Counter)
     prompts: Counter[str] = field(default_factory=Counter)
     cost: float | None = None
-    """Of the last run on the output, at the price that it was given."""
+    """Cost of the last run on the output, at the price that it was given."""
 
     def add(self, figures: TextFigures, meta: Mapping[str, Any]) -> None:
         """Count one text."""
@@ -84,7 +84,7 @@ class SideFigures:
                 counts[meta[name]] += 1
 
     def told(self) -> dict[str, Any]:
-        """For JSON; means are None where nothing is known."""
+        """The figures for JSON; a mean is None if nothing is known."""
         return {
             "clips": len(self.words),
             "mean_words": _mean(self.words),
@@ -98,7 +98,7 @@ class SideFigures:
         }
 
     def rows(self) -> dict[str, str]:
-        """In words; those that are not known are left out."""
+        """The known figures, in words."""
         told = self.told()
         faults = ", ".join(f"{name.replace('_', ' ')} {count:,}" for name, count in self.faults.most_common())
         words = f"{told['mean_words']:.1f} on average, median {told['median_words']:.0f}" if self.words else None
@@ -123,11 +123,11 @@ class Overlap:
     """How alike the texts of two sides are."""
 
     sides: tuple[int, int]
-    """Their places."""
+    """Numbers of the two sides."""
     chrf: float
     """Mean of the clips, 0 to 1; see `reelscribe.selection.chrf`."""
     same: int
-    """Clips with the very same text."""
+    """Number of clips with the same text."""
     clips: int
 
 
@@ -150,7 +150,7 @@ def overlaps(texts: Sequence[Sequence[str]]) -> list[Overlap]:
 
 
 def cost_of(side: Side) -> float | None:
-    """Of the last run on its output, where its record has it."""
+    """Cost of the last run on a side's output, if its record has it."""
     with suppress(OSError, ValueError):
         record = json.loads(record_of(side.data.output).read_text("utf-8"))
         return _number(record.get("cost"), float) if isinstance(record, dict) else None
@@ -163,7 +163,7 @@ def _at(values: Any, place: int | None) -> Any:
 
 
 def _number(value: Any, kind: type) -> Any:
-    """A number, where a data set, which may hold anything, has one."""
+    """The value if it is a number of this kind; None otherwise. A data set may hold anything."""
     is_number = isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < float("inf")
     return kind(value) if is_number else None
 

@@ -1,4 +1,4 @@
-"""From sides to clips with all their texts, and the figures of each side."""
+"""Gathers clips with the texts of all sides, and the figures of each side."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -11,34 +11,34 @@ from reelscribe.report.entries import Entry
 
 @dataclass(frozen=True, kw_only=True)
 class Compared:
-    """A clip, and what each side says of it."""
+    """A clip with the text of each side."""
 
     id: str
     """See `Matched`."""
     entries: tuple[Entry, ...]
-    """Of each side."""
+    """The entry of each side."""
     texts: tuple[str, ...]
     figures: tuple[TextFigures, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Gathered:
-    """What there is to compare."""
+    """The data of a comparison."""
 
     names: list[str]
-    """Of the sides."""
+    """Names of the sides."""
     clips: list[Compared]
-    """Those that were chosen."""
+    """The chosen clips."""
     of: int
-    """How many clips have a text on all sides."""
+    """Number of clips with a text on all sides."""
     others: int
-    """How many have not."""
+    """Number of clips without."""
     left_out: list[str]
-    """What is told of these."""
+    """Messages about clips that were left out."""
     figures: list[SideFigures]
-    """Of each side, over all of these clips."""
+    """Figures of each side, over all clips in common."""
     overlaps: list[Overlap]
-    """Of the chosen ones."""
+    """Overlaps of the sides' texts, over the chosen clips."""
 
 
 def gather(sides: Sequence[Side], choose: Callable[[Mapping[Key, str]], Sequence[Key]]) -> Gathered:

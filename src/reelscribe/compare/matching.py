@@ -13,20 +13,20 @@ from reelscribe.errors import DatasetError
 from reelscribe.report.entries import Entry
 
 Key = tuple[str, int]
-"""Video and stretch of a clip, and which time it is there, from 0."""
+"""Video and stretch of a clip, and a number from 0 that tells duplicates apart."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Matched:
-    """What sides have in common."""
+    """The clips that all sides have."""
 
     ids: dict[Key, str]
     """Clips that have a text on all sides, in the order of the first one. The identifier of each is made of its
     video's names and its texts, so that a vote stays with the texts that it is about."""
     others: int
-    """How many clips are on some side, but have no text on all of them."""
+    """Number of clips that some side has, but not all have a text for."""
     left_out: list[str]
-    """What is told of these."""
+    """Messages about clips that were left out."""
 
 
 def match(sides: Sequence[Side]) -> Matched:
@@ -59,7 +59,7 @@ def _left_out(sides: Sequence[Side], sums: Sequence[dict[Key, str]], every: int)
 
 
 def _sum(entry: Entry, text: str | None) -> str:
-    """A short hash of what a side says; empty if it says nothing."""
+    """A short hash of a side's text; empty if it has none."""
     return "" if text is None else _hash([entry.video.name, text])
 
 
@@ -76,7 +76,7 @@ def _clips(count: int) -> str:
 
 
 def walk(side: Side) -> Iterator[tuple[Key, Entry]]:
-    """The entries of a side, by what they are matched by."""
+    """The entries of a side, each with its key."""
     seen: Counter[str] = Counter()
     for entry in side.entries():
         clip = _clip(entry)
@@ -85,7 +85,7 @@ def walk(side: Side) -> Iterator[tuple[Key, Entry]]:
 
 
 def _clip(entry: Entry) -> str:
-    """The file, wherever its path starts from, and the stretch."""
+    """Absolute path of the file, and the stretch."""
     video = entry.video
     if video.clip:
         return video.film + video.clip.fragment
@@ -94,7 +94,7 @@ def _clip(entry: Entry) -> str:
 
 
 def sample(keys: Sequence[Key], most: int, seed: int) -> list[Key]:
-    """At most so many, drawn with equal chances, so that what is told of them is told of all."""
+    """A random sample of at most this many, with equal chances, so that counts of the sample hold for all."""
     if len(keys) <= most:
         return list(keys)
     return [keys[place] for place in sorted(random.Random(seed).sample(range(len(keys)), most))]

@@ -24,25 +24,25 @@ from reelscribe.report.words import own_pieces
 
 @dataclass(frozen=True, kw_only=True)
 class ComparedView:
-    """What the page shows of a clip."""
+    """A clip as the page shows it."""
 
     id: str
     entry: Entry
-    """That of a side, for what all have in common."""
+    """The entry of one side, for what all sides share."""
     name: str
-    """Of the video, without the times of a stretch."""
+    """Name of the video, without the times of a stretch."""
     times: str
-    """Those, as a clock shows them; empty for a whole video."""
+    """Times of the stretch, as on a clock; empty for a whole video."""
     strip: Filmstrip
     href: str | None
     start: float
     """Where the clip begins in its file, in seconds."""
     order: list[int]
-    """Places of the sides, as their texts are shown."""
+    """Numbers of the sides, in the order in which their texts are shown."""
     texts: list[list[tuple[bool, str]]]
-    """As they are shown: pieces, and whether a piece is the text's own."""
+    """The texts as pieces, each with whether it is unique to its text."""
     facts: list[str]
-    """What is told of each text."""
+    """Facts about each text."""
     same: bool
     """Whether all texts are the same."""
 

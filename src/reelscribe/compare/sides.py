@@ -1,4 +1,4 @@
-"""What is compared: an output, one of its tasks, and one of its candidates, as the command names them."""
+"""Sides of a comparison: an output, one of its tasks, and one of its candidates, as the command names them."""
 
 import os
 import re
@@ -13,7 +13,7 @@ from reelscribe.report.entries import CaptionedData, Entry
 from reelscribe.report.overview import shown_text
 
 MOST_SIDES: Final = 9
-"""Each is voted for with a digit."""
+"""Maximum number of sides: each is voted for with a digit."""
 _WHAT: Final = re.compile(r"(#(?P<task>\w+)?(:(?P<number>0*[1-9][0-9]*))?(?<!#))?")
 
 
@@ -22,26 +22,26 @@ class Side:
     """One of the sets of captions that are compared."""
 
     name: str
-    """As it is shown, and as votes have it."""
+    """Name of the side, on the page and in votes."""
     data: CaptionedData
     task: str
     candidate: int | None = None
-    """Place of the candidate, from 0; None for the one that was kept."""
+    """Number of the candidate, from 0; None for the kept one."""
 
     def entries(self) -> Iterator[Entry]:
-        """What its task came to, for each video that has a name."""
+        """The side's entries: the outcome of its task for each video that has a name."""
         for entry in self.data.entries():
             if isinstance(entry, Entry) and entry.task == self.task and entry.video.name:
                 yield entry
 
     def place_in(self, entry: Entry) -> int | None:
-        """Place of its text among all candidates of an entry, where that is known."""
+        """Number of the side's text among the candidates of an entry; None if not known."""
         if self.candidate is not None:
             return self.candidate
         return next(iter(_kept_places(entry)), None)
 
     def text_of(self, entry: Entry) -> str | None:
-        """Its text, as it is shown; None where there is none."""
+        """The side's text for an entry, as it is shown; None if there is none."""
         if entry.failure or not entry.captions:
             return None
         if self.candidate is None:
@@ -52,7 +52,7 @@ class Side:
 
 
 def _kept_places(entry: Entry) -> list[int]:
-    """Places of the captions that were kept: those that none of the others has."""
+    """Numbers of the kept captions: those that are not among the other candidates."""
     others = {place for place, _ in entry.others}
     return [place for place in range(len(others) + len(entry.captions)) if place not in others]
 
@@ -94,7 +94,7 @@ def open_sides(named: Sequence[str], root: Path | None = None) -> list[Side]:
 
 
 def _parts(text: str) -> tuple[Path, str]:
-    """The output, and what of it: a file may have a `#` in its name."""
+    """Split into output and the part after `#`. A file may have a `#` in its name."""
     if "#" not in text or Path(text).exists():
         return fetched(text), ""
     output, sign, rest = text.rpartition("#")
@@ -102,7 +102,7 @@ def _parts(text: str) -> tuple[Path, str]:
 
 
 def _named_in(rest: str, text: str) -> tuple[str, int | None]:
-    """The task, and the place of the candidate."""
+    """The task, and the number of the candidate."""
     if not (found := _WHAT.fullmatch(rest)):
         raise SettingsError(
             f"a side is OUTPUT, OUTPUT#TASK, or OUTPUT#TASK:N for the Nth candidate, from 1; got {text!r}."

@@ -1,4 +1,4 @@
-"""What votes tell: win rates with intervals, how many more votes it takes, and how far voters agree."""
+"""Statistics of votes: win rates with intervals, the number of further votes needed, and agreement of voters."""
 
 import itertools
 import math
@@ -7,11 +7,11 @@ from collections.abc import Hashable, Iterable, Sequence
 from typing import Final, NamedTuple
 
 _Z: Final = 1.959964
-"""Of the normal distribution: 95% lies within so many deviations. `compare.js` has the same."""
+"""95% of a normal distribution lies within this many standard deviations. `compare.js` has the same constant."""
 
 
 class Interval(NamedTuple):
-    """Where a share lies, at 95%."""
+    """95% interval of a share."""
 
     low: float
     high: float
@@ -49,10 +49,10 @@ def votes_needed(first: int, second: int) -> int | None:
 
 
 class Agreement(NamedTuple):
-    """How far voters agree."""
+    """Agreement of voters."""
 
     clips: int
-    """On which two or more voted."""
+    """Number of clips with two or more votes."""
     same: float
     """Share of pairs of votes on a clip that are the same."""
     alpha: float | None

@@ -1,4 +1,4 @@
-"""Votes as pages export them: read, put together, and counted."""
+"""Reads, merges and counts votes, as pages export them."""
 
 import itertools
 from collections import Counter
@@ -14,18 +14,18 @@ from reelscribe.dataset.sources import find_sources
 from reelscribe.errors import DatasetError
 
 Verdict = Literal["better", "tie", "bad"]
-"""One text is better, or best; none is; all are bad."""
+"""One text is better, none is better, or all are bad."""
 _VERDICTS: Final = get_args(Verdict)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Vote:
-    """What a voter said of a clip."""
+    """A vote of one voter on a clip."""
 
     clip: str
     """Identifier; see `Compared`."""
     voter: str
-    """Made by chance in the browser."""
+    """Random id of the voter, made in the browser."""
     verdict: Verdict
     picked: str | None = None
     """Name of the better side."""
@@ -85,20 +85,20 @@ def _vote(row: Mapping[str, Any]) -> Vote | None:
 
 @dataclass(frozen=True, kw_only=True)
 class SideVotes:
-    """What votes say of a side."""
+    """Votes on a side."""
 
     name: str
     picked: int
-    """Clips on which it is the better one, or the best."""
+    """Number of clips on which this side won."""
     share: float | None
-    """Of the clips that have a better one; None if there is none."""
+    """Share of the clips with a winner; None if there is none."""
     interval: Interval | None
-    """Of the share, at 95%."""
+    """95% interval of the share."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class PairVotes:
-    """What votes say of two sides: of clips on which one of them was picked."""
+    """Votes between two sides: on clips where one of them won."""
 
     sides: tuple[str, str]
     picked: tuple[int, int]
@@ -124,7 +124,7 @@ class Tally:
 
     @property
     def decided(self) -> int:
-        """Clips that have a better one."""
+        """Number of clips with a winner."""
         return self.clips - self.ties - self.bad
 
     def told(self) -> dict[str, Any]:
@@ -173,6 +173,6 @@ def tally(votes: Sequence[Vote], names: Sequence[str]) -> Tally:
 
 
 def _most(outcomes: Sequence[str | tuple[str]]) -> str | tuple[str]:
-    """What most voters say of a clip; a tie if they are split."""
+    """The verdict of most voters on a clip; a tie if they are split."""
     (first, count), *others = Counter(outcomes).most_common(2)
     return "tie" if others and others[0][1] == count else first

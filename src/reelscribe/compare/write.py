@@ -107,6 +107,6 @@ def count_votes(named: Sequence[str], files: Sequence[Path], *, root: Path | Non
     counted = [vote for vote in votes if vote.clip in known]
     if not counted:
         raise DatasetError(
-            f"none of the votes is on a text that {' and '.join(gathered.names)} have now; were they captioned anew?"
+            f"none of the votes is on a text that {' and '.join(gathered.names)} have now; were they captioned again?"
         )
     return Counted(tally=tally(counted, gathered.names), stale=len(votes) - len(counted), gathered=gathered)

@@ -299,7 +299,7 @@ class OutputSettings:
 
     resume: bool = setting(
         True,
-        "Keep captions of earlier runs on OUTPUT. --no-resume sets their ledger aside and captions all again.",
+        "Keep the captions of earlier runs on OUTPUT. To set them aside and caption all again: --no-resume.",
         affects="nothing",
     )
     original: bool = setting(

@@ -47,7 +47,7 @@ def check_columns(sources: Sequence[Source], settings: Settings) -> None:
     """Check that there are rows, that they have the columns that settings name, and that some row has a video.
 
     Data sets whose format states columns are known at once; of others rows are read until all is found. A column that
-    none of the first 10,000 rows has counts as missing, unless they are too large to read so many for that.
+    none of the first 10,000 rows has counts as missing, unless the rows are too large to read that many.
 
     Raises:
         SettingsError: a column that is named, or that of the videos, is not there; one that would be added is; or a

@@ -32,20 +32,20 @@ _HOWS: Final = get_args(How)
 
 
 class CaptionKey(NamedTuple):
-    """Names a caption of an output, also if rows are added before it."""
+    """Key of a caption in an output. It stays the same if rows are added before."""
 
     video: str
-    """As the row has it, with its stretch."""
+    """Video as the row names it, with its stretch."""
     task: str
     asked: str
     """Short hash of the prompt and the system prompt; empty where they are not known, as of failures."""
     copy: int
-    """How many captions that are the same in all of this come before it."""
+    """Number of earlier captions with the same video, task and prompts."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Edit:
-    """What people made of one caption."""
+    """The correction or verdict on one caption."""
 
     row: int
     """Place of its row when that was written, from 0. For people: rows may move."""
@@ -53,20 +53,20 @@ class Edit:
     """Place of the video in the row."""
     key: CaptionKey
     base: str | None
-    """What the model had said; None for a failure."""
+    """The model's text; None for a failure."""
     also: tuple[str, ...] = ()
-    """The other captions that were kept beside it."""
+    """Other kept captions of the same request."""
     text: str | None = None
     """The corrected text; None if the model's stands."""
     verdict: Verdict = ""
-    """About this text."""
+    """Verdict on this text."""
     note: str = ""
     line: int = 0
     """Number of its line in the log, from 1. It is the version of what it says."""
 
     @property
     def says_nothing(self) -> bool:
-        """Whether all is as the model left it."""
+        """Whether it changes nothing: the model's text stands, without verdict or note."""
         return self.text is None and not self.verdict and not self.note
 
     def is_about(self, captions: Sequence[str]) -> bool:
@@ -74,11 +74,11 @@ class Edit:
         return tuple(captions) == (() if self.base is None else (self.base, *self.also))
 
     def is_like(self, other: "Edit | None") -> bool:
-        """Whether another one says the same, whenever that was."""
+        """Whether another edit has the same content, at any time."""
         return other is not None and replace(self, row=other.row, slot=other.slot, line=other.line) == other
 
     def told(self) -> dict[str, Any]:
-        """As the log has it."""
+        """The edit as an object of the log."""
         values = asdict(self) | self.key._asdict()
         return {name: values[name] for name in _KEYS}
 
@@ -115,9 +115,9 @@ class EditLog:
         self._history: dict[CaptionKey, list[Edit]] = {}
         self._actions: dict[int, list[CaptionKey]] = {}
         self.names: set[tuple[str, str, str]] = set()
-        """The keys of all that is in it, without their copies."""
+        """Keys of all edits, without the `copy` number."""
         self.answers: set[tuple[str, str]] = set()
-        """Video and task of all that is in it."""
+        """Video and task of all edits."""
 
     def latest(self, key: CaptionKey) -> Edit | None:
         """What people made of a caption; None if they did nothing."""
@@ -133,11 +133,11 @@ class EditLog:
         return found
 
     def edits(self) -> Iterator[Edit]:
-        """The latest of each caption."""
+        """The latest edit of each caption."""
         return (edits[-1] for edits in self._history.values())
 
     def since(self, line: int) -> Iterator[Edit]:
-        """The latest of each caption that changed after a line."""
+        """The latest edit of each caption that changed after a line."""
         keys = {key for number in range(line + 1, self.lines + 1) for key in self._actions.get(number, ())}
         return (self._history[key][-1] for key in keys)
 
@@ -238,7 +238,7 @@ def _edits_in(line: bytes, number: int) -> Iterator[Edit]:
 
 
 def undone(pairs: Iterable[tuple[Edit, Edit | None]]) -> list[Edit]:
-    """What an action changed, as it was before."""
+    """Edits that restore what an action changed."""
     blank: dict[str, Any] = {"text": None, "verdict": "", "note": ""}
     return [before or replace(edit, **blank) for edit, before in pairs]
 

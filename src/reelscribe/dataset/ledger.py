@@ -1,6 +1,6 @@
 """The ledger: the outcome of every request of every run on an output, in a file beside it.
 
-It is all that a run needs to go on where another one ended. The output itself is written anew each time, from its first
+It is all that a run needs to continue an earlier one. The output itself is written again each time, from its first
 row: what is in it is a function of rows and outcomes.
 """
 

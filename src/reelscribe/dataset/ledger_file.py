@@ -66,7 +66,7 @@ class Run:
 
     number: int
     output: str
-    """Output as it was typed; inputs likewise."""
+    """Path or URL as it was typed. So are the inputs."""
     folder: str
     """Working directory."""
     inputs: tuple[str, ...]
@@ -222,12 +222,12 @@ def _version_of(base: sqlite3.Connection, file: Path) -> int:
         return int(version)
     what = f"it is of version {version}, and versions {_OLDEST} to {_VERSION} are known" if version else "it is none"
     raise DatasetError(
-        f"{file} is no ledger that this release knows ({what}): take the release that wrote it, or {_begin_anew(file)}"
+        f"{file} is no ledger that this release knows ({what}): take the release that wrote it, or {_start_over(file)}"
     )
 
 
-def _begin_anew(file: Path) -> str:
-    return f"--no-resume sets it aside and begins anew; it stays, as {aside(file).name}."
+def _start_over(file: Path) -> str:
+    return f"--no-resume sets it aside, as {aside(file).name}, and starts over."
 
 
 def prepare(base: sqlite3.Connection, file: Path) -> None:
@@ -306,11 +306,11 @@ def troubles(file: Path) -> Iterator[None]:
         if code == sqlite3.SQLITE_FULL:
             hint = "make room, and the same command goes on."
         elif code in (sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CORRUPT):
-            hint = f"put a copy of it in its place, or {_begin_anew(file)}"
+            hint = f"put a copy of it in its place, or {_start_over(file)}"
         raise DatasetError(f"the ledger {file} cannot be used: {exc}; {hint}") from exc
     except (ValueError, TypeError) as exc:  # of a column that holds something else than runs write
         raise DatasetError(
-            f"the ledger {file} is damaged: {exc}; put a copy of it in its place, or {_begin_anew(file)}"
+            f"the ledger {file} is damaged: {exc}; put a copy of it in its place, or {_start_over(file)}"
         ) from exc
 
 

@@ -359,6 +359,6 @@ _ADVICE: Final[tuple[tuple[Callable[[Exception], bool], str], ...]] = (
         "set them as the store's client wants them, as AWS_PROFILE",
     ),
     (lambda exc: isinstance(exc, PermissionError), "the keys that the store's client uses do not allow that"),
-    (lambda exc: isinstance(exc, FileNotFoundError), "make the bucket or the folder, or mend the URL"),
+    (lambda exc: isinstance(exc, FileNotFoundError), "make the bucket or the folder, or correct the URL"),
     (lambda exc: isinstance(exc, ImportError), "it is fsspec's package for this store"),
 )

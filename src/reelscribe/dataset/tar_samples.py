@@ -1,4 +1,4 @@
-"""Samples of WebDataset: what is in a tar file from one key to the next."""
+"""WebDataset samples: the members of a tar file from one key to the next."""
 
 import re
 import tarfile
@@ -19,11 +19,11 @@ class BrokenSample:
     """A sample that is no row."""
 
     span: Span
-    """All of it, with what follows it."""
+    """Span of the sample, with other content up to the next one."""
     before: Span | None
-    """What is before the first sample."""
+    """Content before the first sample."""
     names: frozenset[str]
-    """Some of its members, by what their names have after the key."""
+    """Suffixes of some of its members: the part of their names after the key."""
     films: Mapping[str, Span]
     """Films right before it, by the names of their members."""
 
@@ -35,13 +35,13 @@ class TarSample:
     key: str
     location: str
     members: dict[str, bytes]
-    """What a member's name has after the key, to its content."""
+    """Contents of members by suffix, the part of their names after the key."""
     columns: dict[str, str]
-    """Column to the member that is it, or that holds it."""
+    """For each column, the member that it was read from."""
     told: Row
     """What JSON says in a column whose place the videos take."""
     headers: dict[str, tarfile.TarInfo]
-    """Of its members."""
+    """Headers of its members."""
     before: Span | None
     """What is before the first sample."""
     others: tuple[Span, ...]
@@ -88,7 +88,7 @@ def _names_as_many(value: Any, names: str | list[str]) -> bool:
 
 @dataclass(kw_only=True, eq=False)
 class Met:
-    """A sample as far as it was read."""
+    """A sample that is being read."""
 
     key: str
     location: str
@@ -105,7 +105,7 @@ class Met:
         return Span(location=self.location, start=self.start, end=self.end)
 
     def add(self, name: str, info: tarfile.TarInfo, tar: tarfile.TarFile, max_bytes: int) -> None:
-        """Take a member, unless the sample is no row."""
+        """Add a member, unless the sample turned out to be no row."""
         self.held += info.size
         if name in self.headers:
             self.problem = f"it has the member {name!r} twice"
@@ -121,7 +121,7 @@ class Met:
             self.members = {}
 
     def add_other(self, start: int, end: int) -> None:
-        """Take what is no member of a sample."""
+        """Add content that is no member of a sample."""
         if self.others and self.others[-1].end == start:
             start = self.others.pop().start
         self.others.append(Span(location=self.location, start=start, end=end))
@@ -129,7 +129,7 @@ class Met:
 
 
 def samples(tar: tarfile.TarFile, location: str, max_bytes: int) -> Iterator[Met]:
-    """Each sample, once all of it is met."""
+    """Yield each sample once all of its members were read."""
     sample: Met | None = None
     before: Span | None = None
     end = 0

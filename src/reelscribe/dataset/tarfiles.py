@@ -1,4 +1,4 @@
-"""Tar files as such: opened with care, and parts of them copied as they are."""
+"""Opens tar files strictly, and copies parts of them unchanged."""
 
 import tarfile
 from collections.abc import Callable, Iterator
@@ -28,7 +28,7 @@ class Span:
     location: str
     start: int
     end: int
-    """Byte behind it, in the file without compression."""
+    """Offset of the byte after it, in the uncompressed file."""
 
 
 class StrictInfo(tarfile.TarInfo):
@@ -96,7 +96,7 @@ class Originals:
         self._names: tuple[str | None, frozenset[str]] = (None, frozenset())
 
     def copy(self, span: Span, to: BinaryIO, tar: tarfile.TarFile) -> None:
-        """Copy a part behind what is in a tar file that is being written."""
+        """Append a part to a tar file that is being written."""
         if self._file is None or span.location != self._location:
             self._stack.close()
             self._file, self._location = self._stack.enter_context(open_binary(span.location)), span.location

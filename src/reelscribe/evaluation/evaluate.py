@@ -14,7 +14,7 @@ from reelscribe.evaluation.references import References, read_references
 from reelscribe.report.entries import CaptionedData, NoVideo
 
 SAMPLES: Final = 1000
-"""Of the bootstrap."""
+"""Number of bootstrap samples."""
 _FEWEST_CLIPS: Final = 2
 _EXAMPLES: Final = 3
 _INTERVAL: Final = (2.5, 97.5)
@@ -28,7 +28,7 @@ class Score:
     low: float
     high: float
     p: float | None = None
-    """Of a difference, two-sided: how often clips drawn like these would give none, or one the other way."""
+    """Two-sided p-value of a difference: how often bootstrap samples have no difference, or one of the other sign."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,7 +42,7 @@ class Scored:
     without_references: int
     """Clips with a caption that have no references."""
     examples: list[str]
-    """Some of these."""
+    """Examples of these clips."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,17 +52,17 @@ class Evaluation:
     task: str
     tokenizer: TokenizerName
     clips: int
-    """That are scored: with references, and with a caption in each output."""
+    """Number of scored clips: with references, and a caption in each output."""
     references: int
-    """Texts that these have."""
+    """Number of their references."""
     outputs: list[Scored]
     difference: Mapping[MetricName, Score] | None
     """The second output less the first, over the same clips."""
     unmatched_references: int
-    """Clips with references that no output has a caption of, or not each."""
+    """Clips with references, but without a caption in each output."""
     unmatched_examples: list[str]
     unusable_references: int
-    """Rows without a reference that can be used."""
+    """Rows without a usable reference."""
     unusable_examples: list[str]
     samples: int
     seed: int

@@ -1,4 +1,4 @@
-"""What each clip adds to the scores of a data set, in numbers that can be summed up over any choice of clips."""
+"""Statistics of each clip that can be summed over any choice of clips to give a data set's scores."""
 
 import re
 from collections.abc import Callable, Sequence
@@ -19,7 +19,7 @@ METRICS: Final[tuple[MetricName, ...]] = get_args(MetricName)
 
 _HAN: Final = re.compile("[\u3400-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]")
 _UNSPACED_SHARE: Final = 0.2
-"""Of the letters of all references, from which on a data set is taken to be in a language without spaces."""
+"""Minimum share of letters of unspaced scripts for a data set to count as one in a language without spaces."""
 
 
 class Scorer:
@@ -75,7 +75,7 @@ class Scorer:
 
 
 def scores_of(statistics: NDArray[np.float64], weights: NDArray[np.float64]) -> dict[MetricName, float]:
-    """The scores of a data set in which each clip is there so many times.
+    """The scores of a data set in which each clip counts `weights` times.
 
     CIDEr-D, chrF and ROUGE-L are means over clips. BLEU is that of the corpus.
 

@@ -1,4 +1,4 @@
-"""References: what persons wrote about clips, from any data set that rows can be read from."""
+"""Reads references, which people wrote about clips, from a data set of any format."""
 
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -15,7 +15,7 @@ from reelscribe.report.videos import FoundVideo, VideoFinder
 from reelscribe.values import Clip, InputRow, Row
 
 REFERENCE_KEYS: Final = ("references", "reference", "captions", "caption", "text")
-"""Columns that hold references, where none is named: the first that there is."""
+"""Columns that may hold references if none is named; the first that exists counts."""
 
 
 @dataclass(kw_only=True)
@@ -23,11 +23,11 @@ class References:
     """References by clip."""
 
     texts: dict[str, list[str]] = field(default_factory=dict)
-    """Of each clip, by its name in the file."""
+    """References of each clip, by its name in the file."""
     places: dict[str, str] = field(default_factory=dict)
-    """From all that a clip may be known by to that name."""
+    """Maps every name that a clip may have to its name in the file."""
     unusable: list[str] = field(default_factory=list)
-    """What is wrong with rows of which no reference can be taken."""
+    """Problems of rows without a usable reference."""
 
     def find(self, video: FoundVideo) -> str | None:
         """The name under which a clip has references; None if it has none."""
@@ -128,7 +128,7 @@ def _find(clip: Clip, finders: Iterable[VideoFinder]) -> FoundVideo:
 
 
 def _names(video: FoundVideo) -> Iterator[str]:
-    """All that a clip may be known by: its file and stretch, and what the row calls it."""
+    """All names of a clip: its file with the stretch, and the name in the row."""
     clip = video.clip or video.remote
     if clip:
         yield video.film + clip.fragment

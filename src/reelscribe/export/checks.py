@@ -1,4 +1,4 @@
-"""What is to be known of an export before anything is written: what stands in its way, and what a trainer would say."""
+"""Checks an export before anything is written: what prevents it, and what the trainer would reject or change."""
 
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Sequence
@@ -18,20 +18,20 @@ _WARNING_SHARE: Final = 0.5
 
 @dataclass(kw_only=True)
 class Summary:
-    """What an export came to, or would."""
+    """The result of an export, or of a dry run."""
 
     folder: Path
     samples: int = 0
     texts: int = 0
     left_out: Counter[str] = field(default_factory=Counter)
-    """Captions that were left out, by why."""
+    """Captions that were left out, by reason."""
     videos_left_out: Counter[str] = field(default_factory=Counter)
-    """Videos with captions that were left out, by why."""
+    """Videos with captions that were left out, by reason."""
     warnings: list[str] = field(default_factory=list)
     failed: Counter[str] = field(default_factory=Counter)
     """Samples that could not be written, by the kind of failure. The same command tries them again."""
     examples: list[str] = field(default_factory=list)
-    """Of these, some."""
+    """Some of the failures."""
     notes: list[str] = field(default_factory=list)
     written: bool = False
 
@@ -77,7 +77,7 @@ class Checks:
         return message is not None
 
     def look_at(self, sample: Sample) -> None:
-        """Take a sample that can be written."""
+        """Check a sample that can be written."""
         if self._count and self._most_tokens:
             self._long += sum(self._count(item.text) > self._most_tokens for item in sample.texts)
         if self._target.rules:

@@ -76,7 +76,7 @@ class ExportFolder:
 
     @contextmanager
     def opened(self) -> Iterator[Self]:
-        """Hold the folder: one export at a time. What is not whole at the end goes, if the end is no kill."""
+        """Lock the folder for one export at a time. Unfinished files are deleted at the end, unless it is killed."""
         with writing(self.path):
             self._own.mkdir(parents=True, exist_ok=True)
         with locked(self._own / "lock", self.path):
@@ -87,7 +87,7 @@ class ExportFolder:
                 shutil.rmtree(self._own / "partial", ignore_errors=True)
 
     def finish(self, failed: Collection[int], *, finished: bool) -> None:
-        """Note which samples could not be written, and whether the same command would find no more to do."""
+        """Record which samples could not be written, and whether the export is complete."""
         self.failed = frozenset(failed)
         self._note(finished=finished)
 
@@ -99,7 +99,7 @@ class ExportFolder:
     # Files
 
     def partial(self, name: str) -> Path:
-        """Where to write a file until it is whole."""
+        """Path to write a file to until it is whole."""
         path = self._own / "partial" / name.replace("/", "-")
         with writing(path):
             path.parent.mkdir(exist_ok=True)
@@ -107,7 +107,7 @@ class ExportFolder:
         return path
 
     def has(self, name: str) -> bool:
-        """Whether a file, or a link, has its name already."""
+        """Whether a file or link of this name exists."""
         return os.path.lexists(self.path / name)
 
     def put(self, name: str, make: Callable[[Path], object]) -> Path:

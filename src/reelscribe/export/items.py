@@ -1,4 +1,4 @@
-"""What a sample is in the list of each trainer: functions of the sample and the job."""
+"""The item of a sample in the list of each trainer: functions of the sample and the job."""
 
 import uuid
 from typing import Final
@@ -7,7 +7,7 @@ from reelscribe.export.writers import Job, MakeRow, Placed
 from reelscribe.values import Row
 
 DEFAULT_QUESTION: Final = "Describe the video."
-"""If it is not known what was asked."""
+"""Question if the prompt is not known."""
 VIDEO_MARKS: Final = ("<video>", "<image>", "<audio>")
 """What stands for a video in a conversation, and its like."""
 
@@ -18,13 +18,13 @@ def path_and_caption(video: str, text: str) -> MakeRow:
 
 
 def of_videofolder(placed: Placed, job: Job) -> Row:
-    """Of VideoFolder's metadata."""
+    """A row of VideoFolder's metadata."""
     chosen = {name: placed.sample.value(name) for name in job.columns}
     return {"file_name": placed.video, "text": placed.text} | chosen
 
 
 def of_table(placed: Placed, job: Job) -> Row:
-    """Of a table."""
+    """A row of a table."""
     start, end = (placed.clip.start_seconds, placed.clip.end_seconds) if placed.is_part else (0.0, None)
     own = {"video": placed.video, "caption": placed.text, "captions": placed.texts, "start": start, "end": end}
     by_task = {item.task: item.text for item in reversed(placed.sample.texts)}
@@ -39,13 +39,13 @@ def of_tar(placed: Placed, job: Job) -> Row:
 
 
 def of_simpletuner(placed: Placed, job: Job) -> Row:
-    """Of SimpleTuner's Parquet file."""
+    """A row of SimpleTuner's Parquet file."""
     header = placed.header
     return {"filename": placed.video, "caption": placed.texts, "width": header.width, "height": header.height}
 
 
 def of_cosmos(placed: Placed, job: Job) -> Row:
-    """Of the list of the Cosmos framework."""
+    """An item of the Cosmos framework's list."""
     entry, header = placed.sample.entry, placed.header
     windows = [
         {
@@ -79,18 +79,18 @@ def _turns(placed: Placed, *, who: str, what: str, human: str, model: str, behin
 
 
 def of_llama_factory(placed: Placed, job: Job) -> Row:
-    """Of LLaMA-Factory, as ShareGPT has it."""
+    """An item for LLaMA-Factory, in ShareGPT's format."""
     turns = _turns(placed, who="from", what="value", human="human", model="gpt", behind="")
     return {"conversations": turns, "videos": [placed.video]}
 
 
 def of_ms_swift(placed: Placed, job: Job) -> Row:
-    """Of ms-swift."""
+    """An item for ms-swift."""
     turns = _turns(placed, who="role", what="content", human="user", model="assistant", behind="")
     return {"messages": turns, "videos": [placed.video]}
 
 
 def of_qwen_vl(placed: Placed, job: Job) -> Row:
-    """Of Qwen's fine-tuning."""
+    """An item for Qwen's fine-tuning code."""
     turns = _turns(placed, who="from", what="value", human="human", model="gpt", behind="\n")
     return {"video": placed.video, "conversations": turns}

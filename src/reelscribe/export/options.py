@@ -1,4 +1,4 @@
-"""What to export, for whom, and how: options, held against what the target takes."""
+"""Options of an export, checked against what the target takes."""
 
 from dataclasses import dataclass
 from typing import Final
@@ -13,32 +13,32 @@ CLIPS_PER_TAR: Final = 1000
 
 @dataclass(frozen=True, kw_only=True)
 class ExportOptions:
-    """What to export, for whom, and how."""
+    """Options of an export."""
 
     target: TargetName
     """A name in `TARGETS`."""
     form: str | None = None
     """A form of the target; its first by default."""
     tasks: tuple[str, ...] = ()
-    """Whose answers; the only task by default."""
+    """Tasks whose answers are exported; the only task by default."""
     where: tuple[str, ...] = ()
     """Conditions that all hold; see `reelscribe.export.where`."""
     newlines: Newlines | None = None
-    """What becomes of newlines; what suits the target by default."""
+    """How newlines are handled; by default as the target needs."""
     strip_openings: bool = False
     trigger: str = ""
     prefix: str = ""
     suffix: str = ""
     videos: Placing | None = None
-    """How videos get there; the target's first way by default."""
+    """How videos are placed in the folder; the target's first way by default."""
     columns: tuple[str, ...] = ()
-    """Of a table, or beside the caption if the target takes more."""
+    """Columns of a table, or columns besides the caption if the target takes more."""
     max_tokens: int | None = None
-    """Of a caption; what the target says by default. Needs a tokenizer."""
+    """Maximum tokens of a caption; the target's by default. Needs a tokenizer."""
     tokenizer: str | None = None
     """Folder of a tokenizer."""
     clips_per_tar: int | None = None
-    """If videos go into tar files; `CLIPS_PER_TAR` by default."""
+    """Clips in each tar file; `CLIPS_PER_TAR` by default."""
     root: str | None = None
     """Folder that relative paths of videos start from; the run's own by default."""
 

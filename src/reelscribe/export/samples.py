@@ -1,4 +1,4 @@
-"""What of a captioned data set goes to a trainer: videos with captions that were chosen, worded and counted."""
+"""Chooses and words the captions that go to a trainer, and counts what is left out."""
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -21,7 +21,7 @@ class Text:
 
     text: str
     named: Named
-    """The caption that it was made of."""
+    """The caption that the text was made from."""
 
     @property
     def task(self) -> str:
@@ -43,11 +43,11 @@ class Sample:
 
     @cached_property
     def header(self) -> Header | None:
-        """What the file says of the clip; None if it cannot be read."""
+        """Header of the clip's file; None if it cannot be read."""
         return header_of(self.entry)
 
     def value(self, name: str) -> Any:
-        """What a name stands for, as conditions and columns of tables know it."""
+        """The value of a name, as in conditions and columns of tables."""
         return self.texts[0].named.value(name)
 
 
@@ -66,10 +66,10 @@ class Selection:
     several: bool = False
     """Whether a video may have several captions; else the first is taken."""
     forbidden: Sequence[str] = ()
-    """What no caption may hold."""
+    """Strings that no caption may contain."""
     count_tokens: Callable[[str], int] | None = None
     left_out: Counter[str] = field(default_factory=Counter)
-    """Captions that were left out, by why."""
+    """Captions that were left out, by reason."""
     seen: Counter[str] = field(default_factory=Counter)
     """Names in conditions, and for how many captions each stands for something; "" for any caption."""
 
@@ -98,7 +98,7 @@ class Selection:
                 yield from self._worded(Named(entry=entry, text=caption, count_tokens=self.count_tokens))
 
     def _is_rejected(self, entry: Entry) -> bool:
-        """Whether a person rejected it, and no condition asks for such."""
+        """Whether a person rejected the caption, and no condition asks for rejected ones."""
         return verdict_of(entry) == "rejected" and not any(item.name == "rejected" for item in self.conditions)
 
     def _worded(self, named: Named) -> Iterator[Text]:
@@ -117,7 +117,7 @@ class Selection:
                 yield Text(text=text, named=named)
 
     def check_names(self) -> None:
-        """Raise SettingsError if a condition names what no row has; only behind the last sample."""
+        """Raise SettingsError if a condition names what no row has. Call it after the last sample."""
         for item in self.conditions:
             if not self.seen[item.name]:
                 raise unknown_name(f"--where {item.written!r}", item.name)

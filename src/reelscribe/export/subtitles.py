@@ -22,13 +22,13 @@ _MOST_NAMED: Final = 3
 
 @dataclass(frozen=True, kw_only=True)
 class ExportSummary:
-    """What was written."""
+    """The result of an export of subtitles."""
 
     folder: Path
     files: int
     cues: int
     left_out: Mapping[str, int]
-    """Clips without subtitles, by why they have none."""
+    """Clips without subtitles, by reason."""
 
 
 def export_subtitles(
@@ -94,24 +94,24 @@ def _chosen(task: str | None, names: list[str], timed: set[str]) -> str:
 
 
 class _Answer(NamedTuple):
-    """What is kept of an entry."""
+    """The parts of an entry that subtitles need."""
 
     video: str
-    """Its key."""
+    """Key of the video."""
     failed: bool
     rejected: bool
     events: tuple[Event, ...] | None
     caption: Event | None
-    """The caption, for as long as its clip is; None if it is not known where that lies."""
+    """The caption as an event as long as its clip; None if the clip's place in the file is not known."""
 
 
 class _Answers:
-    """What is kept of all entries, by task."""
+    """The answers of all entries, by task."""
 
     def __init__(self) -> None:
         self._by_task: dict[str, list[_Answer]] = {}
         self.places: dict[str, tuple[str, ...]] = {}
-        """By the key of a video, where it is: folders and name."""
+        """Path of each video by its key: folders and name."""
         self.with_events: set[str] = set()
         """Tasks that have events."""
 
@@ -129,7 +129,7 @@ class _Answers:
         self._by_task.setdefault(entry.task, []).append(made)
 
     def cues_of(self, task: str, *, timed: bool) -> tuple[dict[str, list[Event]], Counter[str]]:
-        """The cues of each video, and how many clips have none, by why."""
+        """The cues of each video, and the number of clips without any, by reason."""
         cues: dict[str, list[Event]] = {}
         left_out: Counter[str] = Counter()
         for video, failed, rejected, events, caption in self._by_task.get(task, []):

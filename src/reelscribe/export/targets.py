@@ -29,21 +29,21 @@ BESIDE: Final[tuple[Placing, ...]] = ("symlink", "hardlink", "copy", "cut")
 
 @dataclass(frozen=True, kw_only=True)
 class Form:
-    """One way in which a target takes its data."""
+    """One form of data that a target reads."""
 
     files: str
     """What is written, in words."""
     open: Callable[[Job], Writer]
     placings: tuple[Placing, ...] = BESIDE
-    """How videos may get there; the first is the default."""
+    """How videos may be placed in the folder; the first is the default."""
     newlines: tuple[Newlines, ...] = ("keep", "fold")
-    """What may become of newlines; the first is the default."""
+    """How newlines may be handled; the first is the default."""
     several: bool = False
     """Whether a video may have several captions."""
     absolute: bool = False
     """Whether paths are absolute; else they start from the folder, but for videos that stay where they are."""
     columns: tuple[str, ...] | None = None
-    """Of the user's choice, if it takes such: the default."""
+    """Default of the columns that the user may choose; None if there is no choice."""
     in_tars: bool = False
     """Whether videos go into tar files."""
     more: Callable[[Path], Mapping[str, str]] = field(default=lambda folder: {})
@@ -52,10 +52,10 @@ class Form:
 
 @dataclass(frozen=True, kw_only=True)
 class Rule:
-    """What a trainer wants of a clip."""
+    """A condition of a trainer on clips."""
 
     words: str
-    """What clips are or have that do not keep it."""
+    """What violating clips are or have, in words that follow a number of clips."""
     holds: Callable[[Header], bool]
     refuses: bool = False
     """Whether the trainer does without such a clip; else it trims or resizes it."""
@@ -69,20 +69,20 @@ class Target:
     source: str
     """Where its rules are from, and when they were read; empty if nobody has rules."""
     forms: Mapping[str, Form]
-    """By name; the first is the default."""
+    """Forms by name; the first is the default."""
     says: str
-    """What to know of it, for the documentation."""
+    """A remark for the documentation."""
     max_tokens: int | None = None
-    """Of a caption, as its text encoder takes them."""
+    """Maximum tokens of a caption, from its text encoder."""
     rules: tuple[Rule, ...] = ()
     suffixes: frozenset[str] = frozenset()
-    """Videos that it reads; none for all."""
+    """Suffixes of videos that it reads; empty for all."""
     forbidden: tuple[str, ...] = ()
     """What a caption must not hold."""
     stretches: bool = False
     """Whether it can refer to a part of a file."""
     by_name: bool = False
-    """Whether it knows a video by its name alone, wherever it lies."""
+    """Whether it identifies a video by its file name alone."""
 
 
 # Settings of trainers

@@ -8,12 +8,12 @@ from reelscribe.export.choices import Newlines
 from reelscribe.wording import ready_wordings
 
 TRIGGER_MARK: Final = "[trigger]"
-"""In a caption, where the trigger word goes; without it the word goes in front. (ai-toolkit's own name for it.)"""
+"""Placeholder of the trigger word in a caption, as in ai-toolkit. Without it, the word goes in front."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Wording:
-    """What is done to each caption, in this order: newlines, opening, suffix, prefix, trigger word."""
+    """Changes to each caption, in this order: newlines, opening, suffix, prefix, trigger word."""
 
     newlines: Newlines = "keep"
     strip_openings: bool = False
@@ -24,7 +24,7 @@ class Wording:
     suffix: str = ""
 
     def texts_of(self, caption: str) -> list[str]:
-        """The texts that a caption becomes: one, or one for each line; none of a blank one."""
+        """The texts of a caption: one, or one for each line; none if it is blank."""
         lines = re.split(r"[\r\n\v\f\x1c-\x1e\x85\u2028\u2029]+", caption)
         if self.newlines == "fold":
             lines = [" ".join(line.strip() for line in lines if line.strip())]

@@ -1,4 +1,4 @@
-"""From a data set that a run wrote to a folder that a trainer takes: looked through first, then written."""
+"""Exports a captioned data set to a folder that a trainer reads: checks all of it first, then writes."""
 
 import os
 from collections.abc import Callable, Iterator
@@ -59,7 +59,7 @@ def export_data(
 
 
 class _Export:
-    """One export: the options, checked, and the two ways through the data."""
+    """One export: its checked options, and the two passes over the data."""
 
     def __init__(self, output: Path, folder: Path, options: ExportOptions) -> None:
         self._options, self._folder_path = options, folder
@@ -107,14 +107,14 @@ class _Export:
         )
 
     def _can_be_had(self, sample: Sample) -> bool:
-        """Whether there is a video that an export can be made of."""
+        """Whether the sample's video can be had."""
         video = sample.entry.video
         return video.clip is not None or (video.remote is not None and self._placing in MAKES_FILES)
 
     # Looking
 
     def look(self) -> Summary:
-        """Go through all samples, and raise for what is to be known before anything is written."""
+        """Check all samples before anything is written. Raises if the export cannot succeed."""
         summary, selection = Summary(folder=self._folder_path), self._selection()
         checks = Checks(
             self._target,
@@ -151,7 +151,7 @@ class _Export:
     # Writing
 
     def write(self, summary: Summary, on_sample: Callable[[int], None]) -> None:
-        """Write the folder, but for what is there already."""
+        """Write the folder, except files that are there already."""
         with self._folder.opened() as folder, closing(Fetcher(FetchLimits.of(self._data.settings))) as fetcher:
             placer = Placer(folder, self._placing, fetcher)
             size = self._options.clips_per_tar or CLIPS_PER_TAR
@@ -170,8 +170,8 @@ class _Export:
         summary.written = True
 
     def _write_all(self, writer: Writer, placer: Placer, summary: Summary) -> Iterator[tuple[int, str | None]]:
-        """Write all samples; gives the number of each, and the kind of failure of those that could not be."""
-        missing = summary.videos_left_out.total()  # so many were when they were looked at
+        """Write all samples. Yields the number of each, with the kind of failure if it could not be written."""
+        missing = summary.videos_left_out.total()  # as many as were missing when they were checked
         with closing(Names()) as names:
             for number, sample in enumerate(self._selection()):
                 name = names.name(sample)  # also of what cannot be had: others are called the same with and without
@@ -203,6 +203,6 @@ class _Export:
 
 
 def _why(sample: Sample) -> str:
-    """Why a video cannot be had, without what tells it from others."""
+    """Why a video cannot be had, without its name, so that equal reasons can be counted."""
     words = sample.entry.video.problem.partition(": ")[0].rstrip(".")
     return f"whose {words[4:]}" if words.startswith("The ") else f"of which {words[:1].lower()}{words[1:]}"

@@ -21,11 +21,11 @@ from reelscribe.video.cutting import cut
 from reelscribe.video.fetch import Fetcher
 
 MAKES_FILES: Final[frozenset[Placing]] = frozenset({"copy", "cut"})
-"""Those that need no file to begin with."""
+"""Placings that write files, so they work without a local file."""
 _MOST_BYTES: Final = 180
-"""Of a name in UTF-8, so that there is room for a number and a suffix."""
+"""Maximum bytes of a name in UTF-8. File systems allow 255; this leaves room for a number and a suffix."""
 _NOT_IN_NAMES: Final = re.compile(r"[\x00-\x1f\x7f/\\:*?\"<>|.\s]+")
-"""What some file system, a list with a name a line, or the key of a tar sample cannot hold."""
+"""Characters that some file system, a list of lines, or the key of a tar sample cannot hold."""
 
 
 class Names:
@@ -38,10 +38,10 @@ class Names:
         self._taken = sqlite3.connect("")  # a file of its own, once it is large
         self._taken.execute("CREATE TABLE names (name TEXT PRIMARY KEY, copies INTEGER) WITHOUT ROWID")
         self.repeated = 0
-        """Names that had to be changed."""
+        """Number of names that had to be changed."""
 
     def close(self) -> None:
-        """Let them go."""
+        """Delete the file of names."""
         self._taken.close()
 
     def name(self, sample: Sample) -> str:
@@ -65,7 +65,7 @@ class Names:
 
 
 def _stem(sample: Sample) -> str:
-    """What a sample would be called: as its video, and if it is a stretch, from when on."""
+    """Preferred name of a sample: its video's, with the start of a stretch appended."""
     entry = sample.entry
     clip = entry.video.clip or entry.video.remote
     called = (clip.called or "" if isinstance(clip.source, bytes) else str(clip.called or clip.source)) if clip else ""
@@ -90,7 +90,7 @@ def clip_of(sample: Sample) -> Clip:
 
 
 def suffix_of(sample: Sample, placing: Placing) -> str:
-    """How the file of a sample ends; what its name or URL does not say is MP4."""
+    """Suffix of a sample's file; `.mp4` if neither its name nor its URL has one."""
     clip = sample.entry.video.clip or sample.entry.video.remote
     if clip is None or isinstance(clip.source, bytes) or (placing == "cut" and not clip.is_whole):
         return ".mp4"

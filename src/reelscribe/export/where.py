@@ -33,11 +33,11 @@ _headers: Recent[Header] = Recent(lambda header: 1)
 
 @dataclass(frozen=True, kw_only=True)
 class Named:
-    """One caption, and all that is known of it by name."""
+    """One caption, and its values by name."""
 
     entry: Entry
     text: str
-    """As it was kept."""
+    """The kept text."""
     count_tokens: Callable[[str], int] | None = None
 
     def value(self, name: str) -> Any:
@@ -47,7 +47,7 @@ class Named:
         return self.entry.meta.get(name) if name in CAPTION_META else self.row.get(name)
 
     def knows(self, name: str) -> bool:
-        """Whether a name stands for anything here."""
+        """Whether a name has a value here."""
         return name in VALUES or name in CAPTION_META or name in self.row
 
     @cached_property
@@ -58,7 +58,7 @@ class Named:
 
     @cached_property
     def header(self) -> Header | None:
-        """What its file says of the clip; None if that cannot be read."""
+        """Header of the clip's file; None if it cannot be read."""
         return header_of(self.entry)
 
     @property
@@ -71,7 +71,7 @@ class Named:
 
 
 def header_of(entry: Entry) -> Header | None:
-    """What the file of an entry says of its clip; None if that cannot be read."""
+    """Header of the file of an entry's clip; None if it cannot be read."""
     clip = entry.video.clip
     if clip is None:
         return None
@@ -110,9 +110,9 @@ VALUES: Final[Mapping[str, tuple[str, Callable[[Named], Any]]]] = {
     "edited": ("whether a person changed its text", lambda named: is_edited(named.entry)),
     "row_number": ("place of its row in the data set, from 0", lambda named: named.entry.row),
 }
-"""Names of what is computed: the meaning and the value of each."""
+"""Computed values by name, each with its meaning."""
 _ALONE: Final = frozenset({"approved", "rejected", "edited"})
-"""Names that are a condition by themselves."""
+"""Names that are conditions by themselves, without a comparison."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -146,7 +146,7 @@ class Condition:
         return cls(written=written, name=name, compared=compared, other=other)
 
     def holds(self, value: Any) -> bool:
-        """Whether it holds for a value. Nothing holds for a missing one, but that it is not something or lacks it."""
+        """Whether it holds for a value. For a missing value, only `!=` and `lacks` hold."""
         if self.compared in ("has", "lacks"):
             return (self.other in _parts(value)) == (self.compared == "has")
         if value is None:

@@ -23,19 +23,19 @@ _GROUP_ROWS: Final = 10_000
 
 @dataclass(frozen=True, kw_only=True)
 class Placed:
-    """A sample whose video is where it is to be."""
+    """A sample whose video is in its place."""
 
     sample: Sample
     number: int
-    """Place among all samples, from 0."""
+    """Number of the sample, from 0."""
     name: str
-    """Of its own, without a suffix."""
+    """Unique name of the sample, without a suffix."""
     video: str
-    """What a list names it by: a path from the folder of the list, or an absolute one."""
+    """Path of the video in lists: relative to the list's folder, or absolute."""
     file: Path | None
-    """Where it is; None if it goes into a tar file."""
+    """Path of the video; None if it goes into a tar file."""
     is_part: bool = False
-    """Whether the sample is a stretch of what is there."""
+    """Whether the sample is a stretch of that file."""
 
     @property
     def clip(self) -> Clip:
@@ -68,14 +68,14 @@ class Placed:
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
-    """What writers are given."""
+    """Arguments of all writers."""
 
     folder: ExportFolder
     placer: Placer
     tasks: tuple[str, ...]
-    """Whose answers are exported."""
+    """Tasks whose answers are exported."""
     columns: tuple[str, ...]
-    """Of the user's choice."""
+    """Columns that the user chose."""
     clips_per_tar: int
 
 
@@ -86,7 +86,7 @@ class Writer(Protocol):
         """Write a sample."""
 
     def close(self) -> None:
-        """Give its files their names: all samples are written."""
+        """Finish the files, and give them their names."""
 
 
 MakeRow = Callable[[Placed, Job], Row]
@@ -115,7 +115,7 @@ class ListWriter:
         self._rows.add(self._make(placed, self._job))
 
     def close(self) -> None:
-        """End the list, and give it its name."""
+        """Finish the list, and give it its name."""
         self._rows.close()
         self._job.folder.put_list(self._name, self._partial)
 
@@ -183,7 +183,7 @@ class _Csv:
 
 
 def _cell(value: Any) -> Any:
-    """A value as a cell of a table that holds no lists: these are JSON there."""
+    """A value as a cell of a table that cannot hold lists: lists become JSON."""
     return to_json(value) if isinstance(value, list | dict | tuple | bool) else value
 
 
@@ -198,7 +198,7 @@ _KINDS: Final[Mapping[str, str]] = {
     **dict.fromkeys(("start", "end", "seconds"), "float64"),
     **dict.fromkeys(("words", "chars", "tokens", "frames", "width", "height", "row_number"), "int64"),
 }
-"""Types of columns, for where all values are null."""
+"""Types of columns whose values are all null."""
 
 
 def _kind_of(field: Any) -> Any:

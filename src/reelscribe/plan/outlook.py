@@ -163,7 +163,7 @@ def look_ahead(
         gpus: how many; by default the fewest that hold the model.
         rate: clips per second of one GPU, where it is known.
         measured: a file with a measured one; see `find_rate`.
-        most_rows: of more rows than these, so many are looked at.
+        most_rows: of more rows than this, a random sample is surveyed.
         on_row: see `survey`.
 
     Raises:

@@ -94,7 +94,7 @@ def survey(
     Args:
         inputs: data sets, videos, and folders of them; see `find_sources`.
         settings: which columns hold videos, where they lie, and what may be read.
-        most_rows: of more rows than these, so many are chosen at random, always the same.
+        most_rows: of more rows than this, a random sample of this size is surveyed, always the same.
         on_row: called for each row that was looked at, with the number of those that will be.
 
     Raises:

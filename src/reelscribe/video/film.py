@@ -36,7 +36,7 @@ class Film:
     def __init__(self, order: Order, run: Run, size: tuple[int, int], *, seek: bool) -> None:
         self.index, self.size = order.index, size
         self.stamp = stamp_of(order.clip)
-        """Identity of the file's present content; None if it cannot be had. A file that changed is opened anew."""
+        """Identity of the file's present content; None if it cannot be had. A file that changed is opened again."""
         self._container = open_clip(order.clip)
         self.stream = video_stream(self._container, order.clip)
         set_up(self.stream, order.threads)

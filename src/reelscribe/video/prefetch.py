@@ -116,7 +116,7 @@ def reading_headers(settings: FrameSettings) -> Iterator[Callable[[Clip], Header
 
 @contextmanager
 def finding_scenes(settings: FrameSettings) -> Iterator[Callable[[Clip, float], list[Scene]]]:
-    """How to find the scenes of films, each of so many seconds, which it may take besides what a clip may."""
+    """How to find the scenes of films. The time limit of a film is that of a clip and its length."""
     with _pool(settings.decoders, settings.decode_seconds, settings.decoder_bytes) as pool:
         if pool:
             yield lambda clip, seconds: pool.find_scenes(clip, settings.decode_seconds + seconds)

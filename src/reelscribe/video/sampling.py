@@ -205,7 +205,7 @@ class FrameBudget:
         return min(int(duration_seconds * self.fps + 1e-6), num_frames) > self.most_frames
 
     def shrinks(self, width: int, height: int, num_frames: int) -> bool:
-        """Whether the clip's tokens, spread over so many frames, leave less than a quarter of the pixels."""
+        """Whether the clip's tokens, spread over this many frames, leave less than a quarter of the pixels."""
         if self.limits.own_size:
             return False  # whatever the settings say
         merged = -(-num_frames // self.limits.temporal_patch)
@@ -314,10 +314,10 @@ def fit_resolution(width: int, height: int, num_frames: int, budget: FrameBudget
     up: it costs what it has.
 
     Args:
-        width: of the upright picture, in square pixels.
-        height: likewise.
-        num_frames: over which the budget is spread.
-        budget: how many tokens.
+        width: width of the upright picture, in square pixels.
+        height: height of it.
+        num_frames: number of frames that share the budget.
+        budget: limits on tokens.
 
     Returns:
         (width, height) in pixels.

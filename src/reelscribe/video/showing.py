@@ -18,7 +18,7 @@ _BLUR: Final = 0.6
 _PLAIN: Final = 0.2
 """Mean change from a pixel to the next below which a picture has nothing that could be sharp."""
 _LINES: Final = 4
-"""One row, and one column, of so many is looked at."""
+"""One row, and one column, out of this many is read."""
 _WINDOW: Final = 9
 """Pixels of the filter that `blur` compares with, as in the paper."""
 _LEAST_SIDE: Final = 32
@@ -58,7 +58,7 @@ def is_frozen(pixels: Pixels) -> bool:
 
 
 def _are_few(counts: Iterable[int], size: int) -> bool:
-    """Whether counts make up a tiny share of so many values. Looks no further once they do not."""
+    """Whether counts are a tiny share of this many values. Stops counting once they are not."""
     total = 0
     for count in counts:
         total += count

@@ -18,7 +18,7 @@ from reelscribe.values import RowResult
 
 _GROUP_BYTES, _GROUP_ROWS = 1 << 25, 100_000
 _BATCH_BYTES, _BATCH_ROWS = 1 << 24, 256
-"""How much is read at once: so many rows at most, fewer where they are large."""
+"""Rows that are read at once, at most; fewer if they are large."""
 _PAGE_BUFFER: Final = 1 << 20
 """Read ahead of each column, so that no column of a row group is in memory as a whole."""
 
