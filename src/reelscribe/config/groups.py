@@ -299,7 +299,7 @@ class OutputSettings:
 
     resume: bool = setting(
         True,
-        "Keep the captions of earlier runs on OUTPUT. To set them aside and caption all again: --no-resume.",
+        "Keep the captions of earlier runs on OUTPUT. --no-resume sets them aside and starts over.",
         affects="nothing",
     )
     original: bool = setting(
