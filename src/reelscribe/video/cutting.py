@@ -1,4 +1,4 @@
-"""A stretch of a video as a file of its own: packets are copied if they can be, else frames are encoded.
+"""Writes a stretch of a video to a file of its own: copies packets if possible, else encodes frames.
 
 The frames are those that a captioned stretch has: on screen from its start up to its end. Packets can be copied if the
 first of these frames is a keyframe and no packet between the first and the last holds another frame. The sound goes
@@ -32,24 +32,24 @@ from reelscribe.video.recent import Recent
 from reelscribe.video.runs import Run, read_runs, runs_to, whole_run
 
 Way = Literal["copied", "encoded"]
-"""How the frames got into the file."""
+"""How the frames were written."""
 
 _COPIED_FROM: Final = frozenset({"mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm"})
-"""Containers whose packets MP4 takes as they are; those of MPEG-TS and AVI hold their codecs' headers otherwise."""
+"""Containers whose packets can be copied to MP4. MPEG-TS and AVI keep codec headers in another form (Annex B)."""
 _VIDEO_IN_MP4: Final = frozenset({"h264", "hevc", "av1", "vp9", "mpeg4"})
 _SOUND_FROM: Final = _COPIED_FROM | {"mpegts", "flv"}
-"""Containers whose packets of sound it takes; from AVI, AAC has no header that it wants."""
+"""Containers whose sound packets can be copied to MP4. AAC from AVI lacks the header (extradata) that MP4 needs."""
 _SOUND_IN_MP4: Final = frozenset({"aac", "mp3", "ac3", "eac3", "opus", "flac", "alac"})
 _ENCODER: Final = {"crf": "16", "preset": "medium"}
-"""Of libx264. At 16 the eye finds no loss; a trainer shrinks the pictures anyway."""
+"""Options of libx264. CRF 16 has no visible loss, and trainers shrink the pictures anyway."""
 _EIGHT_BITS: Final = 8
 _TICKS: Final = 90_000
-"""Of the clock of a file that is encoded, a second at least: those of MPEG."""
+"""Minimum ticks a second of an encoded file's clock: MPEG's usual 90 kHz."""
 _FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EFBIG})
-"""Errors of the disk that is written to: nothing is wrong with the video then."""
+"""Errors of the disk that is written to, not of the video."""
 _LATE_SECONDS: Final = 0.05
-"""How far behind the frame on screen a stretch may begin to be copied. A copy begins with that frame, so in a slide
-show all times would be off."""
+"""Maximum time from the first frame's start to the start of the stretch for copying. A copy begins with that frame, so
+in a slide show all times would be off."""
 
 logger = logging.getLogger(__name__)
 
@@ -102,7 +102,7 @@ def _cut(clip: Clip, file: Path, threads: int) -> Way:
 
 
 def _ways(index: FrameIndex, shown: FrameIndex) -> list[tuple[list[Run], bool]]:
-    """Runs of packets that may lead to the frames, and whether to seek to them; what to try first comes first.
+    """Runs of packets that may give the frames, each with whether to seek to it, in the order to try them.
 
     As captions are made: damage before the keyframe of a stretch, or behind it, does not matter.
     """
@@ -118,7 +118,7 @@ def _ways(index: FrameIndex, shown: FrameIndex) -> list[tuple[list[Run], bool]]:
 
 
 def _has_broken(index: FrameIndex, runs: list[Run], last: int) -> bool:
-    """Whether a packet up to the last one that is needed cannot be read, or comes at a time that nobody knows."""
+    """Whether any packet up to the last needed one is damaged, or has no known time."""
     return any(number in run.packets for number in index.broken if number <= last for run in runs)
 
 
@@ -126,7 +126,7 @@ def _has_broken(index: FrameIndex, runs: list[Run], last: int) -> bool:
 
 
 def _run_to_copy(index: FrameIndex, shown: FrameIndex) -> Run | None:
-    """The packets of the frames, if they begin with a keyframe and hold nothing else."""
+    """The run of packets to copy, if it begins with a keyframe and holds no other frames."""
     first = shown.pts[0]
     numbers = sorted(index.packets[pts] for pts in shown.pts)
     run = Run(packets=range(numbers[0], numbers[-1] + 1), keyframe=first)
@@ -152,7 +152,7 @@ def _copy(source: Indexed, shown: FrameIndex, run: Run, file: Path) -> None:
 
 
 def _mux(target: OutputContainer, packets: "Iterable[Packet[Any]]", last: Fraction | int, end: Fraction | int) -> None:
-    """Write packets; MP4 does not know by itself how long the last one is shown."""
+    """Write packets, with the duration of the last one, which MP4 cannot infer."""
     for packet in packets:
         if packet.pts == round(last):
             packet.duration = max(round(end - last), 1)
@@ -220,7 +220,7 @@ def _encode(source: Indexed, shown: FrameIndex, runs: list[Run], file: Path, thr
 
 
 def _unit(shown: FrameIndex) -> int:
-    """How many ticks of the file that is written make one of the source: enough to keep frames apart.
+    """Ticks of the written file for each tick of the source: enough to keep frames apart.
 
     The first frame begins with the stretch, so the second may follow in less than a tick of AVI, which lasts a frame.
     """
@@ -230,7 +230,7 @@ def _unit(shown: FrameIndex) -> int:
 def _encoder(
     target: OutputContainer, stream: VideoStream, frame: VideoFrame, shown: FrameIndex, threads: int
 ) -> VideoStream:
-    """A stream of H.264 for frames like this one, with what players need to show them alike."""
+    """Add an H.264 stream for frames like this one, with the same colour tags and aspect ratio."""
     rate = Fraction(shown.fps).limit_denominator(1001)
     made = target.add_stream("libx264", rate=rate, options=_ENCODER)
     deep = max(component.bits for component in frame.format.components) > _EIGHT_BITS

@@ -1,4 +1,4 @@
-"""Which formats of files are videos, and what a file is that is none of them.
+"""Formats that count as videos, and names for files that are none.
 
 FFmpeg reads far more: texts as pictures of a terminal, lists of other files, descriptions of streams on the network. A
 file of a data set may be any of these, whatever it is called.
@@ -25,12 +25,12 @@ _GAMES: Final = (
 _SOUND: Final = (
     "aac ac3 ac4 aiff amr ape au caf dts dtshd eac3 flac iamf loas mp3 mpc mpc8 oma tak truehd tta voc w64 wav wv xwma"
 )
-"""So that a file of sound is said to have no video."""
+"""Audio formats, read so that the error can say that the file has no video."""
 FORMATS: Final = ",".join(" ".join((_CONTAINERS, _BARE_STREAMS, _ANIMATIONS, _CAMERAS, _GAMES, _SOUND)).split())
 """Names of FFmpeg's readers of files that hold all their frames themselves, for its option `format_whitelist`."""
 
 HEAD_BYTES: Final = 4096
-"""The start of a file that tells what it is."""
+"""Number of first bytes by which a file is recognized."""
 _PICTURES: Final = {
     b"\x89PNG\r\n\x1a\n": "PNG",
     b"\xff\xd8\xff": "JPEG",
@@ -63,17 +63,17 @@ _LISTS: Final = re.compile(
 )
 _PAGE: Final = re.compile(r"<(!doctype\s+html|html|head|body)\b", re.IGNORECASE)
 _LEAST_TEXT: Final = 64
-"""Fewer bytes than these can be without control characters by chance."""
+"""Minimum bytes to call a file text: fewer may lack control characters by chance."""
 _CONTROL: Final = re.compile("[\0-\x08\x0e-\x1a\x1c-\x1f\x7f]")
 
 
 def is_list(head: bytes) -> bool:
-    """Whether a file that starts so names other files, which nobody has looked at."""
+    """Whether a file with this start is a list of other files, which were not checked."""
     return _LISTS.match(_without_comments(_text(head) or "")) is not None
 
 
 def looks_like(head: bytes) -> str | None:
-    """What a file is, by its first bytes; None if that is not known.
+    """The kind of a file, by its first bytes, in words; None if not known.
 
     Args:
         head: up to `HEAD_BYTES` of it.
@@ -97,7 +97,7 @@ def _kind_of_text(text: str) -> str:
 
 
 def _without_comments(text: str) -> str:
-    """What follows the declaration of XML and comments."""
+    """The text after the XML declaration and comments."""
     return _COMMENTS.sub("", text).lstrip()
 
 

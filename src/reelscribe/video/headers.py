@@ -1,4 +1,4 @@
-"""What the header of a video file says of it: for a look at many files, mostly without reading them.
+"""Reads headers of video files: for surveys of many files, mostly without reading them whole.
 
 What a header says may be wrong. Captions are made of what is in a file; see `index.py`.
 """
@@ -20,19 +20,19 @@ from reelscribe.video.sampling import FrameBudget, count_video_tokens
 from reelscribe.video.stated import check_bytes, stated_seconds
 
 _MOST_SECONDS: Final = 1e8
-"""Three years: no video is as long, and a header that says so is not believed."""
+"""Headers with a longer duration, three years, are not believed."""
 _READ_BYTES: Final = 256 << 20
-"""Up to this size a file is read whole, if its header does not say how long the video is."""
+"""Files up to this size are read whole if their header has no duration."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Header:
-    """What a file says of its video."""
+    """The header of a file or clip."""
 
     codec: str
-    """As FFmpeg calls it: h264, hevc, av1, ..."""
+    """FFmpeg's name of the codec: h264, hevc, av1, ..."""
     width: int
-    """In square pixels; a picture that players turn is taken as it lies, which costs as much."""
+    """Width in square pixels, before rotation. Rotation does not change the number of tokens."""
     height: int
     frames: int
     duration_seconds: float
@@ -48,7 +48,7 @@ class Header:
         return count_video_tokens(width, height, picked, budget.limits)
 
     def sound_tokens(self, budget: FrameBudget) -> int:
-        """Tokens that its sound costs, if that is wanted and goes on for as long as the pictures."""
+        """Tokens of its sound, if that is wanted, assuming that it lasts as long as the pictures."""
         return budget.hearing.tokens(self.duration_seconds) if budget.hearing and self.has_sound else 0
 
     def thinned(self, budget: FrameBudget) -> bool:
@@ -56,7 +56,7 @@ class Header:
         return budget.thins(self.frames, self.duration_seconds)
 
     def shrunk(self, budget: FrameBudget) -> bool:
-        """Whether its pictures lose more than three quarters of their pixels to the budget."""
+        """Whether the budget leaves less than a quarter of the pictures' pixels."""
         return budget.shrinks(self.width, self.height, len(budget.pick(range(self.frames), self.duration_seconds)))
 
 
@@ -109,7 +109,7 @@ def read_header(clip: Clip) -> Header:
 
 
 def of_clip(header: Header, clip: Clip) -> Header:
-    """What the header of a whole file says of a clip of it.
+    """The header of a clip, from that of its whole file.
 
     Raises:
         ClipError: kind "row" for what is no stretch of the file, or "too_short".
@@ -124,14 +124,14 @@ def of_clip(header: Header, clip: Clip) -> Header:
 
 
 def _on_screen(frames: int, bounds: Bounds) -> range:
-    """Which of a file's frames are on screen in a stretch, if all are shown equally long; see `FrameIndex.within`."""
+    """Range of the file's frames on screen in a stretch, assuming equal durations; see `FrameIndex.within`."""
     rate = frames / bounds.file_seconds
     first = math.floor((bounds.start + ROUNDED_SECONDS) * rate)
     return range(first, min(math.ceil((bounds.end - ROUNDED_SECONDS) * rate), frames))
 
 
 def _may_be_joined(container: InputContainer) -> bool:
-    """Whether a file may be made of parts with clocks of their own, so that only its packets say how long it is.
+    """Whether a file may be joined from parts with their own clocks. Then only its packets tell its length.
 
     In these formats FFmpeg guesses: it takes the time from the first picture to the last. Very large files are left
     to that guess, since reading them takes as long as captioning does.

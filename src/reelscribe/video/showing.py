@@ -1,4 +1,4 @@
-"""What frames show by themselves: nothing, nothing that moves, nothing sharp. And a fingerprint of them."""
+"""Whether frames are black, frozen or blurred; and a fingerprint of them."""
 
 from collections.abc import Iterable
 from itertools import pairwise
@@ -8,26 +8,26 @@ import numpy as np
 from numpy.typing import NDArray
 
 _DARK: Final = 24
-"""Largest value of black: 16 is black in video, and noise lies around it."""
+"""Maximum value of black, 0 to 255: 16 is black in video, and noise lies around it."""
 _STILL: Final = 16
-"""Largest change of a value from a frame to the next that noise and compression make."""
+"""Maximum change of a value between frames that counts as noise or compression."""
 _SHARE: Final = 1e-4
-"""Of values, that may be above these."""
+"""Share of values that may exceed these limits."""
 _BLUR: Final = 0.6
-"""Blur, as `blur` has it, above which a clip is blurred. See docs/checking.md for what was measured."""
+"""A clip with more than this `blur` counts as blurred. docs/checking.md has the measurements."""
 _PLAIN: Final = 0.2
-"""Mean change from a pixel to the next below which a picture has nothing that could be sharp."""
+"""Mean change between neighbouring pixels below which a picture is plain: nothing in it could be sharp."""
 _LINES: Final = 4
 """One row, and one column, out of this many is read."""
 _WINDOW: Final = 9
-"""Pixels of the filter that `blur` compares with, as in the paper."""
+"""Width of the averaging filter in `blur`, in pixels, as in the paper."""
 _LEAST_SIDE: Final = 32
-"""Of frames whose blur is looked at."""
+"""Minimum side of a frame for its blur to be measured, in pixels."""
 _PARTS, _ROWS, _COLUMNS = 2, 8, 8
 _FRAMES: Final = 4
-"""Of each part, whose mean is taken."""
+"""Number of frames of each half that are averaged."""
 _MARGIN: Final = 2.0
-"""By which a part of a picture must be brighter than the next one. Noise moves nothing in plain areas."""
+"""Minimum difference of neighbouring parts for a bit to be set, so that noise in plain areas sets none."""
 
 Pixels = NDArray[np.uint8]
 """Shape (frames, height, width, 3)."""
@@ -44,12 +44,12 @@ def shown(pixels: Pixels) -> dict[str, bool]:
 
 
 def is_black(pixels: Pixels) -> bool:
-    """Whether next to nothing in any frame is brighter than black."""
+    """Whether almost nothing in any frame is brighter than black."""
     return _are_few((int(np.count_nonzero(frame > _DARK)) for frame in pixels), pixels.size)
 
 
 def is_frozen(pixels: Pixels) -> bool:
-    """Whether next to nothing changes from a frame to the next. A single frame does not tell."""
+    """Whether almost nothing changes between frames. False for a single frame."""
     changes = (
         int(np.count_nonzero(np.maximum(before, after) - np.minimum(before, after) > _STILL))
         for before, after in pairwise(pixels)
@@ -77,7 +77,7 @@ def is_blurred(pixels: Pixels) -> bool:
 
 
 def blur(frame: Pixels) -> float | None:
-    """How much of a picture's detail a blur would leave: 0 for a sharp one, 1 for one that is blurred already.
+    """Share of a picture's detail that further blurring would leave: 0 for a sharp picture, 1 for a blurred one.
 
     Crété-Roffet et al. (2007), "The Blur Effect: Perception and Estimation with a New No-Reference Perceptual Blur
     Metric". Contrast and plain areas do not count, as they do in the variance of a Laplacian.
@@ -94,7 +94,7 @@ def blur(frame: Pixels) -> float | None:
 
 
 def _blur_along(values: NDArray[np.uint8]) -> float | None:
-    """The same along the first axis."""
+    """`blur` along the first axis."""
     grey = values.astype(np.float32)
     detail = np.abs(np.diff(grey, axis=0))
     if detail.mean() < _PLAIN:
@@ -106,10 +106,10 @@ def _blur_along(values: NDArray[np.uint8]) -> float | None:
 
 
 def fingerprint(pixels: Pixels) -> str:
-    """A fingerprint of 128 bits, as 32 hexadecimal digits, of which near copies of a clip differ in few.
+    """A fingerprint of 128 bits, as 32 hexadecimal digits. Near copies of a clip differ in few bits.
 
-    Of each half of the frames, which part of the mean picture, of 8 rows of 9, is brighter than the one to its right:
-    a difference hash. Size, quality and rate of frames hardly count. All zeros if the frames are plain.
+    A difference hash for each half of the frames: the mean picture is divided into 8 rows of 9 cells, and a bit says
+    whether a cell is brighter than the one to its right. Size, quality and frame rate hardly matter. All zeros if the frames are plain.
     """
     bits = [_bits_of(part) for part in np.array_split(pixels, min(_PARTS, len(pixels)))]
     bits += bits[-1:] * (_PARTS - len(bits))

@@ -1,8 +1,8 @@
-"""MPEG transport streams: whether a jump of the packets' counters is a loss, or only the place where parts are joined.
+"""MPEG transport streams: tells whether a jump of the packets' counters is a loss, or a place where parts were joined.
 
-A stream is cut into packets of 188 bytes that count from 0 to 15. FFmpeg takes each jump of a counter for damage.
-Parts with counters of their own that are put one behind the other lose nothing: the last frame before the jump is
-whole, and the first one after it starts with the packet at which the counter jumps.
+A stream consists of packets of 188 bytes whose counters run from 0 to 15. FFmpeg takes each jump of a counter for
+damage. But if files were simply concatenated, nothing is lost: the last frame before the jump is complete, and the
+next frame starts in the packet at which the counter jumps.
 """
 
 from bisect import bisect_left, bisect_right
@@ -18,15 +18,15 @@ from reelscribe.video.clock import PacketTimes, typical_step
 _SYNC: Final = 0x47
 _PACKET: Final = 188
 _STRIDES: Final = (188, 192, 204)
-"""Bytes from one packet to the next: plain, with times between them (M2TS), with check bytes."""
+"""Bytes from one packet to the next: plain, with a time before each packet (M2TS), with error correction after it."""
 _LATE_STEPS: Final = 1.5
-"""A frame that comes this many frames after the one before follows one that is missing."""
+"""If a frame is this many usual steps after the last one, a frame between them is missing."""
 _TABLES: Final = 0
-"""The stream that says what is in the file; each part starts with it."""
+"""PID of the program association table, with which each file starts."""
 _CHUNK: Final = 1 << 14
-"""Packets that are looked at at once."""
+"""Packets that are read at a time."""
 _IN_STEP: Final = 4
-"""This many packets must follow each other to find the start of the first."""
+"""This many packets must follow each other for their start to count as found."""
 
 Bytes = NDArray[np.uint8]
 
@@ -36,25 +36,25 @@ class CounterJump:
     """A place where the counter of a stream jumps."""
 
     before: int
-    """Where the last packet before it is, in the file."""
+    """Byte offset of the last packet before the jump."""
     place: int
-    """Where the packet is that jumps."""
+    """Byte offset of the packet at which the counter jumps."""
     between_frames: bool
-    """Whether this packet starts a frame, while the frame before is whole."""
+    """Whether this packet starts a frame, and the frame before is complete."""
     starts_anew: bool
-    """Whether this counter, and that of the tables just before, jump to 0, as in a file of its own."""
+    """Whether this counter, and that of the tables just before, jump to 0, as at the start of a file."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Seams:
-    """What was found between the packets of a stream."""
+    """Places where a stream is damaged or joined."""
 
     damaged: list[int]
-    """Packets that are not whole, or behind which some are missing, by number."""
+    """Numbers of packets that are incomplete, or after which some are missing."""
     joins: list[int]
-    """Packets that begin another part of the file."""
+    """Numbers of packets that begin another part of the file."""
     goes_on_elsewhere: bool
-    """Whether other video comes before the first or behind the last packet, as a stream of another number."""
+    """Whether a stream with another PID has video before the first packet or after the last one."""
 
 
 def find_seams(file: BinaryIO, pid: int, times: Sequence[PacketTimes], broken: Sequence[int]) -> Seams:
@@ -136,7 +136,7 @@ class _Jump(NamedTuple):
 
 
 class _Counter:
-    """Follows the counter of one stream."""
+    """Finds the jumps of one stream's counter."""
 
     def __init__(self) -> None:
         self.jumps: list[_Jump] = []
@@ -144,7 +144,7 @@ class _Counter:
         self._last = np.zeros((0, _PACKET), np.uint8)
 
     def add(self, places: NDArray[np.int64], packets: Bytes) -> None:
-        """Go on with packets that follow."""
+        """Take the packets that follow."""
         places, stream = np.concatenate([self._place, places]), np.concatenate([self._last, packets])
         before, after = stream[:-1], stream[1:]
         # A packet may say itself that its counter is a new one.
@@ -168,7 +168,7 @@ def _starts_of_video(packets: Bytes) -> NDArray[np.bool_]:
 
 
 def _ends_frame(packets: Bytes) -> NDArray[np.bool_]:
-    """Whether packets are padded. Only the last one of a frame is: the next frame starts in a packet of its own."""
+    """Whether packets are padded. Only the last packet of a frame is, since each frame starts in a new packet."""
     has_field, length, flags = packets[:, 3] & 0x20 > 0, packets[:, 4], packets[:, 5]
     # One byte of flags, six for each of two clocks, one for a countdown; the rest is padding.
     used = 1 + 6 * (flags >> 4 & 1) + 6 * (flags >> 3 & 1) + (flags >> 2 & 1)
@@ -197,7 +197,7 @@ def _packets(file: BinaryIO) -> Iterator[tuple[NDArray[np.int64], Bytes]]:
 
 
 def _in_step(data: bytes) -> tuple[int, int]:
-    """Where the first packet starts, and how far it is from one to the next; (0, 0) if there is none."""
+    """Offset of the first packet, and the distance between packets; (0, 0) if there is none."""
     start = data.find(_SYNC)
     while 0 <= start <= len(data) - _PACKET:
         for stride in _STRIDES:
