@@ -12,7 +12,7 @@ from typing import Any, Final
 from reelscribe.errors import SettingsError, did_you_mean
 
 DEFAULT_MAX_TOKENS: Final = 512
-"""If neither the user nor the checkpoint says how long a candidate may be."""
+"""Used if neither the user nor the checkpoint sets a limit."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,9 +20,9 @@ class SamplingParams:
     """How candidates are drawn. None means: as the checkpoint's own generation settings say."""
 
     max_tokens: int | None = None
-    """Longest candidate, in tokens."""
+    """Maximum length of a candidate, in tokens."""
     temperature: float | None = None
-    """0 takes the likeliest token each time."""
+    """0 is greedy: the likeliest token each time."""
     top_p: float | None = None
     top_k: int | None = None
     """0 switches it off."""
@@ -33,9 +33,9 @@ class SamplingParams:
     stop_token_ids: tuple[int, ...] = ()
     """A candidate ends at any of these tokens, besides the checkpoint's own end tokens."""
     do_sample: bool | None = None
-    """True draws tokens at the checkpoint's own temperature, also where the checkpoint would take the likeliest; beside
-    a temperature, also of 0 as in Data-Juicer's own parameters, it says nothing more and becomes None. False becomes
-    temperature 0."""
+    """As in Transformers. True: sample at the checkpoint's temperature, even if the checkpoint's default is greedy.
+    False: temperature 0. If a temperature is given, it decides, and this becomes None: Data-Juicer's own parameters
+    combine True with temperature 0."""
     seed: int | None = None
     """Overrides the run's seed."""
 

@@ -48,34 +48,34 @@ OnRow = Callable[[RowResult], None]
 
 @dataclass(frozen=True, kw_only=True)
 class RunSummary:
-    """What a run did."""
+    """The result of a run."""
 
     rows: int
-    """Rows read."""
+    """Number of rows read."""
     captions: int
-    """Videos captioned; where there are several tasks, the answers to all of them."""
+    """Number of captions; with several tasks, of answers to all of them."""
     known: int = 0
-    """Of these and of the failures, those that were in the ledger."""
+    """Captions and failures that were known from the ledger."""
     videos: int = 0
-    """Videos that were asked about, whatever came of it."""
+    """Videos that were asked about, captioned or not."""
     without_video: int
-    """Rows that hold no video."""
+    """Rows without a video."""
     flags: dict[str, int] = field(default_factory=dict)
-    """Captions by what is flagged in their `caption_meta`."""
+    """Number of captions by flag in their `caption_meta`."""
     failures: dict[FailureKind, int]
-    """Videos, or rows, without a caption, by kind; where there are several tasks, answers that lack."""
+    """Number of failures by kind: videos or rows without a caption; with several tasks, missing answers."""
     tasks: dict[str, dict[str, Any]] = field(default_factory=dict)
-    """Where there are several tasks: `captions` and `failures` of each."""
+    """With several tasks: `captions` and `failures` of each."""
     examples: dict[FailureKind, list[str]] = field(default_factory=dict)
-    """What is told of some of each kind."""
+    """Some failures of each kind, in words."""
     failures_file: Path | str
-    """Where they are listed, if there are any."""
+    """List of all failures, which exists if there are any."""
     speed: dict[str, Any] = field(default_factory=dict, compare=False)
-    """How fast it was, and what held it up; see `Watch.told`."""
+    """How fast the run was, and what limited it; see `Watch.told`."""
     cost: float | None = field(default=None, compare=False)
-    """At the price that is set."""
+    """Cost at the price that is set; None without a price."""
     asked: int = field(default=0, compare=False)
-    """Requests that were not known, and so made."""
+    """Requests that were not known, and so went to the engine."""
 
 
 def run(
@@ -220,7 +220,7 @@ def _tell_stop(progress: Progress, live: Live, on_stop: Callable[[str], None]) -
 
 
 def _checked_count(sources: Sequence[Source], settings: Settings, making: Settings) -> int | None:
-    """The rows, if their number is known beforehand; after a look at whether what the settings name is there."""
+    """Check the columns that settings name; returns the number of rows, if it is known beforehand."""
     check_columns(sources, making)
     settings.check_checks()
     splits = check_split(sources, settings) is not None
@@ -228,7 +228,7 @@ def _checked_count(sources: Sequence[Source], settings: Settings, making: Settin
 
 
 def _make_way(output: Path, writer: DatasetWriter, uploads: Uploads | None, settings: Settings) -> None:
-    """See to what earlier runs left, and that there is nothing of others."""
+    """Take over or set aside what earlier runs left, and check that no file of others is in the way."""
     if uploads:
         uploads.check()
     with contextlib.suppress(*(() if settings.resume else (DatasetError,))):  # what is damaged is set aside
@@ -239,7 +239,7 @@ def _make_way(output: Path, writer: DatasetWriter, uploads: Uploads | None, sett
 
 
 def _check_not_of_others(output: Path, writer: DatasetWriter) -> None:
-    """Raise where there are files in the place of the output which no run has written, as far as is known."""
+    """Raise if a file is in the place of the output that no run is known to have written."""
     written = outputs_of_runs(output)
     for path in writer.existing_files():
         ours = bool(written) if path == writer.failures else output.name in written
@@ -254,7 +254,7 @@ def _check_not_of_others(output: Path, writer: DatasetWriter) -> None:
 def _sidecars(
     sources: Sequence[Source], output: Path, settings: Settings, ledger: Ledger, adopt: Sequence[Path]
 ) -> SidecarWriter:
-    """What writes files beside videos, once it is seen that none of others is in the way."""
+    """The writer of sidecars, after a check that no file of others is in the way."""
     others = list(adopt)
     if not settings.resume and (older := aside(ledger_of(output))).is_file():
         others.append(older)
@@ -274,7 +274,7 @@ def _sidecars(
 def _worker(
     settings: Settings, total: int | None, stack: contextlib.ExitStack, last: Run | None, progress: Progress
 ) -> OnDemand | Maker:
-    """What makes captions, as the settings say."""
+    """The engine, or the `Maker` that makes captions on Ray, as the settings say."""
     if settings.runner == "local":
         return OnDemand(settings, last)
     progress.loading("loading engines on the Ray cluster")
@@ -285,7 +285,7 @@ def _worker(
 
 
 def _unit(sources: Sequence[Source], settings: Settings) -> str:
-    """What a row is called."""
+    """What the progress line calls a row."""
     videos = all(source.format == "videos" for source in sources) and settings.split is None
     return "clip" if videos else "row"
 
@@ -300,7 +300,7 @@ def _stopped(stop: Stop, watch: Watch) -> StoppedError:
 
 
 def _check_shard(last: Run | None, settings: Settings) -> None:
-    """Raise where the last run was on another shard, whose output this one's would take the place of."""
+    """Raise if the last run was on another shard: this run would replace its output."""
     before = last and last.settings.get("shard")
     if last and before and settings.shard and before != settings.shard:
         raise DatasetError(
@@ -310,7 +310,7 @@ def _check_shard(last: Run | None, settings: Settings) -> None:
 
 
 def _tell_changes(last: Run | None, begun: Run, ledger: Ledger) -> None:
-    """Warn of settings with which captions that are there are made again."""
+    """Warn if changed settings make existing captions again."""
     names = begun.differs_from(last) if last else []
     if last is None or not names:
         return
@@ -335,7 +335,7 @@ def _tell_changes(last: Run | None, begun: Run, ledger: Ledger) -> None:
 
 
 def _end(ledger: Ledger, tally: Tally, settings: Settings) -> None:
-    """Do what comes before the output gets its name."""
+    """Final steps before the output gets its name."""
     if tally.rows and tally.without_video == tally.rows and not settings.shard:
         raise no_video(tally.rows, settings)
     if ledger.unmatched_marks:
@@ -352,7 +352,7 @@ def _end(ledger: Ledger, tally: Tally, settings: Settings) -> None:
 
 
 _MOST_TOLD: Final = 3
-"""Captions that stay."""
+"""Maximum number of captions that are named in a warning."""
 _CALLED: Final = {"weights": "files of the model", "model_params": "model_params or extra_body"}
 _LONGEST_TOLD: Final = 60
 

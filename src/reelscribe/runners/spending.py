@@ -1,4 +1,4 @@
-"""What a run costs while it goes on, and when it has to stop so that it stays within a budget."""
+"""Tracks the cost of a run, and when it has to stop to stay within a budget."""
 
 import time
 from collections.abc import Callable
@@ -20,7 +20,7 @@ class Spending:
         self._began = self._started = clock()
         self._gpus = 1
         self.is_over = False
-        """Whether the run is to stop for it."""
+        """Whether the run has to stop because of the budget."""
 
     def start(self, gpus: int) -> None:
         """Say that the model is loaded, and how many GPUs it keeps."""
@@ -28,7 +28,7 @@ class Spending:
 
     @property
     def cost(self) -> float | None:
-        """So far; None without a price."""
+        """Cost so far; None without a price."""
         return None if self._price is None else self._at(self._clock())
 
     def _at(self, moment: float) -> float:

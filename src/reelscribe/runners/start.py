@@ -1,4 +1,4 @@
-"""Which rows of a data set a run begins, and when it begins no more."""
+"""Decides which rows a run begins, and when it begins no more."""
 
 from reelscribe.asking import RowPlan
 from reelscribe.config import Shard

@@ -1,4 +1,4 @@
-"""What a run counts while its rows pass by."""
+"""Counts the results of a run."""
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -10,18 +10,18 @@ from reelscribe.errors import FailureKind, FailuresError
 from reelscribe.values import Caption, Failure, Outcome, RowResult
 
 MOST_EXAMPLES: Final = 3
-"""Of each kind of failure."""
+"""Maximum examples of each kind of failure."""
 
 
 @dataclass(kw_only=True)
 class TaskCounts:
-    """What came of a task."""
+    """Captions and failures of a task."""
 
     captions: int = 0
     failures: Counter[FailureKind] = field(default_factory=Counter)
 
     def add(self, outcome: Outcome) -> None:
-        """Count an answer to it, or why there is none."""
+        """Count an outcome of the task."""
         if isinstance(outcome, Failure):
             self.failures[outcome.kind] += 1
         else:
@@ -43,18 +43,18 @@ class Tally:
     def __init__(self, limit: FailureLimit | None = None, tasks: Sequence[str] = ()) -> None:
         self.rows = self.captions = self.without_video = 0
         self.flags: Counter[str] = Counter()
-        """Captions by what is flagged in their metadata."""
+        """Number of captions by flag."""
         self.videos = 0
-        """Videos that were asked about, whatever came of it."""
+        """Videos that were asked about, captioned or not."""
         self.made = 0
         """Videos, or rows that failed as such, of which something was not known from an earlier run."""
         self.known = 0
-        """Captions and failures that were."""
+        """Captions and failures that were known."""
         self.failures: Counter[FailureKind] = Counter()
         self.examples: dict[FailureKind, list[str]] = {}
-        """What is told of the first failures of each kind."""
+        """The first failures of each kind, in words."""
         self.tasks = {name: TaskCounts() for name in tasks} if len(tasks) > 1 else {}
-        """Of several tasks, each. A row that failed as such is in none of them."""
+        """Counts of each task. Rows that failed as a whole are in none."""
         self._limit = limit
         self._failed = 0
         self._new: Counter[FailureKind] = Counter()
@@ -96,7 +96,7 @@ class Tally:
         self._last |= {failure.kind: failure.message for failure in failures}
 
     def check(self) -> None:
-        """Raise FailuresError where too many videos failed in this run."""
+        """Raise FailuresError if too many videos failed in this run."""
         if self._limit is None or not self._limit.exceeded_by(self._failed, self.made):
             return
         kind, most = self._new.most_common(1)[0]
@@ -107,7 +107,7 @@ class Tally:
         )
 
     def by_task(self) -> dict[str, Any]:
-        """What is told where there are several tasks, ready for JSON; nothing of one. May be read at any time."""
+        """Counts by task, ready for JSON; empty for a single task. May be read at any time."""
         if not self.tasks:
             return {}
         return {"videos": self.videos, "tasks": {name: counts.told() for name, counts in self.tasks.items()}}

@@ -108,8 +108,9 @@ def _blur_along(values: NDArray[np.uint8]) -> float | None:
 def fingerprint(pixels: Pixels) -> str:
     """A fingerprint of 128 bits, as 32 hexadecimal digits. Near copies of a clip differ in few bits.
 
-    A difference hash for each half of the frames: the mean picture is divided into 8 rows of 9 cells, and a bit says
-    whether a cell is brighter than the one to its right. Size, quality and frame rate hardly matter. All zeros if the frames are plain.
+    A difference hash for each half of the frames: the mean picture is divided into 8 rows of 9 cells, and a bit
+    says whether a cell is brighter than the one to its right. Size, quality and frame rate hardly matter. All zeros
+    if the frames are plain.
     """
     bits = [_bits_of(part) for part in np.array_split(pixels, min(_PARTS, len(pixels)))]
     bits += bits[-1:] * (_PARTS - len(bits))
