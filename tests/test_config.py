@@ -8,7 +8,7 @@ from typing import Any, Unpack, get_type_hints
 import pytest
 
 from reelscribe.captioner import VideoCaptioner
-from reelscribe.config import AFFECTS, FailureLimit, Settings, kind_of
+from reelscribe.config import SETTINGS_BY_EFFECT, FailureLimit, Settings, kind_of
 from reelscribe.config.groups import GROUPS
 from reelscribe.config.keywords import Keywords
 from reelscribe.errors import SettingsError
@@ -201,8 +201,8 @@ def test_sampling_is_checked_with_the_settings() -> None:
 
 
 def test_each_setting_says_what_it_affects() -> None:
-    """A new setting belongs into `AFFECTS`: whether captions that are there hold when it changes."""
-    named = [name for names in AFFECTS.values() for name in names]
+    """A new setting belongs into `SETTINGS_BY_EFFECT`: whether captions that are there hold when it changes."""
+    named = [name for names in SETTINGS_BY_EFFECT.values() for name in names]
     assert sorted(named) == sorted(item.name for item in fields(Settings))
 
 

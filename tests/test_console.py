@@ -60,7 +60,7 @@ def test_all_is_json(here: Path) -> None:
     assert told[-1]["cost"] > 0
     assert summary["event"] == "summary"
     assert (summary["rows"], summary["captions"], summary["failures"]) == (3, 2, {"missing": 1})
-    assert summary["next"] == "mend what is listed, then reelscribe retry out.jsonl"
+    assert summary["next"] == "fix what is listed, then reelscribe retry out.jsonl"
     assert all("T" in event["time"] for event in events)
 
 
@@ -176,5 +176,5 @@ def test_the_next_step() -> None:
     assert console.next_step(_summary(timeout=1, engine=2, missing=9), output) == (
         "reelscribe retry out.jsonl --kind engine,timeout"
     )
-    assert console.next_step(_summary(missing=1), output) == "mend what is listed, then reelscribe retry out.jsonl"
+    assert console.next_step(_summary(missing=1), output) == "fix what is listed, then reelscribe retry out.jsonl"
     assert console.next_step(_summary(), output) == "reelscribe report out.jsonl"

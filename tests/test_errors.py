@@ -9,7 +9,7 @@ import pytest
 from reelscribe import errors
 from reelscribe.errors import (
     FAILURE_KINDS,
-    TRANSIENT_KINDS,
+    RETRIED_KINDS,
     ClipError,
     FailureKind,
     MissingExtraError,
@@ -49,7 +49,7 @@ def test_failure_kinds_are_a_closed_set() -> None:
         "row", "missing", "refused", "download", "unreadable", "no_video", "too_short", "too_large", "decode",
         "crashed", "timeout", "prompt", "after", "engine",
     }  # fmt: skip
-    assert set(FAILURE_KINDS) > TRANSIENT_KINDS
+    assert set(FAILURE_KINDS) > RETRIED_KINDS
 
 
 def test_stopped_error_carries_its_signal() -> None:

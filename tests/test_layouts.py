@@ -584,7 +584,12 @@ def test_stretches_of_a_file_have_seeds_of_their_own_and_one_shard() -> None:
     first, second = (_requests(plan)[0] for plan in plans)
     assert first.seed != second.seed
     listed = _plan({"video": "a.mp4", "stretches": [[0, 1], [1, 2]]}, "columns")
-    assert plans[0].lot == plans[1].lot == listed.lot == _plan({"video": "a.mp4"}, "columns").lot
+    assert (
+        plans[0].shard_hash
+        == plans[1].shard_hash
+        == listed.shard_hash
+        == _plan({"video": "a.mp4"}, "columns").shard_hash
+    )
 
 
 def test_times_mean_nothing_beside_no_video() -> None:

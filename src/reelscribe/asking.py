@@ -15,8 +15,8 @@ from reelscribe.templates import Part, filled, is_utf8, names_in
 from reelscribe.values import Caption, Clip, Failure, Outcome, Request, RequestId, Row
 
 
-def lot_of(clips: Sequence[Clip]) -> int:
-    """What decides which shard a row with these clips is in; see `RowPlan.lot`."""
+def shard_hash_of(clips: Sequence[Clip]) -> int:
+    """A hash of the clips' sources, which decides which shard their row is in; see `RowPlan.shard_hash`."""
     sources = [clip.source for clip in clips]
     if not all(clip.is_whole for clip in clips):
         sources = list(dict.fromkeys(sources))  # all stretches of a file are in one shard, in whatever rows
@@ -41,19 +41,19 @@ class RowPlan:
     settings: Settings
     subjects: tuple[Subject, ...] = ()
     problem: Failure | None = None
-    again: Settings | None = None
-    """With which a retry asks; None for the same."""
-    known_lot: int | None = None
-    """The `lot`, if its reader tells it."""
+    retry_settings: Settings | None = None
+    """Settings that a retry asks with; None if they are those of the run."""
+    known_shard_hash: int | None = None
+    """The `shard_hash`, if the reader gave one."""
 
     @property
-    def lot(self) -> int:
-        """What decides which shard of a data set the row is in: a hash of its videos, whatever machine it is read on
-        and whatever place it has. A row that has none goes by its place.
+    def shard_hash(self) -> int:
+        """Decides which shard the row is in. A hash of its videos as they are written, so that all machines agree and a
+        new row moves no other. A row without videos has its index instead.
         """
-        if self.known_lot is not None:
-            return self.known_lot
-        return lot_of([subject.clip for subject in self.subjects]) if self.subjects else self.index
+        if self.known_shard_hash is not None:
+            return self.known_shard_hash
+        return shard_hash_of([subject.clip for subject in self.subjects]) if self.subjects else self.index
 
     def asked(self) -> tuple[RequestId, ...]:
         """Names of all requests: for each clip each task, and then those over the video."""
@@ -108,9 +108,9 @@ class RowPlan:
             clips: of a task over the video: what was said of its clips.
         """
         made = self._request(name, said, clips, self.settings)
-        if self.again is None or isinstance(made, Failure):
+        if self.retry_settings is None or isinstance(made, Failure):
             return made
-        return replace(made, instead=self._request(name, said, clips, self.again))
+        return replace(made, instead=self._request(name, said, clips, self.retry_settings))
 
     def _request(
         self, name: RequestId, said: Mapping[str, Outcome], clips: str, settings: Settings

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from reelscribe.errors import TRANSIENT_KINDS, without_passwords
+from reelscribe.errors import RETRIED_KINDS, without_passwords
 from reelscribe.runners.progress import TELLING_SECONDS, cost_in_words
 from reelscribe.terminal import printable, some
 
@@ -127,11 +127,11 @@ def summary_lines(summary: "RunSummary", output: str | Path) -> Iterator[str]:
 def next_step(summary: "RunSummary", output: str | Path) -> str:
     """The next useful thing to do; nothing where there is none."""
     name = shlex.quote(without_passwords(str(output)))
-    passing = sorted(kind for kind in summary.failures if kind in TRANSIENT_KINDS)
+    passing = sorted(kind for kind in summary.failures if kind in RETRIED_KINDS)
     if passing:
         return f"reelscribe retry {name} --kind {','.join(passing)}"
     if summary.failures:
-        return f"mend what is listed, then reelscribe retry {name}"
+        return f"fix what is listed, then reelscribe retry {name}"
     return f"reelscribe report {name}" if summary.captions else ""
 
 

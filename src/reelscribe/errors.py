@@ -55,8 +55,8 @@ engine: the engine could not caption this clip.
 
 FAILURE_KINDS: tuple[FailureKind, ...] = get_args(FailureKind)
 
-TRANSIENT_KINDS: frozenset[FailureKind] = frozenset({"download", "crashed", "timeout", "engine"})
-"""Kinds that may say more about the moment than about the clip: a later run tries those again."""
+RETRIED_KINDS: frozenset[FailureKind] = frozenset({"download", "crashed", "timeout", "engine"})
+"""Kinds whose cause may be gone in the next run, as with a network that was down. A later run tries them again."""
 
 
 class ReelscribeError(Exception):

@@ -81,7 +81,7 @@ def caption_rows(
     engine: Engine | Maker,
     *,
     memory: Memory | None = None,
-    again: Settings | None = None,
+    retry_settings: Settings | None = None,
     stop: Callable[[], bool] = lambda: False,
     wanted: Callable[[RowPlan], bool] = lambda plan: True,
     drop: Callable[[], bool] = lambda: False,
@@ -89,23 +89,23 @@ def caption_rows(
 ) -> Generator[RowResult, None, None]:
     """Caption the videos of rows; one result a row, in the order of the rows.
 
-    Rows that no engine sees, since nothing is to be captioned, nothing can be, or all is known, come when the next
-    caption does. So that a long run of them does not pile up, the engine is drained where too many wait, and then goes
-    on.
+    Some rows need no engine: they have no video, cannot be captioned, or their captions are known. Their results come
+    with the next caption. If too many of them wait for one, the engine finishes what it has, all results up to there
+    are given, and the engine goes on.
 
     Args:
         rows: as a reader gives them.
-        settings: what to do with them.
-        engine: that captions; or what does so elsewhere.
-        memory: knows outcomes, and takes new ones.
-        again: with which the memory may have something asked in place of what these settings ask. Frames are theirs,
-            too.
-        stop: asked before each row; once it says True, rows that are on their way are finished, and no other is begun.
-        wanted: asked about each row; one that is not has no result.
-        drop: once it says True, nothing more goes to the engine, and only what that is working on is finished. Rows
-            have results up to the first of which something is missing.
-        on_whole: called when all about a row is made, which may be long before its turn comes; with False if nothing
-            had to be made. From any thread, one call after the other.
+        settings: what to ask, of which frames, and what to keep.
+        engine: makes the captions. A `Maker` decodes and captions elsewhere, as on Ray.
+        memory: looks up known outcomes and records new ones.
+        retry_settings: settings that a retry asks with in place of `settings`, if `memory` wants a request made again.
+            Frames are chosen by them, too.
+        stop: called before each row. Once it returns True, no further row is begun; rows under way are finished.
+        wanted: called for each row. A row for which it returns False has no result.
+        drop: once it returns True, the engine gets nothing more and finishes only what it works on. Then results end
+            before the first row that lacks an outcome.
+        on_whole: called when a row has all its outcomes, which may be long before its result is given. The argument
+            is False if nothing had to be made. Called from any thread, one call at a time.
     """
     source = iter(rows)
     peeked = peek(source)
@@ -118,11 +118,11 @@ def caption_rows(
         rows = itertools.chain(peeked, source)
         while not stop() and (item := next(rows, None)):
             plan = plan_row(item, layout, settings)
-            plan = plan if again is None else replace(plan, again=again)
+            plan = plan if retry_settings is None else replace(plan, retry_settings=retry_settings)
             if wanted(plan):
                 yield RowEntry(item, plan, memory.look_up if memory else lambda request: request)
 
-    making = again or settings
+    making = retry_settings or settings
     queue = Queue(
         entries(),
         making,
@@ -236,9 +236,11 @@ def _tell_missing(rows: Sequence[Row], settings: Settings) -> None:
 def plan_row(item: InputRow, layout: Layout, settings: Settings) -> RowPlan:
     """What is to be asked for a row; of one that is none, its problem."""
     if item.problem:
-        return RowPlan(index=item.index, row=item.row, settings=settings, problem=item.problem, known_lot=item.lot)
+        return RowPlan(
+            index=item.index, row=item.row, settings=settings, problem=item.problem, known_shard_hash=item.shard_hash
+        )
     plan = layout.plan(item.row, item.index, settings, item.root)
-    return plan if item.lot is None else replace(plan, known_lot=item.lot)
+    return plan if item.shard_hash is None else replace(plan, known_shard_hash=item.shard_hash)
 
 
 def make(

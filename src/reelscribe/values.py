@@ -469,8 +469,8 @@ class InputRow:
     looks at, and a writer takes the others from here, unchanged."""
     num_bytes: int = 0
     """About how much memory it takes; bounds how many are read ahead."""
-    lot: int | None = None
-    """What decides which shard it is in, if that is not told by the row itself."""
+    shard_hash: int | None = None
+    """Decides which shard the row is in, if that does not follow from its own videos; see `RowPlan.shard_hash`."""
 
 
 @dataclass(frozen=True, kw_only=True)

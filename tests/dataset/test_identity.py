@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from flow import ScriptedEngine, put_clip, request, said
 
-from reelscribe.config import AFFECTS, Settings
+from reelscribe.config import SETTINGS_BY_EFFECT, Settings
 from reelscribe.dataset.identity import Keys, told
 from reelscribe.engines.base import ModelInfo
 from reelscribe.models import model_path
@@ -59,8 +59,9 @@ def test_setting_enters_where_the_table_says(name: str) -> None:
     needed = alone.get(name, {})  # these are no settings on their own
     before, after = Settings(**needed), Settings(**needed | {name: OTHER[name]})
     assert getattr(before, name) != getattr(after, name)
-    assert (_key(**needed | {name: OTHER[name]}) != _key(**needed)) == (name in AFFECTS["captions"])
-    assert (Keys(after, INFO).failures != Keys(before, INFO).failures) == (name in AFFECTS["failures"])
+    assert (_key(**needed | {name: OTHER[name]}) != _key(**needed)) == (name in SETTINGS_BY_EFFECT["captions"])
+    hashes = [Keys(settings, INFO).failure_settings_hash for settings in (before, after)]
+    assert (hashes[0] != hashes[1]) == (name in SETTINGS_BY_EFFECT["failures"])
 
 
 @pytest.mark.parametrize(

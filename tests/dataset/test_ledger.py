@@ -13,10 +13,10 @@ from flow import ScriptedEngine, named, put_clip, request, said
 
 from reelscribe.config import Settings
 from reelscribe.dataset import ledger_file
-from reelscribe.dataset.again import Again
 from reelscribe.dataset.ledger import Ledger
 from reelscribe.dataset.ledger_file import read_answers, read_runs, set_aside
-from reelscribe.errors import FAILURE_KINDS, TRANSIENT_KINDS, DatasetError, FailureKind
+from reelscribe.dataset.remake import Remake
+from reelscribe.errors import FAILURE_KINDS, RETRIED_KINDS, DatasetError, FailureKind
 from reelscribe.outcomes import choose
 from reelscribe.values import Answer, Candidate, Caption, Clip, Failure, Outcome, Request
 
@@ -56,7 +56,7 @@ def _make(ledger: Ledger, outcome: Outcome, **changes: Any) -> Request:
 
 def _look_up(file: Path, again: frozenset[FailureKind] = frozenset(), **settings: Any) -> Outcome | Request:
     """What a later run finds."""
-    with Ledger(file, again=Again(kinds=again)) as ledger:
+    with Ledger(file, remake=Remake(kinds=again)) as ledger:
         return _begin(ledger, **settings).look_up(request())
 
 
@@ -127,7 +127,7 @@ def test_failure_is_known_unless_it_says_more_of_the_moment_which_is_tried_thric
     with Ledger(file) as ledger:
         assert _begin(ledger).look_up(request()) == _failure(kind)
     with sqlite3.connect(file) as base:
-        assert base.execute("SELECT tries FROM outcomes").fetchall() == [(3 if kind in TRANSIENT_KINDS else 1,)]
+        assert base.execute("SELECT tries FROM outcomes").fetchall() == [(3 if kind in RETRIED_KINDS else 1,)]
 
 
 def test_failure_is_tried_again_where_limits_are_others_and_a_caption_is_not(file: Path) -> None:
@@ -144,7 +144,7 @@ def test_named_kinds_are_tried_again_once(file: Path) -> None:
     with Ledger(file) as ledger:
         _make(_begin(ledger), _failure("decode"))
     assert _look_up(file, again=frozenset({"missing"})) == _failure("decode")
-    with Ledger(file, again=Again(kinds=frozenset({"decode"}))) as ledger:
+    with Ledger(file, remake=Remake(kinds=frozenset({"decode"}))) as ledger:
         assert _make(_begin(ledger), _failure("decode")) == request()
         assert ledger.look_up(request()) == _failure("decode")
     assert _look_up(file) == _failure("decode")
@@ -184,8 +184,8 @@ def test_what_is_tried_again_may_be_asked_otherwise_and_is_kept_under_the_old_ke
     asked: dict[str, Any] = {"instead": other}
     with Ledger(file) as ledger:
         _make(_begin(ledger), _failure("engine"))
-    again = Again(kinds=frozenset({"engine"}), settings=Settings(seed=5), differs='{"seed": 5}')
-    with Ledger(file, again=again) as ledger:
+    again = Remake(kinds=frozenset({"engine"}), settings=Settings(seed=5), differs='{"seed": 5}')
+    with Ledger(file, remake=again) as ledger:
         made = _make(_begin(ledger), _caption(), **asked)
         assert made == replace(other, retried_with='{"seed": 5}')
         new = ledger.look_up(request(key="1", prompt="Who?", **asked))

@@ -13,9 +13,9 @@ from flow import ScriptedEngine, put_clip, put_rows, read_rows_of, request, said
 from reelscribe.config import Settings
 from reelscribe.dataset import ledger as ledger_module
 from reelscribe.dataset import ledger_file
-from reelscribe.dataset.again import Again, Mark
 from reelscribe.dataset.ledger import Ledger
 from reelscribe.dataset.ledger_file import copy_ledger, read_answers, read_runs, set_aside
+from reelscribe.dataset.remake import Mark, Remake
 from reelscribe.errors import DatasetError
 from reelscribe.layouts import LAYOUTS
 from reelscribe.report import entries as entries_module
@@ -115,7 +115,7 @@ def test_what_0_1_0_could_not_ask_it_has_not_answered(tmp_path: Path) -> None:
 def test_what_takes_the_place_of_a_caption_of_0_1_0_is_no_failure(tmp_path: Path) -> None:
     file, settings = _old_ledger(tmp_path / "out.ledger.sqlite"), Settings(num_captions=3)
     asked = _asked(ROWS[0], 0, settings)
-    with Ledger(file, again=Again(marked=frozenset({Mark(0)}), differs="{}")) as ledger:
+    with Ledger(file, remake=Remake(marked=frozenset({Mark(0)}), differs="{}")) as ledger:
         ledger.begin(settings, INFO, output="out.jsonl", inputs=[], total=1)
         assert isinstance(ledger.look_up(asked), Request)
         ledger.record(Failure.of(asked, "no"))

@@ -13,7 +13,7 @@ from flow import EOC, VIDEO, ScriptedEngine, put_clip, put_rows, read_rows_of, s
 
 from reelscribe.cli import main
 from reelscribe.config import Settings
-from reelscribe.dataset.again import Mark
+from reelscribe.dataset.remake import Mark
 from reelscribe.errors import DatasetError, EngineError, SettingsError
 from reelscribe.report.entries import CaptionedData, Entry
 from reelscribe.runners import on_demand

@@ -48,7 +48,7 @@ def _run(
 def _lots(tmp_path: Path, rows: list[Row]) -> list[bool]:
     """Which rows are in the first of two shards."""
     plan = LAYOUTS["columns"].plan
-    return [Shard.parse("1/2").holds(plan(row, n, Settings(), tmp_path).lot) for n, row in enumerate(rows)]
+    return [Shard.parse("1/2").holds(plan(row, n, Settings(), tmp_path).shard_hash) for n, row in enumerate(rows)]
 
 
 def test_signal_at_the_last_row_stops_nothing(tmp_path: Path, rows: list[Row]) -> None:
@@ -117,4 +117,4 @@ def test_plans_of_rows_say_their_shard_whatever_the_layout() -> None:
     row: Row = {"videos": ["a.mp4"], "text": "<__dj__video>old"}
     settings = Settings(layout="columns")
     plans = [plan_row(InputRow(index=3, row=row), layout, settings) for layout in LAYOUTS.values()]
-    assert len({plan.lot for plan in plans}) == 1
+    assert len({plan.shard_hash for plan in plans}) == 1

@@ -77,7 +77,7 @@ def test_both_sides_see_the_same() -> None:
     spans = []
     arrays = []
     for number in range(3):
-        picture, span = drawn.array((2, 50, 50, 3), seen.taken())
+        picture, span = drawn.allocate((2, 50, 50, 3), seen.taken())
         assert span
         picture[:] = number
         spans.append(span)
@@ -86,9 +86,9 @@ def test_both_sides_see_the_same() -> None:
     assert [set(array.ravel()) for array in arrays] == [{0}, {1}, {2}]
     del arrays[1]
     assert seen.taken() == {spans[0], spans[2]}
-    assert drawn.array((1, 50, 50, 3), seen.taken())[1] == (16384, 23884)
+    assert drawn.allocate((1, 50, 50, 3), seen.taken())[1] == (16384, 23884)
     arrays[0][:] = 7
-    assert np.all(drawn.array((2, 50, 50, 3), set())[0] == 7)
+    assert np.all(drawn.allocate((2, 50, 50, 3), set())[0] == 7)
 
 
 @pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="looks at files and memory as Linux shows them")
@@ -97,7 +97,7 @@ def test_many_frames_take_few_descriptors_and_their_memory_goes_with_them() -> N
     drawn = DrawnFrames(seen.file.fileno())
 
     def one() -> NDArray[np.uint8]:
-        picture, span = drawn.array((4, 64, 64, 3), seen.taken())
+        picture, span = drawn.allocate((4, 64, 64, 3), seen.taken())
         assert span
         picture[:] = 1
         return seen.array(picture.shape, span)

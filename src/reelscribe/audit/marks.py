@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from reelscribe.dataset.again import Mark
+from reelscribe.dataset.remake import Mark
 from reelscribe.errors import DatasetError
 from reelscribe.export.samples import chosen_tasks, unknown_name
 from reelscribe.export.where import Condition, Named

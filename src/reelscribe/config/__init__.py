@@ -28,9 +28,9 @@ from reelscribe.tasks import CLIP_FACTS, COLUMN_KINDS, DEFAULT_TASK, ColumnKind,
 from reelscribe.wording import read_list
 
 __all__ = [
-    "AFFECTS",
     "DEFAULT_MODEL",
     "PARAMS_WITHOUT_EFFECT",
+    "SETTINGS_BY_EFFECT",
     "DataSettings",
     "Effect",
     "FailureLimit",
@@ -278,11 +278,11 @@ class Settings(
 
 Settings.__doc__ = f"{Settings.__doc__}\n\n{described(Settings)}"
 
-AFFECTS: Final[Mapping[Effect, tuple[str, ...]]] = {
+SETTINGS_BY_EFFECT: Final[Mapping[Effect, tuple[str, ...]]] = {
     effect: tuple(item.name for item in fields(Settings) if item.metadata["affects"] == effect)
     for effect in get_args(Effect)
 }
-"""The settings by what of earlier results they touch."""
+"""For each effect that a setting can have on stored results, the settings that have it."""
 
 PARAMS_WITHOUT_EFFECT: Final = frozenset(
     {

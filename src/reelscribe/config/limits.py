@@ -31,9 +31,9 @@ class Shard:
     def __str__(self) -> str:
         return f"{self.number}/{self.of}"
 
-    def holds(self, lot: int) -> bool:
-        """Whether the row with this lot is in it; see `RowPlan.lot`."""
-        return lot % self.of == self.number - 1
+    def holds(self, shard_hash: int) -> bool:
+        """Whether a row with this hash belongs to this shard; see `RowPlan.shard_hash`."""
+        return shard_hash % self.of == self.number - 1
 
 
 @dataclass(frozen=True, kw_only=True)

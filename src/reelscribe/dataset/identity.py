@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
-from reelscribe.config import AFFECTS, PARAMS_WITHOUT_EFFECT, Effect, Settings
+from reelscribe.config import PARAMS_WITHOUT_EFFECT, SETTINGS_BY_EFFECT, Effect, Settings
 from reelscribe.engines.base import ModelInfo
 from reelscribe.errors import ClipError
 from reelscribe.models import model_path
@@ -33,23 +33,24 @@ class Keys:
 
     Args:
         settings: of the run.
-        info: what is running.
-        weights: of it, where they are recorded; else they are looked at.
+        info: the engine and model that are running.
+        weights: identity of the model's weights, if an earlier run recorded it; None to compute it from the files.
     """
 
     def __init__(self, settings: Settings, info: ModelInfo, *, weights: str | None = None) -> None:
         self.settings = settings
         self._limits = FetchLimits.of(settings)
         self.weights = weights or weights_of(info.model)
-        """What tells the files of a model in a folder from others."""
+        """Identity of the files of a model in a folder."""
         self._captions = _running(settings, info, self.weights)
         self._of_tasks = {
             task.name: _running(settings.of_task(task), other, weights_of(other.model))
             for task in settings.all_tasks
             if (other := info.others.get(task.name))
         }
-        self.failures = _digest(told(settings, "failures")).hex()
-        """Names the settings on which it depends whether a video can be had at all."""
+        self.failure_settings_hash = _digest(told(settings, "failures")).hex()
+        """Hash of the settings that decide whether a video fails, such as time limits. If they change, failures are
+        tried again."""
 
     def key(self, request: Request, video: tuple[Any, ...]) -> bytes:
         """The content key of a request for a video: 20 bytes. The row's text is no part of it."""
@@ -150,7 +151,7 @@ def seed_of_0_1(request: Request, settings: Settings) -> int:
 
 def told(settings: Settings, *effects: Effect) -> dict[str, Any]:
     """The settings that have such effects, ready for JSON."""
-    names = [name for effect in effects for name in AFFECTS[effect]]
+    names = [name for effect in effects for name in SETTINGS_BY_EFFECT[effect]]
     values = {name: getattr(settings, name) for name in names}
     if "sampling" in values:
         values["sampling"] = settings.sampling_params().told()

@@ -19,7 +19,6 @@ from types import TracebackType
 from typing import Any, Final, NamedTuple, Self
 
 from reelscribe.config import Settings
-from reelscribe.dataset.again import NOTHING_AGAIN, Again, Mark
 from reelscribe.dataset.identity import Keys, work_of
 from reelscribe.dataset.ledger_file import (
     ADOPT,
@@ -40,49 +39,51 @@ from reelscribe.dataset.ledger_file import (
     unpack,
     uri_of,
 )
+from reelscribe.dataset.remake import NOTHING_TO_REMAKE, Mark, Remake
 from reelscribe.engines.base import ModelInfo
-from reelscribe.errors import TRANSIENT_KINDS, DatasetError, FailureKind
+from reelscribe.errors import RETRIED_KINDS, DatasetError, FailureKind
 from reelscribe.outcomes import choose
 from reelscribe.values import Answer, Caption, Failure, Outcome, Request, RequestId
 
 logger = logging.getLogger(__name__)
 
 MOST_TRIES: Final = 3
-"""How many runs, one after the other, try a clip that fails for reasons of the moment."""
+"""How many runs in a row try a clip that fails with one of `RETRIED_KINDS`."""
 _COMMIT_SECONDS: Final = 1.0
 _LARGEST_SEED: Final = (1 << 63) - 1
 
 
 class Ledger:
-    """Opens a ledger, or begins one. One that never saw a run is removed again when it is closed.
+    """All outcomes of the runs on an output, in a SQLite file. Opens the file, or creates it.
 
-    What is recorded is on disk a second later, or when the ledger is closed. May be used from several threads.
+    A recorded outcome is on disk within a second, and at the latest when the ledger is closed. Methods may be called
+    from several threads. A ledger that was opened without beginning a run, and holds none, is deleted when closed.
 
-    The journal is SQLite's plain one, in place of a write-ahead log: that needs memory which all processes share, so
-    that to look at a run from another machine of a cluster would ruin it.
+    The journal is SQLite's rollback journal. A write-ahead log needs shared memory between all processes that have the
+    file open, which a network file system does not give: looking at a run from another machine would corrupt it.
 
     Args:
-        file: the ledger's.
-        again: what of earlier runs is not known, and so made again. It takes the place of what there was.
+        file: path of the SQLite file.
+        remake: outcomes of earlier runs to make again although they are known. The new ones replace them.
 
     Raises:
         DatasetError: the file cannot be used.
     """
 
-    def __init__(self, file: Path, *, again: Again = NOTHING_AGAIN) -> None:
+    def __init__(self, file: Path, *, remake: Remake = NOTHING_TO_REMAKE) -> None:
         self.file = file
-        self._again = again
-        self.unmet = {mark for mark in again.marked if mark.task is None or again.is_of(mark.task)}
-        """Marks of what was not looked up."""
+        self._remake = remake
+        self.unmatched_marks = {mark for mark in remake.marked if mark.task is None or remake.is_of(mark.task)}
+        """Marks that no request has matched so far."""
         self._marked: dict[int, list[Mark]] = {}
-        for mark in self.unmet:
+        for mark in self.unmatched_marks:
             self._marked.setdefault(mark.row, []).append(mark)
-        self.stayed: list[Failure] = []
-        """Why marked captions could not be made again, which stay."""
-        self.made_so = 0
-        """Marked captions that an earlier retry made in just this way."""
-        self.asked = 0
-        """Requests that were not known."""
+        self.not_remade: list[Failure] = []
+        """Failures to make a marked caption again; the earlier caption stays."""
+        self.already_remade = 0
+        """Marked captions that an earlier retry made with the same settings; they are not made once more."""
+        self.num_asked = 0
+        """Requests whose outcome was not known, so that the engine was asked."""
         self._asked: dict[RequestId, _Asked] = {}
         self._rows_again: set[int] = set()
         self._running: tuple[str, str, str | None] | None = None
@@ -144,12 +145,12 @@ class Ledger:
 
         Args:
             settings: of the run.
-            info: what is running.
-            output: as it was typed.
-            inputs: likewise.
-            total: rows, where their number is known.
+            info: the engine and model that are running.
+            output: path or URL as it was typed.
+            inputs: paths or URLs as they were typed.
+            total: number of rows, if known.
         """
-        self._running, last = (info.engine, info.model, info.revision), self._again.run
+        self._running, last = (info.engine, info.model, info.revision), self._remake.run
         if last:
             info = last.model_info()
         self._keys = Keys(settings, info, weights=last.work.get("weights") if last else None)
@@ -224,62 +225,62 @@ class Ledger:
         video = keys.video(request.clip)
         found = self._find(request, video)
         with self._lock:
-            again = self._is_again(request, found)
-            if found is not None and not again and not found.unscored and self._holds(found):
+            must_remake = self._must_remake(request, found)
+            if found is not None and not must_remake and not found.unscored and self._holds(found):
                 return found.outcome
-            if again and isinstance(request.instead, Failure):  # its prompt names what the row does not have
+            if must_remake and isinstance(request.instead, Failure):  # its prompt names what the row does not have
                 return self._stays(found, request.instead)
-            stays = found if again else None
-            if found is not None and not again and found.unscored and self._holds(found):
-                asked, stays = replace(request, answered=found.unscored), found
+            replaces = found if must_remake else None
+            if found is not None and not must_remake and found.unscored and self._holds(found):
+                asked, replaces = replace(request, answered=found.unscored), found
             else:
-                asked = self._to_ask(request, again=again)
-            self.asked += 1
-            self._asked[request.id] = _Asked(keys.key(request, video), request, video, stays)
+                asked = self._to_ask(request, remake=must_remake)
+            self.num_asked += 1
+            self._asked[request.id] = _Asked(keys.key(request, video), request, video, replaces)
         return asked
 
-    def _is_again(self, request: Request, found: "_Found | None") -> bool:
-        """Whether what is known is to be made again, since it is marked or of such a kind."""
+    def _must_remake(self, request: Request, found: "_Found | None") -> bool:
+        """Whether a known outcome is to be made again: it is marked, or a failure of a kind to retry."""
         marked = self._is_marked(request)
-        if found is None or not found.earlier or not self._again.is_of(request.id.task):
+        if found is None or not found.earlier or not self._remake.is_of(request.id.task):
             return False
-        if marked and self._is_made_so(found.outcome):
-            self.made_so += 1
+        if marked and self._is_already_remade(found.outcome):
+            self.already_remade += 1
             return False
-        return marked or found.kind in self._again.kinds
+        return marked or found.kind in self._remake.kinds
 
-    def _is_made_so(self, outcome: Outcome) -> bool:
-        """Whether a retry made it in just the way of this one, which would give it once more."""
+    def _is_already_remade(self, outcome: Outcome) -> bool:
+        """Whether an earlier retry made it with the same settings and model, so that this one would give the same."""
         meta = outcome.meta if isinstance(outcome, Caption) else {}
         by = tuple(meta.get(name) for name in ("engine", "model", "revision"))
-        return meta.get("retried_with") == self._again.differs and by == self._running
+        return meta.get("retried_with") == self._remake.differs and by == self._running
 
-    def _to_ask(self, request: Request, *, again: bool) -> Request:
-        """What is asked: of what is made again perhaps something else."""
-        differs = self._again.model_differs
-        if again:
+    def _to_ask(self, request: Request, *, remake: bool) -> Request:
+        """The request to make. A retry may ask it with another prompt, model or sampling."""
+        differs = self._remake.model_differs
+        if remake:
             self._rows_again.add(request.id.row)
-            differs = self._again.differs
+            differs = self._remake.differs
         elif differs and request.id.row not in self._rows_again:
             raise DatasetError(
                 f"{request.id} is not known from the last run, as its video or its row has changed since, or the run "
                 "did not come to its end. Give its command once more, and retry then: this retry has another model, or "
                 "other frames."
             )
-        asked = request.instead if again and isinstance(request.instead, Request) else request
+        asked = request.instead if remake and isinstance(request.instead, Request) else request
         if differs or asked.instead:
             return replace(asked, instead=None, retried_with=differs)
         return asked
 
     def _stays(self, found: "_Found | None", failure: Failure) -> Outcome:
-        """What holds in place of a failure to make something again."""
+        """The outcome that holds if making it again failed: the earlier caption, if there was one."""
         if found is None or found.kind:
             return failure
-        self.stayed.append(failure)
+        self.not_remade.append(failure)
         return found.outcome
 
     def _find(self, request: Request, video: tuple[Any, ...]) -> "_Found | None":
-        """What lies under the key of a request, or under the one that it had in release 0.1.0: captions first."""
+        """The stored outcome of a request, under its key or that of release 0.1.0; captions come first."""
         keys = self._begun()
         names = [keys.key(request, video)]
         if self._has_keys_of_0_1:
@@ -327,29 +328,29 @@ class Ledger:
                 )
 
     def _is_marked(self, request: Request) -> bool:
-        if not self._again.is_of(request.id.task):
+        if not self._remake.is_of(request.id.task):
             return False
         found = {mark for mark in self._marked.get(request.id.row, ()) if mark.means(request)}
-        self.unmet -= found
+        self.unmatched_marks -= found
         return bool(found)
 
     def _holds(self, found: "_Found") -> bool:
-        """Whether what is known is not to be tried again."""
-        if not found.earlier or self._again.model_differs:
+        """Whether a known outcome still holds, or should be tried again."""
+        if not found.earlier or self._remake.model_differs:
             return True
         if isinstance(found.outcome, Caption):
             return not _falls_short(found.outcome, self._begun().settings)
-        if not self._again.is_of(found.outcome.id.task):
+        if not self._remake.is_of(found.outcome.id.task):
             return True
-        if found.limits != self._begun().failures:
+        if found.limits != self._begun().failure_settings_hash:
             return False
-        return found.outcome.kind not in TRANSIENT_KINDS or found.tries >= MOST_TRIES
+        return found.outcome.kind not in RETRIED_KINDS or found.tries >= MOST_TRIES
 
     def record(self, outcome: Outcome) -> Outcome:
         """Take the outcome of a request that was looked up and not known.
 
-        A failure of a file that is no longer what it was is not kept: it says nothing about what is there now. Nor is
-        one that would take the place of a caption.
+        Two kinds of failures are not stored: those of a file that changed meanwhile, and those that would replace a
+        caption.
 
         Returns:
             What holds now: a caption that was to be made again, if that failed.
@@ -358,14 +359,14 @@ class Ledger:
         keys = self._begun()
         asked = self._asked.pop(outcome.id)
         kind = outcome.kind if isinstance(outcome, Failure) else None
-        if isinstance(outcome, Failure) and asked.again and not asked.again.kind:
-            return self._stays(asked.again, outcome)
+        if isinstance(outcome, Failure) and asked.replaces and not asked.replaces.kind:
+            return self._stays(asked.replaces, outcome)
         if kind and keys.video(asked.request.clip) != asked.video:
             return outcome
         with self._lock, troubles(self.file):
             self._write(
                 MAKE,
-                (asked.key, kind, pack(outcome, asked.request.seed), self._run, keys.failures),
+                (asked.key, kind, pack(outcome, asked.request.seed), self._run, keys.failure_settings_hash),
             )
         return outcome
 
@@ -459,7 +460,7 @@ class Ledger:
         while not self._done.wait(_COMMIT_SECONDS):
             try:
                 self.flush()
-            except DatasetError as exc:  # told to the run at its next row
+            except DatasetError as exc:  # raised at the next call of `record` or `advance`
                 self._trouble = exc
                 return
 
@@ -469,15 +470,15 @@ class _Asked(NamedTuple):
 
     key: bytes
     request: Request
-    """As the run asks it, which may not be how it is asked now."""
+    """As the run asks it; a retry may ask it in another way."""
     video: tuple[Any, ...]
-    again: "_Found | None"
-    """What there is, if that is made again."""
+    replaces: "_Found | None"
+    """The known outcome that is being made again, if any."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Found:
-    """An outcome, and what is known of how it came about."""
+    """A stored outcome, and how it was made."""
 
     outcome: Outcome
     unscored: Answer | None
@@ -488,7 +489,7 @@ class _Found:
     tries: int
     """Runs that tried it."""
     limits: str
-    """Names the settings under which it failed."""
+    """Hash of the settings under which it failed; see `Keys.failure_settings_hash`."""
 
 
 def _sidecars_of_0_1(runs: Sequence[Run]) -> set[str]:

@@ -216,7 +216,7 @@ class SidecarWriter:
             return True
         as_columns = replace(self._settings, layout="columns")  # the videos, which tell the shard, are the same in all
         plan = LAYOUTS["columns"].plan(row.row, row.index, as_columns, row.root)
-        return shard.holds(plan.lot if row.lot is None else row.lot)
+        return shard.holds(plan.shard_hash if row.shard_hash is None else row.shard_hash)
 
     def _files(self, row: InputRow) -> Iterator[tuple[int, str | None, Path]]:
         """Number of each local video of a row, and the files beside it: each with its task, or None for all in one."""

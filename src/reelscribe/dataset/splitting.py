@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final, Protocol
 
-from reelscribe.asking import lot_of
+from reelscribe.asking import shard_hash_of
 from reelscribe.config import Settings, Shard
 from reelscribe.dataset.formats.jsonl import JsonLine, splice
 from reelscribe.dataset.identity import scenes_key
@@ -98,7 +98,7 @@ def split_rows(
         notes: where the scenes of films are kept, so that they are looked for once.
         folder: from which relative paths of videos are to start; where they started before, by default.
         shard: whose videos are split. A video of another is not looked at, and comes as one row, which says by its
-            `lot` that it is not of this shard. Then numbers are the same in all shards, but not in a row.
+            `shard_hash` that it is not of this shard. Then numbers are the same in all shards, but not in a row.
 
     Raises:
         DatasetError: a column that is added is there already.
@@ -116,7 +116,7 @@ def split_rows(
         clips: Counter[str | bytes] = Counter()
         for clip, video, found in videos:
             if shard is not None:
-                item = replace(item, lot=lot_of([clip]))  # noqa: PLW2901
+                item = replace(item, shard_hash=shard_hash_of([clip]))  # noqa: PLW2901
             kept = [piece for piece in found if splitting.is_long_enough(piece)] if isinstance(found, list) else []
             left_out += len(found) - len(kept) if isinstance(found, list) else 0
             alone = _alone(item, clip, video, settings, folder)
@@ -161,7 +161,7 @@ def _looked_at(
         of_others.set_result(None)
 
         def look(clip: Clip) -> Future[Found]:
-            return executor.submit(find, clip) if shard is None or shard.holds(lot_of([clip])) else of_others
+            return executor.submit(find, clip) if shard is None or shard.holds(shard_hash_of([clip])) else of_others
 
         def first() -> tuple[InputRow, Videos]:
             item, videos = waiting.popleft()

@@ -82,9 +82,9 @@ class Uploads(AbstractContextManager["Uploads"]):
         """
         with _telling(f"cannot write to {self.url}"):
             self._try_to_write()
-        for file in self._writer.there():
+        for file in self._writer.existing_files():
             _forget(file)  # a copy that was brought here to be read
-        for url, found in self._there():
+        for url, found in self._existing_urls():
             self._check_ours(url, found)
         ledger = beside(self._writer.output, "ledger.sqlite")
         shown = without_passwords(self.url)
@@ -106,8 +106,8 @@ class Uploads(AbstractContextManager["Uploads"]):
     def _is_atomic(self) -> bool:
         return scheme_of(self.url) in _ATOMIC
 
-    def _there(self) -> Iterator[tuple[str, str]]:
-        """What would be replaced or removed, and its identity."""
+    def _existing_urls(self) -> Iterator[tuple[str, str]]:
+        """URLs of existing files that an upload would replace or remove, each with the identity of its content."""
         if self._writer.is_sharded:
             folder = self.url_of(self._writer.file).rpartition("/")[0]
             files = {f"{folder}/{name}": found for name, found in _files_in(self._fs, folder).items()}
@@ -185,7 +185,7 @@ class Uploads(AbstractContextManager["Uploads"]):
     ) -> None:
         if error is not None:
             return
-        for url, found in [item for item in self._there() if item[0] not in self._uploaded]:
+        for url, found in [item for item in self._existing_urls() if item[0] not in self._uploaded]:
             self._check_ours(url, found)
             with _telling(f"cannot remove {url}, which an earlier run left"):
                 self._fs.rm_file(_path(self._fs, url))

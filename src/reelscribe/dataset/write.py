@@ -92,8 +92,8 @@ class DatasetWriter(AbstractContextManager["DatasetWriter"]):
         ours = path.parent == folder and _number_of(path.name, self._pattern.name) is not None
         return ours or path in (self.output.resolve(), self.failures.resolve())
 
-    def there(self) -> Iterator[Path]:
-        """The files that it would replace or remove."""
+    def existing_files(self) -> Iterator[Path]:
+        """Files that exist and that this writer would replace or remove."""
         folder, name = self._pattern.parent, self._pattern.name
         if self._limit is not None and folder.is_dir():
             yield from sorted(path for path in folder.iterdir() if _number_of(path.name, name) is not None)

@@ -149,7 +149,7 @@ class TransformersEngine:
                     waiting = ready.wait(0)
                 else:
                     ready.wait(1)
-                    waiting = ready.wait(self._quorum, patience_seconds=_PATIENCE_SECONDS)
+                    waiting = ready.wait(self._min_joining, patience_seconds=_PATIENCE_SECONDS)
                 prepared = [item.inputs for item in waiting if item.inputs]
                 group = self._choose(prepared, batch, all_there=ready.ended or ready.full)
                 taken = [item for item in waiting if not item.inputs or item.inputs in group]
@@ -190,8 +190,8 @@ class TransformersEngine:
         return _Prepared(inputs=inputs, failures=tuple(failure for made in alone for failure in made.failures))
 
     @property
-    def _quorum(self) -> int:
-        """So many works join together, where there are so many: each time, the whole cache is copied."""
+    def _min_joining(self) -> int:
+        """Minimum number of works for joining a batch that runs, because each time the whole cache is copied."""
         return -(-self._batch_size // 4)
 
     def _tokens_of(self, works: Sequence[ModelInputs]) -> int:
@@ -215,7 +215,7 @@ class TransformersEngine:
             if self._tokens_of([*running, *group, item]) > self._batch_tokens and (running or group):
                 break
             group.append(item)
-        many = len(group) >= self._quorum or self._tokens_of(group) >= self._batch_tokens / 4
+        many = len(group) >= self._min_joining or self._tokens_of(group) >= self._batch_tokens / 4
         return group if many or not running or (all_there and len(group) == len(waiting)) else []
 
     def _advance(self, batch: RunningBatch, group: Sequence[ModelInputs] = ()) -> "_Fault | None":

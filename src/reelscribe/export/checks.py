@@ -12,7 +12,7 @@ from reelscribe.export.samples import Sample, unknown_name
 from reelscribe.export.targets import Target
 from reelscribe.export.videos import Names, suffix_of, trouble
 
-_MOST: Final = 0.5
+_WARNING_SHARE: Final = 0.5
 """If a trainer's limit is broken by a larger share of the captions or clips, nothing is written."""
 
 
@@ -111,7 +111,7 @@ class Checks:
         if not self._long:
             return
         what = f"{self._long:,} of {summary.texts:,} captions are longer than {self._most_tokens:,} tokens"
-        if self._long > summary.texts * _MOST:
+        if self._long > summary.texts * _WARNING_SHARE:
             raise DatasetError(
                 f"{what}, which is most of them: nothing is written. Ask for shorter ones, raise --max-tokens, or "
                 f"leave them out with --where 'tokens<={self._most_tokens}'."
@@ -123,7 +123,7 @@ class Checks:
         for number, rule in enumerate(self._target.rules):
             broken = self._broken[number]
             what = f"{broken:,} of {summary.samples:,} clips {rule.words}"
-            if rule.refuses and broken > summary.samples * _MOST:
+            if rule.refuses and broken > summary.samples * _WARNING_SHARE:
                 raise DatasetError(
                     f"{what}, which {title} does not take: nothing is written. Split films into clips "
                     "that it takes, or leave these out with --where, as 'seconds<=61' or 'frames>=61'."

@@ -98,7 +98,7 @@ def _checked(data: CaptionedData, new: Path | None, *, overwrite: bool) -> Path:
     formats = {source.format for source in data.sources}
     if format_of(new.name) is None and not all(FORMATS[name].writable for name in formats):
         raise DatasetError(f"{data.output} is in a format that is read, not written; name a file with -o.")
-    there = next(DatasetWriter(new, _settings_for(new, data.settings)).there(), None)
+    there = next(DatasetWriter(new, _settings_for(new, data.settings)).existing_files(), None)
     if there is not None and not overwrite:
         raise DatasetError(f"cannot write to {new}: {there} is there already; --overwrite replaces it.")
     return new

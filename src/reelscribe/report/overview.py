@@ -14,8 +14,8 @@ from reelscribe.report.words import opening
 from reelscribe.words import words_of
 
 _TOP: Final = 6
-_MOST: Final = 1 << 40
-"""Nothing that is counted or timed comes to so much; a data set may say anything."""
+_MAX_PLAUSIBLE: Final = 1 << 40
+"""Counts and times above this are taken for errors. A data set may hold any number, and plots must not break on it."""
 
 
 @dataclass(kw_only=True)
@@ -158,7 +158,7 @@ def caption_tokens_of(entry: Entry) -> list[int]:
 def frame_seconds_of(entry: Entry) -> list[float]:
     """When the frames that the model saw are shown, in seconds; empty where that is not known."""
     seconds = listed(entry.meta.get("frame_timestamps"))
-    return [float(second) for second in seconds if isinstance(second, int | float) and 0 <= second < _MOST]
+    return [float(second) for second in seconds if isinstance(second, int | float) and 0 <= second < _MAX_PLAUSIBLE]
 
 
 def shown_of(answers: Sequence[Entry]) -> Entry:
@@ -180,7 +180,7 @@ def seconds_of(entry: Entry) -> float | None:
 
 
 def _is_count(value: Any) -> bool:
-    return isinstance(value, int) and 0 <= value < _MOST
+    return isinstance(value, int) and 0 <= value < _MAX_PLAUSIBLE
 
 
 def listed(value: Any) -> list[Any]:

@@ -11,7 +11,6 @@ from signal import Signals
 from typing import Any, Final
 
 from reelscribe.config import Settings
-from reelscribe.dataset.again import NOTHING_AGAIN, Again
 from reelscribe.dataset.columns import check_columns, no_video
 from reelscribe.dataset.files import VIDEO_SUFFIXES, is_url
 from reelscribe.dataset.ledger import Ledger
@@ -19,6 +18,7 @@ from reelscribe.dataset.ledger_file import Run, aside, set_aside
 from reelscribe.dataset.lock import locked
 from reelscribe.dataset.places import failures_at, place_of, url_of
 from reelscribe.dataset.read import count_rows, read_rows
+from reelscribe.dataset.remake import NOTHING_TO_REMAKE, Remake
 from reelscribe.dataset.sidecars import SidecarWriter
 from reelscribe.dataset.sources import Source, find_sources
 from reelscribe.dataset.splitting import check_split, split_rows
@@ -90,7 +90,7 @@ def run(
     on_row: OnRow = lambda result: None,
     handle_signals: bool = False,
     on_stop: Callable[[str], None] = tell_stop,
-    again: Again = NOTHING_AGAIN,
+    remake: Remake = NOTHING_TO_REMAKE,
 ) -> RunSummary:
     """Caption data sets, or go on where an earlier run on this output ended.
 
@@ -107,7 +107,7 @@ def run(
             second one. Only in the main thread.
         on_stop: called at the first signal, wherever the program is just then, with what is finished, in words; prints
             that by default.
-        again: what of earlier runs is made again, and with which settings.
+        remake: what of earlier runs is made again, and with which settings.
 
     Raises:
         DatasetError: an input cannot be read or holds nothing to caption, the output or the ledger cannot be written,
@@ -122,7 +122,7 @@ def run(
             `OUTPUT.partial`, the ledger has what was made, and the same run goes on from there.
     """
     inputs = [inputs] if isinstance(inputs, str | Path) else inputs
-    making = again.settings or settings
+    making = remake.settings or settings
     tally = Tally(settings.failure_limit(), [task.name for task in settings.all_tasks])
     with contextlib.ExitStack() as stack:
         telling = stack.enter_context(shown(progress))
@@ -132,7 +132,7 @@ def run(
         total = _checked_count(sources, settings, making)
         stack.enter_context(locked(lock_of(output), named))
         _make_way(output, writer, uploads, settings)
-        ledger = stack.enter_context(Ledger(ledger_of(output), again=again))
+        ledger = stack.enter_context(Ledger(ledger_of(output), remake=remake))
         _check_shard(ledger.last, settings)
         sidecars = _sidecars(sources, output, settings, ledger, adopt)
         writer.before_named = ledger.flush
@@ -170,7 +170,7 @@ def run(
             settings,
             maker,
             memory=ledger,
-            again=again.settings,
+            retry_settings=remake.settings,
             stop=start.is_cut,
             wanted=start.may,
             drop=stop,
@@ -190,7 +190,7 @@ def run(
         if start.is_unfinished():
             raise _stopped(stop, watch) if stop() else spending.error(tally.rows)
         _end(ledger, tally, settings)
-    return _summary(tally, failures_at(named), watch, spending, ledger.asked)
+    return _summary(tally, failures_at(named), watch, spending, ledger.num_asked)
 
 
 def _writing(output: str | Path, settings: Settings, sources: Sequence[Source]) -> tuple[DatasetWriter, Uploads | None]:
@@ -241,7 +241,7 @@ def _make_way(output: Path, writer: DatasetWriter, uploads: Uploads | None, sett
 def _check_not_of_others(output: Path, writer: DatasetWriter) -> None:
     """Raise where there are files in the place of the output which no run has written, as far as is known."""
     written = outputs_of_runs(output)
-    for path in writer.there():
+    for path in writer.existing_files():
         ours = bool(written) if path == writer.failures else output.name in written
         if not ours:
             others = f"; the ledger beside it is of {', '.join(sorted(written))}" if written else ""
@@ -338,15 +338,17 @@ def _end(ledger: Ledger, tally: Tally, settings: Settings) -> None:
     """Do what comes before the output gets its name."""
     if tally.rows and tally.without_video == tally.rows and not settings.shard:
         raise no_video(tally.rows, settings)
-    if ledger.unmet:
-        rows = ", ".join(map(str, sorted({mark.row for mark in ledger.unmet})))
+    if ledger.unmatched_marks:
+        rows = ", ".join(map(str, sorted({mark.row for mark in ledger.unmatched_marks})))
         logger.warning("Not made again, since they are not what was marked: the videos of rows %s.", rows)
-    if ledger.made_so:
-        logger.warning("%d marked captions had been made with just this before: they stay.", ledger.made_so)
-    if ledger.stayed:
-        first = sorted(ledger.stayed, key=lambda failure: failure.id.row)[:_MOST_TOLD]
+    if ledger.already_remade:
+        logger.warning("%d marked captions had been made with just this before: they stay.", ledger.already_remade)
+    if ledger.not_remade:
+        first = sorted(ledger.not_remade, key=lambda failure: failure.id.row)[:_MOST_TOLD]
         told = "; ".join(f"row {failure.id.row}: {failure.message}" for failure in first)
-        logger.warning("%d captions could not be made again, and stay as they are, as: %s", len(ledger.stayed), told)
+        logger.warning(
+            "%d captions could not be made again, and stay as they are, as: %s", len(ledger.not_remade), told
+        )
 
 
 _MOST_TOLD: Final = 3

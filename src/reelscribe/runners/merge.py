@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
-from reelscribe.config import AFFECTS, Shard
+from reelscribe.config import SETTINGS_BY_EFFECT, Shard
 from reelscribe.dataset.ledger_file import Run
 from reelscribe.dataset.places import place_of, place_of_run, url_of
 from reelscribe.errors import DatasetError
@@ -20,7 +20,7 @@ from reelscribe.runners.status import find_ledger, ledger_of, runs_on
 from reelscribe.values import Work
 
 _ALIKE: Final = (
-    *(*AFFECTS["rows"], *AFFECTS["captions"], *AFFECTS["failures"]),
+    *(*SETTINGS_BY_EFFECT["rows"], *SETTINGS_BY_EFFECT["captions"], *SETTINGS_BY_EFFECT["failures"]),
     *("original", "keep", "columns", "text_key", "max_line_bytes"),
 )
 """Settings that all shards must have alike."""

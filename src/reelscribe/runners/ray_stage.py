@@ -1,10 +1,14 @@
 """What a run on Ray has on the cluster: the feed of chunks, their reader, and the actors that make answers.
 
-An actor whose engine breaks ends itself, and Ray starts it again and gives it the same chunks. A work may be what
-breaks the engine: so a chunk that was begun too often goes through one work at a time, those first that were tried
-least, and a work at which the actor ends each time is given up. It may be the machine, too: so that a work is
-given up early only where others went through meanwhile, and an actor that ends again and again ends the run. The feed,
-which outlives the actors, keeps count.
+An actor whose engine breaks ends itself. Ray restarts it and gives it the same chunks again. The cause may be one work
+or the machine:
+
+- After `_WHOLE_TRIES` tries a chunk goes through one work at a time, the least tried works first. A work at which the
+  actor ends each time becomes a failure.
+- If no other work succeeded meanwhile, the machine may be at fault: then the work gets more tries.
+- An actor that ends `_MOST_DEATHS` times without an answer in between ends the run.
+
+The feed counts tries and deaths, since it outlives the actors.
 """
 
 import asyncio
@@ -49,8 +53,8 @@ _MOST_ALONE_TRIES: Final = 3
 _MOST_DEATHS: Final = 10
 """Of an actor, with nothing answered between: then it is no clip's doing."""
 _NO_WORD: Final = "it left no word; see Ray's logs"
-_SECONDS_FOR_OTHERS: Final = 2.0
-"""That go first where a chunk has a suspect: those that go through show that it is not the machine."""
+_HEAD_START_SECONDS: Final = 2.0
+"""Other chunks get this long a start before one with a suspect work: if they succeed, the machine is not at fault."""
 _SECONDS_TO_LOAD_AGAIN: Final = 5.0
 """After an engine could not be loaded: one that ended before it may still hold memory."""
 
@@ -278,7 +282,7 @@ class MakeAnswers:
             if how is True:
                 return self._send(number, chunk)
         if how.tries:
-            time.sleep(_SECONDS_FOR_OTHERS)
+            time.sleep(_HEAD_START_SECONDS)
         with self._all_places():
             done: dict[RequestId, Answers] = {name: pickle.loads(answers) for name, answers in how.done.items()}
             for work in sorted(chunk, key=lambda work: how.tries.get(_name_of(work), 0)):

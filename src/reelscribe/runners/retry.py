@@ -8,12 +8,12 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any, Final
 
-from reelscribe.config import AFFECTS, Settings
+from reelscribe.config import SETTINGS_BY_EFFECT, Settings
 from reelscribe.config.groups import RETRY_QUESTION, RETRY_SETTINGS
-from reelscribe.dataset.again import Again, Mark
 from reelscribe.dataset.ledger_file import Run
 from reelscribe.dataset.places import failures_at, place_of_run
 from reelscribe.dataset.read import read_rows
+from reelscribe.dataset.remake import Mark, Remake
 from reelscribe.dataset.sources import find_sources
 from reelscribe.errors import FAILURE_KINDS, DatasetError, SettingsError, did_you_mean
 from reelscribe.runners.local import RunSummary, run
@@ -78,19 +78,19 @@ def retry(
     if has_marks and base.shard:
         raise SettingsError("marks count the rows of all shards' output: merge these, and retry what comes of that.")
     with in_folder_of(last):
-        again = replace(
+        remake = replace(
             _with_other(last, base, settings, tasks),
             kinds=frozenset(kind for kind in FAILURE_KINDS if kind in kinds),
             marked=found,
             tasks=frozenset(tasks) if tasks else None,
         )
-        if has_marks and not again.differs:
+        if has_marks and not remake.differs:
             raise SettingsError(_AS_THEY_ARE)
-        if last.ending == "finished" and not again.marked and not (kinds and last.progress["failures"]):
+        if last.ending == "finished" and not remake.marked and not (kinds and last.progress["failures"]):
             return _nothing(last)
-        if last.ending != "finished" and not again.model_differs:
+        if last.ending != "finished" and not remake.model_differs:
             logger.warning("The last run on %s did not come to its end: what it left is made, too.", last.output)
-        return run(last.inputs, last.output, base, again=again, **options)
+        return run(last.inputs, last.output, base, remake=remake, **options)
 
 
 def settings_of(last: Run) -> Settings:
@@ -120,7 +120,7 @@ def _nothing(last: Run) -> RunSummary:
     return RunSummary(**told, known=known, failures=failures, failures_file=listed)
 
 
-def _with_other(last: Run, base: Settings, given: Mapping[str, Any], tasks: Collection[str] | None) -> Again:
+def _with_other(last: Run, base: Settings, given: Mapping[str, Any], tasks: Collection[str] | None) -> Remake:
     """With what is made again.
 
     Raises:
@@ -133,14 +133,14 @@ def _with_other(last: Run, base: Settings, given: Mapping[str, Any], tasks: Coll
     if _MODEL & given.keys() and any(task.engine for task in base.all_tasks):
         raise SettingsError("tasks of this run have models of their own: retry with the same model and engine.")
     told = other.without_token()
-    counts = {*AFFECTS["captions"], "min_decoded"}
+    counts = {*SETTINGS_BY_EFFECT["captions"], "min_decoded"}
     changed = [item.name for item in fields(Settings) if getattr(base, item.name) != getattr(other, item.name)]
     of_model = {name: told[name] for name in changed if name in counts}
     of_tasks = {name: given[name] for name in RETRY_QUESTION if name in given and _differs(name, base, other)}
     if "sampling" in of_tasks:
         of_tasks["sampling"] = SamplingParams.parse(of_tasks["sampling"]).told()
     of_tasks |= {"seed": other.seed} if other.seed != base.seed else {}
-    return Again(
+    return Remake(
         settings=None if other == base else other,
         differs=_as_json({**of_tasks, **of_model}),
         model_differs=_as_json(of_model),

@@ -51,7 +51,7 @@ def split(
     if check_split(sources, settings) is None:
         raise SettingsError("how to split is not said: give every, or scenes.")
     writer = DatasetWriter(output, settings, sources)
-    for path in writer.there():
+    for path in writer.existing_files():
         raise DatasetError(
             f"cannot write to {output}: {path} is there already. Choose another output, or move it away."
         )

@@ -21,7 +21,7 @@ class Start:
 
     def may(self, plan: RowPlan) -> bool:
         """Whether this row is to be begun: one of the shard, while it is not enough."""
-        if self._shard and not self._shard.holds(plan.lot):
+        if self._shard and not self._shard.holds(plan.shard_hash):
             return False
         if self._is_enough():
             self._cut = True

@@ -1,4 +1,4 @@
-"""Several callers, one stream: so that an engine does not run dry between their batches."""
+"""One stream of items from several callers, so that an engine stays busy between their batches."""
 
 import threading
 from collections import deque
@@ -16,7 +16,7 @@ R = TypeVar("R")
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Batch(Generic[T, R]):
-    """What one caller gave, and what came of it."""
+    """The items of one caller, and their results so far."""
 
     items: Sequence[T]
     results: list[R] = field(default_factory=list)
@@ -24,12 +24,13 @@ class Batch(Generic[T, R]):
 
 
 class SharedStream(Generic[T, R]):
-    """Sends the items of several callers through as one stream, for as long as there are any.
+    """Passes items of several callers, each in a thread of its own, through one call of `make`.
 
-    Where items run out the stream ends, so that everything on its way comes out, and the next items begin another.
+    When no caller has items left, the stream ends, so that `make` gives its last results. The next items start a new
+    stream, with another call of `make`.
 
     Args:
-        make: gives one result for each item, in their order.
+        make: gives one result for each item, in the order of the items.
     """
 
     def __init__(self, make: Callable[[Iterator[T]], Iterator[R]]) -> None:
@@ -38,10 +39,10 @@ class SharedStream(Generic[T, R]):
         threading.Thread(target=self._work, name="reelscribe-stream", daemon=True).start()
 
     def send(self, items: Sequence[T]) -> list[R]:
-        """Send items through, in any thread; one result each, in their order.
+        """Send items, and wait for their results: one for each, in order. May be called from any thread.
 
         Raises:
-            BaseException: whatever ended the stream that they were in.
+            BaseException: what `make` raised in the stream that the items were in.
         """
         if not items:
             return []
@@ -52,10 +53,14 @@ class SharedStream(Generic[T, R]):
 
     def _work(self) -> None:
         while True:
-            self._run(self._waiting.get())
+            self._run_stream(self._waiting.get())
 
-    def _run(self, first: Batch[T, R]) -> None:
-        """One stream. (A function of its own, so that nothing of an error's frames, as decoders, outlives it.)"""
+    def _run_stream(self, first: Batch[T, R]) -> None:
+        """Run one stream to its end, beginning with a batch.
+
+        This is not inlined into the loop of `_work`: an exception refers to the frames that it passed through, and with
+        them to decoders. Here they are released when the function returns.
+        """
         under_way: deque[Batch[T, R]] = deque()
         try:
             for result in self._make(self._items(first, under_way)):
@@ -64,7 +69,7 @@ class SharedStream(Generic[T, R]):
                 if len(batch.results) == len(batch.items):
                     under_way.popleft().done.set_result(None)
             error: BaseException = EngineError("the engine ended before all rows were done.")
-        except BaseException as exc:  # whoever waits is told; the next batch may fare better
+        except BaseException as exc:  # raised in every waiting `send`; the next stream may succeed
             error = exc
         for batch in under_way:
             batch.done.set_exception(error)

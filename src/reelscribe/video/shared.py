@@ -64,17 +64,21 @@ class DrawnFrames:
         self._file = file
         self._mapping: mmap.mmap | None = None
 
-    def array(self, shape: tuple[int, ...], taken: Iterable[Span]) -> tuple[NDArray[np.uint8], Span | None]:
-        """An array to draw in: uint8, with anything in it. Returns also where it lies: None for outside the file.
+    def allocate(self, shape: tuple[int, ...], taken: Iterable[Span]) -> tuple[NDArray[np.uint8], Span | None]:
+        """Allocate an array for frames, in the first gap of the file that is large enough.
 
         Args:
             shape: of the array.
-            taken: what is to stay as it is.
+            taken: spans of the file that are in use.
+
+        Returns:
+            A uint8 array that is not initialized, and its span in the file. The span is None if the file cannot grow
+            (a limit on files, say): then the array lies in this process's own memory.
         """
         size = math.prod(shape)
         start = _first_gap(size, taken)
         if self._mapping is None or len(self._mapping) < start + size:
-            # A mapping lives as long as frames in it, and has a descriptor of its own: few are to be made.
+            # Each mapping keeps a file descriptor until its last frames are gone. Doubling the size keeps mappings few.
             try:
                 os.ftruncate(self._file, max(start + size, 2 * os.fstat(self._file).st_size))
             except OSError:

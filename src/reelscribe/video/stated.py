@@ -16,13 +16,13 @@ from reelscribe.video.formats import HEAD_BYTES
 from reelscribe.video.opening import read_head
 
 _TAGGED_DURATION = re.compile(r"(\d+):(\d\d):(\d\d(?:\.\d+)?)")
-_LOST_SHARE = 0.02
-"""A file may lack so much of the bytes that it states: there the tables are that players do without."""
+_MAX_MISSING_SHARE = 0.02
+"""A file may lack this share of the bytes that it states: what is missing may be tables that players do without."""
 _CHUNK_NAME = re.compile(rb"[ 0-9A-Za-z]{4}")
 _LISTS_OF_FRAMES = frozenset({b"AVI ", b"AVIX", b"movi", b"rec "})
 """Parts of an AVI file whose chunks are walked over one by one; other lists are one chunk."""
 _LAST_SECONDS = 0.5
-"""A file may end so long before what it states: writers round, and leave out how long the last packets last."""
+"""A file may end this much before its stated end: writers round, and often leave out the last packets' duration."""
 
 
 def stated_seconds(container: InputContainer, stream: VideoStream) -> float:
@@ -90,13 +90,13 @@ def is_complete(container: InputContainer, stream: VideoStream, count: int, clip
 
 
 def check_bytes(container: InputContainer, clip: Clip) -> None:
-    """Raise where a file has fewer bytes than it states.
+    """Raise if a file has fewer bytes than it states.
 
     Raises:
         ClipError: kind "decode".
     """
     present, stated = container.size, _stated_bytes(clip)
-    if present < stated * (1 - _LOST_SHARE):
+    if present < stated * (1 - _MAX_MISSING_SHARE):
         raise _cut_short(clip, present, stated, "bytes")
 
 

@@ -119,7 +119,7 @@ def _serve(job: Job, clips: int, drawn: DrawnFrames) -> Decoded | Header | list[
 
     def allocate(shape: tuple[int, ...]) -> NDArray[np.uint8]:
         nonlocal span
-        array, span = drawn.array(shape, taken)
+        array, span = drawn.allocate(shape, taken)
         return array
 
     frames = decode(clip, budget, threads=threads, allocate=allocate)

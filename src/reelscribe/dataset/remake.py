@@ -1,4 +1,4 @@
-"""What a run makes again though it is known, and what it asks for that."""
+"""What a retry makes again although its outcome is known, and with which settings."""
 
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -10,7 +10,7 @@ from reelscribe.values import Request
 
 
 class Mark(NamedTuple):
-    """What is to be made again, whatever came of it."""
+    """A request to make again, whether it has a caption or a failure."""
 
     row: int
     """Place of the row in the data set, from 0."""
@@ -20,7 +20,7 @@ class Mark(NamedTuple):
     """None for all tasks."""
 
     def means(self, request: Request) -> bool:
-        """Whether it is of what a request asks. What a video is called that is given by its bytes, nobody knows."""
+        """Whether a request matches. A video given by its bytes has no name, so any mark of its row matches."""
         source, place = request.clip.source, request.id.row
         if place != self.row or self.task not in (None, request.id.task):
             return False
@@ -29,28 +29,28 @@ class Mark(NamedTuple):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Again:
-    """What is made again, and how."""
+class Remake:
+    """What a retry makes again, and with which settings."""
 
     kinds: frozenset[FailureKind] = frozenset()
-    """Failures of these kinds, of earlier runs."""
+    """Failures of earlier runs, by kind."""
     marked: frozenset[Mark] = frozenset()
-    """What has one of these marks, whatever came of it."""
+    """Marked requests, whether they have a caption or a failure."""
     tasks: frozenset[str] | None = None
-    """Of these tasks alone; None for all."""
+    """Only requests of these tasks; None for all."""
     settings: Settings | None = None
-    """With which it is made; None for those of the run."""
+    """Settings to make it with; None for those of the run."""
     differs: str = ""
-    """What of these is not as in the run, as JSON; empty for nothing."""
+    """JSON of the settings that differ from the run's; empty if none does."""
     model_differs: str = ""
-    """The part of that which every answer of this run has: model, engine, frames. If there is any, all else stays as it
-    is known, and nothing that is not known can be made as the run would."""
+    """JSON of the differing settings that concern every request: model, engine, frames. If there are any, only what is
+    made again goes to the engine: anything else that is not known could not be made as the run would make it."""
     run: Run | None = None
-    """The run whose model captions are known by, if this one has another."""
+    """The last run, if this one has another model: its model is part of the keys."""
 
     def is_of(self, task: str) -> bool:
-        """Whether the task is one of those that are made again."""
+        """Whether requests of the task may be made again."""
         return self.tasks is None or task in self.tasks
 
 
-NOTHING_AGAIN = Again()
+NOTHING_TO_REMAKE = Remake()
