@@ -86,6 +86,7 @@ def caption_rows(
     wanted: Callable[[RowPlan], bool] = lambda plan: True,
     drop: Callable[[], bool] = lambda: False,
     on_whole: Callable[[bool], None] = lambda made: None,
+    is_batch: bool = False,
 ) -> Generator[RowResult, None, None]:
     """Caption the videos of rows; one result a row, in the order of the rows.
 
@@ -106,13 +107,16 @@ def caption_rows(
             have results up to the first of which something is missing.
         on_whole: called when all about a row is made, which may be long before its turn comes; with False if nothing
             had to be made. From any thread, one call after the other.
+        is_batch: the rows are one batch of a data set. Columns that they lack are the caller's business: a warning here
+            would come once a batch.
     """
     source = iter(rows)
     peeked = peek(source)
     layout = choose_layout([item.row for item in peeked], settings)
     if layout.adds:
         check_added({name for item in peeked for name in item.row}, settings)
-    _tell_missing([item.row for item in peeked if not item.problem], settings)
+    if not is_batch:
+        _tell_missing([item.row for item in peeked if not item.problem], settings)
 
     def entries() -> Iterator[RowEntry]:
         rows = itertools.chain(peeked, source)
