@@ -293,7 +293,7 @@ def make(
                 for request in to_ask:
                     in_flight.add(request, told, decoded.facts)
                 if to_ask:
-                    yield Work(requests=to_ask, frames=decoded)
+                    yield Work(requests=tuple(request.for_engine() for request in to_ask), frames=decoded)
             if not isinstance(works, Pausing) or works.ended:
                 return
             with feed.holding():
