@@ -15,7 +15,7 @@ from reelscribe.claims import claims_in
             'Mr. Smith waits 2.5 s. "Stop!" he says. (He sits.) Then J. Doe, vs. him, runs... away.',
             ("Mr. Smith waits 2.5 s.", '"Stop!" he says.', "(He sits.)", "Then J. Doe, vs. him, runs... away."),
         ),
-        ("一个人在走。狗“在跑！”他停下", ("一个人在走。", "狗“在跑！”", "他停下")),
+        ("一个人在走。狗“在跑。”他停下", ("一个人在走。", "狗“在跑。”", "他停下")),
         ("एक आदमी चलता है। कुत्ता दौड़ता है।", ("एक आदमी चलता है।", "कुत्ता दौड़ता है।")),
         (
             "The claims are:\n- The ring is red.\n2) It is **small**\n(3) It is red\n\n* It is red",
