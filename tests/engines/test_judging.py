@@ -6,13 +6,15 @@ from typing import Any
 import pytest
 import torch
 from conftest import Prepare
+from flow import named
 from generating import WILD, variant
 
+from reelscribe.claims import claims_in
 from reelscribe.engines.branching import BranchingCache
 from reelscribe.engines.judging import YesNo, chance_in_words
 from reelscribe.engines.transformers import TransformersEngine
 from reelscribe.sampling_params import SamplingParams
-from reelscribe.values import Failure, Generation, Work
+from reelscribe.values import Answer, Candidate, Failure, Generation, Work
 
 SENTENCE = SamplingParams(temperature=0.0)
 JUDGE = "Is this statement true: {caption} Answer yes or no."
@@ -95,6 +97,37 @@ def test_where_nothing_is_left_of_a_prefix_it_is_the_same(
     monkeypatch.setattr(engine, "_new_batch", without)
     monkeypatch.setattr(BranchingCache, "branch", None)
     check(lively_engine, plain_model, works, list(engine.generate(iter(works))))
+
+
+TOLD = "A small red ring moves left. Dogs bark; it stops."
+CLAIMS = ["A small red ring moves left.", "Dogs bark", "it stops."]
+
+
+def given(*texts: str) -> Answer:
+    candidates = tuple(Candidate(text=text, stop_reason="stop", num_tokens=None) for text in texts)
+    return Answer(id=named("given"), candidates=candidates, meta={})
+
+
+@torch.inference_mode()
+def test_claims_of_what_is_given_and_of_what_is_said_are_judged_one_by_one(
+    lively_engine: TransformersEngine, plain_model: Any, prepare: Prepare
+) -> None:
+    verified: dict[str, Any] = {"keep": "all", "judge": JUDGE, "verify": True}
+    told = prepare("given", frames=4, given=given(TOLD, "It stops."), **verified)
+    told = replace(told, requests=(told.requests[0].for_engine(),))
+    asked = judged(prepare, "said", frames=6, num_captions=2, verify=True)
+    made = {answer.id: answer for answer in variant(lively_engine).generate(iter([told, asked]))}
+    for work in (told, asked):
+        answer = made[work.requests[0].id]
+        assert isinstance(answer, Generation)
+        for candidate in answer.candidates:
+            assert list(candidate.claims) == list(claims_in(candidate.text))
+            assert ("judged" in candidate.scores) == (work is asked)
+            for claim, chance in candidate.claims.items():
+                assert chance == pytest.approx(from_the_start(lively_engine, plain_model, work, claim), abs=1e-5)
+    first, second = made[told.requests[0].id].candidates
+    assert [first.text, second.text] == [TOLD, "It stops."]
+    assert list(first.claims) == CLAIMS
 
 
 def test_a_judge_that_fails_once_costs_nothing(

@@ -57,9 +57,9 @@ class FakeEngine:
 
     def generate(self, works: Iterator[Work]) -> Iterator[Generation | Failure]:
         """Answer each request as the script says."""
-        for count, work in enumerate(one for several in works for one in several.singly()):
-            if self._break_after is not None and count >= self._break_after:
-                raise EngineError(f"the fake engine breaks after {count} requests, as it was told to.")
+        for answered, work in enumerate(one for several in works for one in several.singly()):
+            if self._break_after is not None and answered >= self._break_after:
+                raise EngineError(f"the fake engine breaks after {answered} requests, as it was told to.")
             if self._seconds:
                 time.sleep(self._seconds)
             [request] = work.requests
@@ -69,7 +69,8 @@ class FakeEngine:
                 message = f"the prompt holds {self._refuse!r}, which the fake engine refuses."
                 yield Failure.of(request, message)
                 continue
-            texts = [self._reply(work, number) for number in range(request.num_captions)]
+            count = 0 if request.given else request.num_captions
+            texts = [self._reply(work, number) for number in range(count)]
             candidates = tuple(Candidate(text=text, stop_reason="stop", num_tokens=len(text.split())) for text in texts)
             prompt_tokens = work.frames.video_tokens + len(request.prompt.split())
             made = Generation(id=request.id, candidates=candidates, prompt_tokens=prompt_tokens)
