@@ -41,7 +41,7 @@ def interval(count: int, total: int) -> list[float]:
     share, square = count / total, _DEVIATIONS**2
     middle = (share + square / (2 * total)) / (1 + square / total)
     half = _DEVIATIONS / (1 + square / total) * math.sqrt(share * (1 - share) / total + square / (4 * total**2))
-    return [round(100 * (middle - half), 1), round(100 * (middle + half), 1)]
+    return [round(100 * max(middle - half, 0.0), 1), round(100 * min(middle + half, 1.0), 1)]
 
 
 def told(counted: Sequence[bool]) -> dict[str, Any]:
@@ -95,16 +95,20 @@ def counted(
 ) -> dict[str, Any]:
     """What was found in texts of a form."""
     found: dict[str, list[bool]] = {field: [] for field in _PLANTED}
-    alarms: list[bool] = []
+    alarms: dict[int, list[bool]] = {}
     for forms, field, row in zip(texts, fields, made, strict=True):
         true = claims_in(forms[form][0])
-        alarms += failed_of(row, f"of_{form}_a").values()
+        as_it_is = failed_of(row, f"of_{form}_a")
         planted = failed_of(row, f"of_{form}_b")
         found[field].append(any(failed for claim, failed in planted.items() if claim not in true))
-        alarms += [failed for claim, failed in planted.items() if claim in true]
+        for failed in (as_it_is, planted):
+            for place, claim in enumerate(true):
+                if claim in failed:
+                    alarms.setdefault(place, []).append(failed[claim])
     return {
         "found": {field: told(each) for field, each in found.items()},
-        "false_alarms": told(alarms),
+        "false_alarms": told([alarm for each in alarms.values() for alarm in each]),
+        "false_alarms_by_claim": [told(alarms[place]) for place in sorted(alarms)],
     }
 
 

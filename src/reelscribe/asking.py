@@ -160,7 +160,7 @@ class RowPlan:
             system_prompt=task.system_prompt,
             video=task.video,
             reference=subject.reference,
-            num_captions=1 if given else task.num_captions,
+            num_captions=task.num_captions,
             keep=task.keep,
             judge=task.judge,
             verify=task.is_verified,

@@ -175,6 +175,9 @@ def _read(name: str, table: Any, base: Task) -> Task:
         values.setdefault("scorer_params", {})  # those of all tasks are for another one
     if "rewrites" in values:
         values = {"video": False, "after": [values["rewrites"]], **values}
+    for key in ("num_captions", "sampling", "times"):
+        if "verifies" in values and key in values:
+            raise SettingsError(f"tasks.{name}: verifies names a text that is there already, so {key} must not be set.")
     if values.get("verify") and not values.get("video", True):
         raise SettingsError(f"tasks.{name}: verify asks about the clip, which a task without the video is not shown.")
     try:
@@ -251,6 +254,8 @@ def _checked(task: Task) -> Task:
         )
     if task.video and task.engine:
         raise SettingsError("only a task without the video (video = false) can have an engine of its own.")
+    if task.verifies is not None:
+        task = replace(task, num_captions=1)  # the text that is there
     if task.times and task.schema and list_of(task.schema) is None:
         raise SettingsError(
             "times needs a schema with one list of objects that have start, end and text, by these names; "

@@ -90,6 +90,18 @@ def test_what_a_run_did_not_verify_is_judged_and_not_made_again(data: Path) -> N
     assert (made.said, len(made.judged)) == ([], 2 * 8)
 
 
+def test_what_fails_of_an_earlier_run_is_asked_once_more(data: Path) -> None:
+    settings: dict[str, Any] = {"retry_flagged": True, "tell_faults": True, "verify": True}
+    fresh = _run(data, _Verifying(FALSE, TRUE), "fresh", **settings)
+    _run(data, _Verifying(FALSE, TRUE))
+    made = _Verifying(FALSE, TRUE)
+    assert _run(data, made, **settings) == fresh
+    assert [row["caption"] for row in fresh] == [TRUE, TRUE]
+    assert len(made.said) == 2
+    later = _run(data, made, retry_flagged=True, tell_faults=True)  # tried twice, and nothing else is known of it
+    assert [row["caption_meta"]["try"] for row in later] == [2, 2]
+
+
 def test_judging_that_fails_leaves_what_there_was(data: Path) -> None:
     _run(data, _Verifying(TRUE))
     broken = _Verifying(TRUE)
@@ -164,6 +176,7 @@ def test_a_rewrite_of_what_failed_fails_like_any_task_after_another(data: Path) 
     [
         ({"a": {"verifies": "A dog."}}, "tasks.a: verifies must name a column of the rows, or a task"),
         ({"a": {"verifies": "{text}", "prompt": "?"}}, "so prompt must not be set"),
+        ({"a": {"verifies": "{text}", "num_captions": 2}}, "so num_captions must not be set"),
         ({"a": {"verifies": "{text}", "video": False}}, "verifies asks about the clip: set video = true"),
         ({"a": {"prompt": "?", "video": False, "verify": True}}, "tasks.a: verify asks about the clip"),
         ({"a": {"schema": "shot", "verify": True}}, "tasks.a: verify judges sentences of plain text"),
