@@ -160,7 +160,7 @@ def test_what_goes_to_an_engine_that_does_not_take_it_is_told(given: dict[str, A
 def test_a_judge_that_nobody_asks_is_told() -> None:
     tasks = {"who": {"prompt": "Who?", "keep": "judged"}, "where": "Where?"}
     Settings(judge_prompt="Right? {caption}", tasks=tasks).check_checks()
-    with pytest.raises(SettingsError, match=r"^judge_prompt is for keep judged, by which no task chooses"):
+    with pytest.raises(SettingsError, match=r"^judge_prompt is for keep judged and for verify, and no task has either"):
         Settings(judge_prompt="Right? {caption}").check_checks()
 
 

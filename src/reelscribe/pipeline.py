@@ -107,8 +107,8 @@ def caption_rows(
             before the first row that lacks an outcome.
         on_whole: called when a row has all its outcomes, which may be long before its result is given. The argument
             is False if nothing had to be made. Called from any thread, one call at a time.
-        is_batch: the rows are one batch of a data set. Nothing is warned of columns that they lack, since that would come
-            with each batch.
+        is_batch: the rows are one batch of a data set. Nothing is warned of columns that they lack, since that would
+            come with each batch.
     """
     source = iter(rows)
     peeked = peek(source)
@@ -299,7 +299,7 @@ def make(
                 for request in to_ask:
                     in_flight.add(request, told, decoded.facts)
                 if to_ask:
-                    yield Work(requests=to_ask, frames=decoded)
+                    yield Work(requests=tuple(request.for_engine() for request in to_ask), frames=decoded)
             if not isinstance(works, Pausing) or works.ended:
                 return
             with feed.holding():

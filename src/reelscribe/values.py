@@ -21,6 +21,9 @@ from reelscribe.templates import Part, filled, parts_of
 Row = dict[str, Any]
 """One row of a data set: column name to value."""
 
+ONE_TOKEN: Final = SamplingParams(max_tokens=1, temperature=0.0)
+"""Sampling of what is asked for one word: yes or no."""
+
 StopReason = Literal["stop", "length"]
 """Why a generation ended: an end token or stop string, or the limit of tokens."""
 
@@ -145,8 +148,12 @@ class Request:
     answered: "Answer | None" = None
     """What was answered before, and only lacks scores: no engine is asked."""
     judge: str = ""
-    """What the model is asked of each candidate, a template with {caption}; nothing if they are not to be judged. It
-    has no part in the candidates."""
+    """What the model is asked of each candidate, or of its claims, a template with {caption}; nothing if none is to be
+    judged. It has no part in the candidates."""
+    verify: bool = False
+    """Whether the claims of each candidate are judged. It has no part in the candidates, either."""
+    given: "Answer | None" = None
+    """Candidates that are there already and are only to be judged: the engine generates none."""
     unfilled: tuple[Part, ...] = ()
     """The prompt in parts, while it names facts of the clip, which are known once that is decoded."""
     instead: "Request | Failure | None" = None
@@ -159,11 +166,19 @@ class Request:
         """Whether the log-probabilities of candidates are asked for."""
         return self.keep in ("likeliest", "judged")
 
+    @property
+    def verifies(self) -> bool:
+        """Whether it is about a text that the task has from elsewhere, and not about what a model said to it."""
+        return self.given is not None and not self.given.meta
+
     def judging(self, caption: str) -> "Request":
         """The question whether a caption holds for the clip, behind the same system prompt."""
         prompt = "".join(map(str, filled(parts_of(self.judge), lambda _: caption)))
-        one_token = SamplingParams(max_tokens=1, temperature=0.0)
-        return replace(self, prompt=prompt, num_captions=1, schema=None, sampling=one_token, keep="all", judge="")
+        return replace(self, prompt=prompt, num_captions=1, schema=None, sampling=ONE_TOKEN, keep="all", judge="")
+
+    def for_engine(self) -> "Request":
+        """It as an engine is to be asked. Of given candidates it draws a single token, which nobody looks at."""
+        return replace(self, num_captions=1, schema=None, sampling=ONE_TOKEN) if self.given else self
 
     def lacks_scores(self, answer: "Answer") -> bool:
         """Whether a candidate with text has no score of the scorer."""
@@ -278,6 +293,20 @@ class Candidate:
     and penalties. None if the request is not to be scored, or the engine does not tell."""
     scores: Mapping[str, float] = field(default_factory=dict, hash=False)
     """What judges and scorers said of it, by their names; higher is better. The ledger keeps them."""
+    claims: Mapping[str, float | None] = field(default_factory=dict, hash=False)
+    """What it claims, if that was verified: how likely each claim is to hold, as the model says; None if it said
+    neither yes nor no."""
+
+    @property
+    def failed_claims(self) -> tuple[str, ...]:
+        """The claims that the model holds to be false rather than true."""
+        return tuple(claim for claim, chance in self.claims.items() if chance is not None and chance < 0.5)
+
+    @property
+    def verified(self) -> float | None:
+        """The share of its claims that hold, of those that the model judged; None if it judged none."""
+        judged = [chance for chance in self.claims.values() if chance is not None]
+        return round(1 - len(self.failed_claims) / len(judged), 4) if judged else None
 
     @property
     def has_text(self) -> bool:
@@ -297,6 +326,8 @@ class Generation:
 
 JUDGED: Final = "judged"
 """Name of the score that the model itself gives a candidate: how likely it is to say that it holds for the clip."""
+VERIFIED: Final = "verified"
+"""Name of the score that says which share of a candidate's claims holds."""
 
 UNREADABLE: Final = "unreadable_line"
 """Name of what was read in the place of a row, if that is none."""
@@ -363,7 +394,15 @@ CAPTION_META: Final[dict[str, tuple[str, str]]] = {
         "list of string",
         "what judges and scorers said of each candidate, as JSON: a number by each one's name; empty for nothing",
     ),
-    "judge": ("string", "with `keep` judged: what the model was asked of each candidate; else empty"),
+    "judge": (
+        "string",
+        "with `keep` judged or `verify`: what the model was asked of each candidate or claim; else empty",
+    ),
+    "claims": (
+        "list of string",
+        "with `verify`: what each candidate claims and how likely each claim is to hold, as JSON; empty for nothing",
+    ),
+    "failed_claims": ("string", "claims of the kept candidates that do not hold, each on a line; empty for none"),
     "retried_with": ("string", "what a retry asked otherwise than the run, as JSON; empty for nothing"),
     "try": ("int64", "which try it is from"),
     "tries": ("int64", "how many were made"),
@@ -398,7 +437,12 @@ class Answer:
 
     def has_scores_for(self, request: Request) -> bool:
         """Whether it was asked for the scores by which this request is to choose."""
-        return (self.scored or not request.scored) and request.judge in ("", self.meta.get("judged_by"))
+        judge = request.judge if request.keep == "judged" else ""
+        return (self.scored or not request.scored) and judge in ("", self.meta.get("judged_by"))
+
+    def is_verified_for(self, request: Request) -> bool:
+        """Whether its claims were judged as this request says, or are not to be."""
+        return not request.verify or self.meta.get("verified_by") == request.judge
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -35,6 +35,7 @@ OTHER: dict[str, Any] = {
     "overwrite_sidecars": True,
     "checks": {"words": "20-60"}, "tell_faults": True, "scorer": "math:fsum", "scorer_params": {"model": "folder"},
     "judge_prompt": "Right? {caption}",
+    "verify": True,
     "retry_flagged": True, "min_decoded": 0.5, "max_failures": "3", "price": 2.0, "budget": 3.0,
     "shard": "1/2", "runner": "ray", "address": "auto", "actors": "2",
     "audio": True, "model_params": {"attn_implementation": "eager"}, "thinking": True, "show": "images",

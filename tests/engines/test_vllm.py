@@ -31,7 +31,7 @@ from reelscribe.runners.status import read_status
 from reelscribe.sampling_params import SamplingParams
 from reelscribe.schemas import Schema
 from reelscribe.tasks import DEFAULT_JUDGE_PROMPT, DEFAULT_PROMPT
-from reelscribe.values import NO_FRAMES, Caption, Clip, Failure, Generation, Request, Work
+from reelscribe.values import NO_FRAMES, Answer, Candidate, Caption, Clip, Failure, Generation, Request, Work
 
 if TYPE_CHECKING:
     from reelscribe.engines.transformers import TransformersEngine
@@ -141,7 +141,11 @@ class TestCaptions:
     def test_scores_are_those_of_the_transformers_engine(
         self, vllm_engine: "VllmEngine", shapes_engine: "TransformersEngine", prepare: Prepare
     ) -> None:
-        asked = [prepare(name, frames=4, sampling=GREEDY, keep="judged", judge=DEFAULT_JUDGE_PROMPT) for name in "ab"]
+        scored = {"keep": "judged", "judge": DEFAULT_JUDGE_PROMPT, "verify": True}
+        asked = [prepare(name, frames=4, sampling=GREEDY, **scored) for name in "ab"]
+        text = Candidate(text="A ring moves left. It is red.", stop_reason="stop", num_tokens=None)
+        told = Answer(id=named("b"), candidates=(text,), meta={})
+        asked[1] = replace(asked[1], requests=(replace(asked[1].requests[0], given=told).for_engine(),))
         made = [
             {answer.id: answer for answer in engine.generate(iter(asked)) if isinstance(answer, Generation)}
             for engine in (vllm_engine, shapes_engine)
@@ -152,6 +156,7 @@ class TestCaptions:
             assert one.text == other.text
             assert one.mean_logprob == pytest.approx(other.mean_logprob, abs=1e-3)
             assert one.scores["judged"] == pytest.approx(other.scores["judged"], abs=1e-3)
+            assert one.claims == pytest.approx(other.claims, abs=1e-3)
 
     def test_they_are_those_of_the_transformers_engine(
         self,

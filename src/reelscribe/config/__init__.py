@@ -105,7 +105,7 @@ class Settings(
                 raise SettingsError(f"{of}tell_faults is for second tries, and there are none without retry_flagged.")
         tasks = self.all_tasks
         if any(task.judge_prompt is not None for task in tasks) and not any(task.judge for task in tasks):
-            raise SettingsError("judge_prompt is for keep judged, by which no task chooses.")
+            raise SettingsError("judge_prompt is for keep judged and for verify, and no task has either.")
 
     def __getstate__(self) -> dict[str, Any]:
         """What was set, without what was worked out from it: equal settings are pickled alike."""
@@ -143,6 +143,7 @@ class Settings(
             num_captions=self.num_captions,
             keep=self.keep,
             judge_prompt=self.judge_prompt,
+            verify=self.verify,
             sampling=self.sampling_params(),
             schema=None if self.schema is None else read_schema(self.schema),
             checks=Checks.of(self.checks),
@@ -165,6 +166,7 @@ class Settings(
                     f"tasks.{task.name}.engine has the unknown key {name!r}; {did_you_mean(name, known)}"
                 )
         table = {**self.tasks[task.name], "prompt": "?", "after": [], "engine": {}}
+        table.pop("rewrites", None)
         try:
             return replace(self, tasks={task.name: table}, audio=False, **task.engine)  # it is shown no clip
         except SettingsError as exc:

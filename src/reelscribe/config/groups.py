@@ -128,8 +128,14 @@ class TaskSettings:
     )
     judge_prompt: str | None = setting(
         None,
-        "With --keep judged: what the model is asked of each candidate, with {caption} in it, to be answered yes or "
-        "no.",
+        "With --keep judged or --verify: what the model is asked of each candidate or sentence, with {caption} in it, "
+        "to be answered yes or no.",
+        affects="nothing",
+    )
+    verify: bool = setting(
+        False,
+        "Ask the model of each sentence of a caption whether it holds for the clip; a caption with one that does not "
+        "has a fault.",
         affects="nothing",
     )
     prompt: str | None = setting(

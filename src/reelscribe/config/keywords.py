@@ -36,6 +36,7 @@ class Keywords(TypedDict, total=False):
     num_captions: int
     keep: Keep
     judge_prompt: str | None
+    verify: bool
     prompt: str | None
     prompt_key: str | None
     system_prompt: str | None

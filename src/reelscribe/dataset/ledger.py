@@ -226,13 +226,14 @@ class Ledger:
         found = self._find(request, video)
         with self._lock:
             must_remake = self._must_remake(request, found)
-            if found is not None and not must_remake and not found.unscored and self._holds(found):
+            holds = found is not None and not must_remake and self._holds(found)
+            if found is not None and holds and not (found.unscored or found.unverified):
                 return found.outcome
             if must_remake and isinstance(request.instead, Failure):  # its prompt names what the row does not have
                 return self._stays(found, request.instead)
             replaces = found if must_remake else None
-            if found is not None and not must_remake and found.unscored and self._holds(found):
-                asked, replaces = replace(request, answered=found.unscored), found
+            if found is not None and holds:
+                asked, replaces = found.completed(request), found
             else:
                 asked = self._to_ask(request, remake=must_remake)
             self.num_asked += 1
@@ -301,9 +302,16 @@ class Ledger:
             except DamagedError as exc:
                 self._drop(key, exc)
                 continue
-            unscored = known if isinstance(known, Answer) and request.lacks_scores(known) else None
+            answer = known if isinstance(known, Answer) else None
+            verified = answer is None or self._remake.model_differs or answer.is_verified_for(request)
             return _Found(
-                outcome=chosen, unscored=unscored, kind=kind, earlier=run != self._run, tries=tries, limits=limits
+                outcome=chosen,
+                unscored=answer if answer and request.lacks_scores(answer) else None,
+                unverified=None if verified else answer,
+                kind=kind,
+                earlier=run != self._run,
+                tries=tries,
+                limits=limits,
             )
         return None
 
@@ -483,6 +491,8 @@ class _Found:
     outcome: Outcome
     unscored: Answer | None
     """The answer, if candidates lack scores that are asked for."""
+    unverified: Answer | None
+    """The answer, if claims of candidates are to be judged and were not."""
     kind: FailureKind | None
     earlier: bool
     """Whether it is of a run before this one."""
@@ -490,6 +500,12 @@ class _Found:
     """Runs that tried it."""
     limits: str
     """Hash of the settings under which it failed; see `Keys.failure_settings_hash`."""
+
+    def completed(self, request: Request) -> Request:
+        """The request for what the answer lacks: a judge's word of its claims, or scores, or both."""
+        if self.unverified:
+            return replace(request, given=self.unverified)
+        return replace(request, answered=self.unscored)
 
 
 def _sidecars_of_0_1(runs: Sequence[Run]) -> set[str]:
@@ -508,7 +524,8 @@ def _falls_short(caption: Caption, settings: Settings) -> bool:
     """
     if caption.meta.get("retried_with"):
         return False
-    if settings.retry_flagged and caption.meta["tries"] == 1 and all(caption.meta["faults"]):
+    verifies = any(task.name == caption.id.task and task.verifies is not None for task in settings.all_tasks)
+    if settings.retry_flagged and not verifies and caption.meta["tries"] == 1 and all(caption.meta["faults"]):
         return True
     truncated = "truncated" in caption.meta.get("flags", ())
     return truncated and (caption.meta["decoded_share"] < settings.min_decoded or settings.min_decoded == 1)

@@ -104,7 +104,8 @@ def most_tokens(batch: Sequence[ModelInputs], *, shared: bool = True) -> int:
     """Tokens that the cache may come to hold for a batch: prefixes, and candidates, each as long as the longest.
 
     A candidate has its question's own tokens and its answer; if prefixes are not shared, its whole prompt. Where it is
-    judged, about as much comes to it for the time that takes.
+    judged, about as much comes to it for the time that takes; where its claims are, once more, since each stands in a
+    question of its own.
     """
     if not shared:
         asked = [each for item in batch for each in item.questions]
@@ -112,7 +113,7 @@ def most_tokens(batch: Sequence[ModelInputs], *, shared: bool = True) -> int:
     prefixes = [prefix for item in batch for prefix in item.prefixes]
     own = [
         (
-            each.request.num_captions * (2 if each.request.judge else 1),
+            each.request.num_captions * (1 + bool(each.request.judge) + each.request.verify),
             len(each.ids) - len(prefix.ids) + each.longest_answer,
         )
         for prefix in prefixes
@@ -200,11 +201,11 @@ class InputBuilder:
         judging = self._judging_ids(request, layout, "?")
         before = self._up_to_video(ids)
         if tuple(judging[: len(before)]) != before or len(judging) == len(before):
-            raise SettingsError('keep = "judged" needs a chat template that puts the video before the question.')
+            raise SettingsError("a judge needs a chat template that puts the video before the question.")
         if not (self.yes_no.yes and self.yes_no.no):
-            raise SettingsError('keep = "judged" needs a tokenizer whose words yes and no begin otherwise.')
+            raise SettingsError("a judge needs a tokenizer whose words yes and no begin otherwise.")
         if opens_thought(self._processor.tokenizer, judging):
-            raise SettingsError('keep = "judged" asks for one word, and this model thinks before it answers.')
+            raise SettingsError("a judge is asked for one word, and this model thinks before it answers.")
 
     def _judging_ids(self, request: Request, layout: str, caption: str) -> list[int]:
         prompt = self._prompt(request.judging(caption), layout, judges=True)
@@ -241,10 +242,15 @@ class InputBuilder:
         return Question(
             request=replace(request, sampling=replace(request.sampling, max_tokens=longest)),
             ids=torch.tensor(ids),
-            longest_answer=longest,
+            longest_answer=longest + self._tokens_given(request),
             # An answer that keeps to a schema has no room for a thought.
             opens_thought=not request.schema and opens_thought(self._processor.tokenizer, ids),
         )
+
+    def _tokens_given(self, request: Request) -> int:
+        """Tokens of candidates that the request gives, which are to be judged."""
+        texts = [candidate.text for candidate in request.given.candidates] if request.given else []
+        return sum(len(self._processor.tokenizer(text, add_special_tokens=False)["input_ids"]) for text in texts)
 
     def _shown(self, frames: Frames) -> Shown:
         """A clip as the processor makes it. Without pixels it is the same for all clips of the same size and times."""

@@ -13,7 +13,7 @@ from transformers.cache_utils import DynamicLayer
 from reelscribe.engines.branching import BranchingCache, can_branch
 from reelscribe.engines.families import PIXELS
 from reelscribe.engines.inputs import InputBuilder, ModelInputs
-from reelscribe.engines.judging import to_judge, with_chances
+from reelscribe.engines.judging import to_judge, with_chances, with_given
 from reelscribe.engines.looks import OneLook
 from reelscribe.engines.repeating import RepeatingCache
 from reelscribe.engines.sampling import Sampler, TokenRules
@@ -178,42 +178,43 @@ class RunningBatch:
         if not rows:
             return
         asked = {each.request.id: (item, each) for item in self._works for each in item.questions}
-        unjudged = []
+        unjudged, judging = [], []
         for answer in self._sampler.finished():
             if not isinstance(answer, Generation):
                 self._finished.append(answer)
                 continue
             item, question = asked[answer.id]
-            made = with_opening(answer) if question.opens_thought else answer
-            if question.request.judge and to_judge(made):
-                unjudged.append((rows[answer.id], made, self._builder.judging(item, answer.id, to_judge(made))))
+            made = with_given(question.request, with_opening(answer) if question.opens_thought else answer)
+            if texts := to_judge(question.request, made):
+                unjudged.append((rows[answer.id], question.request, made, texts))
+                judging.append(self._builder.judging(item, answer.id, texts))
             else:
                 self._finished.append(made)
         if unjudged:
-            self._finished += self._judged(*zip(*unjudged, strict=True))
+            chances = self._chances([row for row, *_ in unjudged], judging)
+            for _, request, made, texts in unjudged:
+                self._finished.append(with_chances(request, made, dict(zip(texts, chances, strict=False))))
 
-    def _judged(
-        self, rows: Sequence[int], answers: Sequence[Generation], judging: Sequence[ModelInputs]
-    ) -> Iterator[Generation]:
-        """Answers with what the model says of their candidates, behind the prefix from which these branched off.
+    def _chances(self, rows: Sequence[int], judging: Sequence[ModelInputs]) -> Iterator[float]:
+        """How likely the model is to say yes to each question, behind the prefix from which candidates branched off.
 
         Of layers with states, and of those that no `BranchingCache` holds, nothing is left of a prefix: there the clip
         is looked at once more.
+
+        Args:
+            rows: one of the candidates of each work.
+            judging: what is asked behind its prefix.
         """
-        chances: list[float] = []
         if isinstance(self._cache, BranchingCache) and not self._cache.has_states:
             cache = self._cache.branch(rows, [len(item.questions) for item in judging])
             scores = self._ask(cache, self._logits.new_zeros(()), self._builder.collate_prompts(judging))
+            return iter(self._builder.yes_no.chances(scores))
+        chances: list[float] = []
+        for item in judging:
+            scores = self._ask(*self._read([item]), self._builder.collate_prompts([item]))
+            self._looks.forget()
             chances += self._builder.yes_no.chances(scores)
-        else:
-            for item in judging:
-                scores = self._ask(*self._read([item]), self._builder.collate_prompts([item]))
-                self._looks.forget()
-                chances += self._builder.yes_no.chances(scores)
-        for answer in answers:
-            captions = to_judge(answer)
-            yield with_chances(answer, dict(zip(captions, chances, strict=False)))
-            del chances[: len(captions)]
+        return iter(chances)
 
     def _keep(self, rows: torch.Tensor | None, tokens: torch.Tensor | None = None) -> torch.Tensor:
         """Go on with some of the candidates. Returns their tokens."""

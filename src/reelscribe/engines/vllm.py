@@ -30,7 +30,7 @@ from reelscribe.engines.base import ModelInfo
 from reelscribe.engines.checkpoint import HUB_PARAMS, Checkpoint, cannot_load
 from reelscribe.engines.feed import feeding
 from reelscribe.engines.guard import Guard
-from reelscribe.engines.judging import TOP_LOGPROBS, YesNo, to_judge, with_chances
+from reelscribe.engines.judging import TOP_LOGPROBS, YesNo, to_judge, with_chances, with_given
 from reelscribe.engines.planning import MEMORY_SHARE, Plan, longest_tokens, plan
 from reelscribe.engines.prompt import Prompt
 from reelscribe.engines.thinking import (
@@ -85,7 +85,7 @@ class _Made:
     output: Any
     """Its RequestOutput."""
     chances: Mapping[str, float | None] = field(default_factory=dict)
-    """What it said of candidates, by text, if they are judged."""
+    """What it said of candidates or claims, by text, if they are judged."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -289,9 +289,7 @@ class VllmEngine:
         """What vLLM makes of a request, and of the questions whether its candidates hold."""
         request = item.requests[0]
         output = await self._run(item, replica, clip)
-        if not request.judge:
-            return _Made(output=output)
-        texts = to_judge(self._generation(request, output))
+        texts = to_judge(request, with_given(request, self._generation(request, output)))
         asked = [replace(item, requests=(request.judging(text),)) for text in texts]
         judged = await asyncio.gather(*(self._run(each, replica, clip, judges=True) for each in asked))
         found = ({token: told.logprob for token, told in made.outputs[0].logprobs[0].items()} for made in judged)
@@ -351,7 +349,7 @@ class VllmEngine:
             raise EngineError(f"vLLM was told from elsewhere to end, with {1 + len(others)} requests in flight.")
         if not reasons <= set(get_args(StopReason)):
             return Failure.of(request, f"vLLM broke off with the reason {', '.join(map(str, reasons))}.")
-        return with_chances(self._generation(request, output), found.chances)
+        return with_chances(request, with_given(request, self._generation(request, output)), found.chances)
 
     def _generation(self, request: Request, output: Any) -> Generation:
         candidates = [_candidate(made, self._rules, request.sampling) for made in output.outputs]
