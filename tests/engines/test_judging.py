@@ -125,7 +125,9 @@ def test_claims_of_what_is_given_and_of_what_is_said_are_judged_one_by_one(
             assert ("judged" in candidate.scores) == (work is asked)
             for claim, chance in candidate.claims.items():
                 assert chance == pytest.approx(from_the_start(lively_engine, plain_model, work, claim), abs=1e-5)
-    first, second = made[told.requests[0].id].candidates
+    answer = made[told.requests[0].id]
+    assert isinstance(answer, Generation)
+    first, second = answer.candidates
     assert [first.text, second.text] == [TOLD, "It stops."]
     assert list(first.claims) == CLAIMS
 

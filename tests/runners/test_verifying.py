@@ -138,7 +138,7 @@ TASKS: dict[str, Any] = {
 def test_claims_that_a_model_listed_are_judged_and_what_fails_is_taken_out(data: Path) -> None:
     made = _Verifying("never")
 
-    def reply(work: Work, _: int) -> str:
+    def reply(work: Work, __: int) -> str:
         prompt = work.requests[0].prompt
         made.said.append(prompt)
         name, _, text = prompt.partition(" ")
@@ -203,8 +203,8 @@ def test_another_model_judges_what_the_first_one_said(data: Path) -> None:
 
 
 def test_another_model_must_take_what_is_decoded_for_the_first(monkeypatch: pytest.MonkeyPatch) -> None:
-    settings = Settings(engine="fake", tasks=JUDGED_BY_ANOTHER)
-    assert load_engine(settings).info.others.keys() == {"checked", "there"}
+    settings = Settings(engine="fake", tasks={name: JUDGED_BY_ANOTHER[name] for name in ("caption", "checked")})
+    assert load_engine(settings).info.others.keys() == {"checked"}
     made = iter([VisionLimits(), replace(VisionLimits(), max_frames=3)])
     monkeypatch.setattr(fake, "load", lambda _: FakeEngine(limits=next(made, VisionLimits())))
     with pytest.raises(SettingsError, match=r"^tasks\.checked\.engine: frames are decoded for fake, and fake"):
