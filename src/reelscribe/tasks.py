@@ -91,7 +91,7 @@ class Task:
     scorer_params: Mapping[str, Any] = field(default_factory=dict)
     """Keywords for it."""
     engine: Mapping[str, Any] = field(default_factory=dict)
-    """Settings of the model and what runs it, where they are not the run's; for a text stage."""
+    """Settings of the model and what runs it, where they are not the run's; for a text stage, or with `verifies`."""
 
     @cached_property
     def template(self) -> tuple[Part, ...]:
@@ -252,8 +252,10 @@ def _checked(task: Task) -> Task:
         raise SettingsError(
             "a task over the video comes after tasks of its clips, whose texts are {clips} in its prompt."
         )
-    if task.video and task.engine:
-        raise SettingsError("only a task without the video (video = false) can have an engine of its own.")
+    if task.video and task.engine and task.verifies is None:
+        raise SettingsError(
+            "only a task without the video (video = false), or with verifies, can have an engine of its own."
+        )
     if task.verifies is not None:
         task = replace(task, num_captions=1)  # the text that is there
     if task.times and task.schema and list_of(task.schema) is None:

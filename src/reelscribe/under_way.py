@@ -168,7 +168,9 @@ class RowEntry:
         self.num_bytes = item.num_bytes
 
     def next_works(self) -> list[Work]:
-        """What can be asked now, and was not before: of each clip in one work, and text stages in works of their own.
+        """What can be asked now, and was not before: of each clip in one work.
+
+        Text stages, and tasks with an engine of their own, are in works of their own.
 
         What is known may open others at once.
         """
@@ -184,7 +186,8 @@ class RowEntry:
                 for each in made:
                     found = self._look_up(each) if isinstance(each, Request) else each
                     if isinstance(found, Request):
-                        works.setdefault(name.slot if found.video else found.id, []).append(found)
+                        alone = not found.video or self._plan.task(name).engine
+                        works.setdefault(found.id if alone else name.slot, []).append(found)
                         continue
                     self.take(found)
                     if self._was_known(each) and not found.id.part:

@@ -1,6 +1,7 @@
 """Captions whose claims are judged: what is said of those that fail, what is made again, and what is taken out."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -8,10 +9,13 @@ import pytest
 from flow import put_clip, put_rows, read_rows_of
 
 from reelscribe.config import Settings
+from reelscribe.engines import fake, load_engine
 from reelscribe.engines.fake import FakeEngine
+from reelscribe.engines.several import SeveralEngines
 from reelscribe.errors import SettingsError
 from reelscribe.runners.local import run
 from reelscribe.values import Row, Work
+from reelscribe.video.sampling import VisionLimits
 
 TRUE, FALSE = "A dog runs. It barks.", "A dog runs. A cat flies."
 
@@ -134,7 +138,7 @@ TASKS: dict[str, Any] = {
 def test_claims_that_a_model_listed_are_judged_and_what_fails_is_taken_out(data: Path) -> None:
     made = _Verifying("never")
 
-    def reply(work: Work, _: int) -> str:
+    def reply(work: Work, __: int) -> str:
         prompt = work.requests[0].prompt
         made.said.append(prompt)
         name, text = prompt.split(" ", 1)
@@ -169,6 +173,44 @@ def test_a_rewrite_of_what_failed_fails_like_any_task_after_another(data: Path) 
     made.engine = FakeEngine(made._say, refuse="Describe")
     tasks = {"caption": {"prompt": "Describe it.", "verify": True}, "better": {"rewrites": "caption"}}
     assert [row["better_failure"].partition(":")[0] for row in _run(data, made, tasks=tasks)] == ["after"] * 2
+
+
+JUDGED_BY_ANOTHER: dict[str, Any] = {
+    "caption": "Describe it.",
+    "checked": {"verifies": "{caption}", "after": ["caption"], "engine": {"engine": "fake"}},
+    "there": {"verifies": "{text}", "engine": {"engine": "fake"}},
+}
+
+
+def test_another_model_judges_what_the_first_one_said(data: Path) -> None:
+    """It is shown the clip, in works of its own."""
+    main, other = _Verifying(FALSE), _Verifying("never")
+    shown: list[int] = []
+
+    def judge(work: Work, claim: str) -> float | None:
+        shown.append(work.frames.pixels.size)
+        return other._judge(work, claim)
+
+    judging = FakeEngine(other._say, judge=judge)
+    engine = SeveralEngines(main.engine, {"checked": judging, "there": judging})
+    for _ in range(2):
+        run([data], data.parent / "out.jsonl", Settings(engine="fake", tasks=JUDGED_BY_ANOTHER), engine=engine)
+        rows = read_rows_of(data.parent / "out.jsonl")
+        assert [row["checked_meta"]["failed_claims"] for row in rows] == ["A cat flies."] * 2
+        assert [row["there_meta"]["failed_claims"] for row in rows] == ["", "A cat flies."]
+    assert (main.judged, len(main.said), other.said, len(other.judged)) == ([], 2, [], 8)
+    assert all(shown)
+
+
+def test_another_model_must_take_what_is_decoded_for_the_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = Settings(engine="fake", tasks={name: JUDGED_BY_ANOTHER[name] for name in ("caption", "checked")})
+    assert load_engine(settings).info.others.keys() == {"checked"}
+    made = iter([VisionLimits(), replace(VisionLimits(), max_frames=3)])
+    monkeypatch.setattr(fake, "load", lambda _: FakeEngine(limits=next(made, VisionLimits())))
+    with pytest.raises(SettingsError, match=r"^tasks\.checked\.engine: frames are decoded for fake, and fake"):
+        load_engine(settings)
+    with pytest.raises(SettingsError, match=r"with audio, only text stages can have an engine of their own"):
+        Settings(engine="fake", audio=True, tasks=JUDGED_BY_ANOTHER)
 
 
 @pytest.mark.parametrize(

@@ -166,9 +166,14 @@ class Settings(
                     f"tasks.{task.name}.engine has the unknown key {name!r}; {did_you_mean(name, known)}"
                 )
         table = {**self.tasks[task.name], "prompt": "?", "after": [], "engine": {}}
-        table.pop("rewrites", None)
+        for name in ("rewrites", "verifies"):
+            table.pop(name, None)
+        if task.video and self.audio:
+            raise SettingsError(
+                f"tasks.{task.name}.engine: with audio, only text stages can have an engine of their own."
+            )
         try:
-            return replace(self, tasks={task.name: table}, audio=False, **task.engine)  # it is shown no clip
+            return replace(self, tasks={task.name: table}, audio=False, **task.engine)  # it hears no clip
         except SettingsError as exc:
             raise SettingsError(f"tasks.{task.name}.engine: {exc}") from exc
 

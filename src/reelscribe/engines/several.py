@@ -1,4 +1,4 @@
-"""Several engines as one: a text stage may be another model's affair.
+"""Several engines as one: a text stage, or the judgement of a text, may be another model's affair.
 
 Each engine has a lane: a thread of its own, in which it pulls works when it can keep them busy, and answers.
 """
@@ -22,7 +22,7 @@ class SeveralEngines:
     """Gives each work to the engine of its task.
 
     Args:
-        main: for all tasks that have none of their own; only it is shown videos.
+        main: for all tasks that have none of their own; videos are decoded for it.
         others: by task.
     """
 
