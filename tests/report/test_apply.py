@@ -16,9 +16,10 @@ from reelscribe.errors import DatasetError
 from reelscribe.export.options import ExportOptions
 from reelscribe.export.trainers import export_data
 from reelscribe.report.apply import apply_edits
+from reelscribe.report.edited import is_edited
 from reelscribe.report.entries import CaptionedData, Entry
 from reelscribe.runners.local import run
-from reelscribe.values import Row
+from reelscribe.values import CAPTION_META, Row
 from report.correcting import Desk, failed, put_output, row
 
 needs_data = pytest.mark.skipif(importlib.util.find_spec("pyarrow") is None, reason="the extra data is not installed")
@@ -59,6 +60,29 @@ def test_all_rows_are_written_with_captions_as_people_left_them(output: Path) ->
         item["caption_candidates"] for item in read_rows_of(output)[:3]
     ]
     assert output.read_bytes() == before
+
+
+def test_a_caption_by_hand_takes_the_place_of_a_failure(output: Path) -> None:
+    Desk(output).do("3-0", text="A bird sings.")
+    new = apply_edits(output).output
+    item = read_rows_of(new)[3]
+    assert (item["caption"], item["caption_failure"]) == ("A bird sings.", "")
+    told = {name: item["caption_meta"][name] for name in ("model", "edited_from", "verdict", "note")}
+    assert told == {"model": "by hand", "edited_from": "", "verdict": "", "note": "see to it"}
+    assert item["caption_meta"].keys() == CAPTION_META.keys()
+    for source in (output, new):
+        [entry] = [item for item in CaptionedData(source).entries() if isinstance(item, Entry) and item.row == 3]
+        assert (entry.captions, entry.failure, is_edited(entry)) == (("A bird sings.",), None, True)
+
+
+def test_corrected_events_are_written_as_events(tmp_path: Path) -> None:
+    events = [{"start": 4.0, "end": 5.0, "text": "A dog runs."}]
+    said = row("a.mp4", "0-1: A dog runs.", clip_start=4.0, clip_end=6.0) | {"caption": events}
+    output = put_rows(tmp_path / "out.jsonl", [said])
+    Desk(output).do(text="0.5-2 s: A cat runs.")
+    [item] = read_rows_of(apply_edits(output).output)
+    assert item["caption"] == [{"start": 4.5, "end": 6.0, "text": "A cat runs."}]
+    assert item["caption_meta"]["edited_from"] == "0-1: A dog runs."
 
 
 def test_what_is_there_is_not_replaced_without_being_told(output: Path) -> None:
@@ -262,6 +286,8 @@ def test_exports_have_corrected_text_and_leave_rejected_out(output: Path) -> Non
     conditions = {"approved": 1, "approved=false": 1, "edited": 2, "rejected": 1, "rejected=false": 2, "note=": 2}
     for number, (condition, count) in enumerate(conditions.items()):
         assert len(_exported(output, condition, name=f"set-{number}")[0]) == count, condition
+    Desk(output).do("3-0", text="A bird sings.")  # which had failed
+    assert [item["caption"] for item in _exported(output, "edited", name="by-hand")[0]][-1] == "A bird sings."
     Desk(output).do(text="Changed.")
     with pytest.raises(DatasetError, match="the captions have changed"):
         _exported(output)

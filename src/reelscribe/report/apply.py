@@ -17,11 +17,12 @@ from reelscribe.dataset.formats.jsonl import to_json
 from reelscribe.dataset.names import edited_of
 from reelscribe.dataset.write import DatasetWriter
 from reelscribe.errors import DatasetError
+from reelscribe.events import as_rows
 from reelscribe.report.edited import marks_of
-from reelscribe.report.entries import OVER, CaptionedData, Entry
+from reelscribe.report.entries import OVER, CaptionedData, Entry, is_by_video
 from reelscribe.report.left import folders_of, last_run
 from reelscribe.tasks import Task
-from reelscribe.values import Row, RowResult
+from reelscribe.values import CAPTION_META, Row, RowResult
 
 
 @dataclass(kw_only=True)
@@ -122,44 +123,59 @@ def with_entries(row: Row, entries: list[Entry]) -> Row:
     """A row whose captions and metadata are those of its entries; columns that stay are the very same objects."""
     changed: Row = {}
     for entry in entries:
-        slot = 0 if entry.slot == OVER else entry.slot
-        if entry.edit and entry.edit.text is not None and entry.task in row:
-            text = entry.edit.text
-            value = json.loads(text) if entry.structured else text
-            changed[entry.task] = _at(changed.get(entry.task, row[entry.task]), slot, partial(_other, value))
-        column = Task(name=entry.task).column("meta")
-        if column in row and (entry.edit or not entry.failure):
-            before = changed.get(column, row[column])
-            told = _at_json(before, slot, partial(_marked, entry.edit))
-            if told != before:
-                changed[column] = told
+        task, edit = Task(name=entry.task), entry.edit
+        slot = (0 if entry.slot == OVER else entry.slot) if is_by_video(row, task) else None
+        changes: dict[str, Callable[[Any], Any]] = {}
+        if edit and edit.text is not None:
+            changes[entry.task] = partial(_other, _value_of(entry, edit.text))
+            changes[task.column("failure")] = partial(_other, "")
+        if edit or not entry.failure:
+            changes[task.column("meta")] = partial(_in_json, partial(_marked, edit))
+        for column, change in changes.items():
+            if column in row:
+                before = changed.get(column, row[column])
+                told = _at(before, slot, change)
+                if told != before:
+                    changed[column] = told
     return {**row, **changed}
+
+
+def _value_of(entry: Entry, text: str) -> Any:
+    """What the column holds for a text that was checked when it was written."""
+    if entry.times:
+        return None if entry.events is None else as_rows(entry.events)
+    return json.loads(text) if entry.structured else text
 
 
 def _other(value: Any, before: Any) -> Any:
     return value
 
 
-def _marked(edit: Edit | None, meta: dict[str, Any]) -> dict[str, Any]:
-    return meta | marks_of(meta, edit)
+def _marked(edit: Edit | None, meta: Any) -> Any:
+    """Metadata with what an edit says. Those of a failure may be null; what else is no object stays."""
+    if meta is None and edit and edit.text is not None:
+        meta = dict.fromkeys(CAPTION_META)
+    return meta | marks_of(meta, edit) if isinstance(meta, dict) else meta
 
 
-def _at(cell: Any, slot: int, change: Callable[[Any], Any]) -> Any:
-    """A cell with another value for one of its videos, of which it may hold a list."""
-    if not isinstance(cell, list):
+def _at(cell: Any, slot: int | None, change: Callable[[Any], Any]) -> Any:
+    """A cell with another value; with a slot, one that holds a list, of which that item has another one."""
+    if slot is None:
         return change(cell)
+    if isinstance(cell, str):
+        return _in_json(lambda items: _at(items, slot, change), cell)
+    if not isinstance(cell, list):
+        return cell
     return [change(item) if place == slot else item for place, item in enumerate(cell)]
 
 
-def _at_json(cell: Any, slot: int, change: Callable[[Any], Any]) -> Any:
-    """The same, of a cell that holds objects, or the JSON of one or of a list. What is no object stays."""
-    if isinstance(cell, str):
-        try:
-            held = json.loads(cell)
-        except ValueError:
-            return cell
-        told = _at_json(held, slot, change)
-        return cell if told == held else to_json(told)
-    if isinstance(cell, list):
-        return _at(cell, slot, lambda item: _at_json(item, slot, change))
-    return change(cell) if isinstance(cell, dict) else cell
+def _in_json(change: Callable[[Any], Any], cell: Any) -> Any:
+    """A cell with another value, which may be in the JSON that it holds."""
+    if not isinstance(cell, str):
+        return change(cell)
+    try:
+        held = json.loads(cell)
+    except ValueError:
+        return cell
+    told = change(held)
+    return cell if told == held else to_json(told)

@@ -14,7 +14,7 @@ from reelscribe.dataset.names import SHARD
 from reelscribe.dataset.read import read_rows
 from reelscribe.dataset.sources import find_sources
 from reelscribe.errors import ClipError, DatasetError
-from reelscribe.events import Event, from_rows
+from reelscribe.events import Event, Times, from_rows
 from reelscribe.layouts import LAYOUTS, clips_of, eoc_token, named_clip, video_token
 from reelscribe.report.edited import Corrections, Numbering, is_edited
 from reelscribe.report.left import (
@@ -55,6 +55,8 @@ class Entry:
     """Its name."""
     structured: bool = False
     """Whether its captions are JSON."""
+    times: Times = False
+    """Whether its captions say events, and whether these may overlap."""
     video: FoundVideo
     source: InputRow | None = None
     """The row of the output that it is read from, if that holds nothing but what was asked about one input row."""
@@ -244,6 +246,7 @@ class CaptionedData:
                 slot=OVER if over else slot,
                 task=task.name,
                 structured=task.schema is not None or isinstance(cells["text"], dict),
+                times=task.times or ("overlapping" if from_rows(cells["text"]) is not None else False),
                 video=self._finder.find(clip.whole if clip and over else clip),
                 source=item,
                 original=_text(item.row.get(self.settings.text_key)),
@@ -383,14 +386,23 @@ def _by_video(row: Row, task: Task) -> list[dict[ColumnKind, Any]]:
     """What the columns of a task hold, for each video of a row."""
     cells: dict[ColumnKind, Any] = {kind: row.get(task.column(kind)) for kind in COLUMN_KINDS}
     cells["meta"] = _from_json(cells["meta"])
-    # Candidates are a list in any case, and so are events; the other two are there for each video.
-    known = [cells[kind] for kind in ("meta", "failure") if cells[kind] is not None]
-    if not known and not from_rows(cells["text"]):
-        known = [cells["text"]]
-    if not any(isinstance(cell, list) for cell in known):
+    if not is_by_video(row, task):
         return [cells]
     count = max(len(cell) for cell in cells.values() if isinstance(cell, list))
     return [{kind: _at(cells[kind], slot) for kind in COLUMN_KINDS} for slot in range(count)]
+
+
+def is_by_video(row: Row, task: Task) -> bool:
+    """Whether the columns of a task hold lists, with an item for each video of the row.
+
+    Candidates are a list in any case, and so are events; metadata and failures are there for each video.
+    """
+    known = [_from_json(row.get(task.column("meta"))), row.get(task.column("failure"))]
+    known = [cell for cell in known if cell is not None]
+    text = row.get(task.column("text"))
+    if not known and not from_rows(text):
+        known = [text]
+    return any(isinstance(cell, list) for cell in known)
 
 
 def _at(cell: Any, slot: int) -> Any:
