@@ -201,9 +201,9 @@ def choose(request: Request, answer: Answer) -> Caption:
     if keep != "all":
         fewest = min(len(faults[number]) for number in usable)
         usable = [number for number in usable if len(faults[number]) == fewest]
-    picked, reason, agreement = SELECTORS[keep](
-        [candidates[number] for number in usable], replace(request, seed=meta["seed"])
-    )
+    # To make a request once more is dear, for each row, and seldom needed.
+    drawn = request if request.seed == meta["seed"] else replace(request, seed=meta["seed"])
+    picked, reason, agreement = SELECTORS[keep]([candidates[number] for number in usable], drawn)
     if len(usable) < len(candidates):
         why = "without words" if keep == "all" else "with faults"
         reason += f"; left out before: {len(candidates) - len(usable)} {why}"

@@ -223,7 +223,8 @@ class Ledger:
         """
         keys = self._begun()
         video = keys.video(request.clip)
-        found = self._find(request, video)
+        key = keys.key(request, video)
+        found = self._find(request, key, video)
         with self._lock:
             must_remake = self._must_remake(request, found)
             holds = found is not None and not must_remake and self._holds(found)
@@ -237,7 +238,7 @@ class Ledger:
             else:
                 asked = self._to_ask(request, remake=must_remake)
             self.num_asked += 1
-            self._asked[request.id] = _Asked(keys.key(request, video), request, video, replaces)
+            self._asked[request.id] = _Asked(key, request, video, replaces)
         return asked
 
     def _must_remake(self, request: Request, found: "_Found | None") -> bool:
@@ -280,27 +281,26 @@ class Ledger:
         self.not_remade.append(failure)
         return found.outcome
 
-    def _find(self, request: Request, video: tuple[Any, ...]) -> "_Found | None":
+    def _find(self, request: Request, key: bytes, video: tuple[Any, ...]) -> "_Found | None":
         """The stored outcome of a request, under its key or that of release 0.1.0; captions come first."""
-        keys = self._begun()
-        names = [keys.key(request, video)]
+        names = [key]
         if self._has_keys_of_0_1:
-            names.append(keys.key_of_0_1(request, video))
+            names.append(self._begun().key_of_0_1(request, video))
         marks = ", ".join("?" * len(names))
         with self._lock, troubles(self.file):
             rows = self._base.execute(
                 f"SELECT key, kind, outcome, run, tries, limits FROM outcomes WHERE key IN ({marks}) "
                 "ORDER BY kind IS NOT NULL, key <> ?",
-                (*names, names[0]),
+                (*names, key),
             ).fetchall()
-        for key, kind, packed, run, tries, limits in rows:
+        for stored_key, kind, packed, run, tries, limits in rows:
             try:
                 known = unpack(packed, request)
                 if isinstance(known, Answer) and not known.has_scores_for(request):
                     continue  # it was made for another choice, without the scores that this one needs
                 chosen = self._chosen(known, request) if isinstance(known, Answer) else known
             except DamagedError as exc:
-                self._drop(key, exc)
+                self._drop(stored_key, exc)
                 continue
             answer = known if isinstance(known, Answer) else None
             verified = answer is None or self._remake.model_differs or answer.is_verified_for(request)

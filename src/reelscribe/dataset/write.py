@@ -61,12 +61,13 @@ class DatasetWriter(AbstractContextManager["DatasetWriter"]):
         self.before_named: Callable[[], None] = lambda: None
         self.when_named: Callable[[Path], None] = lambda file: None
         self._writer: RowWriter | None = None
-        self._shard = self._rows = self._failed = 0
+        self._rows = self._failed = 0
+        self._begin_shard(0)
 
-    @property
-    def file(self) -> Path:
+    def _begin_shard(self, number: int) -> None:
+        self._shard = number
+        self.file = self._pattern.with_name(self._pattern.name.replace(SHARD, f"{number:05d}"))
         """The file that is written now, by the name that it will have."""
-        return self._pattern.with_name(self._pattern.name.replace(SHARD, f"{self._shard:05d}"))
 
     @property
     def is_sharded(self) -> bool:
@@ -122,11 +123,15 @@ class DatasetWriter(AbstractContextManager["DatasetWriter"]):
         with _writing(self.file):
             if self._writer is not None and self._limit is not None and self._rows >= self._limit:
                 self._close_file()
-                self._shard += 1
+                self._begin_shard(self._shard + 1)
             if self._writer is None:
                 self._writer = self._open()
             self._writer.write(result)
         self._rows += len(result.rows)
+        if result.failures:
+            self._list_failures(result)
+
+    def _list_failures(self, result: RowResult) -> None:
         with _writing(self.failures):
             for failure in result.failures:
                 told = {
