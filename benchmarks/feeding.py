@@ -1,4 +1,4 @@
-"""Ways to caption files, each as a peer does it, for `peers.py`. Each host is a process that loads one model for its ways."""
+"""Ways to caption files, each as a peer does it, for `peers.py`. A host is a process that loads one model for its ways."""
 
 import asyncio
 import json
@@ -12,14 +12,14 @@ from itertools import count, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
 
-from cpu import tree_cpu_seconds
-
 if TYPE_CHECKING:
     from reelscribe.config.groups import EngineName
 
 T = TypeVar("T")
 
 BATCH: Final = 16
+KV_CACHE_BYTES: Final = 1 << 30
+"""Of each vLLM on a CPU: three of them share the machine's memory."""
 _MOVED: Final = """
 import importlib.abc, importlib.util, sys
 
@@ -58,21 +58,18 @@ class Job(NamedTuple):
             sampling={"max_tokens": self.tokens, "temperature": 1.0},
             max_video_tokens=self.video_tokens,
             batch_size=BATCH,
+            model_params={"kv_cache_memory_bytes": KV_CACHE_BYTES} if engine == "vllm" and not on_gpu() else {},
         )
 
 
-class Took(NamedTuple):
-    """What a run tells of itself."""
+def on_gpu() -> bool:
+    import torch
 
-    prompt_tokens: list[int]
-    """Of each clip, where the way tells."""
-    seconds: float | None = None
-    cpu_seconds: float | None = None
-    """Both only where the whole call is not what is to be timed."""
+    return torch.cuda.is_available()
 
 
-Run = Callable[[list[Path], int], Took]
-"""Captions files with this many candidates each."""
+Run = Callable[[list[Path], int], list[int]]
+"""Captions files with this many candidates each. Returns the tokens of each clip's prompt, or nothing."""
 
 
 def transformers_engine(job: Job) -> dict[str, Run]:
@@ -91,12 +88,12 @@ def reelscribe(job: Job, engine: "EngineName") -> Run:
 
     loaded = load_engine(job.settings(engine, job.most_candidates))
 
-    def run(files: list[Path], candidates: int) -> Took:
+    def run(files: list[Path], candidates: int) -> list[int]:
         settings = job.settings(engine, candidates)
         _forget(loaded)
         made = list(caption(requests_for(files, settings), settings, loaded))
         assert all(len(item.candidates) == candidates for item in made)  # type: ignore[union-attr]
-        return Took([item.meta["prompt_tokens"] for item in made])  # type: ignore[union-attr]
+        return [item.meta["prompt_tokens"] for item in made]  # type: ignore[union-attr]
 
     return run
 
@@ -122,12 +119,12 @@ def generate(job: Job) -> dict[str, Run]:
     baseline = SerialBaseline(job.settings("transformers", job.most_candidates))
     baseline.processor.tokenizer.padding_side = "left"
 
-    def published(files: list[Path], candidates: int) -> Took:
+    def published(files: list[Path], candidates: int) -> list[int]:
         baseline.caption_files(files, num_captions=candidates, max_tokens=job.tokens)
-        return Took([])
+        return []
 
     @torch.inference_mode()
-    def in_batches(files: list[Path], candidates: int) -> Took:
+    def in_batches(files: list[Path], candidates: int) -> list[int]:
         lengths: list[int] = []
         for group in in_groups(files, BATCH):
             frames = [decode(Clip(source=str(file)), baseline.budget) for file in group]
@@ -141,7 +138,7 @@ def generate(job: Job) -> dict[str, Run]:
                 num_return_sequences=candidates,
             )
             assert len(baseline.processor.tokenizer.batch_decode(ids)) == len(group) * candidates
-        return Took(lengths)
+        return lengths
 
     return {"published": published, "generate_batches": in_batches}
 
@@ -199,7 +196,7 @@ class Fed:
         from common import requests_for
         from vllm import SamplingParams
 
-        def run(files: list[Path], candidates: int) -> Took:
+        def run(files: list[Path], candidates: int) -> list[int]:
             self._llm.reset_prefix_cache()
             self._llm.llm_engine.reset_encoder_cache()
             params = SamplingParams(n=candidates, temperature=1.0, max_tokens=self.job.tokens)
@@ -211,14 +208,12 @@ class Fed:
                     made = self._llm.generate(prompts, params, use_tqdm=False)
                     assert all(len(item.outputs) == candidates for item in made)
                     lengths += [len(item.prompt_token_ids) for item in made]
-            return Took(lengths)
+            return lengths
 
         return run
 
 
-def ahead_of(
-    threads: ThreadPoolExecutor, prepare: Callable[[Any], T], items: Iterable[Any], ahead: int
-) -> Iterator[T]:
+def ahead_of(threads: ThreadPoolExecutor, prepare: Callable[[Any], T], items: Iterable[Any], ahead: int) -> Iterator[T]:
     """What is made of each item, in order, with this many under way."""
     source = iter(items)
     under_way = deque(threads.submit(prepare, item) for item in islice(source, ahead))
@@ -229,8 +224,6 @@ def ahead_of(
 
 def vllm_arguments(job: Job) -> dict[str, Any]:
     """What every peer tells vLLM: one clip's videos alone, no cache of prepared clips, and on a CPU what it needs."""
-    import torch
-
     arguments = {
         "limit_mm_per_prompt": {"image": 0, "video": 1},
         "max_model_len": 8192,
@@ -238,11 +231,11 @@ def vllm_arguments(job: Job) -> dict[str, Any]:
         "mm_processor_cache_gb": 0,
         "disable_log_stats": True,
     }
-    if not torch.cuda.is_available():
+    if not on_gpu():
         arguments |= {
             "dtype": "float32",
             "enforce_eager": True,
-            "kv_cache_memory_bytes": 2 << 30,
+            "kv_cache_memory_bytes": KV_CACHE_BYTES,
             "distributed_executor_backend": "uni",
             "enable_chunked_prefill": False,
             "block_size": 32,
@@ -267,46 +260,31 @@ def ray(job: Job) -> dict[str, Run]:
     (folder / "shim" / "sitecustomize.py").write_text(_MOVED)
     paths = os.pathsep.join([str(folder / "shim"), os.environ.get("PYTHONPATH", "")])
     # Its five pools of actors stand still with fewer than some six logical CPUs.
-    ray.init(num_cpus=8, include_dashboard=False, runtime_env={"env_vars": {"PYTHONPATH": paths}})
+    environment = {"env_vars": {"PYTHONPATH": paths}}
+    ray.init(num_cpus=8, include_dashboard=False, log_to_driver=False, logging_level="ERROR", runtime_env=environment)
+    ray.data.DataContext.get_current().enable_progress_bars = False
     exec(_MOVED, {})
     process = ray_processor(job, str(folder))
-    blocks = ray.data.from_items([{"ticket": number} for number in range(TICKETS)], override_num_blocks=TICKETS // BATCH)
+    blocks = ray.data.from_items(
+        [{"ticket": number} for number in range(TICKETS)], override_num_blocks=TICKETS // BATCH
+    )
     answers = process(blocks).iter_batches(batch_size=None, prefetch_batches=0)
     threading.Thread(target=lambda: deque(answers, maxlen=0), daemon=True).start()
     tickets = count()
 
-    def run(files: list[Path], candidates: int) -> Took:
+    def run(files: list[Path], candidates: int) -> list[int]:
         if len(files) % BATCH:
             raise SystemExit(f"Ray Data LLM is given blocks of {BATCH} clips, so --clips must be a multiple of it.")
         numbers = list(islice(tickets, len(files)))
         sampling = {"n": candidates, "temperature": 1.0, "max_tokens": job.tokens}
         for number, file in zip(numbers, files, strict=True):
             put(folder / "asked" / str(number), {"file": str(file), "sampling_params": sampling})
-        used: list[tuple[float, float]] = []
         told = [folder / "told" / str(number) for number in numbers]
         while not all(file.exists() for file in told):
-            used.append((time.time(), tree_cpu_seconds()))
-            time.sleep(0.1)
-        used.append((time.time(), tree_cpu_seconds()))
-        rows = sorted((json.loads(file.read_text()) for file in told), key=lambda row: row["at"])
-        return took_of(rows, used)
+            time.sleep(0.05)
+        return [int(file.read_text()) for file in told]
 
     return {"ray_data_llm": run}
-
-
-def took_of(rows: list[dict[str, Any]], used: list[tuple[float, float]]) -> Took:
-    """Time of rows in the order of their ends, from the end of the first block on: stages before vLLM have to fill.
-
-    `used` has CPU seconds by the clock. A single block is timed as a whole.
-    """
-    import numpy as np
-
-    times, seconds = zip(*used, strict=True)
-    several = len(rows) > BATCH
-    first, last = rows[BATCH - 1]["at"] if several else times[0], rows[-1]["at"]
-    share = (len(rows) - BATCH * several) / len(rows)
-    cpu = float(np.diff(np.interp([first, last], times, seconds))[0])
-    return Took([row["tokens"] for row in rows], (last - first) / share, cpu / share)
 
 
 def ray_processor(job: Job, folder: str) -> Any:
@@ -350,12 +328,11 @@ def ray_processor(job: Job, folder: str) -> Any:
 
         told = Path(folder, "told", str(row["ticket"]))
         part = told.with_suffix(".part")
-        part.write_text(json.dumps({"tokens": int(row["num_input_tokens"]), "at": time.time()}))
+        part.write_text(str(row["num_input_tokens"]))
         part.rename(told)
         return {"ticket": row["ticket"]}
 
-    one_at_a_time = {"concurrency": 1}  # the others would wait for tickets, and hold a CPU each
-    return build_processor(config, preprocess=ask, postprocess=tell, preprocess_map_kwargs=one_at_a_time)
+    return build_processor(config, preprocess=ask, postprocess=tell)
 
 
 def put(file: Path, content: dict[str, Any]) -> None:

@@ -7,14 +7,13 @@ loader, get them from this package's decoder: what differs is how the engine is 
 - `reelscribe_transformers`, `reelscribe_vllm`: this package.
 - `published`: the published operator's method: one video, one candidate at a time, by Transformers. It is timed on a
   few of the clips, since each costs it the same.
-- `generate_batches`: Transformers' `generate` for 16 clips at once, all candidates in one call; on two such batches. Its
-  continuous batching takes token ids alone, no pixels (`generate_batch`, Transformers 5.24).
+- `generate_batches`: Transformers' `generate` for 16 clips at once, all candidates in one call, on two such batches.
+  Its continuous batching takes token ids alone, no pixels (`generate_batch`, Transformers 5.24).
 - `vllm_at_once`: all clips decoded in threads, then one call of vLLM's `LLM.generate`.
 - `nemo_curator`: as the captioning stage of NeMo Curator 1.4 feeds vLLM: a task at a time, here one clip each, with a
   call of `generate`; clips are decoded ahead in threads. Rebuilt: the stage itself wants a GPU.
 - `cosmos_curate`: as the captioning stage of Cosmos-Curate feeds it: batches of 16, each waited for. Rebuilt likewise.
-- `ray_data_llm`: Ray Data LLM 2.60 itself, with its stages for chat, multimodal input and vLLM, from the end of its first
-  block on.
+- `ray_data_llm`: Ray Data LLM 2.60 itself, with its stages for chat, multimodal input and vLLM.
 
 Daft 0.7.26 feeds vLLM text alone, so it is not here (`daft.ai.vllm`: a prompter that takes no files).
 """
@@ -25,13 +24,21 @@ import time
 from importlib.metadata import distributions, version
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from cpu import tree_cpu_seconds
-from feeding import BATCH, HOSTS, WAYS, Job, Took
+from feeding import BATCH, HOSTS, WAYS, Job
 
 FEWER: Final = {"published": BATCH // 2, "generate_batches": 2 * BATCH}
 """Clips of ways that take the same time for each, however many there are, and much of it."""
+
+
+class Took(NamedTuple):
+    """What a run was seen to take."""
+
+    seconds: float
+    cpu_seconds: float
+    prompt_tokens: list[int]
 
 
 def work(host: str, job: Job, line: Connection) -> None:
@@ -41,9 +48,8 @@ def work(host: str, job: Job, line: Connection) -> None:
     while told := line.recv():
         way, files, candidates = told
         began, used = time.perf_counter(), tree_cpu_seconds()
-        took = runs[way](files, candidates)
-        seconds = took.seconds or time.perf_counter() - began
-        line.send(took._replace(seconds=seconds, cpu_seconds=took.cpu_seconds or tree_cpu_seconds() - used))
+        prompt_tokens = runs[way](files, candidates)
+        line.send(Took(time.perf_counter() - began, tree_cpu_seconds() - used, prompt_tokens))
 
 
 class Result:
@@ -54,7 +60,8 @@ class Result:
         self.tooks: list[Took] = []
 
     def told(self) -> dict[str, Any]:
-        seconds, cpu_seconds = ([round(getattr(each, name), 3) for each in self.tooks] for name in Took._fields[1:])
+        seconds = [round(took.seconds, 3) for took in self.tooks]
+        cpu_seconds = [round(took.cpu_seconds, 2) for took in self.tooks]
         lengths = self.tooks[0].prompt_tokens
         return {
             "clips": self.clips,
@@ -84,7 +91,9 @@ def take_turns(
         line = lines[WAYS[way]]
         line.send((way, clips, candidates))
         took: Took = line.recv()
-        print(f"{way}, {candidates} x {len(clips)} clips: {took.seconds:.2f} s, CPU {took.cpu_seconds:.2f} s", flush=True)
+        print(
+            f"{way}, {candidates} x {len(clips)} clips: {took.seconds:.2f} s, CPU {took.cpu_seconds:.2f} s", flush=True
+        )
         return took
 
     for way in ways:  # untimed
