@@ -158,10 +158,16 @@ class RunningBatch:
         tokens = self._sampler.step(self._logits)
         self._finish()
         tokens = self._keep(self._sampler.drop_finished(), tokens)
-        if len(tokens):
+        if not len(tokens):
+            return
+        try:
             self._cache.begin_step()
             self._logits = self._score(tokens[:, None], self._positions, self._cache).to(self._device)
-            self._positions = self._positions + 1
+        except Exception:
+            self._sampler.settle()  # or what ended in the step before would be charged with this one
+            self._finish()
+            raise
+        self._positions = self._positions + 1
 
     def finished(self) -> list[Generation | Failure]:
         """The requests that came to their end since the last call; also after a step that failed."""
