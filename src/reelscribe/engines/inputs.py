@@ -100,20 +100,25 @@ class ModelInputs:
         return replace(self, prefixes=tuple(prefix for prefix in prefixes if prefix.questions))
 
 
-def most_tokens(batch: Sequence[ModelInputs], *, shared: bool = True) -> int:
+def most_tokens(batch: Sequence[ModelInputs], *, shared: bool = True, row_tokens: int = 0) -> int:
     """Tokens that the cache may come to hold for a batch: prefixes, and candidates, each as long as the longest.
 
     A candidate has its question's own tokens and its answer; if prefixes are not shared, its whole prompt. Where it is
     judged, about as much comes to it for the time that takes.
+
+    Args:
+        batch: of works.
+        shared: whether candidates share the prefix of their prompts.
+        row_tokens: as many as take the memory of a candidate's states; see `CacheCost.row_tokens`.
     """
     if not shared:
         asked = [each for item in batch for each in item.questions]
-        return sum(each.request.num_captions * (len(each.ids) + each.longest_answer) for each in asked)
+        return sum(each.request.num_captions * (len(each.ids) + each.longest_answer + row_tokens) for each in asked)
     prefixes = [prefix for item in batch for prefix in item.prefixes]
     own = [
         (
             each.request.num_captions * (2 if each.request.judge else 1),
-            len(each.ids) - len(prefix.ids) + each.longest_answer,
+            len(each.ids) - len(prefix.ids) + each.longest_answer + row_tokens,
         )
         for prefix in prefixes
         for each in prefix.questions

@@ -1,6 +1,5 @@
 """The batch that a model is working on, which works join and leave while it runs."""
 
-import inspect
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -11,6 +10,7 @@ from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer
 
 from reelscribe.engines.branching import BranchingCache, can_branch
+from reelscribe.engines.cached import cache_name
 from reelscribe.engines.families import PIXELS
 from reelscribe.engines.inputs import InputBuilder, ModelInputs
 from reelscribe.engines.judging import to_judge, with_chances
@@ -232,11 +232,6 @@ _NO_MASK: Final = torch.empty(0, 0, 0, 0)
 """Four dimensions tell Transformers that a mask is made already; the cache knows what is padding."""
 _STATES: Final = ("linear_attention", "conv")
 """Types of layers that have states; they take a mask of two dimensions, or none."""
-
-
-def cache_name(model: Any) -> str:
-    """What the model calls its cache: another name since Transformers 5.23."""
-    return "cache" if "cache" in inspect.signature(model.forward).parameters else "past_key_values"
 
 
 def _no_masks(config: Any) -> Any:
