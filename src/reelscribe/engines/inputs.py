@@ -193,6 +193,7 @@ class InputBuilder:
         video = dict(shown.tensors)
         if shows and self._family.cut:
             video[PIXELS[0]] = torch.from_numpy(self._family.cut.patches(item.frames.pixels))
+        video = {name: _pinned(tensor, self._device) for name, tensor in video.items()}
         prefixes = tuple(self._prefix(*each, shown) for each in alike.items())
         return ModelInputs(prefixes=prefixes, layout=shown.layout, video=video)
 
@@ -317,9 +318,10 @@ class InputBuilder:
             "attention_mask": mask,
             "position_ids": positions if len(positions) > 1 else positions[0],
             **self._kinds(ids),
-            **{name: torch.cat([video[name] for video in videos]) for name in (videos[0] if videos else ())},
         }
-        inputs = {name: tensor.to(self._device, non_blocking=True) for name, tensor in on_cpu.items()}
+        inputs = {name: self._moved(tensor) for name, tensor in on_cpu.items()}
+        for name in videos[0] if videos else ():  # put together on the device: to do so here would unpin them
+            inputs[name] = torch.cat([self._moved(video[name]) for video in videos])
         if videos and self._scales:
             inputs[PIXELS[0]] = floats(inputs[PIXELS[0]], self._scales)
         return inputs
@@ -338,7 +340,11 @@ class InputBuilder:
         own = torch.tensor([len(question.ids) - len(prefix.ids) for prefix, question in asked])
         ends = own + torch.tensor([prefix.next_position for prefix, _ in asked])
         on_cpu = {"ids": ids, "mask": mask, "own": own, "ends": ends}
-        return {name: tensor.to(self._device, non_blocking=True) for name, tensor in on_cpu.items()}
+        return {name: self._moved(tensor) for name, tensor in on_cpu.items()}
+
+    def _moved(self, tensor: torch.Tensor) -> torch.Tensor:
+        """On the device. What is pinned is copied while the program goes on."""
+        return tensor.to(self._device, non_blocking=True)
 
     def _padded(self, rows: Sequence[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
         """Ids, padded on the left, and their mask."""
@@ -354,6 +360,11 @@ class InputBuilder:
 
 
 _NOTHING: Final = Shown(layout="", tensors={})
+
+
+def _pinned(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """In memory that a GPU copies from by itself; as it is for other devices."""
+    return tensor.pin_memory() if device.type == "cuda" else tensor
 
 
 def _common(rows: Sequence[torch.Tensor]) -> torch.Tensor:
