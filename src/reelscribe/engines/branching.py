@@ -16,10 +16,20 @@ from typing import Any, Final
 
 import torch
 from transformers import AttentionInterface, AttentionMaskInterface, DynamicCache
+from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer, LinearAttentionLayer
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-from reelscribe.engines.layers import Branches, FullLayer, StateLayer, copied, layer_for, left_padded
+from reelscribe.engines.layers import (
+    BorrowingLayer,
+    Branches,
+    FullLayer,
+    SlidingLayer,
+    StateLayer,
+    copied,
+    left_padded,
+)
+from reelscribe.engines.packed import PackedLayer, packs
 
 _CHANGES: Final = ("softcap", "s_aux")
 """Arguments by which some models have their attention changed."""
@@ -56,6 +66,19 @@ def can_branch(config: Any, kinds: Sequence[Any]) -> bool:
     if "chunked_attention" in (getattr(config, "layer_types", None) or ()):  # whose cache is that of a window
         return False
     return all(layer_for(kind, Branches(torch.device("cpu"))) is not None for kind in kinds)
+
+
+def layer_for(kind: Any, branches: Branches) -> FullLayer | StateLayer | BorrowingLayer | None:
+    """The layer of ours for one of a `DynamicCache`; None if there is none of its kind."""
+    if type(kind) is DynamicLayer:
+        return (PackedLayer if packs(kind.keys, kind.values) else FullLayer)(branches)
+    if type(kind) is DynamicSlidingWindowLayer:
+        return SlidingLayer(branches, kind.sliding_window)
+    if type(kind) is LinearAttentionLayer:
+        return StateLayer()
+    if type(kind).__name__ == "DummyLayer":  # which older releases of Transformers leave out
+        return BorrowingLayer()
+    return None
 
 
 class _Attention:
@@ -113,9 +136,9 @@ class BranchingCache:
         """
         made = cls(filled.layers, mask.device)
         owners = torch.arange(len(counts), device=mask.device).repeat_interleave(_tensor(counts, mask.device))
+        made._branches.change(mask.bool(), mask.new_zeros(len(owners), 0, dtype=torch.bool), owners)
         for layer, read in zip(made.layers, filled.layers, strict=True):
             layer.begin(read, owners)
-        made._branches.change(mask.bool(), mask.new_zeros(len(owners), 0, dtype=torch.bool), owners)
         return made
 
     def branch(self, rows: Sequence[int], counts: Sequence[int]) -> "BranchingCache":
@@ -180,6 +203,8 @@ class BranchingCache:
         caches = list(joining)
         if len(self._branches.owners):
             caches, copies = [self, *caches], [None, *copies]
+        else:  # of layers without keys it is not known how they are held best
+            self.layers = [layer.fresh(self._branches) for layer in joining[0].layers]
         branches = [cache._branches for cache in caches]
         for layer, *parts in zip(self.layers, *(cache.layers for cache in caches), strict=True):
             layer.join(parts, copies)

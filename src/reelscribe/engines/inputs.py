@@ -100,20 +100,25 @@ class ModelInputs:
         return replace(self, prefixes=tuple(prefix for prefix in prefixes if prefix.questions))
 
 
-def most_tokens(batch: Sequence[ModelInputs], *, shared: bool = True) -> int:
+def most_tokens(batch: Sequence[ModelInputs], *, shared: bool = True, row_tokens: int = 0) -> int:
     """Tokens that the cache may come to hold for a batch: prefixes, and candidates, each as long as the longest.
 
     A candidate has its question's own tokens and its answer; if prefixes are not shared, its whole prompt. Where it is
     judged, about as much comes to it for the time that takes.
+
+    Args:
+        batch: of works.
+        shared: whether candidates share the prefix of their prompts.
+        row_tokens: as many as take the memory of a candidate's states; see `CacheCost.row_tokens`.
     """
     if not shared:
         asked = [each for item in batch for each in item.questions]
-        return sum(each.request.num_captions * (len(each.ids) + each.longest_answer) for each in asked)
+        return sum(each.request.num_captions * (len(each.ids) + each.longest_answer + row_tokens) for each in asked)
     prefixes = [prefix for item in batch for prefix in item.prefixes]
     own = [
         (
             each.request.num_captions * (2 if each.request.judge else 1),
-            len(each.ids) - len(prefix.ids) + each.longest_answer,
+            len(each.ids) - len(prefix.ids) + each.longest_answer + row_tokens,
         )
         for prefix in prefixes
         for each in prefix.questions
@@ -188,6 +193,7 @@ class InputBuilder:
         video = dict(shown.tensors)
         if shows and self._family.cut:
             video[PIXELS[0]] = torch.from_numpy(self._family.cut.patches(item.frames.pixels))
+        video = {name: _pinned(tensor, self._device) for name, tensor in video.items()}
         prefixes = tuple(self._prefix(*each, shown) for each in alike.items())
         return ModelInputs(prefixes=prefixes, layout=shown.layout, video=video)
 
@@ -312,9 +318,10 @@ class InputBuilder:
             "attention_mask": mask,
             "position_ids": positions if len(positions) > 1 else positions[0],
             **self._kinds(ids),
-            **{name: torch.cat([video[name] for video in videos]) for name in (videos[0] if videos else ())},
         }
-        inputs = {name: tensor.to(self._device, non_blocking=True) for name, tensor in on_cpu.items()}
+        inputs = {name: self._moved(tensor) for name, tensor in on_cpu.items()}
+        for name in videos[0] if videos else ():  # put together on the device: to do so here would unpin them
+            inputs[name] = torch.cat([self._moved(video[name]) for video in videos])
         if videos and self._scales:
             inputs[PIXELS[0]] = floats(inputs[PIXELS[0]], self._scales)
         return inputs
@@ -333,7 +340,11 @@ class InputBuilder:
         own = torch.tensor([len(question.ids) - len(prefix.ids) for prefix, question in asked])
         ends = own + torch.tensor([prefix.next_position for prefix, _ in asked])
         on_cpu = {"ids": ids, "mask": mask, "own": own, "ends": ends}
-        return {name: tensor.to(self._device, non_blocking=True) for name, tensor in on_cpu.items()}
+        return {name: self._moved(tensor) for name, tensor in on_cpu.items()}
+
+    def _moved(self, tensor: torch.Tensor) -> torch.Tensor:
+        """On the device. What is pinned is copied while the program goes on."""
+        return tensor.to(self._device, non_blocking=True)
 
     def _padded(self, rows: Sequence[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
         """Ids, padded on the left, and their mask."""
@@ -349,6 +360,11 @@ class InputBuilder:
 
 
 _NOTHING: Final = Shown(layout="", tensors={})
+
+
+def _pinned(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """In memory that a GPU copies from by itself; as it is for other devices."""
+    return tensor.pin_memory() if device.type == "cuda" else tensor
 
 
 def _common(rows: Sequence[torch.Tensor]) -> torch.Tensor:

@@ -9,7 +9,7 @@ from typing import Any, Final, TypeVar
 
 import torch
 from torch.nn import functional
-from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer, LinearAttentionLayer
+from transformers.cache_utils import LinearAttentionLayer
 
 ROOM: Final = 64
 """Tokens by which the room for rows' own tokens grows, so that few steps copy what is there."""
@@ -107,9 +107,13 @@ class FullLayer:
 
     def branch(self, prefixes: torch.Tensor | None, branches: Branches, rows: int) -> "FullLayer":
         """A layer of another cache, for this many rows that go on from these prefixes (None for all)."""
-        made = FullLayer(branches)
+        made = self.fresh(branches)
         made._take(self, prefixes, rows)
         return made
+
+    def fresh(self, branches: Branches) -> "FullLayer":
+        """A layer of the same kind for another cache, with nothing in it."""
+        return type(self)(branches)
 
     def _take(self, other: "FullLayer", prefixes: torch.Tensor | None, rows: int) -> None:
         self.prefix = [_chosen(part, prefixes) for part in other.prefix]
@@ -231,11 +235,12 @@ class SlidingLayer(FullLayer):
         held = self.prefix[0]
         self._mask = torch.ones(len(held), held.shape[2], dtype=torch.bool, device=held.device)
 
-    def branch(self, prefixes: torch.Tensor | None, branches: Branches, rows: int) -> "SlidingLayer":
-        made = SlidingLayer(branches, self._window)
-        made._mask = _chosen(self._mask, prefixes)
-        made._take(self, prefixes, rows)
-        return made
+    def fresh(self, branches: Branches) -> "SlidingLayer":
+        return SlidingLayer(branches, self._window)
+
+    def _take(self, other: Any, prefixes: torch.Tensor | None, rows: int) -> None:
+        super()._take(other, prefixes, rows)
+        self._mask = _chosen(other._mask, prefixes)
 
     def join(self, parts: Sequence["FullLayer"], copies: Sequence[torch.Tensor | None]) -> None:
         masks = [part._mask[:, None, :, None] for part in parts if isinstance(part, SlidingLayer)]
@@ -267,6 +272,10 @@ class StateLayer(LinearAttentionLayer):  # type: ignore[misc]
         self.__dict__.update(filled.__dict__)
         self._kept: tuple[torch.Tensor, list[torch.Tensor]] | None = None
         self.reorder_cache(owners)
+
+    def fresh(self, _: Branches) -> "StateLayer":
+        """See `FullLayer.fresh`."""
+        return StateLayer()
 
     def join(self, parts: Sequence["StateLayer"], copies: Sequence[torch.Tensor | None]) -> None:
         """See `FullLayer.join`."""
@@ -322,26 +331,13 @@ class BorrowingLayer:
     def branch(self, *_: Any) -> "BorrowingLayer":
         return self
 
+    def fresh(self, _: Branches) -> "BorrowingLayer":
+        return self
+
     def join(self, *_: Any) -> None: ...
     def keep(self, *_: Any) -> None: ...
     def begin_step(self, *_: Any) -> None: ...
     def end_step(self) -> None: ...
-
-
-_Layer = FullLayer | StateLayer | BorrowingLayer
-
-
-def layer_for(kind: Any, branches: Branches) -> _Layer | None:
-    """The layer of ours for one of a `DynamicCache`; None if there is none of its kind."""
-    if type(kind) is DynamicLayer:
-        return FullLayer(branches)
-    if type(kind) is DynamicSlidingWindowLayer:
-        return SlidingLayer(branches, kind.sliding_window)
-    if type(kind) is LinearAttentionLayer:
-        return StateLayer()
-    if type(kind).__name__ == "DummyLayer":  # which older releases of Transformers leave out
-        return BorrowingLayer()
-    return None
 
 
 def copied(rows: torch.Tensor, which: torch.Tensor | None) -> torch.Tensor:

@@ -1,6 +1,5 @@
 """The batch that a model is working on, which works join and leave while it runs."""
 
-import inspect
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -11,6 +10,7 @@ from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer
 
 from reelscribe.engines.branching import BranchingCache, can_branch
+from reelscribe.engines.cached import cache_name
 from reelscribe.engines.families import PIXELS
 from reelscribe.engines.inputs import InputBuilder, ModelInputs
 from reelscribe.engines.judging import to_judge, with_chances
@@ -80,7 +80,7 @@ class RunningBatch:
         self._keep(self._sampler.drop_finished(at_least=0))
         caches, logits, ends, counts = [], [], [], []
         tokens = _PREFILL_TOKENS.get(self._device.type, _PREFILL_TOKENS_GPU)
-        for part in _parts(group, tokens, together=self._together):
+        for part in _parts(group, tokens, together=self._together, padded=self._device.type == "cpu"):
             prompts = self._builder.collate_prompts(part)
             cache, scores = self._read(part)
             caches.append(cache)
@@ -240,11 +240,6 @@ _STATES: Final = ("linear_attention", "conv")
 """Types of layers that have states; they take a mask of two dimensions, or none."""
 
 
-def cache_name(model: Any) -> str:
-    """What the model calls its cache: another name since Transformers 5.23."""
-    return "cache" if "cache" in inspect.signature(model.forward).parameters else "past_key_values"
-
-
 def _no_masks(config: Any) -> Any:
     """What a model takes for a mask where the cache has it: by type of layer, if it has several."""
     types = set(getattr(config, "layer_types", None) or ())
@@ -259,7 +254,7 @@ def _pieces(lengths: Sequence[int], width: int) -> Iterator[tuple[int, int]]:
             yield start, max(start - width, end)
 
 
-def _parts(group: Sequence[ModelInputs], tokens: int, *, together: bool) -> Iterator[list[ModelInputs]]:
+def _parts(group: Sequence[ModelInputs], tokens: int, *, together: bool, padded: bool) -> Iterator[list[ModelInputs]]:
     """Cut a group such that the prefixes of each part, padded, have at most so many tokens, or it is one work.
 
     A work that has several prefixes with its video goes by itself, a prefix at a time, so that the pixels are the same.
@@ -269,18 +264,21 @@ def _parts(group: Sequence[ModelInputs], tokens: int, *, together: bool) -> Iter
         group: works.
         tokens: of a part.
         together: whether works can be read together at all.
+        padded: whether those of unequal lengths can. On a GPU they cost flash attention, which takes no padding.
     """
     part: list[ModelInputs] = []
     longest = rows = 0
-    for item in group:
-        if not together or item.has_sound or sum(prefix.has_video for prefix in item.prefixes) > 1:
+    for item in group if padded else sorted(group, key=lambda item: item.longest_prefix):
+        uneven = len({len(prefix.ids) for prefix in item.prefixes}) > 1 and not padded
+        if not together or uneven or item.has_sound or sum(prefix.has_video for prefix in item.prefixes) > 1:
             if part:
                 yield part
             part, longest, rows = [], 0, 0
             yield from ([replace(item, prefixes=(prefix,))] for prefix in item.prefixes)
             continue
+        unlike = not padded and item.longest_prefix != longest
         longest = max(longest, item.longest_prefix)
-        if part and longest * (rows + len(item.prefixes)) > tokens:
+        if part and (unlike or longest * (rows + len(item.prefixes)) > tokens):
             yield part
             part, longest, rows = [], item.longest_prefix, 0
         part.append(item)
