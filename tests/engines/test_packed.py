@@ -43,14 +43,13 @@ class Twins:
     def read(self, prompts: list[int], questions: list[int]) -> list[BranchingCache]:
         """Caches for prompts of these lengths, each with so many questions."""
         longest = max(prompts)
-        mask = torch.tensor([[0] * (longest - length) + [1] * length for length in prompts])
         keys, values = self.some(len(prompts), HEADS, longest), self.some(len(prompts), HEADS, longest)
         made = []
         for is_packed in (True, False):
             self._packing(is_packed)
             filled = DynamicCache()
             filled.update(keys.clone(), values.clone(), 0)
-            made.append(BranchingCache.over(filled, mask, questions))
+            made.append(BranchingCache.over(filled, prompts, questions, CPU))
         assert [type(cache.layers[0]) for cache in made] == [PackedLayer, FullLayer]
         return made
 
@@ -83,7 +82,7 @@ class Twins:
 
     def keep(self, rows: list[int]) -> None:
         for cache in self.caches:
-            cache.keep(torch.tensor(rows))
+            cache.keep(rows)
 
     @property
     def buffers(self) -> list[int]:
@@ -158,8 +157,8 @@ def test_prompts_are_not_copied_when_others_join_or_leave(packing: Callable[[boo
         assert twins.buffers == there
         assert written.all < prompt / 3  # rooms for own tokens, and the new prompt
     with Written() as written:
-        cache.keep(torch.tensor([0, 4, 5]))
-        cache.keep(torch.tensor([0]))
+        cache.keep([0, 4, 5])
+        cache.keep([0])
     assert twins.buffers == there
     assert written.all < prompt / 3  # rooms for own tokens, and the new prompt0
     joining = twins.read([700], [1])[0]  # there is no more room but where others left

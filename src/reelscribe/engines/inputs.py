@@ -15,6 +15,7 @@ from torch.nn import functional
 
 from reelscribe.engines.families import PIXELS, SOUND, Family, Shown
 from reelscribe.engines.judging import YesNo
+from reelscribe.engines.moving import moved, pinned
 from reelscribe.engines.patches import floats
 from reelscribe.engines.prompt import Prompt
 from reelscribe.engines.sampling import TokenRules
@@ -193,7 +194,7 @@ class InputBuilder:
         video = dict(shown.tensors)
         if shows and self._family.cut:
             video[PIXELS[0]] = torch.from_numpy(self._family.cut.patches(item.frames.pixels))
-        video = {name: _pinned(tensor, self._device) for name, tensor in video.items()}
+        video = {name: pinned(tensor, self._device) for name, tensor in video.items()}
         prefixes = tuple(self._prefix(*each, shown) for each in alike.items())
         return ModelInputs(prefixes=prefixes, layout=shown.layout, video=video)
 
@@ -319,32 +320,27 @@ class InputBuilder:
             "position_ids": positions if len(positions) > 1 else positions[0],
             **self._kinds(ids),
         }
-        inputs = {name: self._moved(tensor) for name, tensor in on_cpu.items()}
+        inputs = {name: moved(tensor, self._device) for name, tensor in on_cpu.items()}
         for name in videos[0] if videos else ():  # put together on the device: to do so here would unpin them
-            inputs[name] = torch.cat([self._moved(video[name]) for video in videos])
+            inputs[name] = torch.cat([moved(video[name], self._device) for video in videos])
         if videos and self._scales:
             inputs[PIXELS[0]] = floats(inputs[PIXELS[0]], self._scales)
         return inputs
 
     def collate_prompts(self, batch: Sequence[ModelInputs]) -> dict[str, torch.Tensor]:
-        """The whole prompts of all questions, on the device.
+        """The whole prompts of all questions.
 
         Returns:
-            ids: int64, shape (questions, tokens), padded on the left.
-            mask: of the same shape; 0 where an id is padding.
-            own: how many of the tokens come after the prefix, int64, shape (questions,).
-            ends: the position of an answer's first token, of the dtype of positions, shape (questions,).
+            ids: int64, shape (questions, tokens), padded on the left, on the device.
+            mask: of the same shape, on the CPU; 0 where an id is padding.
+            own: how many of the tokens come after the prefix, int64, shape (questions,), on the CPU.
+            ends: the position of an answer's first token, of the dtype of positions, shape (questions,), on the device.
         """
         asked = [(prefix, question) for item in batch for prefix in item.prefixes for question in prefix.questions]
         ids, mask = self._padded([question.ids for _, question in asked])
         own = torch.tensor([len(question.ids) - len(prefix.ids) for prefix, question in asked])
         ends = own + torch.tensor([prefix.next_position for prefix, _ in asked])
-        on_cpu = {"ids": ids, "mask": mask, "own": own, "ends": ends}
-        return {name: self._moved(tensor) for name, tensor in on_cpu.items()}
-
-    def _moved(self, tensor: torch.Tensor) -> torch.Tensor:
-        """On the device. What is pinned is copied while the program goes on."""
-        return tensor.to(self._device, non_blocking=True)
+        return {"ids": moved(ids, self._device), "mask": mask, "own": own, "ends": moved(ends, self._device)}
 
     def _padded(self, rows: Sequence[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
         """Ids, padded on the left, and their mask."""
@@ -360,11 +356,6 @@ class InputBuilder:
 
 
 _NOTHING: Final = Shown(layout="", tensors={})
-
-
-def _pinned(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
-    """In memory that a GPU copies from by itself; as it is for other devices."""
-    return tensor.pin_memory() if device.type == "cuda" else tensor
 
 
 def _common(rows: Sequence[torch.Tensor]) -> torch.Tensor:

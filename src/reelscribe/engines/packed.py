@@ -341,20 +341,17 @@ def _trial(kind: type[FullLayer], device: torch.device, dtype: torch.dtype, size
     def some(*shape: int) -> torch.Tensor:
         return torch.randn(*shape, size, generator=numbers).to(device, dtype)
 
-    mask = torch.ones(2, 70, dtype=torch.bool, device=device)
-    mask[1, :30] = False
     branches = Branches(device)
-    owners = torch.tensor([0, 0, 1], device=device)
-    branches.change(mask, mask.new_zeros(3, 0), owners)
+    branches.change([70, 40], [0, 0, 0], [0, 0, 1], (70, 0))
     layer = kind(branches)
-    layer.begin(SimpleNamespace(keys=some(2, 2, 70), values=some(2, 2, 70)), owners)
+    layer.begin(SimpleNamespace(keys=some(2, 2, 70), values=some(2, 2, 70)), branches.owners)
     seen = []
     for own in ([[1, 1, 1], [0, 1, 1], [0, 0, 1]], None):
-        told = None if own is None else torch.tensor(own, dtype=torch.bool, device=device)
+        told = None if own is None else torch.tensor(own, dtype=torch.bool)
         branches.begin_step(told)
         layer.begin_step(told)
         tokens = 1 if own is None else 3
         layer.update(some(3, 2, tokens), some(3, 2, tokens))
         made = layer.attend(some(3, 4, tokens), size**-0.5)
-        seen.append(made[:, -1:] if told is None else made[told])
+        seen.append(made[:, -1:] if told is None else made[told.to(device)])
     return torch.cat([each.float().flatten() for each in seen])

@@ -15,6 +15,7 @@ from reelscribe.engines.families import PIXELS
 from reelscribe.engines.inputs import InputBuilder, ModelInputs
 from reelscribe.engines.judging import to_judge, with_chances
 from reelscribe.engines.looks import OneLook
+from reelscribe.engines.moving import moved, numbers, repeated
 from reelscribe.engines.repeating import RepeatingCache
 from reelscribe.engines.sampling import Sampler, TokenRules
 from reelscribe.engines.thinking import with_opening
@@ -90,10 +91,9 @@ class RunningBatch:
             counts += self._sampler.add(requests, prompts["ids"], prompts["mask"])
         self._looks.forget()
         self._cache.add(caches, counts)
-        repeats = torch.tensor(counts, device=self._device)
-        scores = torch.cat(logits)
-        self._logits = torch.cat([self._logits.to(scores.dtype), scores.repeat_interleave(repeats, 0)])
-        self._positions = torch.cat([self._positions, torch.cat(ends)[:, None].repeat_interleave(repeats, 0)])
+        rows, scores = numbers(repeated(counts), self._device), torch.cat(logits)
+        self._logits = torch.cat([self._logits.to(scores.dtype), scores[rows]])
+        self._positions = torch.cat([self._positions, torch.cat(ends)[rows, None]])
 
     def _read(self, part: Sequence[ModelInputs]) -> tuple[Any, torch.Tensor]:
         """Look at videos and read prefixes.
@@ -109,10 +109,10 @@ class RunningBatch:
         filled = DynamicCache(config=self._config)
         with self._looks.at(part[0].video):
             scores = self._model(**inputs, **{self._cache_name: filled}, use_cache=True, logits_to_keep=1).logits[:, -1]
-        counts = [len(prefix.questions) for item in part for prefix in item.prefixes]
-        repeats = torch.tensor(counts, device=scores.device)
-        cache = type(self._cache).over(filled, inputs["attention_mask"], counts)
-        return cache, scores.repeat_interleave(repeats, 0)
+        prefixes = [prefix for item in part for prefix in item.prefixes]
+        lengths, counts = [len(each.ids) for each in prefixes], [len(each.questions) for each in prefixes]
+        cache = type(self._cache).over(filled, lengths, counts, self._device)
+        return cache, scores[numbers(repeated(counts), scores.device)]
 
     def _ask(self, cache: Any, scores: torch.Tensor, prompts: Mapping[str, torch.Tensor]) -> torch.Tensor:
         """Read the tokens that each question has of its own, if any has.
@@ -125,11 +125,12 @@ class RunningBatch:
         left = scores
         # Padding leaves no trace in keys, but would change states: there a piece is all padding in a row, or none.
         for start, end in _pieces(sorted(set(own.tolist())) if cache.has_states else [int(own.max())], width):
-            distance = torch.arange(-start, -end, device=ids.device)  # from the prompts' ends
+            distance = torch.arange(-start, -end)  # from the prompts' ends
             cache.begin_step(distance >= -own[:, None])
-            left = self._score(ids[:, distance], ends[:, None] + distance, cache)
+            places = slice(ids.shape[1] - start, ids.shape[1] - end)
+            left = self._score(ids[:, places], ends[:, None] + moved(distance, ends.device), cache)
             cache.end_step()
-        return torch.where(own[:, None].to(scores.device) > 0, left, scores)
+        return torch.where(moved(own[:, None] > 0, scores.device), left, scores)
 
     def _score(self, tokens: torch.Tensor, positions: torch.Tensor, cache: Any) -> torch.Tensor:
         """Take rows further by these tokens, int64, shape (rows, tokens). Returns scores of those that come next."""
@@ -221,17 +222,18 @@ class RunningBatch:
             yield with_chances(answer, dict(zip(captions, chances, strict=False)))
             del chances[: len(captions)]
 
-    def _keep(self, rows: torch.Tensor | None, tokens: torch.Tensor | None = None) -> torch.Tensor:
+    def _keep(self, rows: list[int] | None, tokens: torch.Tensor | None = None) -> torch.Tensor:
         """Go on with some of the candidates. Returns their tokens."""
         tokens = tokens if tokens is not None else self._positions[:, 0]
         if rows is None:
             return tokens
-        if len(rows):
-            self._cache.keep(rows)
-            self._logits, self._positions = self._logits[rows], self._positions[rows]
-        else:
+        if not rows:
             self._empty()
-        return tokens[rows]
+            return tokens[:0]
+        self._cache.keep(rows)
+        staying = numbers(rows, self._device)
+        self._logits, self._positions = self._logits[staying], self._positions[staying]
+        return tokens[staying]
 
 
 _NO_MASK: Final = torch.empty(0, 0, 0, 0)

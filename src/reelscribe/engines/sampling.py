@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from torch.nn import functional
 
 from reelscribe.engines.constraints import Constraint, Constraints
+from reelscribe.engines.moving import moved, numbers, repeated
 from reelscribe.engines.thinking import before_stop, decode
 from reelscribe.sampling_params import DEFAULT_MAX_TOKENS, SamplingParams
 from reelscribe.values import Candidate, Failure, Generation, Request, RequestId, StopReason
@@ -225,7 +226,7 @@ class Sampler:
         Args:
             requests: to join.
             prompt_ids: int64, shape (requests, tokens), for the repetition penalty.
-            prompt_mask: of the same shape; 0 where an id is padding.
+            prompt_mask: of the same shape, on the CPU; 0 where an id is padding.
 
         Returns:
             Candidates of each request.
@@ -238,8 +239,8 @@ class Sampler:
         numbered = [(job, number) for job in jobs for number in range(len(job.drafts))]
         penalised = any(draft.params.repetition_penalty not in (None, 1) for draft in (*self._rows, *drafts))
         if penalised or len(self._seen):
-            counts = torch.tensor([len(job.drafts) for job in jobs], device=prompt_ids.device)
-            seen = self._tokens_of(prompt_ids, prompt_mask).repeat_interleave(counts, 0)
+            rows = numbers(repeated([len(job.drafts) for job in jobs]), prompt_ids.device)
+            seen = self._tokens_of(prompt_ids, moved(prompt_mask, prompt_ids.device))[rows]
             # Rows that came without a penalty have none that what they said before could matter to.
             held = self._seen if len(self._seen) else self._seen.new_zeros(len(self._rows), self._vocabulary)
             self._seen = torch.cat([held, seen])
@@ -324,7 +325,7 @@ class Sampler:
             row: draft.constraint for row, draft in enumerate(self._rows) if draft.constraint and not draft.stop_reason
         }
         if held:
-            rows = torch.tensor(list(held), device=scores.device)
+            rows = numbers(list(held), scores.device)
             allowed = self._rules.constraints.allowed(list(held.values()), self._vocabulary, scores.device)
             scores[rows] = torch.where(allowed, scores[rows], -torch.inf)
         return scores
@@ -382,29 +383,29 @@ class Sampler:
         self._jobs = [job for job in self._jobs if not job.done]
         return [job.answer() for job in done]
 
-    def drop_finished(self, *, at_least: float = _DEAD_SHARE) -> torch.Tensor | None:
+    def drop_finished(self, *, at_least: float = _DEAD_SHARE) -> list[int] | None:
         """Drop finished rows, if they are so large a share that it pays.
 
         Returns:
-            The rows that stay, ascending, int64, or None where all do.
+            The rows that stay, ascending, or None where all do.
         """
         staying = [row for row, draft in enumerate(self._rows) if not draft.stop_reason]
         if len(self._rows) - len(staying) < max(len(self._rows) * at_least, 1):
             return None
         self._rows = [self._rows[row] for row in staying]
-        rows = torch.tensor(staying, dtype=torch.int64, device=self._knobs.device)
+        rows = numbers(staying, self._knobs.device)
         self._knobs, self._draws, self._steps = self._knobs[rows], self._draws[rows], self._steps[rows]
         self._logprobs = self._logprobs[rows]
         if len(self._seen):
             self._seen = self._seen[rows]
         self._look()
-        return rows
+        return staying
 
 
 def _stack(held: torch.Tensor, new: torch.Tensor) -> torch.Tensor:
     """One below the other, the narrower filled up with zeros."""
     width = max(held.shape[1], new.shape[1])
-    parts = [held, new.to(held.device)]
+    parts = [held, moved(new, held.device)]
     return torch.cat([functional.pad(part, (0, width - part.shape[1])) for part in parts])
 
 
