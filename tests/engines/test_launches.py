@@ -4,17 +4,14 @@ from collections import Counter
 from pathlib import Path
 from typing import Any, Final
 
-import numpy as np
 import pytest
 import tiny_checkpoints
 import torch
-from flow import named
+from generating import noise
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from reelscribe.engines import branching
 from reelscribe.engines.transformers import TransformersEngine
-from reelscribe.sampling_params import SamplingParams
-from reelscribe.values import Clip, Frames, Request, Work
 
 MOST_KERNELS: Final = 36
 """A layer, of a Qwen3-VL. Transformers' own norms and rotations, with masks made in each layer, took up to 69."""
@@ -46,30 +43,12 @@ class Kernels(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return func(*args, **(kwargs or {}))
 
 
-def clip(number: int, candidates: int) -> Work:
-    frames = 4 + 2 * number
-    request = Request(
-        id=named(f"{number}"),
-        clip=Clip(source="a.mp4"),
-        prompt="What?" * (number + 1),
-        num_captions=candidates,
-        sampling=SamplingParams(temperature=0.7, top_p=0.8, top_k=20, max_tokens=50),
-    )
-    shown = Frames(
-        pixels=np.random.default_rng(number).integers(0, 256, (frames, 64, 64, 3), dtype=np.uint8),
-        timestamps=tuple(0.5 * each for each in range(frames)),
-        duration_seconds=0.5 * frames,
-        video_tokens=0,
-    )
-    return Work(requests=(request,), frames=shown)
-
-
 def kernels(folder: Path, candidates: list[int]) -> int:
     """Of a step of clips with prompts of unequal lengths."""
     engine = TransformersEngine(str(folder), device="cpu", dtype="bfloat16")
     engine._rules.end_ids = frozenset()
     batch = engine._new_batch()
-    batch.join([engine._inputs.prepare(clip(number, count)) for number, count in enumerate(candidates)])
+    batch.join([engine._inputs.prepare(noise(number, count)) for number, count in enumerate(candidates)])
     batch.step()
     with Kernels() as seen:
         batch.step()
