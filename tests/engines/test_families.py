@@ -179,9 +179,9 @@ def run(tiny: Tiny, groups: Sequence[Sequence[Work]], *, between: int) -> dict[s
     found: dict[str, list[torch.Tensor]] = {}
     keep = batch._keep
 
-    def watched(kept: torch.Tensor | None, tokens: torch.Tensor | None = None) -> torch.Tensor:
+    def watched(kept: list[int] | None, tokens: torch.Tensor | None = None) -> torch.Tensor:
         if kept is not None:
-            rows[:] = [rows[row] for row in kept.tolist()]
+            rows[:] = [rows[row] for row in kept]
         return keep(kept, tokens)
 
     setattr(batch, "_keep", watched)  # noqa: B010  # a method of one object

@@ -110,7 +110,8 @@ def test_a_step_that_fails_does_not_cost_what_ended_in_the_one_before(
     work = prepare("a", sampling=SamplingParams(temperature=0.0, max_tokens=64))
     [answer] = shapes_engine.generate(iter([work]))
     assert isinstance(answer, Generation)
-    steps = answer.candidates[0].num_tokens + 1  # with the end token
+    tokens = answer.candidates[0].num_tokens or 0
+    steps = tokens + 1  # with the end token
     failed = fail_at(monkeypatch, RunningBatch, "_score", torch.OutOfMemoryError("full"), calls=range(steps, 999))
     assert list(shapes_engine.generate(iter([work]))) == [answer]
     assert failed == [steps]

@@ -21,8 +21,10 @@ from reelscribe.engines import sampling
 from reelscribe.engines.inputs import ModelInputs
 from reelscribe.engines.transformers import TransformersEngine
 
-_WAITING: Final = {"_local_scalar_dense", "item", "is_nonzero", "nonzero", "equal", "allclose", "masked_select"}
-_WAITING |= {"bincount", "unique_consecutive", "_unique2", "unique_dim"}
+_WAITING: Final = (
+    *("_local_scalar_dense", "item", "is_nonzero", "nonzero", "equal", "allclose", "masked_select"),
+    *("bincount", "unique_consecutive", "_unique2", "unique_dim"),
+)
 """Operations whose result, or its shape, the host has to know."""
 _OURS: Final = str(Path(reelscribe.__file__).parent)
 

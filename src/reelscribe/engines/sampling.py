@@ -176,7 +176,7 @@ class _Drawn:
         # A copy from a GPU that does not block is to pinned memory, and must not be read before the event.
         self._tokens = tokens.to("cpu", non_blocking=True)
         self._means = None if means is None else means.to("cpu", non_blocking=True)
-        self._copied = torch.cuda.Event() if tokens.is_cuda else None
+        self._copied = torch.cuda.Event() if tokens.is_cuda else None  # type: ignore[no-untyped-call]
         if self._copied:
             self._copied.record()
 
@@ -351,7 +351,7 @@ class Sampler:
         self, chances: torch.Tensor, top_k: torch.Tensor, top_p: torch.Tensor, min_p: torch.Tensor
     ) -> torch.Tensor:
         """The same with 0 for what each row cuts."""
-        free = (top_k >= _ALL) & (top_p > 1) & (min_p == 0) if not (self._all_filtered and self._all_top_k) else None
+        free = (top_k >= _ALL) & (top_p > 1) & (min_p == 0)
         for width in (self._width, chances.shape[1]):
             likeliest, ids = chances.topk(min(width, chances.shape[1]))
             likeliest = likeliest.masked_fill(torch.arange(likeliest.shape[1], device=chances.device) >= top_k, 0)
