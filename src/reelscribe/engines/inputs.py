@@ -15,6 +15,7 @@ from torch.nn import functional
 
 from reelscribe.engines.families import PIXELS, SOUND, Family, Shown
 from reelscribe.engines.judging import YesNo
+from reelscribe.engines.moving import moved, pinned
 from reelscribe.engines.patches import floats
 from reelscribe.engines.prompt import Prompt
 from reelscribe.engines.sampling import TokenRules
@@ -100,21 +101,26 @@ class ModelInputs:
         return replace(self, prefixes=tuple(prefix for prefix in prefixes if prefix.questions))
 
 
-def most_tokens(batch: Sequence[ModelInputs], *, shared: bool = True) -> int:
+def most_tokens(batch: Sequence[ModelInputs], *, shared: bool = True, row_tokens: int = 0) -> int:
     """Tokens that the cache may come to hold for a batch: prefixes, and candidates, each as long as the longest.
 
     A candidate has its question's own tokens and its answer; if prefixes are not shared, its whole prompt. Where it is
     judged, about as much comes to it for the time that takes; where its claims are, once more, since each stands in a
     question of its own.
+
+    Args:
+        batch: of works.
+        shared: whether candidates share the prefix of their prompts.
+        row_tokens: as many as take the memory of a candidate's states; see `CacheCost.row_tokens`.
     """
     if not shared:
         asked = [each for item in batch for each in item.questions]
-        return sum(each.request.num_captions * (len(each.ids) + each.longest_answer) for each in asked)
+        return sum(each.request.num_captions * (len(each.ids) + each.longest_answer + row_tokens) for each in asked)
     prefixes = [prefix for item in batch for prefix in item.prefixes]
     own = [
         (
             each.request.num_captions * (1 + bool(each.request.judge) + each.request.verify),
-            len(each.ids) - len(prefix.ids) + each.longest_answer,
+            len(each.ids) - len(prefix.ids) + each.longest_answer + row_tokens,
         )
         for prefix in prefixes
         for each in prefix.questions
@@ -189,6 +195,7 @@ class InputBuilder:
         video = dict(shown.tensors)
         if shows and self._family.cut:
             video[PIXELS[0]] = torch.from_numpy(self._family.cut.patches(item.frames.pixels))
+        video = {name: pinned(tensor, self._device) for name, tensor in video.items()}
         prefixes = tuple(self._prefix(*each, shown) for each in alike.items())
         return ModelInputs(prefixes=prefixes, layout=shown.layout, video=video)
 
@@ -318,28 +325,28 @@ class InputBuilder:
             "attention_mask": mask,
             "position_ids": positions if len(positions) > 1 else positions[0],
             **self._kinds(ids),
-            **{name: torch.cat([video[name] for video in videos]) for name in (videos[0] if videos else ())},
         }
-        inputs = {name: tensor.to(self._device, non_blocking=True) for name, tensor in on_cpu.items()}
+        inputs = {name: moved(tensor, self._device) for name, tensor in on_cpu.items()}
+        for name in videos[0] if videos else ():  # put together on the device: to do so here would unpin them
+            inputs[name] = torch.cat([moved(video[name], self._device) for video in videos])
         if videos and self._scales:
             inputs[PIXELS[0]] = floats(inputs[PIXELS[0]], self._scales)
         return inputs
 
     def collate_prompts(self, batch: Sequence[ModelInputs]) -> dict[str, torch.Tensor]:
-        """The whole prompts of all questions, on the device.
+        """The whole prompts of all questions.
 
         Returns:
-            ids: int64, shape (questions, tokens), padded on the left.
-            mask: of the same shape; 0 where an id is padding.
-            own: how many of the tokens come after the prefix, int64, shape (questions,).
-            ends: the position of an answer's first token, of the dtype of positions, shape (questions,).
+            ids: int64, shape (questions, tokens), padded on the left, on the device.
+            mask: of the same shape, on the CPU; 0 where an id is padding.
+            own: how many of the tokens come after the prefix, int64, shape (questions,), on the CPU.
+            ends: the position of an answer's first token, of the dtype of positions, shape (questions,), on the device.
         """
         asked = [(prefix, question) for item in batch for prefix in item.prefixes for question in prefix.questions]
         ids, mask = self._padded([question.ids for _, question in asked])
         own = torch.tensor([len(question.ids) - len(prefix.ids) for prefix, question in asked])
         ends = own + torch.tensor([prefix.next_position for prefix, _ in asked])
-        on_cpu = {"ids": ids, "mask": mask, "own": own, "ends": ends}
-        return {name: tensor.to(self._device, non_blocking=True) for name, tensor in on_cpu.items()}
+        return {"ids": moved(ids, self._device), "mask": mask, "own": own, "ends": moved(ends, self._device)}
 
     def _padded(self, rows: Sequence[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
         """Ids, padded on the left, and their mask."""

@@ -41,6 +41,8 @@ class ModelSize:
     heads: int
     kv_heads: int
     head_dim: int
+    state_bytes: int = 0
+    """States of a sequence, however long it is, in layers of linear attention and of convolutions."""
     is_mixture: bool = False
     """A mixture of experts."""
     is_exact: bool = True
@@ -100,13 +102,15 @@ class ModelSize:
             heads=heads,
             kv_heads=text.get("num_key_value_heads") or heads,
             head_dim=_head_dim(text),
+            state_bytes=weights.state_bytes,
             is_mixture=weights.has_experts,
         )
 
-    def gpu_bytes(self, tp: int, cached_tokens: int) -> int:
-        """What each of `tp` GPUs must hold: weights, a cache of so many tokens, and room to work."""
+    def gpu_bytes(self, tp: int, cached_tokens: int, *, sequences: int = 0) -> int:
+        """What each of `tp` GPUs must hold: weights, a cache of so many tokens and sequences, and room to work."""
         kv_heads = math.ceil(self.kv_heads / tp)  # a head that cannot be split is copied
         cache = 2 * 2 * self.layers * kv_heads * self.head_dim * cached_tokens
+        cache += self.state_bytes * sequences // tp
         return self.text_bytes // tp + self.vision_bytes + cache + _WORKING_BYTES
 
     def splits(self, tp: int) -> bool:
@@ -123,6 +127,8 @@ class _Weights(NamedTuple):
     vision: int
     """All others: encoders, and what leads from them to the language model."""
     has_experts: bool
+    state_bytes: int = 0
+    """See `ModelSize`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -181,7 +187,7 @@ def plan(
         allowed = allowed[-1:]  # to leave GPUs idle would help nobody
     usable = int(min(gpu_bytes) * memory_share)
     for clips in (CLIPS, 1):  # slow is better than not at all
-        need = {degree: size.gpu_bytes(degree, clips * longest_tokens) for degree in allowed}
+        need = {degree: size.gpu_bytes(degree, clips * longest_tokens, sequences=clips) for degree in allowed}
         fits = next((degree for degree in need if need[degree] <= usable), None)
         if fits is not None:
             break
@@ -240,9 +246,13 @@ def _head_dim(text: Mapping[str, Any]) -> int:
     return int(text.get("head_dim") or text["hidden_size"] // text["num_attention_heads"])
 
 
+def _layers(text: Mapping[str, Any]) -> int:
+    return int(text["num_hidden_layers"])
+
+
 def _cached_layers(text: Mapping[str, Any]) -> int:
     """Layers of attention; those of convolutions, or of attention with a state of fixed size, keep no keys."""
-    kinds = text.get("layer_types") or ["attention"] * text["num_hidden_layers"]
+    kinds = text.get("layer_types") or ["attention"] * _layers(text)
     return sum("attention" in kind and "linear" not in kind for kind in kinds)
 
 
@@ -256,7 +266,24 @@ def _counted(config: Any) -> _Weights:
     layers = set(model.get_decoder().parameters()) - embeddings
     others = set(model.parameters()) - layers - embeddings
     has_experts = any(name.rpartition(".")[2] == "experts" for name, _ in model.named_modules())
-    return _Weights(_numbers(layers), _numbers(embeddings), _numbers(others), has_experts)
+    states = _state_bytes(model) if _cached_layers(text := config.get_text_config().to_dict()) < _layers(text) else 0
+    return _Weights(_numbers(layers), _numbers(embeddings), _numbers(others), has_experts, states)
+
+
+def _state_bytes(model: Any) -> int:
+    """Bytes of the states of a sequence, measured on a model without numbers, as one of 16 bits has them."""
+    from reelscribe.engines.cached import CacheCost
+
+    torch = importlib.import_module("torch")
+    decoder = model.to(torch.bfloat16).get_decoder()
+    for module in decoder.modules():
+        if hasattr(module, "experts"):  # which of them a token goes to, numbers alone would say
+            module.forward = lambda hidden, *_, **__: hidden
+    try:
+        return CacheCost.of(decoder, torch.device("meta")).row_bytes
+    except Exception as exc:  # a model's code may raise anything
+        logger.warning("The states of the model's linear layers are not counted, since it cannot be run: %s", exc)
+        return 0
 
 
 def _numbers(weights: Iterable[Any]) -> int:

@@ -21,11 +21,13 @@ from transformers.utils import logging as hf_logging
 from reelscribe.config import Settings
 from reelscribe.engines.base import ModelInfo
 from reelscribe.engines.branching import can_branch, enable_branching
+from reelscribe.engines.cached import CacheCost
 from reelscribe.engines.checkpoint import HUB_PARAMS, Checkpoint, cannot_load
 from reelscribe.engines.feed import Feed, ReadyItems, feeding
 from reelscribe.engines.inputs import InputBuilder, ModelInputs, most_tokens
+from reelscribe.engines.packed import SLACK
 from reelscribe.engines.positions import Positions
-from reelscribe.engines.running import RunningBatch, cache_name
+from reelscribe.engines.running import RunningBatch
 from reelscribe.engines.sampling import TokenRules
 from reelscribe.engines.speedups import speed_up
 from reelscribe.errors import EngineError, MissingExtraError, ModelError, SettingsError
@@ -116,7 +118,8 @@ class TransformersEngine:
         self._was_full = False
         text = self._model.config.get_text_config()
         self._shares = can_branch(text, DynamicCache(config=text).layers)
-        self._batch_tokens = batch_tokens or _batch_tokens(self._model, self._device)
+        self._cost = CacheCost.of(self._model, self._device)
+        self._batch_tokens = batch_tokens or _batch_tokens(self._cost, self._device)
         self._rules = TokenRules(self._processor.tokenizer, self._model.generation_config)
         for schema in schemas:
             self._rules.constraints.begin(schema)
@@ -195,7 +198,7 @@ class TransformersEngine:
         return -(-self._batch_size // 4)
 
     def _tokens_of(self, works: Sequence[ModelInputs]) -> int:
-        return most_tokens(works, shared=self._shares)
+        return most_tokens(works, shared=self._shares, row_tokens=self._cost.row_tokens)
 
     def _choose(self, waiting: list[ModelInputs], batch: RunningBatch, *, all_there: bool) -> list[ModelInputs]:
         """Those of the waiting works that are to join now: the oldest, and those most like it in length.
@@ -344,20 +347,11 @@ def _halves(works: Sequence[ModelInputs]) -> Iterator[list[ModelInputs]]:
         yield from (list(works[start : start + half]) for start in range(0, len(works), half))
 
 
-def _batch_tokens(model: Any, device: torch.device) -> int:
+def _batch_tokens(cost: CacheCost, device: torch.device) -> int:
     """Tokens whose keys and values memory has room for, beside what a pass through the model takes."""
     if device.type == "cuda":
-        room = _GPU_SHARE * torch.cuda.mem_get_info(device)[0]
+        room = _GPU_SHARE * torch.cuda.mem_get_info(device)[0] / SLACK
     else:
         room = _CPU_SHARE * os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    tokens = int(room / _bytes_of_a_token(model, device))
+    tokens = int(room / max(cost.token_bytes, 1))
     return tokens if device.type == "cuda" else min(tokens, _CPU_TOKENS)
-
-
-@torch.inference_mode()
-def _bytes_of_a_token(model: Any, device: torch.device) -> int:
-    """Bytes of the keys and values of a token, as the model makes them: no two configurations have the same words."""
-    filled = DynamicCache(config=model.config.get_text_config())
-    model(input_ids=torch.zeros(1, 1, dtype=torch.int64, device=device), **{cache_name(model): filled}, use_cache=True)
-    parts = [getattr(layer, name, None) for layer in filled.layers for name in ("keys", "values")]
-    return max(sum(int(part.nbytes) for part in parts if part is not None), 1)
