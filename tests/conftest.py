@@ -48,6 +48,7 @@ if importlib.util.find_spec("torch") is None:  # only the extra brings it
             "launches",
             "omni",
             "packed",
+            "quantised",
             "running",
             "sampling",
             "sharing",

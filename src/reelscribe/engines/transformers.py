@@ -16,6 +16,7 @@ from typing import Any, Final
 import torch
 from huggingface_hub.utils.tqdm import are_progress_bars_disabled, enable_progress_bars
 from transformers import AutoModelForMultimodalLM, DynamicCache
+from transformers.quantizers.auto import AUTO_QUANTIZATION_CONFIG_MAPPING
 from transformers.utils import logging as hf_logging
 
 from reelscribe.config import Settings
@@ -100,12 +101,15 @@ class TransformersEngine:
         checkpoint = Checkpoint.load(model, revision=revision, show=show, **hub)
         if audio:
             check_hears(checkpoint.limits)
+        _check_quantised(checkpoint, model)
         if checkpoint.is_part:
             given["config"] = checkpoint.config
         try:
             self._model, report = AutoModelForMultimodalLM.from_pretrained(
                 checkpoint.path, revision=revision, output_loading_info=True, **given
             )
+        except ModuleNotFoundError as exc:  # of a way to quantise
+            raise cannot_load(model, f"it needs a package: pip install {exc.name}") from exc
         except Exception as exc:  # damaged files and odd parameters raise all kinds of errors in there
             raise cannot_load(model, str(exc)) from exc
         if report["missing_keys"]:
@@ -330,6 +334,29 @@ def _device(name: str) -> torch.device:
         allowed, said = "auto, cpu, cuda, cuda:1, ...", str(exc).partition("\n")[0]
         raise ModelError(f"device must be {allowed}; {name!r} does not work here: {said}") from exc
     return device
+
+
+def _check_quantised(checkpoint: Checkpoint, model: str) -> None:
+    """See that Transformers knows how weights are quantised: else it would take their bare numbers, with a warning.
+
+    Raises:
+        ModelError: it does not.
+    """
+    method = checkpoint.quantised
+    if not method:
+        return
+    known = {name.removesuffix("_4bit").removesuffix("_8bit") for name in AUTO_QUANTIZATION_CONFIG_MAPPING}
+    advice = "take the checkpoint in bfloat16, or --engine vllm"
+    if method not in known:
+        raise ModelError(
+            f"the weights of the model {model!r} are quantised by {method!r}, which Transformers does not know "
+            f"(it knows {', '.join(sorted(known))}): {advice}."
+        )
+    if checkpoint.is_part:
+        raise ModelError(
+            f"the weights of the model {model!r} are quantised by {method!r}, and its thinker cannot be loaded so by "
+            f"itself: {advice}."
+        )
 
 
 def _size(item: _Prepared) -> int:
