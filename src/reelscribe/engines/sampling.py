@@ -288,12 +288,12 @@ class Sampler:
             likeliest, ids = chances.topk(min(self._width, chances.shape[1]))
             ranks = torch.arange(likeliest.shape[1], device=scores.device)
             likeliest = likeliest.masked_fill(ranks >= top_k, 0)
-            sums = likeliest.cumsum(-1)
+            sums = _running_sums(likeliest)
             stays = (sums - likeliest < top_p * sums[:, -1:]) & (likeliest >= min_p * likeliest[:, :1])
             chances = torch.zeros_like(chances).scatter_(1, ids, likeliest * stays)
         # Summed up in the order of ids: likely tokens may change places by a rounding error, which must not show.
         # A number below 1 times the sum stays below the sum in floats, too, so that there is always a token.
-        sums = chances.cumsum(-1)
+        sums = _running_sums(chances)
         draws = self._draws.gather(1, self._steps.clamp(max=self._draws.shape[1] - 1))
         return torch.searchsorted(sums, draws * sums[:, -1:], right=True)[:, 0]
 
@@ -330,6 +330,13 @@ class Sampler:
             self._seen = self._seen[rows]
         self._look()
         return rows
+
+
+def _running_sums(chances: torch.Tensor) -> torch.Tensor:
+    """Sums along rows up to each number. CUDA's may differ in the last bit each time, so that a CPU adds up instead."""
+    if chances.device.type == "cuda" and torch.are_deterministic_algorithms_enabled():
+        return chances.cpu().cumsum(-1).to(chances.device)
+    return chances.cumsum(-1)
 
 
 def _stack(held: torch.Tensor, new: torch.Tensor) -> torch.Tensor:
