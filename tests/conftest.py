@@ -49,6 +49,7 @@ if importlib.util.find_spec("torch") is None:  # only the extra brings it
             "omni",
             "packed",
             "quantised",
+            "repeatable",
             "running",
             "sampling",
             "sharing",

@@ -60,6 +60,12 @@ class EngineSettings:
         at_least=1,
         affects="nothing",
     )
+    deterministic: bool = setting(
+        False,
+        "Let the Transformers engine answer one request at a time, by repeatable operations alone, so that no answer "
+        "depends on others; slower.",
+        affects="captions",
+    )
     tp: int | None = setting(
         None,
         "vLLM: GPUs for each replica of the model; the fewest that it fits by default.",

@@ -244,7 +244,7 @@ def _bytes_each(config: Mapping[str, Any]) -> float:
     # compressed-tensors has a table of groups of layers, and most have one
     groups = [group.get("weights") or {} for group in (told.get("config_groups") or {}).values()]
     bits = told.get("bits") or max((group.get("num_bits") or 16 for group in groups), default=None)
-    return float(bits or _BITS.get(told.get("quant_method"), 16)) / 8
+    return float(bits or _BITS.get(str(told.get("quant_method")), 16)) / 8
 
 
 def _head_dim(text: Mapping[str, Any]) -> int:
@@ -277,15 +277,13 @@ def _counted(config: Any) -> _Weights:
 
 def _state_bytes(model: Any) -> int:
     """Bytes of the states of a sequence, measured on a model without numbers, as one of 16 bits has them."""
-    from reelscribe.engines.cached import CacheCost
-
-    torch = importlib.import_module("torch")
+    torch, cached = (importlib.import_module(name) for name in ("torch", "reelscribe.engines.cached"))
     decoder = model.to(torch.bfloat16).get_decoder()
     for module in decoder.modules():
         if hasattr(module, "experts"):  # which of them a token goes to, numbers alone would say
             module.forward = lambda hidden, *_, **__: hidden
     try:
-        return CacheCost.of(decoder, torch.device("meta")).row_bytes
+        return int(cached.CacheCost.of(decoder, torch.device("meta")).row_bytes)
     except Exception as exc:  # a model's code may raise anything
         logger.warning("The states of the model's linear layers are not counted, since it cannot be run: %s", exc)
         return 0

@@ -9,7 +9,8 @@ give each row its own randomness.
 import logging
 import os
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
@@ -28,6 +29,7 @@ from reelscribe.engines.feed import Feed, ReadyItems, feeding
 from reelscribe.engines.inputs import InputBuilder, ModelInputs, most_tokens
 from reelscribe.engines.packed import SLACK
 from reelscribe.engines.positions import Positions
+from reelscribe.engines.repeatable import repeatable
 from reelscribe.engines.running import RunningBatch
 from reelscribe.engines.sampling import TokenRules
 from reelscribe.engines.speedups import speed_up
@@ -37,6 +39,8 @@ from reelscribe.values import Failure, Generation, Request, Work
 from reelscribe.video.sampling import check_hears
 
 logger = logging.getLogger(__name__)
+
+Answer = Generation | Failure
 
 _WINDOW_BATCHES: Final = 2
 """Batches of works that may wait, to choose from."""
@@ -63,6 +67,7 @@ class TransformersEngine:
             batch that a clip is in; "bfloat16" is faster on CPUs with units for it.
         batch_size: most works under way at once.
         batch_tokens: most tokens that the key-value cache may come to hold; by default what memory has room for.
+        deterministic: whether to answer one request at a time, by repeatable operations alone.
         thinking: whether to let a model that can think do so before it answers.
         show: frames as a "video", as "images", or "auto": as images only if the checkpoint takes no video.
         audio: whether clips come with their sound.
@@ -83,12 +88,16 @@ class TransformersEngine:
         dtype: str = "auto",
         batch_size: int = 32,
         batch_tokens: int | None = None,
+        deterministic: bool = False,
         thinking: bool = False,
         show: str = "auto",
         audio: bool = False,
         model_params: dict[str, Any] | None = None,
         schemas: Iterable[Schema] = (),
     ) -> None:
+        self._deterministic = deterministic
+        if deterministic:  # read when CUDA is first used
+            os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         self._device = _device(device)
         if dtype == "auto" and self._device.type == "cpu":
             dtype = "float32"
@@ -136,6 +145,7 @@ class TransformersEngine:
             self._device,
             switches,
             checkpoint.context,
+            shares=not deterministic,
         )
         if checkpoint.family.times == "none":
             logger.warning("The model %r is not shown when its frames are: do not ask it for times.", model)
@@ -147,7 +157,7 @@ class TransformersEngine:
             details={"times_given": checkpoint.family.times, **({"sound_given": "among"} if audio else {})},
         )
 
-    def generate(self, works: Iterator[Work]) -> Iterator[Generation | Failure]:
+    def generate(self, works: Iterator[Work]) -> Iterator[Answer]:
         """Answer requests as they come to their end. Works join the running batch when there is room for several."""
         batch = self._new_batch()
         with feeding(works) as feed, self._ready(feed) as ready:
@@ -165,6 +175,9 @@ class TransformersEngine:
                 elif not batch.works and not waiting:
                     return
                 yield from (failure for item in taken for failure in item.failures)
+                if self._deterministic:
+                    yield from (answer for item in group for answer in self._one_by_one(item))
+                    continue
                 fault = self._advance(batch, group)
                 yield from batch.finished()
                 if fault:
@@ -236,15 +249,16 @@ class TransformersEngine:
             EngineError: no batch can be run.
         """
         try:
-            if group:
-                batch.join(group)
-            if batch.works:
-                batch.step()
+            with repeatable() if self._deterministic else nullcontext():
+                if group:
+                    batch.join(group)
+                if batch.works:
+                    batch.step()
         except Exception as exc:  # of torch, of a model's own code, of a kernel: of any kind
             return _Fault(exc, self._device)
         return None
 
-    def _apart(self, works: Sequence[ModelInputs], fault: "_Fault") -> Iterator[Generation | Failure]:
+    def _apart(self, works: Sequence[ModelInputs], fault: "_Fault") -> Iterator[Answer]:
         """Go on with works whose batch failed in ever smaller batches, so that a bad request costs only itself.
 
         One that failed alone is given up only once it has failed again: the trouble may have been the moment's.
@@ -259,19 +273,31 @@ class TransformersEngine:
             )
             self._batch_tokens, self._was_full = tokens // 2, True
         for part in _halves(works):
-            batch = self._new_batch()
-            again = self._advance(batch, part)
-            while batch.works and not again:
-                yield from batch.finished()
-                again = self._advance(batch)
-            yield from batch.finished()
-            left = batch.works
-            del batch
+            left, again = yield from self._to_the_end(part)
             requests = [question.request for item in left for question in item.questions]
             if again and len(requests) == 1 and not again.broken:
                 yield _failure(requests[0], again)
             elif again:
                 yield from self._apart(left, again)
+
+    def _to_the_end(
+        self, part: Sequence[ModelInputs]
+    ) -> "Generator[Answer, None, tuple[list[ModelInputs], _Fault | None]]":
+        """Answer works in a batch of their own, as far as that goes."""
+        batch = self._new_batch()
+        fault = self._advance(batch, part)
+        while batch.works and not fault:
+            yield from batch.finished()
+            fault = self._advance(batch)
+        yield from batch.finished()
+        return batch.works, fault
+
+    def _one_by_one(self, item: ModelInputs) -> Iterator[Answer]:
+        """Answer each request of a work in a batch of its own, so that shapes of tensors depend on nothing else."""
+        for question in item.questions:
+            left, fault = yield from self._to_the_end([item.only({question.request.id})])
+            if fault:
+                yield from self._apart(left, fault)
 
     def inputs(self, batch: list[Work]) -> dict[str, torch.Tensor]:
         """What the model is fed; see `InputBuilder.collate`."""
@@ -300,6 +326,10 @@ class _Fault:
             self.broken = EngineError(f"the model lacks a package to run with: {exc}")
 
 
+_Left = tuple[list[ModelInputs], _Fault | None]
+"""Works that are not answered, and what went wrong, if anything did."""
+
+
 def _failure(request: Request, fault: _Fault) -> Failure:
     advice = "; lower max_video_tokens or num_captions" if fault.out_of_memory else ""
     return Failure.of(request, fault.message + advice)
@@ -314,6 +344,7 @@ def load(settings: Settings) -> TransformersEngine:
         dtype=settings.dtype,
         batch_size=settings.batch_size,
         batch_tokens=settings.batch_tokens,
+        deterministic=settings.deterministic,
         thinking=settings.thinking,
         show=settings.show,
         audio=settings.audio,
