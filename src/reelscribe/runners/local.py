@@ -346,7 +346,9 @@ def _end(ledger: Ledger, tally: Tally, settings: Settings) -> None:
     if ledger.stayed:
         first = sorted(ledger.stayed, key=lambda failure: failure.id.row)[:_MOST_TOLD]
         told = "; ".join(f"row {failure.id.row}: {failure.message}" for failure in first)
-        logger.warning("%d captions could not be made again, and stay as they are, as: %s", len(ledger.stayed), told)
+        logger.warning(
+            "%d captions could not be made or judged again, and stay as they are, as: %s", len(ledger.stayed), told
+        )
 
 
 _MOST_TOLD: Final = 3
