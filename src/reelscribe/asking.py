@@ -210,7 +210,10 @@ def _given(name: RequestId, task: Task, row: Row, said: Mapping[str, Outcome]) -
     """
     if task.verifies is None:
         return None
-    text = "".join(map(str, _filled(parts_of(task.verifies), task, row, said))).strip()
+    parts = _filled(parts_of(task.verifies), task, row, said)
+    for name_left in names_in(parts):
+        raise ClipError("prompt", f"verifies has {{{name_left}}}, which is no column of the row.")
+    text = "".join(map(str, parts)).strip()
     if not claims_in(text):
         raise ClipError("prompt", f"there is nothing to verify: {task.verifies} has no words.")
     return Answer(id=name, candidates=(Candidate(text=text, stop_reason="stop", num_tokens=None),), meta={})

@@ -212,6 +212,8 @@ def choose(request: Request, answer: Answer) -> Caption:
     # Release 0.1.0 had no flags of clips, and recorded a share of damaged ones alone.
     flags |= set(meta.get("clip_flags", "truncated" if "decoded_share" in meta else "").split())
     flags |= {"unscored"} if request.lacks_scores(answer) else set()
+    unverified = request.verify and any(candidates[number].verified is None for number in kept)
+    flags |= {"unverified"} if unverified else set()
     told = {
         "keep": keep,
         "kept": list(kept),

@@ -367,7 +367,8 @@ class Queue(Iterator[Work], Generic[E]):
             asked = self._open[answer.id]
             request = asked.request
             may_retry = self._settings.retry_flagged and not (request.answered or request.verifies)
-            if may_retry and request.attempt == 1 and is_faulty(answer):
+            # What an earlier run made, and this one only verified, may have been the second try.
+            if may_retry and request.attempt == 1 and is_faulty(answer) and answer.meta.get("tries", 1) == 1:
                 asked.request, asked.first = once_more(request, answer), answer
                 self._follow_ups.append(Work(requests=(asked.request,)))
                 return

@@ -94,6 +94,15 @@ def test_what_a_run_did_not_verify_is_judged_and_not_made_again(data: Path) -> N
     assert (made.said, len(made.judged)) == ([], 2 * 8)
 
 
+def test_a_second_try_of_an_earlier_run_is_no_reason_for_a_third(data: Path) -> None:
+    settings: dict[str, Any] = {"retry_flagged": True, "checks": {"words": "9-"}}
+    _run(data, _Verifying(FALSE), **settings)
+    made = _Verifying("never")
+    for row in _run(data, made, **settings, verify=True):
+        assert (row["caption"], row["caption_meta"]["tries"]) == (FALSE, 2)
+    assert made.said == []
+
+
 def test_what_fails_of_an_earlier_run_is_asked_once_more(data: Path) -> None:
     settings: dict[str, Any] = {"retry_flagged": True, "tell_faults": True, "verify": True}
     fresh = _run(data, _Verifying(FALSE, TRUE), "fresh", **settings)
@@ -106,11 +115,15 @@ def test_what_fails_of_an_earlier_run_is_asked_once_more(data: Path) -> None:
     assert [row["caption_meta"]["try"] for row in later] == [2, 2]
 
 
-def test_judging_that_fails_leaves_what_there_was(data: Path) -> None:
+def test_judging_that_fails_leaves_what_there_was(data: Path, caplog: pytest.LogCaptureFixture) -> None:
     _run(data, _Verifying(TRUE))
     broken = _Verifying(TRUE)
     broken.engine = FakeEngine(broken._say, refuse="Describe")
-    assert [row["caption"] for row in _run(data, broken, verify=True)] == [TRUE, TRUE]
+    for row in _run(data, broken, verify=True):
+        assert (row["caption"], row["caption_meta"]["flags"]) == (TRUE, "unverified")
+    for row in _run(data, _Verifying("never"), verify=True):
+        assert (row["caption"], row["caption_meta"]["flags"]) == (TRUE, "")
+    assert "2 captions could not be made or judged again" in caplog.text
 
 
 def test_texts_that_are_there_already_are_verified(data: Path) -> None:
@@ -121,8 +134,11 @@ def test_texts_that_are_there_already_are_verified(data: Path) -> None:
         assert [row["checked"] for row in rows] == [TRUE, FALSE]
         assert [row["checked_meta"]["failed_claims"] for row in rows] == ["", "A cat flies."]
     assert (made.said, made.judged) == ([], ["A dog runs.", "It barks.", "A dog runs.", "A cat flies."])
+    settings["tasks"]["other"] = {"verifies": "{text}{fps}"}
     empty = put_rows(data, [{"video": "a.mp4", "text": " ..."}, {"video": "b.mp4"}])
-    failures = [row["checked_failure"] for row in _run(empty, made, "empty", **settings)]
+    rows = _run(empty, made, "empty", **settings)
+    failures = [row["checked_failure"] for row in rows]
+    assert rows[0]["other_failure"] == "prompt: verifies has {fps}, which is no column of the row."
     assert failures[0] == "prompt: there is nothing to verify: {text} has no words."
     assert failures[1].startswith("prompt: the prompt has {text}")
 

@@ -148,7 +148,7 @@ def _that_came_later(request: Request) -> list[Any]:
     """What requests of earlier releases did not have; nothing, where one is as it was then."""
     schema = request.schema.text if request.schema else None
     unfilled = [[type(part).__name__, str(part)] for part in request.unfilled]
-    told = [schema, request.video, unfilled]
+    told = [schema, request.video, unfilled, *(["verifies"] if request.verifies else [])]
     return [] if told == [None, True, []] else told
 
 
