@@ -7,34 +7,39 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
+from reelscribe.config import Settings
 from reelscribe.dataset.edits import Edit, EditLog, edits_of
 from reelscribe.dataset.formats.jsonl import to_json
 from reelscribe.dataset.ledger_file import read_answers
 from reelscribe.dataset.names import SHARD
 from reelscribe.dataset.read import read_rows
-from reelscribe.dataset.sources import find_sources
+from reelscribe.dataset.sources import Source, find_sources
+from reelscribe.dataset.write import failures_in
 from reelscribe.errors import ClipError, DatasetError
 from reelscribe.events import Event, Times, from_rows
 from reelscribe.layouts import LAYOUTS, clips_of, eoc_token, named_clip, video_token
+from reelscribe.outcomes import without_choice
 from reelscribe.report.edited import Corrections, Numbering, is_edited
 from reelscribe.report.left import (
     Unfinished,
     counting,
     folders_of,
+    is_unfinished,
     last_run,
     not_finished,
-    partial_of,
     read_failures,
     remembering,
     settings_of,
     tasks_in,
 )
 from reelscribe.report.videos import FoundVideo, VideoFinder
+from reelscribe.runners.known import KnownRows
 from reelscribe.runners.status import find_failures, find_ledger, ledger_of
 from reelscribe.tasks import COLUMN_KINDS, ColumnKind, Task
-from reelscribe.values import Caption, Clip, InputRow, Request, Row
+from reelscribe.values import Answer, Caption, Clip, InputRow, Request, Row
 
 _PEEK_ROWS: Final = 64
+_KNOWN_AT_ONCE: Final = 256
 _MOST_REMEMBERED: Final = 200_000
 """Captions of the ledger that are held in memory."""
 
@@ -111,8 +116,8 @@ class CaptionedData:
     Args:
         output: as the run was given it.
         root: folder that relative paths of videos start from; by default the run's own, or where its inputs lie.
-        unfinished: take what is there of an output in JSON Lines with columns, if its run "ended" before it was whole,
-            or also if it is "running".
+        unfinished: take what the ledger of a run knows, if that "ended" before its output was whole, or also if it is
+            "running".
         corrected: have entries as people left them; False for what the model said.
         videos: whether to look where videos are; else only their names are told, which is much faster.
 
@@ -138,25 +143,23 @@ class CaptionedData:
         """Those of the last way through."""
         self._corrected = corrected
         self.run = last_run(output)
-        partial = partial_of(output, unfinished) if unfinished and self.run else None
-        self.is_partial = partial is not None
-        """Whether the output is not whole, and this is what is there of it."""
-        if self.run and SHARD not in str(output) and not output.exists() and not partial:
+        self._unfinished = unfinished
+        self.is_partial = self._is_unfinished()
+        """Whether the output is not whole, and this is what the ledger of its run knows."""
+        if self.run and SHARD not in str(output) and not output.exists() and not self.is_partial:
             raise not_finished(output)
         self.settings = replace(settings_of(self.run), root=None)
-        self.sources = [partial] if partial else find_sources([str(output).replace(SHARD, "*")])
-        """The files or folders of the data set."""
+        self.sources = [] if self.is_partial else self._find_sources()
+        """The files or folders of the data set, if that is whole."""
         self._finder = VideoFinder(folders_of(output, self.run, root), looks=videos)
-        first = [item.row for item, _ in zip(self._rows(), range(_PEEK_ROWS), strict=False)]
+        first = self._first_rows()
         self._tasks = self.settings.all_tasks if self.run else tasks_in(first)
-        self.is_interleaved = bool(first or not partial) and self._holds_tokens(first)
+        self.is_interleaved = bool(first or not self.is_partial) and self._holds_tokens(first)
         """Whether captions are in the text of rows."""
-        if partial and self.is_interleaved:
-            raise not_finished(output)
         self._failures: dict[int, list[Row]] = {}
         self._remembered: Callable[[Request, list[str]], Caption | None] = lambda request, texts: None
         self._kept: Callable[[Request], int] = lambda request: 0
-        if self.is_interleaved:
+        if self.is_interleaved and not self.is_partial:
             self._failures = read_failures(find_failures(output))
             if self._failures and self.settings.shard:  # they are counted in the rows of all shards
                 raise DatasetError(
@@ -193,16 +196,52 @@ class CaptionedData:
         """What was asked about each video. Without a ledger no more is known of a task than its name."""
         return (self.settings.text_task,) if self.is_interleaved else self._tasks
 
+    def _is_unfinished(self) -> bool:
+        return bool(self.run and self._unfinished and is_unfinished(self.output, self.run, self._unfinished))
+
+    def _find_sources(self) -> list[Source]:
+        return find_sources([str(self.output).replace(SHARD, "*")])
+
+    def _first_rows(self) -> list[Row]:
+        if self.is_partial:
+            return [row for result in self.known_rows().take(_PEEK_ROWS) for row in result.rows]
+        return [item.row for item in itertools.islice(self._rows(), _PEEK_ROWS)]
+
     def _rows(self) -> Iterator[InputRow]:
-        if self.is_partial and not Path(self.sources[0].location).exists():  # it was finished meanwhile
-            self.sources, self.is_partial = find_sources([str(self.output)]), False
         return read_rows(self.sources, self.settings, output=self.output)
+
+    def known_rows(self) -> KnownRows:
+        """The rows of a run that is not finished."""
+        assert self.run
+        return KnownRows(self.output, self.run)
+
+    def entries_of_next(self, known: KnownRows, most: int) -> list[Entry | NoVideo]:
+        """What each task came to in the next rows that a run knows, as the model left it; nothing if there are none."""
+        start, results = known.taken, known.take(most)
+        if not self.is_interleaved:
+            rows = (row for result in results for row in result.rows)
+            items = [InputRow(index=start + place, row=_as_read(row, self.settings)) for place, row in enumerate(rows)]
+            return [entry for item in items for entry in self.entries_of(item) or [NoVideo(row=item.index)]]
+        self._failures = {start + place: list(failures_in(result)) for place, result in enumerate(results)}
+        answers: dict[int, list[Answer]] = {}
+        for outcome in (outcome for result in results for outcome in result.outcomes):
+            if isinstance(outcome, Caption):
+                answer = Answer(id=outcome.id, candidates=outcome.candidates, meta=without_choice(outcome.meta))
+                answers.setdefault(outcome.meta["seed"], []).append(answer)
+        self._remembered, self._kept = remembering(answers, self.settings), counting(answers, self.settings)
+        return list(self._from_text((row for result in results for row in result.rows), start))
 
     def entries(self) -> Iterator[Entry | NoVideo]:
         """What each task came to for each video of each row, in order; may be asked for several times."""
-        if self.is_interleaved:
+        if self.is_partial and not self._is_unfinished():  # it was finished meanwhile
+            self.sources, self.is_partial = self._find_sources(), False
+        if self.is_partial:
+            known, look_up = self.known_rows(), self._begin()
+            while found := self.entries_of_next(known, _KNOWN_AT_ONCE):
+                yield from (look_up(entry) if isinstance(entry, Entry) else entry for entry in found)
+        elif self.is_interleaved:
             look_up = self._begin()
-            for entry in self._from_text():
+            for entry in self._from_text(item.row for item in self._rows()):
                 yield look_up(entry) if isinstance(entry, Entry) else entry
         else:
             for item, entries in self.rows():
@@ -222,8 +261,6 @@ class CaptionedData:
         look_up = self._begin()
         for item in self._rows():
             if item.problem:  # the output itself is damaged here
-                if self.is_partial:
-                    return
                 raise DatasetError(f"{self.output}: {item.problem.message}")
             yield item, list(map(look_up, self.entries_of(item)))
 
@@ -271,10 +308,9 @@ class CaptionedData:
 
     # Tokens in the text
 
-    def _from_text(self) -> Iterator[Entry | NoVideo]:
-        rows = (item.row for item in self._rows())
+    def _from_text(self, rows: Iterator[Row], start: int = 0) -> Iterator[Entry | NoVideo]:
         next_one: list[Row] = []
-        for index in itertools.count():
+        for index in itertools.count(start):
             first = next_one.pop() if next_one else next(rows, None)
             if first is None:
                 return
@@ -415,6 +451,11 @@ def _from_json(value: Any) -> Any:
         return json.loads(value) if isinstance(value, str) else value
     except ValueError:
         return None
+
+
+def _as_read(row: Row, settings: Settings) -> Row:
+    """A row of a run with the columns that it adds as they are read from a file."""
+    return {**row, **{name: json.loads(to_json(row[name])) for name in settings.added_columns if name in row}}
 
 
 def _text(value: Any) -> str:
