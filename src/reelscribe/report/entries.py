@@ -9,6 +9,7 @@ from typing import Any, Final
 
 from reelscribe.config import Settings
 from reelscribe.dataset.edits import Edit, EditLog, edits_of
+from reelscribe.dataset.formats import format_of
 from reelscribe.dataset.formats.jsonl import to_json
 from reelscribe.dataset.ledger_file import read_answers
 from reelscribe.dataset.names import SHARD
@@ -36,7 +37,7 @@ from reelscribe.report.videos import FoundVideo, VideoFinder
 from reelscribe.runners.known import KnownRows
 from reelscribe.runners.status import find_failures, find_ledger, ledger_of
 from reelscribe.tasks import COLUMN_KINDS, ColumnKind, Task
-from reelscribe.values import Answer, Caption, Clip, InputRow, Request, Row
+from reelscribe.values import Answer, Caption, Clip, InputRow, Request, Row, RowResult
 
 _PEEK_ROWS: Final = 64
 _KNOWN_AT_ONCE: Final = 256
@@ -218,6 +219,13 @@ class CaptionedData:
     def entries_of_next(self, known: KnownRows, most: int) -> list[Entry | NoVideo]:
         """What each task came to in the next rows that a run knows, as the model left it; nothing if there are none."""
         start, results = known.taken, known.take(most)
+        found = self._in_results(results, start)
+        if (format_of(self.output.name) or self.settings.output_format) != "webdataset":
+            return found
+        return [_as_in_tar(entry, results[entry.row - start]) if isinstance(entry, Entry) else entry for entry in found]
+
+    def _in_results(self, results: Sequence[RowResult], start: int) -> list[Entry | NoVideo]:
+        """What each task came to in rows, of which the first has this place."""
         if not self.is_interleaved:
             rows = (row for result in results for row in result.rows)
             items = [InputRow(index=start + place, row=_as_read(row, self.settings)) for place, row in enumerate(rows)]
@@ -451,6 +459,14 @@ def _from_json(value: Any) -> Any:
         return json.loads(value) if isinstance(value, str) else value
     except ValueError:
         return None
+
+
+def _as_in_tar(entry: Entry, result: RowResult) -> Entry:
+    """An entry whose video is called by its sample, as it is once a tar file holds it."""
+    clip = entry.video.clip
+    if clip is None or "__key__" in (result.origin.row if result.origin else {}):
+        return entry
+    return replace(entry, video=replace(entry.video, name=f"{result.index:09d}{clip.fragment}"))
 
 
 def _as_read(row: Row, settings: Settings) -> Row:
