@@ -18,7 +18,7 @@ from reelscribe.dataset.sources import Source, find_sources
 from reelscribe.dataset.write import failures_in
 from reelscribe.errors import ClipError, DatasetError
 from reelscribe.events import Event, Times, from_rows
-from reelscribe.layouts import LAYOUTS, clips_of, eoc_token, named_clip, video_token
+from reelscribe.layouts import LAYOUTS, captions_in, clips_of, named_clip, video_token
 from reelscribe.outcomes import without_choice
 from reelscribe.report.edited import Corrections, Numbering, is_edited
 from reelscribe.report.left import (
@@ -109,6 +109,17 @@ def by_video(entries: Iterable[Entry | NoVideo]) -> Iterator[tuple[Entry, ...]]:
 
     for _, group in itertools.groupby(entries, key=place):
         yield tuple(entry for entry in group if isinstance(entry, Entry))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Group:
+    """Rows of the output that were made of one row of the input, with what was said of its videos."""
+
+    items: list[InputRow]
+    entries: list[Entry]
+    """None if it has no videos."""
+    made: int = 0
+    """How many of the last rows have captions in their text."""
 
 
 class CaptionedData:
@@ -226,10 +237,14 @@ class CaptionedData:
 
     def _in_results(self, results: Sequence[RowResult], start: int) -> list[Entry | NoVideo]:
         """What each task came to in rows, of which the first has this place."""
+        groups = self._groups_in(results, start)
+        return [entry for place, group in enumerate(groups, start) for entry in group.entries or [NoVideo(row=place)]]
+
+    def _groups_in(self, results: Sequence[RowResult], start: int) -> Iterator[Group]:
+        rows = (row for result in results for row in result.rows)
         if not self.is_interleaved:
-            rows = (row for result in results for row in result.rows)
-            items = [InputRow(index=start + place, row=_as_read(row, self.settings)) for place, row in enumerate(rows)]
-            return [entry for item in items for entry in self.entries_of(item) or [NoVideo(row=item.index)]]
+            items = (InputRow(index=start + n, row=_as_read(row, self.settings)) for n, row in enumerate(rows))
+            return (Group(items=[item], entries=self.entries_of(item)) for item in items)
         self._failures = {start + place: list(failures_in(result)) for place, result in enumerate(results)}
         answers: dict[int, list[Answer]] = {}
         for outcome in (outcome for result in results for outcome in result.outcomes):
@@ -237,7 +252,7 @@ class CaptionedData:
                 answer = Answer(id=outcome.id, candidates=outcome.candidates, meta=without_choice(outcome.meta))
                 answers.setdefault(outcome.meta["seed"], []).append(answer)
         self._remembered, self._kept = remembering(answers, self.settings), counting(answers, self.settings)
-        return list(self._from_text((row for result in results for row in result.rows), start))
+        return self._from_text((InputRow(index=start, row=row) for row in rows), start)
 
     def entries(self) -> Iterator[Entry | NoVideo]:
         """What each task came to for each video of each row, in order; may be asked for several times."""
@@ -247,30 +262,29 @@ class CaptionedData:
             known, look_up = self.known_rows(), self._begin()
             while found := self.entries_of_next(known, _KNOWN_AT_ONCE):
                 yield from (look_up(entry) if isinstance(entry, Entry) else entry for entry in found)
-        elif self.is_interleaved:
-            look_up = self._begin()
-            for entry in self._from_text(item.row for item in self._rows()):
-                yield look_up(entry) if isinstance(entry, Entry) else entry
         else:
-            for item, entries in self.rows():
-                yield from entries
-                if not entries:
-                    yield NoVideo(row=item.index)
+            for index, group in enumerate(self.groups()):
+                yield from group.entries or [NoVideo(row=index)]
 
     def _begin(self) -> Callable[[Entry], Entry]:
         """What is done to the entries of one way through."""
         self.corrections = Corrections(self.log)
         return self.corrections if self._corrected else Numbering()
 
+    def groups(self) -> Generator[Group, None, None]:
+        """The rows of the output with their entries, those together that were made of one row; of one that is whole."""
+        look_up = self._begin()
+        groups = self._from_text(self._rows()) if self.is_interleaved else self._from_columns()
+        for group in groups:
+            yield replace(group, entries=list(map(look_up, group.entries)))
+
     # Columns
 
-    def rows(self) -> Generator[tuple[InputRow, list[Entry]], None, None]:
-        """The rows with their entries, if the captions are in columns."""
-        look_up = self._begin()
+    def _from_columns(self) -> Iterator[Group]:
         for item in self._rows():
             if item.problem:  # the output itself is damaged here
                 raise DatasetError(f"{self.output}: {item.problem.message}")
-            yield item, list(map(look_up, self.entries_of(item)))
+            yield Group(items=[item], entries=self.entries_of(item))
 
     def entries_of(self, item: InputRow) -> list[Entry]:
         """The entries of a row of the output, as the model left them."""
@@ -316,40 +330,43 @@ class CaptionedData:
 
     # Tokens in the text
 
-    def _from_text(self, rows: Iterator[Row], start: int = 0) -> Iterator[Entry | NoVideo]:
-        next_one: list[Row] = []
+    def _from_text(self, rows: Iterator[InputRow], start: int = 0) -> Iterator[Group]:
+        next_one: list[InputRow] = []
         for index in itertools.count(start):
             first = next_one.pop() if next_one else next(rows, None)
             if first is None:
                 return
             failed = self._failures.get(index)
-            clips = self._clips(first)
+            clips = self._clips(first.row)
             if failed:
-                yield from self._failed(index, first, failed)
+                yield Group(items=[first], entries=list(self._failed(index, first.row, failed)))
             elif not clips:
-                yield NoVideo(row=index)
+                yield Group(items=[first], entries=[])
             else:
-                copies = self._copies(index, first)
+                copies = self._copies(index, first.row)
                 made = [] if self.settings.original else [first]
                 while len(made) < (copies or self.settings.num_captions):
-                    row = next(rows, {})
-                    if made and not copies and not self._is_made_of(row, clips):
-                        next_one += [row] if row else []
+                    item = next(rows, None)
+                    if made and not copies and not (item and self._is_made_of(item.row, clips)):
+                        next_one += [item] if item else []
                         break
-                    made.append(row)
-                texts = [_texts_after_tokens(_text(row.get(self.settings.text_key))) for row in made]
-                if not all(texts) or any(self._clips(row) != clips for row in made):
+                    made += [item] if item else []
+                    if item is None:
+                        break
+                texts = [captions_in(_text(item.row.get(self.settings.text_key))) for item in made]
+                if not (texts and all(texts)) or any(self._clips(item.row) != clips for item in made):
                     raise DatasetError(
                         f"{self.output}: the rows for row {index} of the input are not those that its last run writes; "
                         "give the command of that run again."
                     )
-                yield from self._captioned(index, first, texts)
+                entries = list(self._captioned(index, first.row, texts))
+                yield Group(items=[first, *made] if self.settings.original else made, entries=entries, made=len(made))
 
     def _is_made_of(self, row: Row, clips: list[Clip]) -> bool:
         """Whether a row with these clips looks as one that was made: a blank and a caption follow each token."""
         text = _text(row.get(self.settings.text_key))
         all_spaced = text.count(video_token()) == text.count(f"{video_token()} ")
-        return all_spaced and bool(_texts_after_tokens(text)) and self._clips(row) == clips
+        return all_spaced and bool(captions_in(text)) and self._clips(row) == clips
 
     def _copies(self, index: int, first: Row) -> int:
         """How many rows were made of one: as many as its videos have captions that were kept, those with most.
@@ -418,12 +435,6 @@ def _with_texts(entry: Entry, candidates: list[str], kept: Any, caption: str) ->
     captions = tuple(candidates[place] for place in places) or (caption,)
     others = tuple((place, text) for place, text in enumerate(candidates) if place not in places)
     return replace(entry, captions=captions, others=others)
-
-
-def _texts_after_tokens(text: str) -> list[str]:
-    """The caption after each token of a video; none where some token has none."""
-    pieces = [piece.strip() for chunk in text.split(eoc_token()) for piece in chunk.split(video_token())[1:]]
-    return pieces if all(pieces) else []
 
 
 def _by_video(row: Row, task: Task) -> list[dict[ColumnKind, Any]]:
