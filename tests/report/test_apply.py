@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner
-from flow import ScriptedEngine, clip_bytes, put_clip, put_rows, read_rows_of, said
+from flow import EOC, VIDEO, ScriptedEngine, clip_bytes, put_clip, put_rows, read_rows_of, said
 
 from reelscribe.cli import main
 from reelscribe.config import Settings
@@ -15,11 +15,12 @@ from reelscribe.dataset.edits import edits_of
 from reelscribe.errors import DatasetError
 from reelscribe.export.options import ExportOptions
 from reelscribe.export.trainers import export_data
+from reelscribe.layouts import captions_in
 from reelscribe.report.apply import apply_edits
 from reelscribe.report.edited import is_edited
 from reelscribe.report.entries import CaptionedData, Entry
 from reelscribe.runners.local import run
-from reelscribe.values import CAPTION_META, Row
+from reelscribe.values import CAPTION_META, Row, Work
 from report.correcting import Desk, failed, put_output, row
 
 needs_data = pytest.mark.skipif(importlib.util.find_spec("pyarrow") is None, reason="the extra data is not installed")
@@ -260,6 +261,63 @@ def test_structured_captions_are_values_again(tmp_path: Path) -> None:
     new = apply_edits(tmp_path / "out.parquet").output
     assert pq.read_table(new).column("shot").to_pylist() == [{"animal": "cat"}]
     assert json.loads(pq.read_table(new).column("shot_meta")[0].as_py())["edited_from"] == '{"animal": "dog"}'
+
+
+# Captions in the text
+
+
+def _interleaved(folder: Path, **settings: Any) -> Path:
+    """An output of four rows: of two videos, of one, of one that is gone, and of one that is gone beside another."""
+    for name in "ab":
+        put_clip(folder / f"{name}.mp4")
+    told = [("a", "b"), ("b",), ("gone",), ("gone", "a")]
+    rows: list[Row] = [
+        {"n": n, "videos": [f"{name}.mp4" for name in names], "text": f"{VIDEO} words {EOC}" * len(names)}
+        for n, names in enumerate(told)
+    ]
+
+    def answer(asked: Work) -> Any:
+        stem, [request] = asked.clip.path.stem, asked.requests
+        return said(*[f"{stem} {number}" for number in range(request.num_captions)])
+
+    data = put_rows(folder / "in.jsonl", rows)
+    run([data], folder / "out.jsonl", Settings(decoders=0, **settings), engine=ScriptedEngine(answer))
+    return folder / "out.jsonl"
+
+
+def test_captions_in_the_text_are_written_as_people_left_them(tmp_path: Path) -> None:
+    output = _interleaved(tmp_path, original=False)
+    before = read_rows_of(output)
+    Desk(output).do("0-1", text=f"A boat {VIDEO}.")
+    Desk(output).do("1-0", verdict="rejected")
+    Desk(output).do("2-0", text="By hand.")
+    Desk(output).do("3-0", text="In vain.")
+    summary = apply_edits(output)
+    rows = read_rows_of(summary.output)
+    assert [row["n"] for row in rows] == [0, 1, 2, 3]
+    assert captions_in(rows[0]["text"]) == ["a 0", f"A boat {VIDEO[0]} {VIDEO[1:]}."]
+    assert rows[1] == before[1]
+    assert captions_in(rows[2]["text"]) == ["By hand."]
+    assert rows[3] == before[3]
+    assert (summary.rows, summary.edited) == (4, 3)
+    assert [note.partition(":")[0] for note in summary.notes[:2]] == [
+        "verdicts and notes are not in the new file",
+        "1 caption by hand is not in the new file",
+    ]
+
+
+@pytest.mark.parametrize("original", [True, False])
+def test_a_correction_takes_the_place_of_all_captions_of_its_video(original: bool, tmp_path: Path) -> None:
+    output = _interleaved(tmp_path, original=original, keep="all", num_captions=2)
+    Desk(output).do("0-0", text="A boat.")
+    Desk(output).do("1-0", text="A ship.")
+    Desk(output).do("2-0", text="By hand.")
+    found: dict[int, list[list[str]]] = {}
+    for item in read_rows_of(apply_edits(output).output):
+        found.setdefault(item["n"], []).append(captions_in(item["text"]))
+    made = {0: [["A boat.", "b 0"], ["A boat.", "b 1"]], 1: [["A ship."]], 2: [["By hand."]]}
+    before = {n: [["words"] * (2 if n in (0, 3) else 1)] if original or n == 3 else [] for n in range(4)}
+    assert found == {n: before[n] + made.get(n, []) for n in range(4)}
 
 
 # Exports

@@ -93,6 +93,7 @@ class Ledger:
         self._done = threading.Event()
         self._committer = threading.Thread(target=self._keep_committing, name="reelscribe-ledger", daemon=True)
         self._keys: Keys | None = None
+        self._only_looks = False
         self._run = 0
         self._progress: dict[str, Any] = {}
         with troubles(file):
@@ -174,6 +175,20 @@ class Ledger:
         self._run = run.number
         self._committer.start()
         return run
+
+    def recall(self, settings: Settings, info: ModelInfo, *, weights: str | None) -> None:
+        """Look at what the ledger knows of a run that goes on elsewhere, or broke off, without being one.
+
+        Outcomes can be looked up; what failed counts as known, whether or not a run would try it again. Nothing is
+        written.
+
+        Args:
+            settings: of the run.
+            info: what runs.
+            weights: what tells its files from others, as the ledger has it.
+        """
+        self._keys = Keys(settings, info, weights=weights)
+        self._only_looks = True
 
     def count_captions(self) -> int:
         """How many captions there are, of whatever settings."""
@@ -325,6 +340,8 @@ class Ledger:
 
     def _drop(self, key: bytes, why: DamagedError) -> None:
         """Forget an outcome that cannot be read, so that it is made again."""
+        if self._only_looks:
+            return
         with self._lock, troubles(self.file):
             self._write("DELETE FROM outcomes WHERE key = ?", (key,))
             self._damaged += 1
@@ -344,7 +361,7 @@ class Ledger:
 
     def _holds(self, found: "_Found") -> bool:
         """Whether a known outcome still holds, or should be tried again."""
-        if not found.earlier or self._remake.model_differs:
+        if self._only_looks or not found.earlier or self._remake.model_differs:
             return True
         if isinstance(found.outcome, Caption):
             return not _falls_short(found.outcome, self._begun().settings)

@@ -15,7 +15,7 @@ from reelscribe.dataset.formats.jsonl import to_json
 from reelscribe.dataset.names import SHARD, failures_of
 from reelscribe.dataset.sources import Source, arrow_schema
 from reelscribe.errors import DatasetError
-from reelscribe.values import RowResult
+from reelscribe.values import Row, RowResult
 
 _DEFAULT_SHARD_ROWS = 10_000
 
@@ -133,14 +133,7 @@ class DatasetWriter(AbstractContextManager["DatasetWriter"]):
 
     def _list_failures(self, result: RowResult) -> None:
         with _writing(self.failures):
-            for failure in result.failures:
-                told = {
-                    "row": result.index,
-                    "video": failure.video,
-                    "task": None if failure.id.slot is None else failure.id.task,
-                    "kind": failure.kind,
-                    "message": failure.message,
-                }
+            for told in failures_in(result):
                 self._failures.write(to_json(told).encode() + b"\n")
                 self._failures.flush()
         self._failed += len(result.failures)
@@ -204,6 +197,18 @@ class DatasetWriter(AbstractContextManager["DatasetWriter"]):
         if not self._failed:
             with suppress(OSError):
                 _partial(self.failures).unlink()
+
+
+def failures_in(result: RowResult) -> Iterator[Row]:
+    """The failures of a row, as their list has them."""
+    for failure in result.failures:
+        yield {
+            "row": result.index,
+            "video": failure.video,
+            "task": None if failure.id.slot is None else failure.id.task,
+            "kind": failure.kind,
+            "message": failure.message,
+        }
 
 
 def _check_replaceable(folder: Path) -> None:

@@ -142,7 +142,12 @@ def marks_of(meta: Mapping[str, Any], edit: Edit | None) -> dict[str, Any]:
 
 def is_edited(entry: "Entry") -> bool:
     """Whether a person changed its text, or wrote it."""
-    return bool(entry.meta.get("edited_from")) or entry.meta.get("model") == BY_HAND
+    return bool(entry.meta.get("edited_from")) or is_by_hand(entry)
+
+
+def is_by_hand(entry: "Entry") -> bool:
+    """Whether a person wrote it, since there was none."""
+    return entry.meta.get("model") == BY_HAND
 
 
 def verdict_of(entry: "Entry") -> str:
