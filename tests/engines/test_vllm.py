@@ -553,21 +553,21 @@ class TestPlan:
     def four_gpus(self, monkeypatch: pytest.MonkeyPatch) -> None:
         from vllm.platforms import current_platform
 
-        from reelscribe.engines import vllm
+        from reelscribe.engines import vllm_arguments
 
-        monkeypatch.setattr(vllm, "visible_gpus", lambda: 4)
+        monkeypatch.setattr(vllm_arguments, "visible_gpus", lambda: 4)
         monkeypatch.setattr(type(current_platform), "get_device_total_memory", lambda platform, number: 24 * 10**9)
 
     def planned(self, **told: Any) -> dict[str, Any]:
-        from reelscribe.engines import vllm
         from reelscribe.engines.checkpoint import Checkpoint
+        from reelscribe.engines.vllm_arguments import made_arguments, planned
         from reelscribe.video.sampling import FrameBudget
 
         settings = Settings(model="shapes", engine="vllm", **told)
         checkpoint = Checkpoint.load("shapes", revision=None)
         budget = FrameBudget.of(settings, checkpoint.limits)
-        spread = vllm._plan(settings, settings.model_params, checkpoint, budget)
-        return vllm._defaults(settings, checkpoint, budget, spread, on_cpu=False)
+        spread = planned(settings, checkpoint, budget)
+        return made_arguments(settings, checkpoint, budget, spread, answer_tokens=128, on_cpu=False)
 
     @pytest.mark.usefixtures("four_gpus")
     def test_the_operator_s_one_replica_takes_them_all(self) -> None:
@@ -582,7 +582,46 @@ class TestPlan:
             4,
             "weights",
         )
-        assert (args["dtype"], args["max_model_len"]) == ("auto", -1)
+        assert args["dtype"] == "auto"
+
+    @pytest.mark.usefixtures("four_gpus")
+    def test_room_for_the_longest_request_and_no_more_than_the_model_takes(self) -> None:
+        assert self.planned(max_video_tokens=300)["max_model_len"] == 300 + 2048 + 2 * 128
+        assert self.planned(max_video_tokens=10**6, model_params={"max_model_len": 77})["max_model_len"] == 77
+        films = {"seen": "What?", "film": {"prompt": "{clips}", "over": "video", "video": False, "part_chars": 5000}}
+        assert self.planned(max_video_tokens=300, tasks=films)["max_model_len"] == 5000 + 2 * 128
+
+    @pytest.mark.usefixtures("four_gpus")
+    @pytest.mark.parametrize(
+        ("visible", "told", "seen"),
+        [
+            (None, {}, ["0", "1", "2", "3"]),
+            ("4,5,6,7", {"tp": 2}, ["4,5", "6,7"]),
+            ("GPU-a,GPU-b,GPU-c,GPU-d", {"dp": 3}, ["GPU-a", "GPU-b", "GPU-c"]),
+        ],
+    )
+    def test_each_replica_sees_gpus_of_its_own(
+        self, monkeypatch: pytest.MonkeyPatch, visible: str | None, told: dict[str, Any], seen: list[str]
+    ) -> None:
+        from vllm.platforms import current_platform
+
+        from reelscribe.engines import vllm
+
+        monkeypatch.setattr(type(current_platform), "device_control_env_var", "RS_VISIBLE", raising=False)
+        if visible:
+            monkeypatch.setenv("RS_VISIBLE", visible)
+        started: list[Any] = []
+        monkeypatch.setattr(vllm, "Replicas", lambda *args: started.append(args))
+        load_engine(Settings(model="shapes", engine="vllm", **told))
+        [(load, settings, environments)] = started
+        assert load is vllm.load
+        assert (settings.tp, settings.dp) == (told.get("tp", 1), 1)
+        assert environments == [{"RS_VISIBLE": numbers} for numbers in seen]
+
+    @pytest.mark.usefixtures("four_gpus")
+    def test_replicas_are_vllm_s_affair_in_its_own_words(self) -> None:
+        args = self.planned(model_params={"data_parallel_size": 2})
+        assert (args["tensor_parallel_size"], args["data_parallel_size"]) == (2, 2)
 
     @pytest.mark.usefixtures("four_gpus")
     @pytest.mark.parametrize("told", [{"tp": 2}, {"tp": 4, "model_params": {"tensor_parallel_size": 2}}], ids=str)
