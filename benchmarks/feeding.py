@@ -1,4 +1,4 @@
-"""Ways to caption files, each as a peer does it, for `peers.py`. A host is a process that loads one model for its ways."""
+"""Ways to caption files, each as a peer does it, for `peers.py`. A host is a process with one model for its ways."""
 
 import asyncio
 import json
