@@ -14,8 +14,8 @@ from decoding import BUDGET, EVERY_FRAME, KINDS, decoded, index_of
 
 from reelscribe.errors import ClipError
 from reelscribe.values import Clip
-from reelscribe.video import decode as decode_module
 from reelscribe.video import checked, runs
+from reelscribe.video import decode as decode_module
 from reelscribe.video.decode import decode
 from reelscribe.video.opening import open_clip
 
@@ -120,7 +120,8 @@ def test_frames_that_nobody_wants_and_none_refers_to_are_left_out_of_a_long_clip
     kept_bytes: int, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(decode_module, "_KEPT_BYTES", kept_bytes)
-    file = write_clip(folder / f"b{kept_bytes}.mkv", range(120), keyframe_every=1000)
+    one_keyframe = {"x264-params": "scenecut=0"}
+    file = write_clip(folder / f"b{kept_bytes}.mkv", range(120), keyframe_every=1000, options=one_keyframe)
     seen: list[int] = []
     plain = checked.decode_run
 
