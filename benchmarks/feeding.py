@@ -1,7 +1,4 @@
-"""Ways to caption files, each as a peer does it, for `peers.py`.
-
-A host is a process that loads one model for its ways.
-"""
+"""Ways to caption files, each as a peer does it, for `peers.py`. A host is a process with one model for its ways."""
 
 import asyncio
 import json
@@ -93,7 +90,7 @@ def reelscribe(job: Job, engine: "EngineName") -> Run:
 
     def run(files: list[Path], candidates: int) -> list[int]:
         settings = job.settings(engine, candidates)
-        _forget(loaded)
+        forget(loaded)
         made = list(caption(requests_for(files, settings), settings, loaded))
         assert all(len(item.candidates) == candidates for item in made)  # type: ignore[union-attr]
         return [item.meta["prompt_tokens"] for item in made]  # type: ignore[union-attr]
@@ -101,7 +98,7 @@ def reelscribe(job: Job, engine: "EngineName") -> Run:
     return run
 
 
-def _forget(engine: Any) -> None:
+def forget(engine: Any) -> None:
     """Forget the clips of earlier rounds: those of a data set differ."""
 
     async def both() -> None:
@@ -165,7 +162,7 @@ def vllm(job: Job) -> dict[str, Run]:
 class Fed:
     """vLLM's own `LLM`, fed with clips that this package's decoder and prompt made: only the feeding differs."""
 
-    def __init__(self, job: Job) -> None:
+    def __init__(self, job: Job, **arguments: Any) -> None:
         from vllm import LLM
 
         from reelscribe.engines.checkpoint import Checkpoint
@@ -178,14 +175,18 @@ class Fed:
         self._budget = FrameBudget.of(job.settings("vllm", job.most_candidates), self._checkpoint.limits)
         self._guard = Guard()
         with self._guard.starting(CORE_ENVIRONMENT):
-            self._llm = LLM(model=job.model, **vllm_arguments(job))
+            self._llm = LLM(model=job.model, **vllm_arguments(job) | arguments)
 
     def prepare(self, request: Any) -> dict[str, Any]:
         """A clip to a prompt of vLLM."""
-        from reelscribe.engines.prompt import Prompt
         from reelscribe.video.decode import decode
 
-        frames = decode(request.clip, self._budget)
+        return self.prompt(request, decode(request.clip, self._budget))
+
+    def prompt(self, request: Any, frames: Any) -> dict[str, Any]:
+        """A prompt of vLLM, of decoded frames."""
+        from reelscribe.engines.prompt import Prompt
+
         times = list(frames.timestamps)
         metadata = {"fps": 1.0, "frames_indices": times, "total_num_frames": len(times), "do_sample_frames": False}
         return {
@@ -197,23 +198,32 @@ class Fed:
     def by(self, size: int | None, *, ahead: int | None) -> Run:
         """Calls of `generate` with `size` clips each, which are decoded in threads, `ahead` of them. None: all."""
         from common import requests_for
-        from vllm import SamplingParams
 
         def run(files: list[Path], candidates: int) -> list[int]:
-            self._llm.reset_prefix_cache()
-            self._llm.llm_engine.reset_encoder_cache()
-            params = SamplingParams(n=candidates, temperature=1.0, max_tokens=self.job.tokens)
+            self.forget()
             asked = requests_for(files, self.job.settings("vllm", candidates))
             lengths: list[int] = []
             with ThreadPoolExecutor(os.cpu_count()) as threads:
                 ready = ahead_of(threads, self.prepare, asked, ahead or len(files))
                 for prompts in in_groups(ready, size or len(files)):
-                    made = self._llm.generate(prompts, params, use_tqdm=False)
-                    assert all(len(item.outputs) == candidates for item in made)
-                    lengths += [len(item.prompt_token_ids) for item in made]
+                    lengths += self.generate(prompts, candidates)
             return lengths
 
         return run
+
+    def forget(self) -> None:
+        """Forget the clips of earlier rounds: those of a data set differ."""
+        self._llm.reset_prefix_cache()
+        self._llm.llm_engine.reset_encoder_cache()
+
+    def generate(self, prompts: list[dict[str, Any]], candidates: int) -> list[int]:
+        """One call of vLLM's. Returns the tokens of each prompt."""
+        from vllm import SamplingParams
+
+        params = SamplingParams(n=candidates, temperature=1.0, max_tokens=self.job.tokens)
+        made = self._llm.generate(prompts, params, use_tqdm=False)
+        assert all(len(item.outputs) == candidates for item in made)
+        return [len(item.prompt_token_ids) for item in made]
 
 
 def ahead_of(threads: ThreadPoolExecutor, prepare: Callable[[Any], T], items: Iterable[Any], ahead: int) -> Iterator[T]:
