@@ -45,20 +45,20 @@ logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 Settle = Callable[[Answer | Failure], None]
-"""Takes an answer to a request, or why there is none. May be called from any thread."""
+"""Called with the answer to a request, or its failure. May be called from any thread."""
 Answers = tuple[Answer | Failure, ...]
 """One for each request of a work."""
 
 _PEEK_ROWS, _PEEK_BYTES = 64, 1 << 26
-"""Rows that the choice of a layout looks at; fewer where they are large."""
+"""Limits on the first rows, which are read before the others to choose the layout: number and bytes."""
 
 
 class Maker(ABC):
-    """Makes answers elsewhere: what the flow takes in place of an engine that it drives itself."""
+    """Makes answers elsewhere, as on Ray; passed to the flow in place of an engine."""
 
     info: ModelInfo
     waiting_rows: int
-    """Rows that may wait to be written, beside the last; more than are on their way."""
+    """Maximum number of rows that wait to be written. It must be more than the `Maker` has under way."""
 
     @abstractmethod
     def make(self, works: Iterator[Work], settle: Settle) -> Iterator[None]:
@@ -66,13 +66,13 @@ class Maker(ABC):
 
 
 class Memory(Protocol):
-    """What is known of requests before they are made, and who is told of what comes out. Called from any thread."""
+    """Outcomes of earlier runs, such as a ledger. Methods are called from any thread."""
 
     def look_up(self, request: Request) -> Outcome | Request:
-        """The outcome of a request, where it is known; else the request to make in its place, under the same name."""
+        """The outcome of a request if it is known; else the request to make in its place, with the same id."""
 
     def record(self, outcome: Outcome) -> Outcome:
-        """Take the outcome of a request that was made, as soon as there is one; gives the one that holds."""
+        """Store the outcome of a request that was made; returns the outcome that holds, which may be an earlier one."""
 
 
 def caption_rows(
@@ -148,19 +148,18 @@ def caption(
 ) -> Generator[Outcome, None, None]:
     """Caption requests; one Caption or Failure for each, in their order.
 
-    With `settings.retry_flagged` a request is made once more where the first try left no good candidate. It takes its
-    place in the stream before requests that are new, so that no more are under way than without. Its clip is decoded
-    again, so that no frames are held for it.
+    With `settings.retry_flagged`, a request whose candidates all have faults is asked once more. The second try comes
+    before new requests, so no more are under way than without it. Its clip is decoded again, so no frames wait for it.
 
     Args:
-        requests: to caption; pulled in a thread of their own, with the decoding.
+        requests: pulled in a thread of their own, which also waits for decoding.
         settings: which frames, which candidates to keep, and whether to ask once more.
-        engine: that captions.
+        engine: makes the captions.
         record: called with each outcome as soon as there is one, in any order, from any thread.
 
     Raises:
-        SettingsError: two requests that are on their way at one time have the same name.
-        EngineError: the engine broke, or does not keep to its contract.
+        SettingsError: two requests that are under way have the same id.
+        EngineError: the engine broke, or violates its contract.
     """
 
     def recorded(outcome: Outcome) -> Outcome:
@@ -175,7 +174,7 @@ def caption(
 def _through(
     queue: Queue[E], settings: Settings, engine: Engine | Maker, drop: Callable[[], bool] = lambda: False
 ) -> Generator[E, None, None]:
-    """Make all works of a queue; its entries, as they leave. The engine is looked at only if there is a work for it."""
+    """Make all works of a queue; yields its entries as they leave. The engine is used only if there is work."""
     while queue.begin_again():
         if queue.has_work():
             made = (
@@ -191,7 +190,7 @@ def _through(
 
 @contextlib.contextmanager
 def _closing(stream: Iterator[T]) -> Iterator[Iterator[T]]:
-    """Close a stream at the end if it can be closed, as generators can."""
+    """Close a stream at the end, if it has a method `close`, as generators do."""
     try:
         yield stream
     finally:
@@ -201,10 +200,10 @@ def _closing(stream: Iterator[T]) -> Iterator[Iterator[T]]:
 
 
 def check_added(names: Container[str], settings: Settings) -> None:
-    """See that no column that is added is one that rows have.
+    """Check that rows have none of the columns that a run adds.
 
     Raises:
-        SettingsError: there are some.
+        SettingsError: they have one.
     """
     there = [name for name in settings.added_columns if name in names]
     if there:
@@ -215,7 +214,7 @@ def check_added(names: Container[str], settings: Settings) -> None:
 
 
 def peek(rows: Iterator[InputRow]) -> list[InputRow]:
-    """The first rows, from which the layout is told; taken from the iterator."""
+    """Take the first rows from an iterator, to choose the layout by."""
     peeked: list[InputRow] = []
     while len(peeked) < _PEEK_ROWS and sum(item.num_bytes for item in peeked) < _PEEK_BYTES:
         item = next(rows, None)
@@ -226,7 +225,7 @@ def peek(rows: Iterator[InputRow]) -> list[InputRow]:
 
 
 def _tell_missing(rows: Sequence[Row], settings: Settings) -> None:
-    """Say where a column that is needed is in none of the first rows: most often it is misspelt."""
+    """Warn if none of the first rows has a column that settings name: most often its name is misspelt."""
     if not settings.video_key and rows and not any("video" in row or "videos" in row for row in rows):
         logger.warning("None of the first rows has a column 'video' or 'videos'; video_key names another one.")
     for option, name in settings.named_columns.items():
@@ -238,7 +237,7 @@ def _tell_missing(rows: Sequence[Row], settings: Settings) -> None:
 
 
 def plan_row(item: InputRow, layout: Layout, settings: Settings) -> RowPlan:
-    """What is to be asked for a row; of one that is none, its problem."""
+    """Plan what to ask about a row. If the reader found no row, the plan holds the problem."""
     if item.problem:
         return RowPlan(
             index=item.index, row=item.row, settings=settings, problem=item.problem, known_shard_hash=item.shard_hash
@@ -257,24 +256,24 @@ def make(
     """Decode works, and let an engine answer them.
 
     Args:
-        works: pulled in a thread of their own, with the decoding. Where they run out only for a while (`Pausing`), it
-            is waited for answers that may bring others.
-        settle: given an answer to each request: those that need no engine from the thread of the works.
+        works: pulled in a thread of their own, which also waits for decoding. If they are `Pausing` and run out for a
+            while, that thread waits for answers, which may bring more.
+        settle: called with an answer to each request. Failures of decoding come from the thread of the works.
         settings: which frames.
-        engine: that answers.
-        drop: once it says True, the engine is given nothing more, and what it has not begun has no answer.
+        engine: answers the requests.
+        drop: once it returns True, the engine is given nothing more, and what it has not begun has no answer.
 
     Yields:
-        Whenever an answer was given to `settle`.
+        None, whenever an answer was given to `settle`.
 
     Raises:
-        EngineError: the engine broke, or does not keep to its contract.
+        EngineError: the engine broke, or violates its contract.
     """
     model = engine.info
     in_flight = InFlight(drop, busy=lambda: scoring.busy)
 
     def hold(requests: Iterable[Request], frames: Frames) -> None:
-        """Hold frames for scorers, and score what is answered. Waits for room, unless nothing is left to make any."""
+        """Hold frames for scorers, and score known answers. Waits for memory if something can still free it."""
         to_score = [request for request in requests if request.scorer]
         if to_score and not scoring.has_room(frames):
             with feed.holding():
@@ -304,7 +303,7 @@ def make(
                 return
             with feed.holding():
                 in_flight.wait(lambda: works.go_on() or feed.starved)
-            if in_flight.cancelled() or not works.go_on():  # nor ever: no answer is to come that brings more
+            if in_flight.cancelled() or not works.go_on():  # no answer is left to come that could bring more
                 return
 
     with (
@@ -326,7 +325,7 @@ def make(
 
 
 def _with_facts(work: Work, frames: Frames, settle: Settle) -> Iterator[Request]:
-    """The requests of a work whose prompts are whole now; others are settled."""
+    """The requests of a work, with facts of the clip in their prompts. If a fact is missing, the request fails."""
     for request in work.requests:
         try:
             yield with_facts(request, frames.facts)
@@ -335,7 +334,7 @@ def _with_facts(work: Work, frames: Frames, settle: Settle) -> Iterator[Request]
 
 
 def answers_in_order(works: Iterable[Work], settings: Settings, engine: Engine) -> Generator[Answers, None, None]:
-    """The same as `make`: the answers to each work, in the order of the works and of their requests."""
+    """Like `make`, but yields the answers to each work, in the order of the works and of their requests."""
     asked: deque[Work] = deque()
     there: dict[RequestId, Answer | Failure] = {}
 
@@ -355,7 +354,7 @@ def answers_in_order(works: Iterable[Work], settings: Settings, engine: Engine) 
 def _with_frames(
     works: Iterator[Work], settings: Settings, model: ModelInfo, cancelled: Callable[[], bool]
 ) -> Iterable[tuple[Work, Frames | ClipError]]:
-    """Works with what the model takes."""
+    """Works, each with its decoded frames, or with `NO_FRAMES` for an engine that takes files."""
     limits = FetchLimits.of(settings)
     if not model.wants_frames:
         return (_as_file(work, limits) for work in works)
@@ -372,7 +371,7 @@ def _with_frames(
 
 
 def _as_file(work: Work, limits: FetchLimits) -> tuple[Work, Frames | ClipError]:
-    """A work for an engine that takes the clip itself, which may be only where the limits let it be."""
+    """A work for an engine that takes files. The file is checked against the limits here."""
     if not work.shows:
         return work, NO_FRAMES
     try:

@@ -1,4 +1,4 @@
-"""Tasks: what is asked about each clip, and what has to be said before."""
+"""Tasks: the questions about each clip, and which of them need the answers to others."""
 
 import re
 from collections.abc import Iterable, Mapping
@@ -23,11 +23,11 @@ DEFAULT_TASK: Final = "caption"
 """Name of the one task of a run that names none."""
 DEFAULT_PROMPT: Final = "Describe the input video in 1-2 sentences."
 DEFAULT_JUDGE_PROMPT: Final = "Is this statement true: {caption} Answer yes or no."
-"""One of those that the built-in model has learnt, so that it can judge, too."""
+"""The built-in model was trained on this question, among others, so it can judge, too."""
 _CAPTION: Final = "caption"
-"""Name in the prompt of a judge that stands for a candidate."""
+"""Name in a judge's prompt that stands for the candidate."""
 CLIPS: Final = "clips"
-"""Name in the prompt of a task over a video that stands for what was said of its clips."""
+"""Name in the prompt of a task over a whole video that stands for the answers about its clips."""
 FAILED: Final = "failed"
 """Name in the prompt of a rewrite that stands for the claims that failed, each on a line."""
 _DEFAULT_REWRITE: Final = """Write this caption again without what is not true. Change nothing else, and add nothing.
@@ -36,16 +36,16 @@ Caption: {{{task}}}
 
 Not true:
 {{failed}}"""
-"""With the name of the task whose caption it is."""
+"""Filled with the name of the task whose caption is rewritten."""
 DEFAULT_PROMPT_FOR_TIMES: Final = (
     "List the events of the video in order, each on a line with its times, as: 0.0-2.5 s: what happens"
 )
 CLIP_FACTS: Final = ("duration", "width", "height", "fps")
-"""Names in a prompt that stand for what the clip's file says, if no column and no task has them: seconds, pixels as
+"""Names in a prompt that stand for facts of the clip's file, unless a column or task has that name: seconds, pixels as
 shown, frames a second."""
 _NAME: Final = re.compile(r"[^\W\d]\w*")
 _STRUCTURED_TOKENS: Final = 2048
-"""Most tokens of an answer that keeps to a schema, where nobody says how many: one that is cut off is no JSON."""
+"""Default limit of tokens for an answer with a schema. It is high, since an answer that is cut off is no JSON."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,49 +53,49 @@ class Task:
     """One question about each clip."""
 
     name: str = DEFAULT_TASK
-    """That of its column, and what other tasks' prompts know its answer by."""
+    """Name of its column. Prompts of other tasks refer to its answer by this name."""
     prompt: str | None = None
-    """A template, see `reelscribe.templates`; None, or nothing but blanks, for the schema's own or a default one."""
+    """A template, see `reelscribe.templates`. None or blank: the schema's own prompt, or else a default."""
     prompt_key: str | None = None
-    """Column of a row's own prompt, which is taken as it is."""
+    """Column with a row's own prompt, which is used as it is: braces have no meaning in it."""
     system_prompt: str | None = None
     num_captions: int = 1
     keep: str = "random_any"
     judge_prompt: str | None = None
-    """What the model is asked of each candidate or claim that it judges, with {caption} in it; None for a default
-    one."""
+    """With keep "judged" or `verify`: the question about each candidate or claim, a template with {caption}. None for
+    the default."""
     verify: bool = False
-    """Whether the claims of each candidate are judged. A text stage has none judged; see `is_verified`."""
+    """Whether the claims of each candidate are judged. Those of a text stage are not; see `is_verified`."""
     verifies: str | None = None
-    """A text from elsewhere whose claims are judged, a template: then nothing is generated."""
+    """A template for a text that exists already, whose claims are judged. Then nothing is generated."""
     rewrites: str | None = None
-    """Name of a task whose caption it writes again without the claims that failed: a text stage."""
+    """Name of the task whose caption this text stage writes again without the claims that failed."""
     sampling: SamplingParams = field(default_factory=SamplingParams)
     schema: Schema | None = None
     after: tuple[str, ...] = ()
-    """Tasks that must be answered before, whose kept text the prompt may name."""
+    """Tasks that must be answered first. The prompt may name their kept text."""
     video: bool = True
     """Whether the clip is shown; False for a text stage."""
     over: str = "clip"
-    """What it is about: each clip, or the whole video of a row, from what was said of its clips."""
+    """"clip": asked about each clip. "video": asked once about a whole video, from the answers about its clips."""
     part_chars: int = 20_000
-    """Most letters of clips in one prompt. Of more, parts are asked first, and then what came of these."""
+    """Maximum characters of clips' answers in one prompt. If there are more, parts are summed up first."""
     times: Times = False
-    """Whether an answer is read as events with times, which are moved to the file's clock."""
+    """Whether an answer is read as events with times. They are moved to the file's clock."""
     checks: Checks = field(default_factory=Checks)
     """What answers are checked for."""
     tell_faults: bool = False
     """Whether a second try is told what was wrong with the first."""
     scorer: str | None = None
-    """`module:name` of what gives candidates scores; None, or empty, for nothing. A text stage has none."""
+    """`module:name` of a scorer of candidates; None or empty for none. A text stage has none."""
     scorer_params: Mapping[str, Any] = field(default_factory=dict)
-    """Keywords for it."""
+    """Keywords for the scorer."""
     engine: Mapping[str, Any] = field(default_factory=dict)
-    """Settings of the model and what runs it, where they are not the run's; for a text stage, or with `verifies`."""
+    """Settings of the task's own model and engine that differ from the run's: for a text stage, or with `verifies`."""
 
     @cached_property
     def template(self) -> tuple[Part, ...]:
-        """Its prompt in parts."""
+        """The prompt in parts."""
         if self.verifies is not None:
             asked, text = parts_of(self.judge), parts_of(self.verifies)
             return joined([each for part in asked for each in (text if part == Name(_CAPTION) else (part,))])
@@ -109,19 +109,19 @@ class Task:
 
     @cached_property
     def names(self) -> tuple[str, ...]:
-        """What its prompt names, beside other tasks: columns or facts of the clip."""
+        """Names in the prompt that are no other tasks: columns, or facts of the clip."""
         given = (*self.after, *((CLIPS,) if self.is_over_video else ()), *((FAILED,) if self.rewrites else ()))
         return tuple(name for name in names_in(self.template) if name not in given)
 
     @property
     def judge(self) -> str:
-        """What the model is asked of each candidate or claim; nothing if it is asked nothing."""
+        """The judge's question about each candidate or claim; empty if there is no judge."""
         judges = self.keep == "judged" or self.is_verified
         return (self.judge_prompt or DEFAULT_JUDGE_PROMPT) if judges else ""
 
     @property
     def is_verified(self) -> bool:
-        """Whether claims of its candidates are judged."""
+        """Whether the claims of its candidates are judged."""
         return self.video and (self.verify or self.verifies is not None)
 
     @property
@@ -131,11 +131,11 @@ class Task:
 
     @property
     def scores_with(self) -> Scorer | None:
-        """What gives its candidates scores."""
+        """The scorer of its candidates."""
         return Scorer(place=self.scorer, params=self.scorer_params) if self.scorer and self.video else None
 
     def column(self, kind: ColumnKind) -> str:
-        """Name of a column that it adds."""
+        """Name of a column that the task adds."""
         return self.name if kind == "text" else f"{self.name}_{kind}"
 
 
@@ -143,11 +143,11 @@ _KEYS: Final = tuple(item.name for item in fields(Task) if item.name != "name")
 
 
 def tasks_of(tables: Mapping[str, Any], base: Task) -> tuple[Task, ...]:
-    """The tasks that tables describe, each after those that it comes after; the base alone, where there are none.
+    """The tasks that tables of settings describe, in an order in which each comes after those that it needs.
 
     Args:
-        tables: by name, what is set for a task.
-        base: has what is set for all of them.
+        tables: settings of each task, by name. If empty, `base` is the only task.
+        base: the settings that all tasks share.
 
     Raises:
         SettingsError: a name or a key is wrong, or a task would come after itself.
@@ -187,7 +187,7 @@ def _read(name: str, table: Any, base: Task) -> Task:
 
 
 def _value(name: str, key: str, value: Any, base: Task) -> Any:
-    """A value of a table, as a task holds it."""
+    """Convert a value of a table to what a task holds."""
     if key == "sampling":
         own = SamplingParams.parse(_held(key, value, Mapping, "a table"))
         return SamplingParams.parse({**base.sampling.told(), **own.told()})
@@ -216,7 +216,7 @@ _HELD: Final[Mapping[str, tuple[type, str]]] = {
     "verify": (bool, "true or false"),
     "video": (bool, "true or false"),
 }
-"""Types of what stands in a table, and their names. Of all else it is text."""
+"""Types of a table's values, and their names in errors. Other keys hold text."""
 
 
 def _held(key: str, value: Any, kind: type, words: str) -> Any:
@@ -226,7 +226,7 @@ def _held(key: str, value: Any, kind: type, words: str) -> Any:
 
 
 def read_schema(given: Any, task: str = DEFAULT_TASK) -> Schema:
-    """The schema that a setting names or is, of a task.
+    """The schema that a task's setting names or contains.
 
     Raises:
         SettingsError: there is none, or it cannot be used.
@@ -312,7 +312,7 @@ def _check_claims(task: Task) -> None:
 
 
 def _in_order(tasks: Mapping[str, Task]) -> tuple[Task, ...]:
-    """Each after those that it comes after; else as they were given."""
+    """Sort tasks so that each comes after those that it needs; otherwise their order stays."""
     for task in tasks.values():
         for name in task.after:
             if name not in tasks:

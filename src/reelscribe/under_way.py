@@ -1,6 +1,7 @@
-"""What is under way: rows that were read and are not finished, what is asked next, and what the engine has.
+"""The rows under way: what was read and is not finished, what is asked next, and which requests the engine has.
 
-There is one queue. Rows put requests at its end; what comes of a request may put others at its front: second tries.
+There is one queue. Rows put requests at its end. An answer may put requests at its front: second tries, and tasks that
+come after it.
 """
 
 import threading
@@ -19,16 +20,16 @@ from reelscribe.schemas import Facts
 from reelscribe.values import Answer, Caption, Failure, InputRow, Outcome, Request, RequestId, RowResult, Work
 
 WAITING_ROWS, _WAITING_BYTES = 4096, 1 << 30
-"""Rows that may wait to be written, beside the last. The bytes are some fifty rows that hold videos of 20 MB: more than
-an engine has under way, so that it seldom runs short."""
+"""Limits on rows that are read and not yet written. 1 GiB holds some fifty rows with videos of 20 MB. That is more than
+an engine has under way, so it seldom runs short."""
 
 
 class InFlight:
-    """Requests that the engine has, without the pixels, which are its own now. Used by two threads, one at each end.
+    """Requests that the engine has. Their pixels are not kept here. Used by two threads, one at each end.
 
     Args:
-        drop: whether nobody wants any more what is on its way to the engine.
-        busy: whether answers are on their way that the engine has given already.
+        drop: returns True once requests that the engine has not begun are to be dropped.
+        busy: returns True while answers of the engine are still being scored.
     """
 
     def __init__(self, drop: Callable[[], bool] = lambda: False, busy: Callable[[], bool] = lambda: False) -> None:
@@ -42,14 +43,14 @@ class InFlight:
         return len(self._asked)
 
     def add(self, request: Request, told: dict[str, Any], facts: Facts) -> None:
-        """Note a request that goes to the engine, what is told of its frames, and what its file says of itself."""
+        """Note a request that goes to the engine, with the metadata of its frames and the facts of its file."""
         self._asked[request.id] = request, told, facts
 
     def take(self, asked: RequestId) -> tuple[Request, dict[str, Any], Facts]:
-        """What was noted of the request that is answered, which the engine does not have any more.
+        """Remove an answered request; returns what `add` noted.
 
         Raises:
-            EngineError: it never had it, or has answered it before.
+            EngineError: the engine does not have this request: it was never asked it, or answered it before.
         """
         if asked not in self._asked:
             raise EngineError(f"the engine answered {asked}, which it was not asked, or had answered before.")
@@ -57,24 +58,24 @@ class InFlight:
         return self._asked.pop(asked)
 
     def clear(self) -> list[Request]:
-        """Take all that are left."""
+        """Remove and return all requests that are left."""
         left = [request for request, *_ in self._asked.values()]
         self._asked.clear()
         return left
 
     def tell(self) -> None:
-        """Wake who waits: an answer was taken, and what came of it has left."""
+        """Wake `wait` after an answer was taken and processed."""
         with self._changed:
             self._taking = False
             self._changed.notify_all()
 
     def wake(self) -> None:
-        """Wake who waits, if something else has changed."""
+        """Wake `wait` after anything else changed."""
         with self._changed:
             self._changed.notify_all()
 
     def wait(self, enough: Callable[[], bool]) -> None:
-        """Wait for answers until there is enough room for more; not when none is to come."""
+        """Wait for answers until `enough` returns True. Returns at once if no answer is to come."""
 
         def over() -> bool:
             return not (self._asked or self._taking or self._busy()) or self.cancelled()
@@ -83,29 +84,29 @@ class InFlight:
             self._changed.wait_for(lambda: enough() or over())
 
     def cancel(self) -> None:
-        """Give up what is on its way."""
+        """Give up what is on its way to the engine."""
         self._cancelled = True
         self.tell()
 
     def cancelled(self) -> bool:
-        """Whether nobody wants what is on its way to the engine."""
+        """Whether what is on its way to the engine was given up."""
         return self._cancelled or self._drop()
 
 
 class Entry(Protocol):
-    """Requests that leave together, once there is an outcome of each: those of a row."""
+    """Requests that leave the queue together, once all have outcomes: those of a row."""
 
     num_bytes: int
-    """About how much memory it takes."""
+    """Approximate memory that it takes."""
 
     def next_works(self) -> list[Work]:
-        """What can be asked now, and was not before."""
+        """Works that can be asked now and were not returned before."""
 
     def take(self, outcome: Outcome) -> None:
         """Take the outcome of a request."""
 
     def is_whole(self) -> bool:
-        """Whether there is an outcome of each."""
+        """Whether all requests have outcomes."""
 
 
 E = TypeVar("E", bound=Entry)
@@ -113,17 +114,17 @@ E = TypeVar("E", bound=Entry)
 
 @runtime_checkable
 class Pausing(Protocol):
-    """Works that may run out for a while, until answers have been settled."""
+    """An iterator of works that may run out for a while, until answers bring new ones."""
 
     ended: bool
     """Whether no more will come in this stream."""
 
     def go_on(self) -> bool:
-        """Whether there are some now."""
+        """Whether there are works to pull now."""
 
 
 class RequestEntry:
-    """One request, of no row."""
+    """An entry of one request that belongs to no row."""
 
     def __init__(self, request: Request) -> None:
         self._request: Request | None = request
@@ -140,22 +141,22 @@ class RequestEntry:
         self._outcome = outcome
 
     def is_whole(self) -> bool:
-        """Whether it is there."""
+        """Whether the outcome is there."""
         return self._outcome is not None
 
     def outcome(self) -> Outcome:
-        """It, of an entry that is whole."""
+        """The outcome, once the entry is whole."""
         assert self._outcome
         return self._outcome
 
 
 class RowEntry:
-    """A row that was read, and is not finished: each task for each of its videos.
+    """An entry for a row: each task for each of its videos.
 
     Args:
-        item: as it was read.
-        plan: what is to be asked.
-        look_up: the outcome of a request, if it is known; else the request to make.
+        item: the row as it was read.
+        plan: what to ask.
+        look_up: returns the outcome of a request if it is known; else the request to make.
     """
 
     def __init__(self, item: InputRow, plan: RowPlan, look_up: Callable[[Request], Outcome | Request]) -> None:
@@ -168,11 +169,11 @@ class RowEntry:
         self.num_bytes = item.num_bytes
 
     def next_works(self) -> list[Work]:
-        """What can be asked now, and was not before: of each clip in one work.
+        """Works that can be asked now and were not returned before: one for each clip.
 
-        Text stages, and tasks with an engine of their own, are in works of their own.
+        Each text stage, and each task with an engine of its own, has a work of its own.
 
-        What is known may open others at once.
+        A known outcome may make other requests possible at once, so this loops until none follows.
         """
         works: dict[Any, list[Request]] = {}
         opens = True
@@ -202,9 +203,9 @@ class RowEntry:
         return isinstance(made, Request)
 
     def _made(self, name: RequestId) -> list[Request | Outcome]:
-        """The request of this name, or of parts that come before it; nothing while what they name is not known.
+        """The request of this name, or requests for the parts before it. Empty while an answer it names is missing.
 
-        In its place what it comes to, if that is known without asking.
+        An outcome that needs no engine stands in place of its request.
         """
         plan, task = self._plan, self._plan.task(name)
         before = [plan.task(name._replace(task=other)) for other in task.after]
@@ -220,7 +221,7 @@ class RowEntry:
         return self._made_of_clips(name, said) if there else []
 
     def _made_of_clips(self, name: RequestId, said: dict[str, Outcome]) -> list[Request | Outcome]:
-        """The request over a video, or those of parts; nothing while parts are asked. All its clips have outcomes."""
+        """The request about a whole video, or those for its parts; empty while parts are asked. All clips are done."""
         plan = self._plan
         film = self._films.get(name) or plan.film(name, self._outcomes)
         if isinstance(film, Failure):
@@ -241,11 +242,11 @@ class RowEntry:
             self._outcomes[outcome.id] = outcome
 
     def is_whole(self) -> bool:
-        """Whether there is an outcome of each."""
+        """Whether all requests have outcomes."""
         return len(self._outcomes) == len(self._asked)
 
     def result(self, layout: Layout, settings: Settings) -> RowResult:
-        """That of a row that is whole."""
+        """The row's result, once the entry is whole."""
         outcomes = tuple(self._outcomes[name] for name in self._asked)
         return RowResult(
             index=self._plan.index,
@@ -262,24 +263,24 @@ class _Open:
 
     entry: Entry
     request: Request
-    """The one that was asked last."""
+    """The request that was asked last."""
     first: Answer | None = None
-    """What its first try came to, if there is a second."""
+    """Answer of the first try, during the second."""
 
 
 class Queue(Iterator[Work], Generic[E]):
-    """Entries under way: works are pulled at one end, whole entries leave at the other, in the order of the entries.
+    """The queue of entries under way. Works are pulled from it; whole entries leave it in the order they came in.
 
-    Works run out for a while if too many entries wait, or more may follow from answers that are to come.
-    Pulled in one thread; answers come in any, in any order.
+    It runs out of works for a while if too many entries wait, or if more works may follow from answers to come.
+    Works are pulled in one thread. Answers are settled from any thread, in any order.
 
     Args:
-        entries: to open, one after the other.
-        settings: whether to ask once more, and which tasks come after others.
-        record: called with each outcome as soon as there is one; gives the one that holds.
-        max_entries: this many may wait.
-        drop: once it says True, no other work is given.
-        on_whole: called when an entry is whole: with True, or with False if nothing had to be made for it.
+        entries: pulled when there is nothing else to ask.
+        settings: whether to ask faulty answers once more, and which tasks come after others.
+        record: called with each outcome as soon as there is one; returns the outcome that holds.
+        max_entries: maximum number of entries that wait to leave.
+        drop: once it returns True, no further work is given.
+        on_whole: called when an entry has all outcomes; the argument is False if nothing had to be made for it.
     """
 
     def __init__(
@@ -299,12 +300,12 @@ class Queue(Iterator[Work], Generic[E]):
         self._follow_ups: deque[Work] = deque()
         self._open: dict[RequestId, _Open] = {}
         self._changing = threading.RLock()
-        # What waits is the difference: each number is written by one thread only.
+        # The bytes that wait are the difference. Each counter is written by one thread only, so neither needs a lock.
         self._read_bytes = self._left_bytes = 0
         self._exhausted = False
-        """Whether no entry is left to open."""
+        """Whether `entries` has no more."""
         self.ended = False
-        """Whether the stream of works has come to its end; what follows later makes another one."""
+        """Whether this stream of works is over. Works that follow later belong to another stream; see `begin_again`."""
 
     def __next__(self) -> Work:
         self.ended = self.ended or self._drop()
@@ -316,7 +317,7 @@ class Queue(Iterator[Work], Generic[E]):
         return (self._follow_ups or self._to_give).popleft()
 
     def has_work(self) -> bool:
-        """Whether there is something to make now. Entries are opened until there is, or no other may be."""
+        """Whether there is a work to give now. Reads entries until there is one, or no room for another entry."""
         while not (self._follow_ups or self._to_give or self._exhausted) and self.has_room():
             self._read()
         return bool(self._follow_ups or self._to_give)
@@ -335,7 +336,7 @@ class Queue(Iterator[Work], Generic[E]):
                 self._on_whole(False)
 
     def _opened(self, entry: Entry, works: list[Work]) -> list[Work]:
-        """Works of an entry, noted to be under way."""
+        """Note the requests of works as under way; returns the works."""
         for work in works:
             for request in work.requests:
                 if request.id in self._open:
@@ -344,25 +345,25 @@ class Queue(Iterator[Work], Generic[E]):
         return works
 
     def has_room(self) -> bool:
-        """Whether one more entry may be opened."""
+        """Whether one more entry may be read."""
         return len(self._waiting) < self._max_entries and self._read_bytes - self._left_bytes < _WAITING_BYTES
 
     def _may_follow(self) -> bool:
-        """Whether more may follow from answers that are to come."""
+        """Whether answers that are to come may bring more works."""
         may = self._settings.retry_flagged or any(task.after for task in self._settings.all_tasks)
         return bool(self._open) and may
 
     def go_on(self) -> bool:
-        """Whether there is something to make, after a pause."""
+        """Whether there are works to pull, or entries to read, after a pause."""
         return bool(self._follow_ups or self._to_give) or (not self._exhausted and self.has_room())
 
     def begin_again(self) -> bool:
-        """Begin another stream; False if there is nothing to make, or what is left is dropped."""
+        """Begin another stream of works. False if there is nothing to make, or the rest is dropped."""
         self.ended = False
         return self.go_on() and not (self._waiting and self._drop())
 
     def settle(self, answer: Answer | Failure) -> None:
-        """Take what a request came to, or what its first try did. From any thread."""
+        """Take the answer to a request, of its first or second try. May be called from any thread."""
         with self._changing:
             asked = self._open[answer.id]
             request = asked.request

@@ -41,14 +41,13 @@ class Clip:
     root: Path | None = None
     """Folder that a relative path starts from; None for the working directory."""
     called: str | None = field(default=None, compare=False)
-    """What to call it in messages, where that is not its source: a downloaded clip goes by its URL, one in a tar file
-    by its sample's key."""
+    """Name for messages, if it is not the source: the URL of a downloaded clip, or the sample's key in a tar file."""
 
     @property
     def name(self) -> str:
-        """What to call the clip in messages: its path or URL as given, less any password, or the size of its bytes.
+        """Name of the clip for messages: its path or URL without passwords, or the size of its bytes.
 
-        Behind it stands which stretch it is, as W3C's Media Fragments have it.
+        A stretch has its times appended, in the syntax of W3C's Media Fragments.
         """
         if self.called is None and isinstance(self.source, bytes):
             return f"<{len(self.source):,} bytes>{self.fragment}"
@@ -66,7 +65,7 @@ class Clip:
 
     @property
     def fragment(self) -> str:
-        """What stands behind the path of a stretch: `#t=12,18.5`; nothing behind that of a whole file."""
+        """Times of a stretch, to append to its path: `#t=12,18.5`. Empty for a whole file."""
         if self.is_whole:
             return ""
         end = "" if self.end_seconds is None else f",{_plain(self.end_seconds)}"
@@ -81,12 +80,12 @@ class Clip:
 
 
 def _plain(seconds: float) -> str:
-    """A time without the zeros behind it; one that no video has, in short."""
+    """A time without trailing zeros; in scientific notation if it is beyond any video's length, to keep names short."""
     return f"{seconds:.6f}".rstrip("0").rstrip(".") if abs(seconds) < MOST_SECONDS else f"{seconds:g}"
 
 
 class Bounds(NamedTuple):
-    """Where a clip lies in its file, in seconds from the first frame of that."""
+    """Where a clip lies in its file, in seconds from the file's first frame."""
 
     start: float
     end: float
@@ -95,7 +94,7 @@ class Bounds(NamedTuple):
 
 
 class RequestId(NamedTuple):
-    """Names a request within a run: a task, for a video of a row."""
+    """Name of a request, unique within a run: a task for a video of a row."""
 
     row: int
     """Place of the row in the data set, from 0."""
@@ -103,7 +102,7 @@ class RequestId(NamedTuple):
     """Place of the video in the row, from 0; None for the row as a whole."""
     task: str = "caption"
     part: int = 0
-    """Number of a part that is asked beforehand, from 1, where a film's clips are too many for one prompt; else 0."""
+    """For a film with too many clips for one prompt: number of the part that is asked first, from 1. Otherwise 0."""
 
     def __str__(self) -> str:
         where = f"row {self.row}" if self.slot is None else f"video {self.slot} of row {self.row}"
@@ -121,45 +120,46 @@ class Request:
     prompt: str
     system_prompt: str | None = None
     video: bool = True
-    """Whether the clip is part of what is asked; False for a text stage."""
+    """Whether the model is shown the clip; False for a text stage."""
     reference: str = ""
-    """The original text, for selection by similarity. It has no part in what is made."""
+    """The original text, for selection by similarity. It does not affect what is generated."""
     num_captions: int = 1
     """Candidates to generate."""
     sampling: SamplingParams = field(default_factory=SamplingParams)
     seed: int = 0
     """Root of all randomness of this request, 63 bits. A function of what is asked, not of its place in a batch."""
     attempt: int = 1
-    """2 where it is asked once more, since all that came of the first try had faults."""
+    """2 for a second try, after all candidates of the first had faults."""
     schema: Schema | None = None
     """What an answer has to fit, as JSON; None for free text."""
     keep: str = "random_any"
-    """Which candidates to keep. It has no part in what is made."""
+    """Which candidates to keep. It does not affect what is generated."""
     times: Times = False
-    """Whether an answer is read as events. It has no part in what is made, either."""
+    """Whether an answer is read as events. It does not affect what is generated."""
     checks: Checks = field(default_factory=Checks)
-    """What answers are checked for. It has no part in what is made."""
+    """What answers are checked for. It does not affect what is generated."""
     tell_faults: bool = False
     """Whether a second try is told what was wrong with the first."""
     scorer: Scorer | None = None
-    """What gives candidates scores. It has no part in what is made."""
+    """Gives candidates scores. It does not affect what is generated."""
     row: Mapping[str, Any] = field(default_factory=dict, compare=False)
     """The row, for a scorer; else empty."""
     answered: "Answer | None" = None
-    """What was answered before, and only lacks scores: no engine is asked."""
+    """A known answer that only lacks scores. Such a request goes past the engine."""
     judge: str = ""
-    """What the model is asked of each candidate, or of its claims, a template with {caption}; nothing if none is to be
-    judged. It has no part in the candidates."""
+    """Question that the model judges each candidate, or each of its claims, by: a template with {caption}. Empty for no
+    judging. It does not affect the candidates."""
     verify: bool = False
-    """Whether the claims of each candidate are judged. It has no part in the candidates, either."""
+    """Whether the claims of each candidate are judged. It does not affect the candidates, either."""
     given: "Answer | None" = None
-    """Candidates that are there already and are only to be judged: the engine generates none."""
+    """Candidates that exist already and are only judged: the engine generates none."""
     unfilled: tuple[Part, ...] = ()
-    """The prompt in parts, while it names facts of the clip, which are known once that is decoded."""
+    """The prompt in parts, if it names facts of the clip. They are filled in when the clip is decoded."""
     instead: "Request | Failure | None" = None
-    """What a retry asks in its place, or why it cannot; None for the same. Captions are known by what the run asks."""
+    """What a retry asks in its place, or why it cannot; None to ask the same. The result is stored under the key of
+    this request, so that the run finds it."""
     retried_with: str = ""
-    """What of this is not as in the run, as JSON, if a retry asks something else."""
+    """JSON of the settings in which a retry differs from the run; empty outside retries."""
 
     @property
     def scored(self) -> bool:
@@ -172,7 +172,7 @@ class Request:
         return self.given is not None and not self.given.meta
 
     def judging(self, caption: str) -> "Request":
-        """The question whether a caption holds for the clip, behind the same system prompt."""
+        """The request that asks whether a caption is true of the clip, with the same system prompt."""
         prompt = "".join(map(str, filled(parts_of(self.judge), lambda _: caption)))
         return replace(self, prompt=prompt, num_captions=1, schema=None, sampling=ONE_TOKEN, keep="all", judge="")
 
@@ -181,7 +181,7 @@ class Request:
         return replace(self, num_captions=1, schema=None, sampling=ONE_TOKEN) if self.given else self
 
     def lacks_scores(self, answer: "Answer") -> bool:
-        """Whether a candidate with text has no score of the scorer."""
+        """Whether any candidate with text still needs a score of the scorer."""
         if self.scorer is None:
             return False
         return any(self.scorer.name not in each.scores for each in answer.candidates if each.has_text)
@@ -193,10 +193,10 @@ class Request:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Sound:
-    """The sound of a clip, as long as the clip. Equal only to itself."""
+    """The sound of a clip, of the clip's length. Compared by identity."""
 
     samples: NDArray[np.float32]
-    """float32, shape (samples,), one channel, -1 to 1, from the clip's start on; none if the clip has no sound."""
+    """float32, shape (samples,), one channel, -1 to 1, from the clip's start. Empty if the clip has no sound."""
     rate: int
     """Samples a second."""
     heard: Literal["heard", "partly", "no sound", "no track"]
@@ -206,7 +206,7 @@ class Sound:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Frames:
-    """The frames of a clip that the model sees, at the size that it sees. Equal only to itself."""
+    """The frames of a clip that the model sees, at their final size. Compared by identity."""
 
     pixels: NDArray[np.uint8]
     """uint8, shape (frames, height, width, 3), RGB, upright."""
@@ -216,22 +216,22 @@ class Frames:
     video_tokens: int
     """Vision tokens that the clip costs."""
     decoded_share: float | None = None
-    """If the clip is cut short or damaged: the share of it that these frames are spread over, which is its longest
-    stretch without damage. Then `duration_seconds` is the length of that."""
+    """If the clip is cut short or damaged: the share of it that the frames cover, its longest undamaged part. Then
+    `duration_seconds` is the length of that part. None for a whole clip."""
     thinned: bool = False
     """Whether the budget allowed fewer frames a second than were asked for."""
     shrunk: bool = False
     """Whether the budget allowed less than a quarter of the picture's pixels."""
     tone_mapped: Literal["pq", "hlg"] | None = None
-    """How the clip holds high dynamic range, which was brought to the range of SDR."""
+    """Transfer function of an HDR clip that was tone-mapped to SDR; None for an SDR clip."""
     deinterlaced: bool = False
-    """Whether pictures of two fields were brought to one moment."""
+    """Whether interlaced pictures, of two fields each, were deinterlaced."""
     facts: Facts = field(default_factory=Facts)
-    """What the file says of itself, whatever of it the model sees; of a stretch, its own length."""
+    """What the file states about itself, and the length of the clip."""
     bounds: Bounds | None = None
-    """Where the clip lies in its file. Decoding sets it, for a whole file, too; None where nothing was decoded."""
+    """Where the clip lies in its file, also for a whole file. None if nothing was decoded."""
     span: tuple[float, float] | None = None
-    """When these frames begin and end by the clock that the file's streams share, in seconds; None if it has none."""
+    """When the clip begins and ends, in seconds on the clock of all streams of the file; None without such a clock."""
     sound: Sound | None = None
     """None if it is not asked for."""
 
@@ -242,7 +242,7 @@ class Frames:
 
     @property
     def nbytes(self) -> int:
-        """Of pixels and samples."""
+        """Bytes of pixels and samples."""
         return self.pixels.nbytes + (self.sound.samples.nbytes if self.sound else 0)
 
 
@@ -252,25 +252,25 @@ NO_FRAMES: Final = Frames(pixels=np.empty((0, 0, 0, 3), np.uint8), timestamps=()
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Work:
-    """A clip, and what is asked about it at one time: what an engine is given. Equal only to itself."""
+    """The unit of an engine: a clip with the requests about it. Compared by identity."""
 
     requests: tuple[Request, ...]
     """At least one; all about the same clip."""
     frames: Frames = NO_FRAMES
-    """`NO_FRAMES` until the clip is decoded, and where the engine takes the file."""
+    """`NO_FRAMES` until the clip is decoded, and always if the engine takes files."""
 
     @property
     def clip(self) -> Clip:
-        """What the requests are about."""
+        """The clip that all requests are about."""
         return self.requests[0].clip
 
     @property
     def shows(self) -> bool:
-        """Whether the clip is part of what is asked."""
+        """Whether any request shows the clip to the model."""
         return any(request.video for request in self.requests)
 
     def singly(self) -> "Iterator[Work]":
-        """Works of one request each, with the same frames."""
+        """Split into works of one request each, with the same frames."""
         return (replace(self, requests=(request,)) for request in self.requests)
 
 
@@ -281,30 +281,30 @@ class Candidate:
     text: str
     stop_reason: StopReason
     num_tokens: int | None
-    """Of all that was generated, the thought included; None where a server does not tell."""
+    """Number of generated tokens, the thought included; None if a server does not say."""
     thought: str = ""
-    """What the model thought before it answered. An engine leaves it in the text; see `reelscribe.thoughts`."""
+    """What the model thought before it answered. Engines leave it in the text; `reelscribe.thoughts` moves it here."""
     unclosed: bool = False
-    """Whether the thought has no end. Then there is no text."""
+    """Whether the thought did not end; then `text` is empty."""
     value: Any = None
-    """What the text holds, where the request has a schema and the text fits it."""
+    """The parsed text, if the request has a schema and the text fits it."""
     mean_logprob: float | None = None
     """Mean log-probability of its tokens, the end token among them, by the model itself: without temperature, filters
     and penalties. None if the request is not to be scored, or the engine does not tell."""
     scores: Mapping[str, float] = field(default_factory=dict, hash=False)
-    """What judges and scorers said of it, by their names; higher is better. The ledger keeps them."""
+    """Scores by judges and scorers, by name; higher is better. The ledger stores them."""
     claims: Mapping[str, float | None] = field(default_factory=dict, hash=False)
-    """What it claims, if that was verified: how likely each claim is to hold, as the model says; None if it said
+    """The claims of the text, if it was verified, and the probability of each by the judge. None if the judge said
     neither yes nor no."""
 
     @property
     def failed_claims(self) -> tuple[str, ...]:
-        """The claims that the model holds to be false rather than true."""
+        """The claims that the judge holds to be false rather than true."""
         return tuple(claim for claim, chance in self.claims.items() if chance is not None and chance < 0.5)
 
     @property
     def verified(self) -> float | None:
-        """The share of its claims that hold, of those that the model judged; None if it judged none."""
+        """The share of its judged claims that hold; None if none was judged."""
         judged = [chance for chance in self.claims.values() if chance is not None]
         return round(1 - len(self.failed_claims) / len(judged), 4) if judged else None
 
@@ -316,21 +316,21 @@ class Candidate:
 
 @dataclass(frozen=True, kw_only=True)
 class Generation:
-    """What an engine made of one request: its candidates, in order."""
+    """An engine's result for one request: its candidates, in order."""
 
     id: RequestId
     candidates: tuple[Candidate, ...]
     prompt_tokens: int | None
-    """Tokens of the whole prompt, those of the video included; None where a server does not tell."""
+    """Tokens of the whole prompt, the video's included; None if a server does not say."""
 
 
 JUDGED: Final = "judged"
-"""Name of the score that the model itself gives a candidate: how likely it is to say that it holds for the clip."""
+"""Name of the score by the model itself: the probability that it calls the candidate true of the clip."""
 VERIFIED: Final = "verified"
-"""Name of the score that says which share of a candidate's claims holds."""
+"""Name of the score for the share of a candidate's claims that hold."""
 
 UNREADABLE: Final = "unreadable_line"
-"""Name of what was read in the place of a row, if that is none."""
+"""Key under which a line that is no row is kept."""
 
 CAPTION_META: Final[dict[str, tuple[str, str]]] = {
     UNREADABLE: ("string", "the line that is no row; empty for a caption"),
@@ -423,7 +423,7 @@ CAPTION_META: Final[dict[str, tuple[str, str]]] = {
 
 @dataclass(frozen=True, kw_only=True)
 class Answer:
-    """What a model said to a request, and what is known of that. Which of it is kept is another matter."""
+    """All that a model answered to a request. `choose` in outcomes.py decides which candidates are kept."""
 
     id: RequestId
     candidates: tuple[Candidate, ...]
@@ -432,16 +432,16 @@ class Answer:
 
     @property
     def scored(self) -> bool:
-        """Whether log-probabilities were asked for, though the engine may not have said them."""
+        """Whether log-probabilities were asked for. The engine may still not have given them."""
         return bool(self.meta.get("scored"))
 
     def has_scores_for(self, request: Request) -> bool:
-        """Whether it was asked for the scores by which this request is to choose."""
+        """Whether this answer was generated with the scores that the request chooses by."""
         judge = request.judge if request.keep == "judged" else ""
         return (self.scored or not request.scored) and judge in ("", self.meta.get("judged_by"))
 
     def is_verified_for(self, request: Request) -> bool:
-        """Whether its claims were judged as this request says, or are not to be."""
+        """Whether its claims were judged as this request asks; True if it asks for none."""
         return not request.verify or self.meta.get("verified_by") == request.judge
 
 
@@ -451,15 +451,15 @@ class Caption:
 
     id: RequestId
     kept: tuple[int, ...]
-    """Indices of the candidates that were kept."""
+    """Indices of the kept candidates."""
     reason: str
-    """Why those."""
+    """Why these were kept."""
     candidates: tuple[Candidate, ...]
     meta: dict[str, Any]
     """Provenance, ready for JSON: model, prompt, sampling, timestamps, tokens."""
     events: tuple[Event, ...] | None = None
-    """The events in the first of the kept candidates, on the file's clock. None if the request has no times, or they
-    are not as they should be."""
+    """Events of the first kept candidate, on the file's clock. None if the request has no times, or the candidate's
+    events are invalid."""
 
     @property
     def texts(self) -> tuple[str, ...]:
@@ -468,7 +468,7 @@ class Caption:
 
     @property
     def kept_text(self) -> str:
-        """The first of them, as another prompt takes it: where it has a value, that as JSON."""
+        """The first kept text, as it is put into another prompt: as JSON if it has a value."""
         kept = self.candidates[self.kept[0]]
         return kept.text if kept.value is None else json.dumps(kept.value, ensure_ascii=False)
 
@@ -484,35 +484,35 @@ class Failure:
 
     @classmethod
     def of(cls, request: Request, message: str, kind: FailureKind = "engine") -> "Failure":
-        """What a request came to."""
+        """A failure of a request."""
         return cls(id=request.id, video=request.clip.name, kind=kind, message=message)
 
     @classmethod
     def of_row(cls, index: int, message: str, kind: FailureKind) -> "Failure":
-        """What a row came to as a whole."""
+        """A failure of a whole row."""
         return cls(id=RequestId(row=index, slot=None), video=None, kind=kind, message=message)
 
 
 Outcome = Caption | Failure
-"""What a request came to."""
+"""Result of a request."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class InputRow:
-    """A row as a reader gives it."""
+    """A row as a reader yields it."""
 
     index: int
     """Its place in the data set, from 0."""
     row: Row
     root: Path | None = None
-    """Folder that its relative paths start from."""
+    """Folder that relative paths in the row start from."""
     problem: Failure | None = None
-    """Set by a reader that found no row here."""
+    """Set if the reader could not read a row here."""
     source: Any = None
-    """The record as its reader had it, where that is more than `row` holds: then `row` has the columns that the flow
-    looks at, and a writer takes the others from here, unchanged."""
+    """The reader's own record, if it holds more than `row`. Then `row` has only the columns that the flow reads, and a
+    writer takes all others from here, unchanged."""
     num_bytes: int = 0
-    """About how much memory it takes; bounds how many are read ahead."""
+    """Approximate memory of the row. It bounds how many rows are read ahead."""
     shard_hash: int | None = None
     """Decides which shard the row is in, if that does not follow from its own videos; see `RowPlan.shard_hash`."""
 
@@ -525,18 +525,18 @@ class RowResult:
     rows: tuple[Row, ...]
     """The rows to write in its place."""
     outcomes: tuple[Outcome, ...]
-    """One for each of its videos, in order; or the one Failure that the row is as a whole."""
+    """One for each request, in order; or a single Failure of the whole row."""
     origin: InputRow | None = None
     """The row that was read."""
     known: frozenset[RequestId] = frozenset()
-    """Names of those outcomes that were known before."""
+    """Ids of the outcomes that were known before the run made any."""
 
     @property
     def captions(self) -> tuple[Caption, ...]:
-        """Its videos that have a caption."""
+        """Outcomes that are captions."""
         return tuple(outcome for outcome in self.outcomes if isinstance(outcome, Caption))
 
     @property
     def failures(self) -> tuple[Failure, ...]:
-        """Why the others have none."""
+        """Outcomes that are failures."""
         return tuple(outcome for outcome in self.outcomes if isinstance(outcome, Failure))

@@ -89,12 +89,12 @@ class Settings(
         self.actor_range()
 
     def check_checks(self) -> None:
-        """Find out before a run whether all can be checked and scored that is to be, and faults be told that are to be.
+        """Check before a run that its checks, scorers and judges can work.
 
         Raises:
-            SettingsError: a tokenizer is not there, a language is unknown, a scorer cannot be imported, or there is no
-                second try that is told, or no judge that is asked.
-            MissingExtraError: what it takes is not installed.
+            SettingsError: a tokenizer is missing, a language is unknown, a scorer cannot be imported, faults are to be
+                told without a second try, or a judge's prompt is set and no judge.
+            MissingExtraError: a package that they need is not installed.
         """
         for task in self.all_tasks:
             task.checks.check_installed()
@@ -108,19 +108,19 @@ class Settings(
             raise SettingsError("judge_prompt is for keep judged and for verify, and no task has either.")
 
     def __getstate__(self) -> dict[str, Any]:
-        """What was set, without what was worked out from it: equal settings are pickled alike."""
+        """The fields alone, without cached properties, so that equal settings give equal pickles."""
         return {item.name: getattr(self, item.name) for item in fields(self)}
 
     def part(self) -> Shard | None:
-        """The part of the rows, checked."""
+        """The setting `shard`, parsed."""
         return None if self.shard is None else Shard.parse(self.shard)
 
     def failure_limit(self) -> FailureLimit | None:
-        """The most failures, checked."""
+        """The setting `max_failures`, parsed."""
         return None if self.max_failures is None else FailureLimit.parse(self.max_failures)
 
     def actor_range(self) -> tuple[int, int] | None:
-        """The fewest and the most actors, checked."""
+        """The setting `actors`, parsed: minimum and maximum."""
         if self.actors is None:
             return None
         fewest, _, most = self.actors.partition("-")
@@ -131,7 +131,7 @@ class Settings(
 
     @cached_property
     def all_tasks(self) -> tuple[Task, ...]:
-        """What is asked about each clip, each after those that it comes after.
+        """All tasks, in an order in which each comes after the tasks that it needs.
 
         Raises:
             SettingsError: the settings of a task are wrong.
@@ -201,7 +201,7 @@ class Settings(
         return found
 
     def _leading_to(self, task: Task) -> set[str]:
-        """A task, and all that have to be answered before it."""
+        """Names of a task and of all tasks that must be answered before it."""
         before = [other for other in self.all_tasks if other.name in task.after]
         return {task.name}.union(*map(self._leading_to, before))
 
@@ -216,12 +216,12 @@ class Settings(
 
     @cached_property
     def added_columns(self) -> tuple[str, ...]:
-        """All columns that are added for a video."""
+        """All columns that a run adds."""
         return tuple(task.column(kind) for task in self.all_tasks for kind in self.column_kinds)
 
     @property
     def named_columns(self) -> dict[str, str]:
-        """Columns of the rows that are named, by what does so."""
+        """Columns that settings expect in the rows: option to column name."""
         named = {"video_key": self.video_key}
         for task in self.all_tasks:
             of = f"tasks.{task.name}: " if self.tasks else ""
@@ -242,17 +242,17 @@ class Settings(
         return tuple(name for name in (self.start_key, self.end_key, self.stretches_key) if name)
 
     def without_token(self) -> dict[str, Any]:
-        """All of them, ready for JSON, less what opens the hub to whoever reads them."""
+        """All settings, ready for JSON, without the hub's token."""
         told: dict[str, Any] = _without_token(asdict(self))
         return told
 
     def sampling_params(self) -> SamplingParams:
-        """The sampling parameters, checked."""
+        """The setting `sampling`, parsed and checked."""
         return SamplingParams.parse(self.sampling)
 
     @classmethod
     def of_run(cls, recorded: Mapping[str, Any]) -> "Settings":
-        """The settings that a run recorded, also one of an earlier release.
+        """The settings that a run recorded, also if an earlier release recorded them.
 
         Raises:
             SettingsError: a value is wrong.
@@ -298,7 +298,7 @@ PARAMS_WITHOUT_EFFECT: Final = frozenset(
         *("pipeline_parallel_size", "tensor_parallel_size"),
     }
 )
-"""Of `model_params`, what changes no caption: where the model comes from and how it is spread."""
+"""Keys of `model_params` that change no caption: where the model comes from, and how it is spread over GPUs."""
 
 _SET_BY_US: Final[Mapping[str, str]] = {
     "messages": "prompt, system_prompt and the videos make them",
@@ -310,7 +310,7 @@ _SET_BY_US: Final[Mapping[str, str]] = {
 
 
 def _check_passed_on(settings: Settings) -> None:
-    """Raise SettingsError if an engine does not take what is set for it, or a table holds what a setting says."""
+    """Raise SettingsError if an engine does not take a setting, or a table repeats what a setting says."""
     if settings.engine == "openai" and settings.model_params:
         raise SettingsError(
             "model_params are for loading a model, which a server has done; extra_body holds fields for the body of "
@@ -334,7 +334,7 @@ def _check_passed_on(settings: Settings) -> None:
 
 
 def _check_columns(settings: Settings) -> None:
-    """Raise SettingsError if a column that is added is one that is read."""
+    """Raise SettingsError if a run would add a column that it also reads."""
     if settings.layout == "interleaved":
         return  # which adds none
     read = {"video": "videos", "videos": "videos", settings.text_key: "the text"}
@@ -350,23 +350,23 @@ def _check_columns(settings: Settings) -> None:
 
 
 def _merged(first: Any, second: Any) -> Any:
-    """Two tables as one, in which the second wins; else the second."""
+    """Merge two tables, the second wins. If either is no table, the second."""
     if not isinstance(first, Mapping) or not isinstance(second, Mapping):
         return second
     return {**first, **{name: _merged(first.get(name), value) for name, value in second.items()}}
 
 
 def _placed(values: dict[str, Any], folder: Path) -> dict[str, Any]:
-    """Settings in which paths of schemas and of what checks need start from a folder."""
+    """Settings with relative paths of schemas, word lists and tokenizers resolved from a folder."""
     return _with_paths(values, lambda _, path: str((folder / path).absolute()))
 
 
 _PATHS: Final[Mapping[str, str]] = {"schema": ".json", "lists": ".toml", "tokenizer": ""}
-"""Names of what may hold a path, and how that ends."""
+"""Settings that may hold a path, each with the suffix of such a path."""
 
 
 def _content_of(name: str, path: str) -> str:
-    """What is in the file of a schema or a list of wordings; of a tokenizer its path."""
+    """The content of a schema's or word list's file; for a tokenizer, its path."""
     if name == "tokenizer":
         return path
     return read_schema(path).text if name == "schema" else read_list(Path(path))

@@ -25,7 +25,7 @@ DEFAULT_MODEL: Final = "Qwen/Qwen3-VL-8B-Instruct"
 
 @dataclass(frozen=True, kw_only=True)
 class EngineSettings:
-    """Which model, what runs it, and how."""
+    """The model, the engine that runs it, and how."""
 
     model: str = setting(
         DEFAULT_MODEL,
@@ -116,7 +116,7 @@ class ServerSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class ModelSettings(ServerSettings, EngineSettings):
-    """All about what answers: those of a task that has a model of its own."""
+    """All settings of a model; those that a task with its own model may set."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -311,7 +311,7 @@ class OutputSettings:
 
     resume: bool = setting(
         True,
-        "Go on where the last run on OUTPUT ended. With --no-resume what it made is set aside, and all is made again.",
+        "Keep captions of earlier runs on OUTPUT. --no-resume sets their ledger aside and captions all again.",
         affects="nothing",
     )
     original: bool = setting(
@@ -394,9 +394,9 @@ GROUPS: Final[Mapping[str, type]] = {
 """Headings of the help, in its order, to the settings under each."""
 
 RETRY_QUESTION: Final = ("prompt", "system_prompt", "num_captions", "sampling")
-"""Settings of a task that a retry may have otherwise than its run."""
+"""Settings of a task that a retry may change."""
 RETRY_SETTINGS: Final = (
     *(*RETRY_QUESTION, "seed", "retry_flagged"),
     *(item.name for group in (ModelSettings, FrameSettings) for item in fields(group)),
 )
-"""All settings that it may."""
+"""All settings that a retry may change."""

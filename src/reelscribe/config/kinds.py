@@ -8,13 +8,13 @@ from typing import Any, Final, Literal, get_args, get_origin
 from reelscribe.errors import SettingsError
 
 Effect = Literal["rows", "captions", "failures", "nothing"]
-"""What a setting has a part in, and so what of an earlier run holds when it changes.
+"""What a setting affects, and so which results of earlier runs still hold when it changes.
 
-rows: what is asked about each row's videos. A request that stays the same keeps its caption.
-captions: what comes out for one and the same request. No caption made before holds.
-failures: whether a video, or a good caption of it, can be had at all. Captions hold; what failed is tried again, and so
-    are captions that fall short of what is set now (see `Ledger`).
-nothing: neither; how fast, which candidates are kept, how it is written, when the run stops.
+rows: what is asked about each row's videos. Requests that stay the same keep their captions.
+captions: what the same request generates. All captions are made again.
+failures: whether a video can be captioned, or captioned well. Captions hold. Failures are tried again, and so are
+    captions that fall short of the new setting (see `Ledger`).
+nothing: speed, which candidates are kept, how output is written, when the run stops. Everything holds.
 """
 
 _KINDS: Final[dict[type, tuple[tuple[type, ...], str]]] = {
@@ -24,7 +24,7 @@ _KINDS: Final[dict[type, tuple[tuple[type, ...], str]]] = {
     float: ((float, int), "a number"),
     Mapping: ((Mapping,), "a table of names and values"),
 }
-"""Type of a setting to what is taken for it, in types and in words."""
+"""For each type of setting: the Python types that are accepted, and their name in errors."""
 
 
 def setting(
@@ -36,15 +36,15 @@ def setting(
     at_least: float | None = None,
     option: tuple[str, str] | None = None,
 ) -> Any:
-    """A field.
+    """Declare a field of the settings.
 
     Args:
-        default: of it; `dict` for an empty table.
-        text: of the command line's help.
-        affects: what of earlier results it touches.
-        common: it is among the few that the short help shows.
-        at_least: the least number.
-        option: what the command line has for a table, and how an entry is written there.
+        default: default value; `dict` for an empty table.
+        text: help text.
+        affects: which results of earlier runs it affects; see `Effect`.
+        common: whether the short help shows it.
+        at_least: minimum of a number.
+        option: for a table, the command line's option and the form of an entry.
     """
     metadata = {"help": text, "affects": affects, "common": common, "at_least": at_least, "option": option}
     if default is dict:
@@ -59,13 +59,13 @@ def kind_of(item: Field[Any]) -> tuple[type, bool]:
 
 
 def choices_of(item: Field[Any]) -> tuple[str, ...]:
-    """The names that a setting may hold, if its type is a closed set of such."""
+    """The names that a setting may hold, if its type is a Literal."""
     kinds = [kind for kind in (item.type, *get_args(item.type)) if get_origin(kind) is Literal]
     return get_args(kinds[0]) if kinds else ()
 
 
 def check(item: Field[Any], value: Any) -> None:
-    """Raise SettingsError where a setting cannot hold this value."""
+    """Raise SettingsError if a setting cannot hold this value."""
     choices, at_least = choices_of(item), item.metadata["at_least"]
     kind, optional = kind_of(item)
     if value is None and optional:

@@ -1,4 +1,4 @@
-"""Settings that are written as text and are more than that: a part of the rows, a limit of failures."""
+"""Settings that are parsed from text: shards, and limits on failures."""
 
 from dataclasses import dataclass
 from typing import Final
@@ -10,10 +10,10 @@ _SHARE_FROM: Final = 100
 
 @dataclass(frozen=True, kw_only=True)
 class Shard:
-    """One of several parts that the rows of a data set are dealt out to."""
+    """One of several parts of a data set's rows."""
 
     number: int
-    """From 1."""
+    """Number of this part, from 1."""
     of: int
 
     @classmethod
@@ -38,11 +38,11 @@ class Shard:
 
 @dataclass(frozen=True, kw_only=True)
 class FailureLimit:
-    """How many failures are too many."""
+    """The number or share of failures at which a run stops."""
 
     count: int | None = None
     share: float | None = None
-    """Of all videos; from 0 to 1."""
+    """Share of all videos, from 0 to 1."""
 
     @classmethod
     def parse(cls, text: str) -> "FailureLimit":
@@ -64,7 +64,7 @@ class FailureLimit:
         return str(self.count) if self.share is None else f"{100 * self.share:g}%"
 
     def exceeded_by(self, failures: int, videos: int) -> bool:
-        """Whether so many failures of so many videos are too many; a share says little of the first few."""
+        """Whether this many failures exceed the limit. A share counts only once there are enough videos."""
         if self.count is not None:
             return failures > self.count
         return videos >= _SHARE_FROM and failures > (self.share or 0) * videos

@@ -1,8 +1,7 @@
-"""What a packet's own bytes say of its picture, without decoding it.
+"""What a packet's bytes say about its picture, without decoding it.
 
-Decoders pass over some damage in silence: several give no frame for a packet that they cannot make sense of, and no
-error either. So packets are looked at beforehand: which of them have to give a frame, and which hold nothing that a
-decoder could read.
+Some decoders ignore damage: for a packet that they cannot read they give neither a frame nor an error. So packets are
+read beforehand, to know which of them must give a frame, and which a decoder could not read.
 """
 
 import re
@@ -18,15 +17,15 @@ class Picture(Enum):
     """What a packet holds."""
 
     SURE = auto()
-    """A picture that decoding has to give."""
+    """A picture that the decoder must give."""
     UNREFERENCED = auto()
-    """The same, of which it is known that no other picture refers to it."""
+    """A picture that the decoder must give, and that no other picture refers to."""
     UNSURE = auto()
-    """Perhaps a picture: the codec is none of those that are read here, or what it allows is too much to tell."""
+    """Perhaps a picture: the codec is not read here, or its syntax leaves this open."""
     NONE = auto()
-    """No picture to be shown: a repetition of the last one, or one that only serves others."""
+    """No picture to show: it repeats the last one, or only serves as a reference."""
     BROKEN = auto()
-    """Not what the codec allows."""
+    """Bytes that the codec does not allow: damage."""
 
 
 # Looked up for each unit of each packet, where an attribute of an Enum costs as much as the rest.
@@ -35,15 +34,15 @@ _PictureOf = Callable[[int], Picture | None]
 Look = Callable[["Packet[VideoStream]"], Picture]
 
 EMPTY_MPEG4 = 10
-"""An MPEG-4 picture of at most this many bytes is none of its own: the one before stays on screen."""
+"""An MPEG-4 packet of at most this many bytes holds no picture: the one before stays on screen ("not coded" VOPs)."""
 _MPEG4_PICTURE, _MPEG2_PICTURE, _MPEG2_EXTENSION = b"\0\0\1\xb6", b"\0\0\1\0", b"\0\0\1\xb5"
 _HEVC_SPLICES = frozenset({16, 17, 18, 36, 37})
-"""Units that say that the stream does not go on from what came before: broken links (BLA), ends of sequences."""
+"""NAL unit types after which the stream does not refer to earlier pictures: broken links (BLA), ends of sequences."""
 _NAL_UNIT = re.compile(rb"\x00\x00\x01(.)", re.DOTALL)
 
 
 def look_with(decoder: VideoCodecContext) -> Look:
-    """A function that looks at the packets of a stream."""
+    """The function that reads packets of this decoder's codec."""
     look = _look_with(decoder)
     return lambda packet: look(memoryview(packet)) if packet.size else Picture.NONE
 
@@ -150,7 +149,7 @@ def _vp9_picture(data: bytes) -> Picture:
 
 
 def _av1_picture(data: bytes) -> Picture:
-    """A sequence of units, each with a header, its size and, but for coded pictures, a one and zeros at its end."""
+    """AV1: a packet is a sequence of OBUs. Each has a header, its size and, except pictures, trailing bits 10..0."""
     at, found = 0, False
     while at < len(data):
         header, at = data[at], at + 1

@@ -6,19 +6,19 @@ from reelscribe.errors import ClipError
 from reelscribe.values import Bounds, Clip
 
 ROUNDED_SECONDS: Final = 0.00051
-"""Times are written down in milliseconds: a frame that is shown by so much later counts as shown at a time."""
+"""Times are written in milliseconds, so a frame that is shown this much later still counts as shown at a time."""
 _LATE_SECONDS: Final = 1.0
-"""An end that is at most so far behind the file's is taken for it: lengths are often rounded, or those of the sound."""
+"""A clip's end up to this far behind the file's is taken for it: stated lengths are often rounded, or the sound's."""
 
 _NOTED_SECONDS: Final = 0.1
-"""An end that is further behind the file's is noted; less is rounding, or the last frame."""
+"""A clip's end further behind the file's than this is flagged; less is rounding, or the last frame."""
 
 
 def bounds_of(clip: Clip, file_seconds: float) -> Bounds:
-    """Where a clip begins and ends in a file of a length.
+    """Where a clip begins and ends in a file of this length.
 
     Raises:
-        ClipError: kind "row", where it is empty, ends before it begins, or reaches out of the file.
+        ClipError: kind "row": it is empty, ends before it begins, or reaches out of the file.
     """
     start, end = clip.start_seconds, file_seconds if clip.end_seconds is None else clip.end_seconds
     length = f"the file is {file_seconds:.3f} seconds long"

@@ -1,6 +1,6 @@
-"""What a decoder gives, held against the index: no frame is damaged, none that has to be there is missing.
+"""Checks decoded frames against the index: no frame may be damaged, and none that is due may be missing.
 
-What is not so is a ClipError, and so is whatever else goes wrong between a file and its frames.
+A violation is a ClipError, and so is anything else that goes wrong between a file and its frames.
 """
 
 import contextlib
@@ -26,15 +26,15 @@ from reelscribe.video.runs import Run, VideoPacket, read_runs, whole_run
 logger = logging.getLogger(__name__)
 
 _THREADS_TELL_DAMAGE = frozenset({"hevc", "vp8", "vp9", "libdav1d"})
-"""Decoders that report damage with several threads as with one. Those that fill in what is lost (H.264, MPEG-4) mark
-such a frame at its end, when another thread may have given it out: with two threads 9 of 245 damaged clips got through.
+"""FFmpeg's decoders that report damage with several threads as with one. Decoders that conceal errors (H.264, MPEG-4)
+mark a frame when it is complete, but with threads it may be given out before: 9 of 245 damaged clips got through.
 """
 REORDERED = 64
-"""Behind the packet of a frame, so many may hold frames that are shown before it. H.264 and HEVC allow 16; packets of
-other kinds lie between."""
+"""Maximum number of packets after a frame's own that may hold frames shown before it. H.264 and HEVC reorder by at most
+16 frames; packets without a frame may lie between."""
 
 Timed = Iterator[tuple[int, VideoFrame]]
-"""Frames, each with its time, in order of presentation."""
+"""Frames in presentation order, each with its time in units of the time base."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,7 +76,7 @@ def every_frame(source: Indexed, *, threads: int = 0) -> Iterator[VideoFrame]:
 
 @contextlib.contextmanager
 def troubles(clip: Clip) -> Iterator[None]:
-    """Say what other libraries' errors are to the clip."""
+    """Translate errors of other libraries into a ClipError about the clip."""
     try:
         yield
     except ClipError:
@@ -85,23 +85,27 @@ def troubles(clip: Clip) -> Iterator[None]:
         raise ClipError("too_large", f"{clip.name}: decoding it takes more memory than there is.") from exc
     except (av.FFmpegError, OSError) as exc:
         raise ClipError("decode", f"{clip.name}: decoding broke off: {reason(exc)}; the file is damaged.") from exc
-    except Exception as exc:  # nobody knows all that a file can do to libraries, and it is not to end the run
+    except Exception as exc:  # a file can make libraries raise anything, and must not end the run
         logger.warning("%s: the decoder crashed", clip.name, exc_info=True)
         raise ClipError("crashed", f"{clip.name}: its decoder crashed ({type(exc).__name__}: {exc}).") from exc
 
 
 def set_up(stream: VideoStream, threads: int) -> None:
-    """Set the decoder up; only before the first packet."""
-    # Threads inside a frame, which are PyAV's own choice, swallow errors of MPEG-1, MPEG-2 and H.264.
+    """Configure the decoder. Call it before the first packet."""
+    # PyAV's default, slice threads, swallows errors of MPEG-1, MPEG-2 and H.264.
     stream.codec_context.thread_type = ThreadType.FRAME
     stream.codec_context.thread_count = threads if stream.codec_context.name in _THREADS_TELL_DAMAGE else 1
-    stream.codec_context.options = {"max_pixels": str(MAX_PIXELS)}  # the size may change on the way
+    stream.codec_context.options = {"max_pixels": str(MAX_PIXELS)}  # the size may change within the stream
 
 
 def decode_runs(
     source: Indexed, stream: VideoStream, runs: list[Run], packets: Iterable[Iterable[VideoPacket]]
 ) -> Timed:
-    """The frames of each run that are wanted or that others refer to; raise if one of them is damaged or missing."""
+    """Decode the frames of each run that are wanted, or that others refer to.
+
+    Raises:
+        ClipError: one of them is damaged or missing.
+    """
     index = source.index
     for run, of_run in zip(runs, packets, strict=False):
         first = bisect_left(index.pts, run.keyframe)
@@ -129,11 +133,11 @@ def decode_run(index: FrameIndex, stream: VideoStream, run: Run, packets: Iterab
 
 
 def watched(source: Indexed, run: Run, decoded: Timed, due: set[int]) -> Timed:
-    """Pass frames on; raise at one that is damaged, or if one that is due is missing in the end."""
+    """Pass frames through. Raises ClipError at a damaged frame, and at the end if one that is due is missing."""
     index, count = source.index, 0
     missing = {pts for pts in due if pts >= run.keyframe}
     for pts, frame in decoded:
-        # If a container calls a frame a keyframe that is none, decoders begin with a grey picture.
+        # If a container marks a frame as keyframe that is none, decoders start from a grey picture without an error.
         astray = pts == run.keyframe > index.keyframes[0] and not frame.key_frame
         if frame.is_corrupt or astray:
             raise _damaged(source, pts)
@@ -152,13 +156,13 @@ def _damaged(source: Indexed, pts: int) -> ClipError:
 
 
 def on_screen(source: Indexed, wanted: Iterable[int], decoded: Timed) -> Iterator[VideoFrame]:
-    """The frame that is on screen at each of the wanted times, ascending; raise if it cannot be had."""
+    """For each wanted time, ascending, the frame on screen then. Raises ClipError if it is missing."""
     index = source.index
     waiting = deque(wanted)
     shown: tuple[int, VideoFrame] | None = None
     for pts, frame in itertools.chain(decoded, [(sys.maxsize, None)]):
         while waiting and waiting[0] < pts:
-            # A packet may hold no picture of its own, only repeat the last one or serve later ones.
+            # A packet may hold no picture to show: it repeats the last one, or is only referred to by later ones.
             if shown is None or shown[0] != index.pts[bisect_left(index.pts, waiting[0]) - 1]:
                 raise _damaged(source, waiting[0])
             waiting.popleft()

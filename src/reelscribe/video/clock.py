@@ -1,6 +1,6 @@
-"""Clocks of streams that jump: files made of parts, each with a clock of its own, and recordings of broadcasts.
+"""Takes jumps out of a stream's clock: in files joined from parts that each have a clock, and recordings of broadcasts.
 
-Times go on without the jump, so that every frame is kept and a clip is as long as its pictures are shown.
+So every frame is kept, and a clip is as long as its pictures are shown.
 """
 
 import itertools
@@ -15,11 +15,11 @@ from av.container import InputContainer
 _TS_DISCONT: Final = 0x200
 """FFmpeg's AVFMT_TS_DISCONT."""
 _GAP_SECONDS: Final = 10
-"""A longer step forwards is a jump of the clock. FFmpeg's own limit (`-dts_delta_threshold`)."""
+"""A longer step forwards is a jump of the clock. The default of FFmpeg's `-dts_delta_threshold`."""
 _JOIN_STEPS: Final = 2
-"""At a place where parts are joined the clock may jump by any amount: there the limit is this many usual steps."""
+"""Where parts are joined, the clock may jump by any amount: there, more than this many usual steps are a jump."""
 _TYPICAL_STEPS: Final = 20
-"""A jump is also this many times as long as frames usually are shown: the pictures of a slide show stay on screen."""
+"""A jump is also at least this many usual steps, since the pictures of a slide show stay on screen for long."""
 _BACK_SECONDS: Final = Fraction(1, 10)
 """A longer step backwards is a restart of the clock. FFmpeg's own limit; a shorter one is a careless writer's."""
 
@@ -35,10 +35,10 @@ class PacketTimes(NamedTuple):
 
 
 class Shift(NamedTuple):
-    """From one packet on, what is to be added to times."""
+    """An amount to add to the times of all packets from one packet on."""
 
     number: int
-    """Of the packet in the file."""
+    """Number of the first such packet in the file."""
     ticks: int
 
 
@@ -51,7 +51,7 @@ def may_jump(container: InputContainer) -> bool:
 
 
 def find_shifts(times: Sequence[PacketTimes], time_base: Fraction, joins: Sequence[int]) -> list[Shift]:
-    """Find where the clock jumps, and what makes times go on from there.
+    """Find where the clock jumps, and the shifts that take the jumps out.
 
     Args:
         times: of all packets, in order of the file.
@@ -71,7 +71,7 @@ def find_shifts(times: Sequence[PacketTimes], time_base: Fraction, joins: Sequen
 
 
 class _Limits(NamedTuple):
-    """Longest steps that are no jump of the clock."""
+    """Longest steps that do not count as jumps."""
 
     back: int
     far: int
@@ -79,7 +79,7 @@ class _Limits(NamedTuple):
 
 
 def _restarts(times: Sequence[PacketTimes], limits: _Limits, joins: frozenset[int]) -> list[int]:
-    """Numbers of the packets from which on there is another clock."""
+    """Numbers of the packets at which another clock begins."""
     starts: list[int] = []
     dts: int | None = None
     latest: int | None = None  # time of the last frame so far
@@ -105,7 +105,7 @@ def _restarts(times: Sequence[PacketTimes], limits: _Limits, joins: frozenset[in
 
 
 def _close_restarts(times: Sequence[PacketTimes], starts: Sequence[int], typical: int) -> list[int]:
-    """What is to be added to the times of each packet so that each clock goes on where the one before ends."""
+    """The amount to add to each packet's times, so that each clock begins where the one before ends."""
     ticks = [0] * len(times)
     end: int | None = None
     for start, stop in zip([0, *starts], [*starts, len(times)], strict=True):
@@ -136,7 +136,7 @@ def _close_gaps(times: Sequence[PacketTimes], ticks: list[int], far: int, typica
 
 
 def typical_step(times: Sequence[int | None]) -> int:
-    """How far times usually are from one to the next; 0 if there are none."""
+    """The usual distance between neighbouring times; 0 if there are none."""
     steps = [
         after - before
         for before, after in itertools.pairwise(times)
@@ -146,13 +146,13 @@ def typical_step(times: Sequence[int | None]) -> int:
 
 
 def shifted(time: int | None, shifts: Sequence[Shift], number: int) -> int | None:
-    """A time of a packet, put right."""
+    """A packet's time without the clock's jumps."""
     place = bisect_right(shifts, number, key=lambda shift: shift.number)
     return time + shifts[place - 1].ticks if place and time is not None else time
 
 
 def hidden_by_joins(times: Sequence[PacketTimes], joins: Sequence[int]) -> set[int]:
-    """Packets of frames that refer to the part before theirs: they cannot be decoded, since that is another one."""
+    """Numbers of packets that cannot be decoded, since their frames refer to pictures before a join."""
     hidden: set[int] = set()
     for join in joins:
         shown_at = times[join].pts

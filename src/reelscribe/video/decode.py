@@ -1,15 +1,16 @@
 """Clip to frames, with PyAV. Never makes a frame up: what cannot be decoded is a ClipError.
 
-All packets are read once, for the index of frames, from which the wanted ones are picked. A clip that is not long is
-then decoded whole, so that damage is noticed whatever frames are wanted. Of a long one the decoder gets the packets
-that the wanted frames need, as far as it is known which frames no other refers to. The packets of a small file are kept
-from the first reading. A large file is read again, with seeks over long stretches that are not needed if the container
-can be sought in. If a seek does not land on the very packet that it was for, or the decoder does not give what it
-should, the whole clip is decoded, which decides.
+1. All packets are read once, without decoding, for the index of frames. The wanted frames are picked from it.
+2. A clip of up to 750 packets is decoded whole, so that damage is noticed whichever frames are wanted. Of a longer clip
+   the decoder gets only the packets that the wanted frames need, as far as it is known which frames no other refers to.
+3. The packets of a small file are kept from the first reading. A large file is read again, and unneeded parts are
+   skipped by seeking if the container allows it.
+4. If a seek does not land on the expected packet, or the decoder does not give the expected frames, the whole clip is
+   decoded, and that result counts.
 
-If the budget allows it, the longest part without damage is taken of a clip that is cut short or damaged. Of a stretch
-the decoder gets the packets that its frames need, and what is damaged elsewhere in the file does not matter. It goes on
-from where the stretch before it ended, if that is the shorter way.
+If the budget allows it, the longest undamaged part of a damaged clip is taken. For a stretch of a file the decoder gets
+the packets of its frames; damage elsewhere does not matter. If the last stretch ended just before, decoding continues
+from there.
 """
 
 import contextlib
@@ -41,12 +42,12 @@ from reelscribe.video.sound import read_sound
 logger = logging.getLogger(__name__)
 
 _WHOLE_PACKETS = 750
-"""A clip of up to this many packets is decoded whole. Half a minute, which few clips of data sets exceed: what is not
-wanted of it costs little (see docs/architecture.md)."""
+"""A clip of up to this many packets is decoded whole: half a minute at 25 frames a second, which few clips of data sets
+exceed. Decoding the unwanted frames of so short a clip costs little (see docs/architecture.md)."""
 _KEPT_BYTES, _KEPT_PACKETS = 16 << 20, 20_000
-"""Of a file up to this size the packets are kept from the first reading."""
+"""Limits up to which packets are kept from the first reading: size of the file, and number of packets."""
 _SEEKABLE = frozenset({"mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm", "mpegts"})
-"""Containers with an index to seek by, or, as MPEG-TS, with times close enough together to find one in a few steps."""
+"""FFmpeg's names of containers that can be sought in: with an index, or, as MPEG-TS, by bisection over its times."""
 _indices: Recent[FrameIndex] = Recent(lambda index: index.num_packets)
 
 
@@ -120,12 +121,12 @@ def _decode(clip: Clip, budget: FrameChoice, threads: int, allocate: Allocate) -
 
 
 def _is_one_run(order: Order) -> bool:
-    """Whether a clip is a stretch that is decoded from its first frame to its last, as a film's neighbours are."""
+    """Whether a clip is a stretch short enough to be decoded from its first frame to its last."""
     return not order.clip.is_whole and len(order.shown.pts) <= _WHOLE_PACKETS
 
 
 def _from_film(order: Order, film: Film) -> Pictures:
-    """Decode a stretch from where its film stands, which then stays open for the next one."""
+    """Decode a stretch from the current position of its film. The film stays open for the next stretch."""
     pictures = collect(order, film.stream, film.frames_to(order))
     keep_film(film)
     return pictures
@@ -133,18 +134,18 @@ def _from_film(order: Order, film: Film) -> Pictures:
 
 @contextlib.contextmanager
 def _way(clip: Clip) -> Iterator[None]:
-    """A way to a clip's frames that need not lead to them: what comes behind the context goes a plainer one."""
+    """Try a fast way to decode. If it fails, the error is logged, and the code after the context tries another."""
     try:
         yield
     except (ClipError, av.FFmpegError) as exc:
-        # A seek may miss, a keyframe be one that decoding cannot start at, a packet give no frame of its own.
+        # A seek may miss; decoding may not be able to start at a marked keyframe; a packet may give no frame.
         logger.debug("%s: once more, by a plainer way: %s", clip.name, exc)
 
 
 def _decode_wanted(
     order: Order, stream: VideoStream, kept: list[VideoPacket], size: tuple[int, int], *, may_seek: bool
 ) -> Pictures:
-    """Take the shortest way that leads to all frames."""
+    """Decode the wanted frames by the fastest way that gives all of them."""
 
     def from_kept(runs: list[Run]) -> Pictures:
         set_up(stream, order.threads)
@@ -175,6 +176,6 @@ def _decode_wanted(
     run = whole_run(index)
     if not order.clip.is_whole:
         run = replace(run, packets=range(run.packets.start, behind(index, order.shown)))
-    if kept and not short_ways:  # a decoder is set up only once
+    if kept and not short_ways:  # after a short way the decoder is in use; open the file again
         return from_kept([run])
     return from_file([run])

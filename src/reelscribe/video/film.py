@@ -1,7 +1,7 @@
-"""The film that a thread decoded a stretch of last. It stays open, so that the next one is decoded in the same pass.
+"""The film that a thread decoded a stretch of last. It stays open, so that the next stretch needs no pass of its own.
 
-A stretch that begins between keyframes takes the frames since the last one; to its neighbour's decoder these have been
-given. What cannot go on from there starts at its own keyframe, as if nothing had come before.
+A stretch that begins between keyframes needs the frames since the last keyframe. The decoder of the stretch before has
+them already. If decoding cannot continue from there, it starts at the stretch's own keyframe.
 """
 
 import threading
@@ -21,7 +21,7 @@ _of_thread = threading.local()
 
 
 class Film:
-    """A file that is open, and its decoder, which stands behind the last frame that was taken.
+    """An open file, with its decoder at the position after the last frame that was taken.
 
     Args:
         order: of the first stretch to decode.
@@ -36,7 +36,7 @@ class Film:
     def __init__(self, order: Order, run: Run, size: tuple[int, int], *, seek: bool) -> None:
         self.index, self.size = order.index, size
         self.stamp = stamp_of(order.clip)
-        """Tells the file from any other, and from what it was before; None where that is not to be had."""
+        """Identity of the file's present content; None if it cannot be had. A file that changed is opened anew."""
         self._container = open_clip(order.clip)
         self.stream = video_stream(self._container, order.clip)
         set_up(self.stream, order.threads)
@@ -47,7 +47,7 @@ class Film:
         self._unneeded: Set[int] = frozenset()
 
     def leads_to(self, order: Order) -> bool:
-        """Whether to go on from here is the shortest way to the frames of a stretch."""
+        """Whether continuing from here is the shortest way to the frames of a stretch."""
         index, first = self.index, order.shown.pts[0]
         if self._last is None or self._last[0] > first:
             return False
@@ -55,9 +55,9 @@ class Film:
         return index.packets[keyframe] - index.packets[self._last[0]] < SKIP_GAIN
 
     def frames_to(self, order: Order) -> Timed:
-        """The frames up to the last of a stretch; raise if one that it needs is damaged or missing.
+        """Decode the frames up to the last of a stretch. Raises if one that it needs is damaged or missing.
 
-        Those that nobody wants and no other refers to are left out.
+        Unwanted frames that no other refers to are not decoded.
         """
         shown = order.shown.pts
         self._unneeded = self.index.unneeded(shown, {*order.wanted, shown[-1]})
@@ -79,12 +79,12 @@ class Film:
 
 
 def keep_film(film: Film) -> None:
-    """Leave a film open for the thread's next stretch."""
+    """Keep a film open for the thread's next stretch."""
     if film.stamp is not None:
         _of_thread.film = film
 
 
 def take_film(clip: Clip) -> Film | None:
-    """The film that the thread kept, if a clip is a stretch of it; any other one is closed."""
+    """The film that this thread kept, if a clip is a stretch of it. Otherwise the kept film is closed."""
     film: Film | None = _of_thread.__dict__.pop("film", None)
     return film if film and film.stamp == stamp_of(clip) else None

@@ -27,23 +27,24 @@ from reelscribe.video.stated import check_complete, is_complete, last_sound_chun
 from reelscribe.video.transport import find_seams
 
 _TIMED_SHARE = 0.45
-"""If fewer packets have times, they say too little. Of the two fields of an interlaced frame one has a time."""
+"""Minimum share of packets with a time for times to be used. Of an interlaced frame's two fields only one has a time,
+so half of the packets is normal."""
 _REPEATED_SHARE = 0.1
-"""Where so many times come twice, the file is made of parts, each with times of its own."""
+"""If this share of times occurs twice, the file was joined from parts whose clocks each start again."""
 
 
 _Entry: TypeAlias = tuple[int | None, int, bool, bool]
-"""Of a packet: time, duration, whether it is a keyframe, whether its frame is shown."""
+"""A packet's presentation time, duration, whether it is a keyframe, and whether its frame is shown."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class FrameIndex:
-    """What the packets say about the frames that are shown."""
+    """The shown frames of a video stream, as its packets describe them. Times are in units of the time base."""
 
     pts: list[int]
-    """When each is shown, ascending, in units of the time base."""
+    """When each frame is shown, ascending."""
     packets: dict[int, int]
-    """The same times, and those of frames that are not shown, each with the number of its packet in the file."""
+    """For each time, also of frames that are not shown, the number of its packet in the file."""
     keyframes: list[int]
     """Times of the frames that decoding can start at, ascending; all are in `packets`."""
     end: int | Fraction
@@ -51,35 +52,35 @@ class FrameIndex:
     time_base: Fraction
     """Seconds."""
     timed: bool
-    """Whether decoded frames carry these times. Where they do not, the frames are to be counted."""
+    """Whether decoded frames carry these times. If not, frames have to be matched by counting them."""
     shifts: list[Shift]
-    """Where the clock jumps; all times above, and those that `packets_of` gives, go on without the jump."""
+    """Where the file's clock jumps. All times here, and those from `packets_of`, have the jumps taken out."""
     start: int | Fraction
-    """When the clip begins: with the first frame, unless the packets that come before the first keyframe are of no use
-    without one that is lost, or it is a stretch."""
+    """When the clip begins. That is its first frame, with two exceptions: a stretch has its own start, and a file that
+    begins between keyframes starts with frames that are lost."""
     num_packets: int
     broken: list[int]
-    """Packets that cannot be read whole, or of which it is not known when they are shown; by number."""
+    """Numbers of packets that are damaged, or whose time is not known."""
     complete: bool
-    """Whether there is as much as the file says that it holds, if it says anything."""
+    """Whether the file has all that it states it has; True if it states nothing."""
     decoded_by: list[int | None]
-    """For each packet, the time by which it is decoded; None if the container does not say."""
+    """For each packet, the end of its decoding time (DTS + duration); None if the container has no DTS."""
     due: frozenset[int]
-    """Times of the shown frames that decoding has to give. (Any other one may be a repetition of the last.)"""
+    """Times for which the decoder must give a frame. At other times it may give none: the last one stays."""
     unreferenced: frozenset[int]
-    """Times of those of them that no other frame refers to, as far as that is known: H.264 says so."""
+    """Times of frames that no other frame refers to, which can be skipped. Known for H.264 only (nal_ref_idc is 0)."""
     doubtful: bool
-    """Whether there are packets that hold nothing which a decoder could read."""
+    """Whether any packet begins with bytes that no decoder could read."""
 
     @property
     def seconds(self) -> list[float]:
-        """When each frame is shown, in seconds from the start of the clip; that which is on screen then, at 0."""
+        """When each frame is shown, in seconds from the clip's start. The frame on screen at the start has time 0."""
         ticks, unit = self.time_base.denominator, self.time_base.numerator
         return [max(float((pts - self.start) * unit / ticks), 0.0) for pts in self.pts]
 
     @property
     def duration_seconds(self) -> float:
-        """From the first frame's appearance, or the start of the stretch, to the last one's end."""
+        """From the first frame, or the start of the stretch, to the end of the last frame."""
         return float((self.end - max(self.start, self.pts[0])) * self.time_base)
 
     @property
@@ -95,7 +96,7 @@ class FrameIndex:
         return self.unreferenced.intersection(frames) - wanted if wanted <= self.due else frozenset()
 
     def within(self, bounds: Bounds) -> "FrameIndex":
-        """The same with those frames alone that are on screen in a stretch, and with its times."""
+        """The index of a stretch: only the frames that are on screen in it, and its own start and end."""
         start, end = (self.start + Fraction(second) / self.time_base for second in (bounds.start, bounds.end))
         rounded = Fraction(ROUNDED_SECONDS) / self.time_base
         first = max(bisect_right(self.pts, start + rounded) - 1, 0)
@@ -106,14 +107,14 @@ class FrameIndex:
 def packets_of(
     container: InputContainer, stream: VideoStream, shifts: Sequence[Shift] = ()
 ) -> "Iterator[Packet[VideoStream]]":
-    """All packets of a stream, in order of the file, and an empty one that tells the decoder to finish.
+    """All packets of a stream in file order, then an empty packet, which makes a decoder give its last frames.
 
     Args:
-        container: to read from its start, unless there are no shifts.
-        stream: of it.
-        shifts: put the packets' times right.
+        container: at its start. It may be elsewhere if there are no shifts, which go by packet number.
+        stream: of the container.
+        shifts: jumps of the clock to take out of the packets' times.
     """
-    # PyAV may break off, behind the empty packet, where another stream turns up late in the file.
+    # If another stream first appears late in the file, PyAV's demux raises IndexError after the empty packet.
     with contextlib.suppress(IndexError):
         for number, packet in enumerate(container.demux(stream)):
             if shifts:
@@ -137,30 +138,32 @@ def read_index(
     """Read all packets of a stream.
 
     Args:
-        container: just opened.
-        stream: of it.
+        container: just opened, not read from yet.
+        stream: of the container.
         clip: to name in errors.
-        kept: takes the packets; it stays empty where there are more than `most`.
-        most: packets to keep.
-        part: take what is there of a file that is cut short or damaged.
+        kept: list that the packets are appended to. It is left empty if there are more than `most`.
+        most: maximum number of packets to keep.
+        part: whether to accept a file that is cut short or damaged, and index what there is.
 
     Raises:
         ClipError: kind "too_short", or, unless a part is enough, "decode" where packets are missing or broken.
         av.FFmpegError: unless a part is enough: the file cannot be read to its end.
     """
     decoder = stream.codec_context
-    # AVI has times of decoding only. They are those of presentation where no frame refers to a later one.
+    # AVI stores decoding times only. They equal presentation times if the codec does not reorder (no B-frames).
     timed = container.format.name != "avi" or not (decoder.has_b_frames or decoder.name in ("h264", "hevc"))
     least = EMPTY_MPEG4 if decoder.name == "mpeg4" and timed else 0
     entries: list[_Entry] = []
     broken: list[int] = []
     decoded_at: list[int | None] = []
-    places: list[int | None] = []  # in the file
-    looks: list[Picture] = []
+    places: list[int | None] = []  # byte offsets in the file
+    looks: list[Picture] = []  # what the first bytes of each packet say of its picture
     look = look_with(decoder)
     with contextlib.suppress(av.FFmpegError) if part else contextlib.nullcontext():
         for number, packet in enumerate(packets_of(container, stream)):
-            if number & (number - 1) == 0:  # asking takes long; there may be a clear start before what is encrypted
+            if (
+                number & (number - 1) == 0
+            ):  # at powers of two, since the check is slow; encryption may begin after a clear start
                 check_not_encrypted(packet, clip)
             if packet.is_corrupt:
                 broken.append(number)
@@ -184,7 +187,9 @@ def read_index(
         )
 
     shifts = find_shifts(times, stream.time_base or Fraction(1, 1000), joins) if times else []
-    if shifts and container.format.name != "mpegts":  # others give times around a jump to frames beside theirs
+    if (
+        shifts and container.format.name != "mpegts"
+    ):  # other demuxers assign times around a jump to neighbouring frames, so count instead
         shifts, timed = [], False
     if joins or shifts:
         entries, decoded_at = _without_jumps(entries, times, joins, shifts, kept)
@@ -192,10 +197,11 @@ def read_index(
     timed = timed and _have_times(entries)
     if not timed:
         entries = [(number * (entry[1] or 1), *entry[1:]) for number, entry in enumerate(entries)]
-    # Beside packets with a time, one without continues the frame before it: the second field of an interlaced one.
+    # A packet without a time continues the frame before it: it is the second field of an interlaced frame.
     packets = {pts: number for number, (pts, *_) in enumerate(entries) if pts is not None}
     keyframes = sorted({pts for pts, _, key, _ in entries if pts is not None and key}) or list(packets)[:1]
-    # The leading frames of an open group of pictures follow their keyframe. What comes before it has lost its own.
+    # In an open GOP, leading frames are shown before their keyframe but stored after it. Frames that are stored before
+    # the first keyframe depend on one that the file does not have.
     first = packets[keyframes[0]] if keyframes else 0
     lost = [pts for pts, _, _, visible in entries[:first] if pts is not None and visible and pts < keyframes[0]]
     if lost and not part:
@@ -228,10 +234,10 @@ def read_index(
 
 
 def _have_times(entries: Sequence[_Entry]) -> bool:
-    """Whether shown frames can be told by the times of their packets, and need not be counted.
+    """Whether shown frames can be identified by the times of their packets, or have to be counted.
 
-    They cannot if parts are joined end to end, or if hardly any have a time: MPEG-PS has one for each of its packs,
-    which may hold many frames.
+    They have to be counted in a file that was joined from parts, and if too few packets have a time: MPEG-PS has one
+    time for each pack, which may hold many frames.
     """
     shown = [pts for pts, _, _, visible in entries if visible]
     known = [pts for pts in shown if pts is not None]
@@ -255,7 +261,7 @@ def _look_for_losses(
     *,
     part: bool,
 ) -> tuple[list[int], list[int]]:
-    """Packets that are damaged or out of place, and those that begin another part of the file."""
+    """Numbers of packets that are damaged or displaced, and of those that begin another part of a joined file."""
     if container.format.name == "avi":
         return sorted({*broken, *_displaced(stream, clip, places, part=part)}), []
     if container.format.name != "mpegts":
@@ -269,7 +275,7 @@ def _look_for_losses(
 
 
 def _displaced(stream: VideoStream, clip: Clip, places: Sequence[int | None], *, part: bool) -> list[int]:
-    """Packets of AVI that come behind lost ones. Its times are a count, so nobody knows when these are shown."""
+    """Packets of an AVI file that follow lost ones. AVI times count packets, so their true times are not known."""
     if len(places) >= stream.frames > 0:
         return []
     damaged_from = last_sound_chunk(clip)
@@ -294,7 +300,7 @@ def _without_jumps(
     shifts: Sequence[Shift],
     kept: "list[Packet[VideoStream]]",
 ) -> tuple[list[_Entry], list[int | None]]:
-    """The packets, and when they are decoded, by a clock that does not jump; those that are kept are put right."""
+    """The packets and their decoding times without the clock's jumps. Kept packets are corrected in place."""
     for number, packet in enumerate(kept):
         _shift(packet, shifts, number)
     hidden = hidden_by_joins(times, joins)

@@ -1,7 +1,7 @@
 """Decoding in processes of its own: a crash or a hang inside FFmpeg costs its clip, and nothing else.
 
-To start a process takes a fifth of a second. So it starts when a clip needs it, and stays for the next one, of this run
-or of a later one, until none has come for a minute.
+Starting a process takes a fifth of a second. So one starts when a clip needs it, and stays for later clips and runs,
+until it had no work for a minute.
 """
 
 import atexit
@@ -31,9 +31,9 @@ from reelscribe.video.worker import READY, TOO_LARGE, Answer
 _T = TypeVar("_T")
 
 AVAILABLE: Final = os.name == "posix"
-"""Whether this system can hand open files to a new process."""
+"""Whether this system can pass open files to a new process."""
 _START_SECONDS = 120.0
-"""Python may have to load from a slow network disk."""
+"""How long a process may take to start: Python may load from a slow network disk."""
 _END_SECONDS = 10.0
 _PASSED_ON: Final = frozenset(
     {
@@ -43,23 +43,23 @@ _PASSED_ON: Final = frozenset(
     }
 )
 _PASSED_ON_PREFIXES: Final = ("LC_", "LD_", "DYLD_", "MALLOC_", "GLIBC_")
-"""Of the environment, what Python, its libraries and the linker may need to start."""
+"""Prefixes of environment variables that Python, its libraries and the linker may need to start."""
 _LONGEST_SECONDS = 1e6
-"""As long as a wait can be on every system."""
+"""The longest wait that every system accepts, in seconds."""
 
 
 class DecoderPool:
-    """The decoders of a run.
+    """The decoder processes of a run.
 
     Args:
-        seconds: that a clip may take.
-        max_memory: bytes that a decoder may take.
+        seconds: time limit of a clip.
+        max_memory: memory limit of a decoder, in bytes.
     """
 
     def __init__(self, *, seconds: float, max_memory: int) -> None:
         self._seconds = min(seconds, _LONGEST_SECONDS)
         self.max_memory = max_memory
-        """Bytes that each decoder may take."""
+        """Memory limit of each decoder, in bytes."""
         self._busy: set[_Decoder] = set()
         self._closed = False
         self._lock = threading.Lock()
@@ -118,7 +118,7 @@ class DecoderPool:
                     decoder.end()
 
     def close(self) -> None:
-        """End the decoders that are in the middle of a clip, and let those that wait hold no memory meanwhile."""
+        """End the decoders that are decoding a clip. Idle ones stay, but return their memory."""
         with self._lock:
             self._closed = True
             for decoder in self._busy:
@@ -132,19 +132,19 @@ class DecoderPool:
 
 
 class _LeftError(Exception):
-    """A decoder left, for want of work, just before it was given some."""
+    """An idle decoder ended just before it was given work."""
 
 
 class _Decoder:
-    """The owner's end of a process."""
+    """A decoder process, as its owner sees it."""
 
     def __init__(self, max_memory: int) -> None:
         self.max_memory = max_memory
         self.usable = True
         self.thread = threading.get_ident()
-        """That it last worked for."""
+        """The thread that it last worked for."""
         self.pool: Callable[[], DecoderPool | None] = lambda: None
-        """The one that it last worked for, if that is still there."""
+        """Weak reference to the pool that it last worked for."""
         self._connection, theirs = Pipe()
         self._clips = nameless_file()
         self.frames = SeenFrames()
@@ -181,7 +181,7 @@ class _Decoder:
         return scenes
 
     def _ask(self, clip: Clip, budget: FrameChoice | Literal["header", "scenes"], threads: int, seconds: float) -> Any:
-        """What the process answers; raise what it raised."""
+        """Ask the process, and wait for its answer. Raises what it raised."""
         size, clip_sent = None, clip
         if isinstance(clip.source, bytes):
             with contextlib.suppress(OSError):  # no room there
@@ -203,7 +203,7 @@ class _Decoder:
         return answer
 
     def _ended(self, clip: Clip) -> Exception:
-        """What the end of the process means."""
+        """The error that the end of the process means for its clip."""
         with contextlib.suppress(subprocess.TimeoutExpired):
             self.process.wait(_END_SECONDS)
         self.end()
@@ -221,7 +221,7 @@ class _Decoder:
         return ClipError("crashed", f"{clip.name}: its decoder crashed ({how}).")
 
     def end(self) -> None:
-        """Make sure that the process is gone."""
+        """End the process, and wait until it is gone."""
         self.usable = False
         self.process.kill()
         with contextlib.suppress(subprocess.TimeoutExpired):  # the system may be unable to end it: a disk that is away
@@ -229,7 +229,7 @@ class _Decoder:
         self._close()
 
     def forget(self) -> None:
-        """Let go of it in a forked process, so that hanging up is left to the owner."""
+        """Close the socket in a forked child, so that only the owner's close ends the decoder."""
         self.usable = False
         self._close()
         self.process.returncode = 0
@@ -245,7 +245,7 @@ _all: WeakSet[_Decoder] = WeakSet()
 
 
 def _take(max_memory: int) -> _Decoder:
-    """A decoder that waits for work, or a new one. One with another limit is left to its run, if that goes on."""
+    """An idle decoder, or a new one. One with another memory limit is left to its run, if that goes on."""
     for decoder in tuple(_idle):
         if decoder.thread == threading.get_ident():  # it may have a film open, and what comes may be its next stretch
             with contextlib.suppress(ValueError):  # another thread has taken it
@@ -268,7 +268,7 @@ def _take(max_memory: int) -> _Decoder:
 
 
 def _environment() -> dict[str, str]:
-    """What a decoder gets of the environment: it opens files of strangers, and needs no key, token or password."""
+    """Environment of a decoder, without keys, tokens or passwords: it opens files from strangers."""
     return {
         name: value for name, value in os.environ.items() if name in _PASSED_ON or name.startswith(_PASSED_ON_PREFIXES)
     } | {"OPENBLAS_NUM_THREADS": "1"}  # nobody multiplies matrices there
@@ -296,7 +296,7 @@ def _cannot_start(why: str) -> EngineError:
 
 @atexit.register
 def end_idle() -> None:
-    """End the processes that wait for work."""
+    """End all idle decoders."""
     with contextlib.suppress(IndexError):
         while True:
             _idle.pop().end()

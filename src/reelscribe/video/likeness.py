@@ -1,4 +1,4 @@
-"""Small pictures of frames, and how much they are alike: as they are, in their patterns, moved over each other."""
+"""Small pictures of frames, and measures of how alike they are: as they are, normalized, and moved over each other."""
 
 from collections.abc import Iterable, Iterator
 from typing import Any, Final
@@ -9,13 +9,13 @@ from av.video.reformatter import Interpolation, VideoReformatter
 from numpy.typing import NDArray
 
 _WIDTH, _HEIGHT, _POOL = 48, 27, 3
-"""Of the small pictures, and of the blocks of them that are averaged for coarse ones."""
+"""Size of the small pictures, and of the blocks that are averaged for coarse ones, in pixels."""
 _MOVES: Final = (20, 6)
 """How far a camera may move from a frame to the next, in pixels of the small pictures, across and down."""
 _LEAST_CONTRAST: Final = 0.25
-"""Of pictures that were moved, the variance in what they share, at least, as a share of that in the whole."""
+"""Minimum variance in the overlap of two moved pictures, as a share of that in the whole picture."""
 _ZOOMS: Final = (1.12, 1.25, 1.4)
-"""How much larger things get in two seconds of a zoom."""
+"""Factors by which a picture is enlarged to look for zooms, as large as zooms of two seconds are."""
 Picture = NDArray[np.uint8]
 """Of shape (3, 27, 48): luma and two colours."""
 Block = NDArray[np.uint8]
@@ -36,7 +36,7 @@ def small_pictures(frames: Iterable[VideoFrame]) -> Iterator[Picture]:
 
 
 def coarse_of(block: Block) -> Floats:
-    """Pictures in which small motion leaves no trace: shape (frames, 3, 9, 16)."""
+    """Average blocks of pixels, so that small motion leaves no trace: shape (frames, 3, 9, 16)."""
     shape = (len(block), 3, _HEIGHT // _POOL, _POOL, _WIDTH // _POOL, _POOL)
     coarse: Floats = block.reshape(shape).mean((3, 5), dtype=np.float32)
     return coarse
@@ -48,7 +48,7 @@ def vectors_of(block: Block | Floats) -> Floats:
 
 
 def patterns_of(pictures: Floats) -> Floats:
-    """The luma of pictures, for `Distances`, with a mean of 0 and a deviation of 1: what light does not change."""
+    """The luma of pictures, for `Distances`, normalized to mean 0 and deviation 1, so that light does not matter."""
     luma: Floats = pictures[:, 0].reshape(len(pictures), -1)
     luma = luma - luma.mean(1, keepdims=True)
     luma /= luma.std(1, keepdims=True) + 1
@@ -56,10 +56,10 @@ def patterns_of(pictures: Floats) -> Floats:
 
 
 class Distances:
-    """Mean squared differences of pictures that are near each other."""
+    """Mean squared differences of pictures that are at most `span` frames apart."""
 
     def __init__(self, vectors: Floats, span: int) -> None:
-        """Of vectors of shape (frames, values), that are at most `span` frames apart."""
+        """Compute them for vectors of shape (frames, values)."""
         self.count, size = vectors.shape
         self._table: Floats = np.empty((self.count, span + 1), np.float32)
         squares = np.einsum("ij,ij->i", vectors, vectors)
@@ -72,14 +72,14 @@ class Distances:
             self._table[rows] = whole[numbers, lags].clip(0) / size
 
     def __call__(self, first: NDArray[np.intp], second: NDArray[np.intp]) -> Floats:
-        """Of pairs of frames. Before the first frame that one stands in, and behind the last."""
+        """The differences of pairs of frames. Numbers outside the block count as its first or last frame."""
         first, second = first.clip(0, self.count - 1), second.clip(0, self.count - 1)
         found: Floats = self._table[np.minimum(first, second), np.abs(second - first)]
         return found
 
 
 def edges_agree(first: Picture, second: Picture) -> float:
-    """The correlation of how steep two pictures are at each place."""
+    """Correlation of the gradients of two pictures."""
     pair = np.stack([first, second]).astype(np.float32)
     across, down = np.abs(np.diff(pair, axis=3)), np.abs(np.diff(pair, axis=2))
     steep = (across[:, :, 1:] + down[..., 1:]).sum(1).reshape(2, -1)
@@ -88,7 +88,7 @@ def edges_agree(first: Picture, second: Picture) -> float:
 
 
 def unmoved(first: NDArray[np.uint8], second: NDArray[np.uint8], *, zoomed: bool = False) -> float:
-    """What is left of the difference of two pictures, from 0 to 1, if one is moved over the other as fits best.
+    """Share of the difference of two pictures, 0 to 1, that is left after one is moved over the other to fit best.
 
     Args:
         first: luma, shape (27, 48).
@@ -104,9 +104,9 @@ def unmoved(first: NDArray[np.uint8], second: NDArray[np.uint8], *, zoomed: bool
 
 
 def _left_of(one: Doubles, other: Doubles) -> float:
-    """The mean squared difference of two pictures, moved as fits best.
+    """The minimum over all moves of the mean squared difference of two pictures.
 
-    Moves after which the pictures share only what has little contrast do not count: a plain ground fits any other.
+    Moves with little contrast in the overlap do not count: a plain ground fits any other.
     """
     product = np.fft.rfft2(one, _TWICE) * np.fft.rfft2(other, _TWICE).conj()
     left = -2 * np.fft.irfft2(product, _TWICE)[_MOVED] / _SHARED
@@ -119,7 +119,7 @@ def _left_of(one: Doubles, other: Doubles) -> float:
 
 
 def _enlarged(picture: Doubles, by: float) -> Doubles:
-    """The middle of a picture, as large as the whole; between its pixels it is interpolated."""
+    """The middle of a picture, enlarged to the whole size by interpolation."""
     for axis, size in enumerate(picture.shape):
         at = (np.arange(size) + 0.5 - size / 2) / by + size / 2 - 0.5
         below = at.astype(int)
@@ -129,7 +129,7 @@ def _enlarged(picture: Doubles, by: float) -> Doubles:
 
 
 def _mean_of_shared(values: Doubles, down: NDArray[np.intp], across: NDArray[np.intp]) -> Any:
-    """The mean of what a picture shares with another, over which it was moved: for each move, shape (13, 41)."""
+    """The mean over the overlap of a picture with another, for each move: shape (13, 41)."""
     sums = np.zeros((_HEIGHT + 1, _WIDTH + 1))
     sums[1:, 1:] = values.cumsum(0).cumsum(1)
     top, left = down.clip(0), across.clip(0)
@@ -145,20 +145,20 @@ _SHARED: Final = (_HEIGHT - np.abs(_MOVED[0])) * (_WIDTH - np.abs(_MOVED[1]))
 
 
 class Steps:
-    """From each picture of a block to the next."""
+    """The steps from each picture of a block to the next."""
 
     def __init__(self, block: Block) -> None:
         self._luma = block[:, 0]
         self._known: dict[int, tuple[float, float]] = {}
 
     def unmoved(self, at: int, around: int) -> float:
-        """What is left of the steps around a frame, from 0 to 1, if each picture is moved over the next."""
+        """Share of the steps around a frame, 0 to 1, that is left after each picture is moved over the next."""
         numbers = range(max(at - around, 1), min(at + around + 1, len(self._luma)))
         steps = np.array([self._step(number) for number in numbers])
         return float(steps[:, 1].sum() / max(steps[:, 0].sum(), 1e-3))
 
     def _step(self, number: int) -> tuple[float, float]:
-        """How large one is, as it is and moved."""
+        """The size of a step: of the pictures as they are, and moved."""
         if number not in self._known:
             before, after = self._luma[number - 1], self._luma[number]
             size = float(np.sqrt(np.square(after - before.astype(np.float32)).mean()))

@@ -17,10 +17,10 @@ from reelscribe.values import Clip
 from reelscribe.video.formats import FORMATS, HEAD_BYTES, is_list, looks_like
 
 _OPEN: Any = {} if int(av.__version__.split(".")[0]) >= 19 else {"metadata_errors": "replace"}
-"""Before PyAV 19, which does so by itself, a title that is not UTF-8 made a file unreadable."""
+"""Before PyAV 19, a title that is not UTF-8 made a file unreadable; PyAV 19 replaces such bytes by itself."""
 _NO_FILM = Disposition.attached_pic | Disposition.timed_thumbnails
 MAX_PIXELS = 1 << 26
-"""Of a picture: 8192 x 8192, beyond the highest levels of H.264 and AV1. A few bytes can claim far more."""
+"""Maximum pixels of a picture: 8192 x 8192, beyond the highest levels of H.264 and AV1. A header can claim far more."""
 
 
 def open_clip(clip: Clip) -> InputContainer:
@@ -54,7 +54,7 @@ def open_clip(clip: Clip) -> InputContainer:
 
 
 def _not_a_video(clip: Clip, exc: Exception) -> ClipError:
-    """Say what a file is that cannot be opened."""
+    """The error for a file that cannot be opened, with what the file is instead of a video."""
     head = read_head(clip, HEAD_BYTES)
     if is_list(head):
         return ClipError("unreadable", f"{clip.name} is a list of other files, not a video.")
@@ -74,7 +74,7 @@ def read_head(clip: Clip, count: int) -> bytes:
 
 
 def reason(exc: Exception) -> str:
-    """What an error of the system or of FFmpeg says, without the path and number around it."""
+    """The message of a system or FFmpeg error, without path and error number."""
     return str(getattr(exc, "strerror", None) or exc)
 
 
@@ -109,7 +109,7 @@ def video_stream(container: InputContainer, clip: Clip) -> VideoStream:
 
 
 def _count_packets(clip: Clip, streams: Sequence[VideoStream]) -> dict[int, int]:
-    """Packets of each stream, 2 at most: one with a single packet is a picture, and one without any is empty."""
+    """Packets of each stream, counted up to 2: a stream with one is a still picture, one with none is empty."""
     counts = dict.fromkeys((stream.index for stream in streams), 0)
     with open_clip(clip) as container, contextlib.suppress(av.FFmpegError, IndexError):
         for packet in container.demux([container.streams[index] for index in counts]):

@@ -1,6 +1,6 @@
-"""The longest part without damage of a clip that is cut short or damaged, or whose file is.
+"""Finds and decodes the longest undamaged part of a clip that is cut short or damaged, or whose file is.
 
-What counts are frames that came out of the decoder without a word.
+A frame counts as good if the decoder gave it without an error.
 """
 
 import math
@@ -28,7 +28,7 @@ _seen: Recent[tuple[FrameIndex, tuple[int, int], float]] = Recent(lambda seen: s
 
 
 def decode_part(clip: Clip, budget: FrameChoice, allocate: Allocate) -> Frames:
-    """Decode the longest part without damage of a clip that is cut short or damaged, or whose file is.
+    """Decode the longest undamaged part of a clip that is cut short or damaged, or whose file is.
 
     Raises:
         ClipError: kind "decode", if that is too little of it.
@@ -74,7 +74,7 @@ def decode_part(clip: Clip, budget: FrameChoice, allocate: Allocate) -> Frames:
 
 
 def _look_at(clip: Clip) -> tuple[FrameIndex, tuple[int, int], float]:
-    """What is there of a file; the size of its pictures and its length in seconds, as it states them."""
+    """Index of what is there of a file, the stated size of its pictures, and its stated length in seconds."""
     with open_clip(clip) as container:
         stream = video_stream(container, clip)
         size = stated_size(stream)
@@ -83,7 +83,7 @@ def _look_at(clip: Clip) -> tuple[FrameIndex, tuple[int, int], float]:
 
 
 def _whole_seconds(clip: Clip, index: FrameIndex) -> float:
-    """How long a clip that is cut short or damaged was when it was whole; 0 if that is not known.
+    """Length of a damaged clip when it was whole, in seconds; 0 if that is not known.
 
     In formats whose clock may jump nothing states that, and FFmpeg's guess goes by the first clock and the last.
     """
@@ -98,7 +98,7 @@ def _whole_seconds(clip: Clip, index: FrameIndex) -> float:
 
 
 def _undamaged(order: Order, good: range) -> FrameIndex:
-    """The index of a part. The next frame may be lost: so the last one ends after as long as the others take."""
+    """The index of a part. The frame after it may be lost, so the last frame gets the usual duration."""
     index, shown = order.index, order.shown
     pts = index.pts[good.start : good.stop]
     if len(pts) < 2:
@@ -108,7 +108,7 @@ def _undamaged(order: Order, good: range) -> FrameIndex:
 
 
 def _longest_part(order: Order) -> tuple[Run, range]:
-    """The most frames of the clip in a row that can be decoded, by number in the file, and the packets that give them.
+    """The longest row of frames that can be decoded, by number in the file, and the run of packets that gives them.
 
     The first part begins with the first keyframe, another one with the first keyframe behind the end of the one
     before. Frames without times of their own can be counted from the start only.
@@ -144,7 +144,7 @@ def _longest_part(order: Order) -> tuple[Run, range]:
 
 
 def _count_good(order: Order, run: Run, first: int) -> tuple[int, int]:
-    """How many frames come out of the decoder, from a keyframe on, and how many of them are good.
+    """Count the frames that the decoder gives from a keyframe on, and how many of them are good.
 
     Decoders notice damage late, and fill in what they lack until then. So if one notices any, all frames since the
     last keyframe before are left out. If whole packets just come to an end, none is. But where frames are counted,

@@ -22,15 +22,15 @@ Pictures = tuple[NDArray[np.uint8], Facts]
 
 
 Allocate = Callable[[tuple[int, ...]], NDArray[np.uint8]]
-"""Makes an array of a shape, with anything in it."""
+"""Makes a uint8 array of a shape, uninitialized."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Order(Indexed):
-    """What to decode of a clip; its index is that of the whole file."""
+    """What to decode of a clip. `index` covers the whole file, `shown` the clip."""
 
     shown: FrameIndex
-    """Of the clip."""
+    """Index of the clip."""
     bounds: Bounds
     """Where the clip lies in the file."""
     picked: Sequence[int]
@@ -40,7 +40,7 @@ class Order(Indexed):
     allocate: Allocate
     painter: Painter = field(default_factory=Painter)
     part: bool = False
-    """Whether what comes behind the last wanted frame may be damaged."""
+    """Whether damage behind the last wanted frame is accepted."""
 
     @property
     def wanted(self) -> list[int]:
@@ -49,7 +49,7 @@ class Order(Indexed):
 
 
 def shown_of(clip: Clip, index: FrameIndex, bounds: Bounds) -> FrameIndex:
-    """The frames of a clip, of those of its file.
+    """The index of a clip, from that of its file.
 
     Raises:
         ClipError: kind "too_short": it is a stretch of one frame.
@@ -63,12 +63,12 @@ def shown_of(clip: Clip, index: FrameIndex, bounds: Bounds) -> FrameIndex:
 
 
 def behind(index: FrameIndex, shown: FrameIndex) -> int:
-    """Number of the packet up to which all are to be decoded so that no frame of a stretch is missing."""
+    """Number of the packet to stop before, so that all frames of a stretch are decoded."""
     return min(index.num_packets, max(index.packets[pts] for pts in shown.pts) + REORDERED)
 
 
 def collect(order: Order, stream: VideoStream, decoded: Timed) -> Pictures:
-    """Bring the wanted ones of decoded frames to their final form."""
+    """Convert the wanted frames to RGB at their final size; others are passed over."""
     frames = on_screen(order, order.wanted, decoded)
     first = next(frames)
     shown_width, shown_height = upright_size(stream, first)
@@ -77,7 +77,7 @@ def collect(order: Order, stream: VideoStream, decoded: Timed) -> Pictures:
     for number, frame in enumerate(itertools.chain([first], frames)):
         order.painter.draw(frame, pixels[number])
     if not order.part:
-        deque(decoded, maxlen=0)  # what is not wanted may be damaged
+        deque(decoded, maxlen=0)  # decode the rest as well, to find damage in it
     facts = Facts(
         duration_seconds=order.shown.duration_seconds,
         fps=round(order.index.fps, 3),
@@ -88,13 +88,13 @@ def collect(order: Order, stream: VideoStream, decoded: Timed) -> Pictures:
 
 
 def frames_of(order: Order, pictures: Pictures, size: tuple[int, int], share: float | None = None) -> Frames:
-    """What a pass came to.
+    """Put the result of a pass together.
 
     Args:
         order: that was done.
         pictures: the wanted frames, and what the file says of itself.
         size: width and height of its pictures, as it states them.
-        share: of the clip that the frames are spread over, where that is not all.
+        share: share of the clip that the frames cover, if not all of it.
     """
     (pixels, facts), shown, budget = pictures, order.shown, order.budget
     seconds = shown.seconds
@@ -115,7 +115,7 @@ def frames_of(order: Order, pictures: Pictures, size: tuple[int, int], share: fl
 
 
 def _span(index: FrameIndex, shown: FrameIndex) -> tuple[float, float] | None:
-    """When a clip begins and ends by the clock of its streams; None where times of frames are not those of the file."""
+    """When a clip begins and ends on the clock of its streams, in seconds; None if frame times are not the file's."""
     if not index.timed or index.shifts:
         return None
     return float(max(shown.start, shown.pts[0]) * index.time_base), float(shown.end * index.time_base)

@@ -1,4 +1,4 @@
-"""A decoded frame to the picture that the model sees: upright, at its size, in RGB, of whole lines, in SDR."""
+"""Converts decoded frames to what the model sees: upright, resized, deinterlaced, tone-mapped to SDR, in RGB."""
 
 from typing import Any, Final, NamedTuple, cast
 
@@ -14,11 +14,11 @@ from reelscribe.video.colour import ToneMap, is_wide, to_sdr, tone_map_of
 
 _UNSPECIFIED_COLORSPACE: Final = 2
 _STRAIGHT: Final = 0.01
-"""How far the sides of a picture may be from upright, as a share of their lengths, to be taken for upright."""
+"""Tolerance of a display matrix: how far sides may be from upright, as a share of their length."""
 
 
 def stated_size(stream: VideoStream) -> tuple[int, int]:
-    """Width and height that the header states, in square pixels, as the picture lies; zeros if it does not."""
+    """Width and height from the header, in square pixels, before rotation; zeros if it states none."""
     aspect = stream.sample_aspect_ratio
     return (max(round(stream.width * aspect), 1) if aspect else stream.width), stream.height
 
@@ -37,17 +37,17 @@ class Painter:
 
     def __init__(self) -> None:
         self.tone_mapped: ToneMap | None = None
-        """Whether frames so far were of high dynamic range, and of which kind."""
+        """Transfer function of the HDR frames so far; None if all were SDR."""
         self.deinterlaced = False
-        """Whether frames so far were of two fields."""
+        """Whether any frame so far was interlaced."""
         self._scaler = VideoReformatter()
         self._fields = _Fields()
 
     def draw(self, frame: VideoFrame, picture: NDArray[np.uint8]) -> None:
-        """Fill a picture: colours and size in one step of the scaler, then turn upright.
+        """Draw a frame into a picture: convert colours and resize in one call of the scaler, then rotate.
 
-        The scaler gives a plane for each colour. That is twice as quick as pixels of three bytes, and exact, where
-        those come out 2 of 255 too dark.
+        The scaler writes planar RGB (gbrp). That is twice as fast as rgb24, and exact, while rgb24 comes out 2 of 255
+        too dark.
         """
         turns, mirrored, _ = turn_of(frame)
         height, width = picture.shape[1::-1] if turns % 2 else picture.shape[:2]
@@ -91,7 +91,7 @@ class _Fields:
         self._graph: Graph | None = None
 
     def first(self, frame: VideoFrame) -> VideoFrame:
-        """Every other line of a frame."""
+        """The lines of a frame's first field: every other one."""
         shape = (frame.width, frame.height, frame.format.name)
         if self._graph is None or shape != self._shape:
             self._graph, self._shape = Graph(), shape
@@ -107,18 +107,18 @@ class _Fields:
 
 
 class Turn(NamedTuple):
-    """How the stored picture comes to lie as players show it."""
+    """How a stored picture is rotated to lie as players show it."""
 
     turns: int = 0
-    """By how many quarters it is turned, counter-clockwise."""
+    """Number of counter-clockwise quarter turns."""
     mirrored: bool = False
-    """Whether it is flipped upside down before that."""
+    """Whether it is flipped vertically before that."""
     odd: bool = False
-    """Whether the matrix asks for something else, as a shear, or is none that a picture can be shown by."""
+    """Whether the matrix is anything else, such as a shear, or is invalid."""
 
 
 def turn_of(frame: VideoFrame) -> Turn:
-    """How a frame lies, by the matrix of its file."""
+    """The rotation of a frame, from the display matrix of its file."""
     matrix = frame.side_data.get("DISPLAYMATRIX")
     if not isinstance(matrix, SideData):
         return Turn()

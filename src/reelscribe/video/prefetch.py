@@ -17,7 +17,7 @@ from reelscribe.video.scenes import Scene, find_scenes
 from reelscribe.video.stages import Stages
 
 _MOST_DECODERS = 32
-"""Unless more are asked for. Each takes some 50 MB."""
+"""Default maximum of decoders. Each takes some 50 MB."""
 _ANYWHERE = FetchLimits()
 
 
@@ -96,7 +96,7 @@ def _in_turn(
 
 
 def usable_cpus() -> int:
-    """Those that this process may run on, where the system tells: fewer than there are, in a container or a job."""
+    """Number of CPUs that this process may use. In a container or a job it may be fewer than the machine has."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 

@@ -1,4 +1,4 @@
-"""What was read of the files whose stretches were asked for last, so that it is not read for each of them."""
+"""A cache of what was read from files, so that it is not read again for each stretch of a film."""
 
 import threading
 from collections import OrderedDict
@@ -11,15 +11,15 @@ from reelscribe.values import Clip
 T = TypeVar("T")
 
 _MOST_BYTES: Final = 128 << 20
-"""Of memory, for each of the two kinds of what is kept: the indices of six hours of film at 25 frames a second."""
+"""Maximum memory of each cache, in bytes: enough for the indices of six hours of film at 25 frames a second."""
 _FILE_BYTES, _PACKET_BYTES = 2000, 250
-"""What an index takes, and for each packet: 242 to 245 bytes were measured, in MP4, MPEG-TS, Matroska and AVI."""
+"""Memory of an index, and for each packet, in bytes: 242 to 245 were measured in MP4, MPEG-TS, Matroska and AVI."""
 _LEAST: Final = 2
-"""Files that are kept, however long they are."""
+"""Number of files that are kept however long they are."""
 
 
 class Recent(Generic[T]):
-    """What functions made of files, the latest of it, up to a bound of memory. May be used from several threads."""
+    """A cache of results by file, least recently used first out, with a bound on memory. Safe for several threads."""
 
     def __init__(self, num_packets: Callable[[T], int]) -> None:
         """`num_packets`: how many packets what was made of a file has; its memory is estimated by that."""
@@ -29,7 +29,7 @@ class Recent(Generic[T]):
         self._lock = threading.Lock()
 
     def of(self, clip: Clip, make: Callable[[], T]) -> T:
-        """What was made of the clip's file, if that is as it was; else what `make` makes, which is kept for a stretch.
+        """The cached result if the clip's file is unchanged; else that of `make`, cached if it is a stretch.
 
         Raises:
             ClipError: as `make` does, or did.
@@ -56,7 +56,7 @@ class Recent(Generic[T]):
             return made
 
     def _keep(self, key: Any, made: T | ClipError) -> None:
-        """Keep something as the latest; what has not been asked for the longest goes."""
+        """Keep a result, and drop the least recently used ones."""
         with self._lock:
             if key in self._made:  # another thread made it, too
                 self._bytes -= self._size(self._made.pop(key))
@@ -70,7 +70,7 @@ class Recent(Generic[T]):
 
 
 def stamp_of(clip: Clip) -> Any:
-    """What tells a file from any other and from what it was before; None for a whole clip, and for bytes."""
+    """Identity of a file's present content; None for a whole clip, and for bytes, which are not cached."""
     if clip.is_whole or isinstance(clip.source, bytes):
         return None
     try:

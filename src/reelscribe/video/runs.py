@@ -15,12 +15,11 @@ from reelscribe.values import Clip
 from reelscribe.video.index import FrameIndex, packets_of
 
 SKIP_GAIN = 8
-"""Packets are passed over if there are at least this many: to start the decoder again costs about as much as this many
-frames."""
+"""Minimum number of unneeded packets to skip: restarting the decoder costs about as much as this many frames."""
 _SEEK_BYTES = 4 << 20
-"""Up to so many bytes are read past: disks read ahead about as far."""
+"""A gap of up to this many bytes is read past, not sought over: disks read ahead about this far."""
 _AHEAD_SECONDS = 1
-"""By so much, at most, a keyframe is decoded before it is shown."""
+"""Maximum time from decoding a keyframe to showing it. Seeks in MPEG-TS go by decoding time, so they aim earlier."""
 VideoPacket: TypeAlias = "Packet[VideoStream]"
 
 
@@ -31,13 +30,13 @@ class Run:
     packets: range
     """Their numbers."""
     keyframe: int
-    """Its time. What is shown earlier may refer to packets before these, and is left out."""
+    """Time of the keyframe. Frames shown before it may refer to packets before the run, and are left out."""
     wanted: frozenset[int] | None = None
-    """Times of the frames that are wanted, of this run or another; None: all of them."""
+    """Times of the wanted frames, of this run or another; None for all frames."""
 
 
 def contiguous(index: FrameIndex, run: Run, first: int) -> int:
-    """How many frames come one after the other, even if all packets behind the run's are lost.
+    """Number of contiguous frames that a run gives, even if all packets after it are lost.
 
     No frame is shown before it is decoded: those that are shown by the time of the first lost packet are all there. A
     few frames more may be, beyond some that are not.
@@ -51,15 +50,15 @@ def contiguous(index: FrameIndex, run: Run, first: int) -> int:
 
 
 def whole_run(index: FrameIndex) -> Run:
-    """All packets from the first keyframe on."""
+    """The run of all packets from the first keyframe on."""
     keyframe = index.keyframes[0]
     return Run(packets=range(index.packets[keyframe], index.num_packets), keyframe=keyframe)
 
 
 def runs_to(index: FrameIndex, wanted: list[int]) -> list[Run]:
-    """The packets that decoding the wanted frames takes: for each from the keyframe before it.
+    """The runs of packets that the wanted frames need: each from the keyframe before a frame.
 
-    Those of frames that are not needed are still among them.
+    Packets of frames that are not needed are still among them.
     """
     runs: list[Run] = []
     times = frozenset(wanted)
@@ -76,7 +75,7 @@ def runs_to(index: FrameIndex, wanted: list[int]) -> list[Run]:
 def read_runs(
     index: FrameIndex, clip: Clip, container: InputContainer, stream: VideoStream, runs: list[Run], *, seek: bool
 ) -> Iterator[Iterator[VideoPacket]]:
-    """The packets of each run, from the file."""
+    """Read the packets of each run from the file."""
     worth_a_seek = _SEEK_BYTES * len(index.packets) // container.size
     packets, at = packets_of(container, stream, index.shifts), 0
     for run in runs:
@@ -88,7 +87,7 @@ def read_runs(
 
 
 def _packets_from(clip: Clip, container: InputContainer, stream: VideoStream, pts: int) -> Iterator[VideoPacket]:
-    """Seek to a keyframe, or to one before it and read on; raise if that went astray."""
+    """Seek to a keyframe, or to an earlier one and read on. Raises if the seek landed elsewhere."""
     # MPEG-TS has no index. There FFmpeg lands on any packet decoded by then; a keyframe is decoded before it is shown.
     ahead = int(_AHEAD_SECONDS / (stream.time_base or 1)) if container.format.name == "mpegts" else 0
     container.seek(pts - ahead, stream=stream)

@@ -16,25 +16,25 @@ from reelscribe.errors import ClipError, SettingsError
 from reelscribe.video.bounds import ROUNDED_SECONDS
 
 _LEAST_SHARE = 0.25
-"""Of a picture's pixels. Below it small things and text in it are lost."""
+"""Below this share of a picture's pixels, small things and text in it are lost, and the clip counts as shrunk."""
 LONGEST_SIDE = 4
-"""Of a picture that a model brings to its own size: its longer side, in shorter sides."""
+"""Maximum aspect ratio of a picture for a model that resizes frames to its own size."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class OwnSize:
-    """A checkpoint that brings each frame to a size of its own."""
+    """How a checkpoint resizes each frame to a size of its own."""
 
     pixels: int
-    """Of the shorter side of a frame: the model sees no more of it."""
+    """Pixels of a frame's shorter side that the model sees; more are scaled away."""
     frame_tokens: int
-    """Vision tokens of a frame, at most; exactly, unless there is a `step`."""
+    """Vision tokens of a frame; the maximum if there is a `step`."""
     clip_tokens: int = 0
     """Vision tokens of a clip beside those of its frames."""
     step: int | None = None
-    """If a frame keeps its shape: pixels of the squares that it is made of, each of which costs a token."""
+    """If the model keeps a frame's aspect ratio: side of the squares that it is cut into, in pixels; a token each."""
     rounded: bool = False
-    """Whether a frame of that shape has an area of `pixels` squared, and each side the nearest number of squares."""
+    """Whether the frame is scaled to an area of `pixels` squared, and its sides rounded to whole squares."""
 
     def tokens(self, width: int, height: int) -> int:
         """Vision tokens of a frame of this size. With a `step`, the size is the largest of the frame's shape."""
@@ -50,7 +50,7 @@ class OwnSize:
         return columns * rows if columns else min(height // width, self.frame_tokens)
 
     def fit(self, width: int, height: int) -> tuple[int, int]:
-        """The size to send: of the same shape, if that is not too long, and no larger than of use."""
+        """Width and height to send: aspect ratio kept up to `LONGEST_SIDE`, no more pixels than the model uses."""
         longest = LONGEST_SIDE * min(self.pixels, width, height)
         scale = min(1.0, self.pixels / min(width, height))
         return tuple(min(max(round(side * scale), 1), longest) for side in (width, height))  # type: ignore[return-value]
@@ -67,27 +67,27 @@ class Hearing:
     """Most tokens that the sound of a clip may cost; None until settings say so."""
 
     def tokens(self, seconds: float) -> int:
-        """Tokens that sound costs; up to one more than it does."""
+        """Tokens that sound of this length costs, rounded up by at most one."""
         return math.ceil(seconds * self.tokens_per_second)
 
 
 @dataclass(frozen=True, kw_only=True)
 class VisionLimits:
-    """What a checkpoint says about the videos that it takes."""
+    """Limits of a checkpoint on its videos."""
 
     token_pixels: int = 32
     """Side of the square that becomes one vision token, in pixels: patch size times merge size."""
     temporal_patch: int = 2
-    """Frames that are merged into one."""
+    """Number of frames that are merged into one group."""
     max_frame_tokens: int = 768
-    """Most vision tokens for each merged frame. 768 is the ceiling of the released models' reference preprocessing
-    (VIDEO_MAX_TOKEN_NUM in qwen-vl-utils)."""
+    """Maximum of vision tokens for each group of frames. 768 is the limit of the released models' reference
+    preprocessing (VIDEO_MAX_TOKEN_NUM in qwen-vl-utils)."""
     min_frames: int = 4
     max_frames: int = 768
     longest_side: int | None = None
     """Most pixels of a frame's longer side, if there is such a limit; a multiple of `token_pixels`."""
     own_size: OwnSize | None = None
-    """Set if frames do not keep the size that they come in. Then what is said of squares and groups does not count."""
+    """Set if the model resizes frames. Then the fields on squares and groups do not count."""
     hearing: Hearing | None = None
     """None if it takes no sound with a video."""
 
@@ -97,11 +97,11 @@ class FrameChoice(Protocol):
 
     @property
     def limits(self) -> VisionLimits:
-        """By which vision tokens are counted."""
+        """Limits of the checkpoint, by which vision tokens are counted."""
 
     @property
     def min_decoded(self) -> float:
-        """Share of the clip that is enough where the rest of it is missing or damaged; 1 for no such leave."""
+        """Share of the clip that is enough if the rest is missing or damaged; 1 if all of it is needed."""
 
     @property
     def hearing(self) -> Hearing | None:
@@ -114,15 +114,15 @@ class FrameChoice(Protocol):
         """Width and height in pixels, for an upright picture of that size."""
 
     def thins(self, num_frames: int, duration_seconds: float) -> bool:
-        """Whether a clip of so many frames gets fewer a second than were asked for, since it is long."""
+        """Whether a clip with this many frames is so long that it gets fewer frames a second than asked for."""
 
     def shrinks(self, width: int, height: int, num_frames: int) -> bool:
-        """Whether a picture loses more than three quarters of its pixels, since the clip has many frames."""
+        """Whether pictures keep less than a quarter of their pixels, because the clip has many frames."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class FrameBudget:
-    """How much of a clip may be looked at: the run's settings, within the checkpoint's limits."""
+    """Which frames of a clip to show, and how large: the run's settings within the checkpoint's limits."""
 
     fps: float
     min_frames: int
@@ -130,13 +130,13 @@ class FrameBudget:
     max_video_tokens: int
     limits: VisionLimits
     min_decoded: float = 1.0
-    """Share of a clip that must be there, and whole."""
+    """Share of a clip that must be there and undamaged."""
     hearing: Hearing | None = None
     """How its sound is wanted; None if it is not."""
 
     @classmethod
     def of(cls, settings: FrameSettings, limits: VisionLimits) -> "FrameBudget":
-        """The settings where they say something, the checkpoint's limits where they do not.
+        """The settings, with the checkpoint's limits for what they leave open.
 
         Raises:
             SettingsError: not even one frame is within the settings, or sound is wanted by a model that takes none.
@@ -225,7 +225,7 @@ class FrameBudget:
 
 
 def check_hears(limits: VisionLimits) -> None:
-    """See that a model takes sound with a video.
+    """Check that a model takes sound with a video.
 
     Raises:
         SettingsError: it does not.
@@ -239,7 +239,7 @@ def check_hears(limits: VisionLimits) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class FramesAt:
-    """The frames that are shown at given times, to look at them again."""
+    """The frames at given times, to show again what a model saw."""
 
     seconds: tuple[float, ...]
     """Ascending; rounded to milliseconds, as records of captions have them."""
@@ -248,7 +248,7 @@ class FramesAt:
     max_height: int
     limits: VisionLimits = field(default_factory=VisionLimits)
     min_decoded: float = 1e-3
-    """Whatever of the clip could be captioned can be looked at."""
+    """Tiny, so that any clip that was captioned can be shown."""
     hearing: None = None
 
     def pick(self, timestamps: Sequence[float], _: float) -> list[int]:

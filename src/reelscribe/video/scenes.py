@@ -38,82 +38,82 @@ from reelscribe.video.likeness import (
 )
 
 SCENES_VERSION: Final = 2
-"""To be raised when the same film comes to have other scenes."""
+"""Part of the key under which scenes are stored. Raise it if a change gives a film other scenes."""
 _RATE: Final = 25.0
-"""Frames a second that windows are meant for."""
+"""Frame rate that all windows and limits are meant for, in frames a second."""
 _CORE: Final = 512
-"""Frames that are looked at together, and `_AROUND` on each side."""
+"""Frames of a block that are judged together, with `_AROUND` more on each side."""
 _NEAR: Final = 8
-"""Frames on each side of a cut. Flashes are shorter."""
+"""Frames on each side of a cut that are compared. Flashes are shorter."""
 _HALVES: Final = (4, 6, 8, 11, 15, 20, 26)
 """Half lengths of windows for dissolves, in frames."""
 _BACK: Final = (0, 2, 4, 6, 9)
-"""Frames before and after a window that are to differ, too: a flash within it, and they would not."""
+"""Distances around a window at which frames must differ, too. After a flash within the window they would not."""
 _AROUND: Final = _HALVES[-1] + _BACK[-1] + 1
 _SPAN: Final = 2 * _AROUND
-"""Most frames from one to another that it is compared to."""
+"""Maximum distance of two frames that are compared, in frames."""
 _LEAST_CUT: Final = 8.0
-"""A cut is a difference of at least this, as root mean square of levels from 0 to 255 ..."""
+"""Minimum difference at a cut, as root mean square of levels from 0 to 255 ..."""
 _CUT_TIMES, _MOVED_TIMES = 1.65, 1.35
-"""... and this many times the difference that three quarters of the pairs of neighbours around it stay below: as it is,
-and if one picture is moved over the other as fits best, in case it was the camera that moved."""
+"""... and minimum ratio to the third quartile of the differences between neighbours around it: of the pictures as they
+are, and after one is moved over the other to fit best, in case the camera moved."""
 _LASTS: Final = 0.5
-"""The least difference of any frame before a cut from any behind it, as a share of the step at the cut, at least. After
-a flash it is only what moved meanwhile."""
+"""Minimum difference between any frame before a cut and any after it, as a share of the difference at the cut. After a
+flash, only what moved meanwhile differs."""
 _SAME_EDGES: Final = 0.82
-"""If the edges of two pictures correlate more, it is the same scene in another light. In 125 cuts of a music video with
-bars at its sides the most was 0.73."""
+"""If the edges of two pictures correlate by more than this, they show the same scene in another light. The maximum over
+125 cuts of a music video with bars at its sides was 0.73."""
 _LEAST_MIX: Final = 6.0
-"""What the two sides of a dissolve differ by, at least."""
+"""Minimum difference between the two sides of a dissolve."""
 _LEAST_UNLIKE: Final = 0.3
-"""And their mean squared difference, at least, if luma is brought to a mean of 0 and a deviation of 1: twice what their
-correlation lacks of 1. Where it is less, the same scene gets lighter or darker."""
+"""Minimum of their mean squared difference after luma is normalized to mean 0 and deviation 1, which is 2 (1 -
+correlation). If it is less, the same scene gets lighter or darker."""
 _LEAST_UNMOVED: Final = 0.7
-"""What is left of the steps around a dissolve, at least, if each picture is moved over the next. A fast pan leaves
-less."""
+"""Minimum share of the steps around a dissolve that is left after each picture is moved over the next. A fast pan
+leaves less."""
 _LEAST_UNLIKE_MOVED: Final = 0.45
-"""What is left of the difference of its two sides, at least, if one is made larger and moved over the other. A slow pan
-leaves less, and so does a zoom, or a thing that grows on a plain ground."""
+"""Minimum share of the difference of its two sides that is left after one is enlarged and moved over the other. A slow
+pan, a zoom, and a thing that grows on a plain ground leave less."""
 _MOST_STEP: Final = 0.35
-"""A dissolve goes no larger part of its way from a frame to the next."""
+"""Maximum share of a dissolve that lies between two neighbouring frames."""
 _LEAST_STAY: Final = 0.25
-"""How far frames before and after a dissolve are apart, at least, as a share of the squared distance of its ends."""
+"""Minimum squared distance between frames before and after a dissolve, as a share of that between its ends."""
 _FAR: Final = 50.0
-"""A larger distance says no more than this one."""
+"""Distances are capped at this: a larger one is no better evidence."""
 _MIX: Final = (5.0, -24.0, 5.5, -17.5)
-"""A dissolve scores by the logarithm of the distance, by the roots of what is left and of the share above, and a
-constant; more than 0 is one. Fitted by logistic regression, and the constant then chosen for the best F1."""
+"""Weights of a dissolve's score: of the logarithm of the distance, of the square roots of the two shares above, and a
+constant. A score above 0 is a dissolve. Fitted by logistic regression, with the constant chosen for the best F1."""
 _DARK, _LIGHTEST, _EVEN = 36, 60, 7.0
-"""Of a frame that is black, or nearly so in a short fade: mean, most and deviation of its luma. Black is 0 or 16."""
+"""Limits on the luma of a black frame, or a nearly black one in a short fade: mean, maximum, deviation. Black is 0 or 16."""
 _FADE: Final = 36
-"""Most frames from a scene in full light to black, or back."""
+"""Maximum length of a fade, in frames."""
 _FADES: Final = 1.02
-"""How much the contrast of a fade grows in two frames, at least."""
+"""Minimum ratio by which contrast grows in two frames of a fade."""
 _BLINK: Final = 16
-"""Frames of darkness that the scene may outlast."""
+"""Up to this many dark frames may lie within one scene."""
 _SHORTEST: Final = 6
-"""Frames from a cut to the next, at least."""
+"""Minimum length of a scene between cuts, in frames."""
 _BETWEEN: Final = 25
-"""Frames from a dissolve to the next, at least."""
+"""Minimum distance between dissolves, in frames."""
 
 
 class Scene(NamedTuple):
     """A stretch of a film without a change of scene."""
 
     start_seconds: float
-    """When its first frame is shown, as `FrameIndex.seconds` has it."""
+    """When its first frame is shown, in seconds; see `FrameIndex.seconds`."""
     end_seconds: float
-    """When the next scene starts; of the last one when the film ends."""
+    """When the next scene starts, or the film ends."""
 
 
 class _Found(NamedTuple):
-    """A change that may be one."""
+    """A possible change of scene."""
 
     score: float
     at: int
-    """The number of the new scene's first frame."""
+    """Number of the new scene's first frame."""
     reach: int
-    """Frames on each side in which it may not be found again."""
+    """Number of frames on each side in which no other change is accepted."""
 
 
 class _Mix(NamedTuple):
@@ -187,8 +187,8 @@ def _thinned(pictures: Iterable[Picture], every: int, behind: "array[int]") -> I
 
 
 def _blocks(pictures: Iterable[Picture]) -> Iterator[tuple[int, Block, range]]:
-    """Pictures that are looked at together, shape (frames, 3, 27, 48), with the number of the first, and which of them
-    are to be judged. The others are around those.
+    """Overlapping blocks of pictures, each of shape (frames, 3, 27, 48), with the number of its first frame and the
+    range to judge. The frames around that range are context.
     """
     held: list[Picture] = []
     start = before = 0
@@ -204,7 +204,7 @@ def _blocks(pictures: Iterable[Picture]) -> Iterator[tuple[int, Block, range]]:
 
 
 def _cuts(block: Block, core: range, distances: Distances) -> Iterator[_Found]:
-    """Hard cuts that may be some."""
+    """Possible hard cuts."""
     at = np.arange(core.start, core.stop)
     across = np.minimum.reduce(
         [distances(at - before, at + after) for before in range(1, _NEAR + 1) for after in range(_NEAR)]
@@ -222,7 +222,7 @@ def _cuts(block: Block, core: range, distances: Distances) -> Iterator[_Found]:
 
 
 def _dissolves(block: Block, coarse: Floats, core: range, distances: Distances) -> Iterator[_Found]:
-    """Windows around each frame that look like a dissolve."""
+    """Possible dissolves: windows around each frame that look like one."""
     patterns, steps = Distances(patterns_of(coarse), _SPAN), Steps(block)
     middle = np.arange(core.start, core.stop)
     best: dict[int, _Mix] = {}
@@ -255,7 +255,7 @@ def _dissolves(block: Block, coarse: Floats, core: range, distances: Distances) 
 
 
 def _dark(block: Block, spread: Floats, distances: Distances) -> NDArray[np.bool_]:
-    """Which frames are black, but for those of a moment's darkness within a scene."""
+    """Which frames are black, except for moments of darkness within a scene."""
     luma = block[:, 0].reshape(len(block), -1)
     dark: NDArray[np.bool_] = (luma.max(1) < _LIGHTEST) & (luma.mean(1) < _DARK) & (spread < _EVEN)
     edges = np.flatnonzero(np.diff(np.concatenate([[False], dark, [False]])))
@@ -268,7 +268,7 @@ def _dark(block: Block, spread: Floats, distances: Distances) -> NDArray[np.bool
 
 
 def _choose(cuts: list[_Found], mixes: list[_Found], dark: NDArray[np.bool_], contrast: Floats) -> list[int]:
-    """The changes, in order: fades first, since what leads to black and back looks like cuts and dissolves."""
+    """Choose among possible changes. Fades come first: their ways to black and back look like cuts and dissolves."""
     chosen: list[int] = []
     taken, count = np.zeros(len(dark), bool), len(dark)
     edges = np.flatnonzero(np.diff(np.concatenate([[False], dark, [False]])))

@@ -1,12 +1,12 @@
-"""Memory that a decoder and its owner share: files in memory that both have open and mapped.
+"""Memory that a decoder process and its owner share: files in memory that both have open and mapped.
 
-They have no name: whatever ends the two, nothing is left of them. Clips go in through one, from its start. Frames come
-out through another, and stay where the decoder drew them for as long as the owner looks at them: to copy them would
-cost a tenth of decoding. Each set of frames has a place of its own there; a place that nobody looks at any more is used
-again, and since its pages are mapped already, it is faster than fresh memory.
+The files have no name, so nothing is left of them however the processes end. One file takes clips to the decoder.
+Another takes frames back, which stay where the decoder drew them while the owner uses them: copying would cost a tenth
+of decoding. Each set of frames has its own span of the file. A free span is reused, which is faster than fresh memory,
+since its pages are mapped already.
 
-A limit of the system's on the size of files (`ulimit -f`) holds for these as well. What finds no room in them goes the
-other way: over the socket.
+The system's limit on file sizes (`ulimit -f`) applies to these files as well. Data that does not fit goes over the
+socket.
 """
 
 import contextlib
@@ -24,14 +24,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 _SPARE_SETS: Final = 2
-"""Of frames, as large as the largest: for so much, memory that is not in use is kept."""
+"""Unused memory for this many sets of frames, of the largest size so far, is kept for reuse."""
 
 Span = tuple[int, int]
-"""Where a set of frames lies in the file: first byte, and the one behind the last."""
+"""Where a set of frames lies in the file: offset of its first byte, and of the byte after its last."""
 
 
 def nameless_file() -> IO[bytes]:
-    """A file in memory, or, where the system has none, one on disk that is already deleted."""
+    """A file in memory; on systems without `memfd_create`, a deleted file on disk."""
     if hasattr(os, "memfd_create"):
         return os.fdopen(os.memfd_create("reelscribe"), "r+b", buffering=0)
     return tempfile.TemporaryFile(buffering=0)
@@ -96,12 +96,12 @@ class SeenFrames:
         self._mapping: mmap.mmap | None = None
         self._taken: set[Span] = set()
         self._left: deque[Span] = deque()
-        """Spans that nobody looks at any more. Arrays end in any thread, in the middle of anything: hence a queue."""
+        """Spans that became free. Finalizers of arrays run in any thread at any moment, so they only append here."""
         self._largest = 0
-        """Bytes of a set of frames."""
+        """Size of the largest set of frames so far, in bytes."""
 
     def taken(self) -> set[Span]:
-        """Where there are frames that somebody looks at. Memory beyond that, and some to spare, is given back."""
+        """Spans in use. Memory beyond these and `_SPARE_SETS` is returned to the system."""
         self._drain()
         held = sum(end - start for start, end in self._taken)
         if os.fstat(self.file.fileno()).st_blocks * 512 > held + _SPARE_SETS * self._largest:
@@ -113,7 +113,7 @@ class SeenFrames:
             self._taken.remove(self._left.popleft())
 
     def array(self, shape: tuple[int, ...], span: Span) -> NDArray[np.uint8]:
-        """What the decoder drew: uint8. Its place is taken for as long as the array or a part of it lives."""
+        """The frames that the decoder drew, uint8. Their span stays in use while the array or a view of it lives."""
         start, end = span
         if self._mapping is None or len(self._mapping) < end:
             self._mapping = mmap.mmap(self.file.fileno(), 0)
@@ -125,7 +125,7 @@ class SeenFrames:
         return np.frombuffer(memoryview(memory), np.uint8).reshape(shape)
 
     def trim(self) -> None:
-        """Give memory back to the system, all but what is looked at."""
+        """Return all memory to the system except the spans in use."""
         if self._mapping is None or not hasattr(mmap, "MADV_REMOVE"):
             return
         self._drain()

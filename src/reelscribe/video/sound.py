@@ -1,7 +1,7 @@
 """The sound of a clip: one channel, at the rate that a model takes, and exactly as long as the clip's pictures.
 
-Sound and pictures go by one clock, that of the file. What the file has no sound for is silence, and so are gaps; how
-much of the clip has sound is told. Sound that is damaged is a ClipError.
+Sound and pictures share the file's clock. Parts without sound, and gaps, become silence; `Sound.heard` says so. Damaged
+sound is a ClipError.
 """
 
 import contextlib
@@ -25,21 +25,21 @@ from reelscribe.video.opening import open_clip, reason, video_stream
 from reelscribe.video.sampling import Hearing
 
 _JITTER_SECONDS: Final = 0.01
-"""By so much a block of samples may begin too early or too late, and is taken to follow the one before: Matroska and
-FLV round times to milliseconds. The shortest usual packet that can be missing is of 20 ms."""
+"""A block that begins this much too early or too late still counts as following the one before: Matroska and FLV round
+times to milliseconds. A missing packet shows, since the shortest usual one lasts 20 ms."""
 _LACKING_SECONDS: Final = 0.1
-"""Of sound so much may be missing before and behind it: tracks end up to a few packets before the pictures."""
+"""This much sound may be missing at the start and end of a clip: tracks may end a few packets before the pictures."""
 _ROLL_SECONDS: Final = 0.5
-"""Decoding begins so long before a stretch: the first packets lack what came before them (Opus asks for 80 ms)."""
+"""Decoding begins this long before a stretch, since first packets depend on earlier ones (Opus needs 80 ms)."""
 _LEAST_ROLL_SECONDS: Final = 0.1
 _FAR_SECONDS: Final = 10.0
-"""What lies before a stretch is passed over by a seek if it is longer."""
+"""Sound before a stretch is skipped by a seek if it is longer than this."""
 _LOUDEST: Final = 100.0
-"""Full scale is 1. Lossy codecs go a little beyond; files of floating-point samples may hold anything."""
+"""Louder samples count as damage. Full scale is 1; lossy codecs exceed it a little, and float files hold anything."""
 _CAREFUL: Final = {"err_detect": "crccheck+explode"}
 """FLAC and AC-3 have checksums. AAC notices most damage without; within packets of Opus, MP3 and PCM nobody can."""
 _PIECE: Final = 1 << 16
-"""Samples that are brought to another rate at a time."""
+"""Number of samples that are resampled at a time."""
 
 Samples: TypeAlias = NDArray[np.float32]
 Packets: TypeAlias = "Iterator[Packet[AudioStream]]"
@@ -172,7 +172,7 @@ def _damaged(clip: Clip, seconds: float | None, why: str) -> ClipError:
 
 
 def _one_channel(block: AudioFrame) -> Samples:
-    """The mean of all channels, float32, shape (samples,)."""
+    """Mix all channels to one: float32, shape (samples,)."""
     [planar] = AudioResampler(format="fltp").resample(block)
     channels = planar.to_ndarray()
     mean: Samples = np.add.reduce(channels) / np.float32(len(channels))
@@ -180,27 +180,27 @@ def _one_channel(block: AudioFrame) -> Samples:
 
 
 class _Track:
-    """A track of a length, on which blocks are laid out one after the other, brought to another rate.
+    """A track of fixed length that blocks are put on in order, and that is resampled.
 
     Args:
-        own_rate: of the blocks, in samples a second.
-        rate: of what is made.
-        seconds: its length.
+        own_rate: rate of the blocks, in samples a second.
+        rate: rate of the result.
+        seconds: length of the track.
     """
 
     def __init__(self, own_rate: int, rate: int, seconds: float) -> None:
         self.own_rate = own_rate
         self.covered = 0
-        """Samples that are not silence put in."""
+        """Number of samples that are sound of the file, not inserted silence."""
         self.has_gap = False
-        """Whether there is such silence between blocks."""
+        """Whether silence was inserted between blocks."""
         self._length, self._most = round(seconds * own_rate), round(seconds * rate)
         self._resampler = AudioResampler(format="flt", layout="mono", rate=rate) if rate != own_rate else None
         self._laid_out: list[Samples] = []
         self._reached = self._brought = 0
-        """Samples laid out, and those of them that are brought to the other rate."""
+        """Samples put on the track so far, and how many of them were resampled."""
         self._next: int | None = None
-        """Where a block begins that follows the last one."""
+        """Sample at which the next block should begin."""
         self._made: list[Samples] = []
 
     def put(self, seconds: float | None, samples: Samples) -> None:
@@ -217,7 +217,7 @@ class _Track:
             self.covered += end - begin
 
     def finished(self) -> Samples:
-        """All of it at the other rate."""
+        """The whole track, resampled."""
         self._silence(self._length)
         self._bring()
         if self._resampler:
@@ -238,7 +238,7 @@ class _Track:
             self._bring()
 
     def _bring(self) -> None:
-        """Bring what is laid out to the other rate: in large pieces, since each call of FFmpeg's filters costs."""
+        """Resample what was put on the track, in large pieces, since each call of FFmpeg's filters costs time."""
         samples = np.concatenate([*self._laid_out, np.empty(0, np.float32)])
         self._laid_out.clear()
         if not self._resampler:

@@ -1,4 +1,4 @@
-"""Clips on their way to the engine: first fetched, then decoded, in threads that nobody has to wait for."""
+"""Clips on their way to the engine: first fetched, then decoded, in daemon threads."""
 
 import threading
 import time
@@ -17,18 +17,18 @@ from reelscribe.video.turns import next_turn
 Fetch = Callable[[Clip], AbstractContextManager[Clip]]
 
 _CLIPS_AHEAD: Final = 2
-"""Clips under way, at most, for each decoder, beside those that are downloaded."""
+"""Maximum of clips under way for each decoder, not counting downloads."""
 _STRETCHES: Final = 8
-"""Stretches of films that count as one of those clips: a decoder goes through several neighbours in one pass, while the
-others are further on in the film."""
+"""This many stretches of films count as one of those clips: a decoder takes several neighbours in one pass, while other
+decoders work further on in the film."""
 _SHARERS: Final = 8
-"""Works under way, at most, for each of those clips."""
+"""Maximum of works under way for each of those clips."""
 _PATIENCE_SECONDS: Final = 1.0
-"""That a clip may be decoded before others pass it."""
+"""How long a clip may take to decode before others pass it."""
 _LOOK_SECONDS: Final = 0.1
-"""How often a wait for a clip looks whether it is slow, and whether it is still wanted."""
+"""How often a wait for a clip checks whether it is slow, and whether it is still wanted."""
 _END_SECONDS: Final = 1.0
-"""That threads are given to end. One that is in the system's resolver, or in FFmpeg, may take minutes."""
+"""How long to wait for threads at the end. One in the system's resolver, or in FFmpeg, may take minutes."""
 
 
 class _Stage(IntEnum):
@@ -49,10 +49,10 @@ class _Passage:
     stage: _Stage
     works: deque[Work] = field(default_factory=deque)
     file: ExitStack = field(default_factory=ExitStack)
-    """Holds what was downloaded."""
+    """Owns the downloaded file."""
     fetched: Clip | None = None
     begun: float = 0.0
-    """When its decoding was."""
+    """When its decoding began, by the monotonic clock."""
     result: Frames | BaseException | None = None
 
     @property
@@ -67,7 +67,7 @@ class _Passage:
 
 
 class Stages:
-    """Clips under way, oldest first. All that changes is under one lock.
+    """Clips under way, oldest first. One lock guards all state.
 
     Args:
         workers: clips that are decoded at once.
@@ -81,15 +81,15 @@ class Stages:
         self._max_bytes, self._clip_bytes = max_bytes, clip_bytes
         self._passages: list[_Passage] = []
         self._last: _Passage | None = None
-        """Gave the last answer; a next work on its clip shares it."""
+        """The passage that was given last; the next work about its clip shares its frames."""
         self._changed = threading.Condition()
         self._closed = False
         self._threads: list[threading.Thread] = []
         self._latest: dict[int, Clip] = {}
-        """What each thread that decodes took last."""
+        """The clip that each decoding thread took last."""
 
     def start(self, fetch: Fetch, decode: Callable[[Clip], Frames]) -> None:
-        """Say how clips are fetched and decoded. Threads start when there is work for them."""
+        """Set how clips are fetched and decoded. Threads start when there is work for them."""
         self._fetch, self._decode = fetch, decode
 
     def has_room(self) -> bool:
@@ -98,7 +98,7 @@ class Stages:
             return self._has_room()
 
     def add(self, work: Work) -> None:
-        """Take a work, which shares the clip of another one that is under way."""
+        """Take a work. It shares the clip of another work about it, if one is under way."""
         with self._changed:
             passage = self._passage_for(work)
             if passage not in self._passages:
@@ -107,7 +107,7 @@ class Stages:
             self._changed.notify_all()
 
     def _passage_for(self, work: Work) -> _Passage:
-        """One that is under way, or a new one. A text stage is not about the frames: it is ready at once."""
+        """The clip's passage that is under way, or a new one. A text stage needs no frames and is ready at once."""
         if not work.shows:
             return _Passage(clip=work.clip, stage=_Stage.DONE, result=NO_FRAMES)
         there = [*self._passages, *([self._last] if self._last else [])]
@@ -115,7 +115,7 @@ class Stages:
         return next(under_way, None) or self._begin(work.clip)
 
     def next_ready(self, *, or_room: bool, cancelled: Callable[[], bool]) -> tuple[Work, Frames | ClipError] | None:
-        """A work whose clip is done, in order, except that slow clips are passed; waits for one.
+        """Wait for a work whose clip is done. Works come in order, except that they pass slow clips.
 
         Args:
             or_room: whether to wait no longer than until another work may be pulled.
@@ -145,7 +145,7 @@ class Stages:
 
     @contextmanager
     def stopping(self) -> Iterator[None]:
-        """At the end of the context no other clip is begun."""
+        """A context after whose end no further clip is begun."""
         try:
             yield
         finally:
@@ -154,7 +154,7 @@ class Stages:
                 self._changed.notify_all()
 
     def close(self) -> None:
-        """Wait for the threads, if they end soon."""
+        """Wait for the threads, but only for a second."""
         until = time.monotonic() + _END_SECONDS
         for thread in self._threads:
             thread.join(max(until - time.monotonic(), 0))
@@ -181,7 +181,7 @@ class Stages:
         return passage.result.nbytes if isinstance(passage.result, Frames) else 0
 
     def _first_done(self) -> _Passage | None:
-        """The oldest clip that is done, unless one before it is worth waiting for."""
+        """The oldest clip that is done, unless an earlier one should be waited for."""
         for passage in self._passages:
             if passage.stage is _Stage.DONE and (not passage.is_error or passage is self._passages[0]):
                 return passage
@@ -190,7 +190,7 @@ class Stages:
         return None
 
     def _may_be_passed(self, passage: _Passage) -> bool:
-        """Whether a clip is so slow that others go before it. Else their order is kept, the same in every run."""
+        """Whether a clip is slow enough to be passed by others. If none is, their order is the same in every run."""
         slow = passage.stage is _Stage.DECODING and time.monotonic() - passage.begun > _PATIENCE_SECONDS
         return slow or passage.stage is _Stage.DONE or passage.is_remote
 
@@ -209,7 +209,7 @@ class Stages:
             thread.start()
 
     def _take(self, stage: _Stage) -> _Passage | None:
-        """A clip that is ready for a stage's next one, which it enters; waits for one. None at the end."""
+        """Wait for a clip that has come to this stage, and move it to the next one. None at the end."""
         with self._changed:
             while not self._closed:
                 passage = self._next_download() if stage is _Stage.REMOTE else self._next_to_decode()
@@ -220,7 +220,7 @@ class Stages:
         return None
 
     def _next_download(self) -> _Passage | None:
-        """The oldest clip of a file that is not on its way already."""
+        """The oldest clip whose file is not being downloaded already."""
         coming = {passage.clip.whole for passage in self._passages if passage.stage is _Stage.DOWNLOADING}
         waiting = (passage for passage in self._passages if passage.stage is _Stage.REMOTE)
         return next((passage for passage in waiting if passage.clip.whole not in coming), None)

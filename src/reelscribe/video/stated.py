@@ -1,4 +1,4 @@
-"""What a file states of its video: how long it is, and how much of it there is. Held against what is there."""
+"""Compares what a file states about its length and size with what is there, to find files that were cut short."""
 
 import contextlib
 import io
@@ -26,7 +26,7 @@ _LAST_SECONDS = 0.5
 
 
 def stated_seconds(container: InputContainer, stream: VideoStream) -> float:
-    """How long a file says that its video is; 0 if it does not say.
+    """The stated length of a file's video, in seconds; 0 if none is stated.
 
     FFmpeg guesses the duration of an AVI file that is cut short from what is there; the number of frames is the file's.
     Some formats (FLV, NUT) have one length for the whole file, that of the longest stream.
@@ -40,7 +40,7 @@ def stated_seconds(container: InputContainer, stream: VideoStream) -> float:
 
 
 def reaches_end(container: InputContainer) -> bool:
-    """Whether what is there of a file goes on for as long as the file is, in any of its streams."""
+    """Whether any stream that is there lasts as long as the stated length of the file."""
     end = ((container.start_time or 0) + (container.duration or 0)) / av.time_base - _LAST_SECONDS
     return any(
         float((packet.pts + (packet.duration or 0)) * packet.time_base) >= end
@@ -50,7 +50,7 @@ def reaches_end(container: InputContainer) -> bool:
 
 
 def latest_seconds(container: InputContainer, stream: VideoStream) -> float:
-    """How long a video is if it goes on to the end of the whole file; 0 if that is not known."""
+    """Length of a video if it lasts to the end of the file, in seconds; 0 if that is not known."""
     start = float((stream.start_time or 0) * (stream.time_base or 0))
     return max((container.duration or 0) / av.time_base - start, 0.0)
 
@@ -72,9 +72,9 @@ def _stated_by_matroska(container: InputContainer, stream: VideoStream) -> float
 
 
 def check_complete(container: InputContainer, stream: VideoStream, count: int, clip: Clip) -> None:
-    """Raise where the file ends before what it states.
+    """Raise if the file ends before its stated end.
 
-    Lengths in seconds are no measure: they are rounded, or another stream's, or tell how long the last frame stays.
+    Stated seconds cannot be compared exactly: they are rounded, or another stream's, or include the last frame's time.
     """
     if "mp4" not in container.format.name:
         check_bytes(container, clip)
@@ -106,7 +106,7 @@ def _cut_short(clip: Clip, present: int, stated: int, unit: str) -> ClipError:
 
 
 def _stated_bytes(clip: Clip) -> int:
-    """Size of an AVI, Matroska or WebM file as it states it; 0 where it does not, as in a live recording."""
+    """Stated size of an AVI, Matroska or WebM file, in bytes; 0 if none is stated, as in a live recording."""
     head = read_head(clip, HEAD_BYTES)
     if head[:4] == b"RIFF":
         return int.from_bytes(head[4:8], "little") % 0xFFFFFFFF  # which stands for an unknown size, as 0 does
@@ -124,7 +124,7 @@ def _stated_bytes(clip: Clip) -> int:
 
 
 def last_sound_chunk(clip: Clip) -> int | None:
-    """Where the last chunk of an AVI file begins behind which there is none, though the file goes on; in bytes.
+    """Byte offset of the last valid chunk of an AVI file, if what follows it is no chunk.
 
     Each chunk says how long it is, so the next one is known. Where there is none, bytes are damaged, at the earliest
     within this chunk. Demuxers look for a later one, and do not know how many frames they passed. None if each chunk

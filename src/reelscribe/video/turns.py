@@ -1,4 +1,4 @@
-"""Which clip a decoder takes next. Neighbours in a film stay together, as they are decoded in one pass."""
+"""Which clip a decoder takes next. Neighbours in a film go to one decoder, which decodes them in one pass."""
 
 from bisect import bisect_right
 from collections import defaultdict
@@ -8,14 +8,14 @@ from pathlib import Path
 from reelscribe.values import Clip
 
 _Place = tuple[str, Path | None, float]
-"""Of a stretch: its file, and where it begins."""
+"""A stretch's file, its root, and its start in seconds."""
 
 
 def next_turn(waiting: Sequence[Clip], last: Clip | None, others: Iterable[Clip]) -> int:
-    """Choose for a decoder that is free.
+    """Choose the next clip for a free decoder.
 
-    It goes on in its film, up to where another decoder is. Else it takes the oldest clip that no decoder is on its way
-    to. If there is none, it takes over the second half of the longest way that another one has before it.
+    It continues in its film, up to where another decoder is. Otherwise it takes the oldest clip that no decoder is
+    going towards. If there is none, it takes the second half of the longest run of clips before another decoder.
 
     Args:
         waiting: clips to choose from, oldest first; at least one.
@@ -39,7 +39,7 @@ def next_turn(waiting: Sequence[Clip], last: Clip | None, others: Iterable[Clip]
 
 
 def _place(clip: Clip) -> _Place | None:
-    """Where a stretch is; None for a whole file, and for bytes, of which nothing stays open."""
+    """Place of a stretch; None for a whole file, and for bytes, for which no file stays open."""
     if clip.is_whole or isinstance(clip.source, bytes):
         return None
     return clip.source, clip.root, clip.start_seconds

@@ -1,4 +1,4 @@
-"""A decoder's process: takes clips from its owner and gives frames back, until the owner hangs up or dies.
+"""A decoder process: takes clips from its owner and gives frames back, until the owner closes the socket or dies.
 
 `isolate.py` starts it and has the other end. Messages go over a socket; what is large (a clip's bytes on the way in,
 pixels on the way out) goes through memory that both share (`shared.py`).
@@ -31,34 +31,34 @@ from reelscribe.video.shared import DrawnFrames, Span, read
 READY: Final = "ready"
 """The first message, once everything is imported."""
 IDLE_SECONDS: Final = 60.0
-"""A decoder without work for so long leaves, with exit code 0."""
+"""An idle decoder exits after this long, with exit code 0."""
 TOO_LARGE: Final = 3
-"""Exit code of a decoder that took more memory than it may."""
+"""Exit code of a decoder that exceeded its memory limit."""
 _LOOK_SECONDS: Final = 1.0
-"""How often it looks whether its owner lives: a socket that the owner's forked children hold, too, is not hung up."""
+"""How often it checks that its owner lives. If forked children hold the socket, too, its end does not show there."""
 _WATCH_SECONDS: Final = 0.05
-"""How often it looks at its memory in the middle of a clip. (A limit of the system's would not do: where an allocation
-fails, FFmpeg may call the file damaged.)"""
+"""How often it checks its memory while decoding. A system limit would not do: if an allocation fails, FFmpeg may call
+the file damaged."""
 
 Job = tuple[Clip, int | None, FrameChoice | Literal["header", "scenes"], int, set[Span]]
 """Clip; how many bytes it has in the file for clips, if it is there; which frames to decode, or what else to find out;
 threads; where frames are to stay as they are."""
 Pixels = tuple[tuple[int, ...], Span] | NDArray[np.uint8]
-"""Their shape and where they lie in the file for frames, or themselves."""
+"""Shape of the pixels and their span in the file for frames, or the pixels themselves."""
 Decoded = tuple[Pixels, Frames]
-"""The pixels, and all else that is known of them: `Frames` with other pixels, which do not count."""
+"""The pixels, and a `Frames` with all their metadata, whose own pixels are ignored."""
 Answer = Decoded | Header | list[Scene] | ClipError
 
 
 def main(channel: int, clips: int, frames: int, owner: int, max_bytes: int) -> None:
-    """Serve.
+    """Decode clips until the owner ends.
 
     Args:
         channel: file descriptor of the socket.
         clips: file descriptor of the file for clips.
-        frames: likewise, for frames.
-        owner: process that this one ends with.
-        max_bytes: memory that decoding may take, beside what the process has to begin with.
+        frames: file descriptor of the file for frames.
+        owner: process id of the owner; this process ends with it.
+        max_bytes: memory that decoding may take, in addition to what the process starts with.
     """
     if logging.lastResort:  # nobody set logging up in this process, so that warnings go to the terminal by this
         logging.lastResort.setFormatter(PlainFormatter())
@@ -83,7 +83,9 @@ def main(channel: int, clips: int, frames: int, owner: int, max_bytes: int) -> N
 
 
 def _listen(connection: Connection, jobs: "SimpleQueue[Job]", busy: threading.Event, owner: int, most: int) -> None:
-    """Pass jobs on, and end this process, in the middle of a clip if need be, when there is no reason to go on."""
+    """Pass jobs to the decoding thread. End the process if the owner is gone, no job came for long, or a clip takes too
+    much memory.
+    """
     needed, code = time.monotonic(), 0
     with contextlib.suppress(EOFError, OSError):
         while os.getppid() == owner and time.monotonic() < needed + IDLE_SECONDS:
@@ -99,7 +101,7 @@ def _listen(connection: Connection, jobs: "SimpleQueue[Job]", busy: threading.Ev
 
 
 def _own_bytes() -> int:
-    """Memory that this process takes and shares with nobody; 0 where the system does not tell."""
+    """Private memory of this process, in bytes; 0 if the system does not say."""
     try:
         _, resident, shared, *_ = map(int, Path("/proc/self/statm").read_text().split())
     except OSError:
