@@ -84,7 +84,8 @@ _MIX: Final = (5.0, -24.0, 5.5, -17.5)
 """Weights of a dissolve's score: of the logarithm of the distance, of the square roots of the two shares above, and a
 constant. A score above 0 is a dissolve. Fitted by logistic regression, with the constant chosen for the best F1."""
 _DARK, _LIGHTEST, _EVEN = 36, 60, 7.0
-"""Limits on the luma of a black frame, or a nearly black one in a short fade: mean, maximum, deviation. Black is 0 or 16."""
+"""Limits on the luma of a black frame, or of a nearly black one in a short fade: mean, maximum, deviation. Black is 0
+or 16."""
 _FADE: Final = 36
 """Maximum length of a fade, in frames."""
 _FADES: Final = 1.02
