@@ -47,9 +47,10 @@ MAX_MODEL_LEN = 1024
 @pytest.fixture(scope="session")
 def vllm_engine() -> Iterator["VllmEngine"]:
     """The built-in model in vLLM. Tests copy it before they change its attributes."""
-    from reelscribe.engines.vllm import load
+    from reelscribe.engines.vllm import VllmEngine, load
 
     engine = load(Settings(model="shapes", engine="vllm", model_params={"max_model_len": MAX_MODEL_LEN}))
+    assert isinstance(engine, VllmEngine)
     yield engine
     engine.close()
 

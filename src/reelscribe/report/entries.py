@@ -238,7 +238,7 @@ class CaptionedData:
     def _in_results(self, results: Sequence[RowResult], start: int) -> list[Entry | NoVideo]:
         """What each task came to in rows, of which the first has this place."""
         groups = self._groups_in(results, start)
-        return [entry for place, group in enumerate(groups, start) for entry in group.entries or [NoVideo(row=place)]]
+        return [entry for place, group in enumerate(groups, start) for entry in group.entries or (NoVideo(row=place),)]
 
     def _groups_in(self, results: Sequence[RowResult], start: int) -> Iterator[Group]:
         rows = (row for result in results for row in result.rows)
@@ -264,7 +264,7 @@ class CaptionedData:
                 yield from (look_up(entry) if isinstance(entry, Entry) else entry for entry in found)
         else:
             for index, group in enumerate(self.groups()):
-                yield from group.entries or [NoVideo(row=index)]
+                yield from group.entries or (NoVideo(row=index),)
 
     def _begin(self) -> Callable[[Entry], Entry]:
         """What is done to the entries of one way through."""

@@ -121,7 +121,7 @@ class KnownRows:
         assert self._layout
         plan = plan_row(item, self._layout, self._settings)
         result = None
-        if self._shard is None or self._shard.holds(plan.lot):
+        if self._shard is None or self._shard.holds(plan.shard_hash):
             entry = RowEntry(item, plan, ledger.look_up)
             entry.next_works()
             if not entry.is_whole():
