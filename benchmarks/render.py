@@ -211,6 +211,30 @@ def judging() -> Iterator[str]:
         yield f"\n{result['settings']['clips']} clips, without decoding. On {_machine(result)}."
 
 
+def verifying() -> Iterator[str]:
+    """What verify finds of inventions, and how often it doubts what is true."""
+    yield "| text | sentences | colors found | motions found | false alarms |"
+    yield "| --- | --- | --- | --- | --- |"
+    for result in _results("verifying"):
+        for form, seen in result["forms"].items():
+            cells = [_share(seen["found"]["color"]), _share(seen["found"]["motion"]), _share(seen["false_alarms"])]
+            yield f"| {_FORMS[form]} | {len(seen['false_alarms_by_claim'])} | {' | '.join(cells)} |"
+        places = [f"{each['percent']:.1f}%" for each in result["forms"]["long"]["false_alarms_by_claim"]]
+        yield (
+            f"\n{result['settings']['clips']} clips. False alarms are true sentences that fail; in the long form "
+            f"{places[0]} of the first ones and {places[1]} of the second. In brackets 95% intervals. "
+            f"On {_machine(result)}."
+        )
+
+
+def _share(told: dict[str, Any]) -> str:
+    low, high = told["interval"]
+    return f"{told['percent']:.1f}% of {told['of']:,} ({low:.1f} to {high:.1f})"
+
+
+_FORMS: Final = {"sentence": "the caption", "long": "its long form", "facts": "a sentence for each fact"}
+
+
 def audit() -> Iterator[str]:
     """Memory and time of an audit, by number of rows."""
     for result in _results("audit"):
@@ -245,7 +269,7 @@ PAGES: Final[dict[Path, tuple[Callable[[], Iterator[str]], ...]]] = {
     HERE.parent / "docs" / "audit.md": (audit,),
     HERE.parent / "docs" / "report.md": (opening,),
     HERE.parent / "docs" / "recipes" / "films.md": (joined_films,),
-    HERE.parent / "docs" / "choosing.md": (choosing, judging),
+    HERE.parent / "docs" / "choosing.md": (choosing, judging, verifying),
     HERE.parent / "docs" / "tasks.md": (tasks,),
     HERE.parent / "docs" / "reliability.md": (streaming, soak, fuzz, odd_values, damage),
 }

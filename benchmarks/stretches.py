@@ -72,15 +72,15 @@ def render(file: Path, seconds: int) -> Path:
     return file
 
 
-def repeat(part: Path, file: Path, times: int) -> Path:
-    """Put a part behind itself; nothing is encoded again."""
+def repeat(part: Path, file: Path, times: int, *, seconds: int = PART_SECONDS) -> Path:
+    """Put a part of this many seconds behind itself; nothing is encoded again."""
     with av.open(str(file), "w") as container:
         stream = None
         for number in range(times):
             with av.open(str(part)) as source:
                 theirs = source.streams.video[0]
                 stream = stream or container.add_stream_from_template(theirs)
-                shift = round(number * PART_SECONDS / (theirs.time_base or 1))
+                shift = round(number * seconds / (theirs.time_base or 1))
                 for packet in source.demux(theirs):
                     if packet.dts is not None and packet.pts is not None:
                         packet.pts, packet.dts, packet.stream = packet.pts + shift, packet.dts + shift, stream

@@ -40,12 +40,16 @@ if importlib.util.find_spec("torch") is None:  # only the extra brings it
         f"engines/test_{name}.py"
         for name in (
             "branching",
+            "cached",
             "describing",
             "families",
             "inputs",
             "judging",
             "launches",
             "omni",
+            "packed",
+            "quantised",
+            "repeatable",
             "running",
             "sampling",
             "sharing",

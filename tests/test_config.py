@@ -142,6 +142,10 @@ def test_wrong_value_is_told_with_what_is_allowed(name: str, value: Any, message
             {"engine": "openai", "show": "images"},
             r"show is for models that run here; send says what a server is sent\.",
         ),
+        (
+            {"engine": "vllm", "deterministic": True},
+            "deterministic is for the engine transformers only; the engine is vllm",
+        ),
         ({"engine": "vllm", "extra_body": {"x": 1}}, r"extra_body is for the engine openai only; the engine is vllm\."),
         (
             {"engine": "openai", "extra_body": {"model": "x"}},
@@ -160,7 +164,7 @@ def test_what_goes_to_an_engine_that_does_not_take_it_is_told(given: dict[str, A
 def test_a_judge_that_nobody_asks_is_told() -> None:
     tasks = {"who": {"prompt": "Who?", "keep": "judged"}, "where": "Where?"}
     Settings(judge_prompt="Right? {caption}", tasks=tasks).check_checks()
-    with pytest.raises(SettingsError, match=r"^judge_prompt is for keep judged, by which no task chooses"):
+    with pytest.raises(SettingsError, match=r"^judge_prompt is for keep judged and for verify, and no task has either"):
         Settings(judge_prompt="Right? {caption}").check_checks()
 
 

@@ -6,13 +6,25 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from reelscribe.claims import claims_in
 from reelscribe.config import Settings
 from reelscribe.errors import ClipError
 from reelscribe.films import Film, passage_of
 from reelscribe.schemas import Facts
-from reelscribe.tasks import CLIP_FACTS, CLIPS, Task
-from reelscribe.templates import Part, filled, is_utf8, names_in
-from reelscribe.values import Caption, Clip, Failure, Outcome, Request, RequestId, Row
+from reelscribe.tasks import CLIP_FACTS, CLIPS, FAILED, Task
+from reelscribe.templates import Part, filled, is_utf8, names_in, parts_of
+from reelscribe.values import (
+    ONE_TOKEN,
+    Answer,
+    Candidate,
+    Caption,
+    Clip,
+    Failure,
+    Outcome,
+    Request,
+    RequestId,
+    Row,
+)
 
 
 def shard_hash_of(clips: Sequence[Clip]) -> int:
@@ -112,6 +124,16 @@ class RowPlan:
             return made
         return replace(made, instead=self._request(name, said, clips, self.retry_settings))
 
+    def kept_as_it_is(self, name: RequestId, said: Mapping[str, Outcome]) -> Caption | None:
+        """What a rewrite comes to if no claim failed, and nothing has to be asked: the caption as it is."""
+        rewritten = self.task(name).rewrites
+        if not rewritten or _failed_in(said) or any(isinstance(outcome, Failure) for outcome in said.values()):
+            return None
+        kept = said[rewritten]
+        assert isinstance(kept, Caption)
+        reason = f"the task {rewritten} as it is: no claim failed"
+        return replace(kept, id=name, reason=reason, meta={**kept.meta, "reason": reason})
+
     def _request(
         self, name: RequestId, said: Mapping[str, Outcome], clips: str, settings: Settings
     ) -> Request | Failure:
@@ -119,9 +141,12 @@ class RowPlan:
         if task.is_over_video:
             subject = replace(subject, clip=subject.clip.whole)
         try:
-            parts = _filled(task, self.row, said, clips)
+            _check_answers(said)
+            parts = _own_prompt(self.row, task) or _filled(task.template, task, self.row, said, clips)
+            given = _given(name, task, self.row, said)
         except ClipError as exc:
             return Failure(id=name, video=subject.clip.name, kind=exc.kind, message=str(exc))
+        parts = (parts,) if isinstance(parts, str) else parts
         prompt = "".join(map(str, parts))
         seed = settings.seed if task.sampling.seed is None else task.sampling.seed
         clip = subject.clip
@@ -138,12 +163,14 @@ class RowPlan:
             num_captions=task.num_captions,
             keep=task.keep,
             judge=task.judge,
+            verify=task.is_verified,
+            given=given,
             times=task.times,
             checks=task.checks,
             tell_faults=task.tell_faults,
             scorer=task.scores_with,
             row=self.row if task.scores_with else {},
-            sampling=task.sampling,
+            sampling=ONE_TOKEN if given else task.sampling,
             schema=task.schema,
             seed=int.from_bytes(digest[:8], "big") >> 1,  # 63 bits: Arrow's int64, and so any reader, holds them
         )
@@ -161,25 +188,53 @@ def _digest(parts: Iterable[str | bytes]) -> bytes:
     return digest.digest()
 
 
-def _filled(task: Task, row: Row, said: Mapping[str, Outcome], clips: str) -> tuple[Part, ...]:
-    """The prompt for a row: the row's own, or the task's with all names filled in except facts of the clip.
+def _check_answers(said: Mapping[str, Outcome]) -> None:
+    """Raise ClipError of kind "after" if a task that has to be answered before has no answer."""
+    for name, outcome in said.items():
+        if isinstance(outcome, Failure):
+            raise ClipError("after", f"it comes after the task {name}, which has no answer: {outcome.message}")
+
+
+def _failed_in(said: Mapping[str, Outcome]) -> str:
+    """The claims that failed of tasks before, each on a line."""
+    captions = (outcome for outcome in said.values() if isinstance(outcome, Caption))
+    failed = (claim for caption in captions for claim in caption.meta.get("failed_claims", "").splitlines())
+    return "\n".join(dict.fromkeys(failed))
+
+
+def _given(name: RequestId, task: Task, row: Row, said: Mapping[str, Outcome]) -> Answer | None:
+    """The text that a task verifies, as if it had been answered; None if it generates one.
+
+    Raises:
+        ClipError: kind "prompt", if the row lacks what names it, or it has no words.
+    """
+    if task.verifies is None:
+        return None
+    parts = _filled(parts_of(task.verifies), task, row, said)
+    for name_left in names_in(parts):
+        raise ClipError("prompt", f"verifies has {{{name_left}}}, which is no column of the row.")
+    text = "".join(map(str, parts)).strip()
+    if not claims_in(text):
+        raise ClipError("prompt", f"there is nothing to verify: {task.verifies} has no words.")
+    return Answer(id=name, candidates=(Candidate(text=text, stop_reason="stop", num_tokens=None),), meta={})
+
+
+def _filled(
+    template: Sequence[Part], task: Task, row: Row, said: Mapping[str, Outcome], clips: str = ""
+) -> tuple[Part, ...]:
+    """Fill in a template of a task for a row: all names except facts of the clip.
 
     Of a task over a video `clips` is what was said of its clips.
 
     Raises:
-        ClipError: kind "prompt", if the row's own is no text, or it lacks what the prompt names; kind "after", if a
-            task that has to be answered before has no answer.
+        ClipError: kind "prompt", if the row lacks what the template names.
     """
-    for name, outcome in said.items():
-        if isinstance(outcome, Failure):
-            raise ClipError("after", f"it comes after the task {name}, which has no answer: {outcome.message}")
-    own = _own_prompt(row, task)
-    if own:
-        return (own,)
 
     def find(name: str) -> str | None:
         if name == CLIPS and task.is_over_video:
             return clips
+        if name == FAILED and task.rewrites:
+            return _failed_in(said)
         outcome = said.get(name)
         if isinstance(outcome, Caption):
             return outcome.kept_text
@@ -187,7 +242,7 @@ def _filled(task: Task, row: Row, said: Mapping[str, Outcome], clips: str) -> tu
             return None
         return _told(row.get(name), name)
 
-    return filled(task.template, find)
+    return filled(template, find)
 
 
 def _told(value: Any, name: str) -> str:

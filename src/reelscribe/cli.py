@@ -39,6 +39,7 @@ _PLANNED = (
         "engine",
         "num_captions",
         "keep",
+        "verify",
         "fps",
         "min_frames",
         "max_frames",

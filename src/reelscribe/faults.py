@@ -22,7 +22,9 @@ from reelscribe.events import Event, checked, in_text, in_value, moved
 from reelscribe.schemas import Facts
 from reelscribe.values import Answer, Candidate, Request
 
-Fault = Literal["cut_off", "loop", "echo", "empty", "unclosed", "not_json", "schema", "times"] | CheckFault
+Fault = (
+    Literal["cut_off", "loop", "echo", "empty", "unclosed", "not_json", "schema", "times", "false_claim"] | CheckFault
+)
 """cut_off: it ends at the limit of tokens.
 loop: it repeats a phrase over and over.
 echo: it says the prompt, or the system prompt, back.
@@ -32,6 +34,7 @@ not_json: the request has a schema, and the text is no JSON.
 schema: it is JSON, but does not fit the schema.
 times: the request has times, and the text has no events, or some that cannot be: past the clip's end, backwards, out of
 order, or overlapping where they may not.
+false_claim: it was verified, and the model holds a claim of it to be false.
 All others are those of checks, which a user asks for.
 """
 WITHOUT_TEXT: Final[frozenset[Fault]] = frozenset({"empty", "unclosed"})
@@ -109,8 +112,10 @@ def _bounds(request: Request, meta: Mapping[str, Any]) -> tuple[float, float | N
     return (request.clip.start_seconds, request.clip.end_seconds) if start is None else (start, end)
 
 
-def checked_faults(candidate: Candidate, request: Request, meta: Mapping[str, Any]) -> list[CheckFault]:
+def checked_faults(candidate: Candidate, request: Request, meta: Mapping[str, Any]) -> list[Fault]:
     """Checks of the request that a candidate with words fails. Of JSON, the texts in it are checked.
+
+    If it was verified, also whether a claim failed.
 
     Lengths are of plain text alone.
 
@@ -122,7 +127,8 @@ def checked_faults(candidate: Candidate, request: Request, meta: Mapping[str, An
     start, end = _bounds(request, meta)
     texts = [candidate.text] if candidate.value is None else list(texts_in(candidate.value))
     found = [fault for text in texts for fault in request.checks.find(text, None if end is None else end - start)]
-    return [fault for fault in dict.fromkeys(found) if fault != "length" or candidate.value is None]
+    faults: list[Fault] = [fault for fault in dict.fromkeys(found) if fault != "length" or candidate.value is None]
+    return [*faults, "false_claim"] if request.verify and candidate.failed_claims else faults
 
 
 def texts_in(value: Any) -> Iterator[str]:
@@ -146,11 +152,16 @@ _TOLD: Final[Mapping[str, str]] = {
 
 def told_of(request: Request, answer: Answer) -> str:
     """Text to append to the prompt of a second try: the faults of the first that the model can avoid."""
-    told = {}
+    told: dict[str, str] = {}
+    failed: dict[str, None] = {}
     for candidate, faults in zip(answer.candidates, answer.meta["faults"], strict=True):
         for fault in faults.split():
             known = fault in CHECK_FAULTS
             told[fault] = request.checks.told(fault, candidate.text) if known else _TOLD.get(fault, "")
+            if fault == "false_claim":
+                failed |= dict.fromkeys(candidate.failed_claims)
+    if failed:
+        told["false_claim"] = f"It said what is not true of the video: {' '.join(failed)}"
     sentences = " ".join(filter(None, told.values()))
     return f"\n\nAn earlier answer was not as it should be. {sentences}" if sentences else ""
 

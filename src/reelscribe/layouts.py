@@ -8,7 +8,7 @@ import contextlib
 import json
 import os
 import re
-from collections.abc import Callable, Container, Sequence
+from collections.abc import Callable, Container, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -223,6 +223,12 @@ def _tokens_only(chunk: str) -> list[str]:
     return re.findall("|".join(map(re.escape, special_tokens())), chunk)
 
 
+def captions_in(text: str) -> list[str]:
+    """The caption after each token of a video in an interleaved text; none if some token has none."""
+    pieces = [piece.strip() for chunk in text.split(eoc_token()) for piece in chunk.split(video_token())[1:]]
+    return pieces if all(pieces) else []
+
+
 def without_tokens(text: str) -> str:
     """Make a caption safe for interleaved text: put a blank after the first character of each special token in it.
 
@@ -231,6 +237,19 @@ def without_tokens(text: str) -> str:
     for token in special_tokens():
         text = text.replace(token, f"{token[0]} {token[1:]}")
     return text
+
+
+def with_captions(text: str, captions: Iterator[str]) -> str:
+    """An interleaved text with a caption behind each token of a video, and none of the words that it had."""
+    chunks = []
+    for chunk in text.split(eoc_token()):
+        if video_token() in chunk:
+            tokens = _tokens_only(chunk)
+            pieces = [
+                f"{token} {without_tokens(next(captions))} " if token == video_token() else token for token in tokens
+            ]
+            chunks.append("".join(pieces) + eoc_token())
+    return "".join(chunks)
 
 
 def _interleaved_fill(plan: RowPlan, outcomes: Sequence[Outcome], settings: Settings) -> list[Row]:
@@ -242,15 +261,7 @@ def _interleaved_fill(plan: RowPlan, outcomes: Sequence[Outcome], settings: Sett
     for number in range(max(len(caption.kept) for caption in captions)):
         # With "all", a video may have fewer than others: those without words are left out. It begins again then.
         texts = iter([caption.texts[number % len(caption.kept)] for caption in captions])
-        chunks = []
-        for chunk in plan.row[settings.text_key].split(eoc_token()):
-            if video_token() in chunk:
-                tokens = _tokens_only(chunk)
-                pieces = [
-                    f"{token} {without_tokens(next(texts))} " if token == video_token() else token for token in tokens
-                ]
-                chunks.append("".join(pieces) + eoc_token())
-        rows.append({**plan.row, settings.text_key: "".join(chunks)})
+        rows.append({**plan.row, settings.text_key: with_captions(plan.row[settings.text_key], texts)})
     return rows
 
 

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Final, TypeGuard
 
@@ -16,6 +16,7 @@ from reelscribe.thoughts import set_apart
 from reelscribe.values import (
     JUDGED,
     NO_FRAMES,
+    VERIFIED,
     Answer,
     Bounds,
     Candidate,
@@ -84,6 +85,7 @@ def once_more(request: Request, first: Answer) -> Request:
         seed=seed,
         sampling=sampling,
         prompt=request.prompt + said,
+        given=None,
         unfilled=(*request.unfilled, said) if said and request.unfilled else request.unfilled,
     )
 
@@ -103,7 +105,7 @@ def answer_of(
 ) -> Answer | Failure:
     """What an engine answered, with the faults of its candidates and all that is known of them."""
     candidates = tuple(with_value(set_apart(candidate), request, facts) for candidate in generation.candidates)
-    if len(candidates) != request.num_captions:
+    if not request.given and len(candidates) != request.num_captions:
         message = f"the engine gave {len(candidates)} candidates; asked for were {request.num_captions}."
         return Failure.of(request, message)
     meta: dict[str, Any] = {
@@ -121,17 +123,20 @@ def answer_of(
         "stop_reasons": [candidate.stop_reason for candidate in candidates],
         "faults": [" ".join(find_faults(candidate, request)) for candidate in candidates],
         "scored": request.scored,
-        "judged_by": request.judge,
+        "judged_by": request.judge if request.keep == "judged" else "",
+        "verified_by": request.judge if request.verify else "",
         "retried_with": request.retried_with,
         "try": request.attempt,
         "tries": request.attempt,
     }
+    if request.given:  # what was known of them holds
+        meta |= {**request.given.meta, "verified_by": meta["verified_by"]}
     return _judged(request, Answer(id=request.id, candidates=candidates, meta=meta))[0]
 
 
 _UNREADABLE: Final = WITHOUT_TEXT | {"not_json", "schema"}
 """Faults of candidates that no events are read from."""
-_JUDGED: Final[frozenset[str]] = CHECK_FAULTS | {"times"}
+_JUDGED: Final[frozenset[str]] = CHECK_FAULTS | {"times", "false_claim"}
 """Faults that are computed at each choice, since they depend on settings that are no part of the request's key."""
 
 
@@ -196,9 +201,9 @@ def choose(request: Request, answer: Answer) -> Caption:
     if keep != "all":
         fewest = min(len(faults[number]) for number in usable)
         usable = [number for number in usable if len(faults[number]) == fewest]
-    picked, reason, agreement = SELECTORS[keep](
-        [candidates[number] for number in usable], replace(request, seed=meta["seed"])
-    )
+    # To make a request once more is dear, for each row, and seldom needed.
+    drawn = request if request.seed == meta["seed"] else replace(request, seed=meta["seed"])
+    picked, reason, agreement = SELECTORS[keep]([candidates[number] for number in usable], drawn)
     if len(usable) < len(candidates):
         why = "without words" if keep == "all" else "with faults"
         reason += f"; left out before: {len(candidates) - len(usable)} {why}"
@@ -207,6 +212,8 @@ def choose(request: Request, answer: Answer) -> Caption:
     # Release 0.1.0 had no flags of clips, and recorded a share of damaged ones alone.
     flags |= set(meta.get("clip_flags", "truncated" if "decoded_share" in meta else "").split())
     flags |= {"unscored"} if request.lacks_scores(answer) else set()
+    unverified = request.verify and any(candidates[number].verified is None for number in kept)
+    flags |= {"unverified"} if unverified else set()
     told = {
         "keep": keep,
         "kept": list(kept),
@@ -215,6 +222,8 @@ def choose(request: Request, answer: Answer) -> Caption:
         "mean_logprobs": [candidate.mean_logprob for candidate in candidates] if request.scored else None,
         "scores": [_scores_told(candidate, request) for candidate in candidates],
         "judge": request.judge,
+        "claims": [json.dumps(each.claims) if request.verify and each.claims else "" for each in candidates],
+        "failed_claims": _failed_claims([candidates[number] for number in kept]) if request.verify else "",
         "flags": sorted(flags),
     }
     return Caption(
@@ -227,13 +236,25 @@ def choose(request: Request, answer: Answer) -> Caption:
     )
 
 
-_OF_A_CHOICE: Final = frozenset({"keep", "kept", "reason", "agreement", "mean_logprobs", "scores", "judge", "flags"})
+_OF_A_CHOICE: Final = frozenset(
+    {
+        *("keep", "kept", "reason", "agreement", "mean_logprobs", "scores", "judge", "claims", "failed_claims"),
+        "flags",
+    }
+)
 
 
 def _scores_told(candidate: Candidate, request: Request) -> str:
     """Scores for the metadata. A judge's score is left out if the request has no judge now."""
-    scores = {name: score for name, score in candidate.scores.items() if name != JUDGED or request.judge}
+    judged = request.keep == "judged"
+    scores = {name: score for name, score in candidate.scores.items() if name != JUDGED or judged}
+    if request.verify and candidate.verified is not None:
+        scores[VERIFIED] = candidate.verified
     return json.dumps(scores) if scores else ""
+
+
+def _failed_claims(kept: Sequence[Candidate]) -> str:
+    return "\n".join(dict.fromkeys(claim for candidate in kept for claim in candidate.failed_claims))
 
 
 def without_choice(meta: Mapping[str, Any]) -> dict[str, Any]:

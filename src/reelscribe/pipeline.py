@@ -86,6 +86,7 @@ def caption_rows(
     wanted: Callable[[RowPlan], bool] = lambda plan: True,
     drop: Callable[[], bool] = lambda: False,
     on_whole: Callable[[bool], None] = lambda made: None,
+    is_batch: bool = False,
 ) -> Generator[RowResult, None, None]:
     """Caption the videos of rows; one result a row, in the order of the rows.
 
@@ -106,13 +107,16 @@ def caption_rows(
             before the first row that lacks an outcome.
         on_whole: called when a row has all its outcomes, which may be long before its result is given. The argument
             is False if nothing had to be made. Called from any thread, one call at a time.
+        is_batch: the rows are one batch of a data set. Nothing is warned of columns that they lack, since that would
+            come with each batch.
     """
     source = iter(rows)
     peeked = peek(source)
     layout = choose_layout([item.row for item in peeked], settings)
     if layout.adds:
         check_added({name for item in peeked for name in item.row}, settings)
-    _tell_missing([item.row for item in peeked if not item.problem], settings)
+    if not is_batch:
+        _tell_missing([item.row for item in peeked if not item.problem], settings)
 
     def entries() -> Iterator[RowEntry]:
         rows = itertools.chain(peeked, source)
@@ -294,7 +298,7 @@ def make(
                 for request in to_ask:
                     in_flight.add(request, told, decoded.facts)
                 if to_ask:
-                    yield Work(requests=to_ask, frames=decoded)
+                    yield Work(requests=tuple(request.for_engine() for request in to_ask), frames=decoded)
             if not isinstance(works, Pausing) or works.ended:
                 return
             with feed.holding():

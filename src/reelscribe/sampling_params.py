@@ -81,7 +81,7 @@ class SamplingParams:
 
     def told(self) -> dict[str, Any]:
         """The parameters that were given, ready for JSON."""
-        values = ((item.name, getattr(self, item.name)) for item in fields(self))
+        values = ((name, getattr(self, name)) for name in PARAMETER_NAMES)
         return {
             name: list(value) if isinstance(value, tuple) else value
             for name, value in values

@@ -13,7 +13,7 @@ from reelscribe.events import Times, list_of
 from reelscribe.sampling_params import SamplingParams
 from reelscribe.schemas import READY, Schema
 from reelscribe.scores import Scorer
-from reelscribe.templates import Part, is_utf8, names_in, parts_of
+from reelscribe.templates import Name, Part, is_utf8, joined, names_in, parts_of
 
 Keep = Literal["random_any", "similar_one_simhash", "consensus", "likeliest", "judged", "scored", "all"]
 ColumnKind = Literal["text", "candidates", "meta", "failure"]
@@ -28,6 +28,15 @@ _CAPTION: Final = "caption"
 """Name in a judge's prompt that stands for the candidate."""
 CLIPS: Final = "clips"
 """Name in the prompt of a task over a whole video that stands for the answers about its clips."""
+FAILED: Final = "failed"
+"""Name in the prompt of a rewrite that stands for the claims that failed, each on a line."""
+_DEFAULT_REWRITE: Final = """Write this caption again without what is not true. Change nothing else, and add nothing.
+
+Caption: {{{task}}}
+
+Not true:
+{{failed}}"""
+"""Filled with the name of the task whose caption is rewritten."""
 DEFAULT_PROMPT_FOR_TIMES: Final = (
     "List the events of the video in order, each on a line with its times, as: 0.0-2.5 s: what happens"
 )
@@ -53,7 +62,14 @@ class Task:
     num_captions: int = 1
     keep: str = "random_any"
     judge_prompt: str | None = None
-    """With keep "judged": the question about each candidate, a template with {caption}. None for the default."""
+    """With keep "judged" or `verify`: the question about each candidate or claim, a template with {caption}. None for
+    the default."""
+    verify: bool = False
+    """Whether the claims of each candidate are judged. Those of a text stage are not; see `is_verified`."""
+    verifies: str | None = None
+    """A template for a text that exists already, whose claims are judged. Then nothing is generated."""
+    rewrites: str | None = None
+    """Name of the task whose caption this text stage writes again without the claims that failed."""
     sampling: SamplingParams = field(default_factory=SamplingParams)
     schema: Schema | None = None
     after: tuple[str, ...] = ()
@@ -75,13 +91,18 @@ class Task:
     scorer_params: Mapping[str, Any] = field(default_factory=dict)
     """Keywords for the scorer."""
     engine: Mapping[str, Any] = field(default_factory=dict)
-    """For a text stage: settings of its own model and engine that differ from the run's."""
+    """Settings of the task's own model and engine that differ from the run's: for a text stage, or with `verifies`."""
 
     @cached_property
     def template(self) -> tuple[Part, ...]:
         """The prompt in parts."""
+        if self.verifies is not None:
+            asked, text = parts_of(self.judge), parts_of(self.verifies)
+            return joined([each for part in asked for each in (text if part == Name(_CAPTION) else (part,))])
         if self.prompt and self.prompt.strip():
             return parts_of(self.prompt)
+        if self.rewrites:
+            return parts_of(_DEFAULT_REWRITE.format(task=self.rewrites))
         if self.schema:
             return (self.schema.default_prompt,)
         return (DEFAULT_PROMPT_FOR_TIMES if self.times else DEFAULT_PROMPT,)
@@ -89,13 +110,19 @@ class Task:
     @cached_property
     def names(self) -> tuple[str, ...]:
         """Names in the prompt that are no other tasks: columns, or facts of the clip."""
-        given = (*self.after, *((CLIPS,) if self.is_over_video else ()))
+        given = (*self.after, *((CLIPS,) if self.is_over_video else ()), *((FAILED,) if self.rewrites else ()))
         return tuple(name for name in names_in(self.template) if name not in given)
 
     @property
     def judge(self) -> str:
-        """The judge's question about each candidate; empty if there is no judge."""
-        return (self.judge_prompt or DEFAULT_JUDGE_PROMPT) if self.keep == "judged" else ""
+        """The judge's question about each candidate or claim; empty if there is no judge."""
+        judges = self.keep == "judged" or self.is_verified
+        return (self.judge_prompt or DEFAULT_JUDGE_PROMPT) if judges else ""
+
+    @property
+    def is_verified(self) -> bool:
+        """Whether the claims of its candidates are judged."""
+        return self.video and (self.verify or self.verifies is not None)
 
     @property
     def is_over_video(self) -> bool:
@@ -146,6 +173,13 @@ def _read(name: str, table: Any, base: Task) -> Task:
     values = {key: value for key, value in table.items() if value is not None}
     if "scorer" in values:
         values.setdefault("scorer_params", {})  # those of all tasks are for another one
+    if "rewrites" in values:
+        values = {"video": False, "after": [values["rewrites"]], **values}
+    for key in ("num_captions", "sampling", "times"):
+        if "verifies" in values and key in values:
+            raise SettingsError(f"tasks.{name}: verifies names a text that is there already, so {key} must not be set.")
+    if values.get("verify") and not values.get("video", True):
+        raise SettingsError(f"tasks.{name}: verify asks about the clip, which a task without the video is not shown.")
     try:
         return _checked(replace(base, name=name, **{key: _value(name, key, values[key], base) for key in values}))
     except SettingsError as exc:
@@ -179,6 +213,7 @@ _HELD: Final[Mapping[str, tuple[type, str]]] = {
     "part_chars": (int, "a whole number"),
     "scorer_params": (Mapping, "a table of keywords"),
     "tell_faults": (bool, "true or false"),
+    "verify": (bool, "true or false"),
     "video": (bool, "true or false"),
 }
 """Types of a table's values, and their names in errors. Other keys hold text."""
@@ -202,11 +237,12 @@ def read_schema(given: Any, task: str = DEFAULT_TASK) -> Schema:
 
 
 def _checked(task: Task) -> Task:
-    for name in ("prompt", "system_prompt", "judge_prompt"):
+    for name in ("prompt", "system_prompt", "judge_prompt", "verifies"):
         if not is_utf8(getattr(task, name) or ""):
             raise SettingsError(f"{name} must be text in UTF-8; got {getattr(task, name)!r}.")
     _check_choice(task)
-    if not task.video and not (task.prompt or "").strip() and task.prompt_key is None:
+    _check_claims(task)
+    if not task.video and not (task.prompt or "").strip() and task.prompt_key is None and not task.rewrites:
         raise SettingsError("a task without the video needs a prompt.")
     if task.over not in ("clip", "video"):
         raise SettingsError(f"over must be clip or video; got {task.over!r}.")
@@ -216,8 +252,12 @@ def _checked(task: Task) -> Task:
         raise SettingsError(
             "a task over the video comes after tasks of its clips, whose texts are {clips} in its prompt."
         )
-    if task.video and task.engine:
-        raise SettingsError("only a task without the video (video = false) can have an engine of its own.")
+    if task.video and task.engine and task.verifies is None:
+        raise SettingsError(
+            "only a task without the video (video = false), or with verifies, can have an engine of its own."
+        )
+    if task.verifies is not None:
+        task = replace(task, num_captions=1)  # the text that is there
     if task.times and task.schema and list_of(task.schema) is None:
         raise SettingsError(
             "times needs a schema with one list of objects that have start, end and text, by these names; "
@@ -242,8 +282,33 @@ def _check_choice(task: Task) -> None:
             "judge_prompt must have {caption} where a candidate belongs, and no other name; got "
             f"{task.judge_prompt!r}."
         )
-    if task.judge and not task.video:
+    if task.keep == "judged" and not task.video:
         raise SettingsError('keep = "judged" asks about the clip, which a task without the video is not shown.')
+
+
+def _check_claims(task: Task) -> None:
+    """Raise SettingsError if claims cannot be judged, or taken out, as a task says."""
+    if task.is_verified and task.schema:
+        raise SettingsError("verify judges sentences of plain text, and there is a schema: set verify = false.")
+    if task.verifies is not None:
+        if not task.video:
+            raise SettingsError("verifies asks about the clip: set video = true.")
+        beside = [key for key in ("prompt", "prompt_key", "rewrites") if getattr(task, key) is not None]
+        if beside:
+            raise SettingsError(f"verifies names a text that is there already, so {beside[0]} must not be set.")
+        if not names_in(parts_of(task.verifies)):
+            raise SettingsError(
+                "verifies must name a column of the rows, or a task that it comes after, as {text}; got "
+                f"{task.verifies!r}."
+            )
+    if task.rewrites is None:
+        return
+    if task.video or task.is_over_video:
+        raise SettingsError("rewrites is for a text stage about each clip: leave out video and over.")
+    if task.rewrites not in task.after:
+        raise SettingsError(f"rewrites names {task.rewrites!r}, which must be in after.")
+    if task.prompt_key is not None or not {task.rewrites, FAILED} <= set(names_in(task.template)):
+        raise SettingsError(f"the prompt of a rewrite must have {{{task.rewrites}}} and {{{FAILED}}} in it.")
 
 
 def _in_order(tasks: Mapping[str, Task]) -> tuple[Task, ...]:
@@ -264,8 +329,21 @@ def _in_order(tasks: Mapping[str, Task]) -> tuple[Task, ...]:
             left = " and ".join(name for name in tasks if name not in made)
             raise SettingsError(f"after goes in a circle: none of the tasks {left} can be the first.")
         made |= {task.name: task for task in ready}
+    _check_rewrites(made)
     _check_columns(made.values())
     return tuple(made.values())
+
+
+def _check_rewrites(tasks: Mapping[str, Task]) -> None:
+    """Raise SettingsError if a rewrite comes after no task that is verified."""
+    for task in tasks.values():
+        if task.rewrites and not any(tasks[name].is_verified for name in task.after):
+            raise SettingsError(
+                f"tasks.{task.name}: no task in its after is verified, so no claim can fail: set verify = true in "
+                f"tasks.{task.rewrites}."
+            )
+        if task.rewrites and (tasks[task.rewrites].schema or tasks[task.rewrites].is_over_video):
+            raise SettingsError(f"tasks.{task.name}: rewrites is for plain text about a clip; {task.rewrites} is none.")
 
 
 def _check_columns(tasks: Iterable[Task]) -> None:

@@ -17,7 +17,7 @@ from reelscribe.films import Film
 from reelscribe.layouts import Layout
 from reelscribe.outcomes import better_of, is_faulty, once_more, outcome_of
 from reelscribe.schemas import Facts
-from reelscribe.values import Answer, Failure, InputRow, Outcome, Request, RequestId, RowResult, Work
+from reelscribe.values import Answer, Caption, Failure, InputRow, Outcome, Request, RequestId, RowResult, Work
 
 WAITING_ROWS, _WAITING_BYTES = 4096, 1 << 30
 """Limits on rows that are read and not yet written. 1 GiB holds some fifty rows with videos of 20 MB. That is more than
@@ -169,7 +169,9 @@ class RowEntry:
         self.num_bytes = item.num_bytes
 
     def next_works(self) -> list[Work]:
-        """Works that can be asked now and were not returned before: one for each clip, and one for each text stage.
+        """Works that can be asked now and were not returned before: one for each clip.
+
+        Each text stage, and each task with an engine of its own, has a work of its own.
 
         A known outcome may make other requests possible at once, so this loops until none follows.
         """
@@ -185,15 +187,26 @@ class RowEntry:
                 for each in made:
                     found = self._look_up(each) if isinstance(each, Request) else each
                     if isinstance(found, Request):
-                        works.setdefault(name.slot if found.video else found.id, []).append(found)
+                        alone = not found.video or self._plan.task(name).engine
+                        works.setdefault(found.id if alone else name.slot, []).append(found)
                         continue
                     self.take(found)
-                    self._known |= {found.id} if isinstance(each, Request) and not found.id.part else set()
+                    if self._was_known(each) and not found.id.part:
+                        self._known.add(found.id)
                     opens = bool(self._left)
         return [Work(requests=tuple(requests)) for requests in works.values()]
 
-    def _made(self, name: RequestId) -> list[Request | Failure]:
-        """The request of this name, or requests for the parts before it. Empty while an answer it names is missing."""
+    def _was_known(self, made: Request | Outcome) -> bool:
+        """Whether what was found for it was made before this run."""
+        if isinstance(made, Caption):  # another task's, which stays as it is
+            return made.id._replace(task=self._plan.task(made.id).rewrites or "") in self._known
+        return isinstance(made, Request)
+
+    def _made(self, name: RequestId) -> list[Request | Outcome]:
+        """The request of this name, or requests for the parts before it. Empty while an answer it names is missing.
+
+        An outcome that needs no engine stands in place of its request.
+        """
         plan, task = self._plan, self._plan.task(name)
         before = [plan.task(name._replace(task=other)) for other in task.after]
         alone = [other for other in before if other.is_over_video or not task.is_over_video]
@@ -202,12 +215,12 @@ class RowEntry:
             return []
         said = {other: self._outcomes[each] for other, each in names.items()}
         if not task.is_over_video:
-            return [plan.request(name, said)]
+            return [plan.kept_as_it_is(name, said) or plan.request(name, said)]
         of_clips = set(task.after) - names.keys()
         there = all(each in self._outcomes for each in self._asked if each.task in of_clips)
         return self._made_of_clips(name, said) if there else []
 
-    def _made_of_clips(self, name: RequestId, said: dict[str, Outcome]) -> list[Request | Failure]:
+    def _made_of_clips(self, name: RequestId, said: dict[str, Outcome]) -> list[Request | Outcome]:
         """The request about a whole video, or those for its parts; empty while parts are asked. All clips are done."""
         plan = self._plan
         film = self._films.get(name) or plan.film(name, self._outcomes)
@@ -354,7 +367,9 @@ class Queue(Iterator[Work], Generic[E]):
         with self._changing:
             asked = self._open[answer.id]
             request = asked.request
-            if self._settings.retry_flagged and request.attempt == 1 and not request.answered and is_faulty(answer):
+            may_retry = self._settings.retry_flagged and not (request.answered or request.verifies)
+            # What an earlier run made, and this one only verified, may have been the second try.
+            if may_retry and request.attempt == 1 and is_faulty(answer) and answer.meta.get("tries", 1) == 1:
                 asked.request, asked.first = once_more(request, answer), answer
                 self._follow_ups.append(Work(requests=(asked.request,)))
                 return

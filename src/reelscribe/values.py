@@ -21,6 +21,9 @@ from reelscribe.templates import Part, filled, parts_of
 Row = dict[str, Any]
 """One row of a data set: column name to value."""
 
+ONE_TOKEN: Final = SamplingParams(max_tokens=1, temperature=0.0)
+"""Sampling of what is asked for one word: yes or no."""
+
 StopReason = Literal["stop", "length"]
 """Why a generation ended: an end token or stop string, or the limit of tokens."""
 
@@ -144,8 +147,12 @@ class Request:
     answered: "Answer | None" = None
     """A known answer that only lacks scores. Such a request goes past the engine."""
     judge: str = ""
-    """Question that the model judges each candidate by, a template with {caption}; empty for no judging. It does not
-    affect the candidates."""
+    """Question that the model judges each candidate, or each of its claims, by: a template with {caption}. Empty for no
+    judging. It does not affect the candidates."""
+    verify: bool = False
+    """Whether the claims of each candidate are judged. It does not affect the candidates, either."""
+    given: "Answer | None" = None
+    """Candidates that exist already and are only judged: the engine generates none."""
     unfilled: tuple[Part, ...] = ()
     """The prompt in parts, if it names facts of the clip. They are filled in when the clip is decoded."""
     instead: "Request | Failure | None" = None
@@ -159,11 +166,19 @@ class Request:
         """Whether the log-probabilities of candidates are asked for."""
         return self.keep in ("likeliest", "judged")
 
+    @property
+    def verifies(self) -> bool:
+        """Whether it is about a text that the task has from elsewhere, and not about what a model said to it."""
+        return self.given is not None and not self.given.meta
+
     def judging(self, caption: str) -> "Request":
         """The request that asks whether a caption is true of the clip, with the same system prompt."""
         prompt = "".join(map(str, filled(parts_of(self.judge), lambda _: caption)))
-        one_token = SamplingParams(max_tokens=1, temperature=0.0)
-        return replace(self, prompt=prompt, num_captions=1, schema=None, sampling=one_token, keep="all", judge="")
+        return replace(self, prompt=prompt, num_captions=1, schema=None, sampling=ONE_TOKEN, keep="all", judge="")
+
+    def for_engine(self) -> "Request":
+        """It as an engine is to be asked. Of given candidates it draws a single token, which nobody looks at."""
+        return replace(self, num_captions=1, schema=None, sampling=ONE_TOKEN) if self.given else self
 
     def lacks_scores(self, answer: "Answer") -> bool:
         """Whether any candidate with text still needs a score of the scorer."""
@@ -278,6 +293,20 @@ class Candidate:
     and penalties. None if the request is not to be scored, or the engine does not tell."""
     scores: Mapping[str, float] = field(default_factory=dict, hash=False)
     """Scores by judges and scorers, by name; higher is better. The ledger stores them."""
+    claims: Mapping[str, float | None] = field(default_factory=dict, hash=False)
+    """The claims of the text, if it was verified, and the probability of each by the judge. None if the judge said
+    neither yes nor no."""
+
+    @property
+    def failed_claims(self) -> tuple[str, ...]:
+        """The claims that the judge holds to be false rather than true."""
+        return tuple(claim for claim, chance in self.claims.items() if chance is not None and chance < 0.5)
+
+    @property
+    def verified(self) -> float | None:
+        """The share of its judged claims that hold; None if none was judged."""
+        judged = [chance for chance in self.claims.values() if chance is not None]
+        return round(1 - len(self.failed_claims) / len(judged), 4) if judged else None
 
     @property
     def has_text(self) -> bool:
@@ -297,6 +326,8 @@ class Generation:
 
 JUDGED: Final = "judged"
 """Name of the score by the model itself: the probability that it calls the candidate true of the clip."""
+VERIFIED: Final = "verified"
+"""Name of the score for the share of a candidate's claims that hold."""
 
 UNREADABLE: Final = "unreadable_line"
 """Key under which a line that is no row is kept."""
@@ -363,7 +394,15 @@ CAPTION_META: Final[dict[str, tuple[str, str]]] = {
         "list of string",
         "what judges and scorers said of each candidate, as JSON: a number by each one's name; empty for nothing",
     ),
-    "judge": ("string", "with `keep` judged: what the model was asked of each candidate; else empty"),
+    "judge": (
+        "string",
+        "with `keep` judged or `verify`: what the model was asked of each candidate or claim; else empty",
+    ),
+    "claims": (
+        "list of string",
+        "with `verify`: what each candidate claims and how likely each claim is to hold, as JSON; empty for nothing",
+    ),
+    "failed_claims": ("string", "claims of the kept candidates that do not hold, each on a line; empty for none"),
     "retried_with": ("string", "what a retry asked otherwise than the run, as JSON; empty for nothing"),
     "try": ("int64", "which try it is from"),
     "tries": ("int64", "how many were made"),
@@ -398,7 +437,12 @@ class Answer:
 
     def has_scores_for(self, request: Request) -> bool:
         """Whether this answer was generated with the scores that the request chooses by."""
-        return (self.scored or not request.scored) and request.judge in ("", self.meta.get("judged_by"))
+        judge = request.judge if request.keep == "judged" else ""
+        return (self.scored or not request.scored) and judge in ("", self.meta.get("judged_by"))
+
+    def is_verified_for(self, request: Request) -> bool:
+        """Whether its claims were judged as this request asks; True if it asks for none."""
+        return not request.verify or self.meta.get("verified_by") == request.judge
 
 
 @dataclass(frozen=True, kw_only=True)

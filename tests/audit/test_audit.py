@@ -73,7 +73,7 @@ def test_all_is_found_and_counted(output: Path) -> None:
     }
     assert 5 in told["findings"]["mention"]["rows"]
     assert (told["captions"], told["failed"], told["flags"]) == (8, {"decode": 1}, {"loop": 1, "thinned": 1})
-    assert told["findings"]["duplicate"] == {"captions": 2, "share": 0.25, "rows": [0, 1]}
+    assert told["findings"]["duplicate"] == {"captions": 2, "share": 0.25, "rows": [0, 1], "clips": ["a.mp4", "b.mp4"]}
     assert told["words"]["most"] == 25
     assert told["scripts"] == {"Latin": 7, "Han": 1}
     assert told["openings"][0] == {"text": "a brown dog", "captions": 2, "share": 0.25}
@@ -86,7 +86,9 @@ def test_all_is_found_and_counted(output: Path) -> None:
 def test_text_is_for_a_terminal_of_80_columns(output: Path) -> None:
     lines = _audit().stdout.splitlines()
     assert lines[0] == "captions    8 captions, 1 failed (1 decode)"
-    assert "  duplicate              2  25.00%   rows 0, 1" in lines
+    place = lines.index("  duplicate              2  25.00%")
+    assert lines[place + 2].split() == ["in", "a.mp4,", "b.mp4"]
+    assert not any("rows" in line for line in lines)
     assert max(map(len, lines)) <= 80
 
 
@@ -247,5 +249,8 @@ def test_the_page_holds_what_was_found_and_trusts_no_text(output: Path) -> None:
     page = Path("page.html").read_text("utf-8")
     assert "<script" not in page
     assert "near duplicate" not in page
-    assert "duplicate<small>has the same text as the caption of another clip; rows 0, 1</small>" in page
+    assert "duplicate<small>has the same text as the caption of another clip</small>" in page
+    _, _, details = page.partition("<summary>Details</summary>")
+    assert page.count("their rows, from 0") == details.count("their rows, from 0") == 1
+    assert "<dt>clips</dt><dd>a.mp4, b.mp4</dd>" in details
     assert "script-src" not in page

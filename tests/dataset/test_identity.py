@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from flow import ScriptedEngine, put_clip, request, said
+from flow import ScriptedEngine, named, put_clip, request, said
 
 from reelscribe.config import SETTINGS_BY_EFFECT, Settings
 from reelscribe.dataset.identity import Keys, told
@@ -16,7 +16,7 @@ from reelscribe.models import model_path
 from reelscribe.sampling_params import SamplingParams
 from reelscribe.schemas import Schema
 from reelscribe.templates import Name
-from reelscribe.values import Clip, Request
+from reelscribe.values import Answer, Candidate, Clip, Request
 
 INFO = ScriptedEngine(lambda _: said("text")).info
 OTHER: dict[str, Any] = {
@@ -35,9 +35,11 @@ OTHER: dict[str, Any] = {
     "overwrite_sidecars": True,
     "checks": {"words": "20-60"}, "tell_faults": True, "scorer": "math:fsum", "scorer_params": {"model": "folder"},
     "judge_prompt": "Right? {caption}",
+    "verify": True,
     "retry_flagged": True, "min_decoded": 0.5, "max_failures": "3", "price": 2.0, "budget": 3.0,
     "shard": "1/2", "runner": "ray", "address": "auto", "actors": "2",
     "audio": True, "model_params": {"attn_implementation": "eager"}, "thinking": True, "show": "images",
+    "deterministic": True,
     "extra_body": {"top_k": 3},
 }  # fmt: skip
 
@@ -106,9 +108,13 @@ def test_what_tasks_brought_makes_the_key() -> None:
     ):
         changes.append({"prompt": "It lasts {duration}.", "unfilled": parts})
     changes.append({"prompt": "It lasts {duration}."})
+    there = (Candidate(text="It lasts.", stop_reason="stop", num_tokens=None),)
+    changes.append({"prompt": "It lasts {duration}.", "given": Answer(id=named("0"), candidates=there, meta={})})
     assert len({_key(request(**change)) for change in changes}) == len(changes)
     assert _key(request(schema=_schema())) == _key(request(schema=replace(_schema(), name="other", intro="Hi.")))
     assert _key(request(keep="all")) == _key(), "which are kept is chosen anew"
+    made = Answer(id=named("0"), candidates=there, meta={"seed": 1})
+    assert _key(request(given=made, verify=True)) == _key(), "what was made is only judged"
 
 
 def test_place_in_the_data_set_and_its_text_do_not() -> None:

@@ -37,7 +37,7 @@ def test_padding_in_a_row_is_an_error_where_there_are_states() -> None:
     layer = LinearAttentionLayer()
     layer.update_conv_state(torch.ones(1, 2, 4))
     filled.layers = [layer]
-    cache = BranchingCache.over(filled, torch.ones(1, 4), [2])
+    cache = BranchingCache.over(filled, [4], [2], torch.device("cpu"))
     assert cache.has_states
     with pytest.raises(ValueError, match="rows of a step must be all padding, or have none"):
         cache.begin_step(torch.tensor([[False, True], [True, True]]))

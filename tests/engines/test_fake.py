@@ -36,7 +36,9 @@ def test_says_what_the_script_says() -> None:
 
 def test_candidates_are_judged_where_that_is_asked() -> None:
     engine = FakeEngine(lambda item, number: "ab"[number], judge=lambda item, text: 0.75 if text == "b" else None)
-    plain, judged = engine.generate(prepared(key=judge, num_captions=2, judge=judge) for judge in ("", "{caption}?"))
+    plain, judged = engine.generate(
+        prepared(key=judge, num_captions=2, keep="judged", judge=judge) for judge in ("", "{caption}?")
+    )
     assert isinstance(plain, Generation)
     assert isinstance(judged, Generation)
     assert [candidate.scores for candidate in plain.candidates] == [{}, {}]

@@ -18,7 +18,7 @@ from flow import named
 from generating import GREEDY
 from transformers import AutoModelForMultimodalLM, AutoProcessor
 
-from reelscribe.engines import running
+from reelscribe.engines import branching, running
 from reelscribe.engines.judging import YesNo
 from reelscribe.engines.stills import words_of
 from reelscribe.engines.transformers import TransformersEngine
@@ -179,9 +179,9 @@ def run(tiny: Tiny, groups: Sequence[Sequence[Work]], *, between: int) -> dict[s
     found: dict[str, list[torch.Tensor]] = {}
     keep = batch._keep
 
-    def watched(kept: torch.Tensor | None, tokens: torch.Tensor | None = None) -> torch.Tensor:
+    def watched(kept: list[int] | None, tokens: torch.Tensor | None = None) -> torch.Tensor:
         if kept is not None:
-            rows[:] = [rows[row] for row in kept.tolist()]
+            rows[:] = [rows[row] for row in kept]
         return keep(kept, tokens)
 
     setattr(batch, "_keep", watched)  # noqa: B010  # a method of one object
@@ -301,9 +301,11 @@ class TestCost:
         assert len(looks) == 2 * once
 
 
-@pytest.fixture(params=["as it is", "repeating"])
+@pytest.fixture(params=["as it is", "packed", "repeating"])
 def cache(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The cache that the family has, and the one for models whose layers are not known."""
+    """The cache that the family has, the one it has on a GPU, and the one for models whose layers are not known."""
+    if request.param == "packed":
+        monkeypatch.setattr(branching, "packs", lambda keys, _: keys is not None)
     if request.param == "repeating":
         monkeypatch.setattr(running, "can_branch", lambda *_: False)
 

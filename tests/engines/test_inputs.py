@@ -15,6 +15,7 @@ from generating import GREEDY, answers
 from reelscribe.engines import inputs
 from reelscribe.engines.describing import describe
 from reelscribe.engines.inputs import InputBuilder
+from reelscribe.engines.moving import pinned
 from reelscribe.engines.positions import Positions
 from reelscribe.engines.prompt import Prompt, _without_added_tokens
 from reelscribe.engines.transformers import TransformersEngine
@@ -227,3 +228,10 @@ class TestPixels:
         limits = VisionLimits(token_pixels=32, temporal_patch=2, max_frame_tokens=15, min_frames=8, max_frames=12)
         assert shapes_engine.info.limits == limits
         assert (shapes_engine.info.engine, shapes_engine.info.model) == ("transformers", "shapes")
+
+
+def test_memory_is_pinned_for_a_gpu_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda tensor: tensor + 1)
+    made = torch.zeros(2)
+    assert pinned(made, torch.device("cpu")) is made
+    assert pinned(made, torch.device("cuda:1")).tolist() == [1, 1]

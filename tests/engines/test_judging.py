@@ -6,13 +6,15 @@ from typing import Any
 import pytest
 import torch
 from conftest import Prepare
+from flow import named
 from generating import WILD, variant
 
+from reelscribe.claims import claims_in
 from reelscribe.engines.branching import BranchingCache
 from reelscribe.engines.judging import YesNo, chance_in_words
 from reelscribe.engines.transformers import TransformersEngine
 from reelscribe.sampling_params import SamplingParams
-from reelscribe.values import Failure, Generation, Work
+from reelscribe.values import Answer, Candidate, Failure, Generation, Work
 
 SENTENCE = SamplingParams(temperature=0.0)
 JUDGE = "Is this statement true: {caption} Answer yes or no."
@@ -97,6 +99,39 @@ def test_where_nothing_is_left_of_a_prefix_it_is_the_same(
     check(lively_engine, plain_model, works, list(engine.generate(iter(works))))
 
 
+TOLD = "A small red ring moves left. Dogs bark; it stops."
+CLAIMS = ["A small red ring moves left.", "Dogs bark", "it stops."]
+
+
+def given(*texts: str) -> Answer:
+    candidates = tuple(Candidate(text=text, stop_reason="stop", num_tokens=None) for text in texts)
+    return Answer(id=named("given"), candidates=candidates, meta={})
+
+
+@torch.inference_mode()
+def test_claims_of_what_is_given_and_of_what_is_said_are_judged_one_by_one(
+    lively_engine: TransformersEngine, plain_model: Any, prepare: Prepare
+) -> None:
+    verified: dict[str, Any] = {"keep": "all", "judge": JUDGE, "verify": True}
+    told = prepare("given", frames=4, given=given(TOLD, "It stops."), **verified)
+    told = replace(told, requests=(told.requests[0].for_engine(),))
+    asked = judged(prepare, "said", frames=6, num_captions=2, verify=True)
+    made = {answer.id: answer for answer in variant(lively_engine).generate(iter([told, asked]))}
+    for work in (told, asked):
+        answer = made[work.requests[0].id]
+        assert isinstance(answer, Generation)
+        for candidate in answer.candidates:
+            assert list(candidate.claims) == list(claims_in(candidate.text))
+            assert ("judged" in candidate.scores) == (work is asked)
+            for claim, chance in candidate.claims.items():
+                assert chance == pytest.approx(from_the_start(lively_engine, plain_model, work, claim), abs=1e-5)
+    answer = made[told.requests[0].id]
+    assert isinstance(answer, Generation)
+    first, second = answer.candidates
+    assert [first.text, second.text] == [TOLD, "It stops."]
+    assert list(first.claims) == CLAIMS
+
+
 def test_a_judge_that_fails_once_costs_nothing(
     lively_engine: TransformersEngine, plain_model: Any, works: list[Work], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -139,7 +174,7 @@ def test_the_built_in_model_tells_what_is_true(shapes_engine: TransformersEngine
 def test_a_text_without_the_clip_is_not_judged_but_fails(lively_engine: TransformersEngine, prepare: Prepare) -> None:
     [made] = variant(lively_engine).generate(iter([judged(prepare, "a", video=False)]))
     assert isinstance(made, Failure)
-    assert "keep" in made.message
+    assert made.message.startswith("a judge needs a chat template that puts the video before the question")
 
 
 def test_yes_and_no_are_found_in_whatever_case_and_blanks() -> None:

@@ -4,18 +4,19 @@ from collections import Counter
 from pathlib import Path
 from typing import Any, Final
 
-import numpy as np
 import pytest
 import tiny_checkpoints
-from flow import named
+import torch
+from generating import noise
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from reelscribe.engines import branching
 from reelscribe.engines.transformers import TransformersEngine
-from reelscribe.sampling_params import SamplingParams
-from reelscribe.values import Clip, Frames, Request, Work
 
 MOST_KERNELS: Final = 36
 """A layer, of a Qwen3-VL. Transformers' own norms and rotations, with masks made in each layer, took up to 69."""
+MOST_FLASH_KERNELS: Final = 30
+"""Likewise, on a GPU whose flash kernels are used."""
 _FUSED: Final = ("linear", "rms_norm")
 """Operations that PyTorch takes apart on a CPU, and not on a GPU."""
 _EMPTY: Final = ("empty", "empty_like", "empty_strided", "new_empty", "new_empty_strided", "lift_fresh", "_unsafe_view")
@@ -42,40 +43,33 @@ class Kernels(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return func(*args, **(kwargs or {}))
 
 
-def clip(number: int, candidates: int) -> Work:
-    frames = 4 + 2 * number
-    request = Request(
-        id=named(f"{number}"),
-        clip=Clip(source="a.mp4"),
-        prompt="What?" * (number + 1),
-        num_captions=candidates,
-        sampling=SamplingParams(temperature=0.7, top_p=0.8, top_k=20, max_tokens=50),
-    )
-    shown = Frames(
-        pixels=np.random.default_rng(number).integers(0, 256, (frames, 64, 64, 3), dtype=np.uint8),
-        timestamps=tuple(0.5 * each for each in range(frames)),
-        duration_seconds=0.5 * frames,
-        video_tokens=0,
-    )
-    return Work(requests=(request,), frames=shown)
-
-
 def kernels(folder: Path, candidates: list[int]) -> int:
     """Of a step of clips with prompts of unequal lengths."""
     engine = TransformersEngine(str(folder), device="cpu", dtype="bfloat16")
     engine._rules.end_ids = frozenset()
     batch = engine._new_batch()
-    batch.join([engine._inputs.prepare(clip(number, count)) for number, count in enumerate(candidates)])
+    batch.join([engine._inputs.prepare(noise(number, count)) for number, count in enumerate(candidates)])
     batch.step()
     with Kernels() as seen:
         batch.step()
     return sum(seen.counts.values())
 
 
+def one_kernel(query: torch.Tensor, *_: Any, **__: Any) -> tuple[torch.Tensor, torch.Tensor]:
+    """Stands for a flash kernel, whose CPU version is many operations."""
+    return query.clone(), query.new_empty(query.shape[1::-1], dtype=torch.float32)
+
+
+@pytest.mark.parametrize("packed", [False, True], ids=["plain", "flash"])
 @pytest.mark.parametrize("candidates", [[1, 1], [3, 3], [2, 3]], ids=["one each", "even", "uneven"])
-def test_a_layer_launches_few_kernels(candidates: list[int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_layer_launches_few_kernels(
+    candidates: list[int], packed: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if packed:
+        monkeypatch.setattr(branching, "packs", lambda keys, _: keys is not None)
+        monkeypatch.setattr("reelscribe.engines.packed.flash", one_kernel)
     found = []
     for layers in (2, 3):
         monkeypatch.setattr(tiny_checkpoints, "_TEXT", {**tiny_checkpoints._TEXT, "num_hidden_layers": layers})
         found.append(kernels(tiny_checkpoints.make("qwen3_vl", tmp_path / f"{layers}"), candidates))
-    assert 20 < found[1] - found[0] <= MOST_KERNELS
+    assert 20 < found[1] - found[0] <= (MOST_FLASH_KERNELS if packed else MOST_KERNELS)

@@ -17,7 +17,7 @@ from reelscribe.engines import load_engine, openai
 from reelscribe.engines.chat import Shown, show
 from reelscribe.errors import EngineError, SettingsError
 from reelscribe.schemas import Schema
-from reelscribe.values import NO_FRAMES, Clip, Failure, Generation, Request, Work
+from reelscribe.values import NO_FRAMES, Answer, Candidate, Clip, Failure, Generation, Request, Work
 
 pytestmark = pytest.mark.usefixtures("quick_and_alone")
 
@@ -518,6 +518,21 @@ def test_candidates_are_judged_one_by_one_by_a_single_token(prepare: Prepare) ->
     assert {prompt_of(body) for body in judged} == {"Right? a dog", "Right? a sheep"}
     assert [(body["max_tokens"], body["top_logprobs"]) for body in judged] == [(1, 20)] * 2
     assert all(body["messages"][-1]["content"][:-1] == first["messages"][-1]["content"][:-1] for body in judged)
+
+
+def test_of_a_text_that_is_given_only_its_claims_are_asked_about(prepare: Prepare) -> None:
+    def answer(body: Body) -> Reply:
+        told = [{"token": "No" if "bark" in prompt_of(body) else "Yes", "logprob": -0.1}]
+        return say("Yes", finish="length", logprobs={"content": [{"logprob": -0.1, "top_logprobs": told}]})
+
+    text = Candidate(text="A man sits. Dogs bark.", stop_reason="stop", num_tokens=None)
+    told = Answer(id=named("a"), candidates=(text,), meta={})
+    work = prepare("a", verify=True, judge="Right? {caption}", given=told)
+    with OpenAIServer(answer) as server:
+        [reply] = load_openai(server).generate(iter([work]))
+    assert isinstance(reply, Generation)
+    assert reply.candidates[0].claims == {"A man sits.": 1.0, "Dogs bark.": 0.0}
+    assert [prompt_of(body) for body in server.bodies] == ["Right? A man sits.", "Right? Dogs bark."]
 
 
 def test_clip_that_cannot_be_shown_is_a_failure_of_each_of_its_requests(prepare: Prepare) -> None:

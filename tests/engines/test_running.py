@@ -214,6 +214,28 @@ class TestJoining:
         assert len(watch.prefills) >= 3
         assert sum(watch.prefills) == 6
 
+    def test_on_a_gpu_no_prompt_is_padded_to_be_read(
+        self, endless: TransformersEngine, prepare: Prepare, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        items = [lasting(prepare, f"{number}", 2, frames=2 + 2 * (number % 2)) for number in range(5)]
+        prepared = [endless._inputs.prepare(item) for item in items]
+        together, apart = endless._new_batch(), endless._new_batch()
+        together.join(prepared)
+        parts, collate = running._parts, InputBuilder.collate
+        masks = []
+
+        def see(builder: InputBuilder, batch: Sequence[ModelInputs]) -> dict[str, torch.Tensor]:
+            inputs = collate(builder, batch)
+            masks.append(inputs["attention_mask"])
+            return inputs
+
+        monkeypatch.setattr(running, "_parts", lambda *args, **told: parts(*args, **{**told, "padded": False}))
+        monkeypatch.setattr(InputBuilder, "collate", see)
+        apart.join(prepared)
+        assert [len(mask) for mask in masks] == [3, 2]
+        assert all(bool(mask.all()) for mask in masks)
+        torch.testing.assert_close(apart._logits, together._logits[[0, 2, 4, 1, 3]], rtol=1e-4, atol=1e-4)
+
     def test_the_cache_never_holds_more_than_its_budget(
         self, endless: TransformersEngine, prepare: Prepare, watch: Watch
     ) -> None:

@@ -71,11 +71,11 @@ def first_tokens(*requests: Request, logits: torch.Tensor = LOGITS) -> list[int]
 
 
 def play(script: Sequence[int], *requests: Request) -> list[Candidate]:
-    """Make every row want the tokens of a script, one after the other."""
+    """Make every row want the tokens of a script, one after the other, and then one that no text should have."""
     numbered = [replace(item, id=named(f"{number}")) for number, item in enumerate(requests)]
     sampler = sampler_for(*numbered)
     made: dict[str, tuple[Candidate, ...]] = {}
-    for token in script:
+    for token in [*script, 7]:
         sampler.step(100 * torch.nn.functional.one_hot(torch.tensor([token] * len(sampler)), len(PIECES)).float())
         made |= {answer.id.task: answer.candidates for answer in sampler.finished() if isinstance(answer, Generation)}
         sampler.drop_finished()
@@ -91,6 +91,12 @@ def surprise(tokens: Sequence[int], chances: torch.Tensor) -> float:
         return float("inf")
     expected = {token: chance * len(tokens) for token, chance in enumerate(chances.tolist()) if chance}
     return float(sum((counts[token] - mean) ** 2 / mean for token, mean in expected.items()))
+
+
+@pytest.fixture(params=["at once", "late"])
+def when_read(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tokens are read when they are drawn, or one step late, as they are on a GPU."""
+    monkeypatch.setattr(sampling, "_LATE", ("cpu",) if request.param == "late" else ())
 
 
 LIMIT = 24.3
@@ -124,6 +130,7 @@ class TestLogProbabilities:
         assert seen == pytest.approx([np.mean(each) for each in sums.values()])
         assert len(set(seen)) == 3
 
+    @pytest.mark.usefixtures("when_read")
     def test_the_end_token_counts(self) -> None:
         [made] = play([1, END], replace(request(temperature=0.0), keep="likeliest"))
         assert (made.text, made.num_tokens) == ("a", 1)
@@ -168,6 +175,38 @@ class TestDraw:
     def test_filters_do_what_those_of_transformers_do(self, params: dict[str, Any], warpers: list[Any]) -> None:
         chances = LogitsProcessorList(warpers)(torch.tensor([[1]]), LOGITS).softmax(-1)[0]
         assert surprise(first_tokens(request(4000, **params)), chances) < LIMIT
+
+    @pytest.mark.parametrize("spread", [0.1, 1.0, 12.0])
+    def test_few_likely_tokens_are_sorted_and_all_if_these_do_not_reach(
+        self, spread: float, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        widths: list[int] = []
+        topk = torch.Tensor.topk
+
+        def see(chances: torch.Tensor, width: int) -> Any:
+            widths.append(width)
+            return topk(chances, width)
+
+        monkeypatch.setattr(sampling, "_LIKELIEST", 64)
+        monkeypatch.setattr(torch.Tensor, "topk", see)
+        logits = spread * torch.randn(1, 4000, generator=torch.Generator().manual_seed(0))
+        told: list[tuple[dict[str, Any], list[Any]]] = [
+            ({"top_p": 0.6}, [TopPLogitsWarper(0.6)]),
+            ({"min_p": 0.6}, [MinPLogitsWarper(0.6)]),
+            ({"top_p": 0.5, "min_p": 0.3}, [TopPLogitsWarper(0.5), MinPLogitsWarper(0.3)]),
+            ({"top_k": 20}, [TopKLogitsWarper(20)]),
+            ({"top_k": 9, "top_p": 0.7}, [TopKLogitsWarper(9), TopPLogitsWarper(0.7)]),
+            ({}, []),
+        ]
+        sampler = Sampler(RULES, 4000, torch.device("cpu"))
+        greedy = request(temperature=0.0, top_p=0.9999)  # whose filter nothing is sorted for
+        join(sampler, *(request(seed=n, temperature=1.0, **params) for n, (params, _) in enumerate(told)), greedy)
+        *knobs, _, _ = sampler._knobs[:, :, None].unbind(1)
+        kept = sampler._filtered((logits / knobs[0]).softmax(-1), *knobs[1:]) > 0
+        for row, (_, warpers) in enumerate(told):
+            expected = LogitsProcessorList(warpers)(torch.tensor([[1]]), logits) > -torch.inf
+            assert torch.equal(kept[row : row + 1], expected)
+        assert widths == ([64] if spread == 12.0 else [64, 4000])
 
     def test_each_row_has_its_own_filters(self) -> None:
         requests = [
@@ -282,6 +321,7 @@ class TestRepetitionPenalty:
         assert sampler.step(LOGITS).tolist() == [3]
 
 
+@pytest.mark.usefixtures("when_read")
 class TestStop:
     def test_an_end_token_ends_and_is_not_counted(self) -> None:
         assert play([1, 2, END], request()) == [Candidate(text="ab", stop_reason="stop", num_tokens=2)]

@@ -21,7 +21,7 @@ from reelscribe.engines.prompt import Prompt
 from reelscribe.engines.sampling import Sampler, TokenRules
 from reelscribe.engines.thinking import decode, opens_thought, special_marks, template_switches
 from reelscribe.engines.transformers import TransformersEngine
-from reelscribe.engines.vllm import _candidate
+from reelscribe.engines.vllm_answers import candidate_of
 from reelscribe.errors import ModelError
 from reelscribe.sampling_params import SamplingParams
 from reelscribe.thoughts import set_apart
@@ -165,9 +165,9 @@ def test_vllm_engine_drops_no_marks(kind: str, request: pytest.FixtureRequest) -
     told = {"finish_reason": "stop", "cumulative_logprob": None}
     made = SimpleNamespace(text=text, token_ids=ids, **told)
     expected = Candidate(text="<think>A ring?</think>A red", stop_reason="stop", num_tokens=len(ids))
-    assert _candidate(made, rules, SamplingParams(stop=(" ring.",))) == expected
+    assert candidate_of(made, rules, SamplingParams(stop=(" ring.",))) == expected
     whole = SimpleNamespace(text=text + " ring.", token_ids=[*ids, tokenizer.eos_token_id], **told)
-    assert _candidate(whole, rules, SamplingParams()).text == "<think>A ring?</think>A red ring."
+    assert candidate_of(whole, rules, SamplingParams()).text == "<think>A ring?</think>A red ring."
 
 
 # The Transformers engine

@@ -31,7 +31,7 @@ from reelscribe.runners.status import read_status
 from reelscribe.sampling_params import SamplingParams
 from reelscribe.schemas import Schema
 from reelscribe.tasks import DEFAULT_JUDGE_PROMPT, DEFAULT_PROMPT
-from reelscribe.values import NO_FRAMES, Caption, Clip, Failure, Generation, Request, Work
+from reelscribe.values import NO_FRAMES, Answer, Candidate, Caption, Clip, Failure, Generation, Request, Work
 
 if TYPE_CHECKING:
     from reelscribe.engines.transformers import TransformersEngine
@@ -47,9 +47,10 @@ MAX_MODEL_LEN = 1024
 @pytest.fixture(scope="session")
 def vllm_engine() -> Iterator["VllmEngine"]:
     """The built-in model in vLLM. Tests copy it before they change its attributes."""
-    from reelscribe.engines.vllm import load
+    from reelscribe.engines.vllm import VllmEngine, load
 
     engine = load(Settings(model="shapes", engine="vllm", model_params={"max_model_len": MAX_MODEL_LEN}))
+    assert isinstance(engine, VllmEngine)
     yield engine
     engine.close()
 
@@ -141,7 +142,11 @@ class TestCaptions:
     def test_scores_are_those_of_the_transformers_engine(
         self, vllm_engine: "VllmEngine", shapes_engine: "TransformersEngine", prepare: Prepare
     ) -> None:
-        asked = [prepare(name, frames=4, sampling=GREEDY, keep="judged", judge=DEFAULT_JUDGE_PROMPT) for name in "ab"]
+        scored = {"keep": "judged", "judge": DEFAULT_JUDGE_PROMPT, "verify": True}
+        asked = [prepare(name, frames=4, sampling=GREEDY, **scored) for name in "ab"]
+        text = Candidate(text="A ring moves left. It is red.", stop_reason="stop", num_tokens=None)
+        told = Answer(id=named("b"), candidates=(text,), meta={})
+        asked[1] = replace(asked[1], requests=(replace(asked[1].requests[0], given=told).for_engine(),))
         made = [
             {answer.id: answer for answer in engine.generate(iter(asked)) if isinstance(answer, Generation)}
             for engine in (vllm_engine, shapes_engine)
@@ -152,6 +157,7 @@ class TestCaptions:
             assert one.text == other.text
             assert one.mean_logprob == pytest.approx(other.mean_logprob, abs=1e-3)
             assert one.scores["judged"] == pytest.approx(other.scores["judged"], abs=1e-3)
+            assert one.claims == pytest.approx(other.claims, abs=1e-3)
 
     def test_they_are_those_of_the_transformers_engine(
         self,
@@ -548,21 +554,21 @@ class TestPlan:
     def four_gpus(self, monkeypatch: pytest.MonkeyPatch) -> None:
         from vllm.platforms import current_platform
 
-        from reelscribe.engines import vllm
+        from reelscribe.engines import vllm_arguments
 
-        monkeypatch.setattr(vllm, "visible_gpus", lambda: 4)
+        monkeypatch.setattr(vllm_arguments, "visible_gpus", lambda: 4)
         monkeypatch.setattr(type(current_platform), "get_device_total_memory", lambda platform, number: 24 * 10**9)
 
     def planned(self, **told: Any) -> dict[str, Any]:
-        from reelscribe.engines import vllm
         from reelscribe.engines.checkpoint import Checkpoint
+        from reelscribe.engines.vllm_arguments import made_arguments, planned
         from reelscribe.video.sampling import FrameBudget
 
         settings = Settings(model="shapes", engine="vllm", **told)
         checkpoint = Checkpoint.load("shapes", revision=None)
         budget = FrameBudget.of(settings, checkpoint.limits)
-        spread = vllm._plan(settings, settings.model_params, checkpoint, budget)
-        return vllm._defaults(settings, checkpoint, budget, spread, on_cpu=False)
+        spread = planned(settings, checkpoint, budget)
+        return made_arguments(settings, checkpoint, budget, spread, answer_tokens=128, on_cpu=False)
 
     @pytest.mark.usefixtures("four_gpus")
     def test_the_operator_s_one_replica_takes_them_all(self) -> None:
@@ -577,7 +583,46 @@ class TestPlan:
             4,
             "weights",
         )
-        assert (args["dtype"], args["max_model_len"]) == ("auto", -1)
+        assert args["dtype"] == "auto"
+
+    @pytest.mark.usefixtures("four_gpus")
+    def test_room_for_the_longest_request_and_no_more_than_the_model_takes(self) -> None:
+        assert self.planned(max_video_tokens=300)["max_model_len"] == 300 + 2048 + 2 * 128
+        assert self.planned(max_video_tokens=10**6, model_params={"max_model_len": 77})["max_model_len"] == 77
+        films = {"seen": "What?", "film": {"prompt": "{clips}", "over": "video", "video": False, "part_chars": 5000}}
+        assert self.planned(max_video_tokens=300, tasks=films)["max_model_len"] == 5000 + 2 * 128
+
+    @pytest.mark.usefixtures("four_gpus")
+    @pytest.mark.parametrize(
+        ("visible", "told", "seen"),
+        [
+            (None, {}, ["0", "1", "2", "3"]),
+            ("4,5,6,7", {"tp": 2}, ["4,5", "6,7"]),
+            ("GPU-a,GPU-b,GPU-c,GPU-d", {"dp": 3}, ["GPU-a", "GPU-b", "GPU-c"]),
+        ],
+    )
+    def test_each_replica_sees_gpus_of_its_own(
+        self, monkeypatch: pytest.MonkeyPatch, visible: str | None, told: dict[str, Any], seen: list[str]
+    ) -> None:
+        from vllm.platforms import current_platform
+
+        from reelscribe.engines import vllm
+
+        monkeypatch.setattr(type(current_platform), "device_control_env_var", "RS_VISIBLE", raising=False)
+        if visible:
+            monkeypatch.setenv("RS_VISIBLE", visible)
+        started: list[Any] = []
+        monkeypatch.setattr(vllm, "Replicas", lambda *args: started.append(args))
+        load_engine(Settings(model="shapes", engine="vllm", **told))
+        [(load, settings, environments)] = started
+        assert load is vllm.load
+        assert (settings.tp, settings.dp) == (told.get("tp", 1), 1)
+        assert environments == [{"RS_VISIBLE": numbers} for numbers in seen]
+
+    @pytest.mark.usefixtures("four_gpus")
+    def test_replicas_are_vllm_s_affair_in_its_own_words(self) -> None:
+        args = self.planned(model_params={"data_parallel_size": 2})
+        assert (args["tensor_parallel_size"], args["data_parallel_size"]) == (2, 2)
 
     @pytest.mark.usefixtures("four_gpus")
     @pytest.mark.parametrize("told", [{"tp": 2}, {"tp": 4, "model_params": {"tensor_parallel_size": 2}}], ids=str)

@@ -3,6 +3,7 @@
 import ast
 import importlib
 import inspect
+import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -228,11 +229,32 @@ def test_field_of_captions_has_its_type_though_the_first_batch_fails(
     made = op.run(data).to_list()
     logger.remove(sink)
     assert len(told) == 1
-    assert f'sample "{rows[BROKEN]["videos"][0]}" -- unreadable: no caption; the row stays' in told[0]
+    assert f'sample "row 0, {rows[BROKEN]["videos"][0]}" -- unreadable: no caption; the row stays' in told[0]
     kept = made[1]["captions"]
     assert kept == [["clip-0 0", "clip-0 1"]] if mode == "all" else kept in (["clip-0 0"], ["clip-0 1"])
     assert made[0]["captions"] == [None]
     assert [row["text"] for row in made] == [rows[BROKEN]["text"], rows[0]["text"]]
+
+
+@pytest.mark.data_juicer
+def test_a_failure_names_its_row_of_the_data_set_whatever_the_batch(
+    scripted: Callable[..., Any], rows: list[Row]
+) -> None:
+    from data_juicer.core.data import NestedDataset
+    from loguru import logger
+
+    told: list[str] = []
+    sink = logger.add(told.append, level="ERROR", format="{message}")
+    data = [rows[0], rows[BROKEN], rows[1], {**rows[2], "text": "words without a token"}, rows[BROKEN]]
+    made = scripted(batch_size=2, **HERE).run(NestedDataset.from_list(data))
+    logger.remove(sink)
+    assert [re.findall(r'sample "(row \d)(?:, (\S+))?" --', line) for line in told] == [
+        [("row 1", rows[BROKEN]["videos"][0])],
+        [("row 3", "")],
+        [("row 4", rows[BROKEN]["videos"][0])],
+    ]
+    assert made.column_names == list(rows[0]), "no column of ours stays"
+    assert [row["id"] for row in made.to_list()] == [0, 0, BROKEN, 1, 1, 2, BROKEN]
 
 
 @pytest.fixture

@@ -22,9 +22,16 @@ pytestmark = pytest.mark.data_juicer
 
 NAME = "video_captioning_from_vlm_mapper"
 BY_PATH = {"custom_operator_paths": [str(DATA_JUICER_PLUGIN)]}
-TOLD = re.compile(
-    rf'An error occurred in {NAME} when processing sample "\S*clip-{BROKEN}\.mp4" -- unreadable: no caption'
-)
+OWNER = f"{NAME} is Reelscribe's, version "
+
+
+def told_of(row: int | str, of: str = "") -> re.Pattern[str]:
+    """The error of the broken video, in the log."""
+    sample = rf"row {row}, \S*clip-{BROKEN}\.mp4{of}"
+    return re.compile(rf'An error occurred in {NAME} when processing sample "{sample}" -- unreadable: no caption')
+
+
+IN_BATCH = told_of(r"\d", " of its batch")
 
 Captioned = Callable[[Sequence[Row]], list[tuple[int, str]]]
 
@@ -109,7 +116,8 @@ def test_a_recipe_with_one_line_more(dj_process: Process, rows: list[Row], capti
     job = dj_process({}, **BY_PATH)
     assert job.exit_code == 0, job.told
     assert job.texts == captioned(rows)
-    assert TOLD.search(job.told)
+    assert told_of(BROKEN).search(job.told)
+    assert job.told.count(OWNER) == 1
     assert re.search(r"Errors: 1\n", job.told)
     assert re.search(rf"{NAME} │ unreadable +│ no caption; the row stays as it came +│ +1 │", job.told)
 
@@ -131,6 +139,7 @@ def test_an_unchanged_recipe_with_all_that_users_set(
     expected = [row["text"] if row["id"] == BROKEN else captioned([row])[1][1] for row in rows]
     assert [row["text"] for row in job.rows] == expected
     assert "Errors: 1\n" in job.told
+    assert told_of(BROKEN).search(job.told)
     [traced] = tmp_path.rglob(f"sample_trace-{NAME}.jsonl")
     pairs = read_rows_of(traced)
     told = {(pair["original_text"], pair["processed_text"]) for pair in pairs}
@@ -146,7 +155,7 @@ def test_captions_in_a_field_by_workers_that_start_as_on_a_gpu(dj_process: Proce
     job = dj_process({"caption_field": "captions", "batch_size": 1}, data=data, start="forkserver", **BY_PATH)
     assert job.exit_code == 0, job.told
     assert job.rows == [{**row, "captions": [None if row["id"] == BROKEN else row["truth"]]} for row in data]
-    assert TOLD.search(job.told)
+    assert told_of(0).search(job.told)
     assert "Errors: 1\n" in job.told
 
 
@@ -182,7 +191,8 @@ def test_ray_as_tasks(dj_process: Process, rows: list[Row], captioned: Captioned
     job = dj_process({"batch_size": 2}, **cluster, **BY_PATH)
     assert job.exit_code == 0, job.told
     assert job.texts == captioned(rows)
-    assert TOLD.search(job.told)
+    assert IN_BATCH.search(job.told)
+    assert job.told.count(OWNER) == 1
 
 
 def test_ray_as_actors_like_on_a_gpu(
@@ -193,4 +203,5 @@ def test_ray_as_actors_like_on_a_gpu(
     job = dj_process({**operator, "memory": "1GB"}, data=data, path=plugin, skip_op_error=False, **cluster)
     assert job.exit_code == 0, job.told
     assert job.rows == [{**row, "captions": [None if row["id"] == BROKEN else row["truth"]]} for row in data]
-    assert TOLD.search(job.told)
+    assert IN_BATCH.search(job.told)
+    assert job.told.count(OWNER) == 1

@@ -329,7 +329,20 @@ def test_one_bad_video_costs_its_own_row_only(
     assert out["text"].count(f"{VIDEO}2") == 1, "the original of the bad row stays"
     assert len(out["text"]) == (11 if keep else 6)
     assert [failure.kind for failure in op.failures] == ["unreadable"]
-    assert "cannot be opened as a video" in caplog.text
+    assert f"No caption for row 2, {broken}: {broken} cannot be opened as a video" in caplog.text
+
+
+def test_only_a_missing_column_of_videos_is_warned_of_and_once(
+    scripted: Operator, clips: dict[str, Scene], caplog: pytest.LogCaptureFixture
+) -> None:
+    [video, *_] = clips
+    asking = scripted(prompt_key="ask", keep_candidate_mode="similar_one_simhash", caption_field="said")
+    asking.process_batched({"videos": [[video]]})
+    assert caplog.text == "", "a column that is not needed may be missing"
+    misnamed = scripted(video_key="clips")
+    for _ in range(2):
+        assert misnamed.process_batched({"videos": [[video]]}) == {"videos": [[video]]}
+    assert caplog.text.count("no column 'clips', so nothing is captioned") == 1
 
 
 def test_failed_generation_keeps_the_row(

@@ -128,7 +128,7 @@ def test_several_tasks_are_told_one_by_one(data: Path) -> None:
     }
     assert json.loads(_plan(*words[:1], "--engine", "openai", *words[3:], "--json").stdout)["readings"] == 3
     one = json.loads(_plan(str(data), "--engine", "fake", "--json").stdout)
-    assert not one.keys() & {"tasks", "readings", "judged"}
+    assert not one.keys() & {"tasks", "readings", "judged", "verified"}
 
 
 def test_candidates_to_judge_are_counted_and_what_a_server_reads_again(data: Path) -> None:
@@ -137,6 +137,14 @@ def test_candidates_to_judge_are_counted_and_what_a_server_reads_again(data: Pat
     at = lines.index("judged      36 candidates, each by one more question and one token")
     assert lines[at + 1] == "            each clip is read once"
     assert json.loads(_plan(*words, "openai", "--json").stdout)["readings"] == 4
+
+
+def test_texts_whose_claims_are_judged_are_counted_and_what_a_server_reads_at_least(data: Path) -> None:
+    words = (str(data), "--verify", "--num-captions", "3", "--engine")
+    lines = _plan(*words, "fake").stdout.splitlines()
+    at = lines.index("verified    36 texts, each claim by one more question and one token")
+    assert lines[at + 1] == "            each clip is read once"
+    assert "each clip is read at least 4 times; tokens are of one time" in _plan(*words, "openai").stdout
 
 
 def test_tokens_of_answers_that_nobody_limits_are_not_made_up(data: Path) -> None:

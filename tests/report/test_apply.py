@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner
-from flow import ScriptedEngine, clip_bytes, put_clip, put_rows, read_rows_of, said
+from flow import EOC, VIDEO, ScriptedEngine, clip_bytes, put_clip, put_rows, read_rows_of, said
 
 from reelscribe.cli import main
 from reelscribe.config import Settings
@@ -15,10 +15,12 @@ from reelscribe.dataset.edits import edits_of
 from reelscribe.errors import DatasetError
 from reelscribe.export.options import ExportOptions
 from reelscribe.export.trainers import export_data
+from reelscribe.layouts import captions_in
 from reelscribe.report.apply import apply_edits
+from reelscribe.report.edited import is_edited
 from reelscribe.report.entries import CaptionedData, Entry
 from reelscribe.runners.local import run
-from reelscribe.values import Row
+from reelscribe.values import CAPTION_META, Row, Work
 from report.correcting import Desk, failed, put_output, row
 
 needs_data = pytest.mark.skipif(importlib.util.find_spec("pyarrow") is None, reason="the extra data is not installed")
@@ -59,6 +61,29 @@ def test_all_rows_are_written_with_captions_as_people_left_them(output: Path) ->
         item["caption_candidates"] for item in read_rows_of(output)[:3]
     ]
     assert output.read_bytes() == before
+
+
+def test_a_caption_by_hand_takes_the_place_of_a_failure(output: Path) -> None:
+    Desk(output).do("3-0", text="A bird sings.")
+    new = apply_edits(output).output
+    item = read_rows_of(new)[3]
+    assert (item["caption"], item["caption_failure"]) == ("A bird sings.", "")
+    told = {name: item["caption_meta"][name] for name in ("model", "edited_from", "verdict", "note")}
+    assert told == {"model": "by hand", "edited_from": "", "verdict": "", "note": "see to it"}
+    assert item["caption_meta"].keys() == CAPTION_META.keys()
+    for source in (output, new):
+        [entry] = [item for item in CaptionedData(source).entries() if isinstance(item, Entry) and item.row == 3]
+        assert (entry.captions, entry.failure, is_edited(entry)) == (("A bird sings.",), None, True)
+
+
+def test_corrected_events_are_written_as_events(tmp_path: Path) -> None:
+    events = [{"start": 4.0, "end": 5.0, "text": "A dog runs."}]
+    said = row("a.mp4", "0-1: A dog runs.", clip_start=4.0, clip_end=6.0) | {"caption": events}
+    output = put_rows(tmp_path / "out.jsonl", [said])
+    Desk(output).do(text="0.5-2 s: A cat runs.")
+    [item] = read_rows_of(apply_edits(output).output)
+    assert item["caption"] == [{"start": 4.5, "end": 6.0, "text": "A cat runs."}]
+    assert item["caption_meta"]["edited_from"] == "0-1: A dog runs."
 
 
 def test_what_is_there_is_not_replaced_without_being_told(output: Path) -> None:
@@ -238,6 +263,63 @@ def test_structured_captions_are_values_again(tmp_path: Path) -> None:
     assert json.loads(pq.read_table(new).column("shot_meta")[0].as_py())["edited_from"] == '{"animal": "dog"}'
 
 
+# Captions in the text
+
+
+def _interleaved(folder: Path, **settings: Any) -> Path:
+    """An output of four rows: of two videos, of one, of one that is gone, and of one that is gone beside another."""
+    for name in "ab":
+        put_clip(folder / f"{name}.mp4")
+    told = [("a", "b"), ("b",), ("gone",), ("gone", "a")]
+    rows: list[Row] = [
+        {"n": n, "videos": [f"{name}.mp4" for name in names], "text": f"{VIDEO} words {EOC}" * len(names)}
+        for n, names in enumerate(told)
+    ]
+
+    def answer(asked: Work) -> Any:
+        stem, [request] = asked.clip.path.stem, asked.requests
+        return said(*[f"{stem} {number}" for number in range(request.num_captions)])
+
+    data = put_rows(folder / "in.jsonl", rows)
+    run([data], folder / "out.jsonl", Settings(decoders=0, **settings), engine=ScriptedEngine(answer))
+    return folder / "out.jsonl"
+
+
+def test_captions_in_the_text_are_written_as_people_left_them(tmp_path: Path) -> None:
+    output = _interleaved(tmp_path, original=False)
+    before = read_rows_of(output)
+    Desk(output).do("0-1", text=f"A boat {VIDEO}.")
+    Desk(output).do("1-0", verdict="rejected")
+    Desk(output).do("2-0", text="By hand.")
+    Desk(output).do("3-0", text="In vain.")
+    summary = apply_edits(output)
+    rows = read_rows_of(summary.output)
+    assert [row["n"] for row in rows] == [0, 1, 2, 3]
+    assert captions_in(rows[0]["text"]) == ["a 0", f"A boat {VIDEO[0]} {VIDEO[1:]}."]
+    assert rows[1] == before[1]
+    assert captions_in(rows[2]["text"]) == ["By hand."]
+    assert rows[3] == before[3]
+    assert (summary.rows, summary.edited) == (4, 3)
+    assert [note.partition(":")[0] for note in summary.notes[:2]] == [
+        "verdicts and notes are not in the new file",
+        "1 caption by hand is not in the new file",
+    ]
+
+
+@pytest.mark.parametrize("original", [True, False])
+def test_a_correction_takes_the_place_of_all_captions_of_its_video(original: bool, tmp_path: Path) -> None:
+    output = _interleaved(tmp_path, original=original, keep="all", num_captions=2)
+    Desk(output).do("0-0", text="A boat.")
+    Desk(output).do("1-0", text="A ship.")
+    Desk(output).do("2-0", text="By hand.")
+    found: dict[int, list[list[str]]] = {}
+    for item in read_rows_of(apply_edits(output).output):
+        found.setdefault(item["n"], []).append(captions_in(item["text"]))
+    made = {0: [["A boat.", "b 0"], ["A boat.", "b 1"]], 1: [["A ship."]], 2: [["By hand."]]}
+    before = {n: [["words"] * (2 if n in (0, 3) else 1)] if original or n == 3 else [] for n in range(4)}
+    assert found == {n: before[n] + made.get(n, []) for n in range(4)}
+
+
 # Exports
 
 
@@ -262,6 +344,8 @@ def test_exports_have_corrected_text_and_leave_rejected_out(output: Path) -> Non
     conditions = {"approved": 1, "approved=false": 1, "edited": 2, "rejected": 1, "rejected=false": 2, "note=": 2}
     for number, (condition, count) in enumerate(conditions.items()):
         assert len(_exported(output, condition, name=f"set-{number}")[0]) == count, condition
+    Desk(output).do("3-0", text="A bird sings.")  # which had failed
+    assert [item["caption"] for item in _exported(output, "edited", name="by-hand")[0]][-1] == "A bird sings."
     Desk(output).do(text="Changed.")
     with pytest.raises(DatasetError, match="the captions have changed"):
         _exported(output)

@@ -31,6 +31,7 @@ def test_an_edit_is_kept_beside_the_output_which_stays(desk: Desk, output: Path)
     assert told["states"]["0-0"] == {
         "version": 1,
         "text": "A woman walks.",
+        "events": None,
         "verdict": "",
         "note": "",
         "outdated": False,
@@ -78,7 +79,7 @@ def test_candidates_verdicts_and_notes(desk: Desk) -> None:
         ("0-0", {"candidate": 7}, "an edit is"),
         ("0-0", {"verdict": "fine"}, "an edit is"),
         ("0-0", {}, "an edit is"),
-        ("3-0", {"text": "x"}, "no caption here"),
+        ("3-0", {"text": " "}, "cannot be empty"),
     ],
 )
 def test_what_makes_no_sense_changes_nothing(desk: Desk, name: str, what: dict[str, Any], problem: str) -> None:
@@ -209,10 +210,18 @@ def test_structured_captions_stay_json(tmp_path: Path) -> None:
     assert desk.state()["text"] == '{"animal": "cat"}'
 
 
-def test_answers_with_times_are_judged_not_rewritten(tmp_path: Path) -> None:
-    events = [{"start": 0.0, "end": 1.0, "text": "A dog runs."}]
-    desk = Desk(put_rows(tmp_path / "out.jsonl", [row("a.mp4", "0-1: A dog runs.") | {"caption": events}]))
-    with pytest.raises(BadEditError, match="with times cannot be corrected"):
-        desk.do(text="0-1: A cat runs.")
-    desk.do(verdict="approved")
-    assert desk.state()["verdict"] == "approved"
+def test_answers_with_times_are_rewritten_if_the_new_one_has_times_too(tmp_path: Path) -> None:
+    events = [{"start": 4.0, "end": 5.0, "text": "A dog runs."}]
+    said = row("a.mp4", "0-1: A dog runs.", "0-2 s: A hound.", clip_start=4.0, clip_end=6.0) | {"caption": events}
+    desk = Desk(put_rows(tmp_path / "out.jsonl", [said]))
+    for wrong in ("A cat runs.", "1-9 s: A cat runs.", "1-0 s: A cat runs."):
+        with pytest.raises(BadEditError, match="no events, or some that cannot be: write lines"):
+            desk.do(text=wrong)
+    assert not desk.editor._log.lines
+    desk.do(text="0-1 s: A cat runs.\n1-2 s: It stops.")
+    told = [(event["start"], event["end"], event["text"]) for event in desk.state()["events"]]
+    assert told == [(4.0, 5.0, "A cat runs."), (5.0, 6.0, "It stops.")]
+    desk.do(candidate=1)
+    assert desk.state()["events"][0]["text"] == "A hound."
+    desk.do(text=None)
+    assert desk.state()["events"] is None

@@ -6,16 +6,22 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
-from flow import put_clip, put_rows, read_rows_of
+from flow import EOC, VIDEO, ScriptedEngine, put_clip, put_rows, read_rows_of, said
 from playwright.sync_api import expect
 
+from reelscribe.config import Settings
 from reelscribe.dataset.edits import edits_of
 from reelscribe.errors import DatasetError
+from reelscribe.report.edited import key_of
 from reelscribe.report.entries import CaptionedData, Entry
 from reelscribe.report.following import Follower
 from reelscribe.report.write import write_report
+from reelscribe.runners.local import run
+from reelscribe.runners.status import read_status
+from reelscribe.values import Row, Work
 from report.conftest import Opened, violations
 from report.correcting import served
 
@@ -41,8 +47,9 @@ class Going:
 
     def __init__(self, folder: Path, rows: int) -> None:
         self.output = folder / "out.jsonl"
-        put_clip(folder / "a.mp4")
-        data = put_rows(folder / "in.jsonl", [{"video": "a.mp4", "n": number} for number in range(rows)])
+        for number in range(rows):
+            put_clip(folder / f"{number}.mp4")
+        data = put_rows(folder / "in.jsonl", [{"video": f"{number}.mp4"} for number in range(rows)])
         self._command = [sys.executable, "-c", PROGRAM, str(data), str(self.output)]
         self.start()
 
@@ -56,21 +63,27 @@ class Going:
         self.process.stdin.write("".join(f"{text}\n" for text in texts))
         self.process.stdin.flush()
 
-    def wait_for(self, lines: int) -> None:
-        """Wait until so many rows are there."""
-        partial, pause = self.output.with_name("out.jsonl.partial"), threading.Event()
-        while not partial.is_file() or partial.read_bytes().count(b"\n") < lines:
+    def wait_for(self, rows: int) -> None:
+        """Wait until the ledger has so many rows."""
+        pause = threading.Event()
+        while self._known() < rows:
             assert self.process.poll() is None
-            pause.wait(0.01)
+            pause.wait(0.05)
+
+    def _known(self) -> int:
+        try:
+            return read_status(self.output).rows
+        except DatasetError:
+            return 0
 
 
 @pytest.fixture
 def going(tmp_path: Path) -> Iterator[Going]:
     """A run of six rows."""
-    run = Going(tmp_path, 6)
-    yield run
-    run.process.kill()
-    run.process.wait()
+    going = Going(tmp_path, 6)
+    yield going
+    going.process.kill()
+    going.process.wait()
 
 
 def test_a_page_follows_a_run_to_its_end(look: Look, going: Going) -> None:
@@ -102,7 +115,7 @@ def test_a_page_follows_a_run_to_its_end(look: Look, going: Going) -> None:
         page.fill("#search", "")
         expect(page.locator("article .caption")).to_have_count(6)
         [line] = read_rows_of(edits_of(going.output))
-        assert (line["changes"][0]["row"], line["changes"][0]["copy"], line["changes"][0]["base"]) == (2, 2, "Third.")
+        assert (line["changes"][0]["row"], line["changes"][0]["copy"], line["changes"][0]["base"]) == (2, 0, "Third.")
         page.close()  # before the server goes, which it would ask
 
 
@@ -114,7 +127,7 @@ def test_a_page_waits_for_a_run_that_broke_off(look: Look, going: Going) -> None
         expect(page.locator("#run")).to_contain_text("The run is going on: 1 of 6 rows", timeout=20_000)
         going.process.kill()
         expect(page.locator("#run")).to_contain_text("The run broke off: 1 of 6 rows", timeout=20_000)
-        going.start()  # all are of one clip, so that it knows what is said of the others
+        going.start()
         expect(page.locator("#run")).not_to_contain_text("broke off", timeout=20_000)
         page.close()
 
@@ -127,28 +140,84 @@ def test_a_report_of_a_run_that_goes_on_says_so(look: Look, going: Going) -> Non
     assert "The run is not finished" in look(summary.file.as_uri()).page.inner_text("body > header")
 
 
-def test_each_question_is_answered_with_little_work(tmp_path: Path, going: Going) -> None:
-    going.say("First.", "Second.")
-    going.wait_for(2)
+def _broken_off(output: Path, rows: list[Row], **settings: Any) -> None:
+    """A run that breaks off at the clip `end.mp4`."""
+    for name in {row.get("video") or row["videos"][0] for row in rows} - {"gone.mp4"}:
+        put_clip(output.parent / name)
+    data = put_rows(output.parent / "in.jsonl", rows)
+    with pytest.raises(KeyboardInterrupt):
+        run([data], output, Settings(decoders=0, **settings), engine=ScriptedEngine(_until_the_end))
+
+
+def test_each_question_is_answered_with_little_work(tmp_path: Path) -> None:
     shown: list[int] = []
 
     def show(videos: list[tuple[Entry, ...]]) -> list[str]:
         shown.append(len(videos))
         return [answers[0].captions[0] for answers in videos]
 
-    data = CaptionedData(going.output, unfinished="running", corrected=False)
+    rows: list[Row] = [{"video": name} for name in ["a.mp4", "b.mp4", *["a.mp4"] * 500, "end.mp4"]]
+    _broken_off(tmp_path / "out.jsonl", rows)
+    data = CaptionedData(tmp_path / "out.jsonl", unfinished="running", corrected=False)
     follower = Follower(data, rows=1, most=3, show=show)
-    partial = going.output.with_name("out.jsonl.partial")
-    with partial.open("ab") as opened:  # as if it were much faster
-        whole = partial.read_bytes().splitlines(keepends=True)[0]
-        opened.write(whole * 500 + whole[:40])
-    assert follower.news(0)["clips"] == ["Second.", "First.", "First."]
+    three = ["What b shows.", "What a shows.", "What a shows."]
+    assert follower.news(0)["clips"] == three
     assert [follower.news(3)["clips"] for _ in range(3)] == [[], [], []]
-    assert follower.news(0)["clips"] == ["Second.", "First.", "First."]  # of another page
+    assert follower.news(0)["clips"] == three  # of another page
     assert shown[0] == 3
-    assert follower._rows == 502
-    partial.write_bytes(b"")
+    assert follower._known.taken == 502
+    assert not follower.news(3)["begun_anew"]
+    _broken_off(tmp_path / "out.jsonl", [{"video": "end.mp4"}], prompt="Another one.")
     assert follower.news(3)["begun_anew"]
+
+
+INTERLEAVED: dict[str, Any] = {"original": True, "keep": "all", "num_captions": 2}
+
+
+@pytest.mark.parametrize(
+    ("name", "settings"),
+    [
+        ("out.jsonl", {}),
+        ("out.jsonl.gz", {}),
+        ("out.parquet", {}),
+        ("out.tar", {}),
+        ("out-{shard}.tar", {"shard_rows": 1}),
+        ("out.jsonl.gz", {"tasks": {"one": "1?", "two": "2?"}}),
+        ("out.jsonl", INTERLEAVED),
+        ("out.parquet", INTERLEAVED),
+    ],
+)
+def test_a_run_is_seen_in_any_format_as_it_will_be(name: str, settings: dict[str, Any], tmp_path: Path) -> None:
+    if "parquet" in name:
+        pytest.importorskip("pyarrow")
+    text = f"{VIDEO} words {EOC}"
+    rows: list[Row] = [{"videos": [f"{stem}.mp4"], "text": text} for stem in ("a", "gone", "b", "end")]
+    if settings is not INTERLEAVED:
+        rows = [{"video": row["videos"][0]} for row in rows]
+    output = tmp_path / name
+    _broken_off(output, rows, **settings)
+    seen = _entries(CaptionedData(output, unfinished="running", corrected=False))
+    engine = ScriptedEngine(lambda asked: said(*("The end.",) * asked.requests[0].num_captions))
+    run([tmp_path / "in.jsonl"], output, Settings(decoders=0, **settings), engine=engine)
+    whole = _entries(CaptionedData(output, corrected=False))
+    assert {item[0] for item in seen if item[3]} == {0, 2}
+    assert seen == [item for item in whole if item[0] < 3]
+
+
+def _until_the_end(asked: Work) -> Any:
+    if asked.clip.path.name == "end.mp4":
+        raise KeyboardInterrupt
+    stem, [request] = asked.clip.path.stem, asked.requests
+    return said(*(f"What {stem} shows.", f"{stem}, once more.")[: request.num_captions])
+
+
+def _entries(data: CaptionedData) -> list[tuple[Any, ...]]:
+    """What corrections and pages go by."""
+    return [
+        (item.row, item.slot, key_of(item), item.captions, item.others, item.failure, item.original)
+        for item in data.entries()
+        if isinstance(item, Entry)
+    ]
 
 
 def test_what_cannot_be_followed(going: Going, tmp_path: Path) -> None:

@@ -448,7 +448,7 @@ def test_marked_rows_are_made_again_with_other_sampling(tmp_path: Path, caplog: 
     engine = _Counting()
     retry(output, marks=marks, kinds=["missing"], settings={"sampling": {"max_tokens": 9}}, engine=engine)
     assert engine.asked == ["dull", "also bad"]
-    told = "1 captions could not be made again, and stay as they are, as: row 3: it does not like it"
+    told = "1 captions could not be made or judged again, and stay as they are, as: row 3: it does not like it"
     assert caplog.messages == [told]
     assert read_rows_of(output)[3]["caption"] == written_row["caption"]
     caplog.clear()

@@ -182,7 +182,9 @@ def test_what_cannot_be_made_again_stays_and_is_told(output: Path, caplog: pytes
         "row 1: it does not like it",
         "row 3: the prompt has {name}, but the row's column 'name' holds nothing.",
     )
-    assert caplog.messages == [f"2 captions could not be made again, and stay as they are, as: {row_1}; {row_3}"]
+    assert caplog.messages == [
+        f"2 captions could not be made or judged again, and stay as they are, as: {row_1}; {row_3}"
+    ]
     put_rows(Path("in.jsonl"), rows)
     assert _again(_Model()) == []
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from reelscribe.audit.figures import Figures
+from reelscribe.audit.figures import Figures, clip_name
 from reelscribe.audit.findings import Limit
 from reelscribe.errors import SettingsError
 from reelscribe.export.samples import chosen_tasks
@@ -47,10 +47,7 @@ class Audit:
 
     def faulty(self) -> Iterator[tuple[Entry, list[str]]]:
         """The answers with a finding, by a second look at the data set, and what was found in each."""
-        seen: Counter[str] = Counter()
-        for entry in _entries(self.data, self.figures):
-            places = range(seen[entry.task], seen[entry.task] + len(entry.captions))
-            seen[entry.task] += len(entry.captions)
+        for entry, places in _with_places(self.data, self.figures):
             names = {name: None for place in places for name in self.figures[entry.task].names_of(place)}
             if names:
                 yield entry, list(names)
@@ -95,8 +92,30 @@ def audit(
         on_entry()
     for each in figures.values():
         each.close()
+    _name_examples(data, figures)
     return Audit(output=output, data=data, figures=figures, common=common)
 
 
 def _entries(data: CaptionedData, tasks: dict[str, Figures]) -> Iterator[Entry]:
     return (entry for entry in data.entries() if isinstance(entry, Entry) and entry.task in tasks)
+
+
+def _with_places(data: CaptionedData, tasks: dict[str, Figures]) -> Iterator[tuple[Entry, range]]:
+    """The answers, and where the captions of each are among those of its task."""
+    seen: Counter[str] = Counter()
+    for entry in _entries(data, tasks):
+        start = seen[entry.task]
+        seen[entry.task] += len(entry.captions)
+        yield entry, range(start, seen[entry.task])
+
+
+def _name_examples(data: CaptionedData, tasks: dict[str, Figures]) -> None:
+    """Look once more for what the clips of examples are called. Names of all clips would not fit in bounded memory."""
+    wanted = {name: figures.examples() for name, figures in tasks.items()}
+    left = sum(map(len, wanted.values()))
+    answers = _with_places(data, tasks)
+    while left and (found := next(answers, None)):
+        entry, places = found
+        for place in wanted[entry.task].intersection(places):
+            tasks[entry.task].clips[place] = clip_name(entry)
+            left -= 1

@@ -52,6 +52,8 @@ class Figures:
         self._alike, self._copies = Alike(), Copies()
         self._bits, self._rows, self._scripts_of = array("I"), array("Q"), array("H")
         self._script_numbers: dict[str, int] = {}
+        self.clips: dict[int, str] = {}
+        """What clips of `examples` are called, by the place of their captions."""
 
     @property
     def captions(self) -> int:
@@ -80,8 +82,8 @@ class Figures:
         self._bits.append(sum({_BITS[name] for name in found if name in _BITS}))
         self._rows.append(entry.row)
         self._scripts_of.append(self._script_numbers.setdefault(script, len(self._script_numbers)))
-        self._alike.add(text, _clip_name(entry))
-        self._copies.add(entry.meta.get("fingerprint") or "", _clip_name(entry))
+        self._alike.add(text, clip_name(entry))
+        self._copies.add(entry.meta.get("fingerprint") or "", clip_name(entry))
         self.scripts[script] += 1
         self.words[len(words)] += 1
         self.vocabulary.add(words)
@@ -133,6 +135,10 @@ class Figures:
     def names_of(self, place: int) -> list[str]:
         """What was found in a caption, by its place among those of the task."""
         return [name for name, bit in _BITS.items() if self._bits[place] & bit]
+
+    def examples(self) -> set[int]:
+        """Places of the captions that are told of each finding: the first few."""
+        return {int(place) for name in MARKED for place in np.flatnonzero(self._with(name))[:_EXAMPLES]}
 
     # What is told
 
@@ -192,6 +198,7 @@ class Figures:
                     "captions": len(found),
                     "share": round(len(found) / self.captions, 6),
                     "rows": [int(row) for row in rows[found[:_EXAMPLES]]],
+                    "clips": [self.clips[int(place)] for place in found[:_EXAMPLES]],
                 }
         return told
 
@@ -243,7 +250,7 @@ def _plain(entry: Entry, text: str) -> str:
         return text
 
 
-def _clip_name(entry: Entry) -> str:
+def clip_name(entry: Entry) -> str:
     """What a clip is known by among others: two rows may have the same one."""
     clip = entry.video.clip
     if clip is not None and isinstance(clip.source, bytes):

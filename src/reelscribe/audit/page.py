@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from reelscribe.audit.findings import FINDINGS
-from reelscribe.audit.table import lengths_of, seconds_of, summary_of
+from reelscribe.audit.table import clips_of, lengths_of, seconds_of, summary_of
 from reelscribe.dataset.files import write_whole
 from reelscribe.errors import DatasetError, SettingsError
 from reelscribe.report.write import needs_report
@@ -75,24 +75,27 @@ def _render(told: Mapping[str, Any], lengths: Mapping[str, Counter[int]]) -> str
     )
 
 
-_Row = tuple[str, str, str]
-"""A name, what is told of it in small letters, and a value."""
+_Row = tuple[str, str, str, Mapping[str, str]]
+"""A name, what is told of it in small letters, a value, and what stands under "Details"."""
 
 
 def _sections(figures: Mapping[str, Any], common: float) -> Iterator[tuple[str, list[_Row]]]:
     """Tables: the heading and the rows of each."""
     found = figures["findings"].items()
-    yield "Found in single captions", [(_plain(name), _meaning(name, each), _share(each)) for name, each in found]
-    yield "Flags", [(_plain(name), "", f"{count:,}") for name, count in figures["flags"].items()]
+    yield (
+        "Found in single captions",
+        [(_plain(name), FINDINGS.get(name, ""), _share(each), _details(name, each)) for name, each in found],
+    )
+    yield "Flags", [(_plain(name), "", f"{count:,}", {}) for name, count in figures["flags"].items()]
     for name in ("openings", "phrases"):
         listed = figures[name][:_LISTED]
         yield (
             f"{name.capitalize()} in more than {100 * common:g}%",
-            [(each["text"], "", _share(each)) for each in listed],
+            [(each["text"], "", _share(each), {}) for each in listed],
         )
-    yield "Scripts", [(name, "", f"{count:,}") for name, count in figures["scripts"].items()]
+    yield "Scripts", [(name, "", f"{count:,}", {}) for name, count in figures["scripts"].items()]
     if figures["tokens"]:
-        yield "Tokens of a caption", [("mean", lengths_of(figures["tokens"]), f"{figures['tokens']['mean']:,}")]
+        yield "Tokens of a caption", [("mean", lengths_of(figures["tokens"]), f"{figures['tokens']['mean']:,}", {})]
     correlation = "" if figures["correlation"] is None else f", correlation {figures['correlation']:.2f}"
     yield f"Words by length of clip{correlation}", list(_durations(figures["durations"]))
     yield "Words", list(_words(figures["vocabulary"]))
@@ -100,20 +103,20 @@ def _sections(figures: Mapping[str, Any], common: float) -> Iterator[tuple[str, 
 
 def _durations(told: Sequence[Mapping[str, Any]]) -> Iterator[_Row]:
     for each in told:
-        yield seconds_of(each), f"{each['captions']:,} captions", f"{each['mean_words']:,}"
+        yield seconds_of(each), f"{each['captions']:,} captions", f"{each['mean_words']:,}", {}
 
 
 def _words(told: Mapping[str, Any]) -> Iterator[_Row]:
     if told["words"]:
-        yield "in all", "", f"{told['words']:,}"
-        yield "different", "" if told["is_exact"] else "at least", f"{told['different']:,}"
-        yield "type-token ratio", "", f"{told['type_token_ratio']:.4f}"
-    yield from ((word, "", f"{count:,}") for word, count in told["top"])
+        yield "in all", "", f"{told['words']:,}", {}
+        yield "different", "" if told["is_exact"] else "at least", f"{told['different']:,}", {}
+        yield "type-token ratio", "", f"{told['type_token_ratio']:.4f}", {}
+    yield from ((word, "", f"{count:,}", {}) for word, count in told["top"])
 
 
-def _meaning(name: str, found: Mapping[str, Any]) -> str:
-    rows = ", ".join(map(str, found["rows"])) + (", …" if found["captions"] > len(found["rows"]) else "")
-    return f"{FINDINGS[name]}; rows {rows}" if name in FINDINGS else f"rows {rows}"
+def _details(name: str, found: Mapping[str, Any]) -> dict[str, str]:
+    rows = ", ".join(map(str, found["rows"])) + (", ..." if found["captions"] > len(found["rows"]) else "")
+    return {"clips": clips_of(found), "their rows, from 0": rows, "for --mark and --fail-on": name}
 
 
 def _share(found: Mapping[str, Any]) -> str:

@@ -38,6 +38,12 @@ def kinds_of(counts: Mapping[str, int]) -> str:
     return ", ".join(f"{count:,} {name}" for name, count in counts.items())
 
 
+def clips_of(found: Mapping[str, Any], longest: int | None = None) -> str:
+    """What the clips of some captions with a finding are called; of long names the beginning."""
+    names = [name if longest is None else shortened(name, longest) for name in found["clips"]]
+    return ", ".join(names) + (", ..." if found["captions"] > len(names) else "")
+
+
 def lengths_of(told: Mapping[str, Any]) -> str:
     """Lengths, in words."""
     return (
@@ -57,10 +63,10 @@ def _of_task(figures: Mapping[str, Any], common: float) -> Iterator[str]:
     if not figures["captions"]:
         return
     for name, found in figures["findings"].items():
-        rows = ", ".join(map(str, found["rows"])) + (", ..." if found["captions"] > len(found["rows"]) else "")
-        yield f"  {name:<15}{found['captions']:>9,}{found['share']:>8.2%}   rows {rows}"
+        yield f"  {name:<15}{found['captions']:>9,}{found['share']:>8.2%}"
         if name in FINDINGS:
             yield f"  {'':<15}{FINDINGS[name]}"
+        yield from _wrapped("", f"in {clips_of(found, _LONGEST)}", indent=17)
     if not figures["findings"]:
         yield "  nothing was found in single captions"
     if figures["flags"]:
@@ -103,7 +109,11 @@ def _durations(figures: Mapping[str, Any]) -> Iterator[str]:
         yield f"  {seconds_of(each):<15}{each['captions']:>9,} captions, {each['mean_words']:>6,} words on average"
 
 
-def _wrapped(name: str, text: str) -> Iterator[str]:
+def _wrapped(name: str, text: str, *, indent: int = 12) -> Iterator[str]:
     yield from textwrap.wrap(
-        printable(text), _COLUMNS, initial_indent=f"{name:<12}", subsequent_indent=" " * 12, break_on_hyphens=False
+        printable(text),
+        _COLUMNS,
+        initial_indent=f"{name:<{indent}}",
+        subsequent_indent=" " * indent,
+        break_on_hyphens=False,
     )

@@ -105,7 +105,7 @@ class Settings(
                 raise SettingsError(f"{of}tell_faults is for second tries, and there are none without retry_flagged.")
         tasks = self.all_tasks
         if any(task.judge_prompt is not None for task in tasks) and not any(task.judge for task in tasks):
-            raise SettingsError("judge_prompt is for keep judged, by which no task chooses.")
+            raise SettingsError("judge_prompt is for keep judged and for verify, and no task has either.")
 
     def __getstate__(self) -> dict[str, Any]:
         """The fields alone, without cached properties, so that equal settings give equal pickles."""
@@ -143,6 +143,7 @@ class Settings(
             num_captions=self.num_captions,
             keep=self.keep,
             judge_prompt=self.judge_prompt,
+            verify=self.verify,
             sampling=self.sampling_params(),
             schema=None if self.schema is None else read_schema(self.schema),
             checks=Checks.of(self.checks),
@@ -165,8 +166,14 @@ class Settings(
                     f"tasks.{task.name}.engine has the unknown key {name!r}; {did_you_mean(name, known)}"
                 )
         table = {**self.tasks[task.name], "prompt": "?", "after": [], "engine": {}}
+        for name in ("rewrites", "verifies"):
+            table.pop(name, None)
+        if task.video and self.audio:
+            raise SettingsError(
+                f"tasks.{task.name}.engine: with audio, only text stages can have an engine of their own."
+            )
         try:
-            return replace(self, tasks={task.name: table}, audio=False, **task.engine)  # it is shown no clip
+            return replace(self, tasks={task.name: table}, audio=False, **task.engine)  # it hears no clip
         except SettingsError as exc:
             raise SettingsError(f"tasks.{task.name}.engine: {exc}") from exc
 
@@ -311,6 +318,8 @@ def _check_passed_on(settings: Settings) -> None:
         )
     if settings.engine == "openai" and settings.show != "auto":
         raise SettingsError("show is for models that run here; send says what a server is sent.")
+    if settings.engine != "transformers" and settings.deterministic:
+        raise SettingsError(f"deterministic is for the engine transformers only; the engine is {settings.engine}.")
     if settings.engine != "openai" and settings.extra_body:
         raise SettingsError(f"extra_body is for the engine openai only; the engine is {settings.engine}.")
     if (

@@ -60,6 +60,12 @@ class EngineSettings:
         at_least=1,
         affects="nothing",
     )
+    deterministic: bool = setting(
+        False,
+        "Let the Transformers engine answer one request at a time, by repeatable operations alone, so that no answer "
+        "depends on others; slower.",
+        affects="captions",
+    )
     tp: int | None = setting(
         None,
         "vLLM: GPUs for each replica of the model; the fewest that it fits by default.",
@@ -128,8 +134,14 @@ class TaskSettings:
     )
     judge_prompt: str | None = setting(
         None,
-        "With --keep judged: what the model is asked of each candidate, with {caption} in it, to be answered yes or "
-        "no.",
+        "With --keep judged or --verify: what the model is asked of each candidate or sentence, with {caption} in it, "
+        "to be answered yes or no.",
+        affects="nothing",
+    )
+    verify: bool = setting(
+        False,
+        "Ask the model of each sentence of a caption whether it holds for the clip; a caption with one that does not "
+        "has a fault.",
         affects="nothing",
     )
     prompt: str | None = setting(

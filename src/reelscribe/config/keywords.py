@@ -21,6 +21,7 @@ class Keywords(TypedDict, total=False):
     dtype: Dtype
     batch_size: int
     batch_tokens: int | None
+    deterministic: bool
     tp: int | None
     dp: int | None
     model_params: Mapping[str, Any]
@@ -36,6 +37,7 @@ class Keywords(TypedDict, total=False):
     num_captions: int
     keep: Keep
     judge_prompt: str | None
+    verify: bool
     prompt: str | None
     prompt_key: str | None
     system_prompt: str | None

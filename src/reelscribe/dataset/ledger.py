@@ -93,6 +93,7 @@ class Ledger:
         self._done = threading.Event()
         self._committer = threading.Thread(target=self._keep_committing, name="reelscribe-ledger", daemon=True)
         self._keys: Keys | None = None
+        self._only_looks = False
         self._run = 0
         self._progress: dict[str, Any] = {}
         with troubles(file):
@@ -175,6 +176,20 @@ class Ledger:
         self._committer.start()
         return run
 
+    def recall(self, settings: Settings, info: ModelInfo, *, weights: str | None) -> None:
+        """Look at what the ledger knows of a run that goes on elsewhere, or broke off, without being one.
+
+        Outcomes can be looked up; what failed counts as known, whether or not a run would try it again. Nothing is
+        written.
+
+        Args:
+            settings: of the run.
+            info: what runs.
+            weights: what tells its files from others, as the ledger has it.
+        """
+        self._keys = Keys(settings, info, weights=weights)
+        self._only_looks = True
+
     def count_captions(self) -> int:
         """How many captions there are, of whatever settings."""
         with self._lock, troubles(self.file):
@@ -223,20 +238,22 @@ class Ledger:
         """
         keys = self._begun()
         video = keys.video(request.clip)
-        found = self._find(request, video)
+        key = keys.key(request, video)
+        found = self._find(request, key, video)
         with self._lock:
             must_remake = self._must_remake(request, found)
-            if found is not None and not must_remake and not found.unscored and self._holds(found):
+            holds = found is not None and not must_remake and self._holds(found)
+            if found is not None and holds and not (found.unscored or found.unverified):
                 return found.outcome
             if must_remake and isinstance(request.instead, Failure):  # its prompt names what the row does not have
                 return self._stays(found, request.instead)
             replaces = found if must_remake else None
-            if found is not None and not must_remake and found.unscored and self._holds(found):
-                asked, replaces = replace(request, answered=found.unscored), found
+            if found is not None and holds:
+                asked, replaces = found.completed(request), found
             else:
                 asked = self._to_ask(request, remake=must_remake)
             self.num_asked += 1
-            self._asked[request.id] = _Asked(keys.key(request, video), request, video, replaces)
+            self._asked[request.id] = _Asked(key, request, video, replaces)
         return asked
 
     def _must_remake(self, request: Request, found: "_Found | None") -> bool:
@@ -279,31 +296,37 @@ class Ledger:
         self.not_remade.append(failure)
         return found.outcome
 
-    def _find(self, request: Request, video: tuple[Any, ...]) -> "_Found | None":
+    def _find(self, request: Request, key: bytes, video: tuple[Any, ...]) -> "_Found | None":
         """The stored outcome of a request, under its key or that of release 0.1.0; captions come first."""
-        keys = self._begun()
-        names = [keys.key(request, video)]
+        names = [key]
         if self._has_keys_of_0_1:
-            names.append(keys.key_of_0_1(request, video))
+            names.append(self._begun().key_of_0_1(request, video))
         marks = ", ".join("?" * len(names))
         with self._lock, troubles(self.file):
             rows = self._base.execute(
                 f"SELECT key, kind, outcome, run, tries, limits FROM outcomes WHERE key IN ({marks}) "
                 "ORDER BY kind IS NOT NULL, key <> ?",
-                (*names, names[0]),
+                (*names, key),
             ).fetchall()
-        for key, kind, packed, run, tries, limits in rows:
+        for stored_key, kind, packed, run, tries, limits in rows:
             try:
                 known = unpack(packed, request)
                 if isinstance(known, Answer) and not known.has_scores_for(request):
                     continue  # it was made for another choice, without the scores that this one needs
                 chosen = self._chosen(known, request) if isinstance(known, Answer) else known
             except DamagedError as exc:
-                self._drop(key, exc)
+                self._drop(stored_key, exc)
                 continue
-            unscored = known if isinstance(known, Answer) and request.lacks_scores(known) else None
+            answer = known if isinstance(known, Answer) else None
+            verified = answer is None or self._remake.model_differs or answer.is_verified_for(request)
             return _Found(
-                outcome=chosen, unscored=unscored, kind=kind, earlier=run != self._run, tries=tries, limits=limits
+                outcome=chosen,
+                unscored=answer if answer and request.lacks_scores(answer) else None,
+                unverified=None if verified else answer,
+                kind=kind,
+                earlier=run != self._run,
+                tries=tries,
+                limits=limits,
             )
         return None
 
@@ -317,6 +340,8 @@ class Ledger:
 
     def _drop(self, key: bytes, why: DamagedError) -> None:
         """Forget an outcome that cannot be read, so that it is made again."""
+        if self._only_looks:
+            return
         with self._lock, troubles(self.file):
             self._write("DELETE FROM outcomes WHERE key = ?", (key,))
             self._damaged += 1
@@ -336,7 +361,7 @@ class Ledger:
 
     def _holds(self, found: "_Found") -> bool:
         """Whether a known outcome still holds, or should be tried again."""
-        if not found.earlier or self._remake.model_differs:
+        if self._only_looks or not found.earlier or self._remake.model_differs:
             return True
         if isinstance(found.outcome, Caption):
             return not _falls_short(found.outcome, self._begun().settings)
@@ -483,6 +508,8 @@ class _Found:
     outcome: Outcome
     unscored: Answer | None
     """The answer, if candidates lack scores that are asked for."""
+    unverified: Answer | None
+    """The answer, if claims of candidates are to be judged and were not."""
     kind: FailureKind | None
     earlier: bool
     """Whether it is of a run before this one."""
@@ -490,6 +517,12 @@ class _Found:
     """Runs that tried it."""
     limits: str
     """Hash of the settings under which it failed; see `Keys.failure_settings_hash`."""
+
+    def completed(self, request: Request) -> Request:
+        """The request for what the answer lacks: a judge's word of its claims, or scores, or both."""
+        if self.unverified:
+            return replace(request, given=self.unverified)
+        return replace(request, answered=self.unscored)
 
 
 def _sidecars_of_0_1(runs: Sequence[Run]) -> set[str]:
@@ -508,7 +541,8 @@ def _falls_short(caption: Caption, settings: Settings) -> bool:
     """
     if caption.meta.get("retried_with"):
         return False
-    if settings.retry_flagged and caption.meta["tries"] == 1 and all(caption.meta["faults"]):
+    verifies = any(task.name == caption.id.task and task.verifies is not None for task in settings.all_tasks)
+    if settings.retry_flagged and not verifies and caption.meta["tries"] == 1 and all(caption.meta["faults"]):
         return True
     truncated = "truncated" in caption.meta.get("flags", ())
     return truncated and (caption.meta["decoded_share"] < settings.min_decoded or settings.min_decoded == 1)

@@ -325,7 +325,7 @@ def pack(outcome: Outcome, asked: int) -> bytes:
         values = asdict(outcome)
         del values["id"]  # it names a place in one run
     else:
-        candidates = [asdict(candidate) for candidate in outcome.candidates]
+        candidates = [vars(candidate) for candidate in outcome.candidates]  # whose fields are JSON as they are
         values = {"candidates": candidates, "meta": without_choice(outcome.meta), "asked": asked}
     return zlib.compress(json.dumps(values).encode())
 

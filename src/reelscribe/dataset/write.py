@@ -15,7 +15,7 @@ from reelscribe.dataset.formats.jsonl import to_json
 from reelscribe.dataset.names import SHARD, failures_of
 from reelscribe.dataset.sources import Source, arrow_schema
 from reelscribe.errors import DatasetError
-from reelscribe.values import RowResult
+from reelscribe.values import Row, RowResult
 
 _DEFAULT_SHARD_ROWS = 10_000
 
@@ -61,12 +61,13 @@ class DatasetWriter(AbstractContextManager["DatasetWriter"]):
         self.before_named: Callable[[], None] = lambda: None
         self.when_named: Callable[[Path], None] = lambda file: None
         self._writer: RowWriter | None = None
-        self._shard = self._rows = self._failed = 0
+        self._rows = self._failed = 0
+        self._begin_shard(0)
 
-    @property
-    def file(self) -> Path:
+    def _begin_shard(self, number: int) -> None:
+        self._shard = number
+        self.file = self._pattern.with_name(self._pattern.name.replace(SHARD, f"{number:05d}"))
         """The file that is being written, by its final name."""
-        return self._pattern.with_name(self._pattern.name.replace(SHARD, f"{self._shard:05d}"))
 
     @property
     def is_sharded(self) -> bool:
@@ -122,20 +123,17 @@ class DatasetWriter(AbstractContextManager["DatasetWriter"]):
         with _writing(self.file):
             if self._writer is not None and self._limit is not None and self._rows >= self._limit:
                 self._close_file()
-                self._shard += 1
+                self._begin_shard(self._shard + 1)
             if self._writer is None:
                 self._writer = self._open()
             self._writer.write(result)
         self._rows += len(result.rows)
+        if result.failures:
+            self._list_failures(result)
+
+    def _list_failures(self, result: RowResult) -> None:
         with _writing(self.failures):
-            for failure in result.failures:
-                told = {
-                    "row": result.index,
-                    "video": failure.video,
-                    "task": None if failure.id.slot is None else failure.id.task,
-                    "kind": failure.kind,
-                    "message": failure.message,
-                }
+            for told in failures_in(result):
                 self._failures.write(to_json(told).encode() + b"\n")
                 self._failures.flush()
         self._failed += len(result.failures)
@@ -199,6 +197,18 @@ class DatasetWriter(AbstractContextManager["DatasetWriter"]):
         if not self._failed:
             with suppress(OSError):
                 _partial(self.failures).unlink()
+
+
+def failures_in(result: RowResult) -> Iterator[Row]:
+    """The failures of a row, as their list has them."""
+    for failure in result.failures:
+        yield {
+            "row": result.index,
+            "video": failure.video,
+            "task": None if failure.id.slot is None else failure.id.task,
+            "kind": failure.kind,
+            "message": failure.message,
+        }
 
 
 def _check_replaceable(folder: Path) -> None:

@@ -16,10 +16,19 @@ from typing import Any, Final
 
 import torch
 from transformers import AttentionInterface, AttentionMaskInterface, DynamicCache
+from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer, LinearAttentionLayer
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-from reelscribe.engines.layers import Branches, FullLayer, StateLayer, copied, layer_for, left_padded
+from reelscribe.engines.layers import (
+    BorrowingLayer,
+    Branches,
+    FullLayer,
+    SlidingLayer,
+    StateLayer,
+)
+from reelscribe.engines.moving import numbers, repeated
+from reelscribe.engines.packed import PackedLayer, packs
 
 _CHANGES: Final = ("softcap", "s_aux")
 """Arguments by which some models have their attention changed."""
@@ -56,6 +65,19 @@ def can_branch(config: Any, kinds: Sequence[Any]) -> bool:
     if "chunked_attention" in (getattr(config, "layer_types", None) or ()):  # whose cache is that of a window
         return False
     return all(layer_for(kind, Branches(torch.device("cpu"))) is not None for kind in kinds)
+
+
+def layer_for(kind: Any, branches: Branches) -> FullLayer | StateLayer | BorrowingLayer | None:
+    """The layer of ours for one of a `DynamicCache`; None if there is none of its kind."""
+    if type(kind) is DynamicLayer:
+        return (PackedLayer if packs(kind.keys, kind.values) else FullLayer)(branches)
+    if type(kind) is DynamicSlidingWindowLayer:
+        return SlidingLayer(branches, kind.sliding_window)
+    if type(kind) is LinearAttentionLayer:
+        return StateLayer()
+    if type(kind).__name__ == "DummyLayer":  # which older releases of Transformers leave out
+        return BorrowingLayer()
+    return None
 
 
 class _Attention:
@@ -102,20 +124,23 @@ class BranchingCache:
         """Whether rows of a step must be all padding, or have none."""
 
     @classmethod
-    def over(cls, filled: DynamicCache, mask: torch.Tensor, counts: Sequence[int]) -> "BranchingCache":
+    def over(
+        cls, filled: DynamicCache, lengths: Sequence[int], counts: Sequence[int], device: torch.device
+    ) -> "BranchingCache":
         """A cache whose rows go on from prefixes that were read.
 
         Args:
             filled: of the prefixes, padded on the left; it is emptied.
-            mask: shape (prefixes, tokens); 0 where there is padding. Only models that attend to all tokens in every
-                layer may have some.
+            lengths: tokens of each prefix, without padding. Only models that attend to all tokens in every layer may
+                have some.
             counts: rows of each prefix.
+            device: of the model's first layer.
         """
-        made = cls(filled.layers, mask.device)
-        owners = torch.arange(len(counts), device=mask.device).repeat_interleave(_tensor(counts, mask.device))
+        made = cls(filled.layers, device)
+        owners = repeated(counts)
+        made._branches.change(lengths, [0] * len(owners), owners, (max(lengths), 0))
         for layer, read in zip(made.layers, filled.layers, strict=True):
-            layer.begin(read, owners)
-        made._branches.change(mask.bool(), mask.new_zeros(len(owners), 0, dtype=torch.bool), owners)
+            layer.begin(read, made._branches.owners)
         return made
 
     def branch(self, rows: Sequence[int], counts: Sequence[int]) -> "BranchingCache":
@@ -130,14 +155,14 @@ class BranchingCache:
         """
         if self.has_states:
             raise ValueError("of a prefix no states are kept.")
-        old = self._branches
-        device = old.owners.device
-        prefixes, each = torch.unique_consecutive(old.owners[_tensor(rows, device)], return_inverse=True)
-        owners = each.repeat_interleave(_tensor(counts, device))
+        old, device = self._branches, self._branches.owners.device
+        prefixes, each = _renumbered([old.owner_numbers[row] for row in rows])
+        owners = [each[number] for number in repeated(counts)]
         made = BranchingCache(self._kinds, device)
-        chosen = None if len(prefixes) == len(old.prefix_mask) else prefixes
+        chosen = None if len(prefixes) == len(old.prefix_lengths) else numbers(prefixes, device)
         made.layers = [layer.branch(chosen, made._branches, len(owners)) for layer in self.layers]
-        made._branches.change(old.prefix_mask[prefixes], old.own_mask.new_zeros(len(owners), 0), owners)
+        lengths = [old.prefix_lengths[prefix] for prefix in prefixes]
+        made._branches.change(lengths, [0] * len(owners), owners, (old.columns[0], 0))
         return made
 
     def update(self, keys: torch.Tensor, values: torch.Tensor, layer: int, *_: Any, **__: Any) -> Any:
@@ -146,7 +171,7 @@ class BranchingCache:
 
     def get_seq_length(self, *_: Any) -> int:
         """Tokens of a row, padding included."""
-        return self._branches.prefix_mask.shape[1] + self._branches.own_mask.shape[1]
+        return sum(self._branches.columns)
 
     def get_conv_state(self, layer: int, state_idx: int = 0) -> Any:
         """What a layer of linear attention or of a convolution asks for, and below."""
@@ -175,28 +200,34 @@ class BranchingCache:
             counts: how often each of their rows is copied: the candidates of each question.
         """
         number = iter(counts)
-        sizes = [len(cache._branches.owners) for cache in joining]
-        copies = [_rows([next(number) for _ in range(size)], self._branches.owners) for size in sizes]
+        often = [[next(number) for _ in cache._branches.owner_numbers] for cache in joining]
         caches = list(joining)
-        if len(self._branches.owners):
-            caches, copies = [self, *caches], [None, *copies]
-        branches = [cache._branches for cache in caches]
+        if self._branches.owner_numbers:
+            caches, often = [self, *caches], [[1] * len(self._branches.owner_numbers), *often]
+        else:  # of layers without keys it is not known how they are held best
+            self.layers = [layer.fresh(self._branches) for layer in joining[0].layers]
+        branches, device = [cache._branches for cache in caches], self._branches.owners.device
+        copies = [None if set(each) == {1} else numbers(repeated(each), device) for each in often]
         for layer, *parts in zip(self.layers, *(cache.layers for cache in caches), strict=True):
             layer.join(parts, copies)
-        starts = itertools.accumulate((len(each.prefix_mask) for each in branches[:-1]), initial=0)
-        owners = [copied(each.owners + start, rows) for each, start, rows in zip(branches, starts, copies, strict=True)]
-        own_masks = [copied(each.own_mask, rows) for each, rows in zip(branches, copies, strict=True)]
+        starts = itertools.accumulate((len(each.prefix_lengths) for each in branches[:-1]), initial=0)
+        rows = [
+            (each, start, row)
+            for each, start, some in zip(branches, starts, often, strict=True)
+            for row in repeated(some)
+        ]
         self._branches.change(
-            left_padded([each.prefix_mask[:, None, :, None] for each in branches])[:, 0, :, 0],
-            left_padded([mask[:, None, :, None] for mask in own_masks])[:, 0, :, 0],
-            torch.cat(owners),
+            [length for each in branches for length in each.prefix_lengths],
+            [each.own_lengths[row] for each, _, row in rows],
+            [each.owner_numbers[row] + start for each, start, row in rows],
+            (max(each.columns[0] for each in branches), max(each.columns[1] for each in branches)),
         )
 
     def begin_step(self, mask: torch.Tensor | None = None) -> None:
         """Make room for more tokens of each row; the forward pass that follows fills it.
 
         Args:
-            mask: which of them count, bool, shape (rows, tokens); one token each, if there is none.
+            mask: which of them count, bool, on the CPU, shape (rows, tokens); one token each, if there is none.
 
         Raises:
             ValueError: see `has_states`.
@@ -214,34 +245,26 @@ class BranchingCache:
         for layer in self.layers:
             layer.end_step()
 
-    def keep(self, rows: torch.Tensor) -> None:
+    def keep(self, rows: Sequence[int]) -> None:
         """Keep some rows, the prefixes that they go on from, and no more padding than they need.
 
         Args:
-            rows: which, ascending, int64.
+            rows: which, ascending.
         """
-        old = self._branches
-        prefixes, owners = torch.unique_consecutive(old.owners[rows], return_inverse=True)
-        prefix_mask, own_mask = old.prefix_mask[prefixes], old.own_mask[rows]
-        first, own_first = (_first_column(mask) for mask in (prefix_mask, own_mask))
-        everyone = len(prefixes) == len(old.prefix_mask)
+        old, device = self._branches, self._branches.owners.device
+        prefixes, owners = _renumbered([old.owner_numbers[row] for row in rows])
+        prefix_lengths = [old.prefix_lengths[prefix] for prefix in prefixes]
+        own_lengths = [old.own_lengths[row] for row in rows]
+        columns = max(prefix_lengths), max(own_lengths)
+        first, own_first = (before - now for before, now in zip(old.columns, columns, strict=True))
+        chosen = None if len(prefixes) == len(old.prefix_lengths) else numbers(prefixes, device)
+        staying = numbers(rows, device)
         for layer in self.layers:
-            layer.keep(None if everyone else prefixes, first, rows, own_first)
-        old.change(prefix_mask[:, first:], own_mask[:, own_first:], owners)
+            layer.keep(chosen, first, staying, own_first)
+        old.change(prefix_lengths, own_lengths, owners, columns)
 
 
-def _tensor(numbers: Sequence[int], device: torch.device) -> torch.Tensor:
-    return torch.tensor(numbers, dtype=torch.int64, device=device)
-
-
-def _rows(often: Sequence[int], like: torch.Tensor) -> torch.Tensor | None:
-    """Each row as often as is said, one copy after the other; None for all once."""
-    if set(often) == {1}:
-        return None
-    return torch.arange(len(often), device=like.device).repeat_interleave(_tensor(often, like.device))
-
-
-def _first_column(mask: torch.Tensor) -> int:
-    """The first column that is not padding in every row."""
-    used = mask.any(0)
-    return int(used.to(torch.uint8).argmax()) if bool(used.any()) else mask.shape[1]
+def _renumbered(owners: Sequence[int]) -> tuple[list[int], list[int]]:
+    """Those that occur, in order, and for each of all its place among these."""
+    places = {owner: place for place, owner in enumerate(dict.fromkeys(owners))}
+    return list(places), [places[owner] for owner in owners]

@@ -6,7 +6,7 @@ from typing import Final
 
 from reelscribe.config import ModelSettings
 from reelscribe.engines.base import ModelInfo
-from reelscribe.engines.judging import to_judge, with_chances
+from reelscribe.engines.judging import to_judge, with_chances, with_given
 from reelscribe.errors import EngineError, SettingsError
 from reelscribe.values import Candidate, Failure, Generation, Work
 from reelscribe.video.sampling import VisionLimits
@@ -14,7 +14,7 @@ from reelscribe.video.sampling import VisionLimits
 Reply = Callable[[Work, int], str]
 """(a work of one request, candidate number) -> text."""
 Judge = Callable[[Work, str], float | None]
-"""(a work of one request, a candidate's text) -> how likely it is to hold, 0 to 1; None for neither yes nor no."""
+"""(a work of one request, a candidate or a claim) -> how likely it is to hold, 0 to 1; None for neither yes nor no."""
 
 
 def _describe(work: Work, number: int) -> str:
@@ -27,7 +27,7 @@ class FakeEngine:
 
     Args:
         reply: makes each candidate's text; by default it tells the frames' number and size.
-        judge: says how likely a candidate is to hold, where that is asked; by default as likely as not.
+        judge: says how likely a candidate or a claim is to hold, where that is asked; by default as likely as not.
         clips_per_second: rate to keep to; as fast as possible by default.
         refuse: a request whose prompt holds this text fails.
         break_after: the engine breaks once it has answered so many requests.
@@ -57,9 +57,9 @@ class FakeEngine:
 
     def generate(self, works: Iterator[Work]) -> Iterator[Generation | Failure]:
         """Answer each request as the script says."""
-        for count, work in enumerate(one for several in works for one in several.singly()):
-            if self._break_after is not None and count >= self._break_after:
-                raise EngineError(f"the fake engine breaks after {count} requests, as it was told to.")
+        for answered, work in enumerate(one for several in works for one in several.singly()):
+            if self._break_after is not None and answered >= self._break_after:
+                raise EngineError(f"the fake engine breaks after {answered} requests, as it was told to.")
             if self._seconds:
                 time.sleep(self._seconds)
             [request] = work.requests
@@ -69,12 +69,13 @@ class FakeEngine:
                 message = f"the prompt holds {self._refuse!r}, which the fake engine refuses."
                 yield Failure.of(request, message)
                 continue
-            texts = [self._reply(work, number) for number in range(request.num_captions)]
+            count = 0 if request.given else request.num_captions
+            texts = [self._reply(work, number) for number in range(count)]
             candidates = tuple(Candidate(text=text, stop_reason="stop", num_tokens=len(text.split())) for text in texts)
             prompt_tokens = work.frames.video_tokens + len(request.prompt.split())
             made = Generation(id=request.id, candidates=candidates, prompt_tokens=prompt_tokens)
-            chances = {text: self._judge(work, text) for text in to_judge(made)} if request.judge else {}
-            yield with_chances(made, chances)
+            made = with_given(request, made)
+            yield with_chances(request, made, {text: self._judge(work, text) for text in to_judge(request, made)})
 
 
 _PARAMS: Final = ("clips_per_second", "refuse", "break_after", "break_on")

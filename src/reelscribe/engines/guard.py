@@ -54,14 +54,16 @@ class Guard:
     @contextmanager
     def starting(self, environment: Mapping[str, str]) -> Iterator[None]:
         """Mark the processes that are started in this block, and give them variables that are not set yet."""
+        outer = os.environ.get(_MARK)  # in a process that is guarded itself: its guard is to end these, too
         added = {name: value for name, value in environment.items() if name not in os.environ}
-        added[_MARK] = self._mark
-        os.environ.update(added)
+        os.environ.update(added, **{_MARK: f"{outer} {self._mark}" if outer else self._mark})
         try:
             yield
         finally:
-            for name in added:
+            for name in (*added, _MARK):
                 os.environ.pop(name, None)
+            if outer:
+                os.environ[_MARK] = outer
 
     def close(self) -> None:
         """End what is left of them."""

@@ -15,6 +15,7 @@ from torch.nn import functional
 
 from reelscribe.engines.families import PIXELS, SOUND, Family, Shown
 from reelscribe.engines.judging import YesNo
+from reelscribe.engines.moving import moved, pinned
 from reelscribe.engines.patches import floats
 from reelscribe.engines.prompt import Prompt
 from reelscribe.engines.sampling import TokenRules
@@ -100,20 +101,26 @@ class ModelInputs:
         return replace(self, prefixes=tuple(prefix for prefix in prefixes if prefix.questions))
 
 
-def most_tokens(batch: Sequence[ModelInputs], *, shared: bool = True) -> int:
+def most_tokens(batch: Sequence[ModelInputs], *, shared: bool = True, row_tokens: int = 0) -> int:
     """Tokens that the cache may come to hold for a batch: prefixes, and candidates, each as long as the longest.
 
     A candidate has its question's own tokens and its answer; if prefixes are not shared, its whole prompt. Where it is
-    judged, about as much comes to it for the time that takes.
+    judged, about as much comes to it for the time that takes; where its claims are, once more, since each stands in a
+    question of its own.
+
+    Args:
+        batch: of works.
+        shared: whether candidates share the prefix of their prompts.
+        row_tokens: as many as take the memory of a candidate's states; see `CacheCost.row_tokens`.
     """
     if not shared:
         asked = [each for item in batch for each in item.questions]
-        return sum(each.request.num_captions * (len(each.ids) + each.longest_answer) for each in asked)
+        return sum(each.request.num_captions * (len(each.ids) + each.longest_answer + row_tokens) for each in asked)
     prefixes = [prefix for item in batch for prefix in item.prefixes]
     own = [
         (
-            each.request.num_captions * (2 if each.request.judge else 1),
-            len(each.ids) - len(prefix.ids) + each.longest_answer,
+            each.request.num_captions * (1 + bool(each.request.judge) + each.request.verify),
+            len(each.ids) - len(prefix.ids) + each.longest_answer + row_tokens,
         )
         for prefix in prefixes
         for each in prefix.questions
@@ -135,6 +142,7 @@ class InputBuilder:
         device: where the model is.
         switches: variables of its chat template.
         context: most tokens of a prompt and its answer; None if that is not known.
+        shares: whether requests about a clip share a prefix.
     """
 
     def __init__(
@@ -146,8 +154,10 @@ class InputBuilder:
         device: torch.device,
         switches: Mapping[str, bool] | None = None,
         context: int | None = None,
+        shares: bool = True,
     ) -> None:
         self._context = context
+        self._shares = shares
         self._processor = processor
         self._family = family
         self._switches = switches
@@ -179,15 +189,18 @@ class InputBuilder:
         """
         shows = any(request.video for request in item.requests)
         shown = self._shown(item.frames) if shows else _NOTHING
-        alike: dict[tuple[int, ...], list[Question]] = {}
+        alike: dict[Any, list[Question]] = {}
         for request in item.requests:
             ids = self._prompt(request, shown.layout).ids(self._processor.tokenizer)
-            alike.setdefault(self._up_to_video(ids), []).append(self._question(request, ids))
+            alike.setdefault(self._up_to_video(ids) if self._shares else request.id, []).append(
+                self._question(request, ids)
+            )
             if request.judge:
                 self._check_judging(request, shown.layout, ids)
         video = dict(shown.tensors)
         if shows and self._family.cut:
             video[PIXELS[0]] = torch.from_numpy(self._family.cut.patches(item.frames.pixels))
+        video = {name: pinned(tensor, self._device) for name, tensor in video.items()}
         prefixes = tuple(self._prefix(*each, shown) for each in alike.items())
         return ModelInputs(prefixes=prefixes, layout=shown.layout, video=video)
 
@@ -200,11 +213,11 @@ class InputBuilder:
         judging = self._judging_ids(request, layout, "?")
         before = self._up_to_video(ids)
         if tuple(judging[: len(before)]) != before or len(judging) == len(before):
-            raise SettingsError('keep = "judged" needs a chat template that puts the video before the question.')
+            raise SettingsError("a judge needs a chat template that puts the video before the question.")
         if not (self.yes_no.yes and self.yes_no.no):
-            raise SettingsError('keep = "judged" needs a tokenizer whose words yes and no begin otherwise.')
+            raise SettingsError("a judge needs a tokenizer whose words yes and no begin otherwise.")
         if opens_thought(self._processor.tokenizer, judging):
-            raise SettingsError('keep = "judged" asks for one word, and this model thinks before it answers.')
+            raise SettingsError("a judge is asked for one word, and this model thinks before it answers.")
 
     def _judging_ids(self, request: Request, layout: str, caption: str) -> list[int]:
         prompt = self._prompt(request.judging(caption), layout, judges=True)
@@ -241,10 +254,15 @@ class InputBuilder:
         return Question(
             request=replace(request, sampling=replace(request.sampling, max_tokens=longest)),
             ids=torch.tensor(ids),
-            longest_answer=longest,
+            longest_answer=longest + self._tokens_given(request),
             # An answer that keeps to a schema has no room for a thought.
             opens_thought=not request.schema and opens_thought(self._processor.tokenizer, ids),
         )
+
+    def _tokens_given(self, request: Request) -> int:
+        """Tokens of candidates that the request gives, which are to be judged."""
+        texts = [candidate.text for candidate in request.given.candidates] if request.given else []
+        return sum(len(self._processor.tokenizer(text, add_special_tokens=False)["input_ids"]) for text in texts)
 
     def _shown(self, frames: Frames) -> Shown:
         """A clip as the processor makes it. Without pixels it is the same for all clips of the same size and times."""
@@ -312,28 +330,28 @@ class InputBuilder:
             "attention_mask": mask,
             "position_ids": positions if len(positions) > 1 else positions[0],
             **self._kinds(ids),
-            **{name: torch.cat([video[name] for video in videos]) for name in (videos[0] if videos else ())},
         }
-        inputs = {name: tensor.to(self._device, non_blocking=True) for name, tensor in on_cpu.items()}
+        inputs = {name: moved(tensor, self._device) for name, tensor in on_cpu.items()}
+        for name in videos[0] if videos else ():  # put together on the device: to do so here would unpin them
+            inputs[name] = torch.cat([moved(video[name], self._device) for video in videos])
         if videos and self._scales:
             inputs[PIXELS[0]] = floats(inputs[PIXELS[0]], self._scales)
         return inputs
 
     def collate_prompts(self, batch: Sequence[ModelInputs]) -> dict[str, torch.Tensor]:
-        """The whole prompts of all questions, on the device.
+        """The whole prompts of all questions.
 
         Returns:
-            ids: int64, shape (questions, tokens), padded on the left.
-            mask: of the same shape; 0 where an id is padding.
-            own: how many of the tokens come after the prefix, int64, shape (questions,).
-            ends: the position of an answer's first token, of the dtype of positions, shape (questions,).
+            ids: int64, shape (questions, tokens), padded on the left, on the device.
+            mask: of the same shape, on the CPU; 0 where an id is padding.
+            own: how many of the tokens come after the prefix, int64, shape (questions,), on the CPU.
+            ends: the position of an answer's first token, of the dtype of positions, shape (questions,), on the device.
         """
         asked = [(prefix, question) for item in batch for prefix in item.prefixes for question in prefix.questions]
         ids, mask = self._padded([question.ids for _, question in asked])
         own = torch.tensor([len(question.ids) - len(prefix.ids) for prefix, question in asked])
         ends = own + torch.tensor([prefix.next_position for prefix, _ in asked])
-        on_cpu = {"ids": ids, "mask": mask, "own": own, "ends": ends}
-        return {name: tensor.to(self._device, non_blocking=True) for name, tensor in on_cpu.items()}
+        return {"ids": moved(ids, self._device), "mask": mask, "own": own, "ends": moved(ends, self._device)}
 
     def _padded(self, rows: Sequence[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
         """Ids, padded on the left, and their mask."""

@@ -1,6 +1,7 @@
 """Whether a sentence holds for a clip: how likely the model is to say yes, and not no, when it is asked.
 
-Engines ask behind what they have read of the clip, for one token, when all candidates of a request are there.
+Engines ask behind what they have read of the clip, for one token, when all candidates of a request are there. What is
+asked about are the candidates, or the claims in them.
 """
 
 import math
@@ -8,8 +9,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
+from reelscribe.claims import claims_in
 from reelscribe.thoughts import set_apart
-from reelscribe.values import JUDGED, Candidate, Generation
+from reelscribe.values import JUDGED, Candidate, Generation, Request
 
 if TYPE_CHECKING:
     import torch
@@ -20,18 +22,29 @@ _YES: Final = ("yes", "Yes", "YES", " yes", " Yes", " YES")
 _NO: Final = ("no", "No", "NO", " no", " No", " NO")
 
 
-def to_judge(generation: Generation) -> list[str]:
-    """The texts of candidates that are to be judged, each once: without thoughts, and none that is empty."""
-    texts = (set_apart(candidate).text for candidate in generation.candidates)
-    return list(dict.fromkeys(text for text in texts if text))
+def with_given(request: Request, generation: Generation) -> Generation:
+    """The same with the candidates that the request gives, if it gives any, in place of what was generated."""
+    return replace(generation, candidates=request.given.candidates) if request.given else generation
 
 
-def with_chances(generation: Generation, chances: Mapping[str, float | None]) -> Generation:
+def to_judge(request: Request, generation: Generation) -> list[str]:
+    """The texts that are to be judged, each once: candidates without their thoughts, or their claims, or both."""
+    texts: list[str] = []
+    for candidate in map(set_apart, generation.candidates if request.judge else ()):
+        texts += [candidate.text] if candidate.text and request.keep == "judged" else []
+        texts += claims_in(candidate.text) if request.verify else ()
+    return list(dict.fromkeys(texts))
+
+
+def with_chances(request: Request, generation: Generation, chances: Mapping[str, float | None]) -> Generation:
     """The same with what the judge said, by text. Of some it may have said neither yes nor no."""
 
     def scored(candidate: Candidate) -> Candidate:
-        chance = chances.get(set_apart(candidate).text)
-        return candidate if chance is None else replace(candidate, scores={**candidate.scores, JUDGED: chance})
+        text = set_apart(candidate).text
+        chance = chances.get(text) if request.keep == "judged" else None
+        scores = candidate.scores if chance is None else {**candidate.scores, JUDGED: chance}
+        claims = {claim: chances.get(claim) for claim in claims_in(text)} if request.verify else candidate.claims
+        return replace(candidate, scores=scores, claims=claims)
 
     return replace(generation, candidates=tuple(map(scored, generation.candidates)))
 

@@ -4,12 +4,15 @@ A layer attends to all before it, or to a window of it; or it has no keys, but s
 borrows the keys of another.
 """
 
+import itertools
 from collections.abc import Callable, Hashable, Sequence
 from typing import Any, Final, TypeVar
 
 import torch
 from torch.nn import functional
-from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer, LinearAttentionLayer
+from transformers.cache_utils import LinearAttentionLayer
+
+from reelscribe.engines.moving import moved, numbers
 
 ROOM: Final = 64
 """Tokens by which the room for rows' own tokens grows, so that few steps copy what is there."""
@@ -19,29 +22,56 @@ _Made = TypeVar("_Made")
 
 
 class Branches:
-    """Who goes on from which prefix, and what counts as padding: the same for all layers."""
+    """Who goes on from which prefix, and what counts as padding: the same for all layers.
+
+    The host keeps the same in lists: to read it from a GPU would wait for all that that has to do.
+    """
 
     def __init__(self, device: torch.device) -> None:
-        self.prefix_mask = torch.zeros(0, 0, dtype=torch.bool, device=device)
-        """bool, shape (prefixes, prefix tokens)."""
-        self.own_mask = torch.zeros(0, 0, dtype=torch.bool, device=device)
-        """bool, shape (rows, own tokens). What counts stands on the right."""
-        self.owners = torch.zeros(0, dtype=torch.int64, device=device)
-        """The prefix of each row, ascending, int64, shape (rows,)."""
-        self._lay_out()
+        self._device = device
+        self.change([], [], [], (0, 0))
 
-    def _lay_out(self) -> None:
-        """Rows as a table with a line for each prefix; lines are as long as the longest."""
-        counts = self.owners.bincount(minlength=len(self.prefix_mask))
-        self.width = int(counts.max()) if len(counts) else 0
-        starts = counts.cumsum(0) - counts
-        self._rank = torch.arange(len(self.owners), device=self.owners.device) - starts[self.owners]
-        """Where in its line each row stands, int64, shape (rows,)."""
-        self.even = len(self.owners) == len(self.prefix_mask) * self.width
+    def change(
+        self,
+        prefix_lengths: Sequence[int],
+        own_lengths: Sequence[int],
+        owners: Sequence[int],
+        columns: tuple[int, int],
+    ) -> None:
+        """Let others go on.
+
+        Args:
+            prefix_lengths: tokens of each prefix, without padding.
+            own_lengths: own tokens of each row, without padding.
+            owners: the prefix of each row, ascending.
+            columns: prefix tokens and own tokens, padding included.
+        """
+        self.prefix_lengths, self.own_lengths, self.owner_numbers = prefix_lengths, own_lengths, owners
+        self.prefix_mask = self._right(prefix_lengths, columns[0])
+        """bool, shape (prefixes, prefix tokens)."""
+        self.own_mask = self._right(own_lengths, columns[1])
+        """bool, shape (rows, own tokens). What counts stands on the right."""
+        self.owners = numbers(owners, self._device)
+        """The prefix of each row, ascending, int64, shape (rows,)."""
+        ranks = [rank for _, line in itertools.groupby(owners) for rank, _ in enumerate(line)]
+        self._rank = numbers(ranks, self._device)
+        """Rows are a table with a line for each prefix. Where in its line each row stands, int64, shape (rows,)."""
+        self.width = max(ranks, default=-1) + 1
+        """Of the table: lines are as long as the longest."""
+        self.even = len(owners) == len(prefix_lengths) * self.width
         """Whether the table has no gaps, so that it is the rows in their order."""
-        self.padded = not bool(self.prefix_mask.all() & self.own_mask.all())
+        self.padded = min(prefix_lengths, default=0) < columns[0] or min(own_lengths, default=0) < columns[1]
         """Whether anything is padding."""
         self._once: dict[Any, Any] = {}
+
+    def _right(self, lengths: Sequence[int], columns: int) -> torch.Tensor:
+        padding = numbers([columns - length for length in lengths], self._device)
+        return torch.arange(columns, device=self._device) >= padding[:, None]
+
+    @property
+    def columns(self) -> tuple[int, int]:
+        """Prefix tokens and own tokens, padding included."""
+        return self.prefix_mask.shape[1], self.own_mask.shape[1]
 
     def once(self, key: Hashable, make: Callable[[], _Made]) -> _Made:
         """What is the same for several layers in a step: the first that asks for it makes it."""
@@ -52,14 +82,12 @@ class Branches:
 
     def begin_step(self, mask: torch.Tensor | None) -> None:
         """Let each row have more tokens, of which those count that the mask says; one token, if there is none."""
-        new = self.own_mask.new_ones(len(self.owners), 1) if mask is None else mask
+        new = self.own_mask.new_ones(len(self.owners), 1) if mask is None else moved(mask, self._device)
         self.own_mask = torch.cat([self.own_mask, new], 1)
+        added = itertools.repeat(1) if mask is None else mask.sum(1).tolist()
+        self.own_lengths = [length + more for length, more in zip(self.own_lengths, added, strict=False)]
         self.padded = self.padded or mask is not None
         self._once = {}
-
-    def change(self, prefix_mask: torch.Tensor, own_mask: torch.Tensor, owners: torch.Tensor) -> None:
-        self.prefix_mask, self.own_mask, self.owners = prefix_mask, own_mask, owners
-        self._lay_out()
 
     def table(self, rows: torch.Tensor) -> torch.Tensor:
         """Shape (rows, heads, ...) to (prefixes, heads, width, ...). Gaps hold what some row does."""
@@ -107,9 +135,13 @@ class FullLayer:
 
     def branch(self, prefixes: torch.Tensor | None, branches: Branches, rows: int) -> "FullLayer":
         """A layer of another cache, for this many rows that go on from these prefixes (None for all)."""
-        made = FullLayer(branches)
+        made = self.fresh(branches)
         made._take(self, prefixes, rows)
         return made
+
+    def fresh(self, branches: Branches) -> "FullLayer":
+        """A layer of the same kind for another cache, with nothing in it."""
+        return type(self)(branches)
 
     def _take(self, other: "FullLayer", prefixes: torch.Tensor | None, rows: int) -> None:
         self.prefix = [_chosen(part, prefixes) for part in other.prefix]
@@ -231,11 +263,12 @@ class SlidingLayer(FullLayer):
         held = self.prefix[0]
         self._mask = torch.ones(len(held), held.shape[2], dtype=torch.bool, device=held.device)
 
-    def branch(self, prefixes: torch.Tensor | None, branches: Branches, rows: int) -> "SlidingLayer":
-        made = SlidingLayer(branches, self._window)
-        made._mask = _chosen(self._mask, prefixes)
-        made._take(self, prefixes, rows)
-        return made
+    def fresh(self, branches: Branches) -> "SlidingLayer":
+        return SlidingLayer(branches, self._window)
+
+    def _take(self, other: Any, prefixes: torch.Tensor | None, rows: int) -> None:
+        super()._take(other, prefixes, rows)
+        self._mask = _chosen(other._mask, prefixes)
 
     def join(self, parts: Sequence["FullLayer"], copies: Sequence[torch.Tensor | None]) -> None:
         masks = [part._mask[:, None, :, None] for part in parts if isinstance(part, SlidingLayer)]
@@ -268,6 +301,10 @@ class StateLayer(LinearAttentionLayer):  # type: ignore[misc]
         self._kept: tuple[torch.Tensor, list[torch.Tensor]] | None = None
         self.reorder_cache(owners)
 
+    def fresh(self, _: Branches) -> "StateLayer":
+        """See `FullLayer.fresh`."""
+        return StateLayer()
+
     def join(self, parts: Sequence["StateLayer"], copies: Sequence[torch.Tensor | None]) -> None:
         """See `FullLayer.join`."""
         joined = [
@@ -293,14 +330,14 @@ class StateLayer(LinearAttentionLayer):  # type: ignore[misc]
         if bool((mask.any(1) != mask.all(1)).any()):
             raise ValueError("rows of a step must be all padding, or have none.")
         idle = (~mask.any(1)).nonzero()[:, 0]
-        self._kept = idle, [state[idle.to(state.device)] for state in self._states()]
+        self._kept = idle, [state[moved(idle, state.device)] for state in self._states()]
 
     def end_step(self) -> None:
         """Give them their states back."""
         if self._kept:
             idle, kept = self._kept
             pairs = zip(self._states(), kept, strict=True)
-            self._set_states([now.index_copy(0, idle.to(now.device), old) for now, old in pairs])
+            self._set_states([now.index_copy(0, moved(idle, now.device), old) for now, old in pairs])
             self._kept = None
 
     def _states(self) -> list[torch.Tensor]:
@@ -322,26 +359,13 @@ class BorrowingLayer:
     def branch(self, *_: Any) -> "BorrowingLayer":
         return self
 
+    def fresh(self, _: Branches) -> "BorrowingLayer":
+        return self
+
     def join(self, *_: Any) -> None: ...
     def keep(self, *_: Any) -> None: ...
     def begin_step(self, *_: Any) -> None: ...
     def end_step(self) -> None: ...
-
-
-_Layer = FullLayer | StateLayer | BorrowingLayer
-
-
-def layer_for(kind: Any, branches: Branches) -> _Layer | None:
-    """The layer of ours for one of a `DynamicCache`; None if there is none of its kind."""
-    if type(kind) is DynamicLayer:
-        return FullLayer(branches)
-    if type(kind) is DynamicSlidingWindowLayer:
-        return SlidingLayer(branches, kind.sliding_window)
-    if type(kind) is LinearAttentionLayer:
-        return StateLayer()
-    if type(kind).__name__ == "DummyLayer":  # which older releases of Transformers leave out
-        return BorrowingLayer()
-    return None
 
 
 def copied(rows: torch.Tensor, which: torch.Tensor | None) -> torch.Tensor:

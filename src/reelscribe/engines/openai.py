@@ -24,7 +24,7 @@ from reelscribe.engines.base import USUAL_LIMITS, ModelInfo
 from reelscribe.engines.chat import Answer, Shown, body, hear, is_web_address, read_answer, show, with_fields
 from reelscribe.engines.feed import feeding
 from reelscribe.engines.gate import DeniedError, FailedError, Gate, RefusedError
-from reelscribe.engines.judging import to_judge, with_chances
+from reelscribe.engines.judging import to_judge, with_chances, with_given
 from reelscribe.engines.server import ServedModel, Server
 from reelscribe.engines.stills import words_of
 from reelscribe.errors import ClipError, EngineError, SettingsError
@@ -248,7 +248,7 @@ class OpenAIEngine:
         with others.joined():
             try:
                 shown = await flight.showing.get() if flight.showing else _NOTHING
-                while len(candidates) < request.num_captions:
+                while not request.given and len(candidates) < request.num_captions:
                     answer = await self._ask(request, shown, len(candidates), client, gate)
                     others.tell()
                     candidates += answer.candidates
@@ -256,8 +256,9 @@ class OpenAIEngine:
                 made = Generation(
                     id=request.id, candidates=tuple(candidates[: request.num_captions]), prompt_tokens=prompt_tokens
                 )
-                if request.judge:
-                    made = with_chances(made, await self._judge(request, to_judge(made), shown, client, gate))
+                made = with_given(request, made)
+                judged = await self._judge(request, to_judge(request, made), shown, client, gate)
+                made = with_chances(request, made, judged)
             except (ClipError, RefusedError, FailedError) as exc:
                 if isinstance(exc, DeniedError):
                     await others.wait_for_answer(exc)

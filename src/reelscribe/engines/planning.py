@@ -27,6 +27,9 @@ CLIPS: Final = 4
 _WORDS_TOKENS: Final = 2048
 """Prompt, times of the frames and answer, for the plan."""
 
+_BITS: Final = {"bitsandbytes": 8, "fp8": 8, "fbgemm_fp8": 8, "mxfp8": 8, "mxfp4": 4, "nvfp4": 4}
+"""Of a weight, by ways to quantise whose configuration does not say so. Of any other it is not known: 16, at most."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class ModelSize:
@@ -41,6 +44,8 @@ class ModelSize:
     heads: int
     kv_heads: int
     head_dim: int
+    state_bytes: int = 0
+    """States of a sequence, however long it is, in layers of linear attention and of convolutions."""
     is_mixture: bool = False
     """A mixture of experts."""
     is_exact: bool = True
@@ -100,13 +105,15 @@ class ModelSize:
             heads=heads,
             kv_heads=text.get("num_key_value_heads") or heads,
             head_dim=_head_dim(text),
+            state_bytes=weights.state_bytes,
             is_mixture=weights.has_experts,
         )
 
-    def gpu_bytes(self, tp: int, cached_tokens: int) -> int:
-        """What each of `tp` GPUs must hold: weights, a cache of so many tokens, and room to work."""
+    def gpu_bytes(self, tp: int, cached_tokens: int, *, sequences: int = 0) -> int:
+        """What each of `tp` GPUs must hold: weights, a cache of so many tokens and sequences, and room to work."""
         kv_heads = math.ceil(self.kv_heads / tp)  # a head that cannot be split is copied
         cache = 2 * 2 * self.layers * kv_heads * self.head_dim * cached_tokens
+        cache += self.state_bytes * sequences // tp
         return self.text_bytes // tp + self.vision_bytes + cache + _WORKING_BYTES
 
     def splits(self, tp: int) -> bool:
@@ -123,6 +130,8 @@ class _Weights(NamedTuple):
     vision: int
     """All others: encoders, and what leads from them to the language model."""
     has_experts: bool
+    state_bytes: int = 0
+    """See `ModelSize`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -181,7 +190,7 @@ def plan(
         allowed = allowed[-1:]  # to leave GPUs idle would help nobody
     usable = int(min(gpu_bytes) * memory_share)
     for clips in (CLIPS, 1):  # slow is better than not at all
-        need = {degree: size.gpu_bytes(degree, clips * longest_tokens) for degree in allowed}
+        need = {degree: size.gpu_bytes(degree, clips * longest_tokens, sequences=clips) for degree in allowed}
         fits = next((degree for degree in need if need[degree] <= usable), None)
         if fits is not None:
             break
@@ -228,21 +237,27 @@ def _gpus(count: int) -> str:
 
 
 def _bytes_each(config: Mapping[str, Any]) -> float:
-    """Bytes of a weight in the layers of text. Checkpoints of the family come in 16 bits, or with these quantised."""
-    quantised = config.get("quantization_config")
-    if not quantised:
-        return 2
-    bits = 8 if quantised.get("quant_method") == "fp8" else quantised.get("bits", 8)
-    return float(bits) / 8
+    """Bytes of a weight in the layers of text: as checkpoints come, in 16 bits, or as the configuration says."""
+    told = config.get("quantization_config") or {}
+    if told.get("load_in_4bit"):  # bitsandbytes
+        return 0.5
+    # compressed-tensors has a table of groups of layers, and most have one
+    groups = [group.get("weights") or {} for group in (told.get("config_groups") or {}).values()]
+    bits = told.get("bits") or max((group.get("num_bits") or 16 for group in groups), default=None)
+    return float(bits or _BITS.get(str(told.get("quant_method")), 16)) / 8
 
 
 def _head_dim(text: Mapping[str, Any]) -> int:
     return int(text.get("head_dim") or text["hidden_size"] // text["num_attention_heads"])
 
 
+def _layers(text: Mapping[str, Any]) -> int:
+    return int(text["num_hidden_layers"])
+
+
 def _cached_layers(text: Mapping[str, Any]) -> int:
     """Layers of attention; those of convolutions, or of attention with a state of fixed size, keep no keys."""
-    kinds = text.get("layer_types") or ["attention"] * text["num_hidden_layers"]
+    kinds = text.get("layer_types") or ["attention"] * _layers(text)
     return sum("attention" in kind and "linear" not in kind for kind in kinds)
 
 
@@ -256,7 +271,22 @@ def _counted(config: Any) -> _Weights:
     layers = set(model.get_decoder().parameters()) - embeddings
     others = set(model.parameters()) - layers - embeddings
     has_experts = any(name.rpartition(".")[2] == "experts" for name, _ in model.named_modules())
-    return _Weights(_numbers(layers), _numbers(embeddings), _numbers(others), has_experts)
+    states = _state_bytes(model) if _cached_layers(text := config.get_text_config().to_dict()) < _layers(text) else 0
+    return _Weights(_numbers(layers), _numbers(embeddings), _numbers(others), has_experts, states)
+
+
+def _state_bytes(model: Any) -> int:
+    """Bytes of the states of a sequence, measured on a model without numbers, as one of 16 bits has them."""
+    torch, cached = (importlib.import_module(name) for name in ("torch", "reelscribe.engines.cached"))
+    decoder = model.to(torch.bfloat16).get_decoder()
+    for module in decoder.modules():
+        if hasattr(module, "experts"):  # which of them a token goes to, numbers alone would say
+            module.forward = lambda hidden, *_, **__: hidden
+    try:
+        return int(cached.CacheCost.of(decoder, torch.device("meta")).row_bytes)
+    except Exception as exc:  # a model's code may raise anything
+        logger.warning("The states of the model's linear layers are not counted, since it cannot be run: %s", exc)
+        return 0
 
 
 def _numbers(weights: Iterable[Any]) -> int:

@@ -11,6 +11,8 @@ from typing import Any
 import torch
 from transformers import DynamicCache
 
+from reelscribe.engines.moving import numbers
+
 
 class RepeatingCache:
     """The cache of a running batch, with the methods of a `BranchingCache`.
@@ -30,15 +32,17 @@ class RepeatingCache:
         """Which questions have tokens in this step; None for all."""
 
     @classmethod
-    def over(cls, filled: DynamicCache, mask: torch.Tensor, counts: Sequence[int]) -> "RepeatingCache":
+    def over(
+        cls, filled: DynamicCache, _: Sequence[int], counts: Sequence[int], device: torch.device
+    ) -> "RepeatingCache":
         """A cache whose questions go on from a prefix that was read.
 
         Args:
             filled: of one prefix, without padding.
-            mask: shape (1, tokens).
             counts: questions of the prefix, of length 1.
+            device: of rows' numbers.
         """
-        made = cls(mask.device)
+        made = cls(device)
         [count] = counts
         made._held = [*((copy.deepcopy(filled), 1) for _ in range(count - 1)), (filled, 1)]
         return made
@@ -65,14 +69,14 @@ class RepeatingCache:
                 yield slice(start, start + count), each
             start += count
 
-    def keep(self, rows: torch.Tensor) -> None:
-        """Keep some rows: which, ascending, int64."""
+    def keep(self, rows: Sequence[int]) -> None:
+        """Keep some rows: which, ascending."""
         start, left = 0, []
         for each, count in self._held:
-            mine = rows[(rows >= start) & (rows < start + count)] - start
-            if len(mine):
+            mine = [row - start for row in rows if start <= row < start + count]
+            if mine:
                 if len(mine) < count:
-                    each.reorder_cache(mine)
+                    each.reorder_cache(numbers(mine, self._device))
                 left.append((each, len(mine)))
             start += count
         self._held = left

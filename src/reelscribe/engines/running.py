@@ -1,6 +1,5 @@
 """The batch that a model is working on, which works join and leave while it runs."""
 
-import inspect
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -11,10 +10,12 @@ from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer
 
 from reelscribe.engines.branching import BranchingCache, can_branch
+from reelscribe.engines.cached import cache_name
 from reelscribe.engines.families import PIXELS
 from reelscribe.engines.inputs import InputBuilder, ModelInputs
-from reelscribe.engines.judging import to_judge, with_chances
+from reelscribe.engines.judging import to_judge, with_chances, with_given
 from reelscribe.engines.looks import OneLook
+from reelscribe.engines.moving import moved, numbers, repeated
 from reelscribe.engines.repeating import RepeatingCache
 from reelscribe.engines.sampling import Sampler, TokenRules
 from reelscribe.engines.thinking import with_opening
@@ -80,7 +81,7 @@ class RunningBatch:
         self._keep(self._sampler.drop_finished(at_least=0))
         caches, logits, ends, counts = [], [], [], []
         tokens = _PREFILL_TOKENS.get(self._device.type, _PREFILL_TOKENS_GPU)
-        for part in _parts(group, tokens, together=self._together):
+        for part in _parts(group, tokens, together=self._together, padded=self._device.type == "cpu"):
             prompts = self._builder.collate_prompts(part)
             cache, scores = self._read(part)
             caches.append(cache)
@@ -90,10 +91,9 @@ class RunningBatch:
             counts += self._sampler.add(requests, prompts["ids"], prompts["mask"])
         self._looks.forget()
         self._cache.add(caches, counts)
-        repeats = torch.tensor(counts, device=self._device)
-        scores = torch.cat(logits)
-        self._logits = torch.cat([self._logits.to(scores.dtype), scores.repeat_interleave(repeats, 0)])
-        self._positions = torch.cat([self._positions, torch.cat(ends)[:, None].repeat_interleave(repeats, 0)])
+        rows, scores = numbers(repeated(counts), self._device), torch.cat(logits)
+        self._logits = torch.cat([self._logits.to(scores.dtype), scores[rows]])
+        self._positions = torch.cat([self._positions, torch.cat(ends)[rows, None]])
 
     def _read(self, part: Sequence[ModelInputs]) -> tuple[Any, torch.Tensor]:
         """Look at videos and read prefixes.
@@ -109,10 +109,10 @@ class RunningBatch:
         filled = DynamicCache(config=self._config)
         with self._looks.at(part[0].video):
             scores = self._model(**inputs, **{self._cache_name: filled}, use_cache=True, logits_to_keep=1).logits[:, -1]
-        counts = [len(prefix.questions) for item in part for prefix in item.prefixes]
-        repeats = torch.tensor(counts, device=scores.device)
-        cache = type(self._cache).over(filled, inputs["attention_mask"], counts)
-        return cache, scores.repeat_interleave(repeats, 0)
+        prefixes = [prefix for item in part for prefix in item.prefixes]
+        lengths, counts = [len(each.ids) for each in prefixes], [len(each.questions) for each in prefixes]
+        cache = type(self._cache).over(filled, lengths, counts, self._device)
+        return cache, scores[numbers(repeated(counts), scores.device)]
 
     def _ask(self, cache: Any, scores: torch.Tensor, prompts: Mapping[str, torch.Tensor]) -> torch.Tensor:
         """Read the tokens that each question has of its own, if any has.
@@ -125,11 +125,12 @@ class RunningBatch:
         left = scores
         # Padding leaves no trace in keys, but would change states: there a piece is all padding in a row, or none.
         for start, end in _pieces(sorted(set(own.tolist())) if cache.has_states else [int(own.max())], width):
-            distance = torch.arange(-start, -end, device=ids.device)  # from the prompts' ends
+            distance = torch.arange(-start, -end)  # from the prompts' ends
             cache.begin_step(distance >= -own[:, None])
-            left = self._score(ids[:, distance], ends[:, None] + distance, cache)
+            places = slice(ids.shape[1] - start, ids.shape[1] - end)
+            left = self._score(ids[:, places], ends[:, None] + moved(distance, ends.device), cache)
             cache.end_step()
-        return torch.where(own[:, None].to(scores.device) > 0, left, scores)
+        return torch.where(moved(own[:, None] > 0, scores.device), left, scores)
 
     def _score(self, tokens: torch.Tensor, positions: torch.Tensor, cache: Any) -> torch.Tensor:
         """Take rows further by these tokens, int64, shape (rows, tokens). Returns scores of those that come next."""
@@ -158,10 +159,16 @@ class RunningBatch:
         tokens = self._sampler.step(self._logits)
         self._finish()
         tokens = self._keep(self._sampler.drop_finished(), tokens)
-        if len(tokens):
+        if not len(tokens):
+            return
+        try:
             self._cache.begin_step()
             self._logits = self._score(tokens[:, None], self._positions, self._cache).to(self._device)
-            self._positions = self._positions + 1
+        except Exception:
+            self._sampler.settle()  # or what ended in the step before would be charged with this one
+            self._finish()
+            raise
+        self._positions = self._positions + 1
 
     def finished(self) -> list[Generation | Failure]:
         """The requests that came to their end since the last call; also after a step that failed."""
@@ -178,65 +185,62 @@ class RunningBatch:
         if not rows:
             return
         asked = {each.request.id: (item, each) for item in self._works for each in item.questions}
-        unjudged = []
+        unjudged, judging = [], []
         for answer in self._sampler.finished():
             if not isinstance(answer, Generation):
                 self._finished.append(answer)
                 continue
             item, question = asked[answer.id]
-            made = with_opening(answer) if question.opens_thought else answer
-            if question.request.judge and to_judge(made):
-                unjudged.append((rows[answer.id], made, self._builder.judging(item, answer.id, to_judge(made))))
+            made = with_given(question.request, with_opening(answer) if question.opens_thought else answer)
+            if texts := to_judge(question.request, made):
+                unjudged.append((rows[answer.id], question.request, made, texts))
+                judging.append(self._builder.judging(item, answer.id, texts))
             else:
                 self._finished.append(made)
         if unjudged:
-            self._finished += self._judged(*zip(*unjudged, strict=True))
+            chances = self._chances([row for row, *_ in unjudged], judging)
+            for _, request, made, texts in unjudged:
+                self._finished.append(with_chances(request, made, dict(zip(texts, chances, strict=False))))
 
-    def _judged(
-        self, rows: Sequence[int], answers: Sequence[Generation], judging: Sequence[ModelInputs]
-    ) -> Iterator[Generation]:
-        """Answers with what the model says of their candidates, behind the prefix from which these branched off.
+    def _chances(self, rows: Sequence[int], judging: Sequence[ModelInputs]) -> Iterator[float]:
+        """How likely the model is to say yes to each question, behind the prefix from which candidates branched off.
 
         Of layers with states, and of those that no `BranchingCache` holds, nothing is left of a prefix: there the clip
         is looked at once more.
+
+        Args:
+            rows: one of the candidates of each work.
+            judging: what is asked behind its prefix.
         """
-        chances: list[float] = []
         if isinstance(self._cache, BranchingCache) and not self._cache.has_states:
             cache = self._cache.branch(rows, [len(item.questions) for item in judging])
             scores = self._ask(cache, self._logits.new_zeros(()), self._builder.collate_prompts(judging))
+            return iter(self._builder.yes_no.chances(scores))
+        chances: list[float] = []
+        for item in judging:
+            scores = self._ask(*self._read([item]), self._builder.collate_prompts([item]))
+            self._looks.forget()
             chances += self._builder.yes_no.chances(scores)
-        else:
-            for item in judging:
-                scores = self._ask(*self._read([item]), self._builder.collate_prompts([item]))
-                self._looks.forget()
-                chances += self._builder.yes_no.chances(scores)
-        for answer in answers:
-            captions = to_judge(answer)
-            yield with_chances(answer, dict(zip(captions, chances, strict=False)))
-            del chances[: len(captions)]
+        return iter(chances)
 
-    def _keep(self, rows: torch.Tensor | None, tokens: torch.Tensor | None = None) -> torch.Tensor:
+    def _keep(self, rows: list[int] | None, tokens: torch.Tensor | None = None) -> torch.Tensor:
         """Go on with some of the candidates. Returns their tokens."""
         tokens = tokens if tokens is not None else self._positions[:, 0]
         if rows is None:
             return tokens
-        if len(rows):
-            self._cache.keep(rows)
-            self._logits, self._positions = self._logits[rows], self._positions[rows]
-        else:
+        if not rows:
             self._empty()
-        return tokens[rows]
+            return tokens[:0]
+        self._cache.keep(rows)
+        staying = numbers(rows, self._device)
+        self._logits, self._positions = self._logits[staying], self._positions[staying]
+        return tokens[staying]
 
 
 _NO_MASK: Final = torch.empty(0, 0, 0, 0)
 """Four dimensions tell Transformers that a mask is made already; the cache knows what is padding."""
 _STATES: Final = ("linear_attention", "conv")
 """Types of layers that have states; they take a mask of two dimensions, or none."""
-
-
-def cache_name(model: Any) -> str:
-    """What the model calls its cache: another name since Transformers 5.23."""
-    return "cache" if "cache" in inspect.signature(model.forward).parameters else "past_key_values"
 
 
 def _no_masks(config: Any) -> Any:
@@ -253,7 +257,7 @@ def _pieces(lengths: Sequence[int], width: int) -> Iterator[tuple[int, int]]:
             yield start, max(start - width, end)
 
 
-def _parts(group: Sequence[ModelInputs], tokens: int, *, together: bool) -> Iterator[list[ModelInputs]]:
+def _parts(group: Sequence[ModelInputs], tokens: int, *, together: bool, padded: bool) -> Iterator[list[ModelInputs]]:
     """Cut a group such that the prefixes of each part, padded, have at most so many tokens, or it is one work.
 
     A work that has several prefixes with its video goes by itself, a prefix at a time, so that the pixels are the same.
@@ -263,18 +267,21 @@ def _parts(group: Sequence[ModelInputs], tokens: int, *, together: bool) -> Iter
         group: works.
         tokens: of a part.
         together: whether works can be read together at all.
+        padded: whether those of unequal lengths can. On a GPU they cost flash attention, which takes no padding.
     """
     part: list[ModelInputs] = []
     longest = rows = 0
-    for item in group:
-        if not together or item.has_sound or sum(prefix.has_video for prefix in item.prefixes) > 1:
+    for item in group if padded else sorted(group, key=lambda item: item.longest_prefix):
+        uneven = len({len(prefix.ids) for prefix in item.prefixes}) > 1 and not padded
+        if not together or uneven or item.has_sound or sum(prefix.has_video for prefix in item.prefixes) > 1:
             if part:
                 yield part
             part, longest, rows = [], 0, 0
             yield from ([replace(item, prefixes=(prefix,))] for prefix in item.prefixes)
             continue
+        unlike = not padded and item.longest_prefix != longest
         longest = max(longest, item.longest_prefix)
-        if part and longest * (rows + len(item.prefixes)) > tokens:
+        if part and (unlike or longest * (rows + len(item.prefixes)) > tokens):
             yield part
             part, longest, rows = [], item.longest_prefix, 0
         part.append(item)

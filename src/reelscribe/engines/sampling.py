@@ -3,9 +3,15 @@
 The numbers that a candidate is drawn with depend on its request's seed and its own number alone, so that it comes out
 the same in whichever batch it is. Penalty, temperature, top-k, top-p and min-p mean what they mean in Transformers and
 are applied in the same order; here each row has its own, and all rows are drawn together.
+
+On a GPU, tokens are read one step late: while it scores the next ones, they are on their way to the host. A row that
+ended is so scored once more, and what that gives is dropped. The host waits for the device where it has to know at
+once: when a row reaches its limit of tokens, while a row is held to a schema, and in filters without a top-k.
 """
 
 import hashlib
+import itertools
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -16,6 +22,7 @@ from numpy.typing import NDArray
 from torch.nn import functional
 
 from reelscribe.engines.constraints import Constraint, Constraints
+from reelscribe.engines.moving import moved, numbers, repeated
 from reelscribe.engines.thinking import before_stop, decode
 from reelscribe.sampling_params import DEFAULT_MAX_TOKENS, SamplingParams
 from reelscribe.values import Candidate, Failure, Generation, Request, RequestId, StopReason
@@ -25,6 +32,10 @@ _DEAD_SHARE: Final = 1 / 4
 
 _ALL: Final = 1 << 24
 """More tokens than any vocabulary has."""
+_LIKELIEST: Final = 1024
+"""Tokens that are sorted for a top-p or min-p without a top-k; all are only if these are too few."""
+_LATE: Final = ("cuda",)
+"""Types of devices whose tokens are read one step late. A CPU has nothing to do meanwhile."""
 
 
 class TokenRules:
@@ -93,6 +104,8 @@ class _Draft:
     """Whether its log-probability is asked for."""
     mean_logprob: float | None = None
     """Of its tokens, once it is finished."""
+    last_step: int = 0
+    """The step of the sampler in which it reaches its limit of tokens."""
 
     def accept(self, token: int) -> None:
         """Take the next token, and see whether it is the last."""
@@ -149,6 +162,36 @@ class _Job:
         return Generation(id=self.request.id, candidates=made, prompt_tokens=self.prompt_tokens)
 
 
+class _Drawn:
+    """The tokens of a step, which go to the host while the device goes on.
+
+    Args:
+        rows: whose tokens they are.
+        tokens: int64, shape (rows,).
+        means: of log-probabilities so far, float64, shape (rows,), if any row is to be scored.
+    """
+
+    def __init__(self, rows: Sequence[_Draft], tokens: torch.Tensor, means: torch.Tensor | None) -> None:
+        self._rows = rows
+        # A copy from a GPU that does not block is to pinned memory, and must not be read before the event.
+        self._tokens = tokens.to("cpu", non_blocking=True)
+        self._means = None if means is None else means.to("cpu", non_blocking=True)
+        self._copied = torch.cuda.Event() if tokens.is_cuda else None  # type: ignore[no-untyped-call]
+        if self._copied:
+            self._copied.record()
+
+    def accept(self) -> None:
+        """Give each row its token, once they are there. Rows that ended before have no use for it."""
+        if self._copied:
+            self._copied.synchronize()
+        means = itertools.repeat(None) if self._means is None else self._means.tolist()
+        for draft, token, mean in zip(self._rows, self._tokens.tolist(), means, strict=False):
+            if not draft.stop_reason:
+                draft.accept(token)
+                if draft.stop_reason and draft.scored:
+                    draft.mean_logprob = mean
+
+
 class Sampler:
     """The candidates of a running batch. Each is a row for the model, those of a request one after the other.
 
@@ -161,8 +204,12 @@ class Sampler:
     def __init__(self, rules: TokenRules, vocabulary: int, device: torch.device) -> None:
         self._rules = rules
         self._vocabulary = vocabulary
+        self._late = device.type in _LATE
         self._jobs: list[_Job] = []
         self._rows: list[_Draft] = []
+        self._drawn: deque[_Drawn] = deque()
+        """What rows do not have yet."""
+        self._step = 0
         self._knobs = torch.zeros(0, len(_knobs(SamplingParams())), device=device)
         self._draws = torch.zeros(0, 0, device=device)
         self._steps = torch.zeros(0, 1, dtype=torch.int64, device=device)
@@ -179,7 +226,7 @@ class Sampler:
         Args:
             requests: to join.
             prompt_ids: int64, shape (requests, tokens), for the repetition penalty.
-            prompt_mask: of the same shape; 0 where an id is padding.
+            prompt_mask: of the same shape, on the CPU; 0 where an id is padding.
 
         Returns:
             Candidates of each request.
@@ -192,8 +239,8 @@ class Sampler:
         numbered = [(job, number) for job in jobs for number in range(len(job.drafts))]
         penalised = any(draft.params.repetition_penalty not in (None, 1) for draft in (*self._rows, *drafts))
         if penalised or len(self._seen):
-            counts = torch.tensor([len(job.drafts) for job in jobs], device=prompt_ids.device)
-            seen = self._tokens_of(prompt_ids, prompt_mask).repeat_interleave(counts, 0)
+            rows = numbers(repeated([len(job.drafts) for job in jobs]), prompt_ids.device)
+            seen = self._tokens_of(prompt_ids, moved(prompt_mask, prompt_ids.device))[rows]
             # Rows that came without a penalty have none that what they said before could matter to.
             held = self._seen if len(self._seen) else self._seen.new_zeros(len(self._rows), self._vocabulary)
             self._seen = torch.cat([held, seen])
@@ -204,14 +251,15 @@ class Sampler:
         self._steps = _stack(self._steps, torch.zeros(len(drafts), 1, dtype=torch.int64))
         self._logprobs = _stack(self._logprobs, torch.zeros(len(drafts), 1, dtype=torch.float64))
         self._jobs += jobs
-        self._rows += drafts
+        self._rows = [*self._rows, *drafts]  # a new list: tokens on their way are for those of the old one
         self._look()
         return [len(job.drafts) for job in jobs]
 
     def _draft(self, request: Request) -> _Draft:
         params = self._rules.resolve(request.sampling, request.num_captions)
         constraint = self._rules.constraints.begin(request.schema) if request.schema else None
-        return _Draft(rules=self._rules, params=params, constraint=constraint, scored=request.scored)
+        last = self._step + (params.max_tokens or 0)
+        return _Draft(rules=self._rules, params=params, constraint=constraint, scored=request.scored, last_step=last)
 
     def _tokens_of(self, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         """The tokens of each prompt, padding left out, lest it matter beside which others a request stands."""
@@ -223,8 +271,13 @@ class Sampler:
         sampled = [draft.params for draft in self._rows if draft.params.temperature]
         self._samples = bool(sampled)
         self._scores = any(draft.scored for draft in self._rows)
-        # The likeliest tokens, so many of them, are enough to tell which are cut; 0 where no row cuts any.
-        self._width = max(params.top_k or _ALL for params in sampled) if any(map(_filters, sampled)) else 0
+        self._constrained = any(draft.constraint for draft in self._rows)
+        self._limits = {draft.last_step for draft in self._rows}
+        filtered = [params for params in sampled if _filters(params)]
+        self._all_filtered = len(filtered) == len(sampled)
+        self._all_top_k = all(params.top_k for params in filtered)
+        # So many of the likeliest tokens are sorted, to tell which are cut; 0 if no row cuts any.
+        self._width = max((params.top_k or _LIKELIEST for params in filtered), default=0)
 
     def __len__(self) -> int:
         """How many rows there are."""
@@ -237,7 +290,8 @@ class Sampler:
             logits: shape (rows, vocabulary). Rows that are held to a schema are overwritten.
 
         Returns:
-            int64, shape (rows,). Those of finished rows mean nothing.
+            int64, shape (rows,). Those of finished rows mean nothing, and which are finished may be known one step
+            late.
         """
         scores = logits.float()
         totals = scores.logsumexp(-1, keepdim=True) if self._scores else None
@@ -253,16 +307,17 @@ class Sampler:
         self._steps += 1
         if totals is not None:
             self._logprobs += (own.gather(1, tokens[:, None]) - totals).double()
-        ending: list[int] = []
-        for row, (draft, token) in enumerate(zip(self._rows, tokens.tolist(), strict=True)):
-            if not draft.stop_reason:
-                draft.accept(token)
-                ending += [row] if draft.stop_reason and draft.scored else []
-        if ending:
-            means = (self._logprobs[ending] / self._steps[ending])[:, 0].tolist()
-            for row, mean in zip(ending, means, strict=True):
-                self._rows[row].mean_logprob = mean
+        means = (self._logprobs / self._steps)[:, 0] if self._scores else None
+        self._drawn.append(_Drawn(self._rows, tokens, means))
+        self._step += 1
+        at_once = not self._late or self._constrained or self._step in self._limits
+        self.settle(but=0 if at_once else 1)
         return tokens
+
+    def settle(self, *, but: int = 0) -> None:
+        """Let rows have the tokens that were drawn, but for those of so many last steps."""
+        while len(self._drawn) > but:
+            self._drawn.popleft().accept()
 
     def _constrain(self, scores: torch.Tensor) -> torch.Tensor:
         """Take what may not come next from those rows that are held to a schema; others cost nothing."""
@@ -270,7 +325,7 @@ class Sampler:
             row: draft.constraint for row, draft in enumerate(self._rows) if draft.constraint and not draft.stop_reason
         }
         if held:
-            rows = torch.tensor(list(held), device=scores.device)
+            rows = numbers(list(held), scores.device)
             allowed = self._rules.constraints.allowed(list(held.values()), self._vocabulary, scores.device)
             scores[rows] = torch.where(allowed, scores[rows], -torch.inf)
         return scores
@@ -285,17 +340,32 @@ class Sampler:
     ) -> torch.Tensor:
         chances = (scores / temperature).softmax(-1)
         if self._width:
-            likeliest, ids = chances.topk(min(self._width, chances.shape[1]))
-            ranks = torch.arange(likeliest.shape[1], device=scores.device)
-            likeliest = likeliest.masked_fill(ranks >= top_k, 0)
-            sums = likeliest.cumsum(-1)
-            stays = (sums - likeliest < top_p * sums[:, -1:]) & (likeliest >= min_p * likeliest[:, :1])
-            chances = torch.zeros_like(chances).scatter_(1, ids, likeliest * stays)
+            chances = self._filtered(chances, top_k, top_p, min_p)
         # Summed up in the order of ids: likely tokens may change places by a rounding error, which must not show.
         # A number below 1 times the sum stays below the sum in floats, too, so that there is always a token.
-        sums = chances.cumsum(-1)
+        sums = _running_sums(chances)
         draws = self._draws.gather(1, self._steps.clamp(max=self._draws.shape[1] - 1))
         return torch.searchsorted(sums, draws * sums[:, -1:], right=True)[:, 0]
+
+    def _filtered(
+        self, chances: torch.Tensor, top_k: torch.Tensor, top_p: torch.Tensor, min_p: torch.Tensor
+    ) -> torch.Tensor:
+        """The same with 0 for what each row cuts."""
+        free = (top_k >= _ALL) & (top_p > 1) & (min_p == 0)
+        for width in (self._width, chances.shape[1]):
+            likeliest, ids = chances.topk(min(width, chances.shape[1]))
+            likeliest = likeliest.masked_fill(torch.arange(likeliest.shape[1], device=chances.device) >= top_k, 0)
+            sums = _running_sums(likeliest)
+            reached, least = sums[:, -1:], min_p * likeliest[:, :1]
+            whole = reached if self._all_top_k else torch.where(top_k > width, chances.sum(-1, keepdim=True), reached)
+            stays = (sums - likeliest < top_p * whole) & (likeliest >= least)
+            if self._all_top_k or width >= chances.shape[1]:
+                break
+            enough = free | (top_k <= width) | (reached >= top_p * whole) | (likeliest[:, -1:] < least)
+            if bool(enough.all()):
+                break
+        cut = torch.zeros_like(chances).scatter_(1, ids, likeliest * stays)
+        return cut if self._all_filtered else torch.where(free, chances, cut)
 
     def ended(self) -> dict[RequestId, int]:
         """The requests that `finished` will give, each with one of its rows, which stand until rows are dropped."""
@@ -313,39 +383,50 @@ class Sampler:
         self._jobs = [job for job in self._jobs if not job.done]
         return [job.answer() for job in done]
 
-    def drop_finished(self, *, at_least: float = _DEAD_SHARE) -> torch.Tensor | None:
+    def drop_finished(self, *, at_least: float = _DEAD_SHARE) -> list[int] | None:
         """Drop finished rows, if they are so large a share that it pays.
 
         Returns:
-            The rows that stay, ascending, int64, or None where all do.
+            The rows that stay, ascending, or None where all do.
         """
         staying = [row for row, draft in enumerate(self._rows) if not draft.stop_reason]
         if len(self._rows) - len(staying) < max(len(self._rows) * at_least, 1):
             return None
         self._rows = [self._rows[row] for row in staying]
-        rows = torch.tensor(staying, dtype=torch.int64, device=self._knobs.device)
+        rows = numbers(staying, self._knobs.device)
         self._knobs, self._draws, self._steps = self._knobs[rows], self._draws[rows], self._steps[rows]
         self._logprobs = self._logprobs[rows]
         if len(self._seen):
             self._seen = self._seen[rows]
         self._look()
-        return rows
+        return staying
+
+
+def _running_sums(chances: torch.Tensor) -> torch.Tensor:
+    """Sums along rows up to each number. CUDA's may differ in the last bit each time, so that a CPU adds up instead."""
+    if chances.device.type == "cuda" and torch.are_deterministic_algorithms_enabled():
+        return chances.cpu().cumsum(-1).to(chances.device)
+    return chances.cumsum(-1)
 
 
 def _stack(held: torch.Tensor, new: torch.Tensor) -> torch.Tensor:
     """One below the other, the narrower filled up with zeros."""
     width = max(held.shape[1], new.shape[1])
-    parts = [held, new.to(held.device)]
+    parts = [held, moved(new, held.device)]
     return torch.cat([functional.pad(part, (0, width - part.shape[1])) for part in parts])
 
 
 def _knobs(params: SamplingParams) -> tuple[float, ...]:
-    """Temperature, top-k, top-p, min-p, penalty, and whether to be greedy; each where it does nothing if it is off."""
+    """Temperature, top-k, top-p, min-p, penalty, and whether to be greedy; each such that it does nothing if it is off.
+
+    Nothing is to be filtered of a greedy row.
+    """
+    greedy = not params.temperature
     return (
         params.temperature or 1.0,
-        float(params.top_k or _ALL),
-        2.0 if params.top_p in (None, 1) else params.top_p,
-        params.min_p or 0.0,
+        float(_ALL if greedy else params.top_k or _ALL),
+        2.0 if greedy or params.top_p in (None, 1) else params.top_p,
+        0.0 if greedy else params.min_p or 0.0,
         params.repetition_penalty or 1.0,
-        float(not params.temperature),
+        float(greedy),
     )

@@ -1,10 +1,10 @@
-"""Several engines as one: a text stage may be another model's affair.
+"""Several engines as one: a text stage, or a judge, may have a model of its own, and a model may have replicas.
 
 Each engine has a lane: a thread of its own, in which it pulls works when it can keep them busy, and answers.
 """
 
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import closing
 from dataclasses import replace
@@ -22,7 +22,7 @@ class SeveralEngines:
     """Gives each work to the engine of its task.
 
     Args:
-        main: for all tasks that have none of their own; only it is shown videos.
+        main: for all tasks that have none of their own; videos are decoded for it.
         others: by task.
     """
 
@@ -33,42 +33,66 @@ class SeveralEngines:
 
     def generate(self, works: Iterator[Work]) -> Iterator[Generation | Failure]:
         """Answer as the engines do."""
-        news: SimpleQueue[_News] = SimpleQueue()
-        pull: Future[Work | None] | None = None
-        ended = False
-        with feeding(works) as feed:
-            main = _Lane(self._main, news, feed.drop)
-            others = {task: _Lane(engine, news, feed.drop) for task, engine in self._others.items()}
-            lanes = [main, *others.values()]
-            try:
-                while any(lane.runs for lane in lanes):
-                    if pull is None and not ended and any(lane.lacks > 0 for lane in lanes):
-                        pull = feed.pull()
-                        pull.add_done_callback(news.put)
-                    new = news.get()
-                    if isinstance(new, Future):
-                        work, pull = new.result(), None
-                        ended = work is None
-                        for lane in lanes if work is None else [others.get(work.requests[0].id.task, main)]:
-                            lane.give(work)
-                        del work, new  # they hold the pixels
-                    elif isinstance(new, _Lane):
-                        new.look()
-                    else:
-                        yield new
-            finally:
-                for lane in lanes:
-                    lane.close()
+
+        def choose(work: Work, lanes: "Sequence[Lane]") -> "Lane":
+            main, *others = lanes
+            return dict(zip(self._others, others, strict=True)).get(work.requests[0].id.task, main)
+
+        yield from in_lanes(works, [self._main, *self._others.values()], choose)
 
     def close(self) -> None:
         """Let go of the models."""
-        for engine in (self._main, *self._others.values()):
-            end = getattr(engine, "close", None)
-            if end:
-                end()
+        close_all([self._main, *self._others.values()])
 
 
-class _Lane:
+def close_all(engines: Iterable[Engine]) -> None:
+    """Close those engines that can be closed."""
+    for engine in engines:
+        end = getattr(engine, "close", None)
+        if end:
+            end()
+
+
+def in_lanes(
+    works: Iterator[Work], engines: Sequence[Engine], choose: "Callable[[Work, Sequence[Lane]], Lane]"
+) -> Iterator[Generation | Failure]:
+    """Answer works with several engines at once.
+
+    Args:
+        works: to answer.
+        engines: that answer, each in a thread of its own.
+        choose: the lane of a work, among those of the engines.
+
+    Raises:
+        BaseException: what one of the engines raised.
+    """
+    news: SimpleQueue[_News] = SimpleQueue()
+    pull: Future[Work | None] | None = None
+    ended = False
+    with feeding(works) as feed:
+        lanes = [Lane(engine, news, feed.drop) for engine in engines]
+        try:
+            while any(lane.runs for lane in lanes):
+                if pull is None and not ended and any(lane.lacks > 0 for lane in lanes):
+                    pull = feed.pull()
+                    pull.add_done_callback(news.put)
+                new = news.get()
+                if isinstance(new, Future):
+                    work, pull = new.result(), None
+                    ended = work is None
+                    for lane in lanes if work is None else [choose(work, lanes)]:
+                        lane.give(work)
+                    del work, new  # they hold the pixels
+                elif isinstance(new, Lane):
+                    new.look()
+                else:
+                    yield new
+        finally:
+            for lane in lanes:
+                lane.close()
+
+
+class Lane:
     """Works on their way to one engine, and its answers on their way back.
 
     Args:
@@ -147,4 +171,4 @@ class _Lane:
         self._news.put(self)
 
 
-_News = Generation | Failure | Future[Work | None] | _Lane
+_News = Generation | Failure | Future[Work | None] | Lane

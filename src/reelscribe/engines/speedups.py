@@ -106,7 +106,8 @@ def speed_up_vision(model: Any) -> None:
         vision.patch_embed.forward = lambda patches: functional.linear(patches.to(weight.dtype), weight, bias)
     if vision.config._attn_implementation == "sdpa":
         for block in vision.blocks:
-            if type(block.attn.qkv) is torch.nn.Linear:  # neither quantized nor adapted
+            qkv = block.attn.qkv
+            if type(qkv) is torch.nn.Linear and type(qkv.weight) is torch.nn.Parameter:  # neither quantised nor adapted
                 _put_halves_side_by_side(block.attn)
                 block.attn.forward = functools.partial(_attend, block.attn)
 
@@ -138,8 +139,7 @@ def _attend(
     rotated = torch.view_as_real(pairs).flatten(-2).to(mixed.dtype)
     parts = (rotated[:, 0], rotated[:, 1], mixed[:, 2])
     seen, start = [], 0
-    for length, frames in itertools.groupby(cu_seqlens.diff().tolist()):
-        count = len(list(frames))
+    for length, count in _runs(cu_seqlens):
         end = start + count * length
         q, k, v = (part[start:end].unflatten(0, (count, length)).transpose(1, 2) for part in parts)
         frame = functional.scaled_dot_product_attention(q, k, v, scale=attention.scaling)
@@ -147,3 +147,16 @@ def _attend(
         start = end
     output: torch.Tensor = attention.proj(torch.cat(seen).flatten(1))
     return output
+
+
+def _runs(cu_seqlens: torch.Tensor) -> list[tuple[int, int]]:
+    """Patches of a frame, and how many frames of that size stand together.
+
+    They are read from the device once for all blocks of a pass, which are given the very same tensor: the host waits
+    for the device there.
+    """
+    runs: list[tuple[int, int]] | None = getattr(cu_seqlens, "runs", None)
+    if runs is None:
+        groups = itertools.groupby(cu_seqlens.diff().tolist())
+        runs = cu_seqlens.runs = [(length, len(list(frames))) for length, frames in groups]  # type: ignore[attr-defined]
+    return runs

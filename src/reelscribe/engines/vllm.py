@@ -18,11 +18,11 @@ import os
 import queue
 import threading
 import weakref
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator
 from concurrent.futures import Future, wait
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from multiprocessing import resource_tracker
-from typing import TYPE_CHECKING, Any, Final, get_args
+from typing import Any, Final, get_args
 
 from reelscribe.config import Settings
 from reelscribe.engines import planning
@@ -30,24 +30,24 @@ from reelscribe.engines.base import ModelInfo
 from reelscribe.engines.checkpoint import HUB_PARAMS, Checkpoint, cannot_load
 from reelscribe.engines.feed import feeding
 from reelscribe.engines.guard import Guard
-from reelscribe.engines.judging import TOP_LOGPROBS, YesNo, to_judge, with_chances
-from reelscribe.engines.planning import MEMORY_SHARE, Plan, longest_tokens, plan
+from reelscribe.engines.judging import TOP_LOGPROBS, YesNo, to_judge, with_chances, with_given
+from reelscribe.engines.planning import Plan
 from reelscribe.engines.prompt import Prompt
-from reelscribe.engines.thinking import (
-    before_stop,
-    decode,
-    opens_thought,
-    special_marks,
-    with_opening,
+from reelscribe.engines.replicas import Replicas
+from reelscribe.engines.vllm_answers import generation_of
+from reelscribe.engines.vllm_arguments import (
+    check_device,
+    check_params,
+    device_sets,
+    has_own_replicas,
+    made_arguments,
+    planned,
 )
-from reelscribe.errors import EngineError, ModelError, SettingsError, did_you_mean
+from reelscribe.errors import EngineError, ModelError, SettingsError
 from reelscribe.sampling_params import SamplingParams
 from reelscribe.schemas import Schema
-from reelscribe.values import Candidate, Failure, Generation, Request, StopReason, Work
+from reelscribe.values import Failure, Generation, StopReason, Work
 from reelscribe.video.sampling import FrameBudget
-
-if TYPE_CHECKING:
-    from reelscribe.engines.sampling import TokenRules
 
 _ENVIRONMENT: Final = {
     "VLLM_LOGGING_LEVEL": "ERROR",
@@ -60,12 +60,6 @@ CORE_ENVIRONMENT: Final = {"VLLM_WORKER_MULTIPROC_METHOD": "spawn", "OMP_WAIT_PO
 use, too, wait without burning it."""
 _PROCESSOR_THREADS: Final = 8
 """For vLLM's preparation of clips, which is one at a time in this process, and has one thread where nobody says."""
-_CPU_EXECUTOR: Final = "vllm.v1.executor.uniproc_executor.UniProcExecutor"
-"""Model and scheduler in one process, as on one GPU. vLLM parts them on a CPU, and keeps a core to wait with."""
-_CPU_CACHE_BYTES: Final = 2 << 30
-"""Key-value cache on a CPU, where the user does not say how large; vLLM would take most of the memory."""
-_CPU_BATCH_TOKENS: Final = 1024
-"""Tokens of a step on a CPU, unless a request may have more."""
 _AHEAD: Final = 1.25
 """Candidates in flight for each that vLLM runs at once: the others wait there, prepared, for a place."""
 _HEAD_START_SECONDS: Final = 0.05
@@ -82,10 +76,10 @@ _SEEDS: Final = 1 << 62
 class _Made:
     """What vLLM made of a request."""
 
-    output: Any
-    """Its RequestOutput."""
-    chances: Mapping[str, float | None] = field(default_factory=dict)
-    """What it said of candidates, by text, if they are judged."""
+    generation: Generation
+    """With scores, if its candidates or their claims are judged."""
+    reasons: frozenset[str]
+    """Why its candidates ended."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -105,25 +99,23 @@ class _Flight:
 class VllmEngine:
     """A checkpoint loaded into vLLM.
 
+    Args:
+        settings: of the model and the tasks.
+        checkpoint: the model's.
+        budget: of clips.
+        spread: over GPUs.
+
     Raises:
-        SettingsError: a parameter is unknown to vLLM, or the model does not fit the GPUs.
+        SettingsError: vLLM does not take a task's sampling parameters.
         ModelError: the checkpoint cannot be loaded, or vLLM does not take its videos as its own processor does.
     """
 
-    def __init__(self, settings: Settings) -> None:
-        for name, value in _ENVIRONMENT.items():
-            os.environ.setdefault(name, value)
-        from vllm import AsyncEngineArgs
+    def __init__(self, settings: Settings, checkpoint: Checkpoint, budget: FrameBudget, spread: Plan) -> None:
         from vllm.exceptions import VLLMValidationError
         from vllm.platforms import current_platform
 
         from reelscribe.engines.sampling import TokenRules
 
-        params = dict(settings.model_params)
-        _check_params(params, [item.name for item in dataclasses.fields(AsyncEngineArgs)])
-        _check_device(settings.device, current_platform.device_type)
-        hub = {key: params[key] for key in HUB_PARAMS if key in params}
-        checkpoint = Checkpoint.load(settings.model, revision=settings.revision, show=settings.show, **hub)
         self._processor, self._family = checkpoint.processor, checkpoint.family
         self._rules = TokenRules(self._processor.tokenizer, checkpoint.generation_config())
         self._switches = checkpoint.template_switches(thinking=settings.thinking)
@@ -134,10 +126,10 @@ class VllmEngine:
                 self.to_vllm(task.sampling, task.num_captions, settings.seed, task.schema)
         except VLLMValidationError as exc:
             raise SettingsError(f"vLLM does not take these sampling parameters: {exc}") from exc
-        budget = FrameBudget.of(settings, checkpoint.limits)
-        spread = _plan(settings, params, checkpoint, budget)
-        planning.logger.info("vLLM runs %s", spread)
-        self.engine_args = _defaults(settings, checkpoint, budget, spread, on_cpu=current_platform.is_cpu()) | params
+        answers = [self._rules.resolve(task.sampling, task.num_captions).max_tokens or 0 for task in settings.all_tasks]
+        self.engine_args = made_arguments(
+            settings, checkpoint, budget, spread, answer_tokens=max(answers), on_cpu=current_platform.is_cpu()
+        )
         """What vLLM is told."""
         resource_tracker.ensure_running()  # serves this whole program, so that it must not end with vLLM
         guard = Guard()
@@ -289,13 +281,13 @@ class VllmEngine:
         """What vLLM makes of a request, and of the questions whether its candidates hold."""
         request = item.requests[0]
         output = await self._run(item, replica, clip)
-        if not request.judge:
-            return _Made(output=output)
-        texts = to_judge(self._generation(request, output))
+        generation = with_given(request, generation_of(output, request, self._rules))
+        texts = to_judge(request, generation)
         asked = [replace(item, requests=(request.judging(text),)) for text in texts]
         judged = await asyncio.gather(*(self._run(each, replica, clip, judges=True) for each in asked))
         found = ({token: told.logprob for token, told in made.outputs[0].logprobs[0].items()} for made in judged)
-        return _Made(output=output, chances=dict(zip(texts, map(self._yes_no.chance, found), strict=True)))
+        generation = with_chances(request, generation, dict(zip(texts, map(self._yes_no.chance, found), strict=True)))
+        return _Made(generation=generation, reasons=frozenset(made.finish_reason for made in output.outputs))
 
     def to_vllm(
         self,
@@ -345,42 +337,36 @@ class VllmEngine:
                 raise _dead(1 + len(others)) from exc.with_traceback(None)  # all share it, and it grows with each
             cause = exc.__cause__ or exc
             return Failure.of(request, f"{type(cause).__name__}: {cause}")
-        output = found.output
-        reasons = {made.finish_reason for made in output.outputs}
-        if "abort" in reasons:  # nothing here has asked for it
+        if "abort" in found.reasons:  # nothing here has asked for it
             raise EngineError(f"vLLM was told from elsewhere to end, with {1 + len(others)} requests in flight.")
-        if not reasons <= set(get_args(StopReason)):
-            return Failure.of(request, f"vLLM broke off with the reason {', '.join(map(str, reasons))}.")
-        return with_chances(self._generation(request, output), found.chances)
-
-    def _generation(self, request: Request, output: Any) -> Generation:
-        candidates = [_candidate(made, self._rules, request.sampling) for made in output.outputs]
-        if len(candidates) == 1:  # at temperature 0 vLLM makes one; they are all the same
-            candidates *= request.num_captions
-        ids = output.prompt_token_ids
-        made = Generation(id=request.id, candidates=tuple(candidates), prompt_tokens=len(ids))
-        # An answer that keeps to a schema has no room for a thought.
-        thought = not request.schema and opens_thought(self._rules.tokenizer, ids)
-        return with_opening(made) if thought else made
+        if not found.reasons <= set(get_args(StopReason)):
+            return Failure.of(request, f"vLLM broke off with the reason {', '.join(map(str, found.reasons))}.")
+        return found.generation
 
 
-def load(settings: Settings) -> VllmEngine:
-    """The engine that the settings describe."""
-    return VllmEngine(settings)
+def load(settings: Settings) -> "VllmEngine | Replicas":
+    """The engine that the settings describe: in this process, or replicas in processes of their own.
 
+    Raises:
+        SettingsError: a parameter is unknown to vLLM, or the model does not fit the GPUs.
+        ModelError: the checkpoint cannot be loaded, or vLLM does not take its videos as its own processor does.
+    """
+    for name, value in _ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    from vllm import AsyncEngineArgs
+    from vllm.platforms import current_platform
 
-def _candidate(made: Any, rules: "TokenRules", told: SamplingParams) -> Candidate:
-    tokens = list(made.token_ids)
-    total = made.cumulative_logprob
-    mean_logprob = total / len(tokens) if total is not None and tokens else None
-    if made.finish_reason == "stop" and tokens and tokens[-1] in rules.end_ids | set(told.stop_token_ids):
-        tokens.pop()
-    text = made.text
-    if special_marks(rules.tokenizer):  # vLLM has dropped them
-        text = before_stop(decode(rules.tokenizer, tokens), told.stop)
-    return Candidate(
-        text=text.strip(), stop_reason=made.finish_reason, num_tokens=len(tokens), mean_logprob=mean_logprob
-    )
+    params = settings.model_params
+    check_params(params, [item.name for item in dataclasses.fields(AsyncEngineArgs)])
+    check_device(settings.device, current_platform.device_type)
+    hub = {key: params[key] for key in HUB_PARAMS if key in params}
+    checkpoint = Checkpoint.load(settings.model, revision=settings.revision, show=settings.show, **hub)
+    budget = FrameBudget.of(settings, checkpoint.limits)
+    spread = planned(settings, checkpoint, budget)
+    planning.logger.info("vLLM runs %s", spread)
+    if spread.dp > 1 and not has_own_replicas(params, checkpoint):
+        return Replicas(load, replace(settings, tp=spread.tp, dp=1), device_sets(spread))
+    return VllmEngine(settings, checkpoint, budget, spread)
 
 
 def _dead(in_flight: int) -> EngineError:
@@ -388,87 +374,6 @@ def _dead(in_flight: int) -> EngineError:
         f"vLLM's engine process died with {in_flight} requests in flight. Most often memory ran out: lower "
         "gpu_memory_utilization or max_num_seqs in model_params. VLLM_LOGGING_LEVEL=INFO shows what it says."
     )
-
-
-def _check_params(params: Mapping[str, Any], known: Sequence[str]) -> None:
-    """Raise SettingsError where vLLM has no argument of a name, or another setting has it."""
-    for name in params:
-        if name == "model":
-            raise SettingsError("model_params must not hold 'model'; the setting of that name says which.")
-        if name not in known:
-            hint = did_you_mean(name, known, otherwise="see the fields of vllm.AsyncEngineArgs.")
-            raise SettingsError(f"unknown name {name!r} in model_params for vLLM; {hint}")
-
-
-def _check_device(device: str, there: str) -> None:
-    if device not in ("auto", there):
-        raise SettingsError(
-            f"device must be auto or {there} with this vLLM; got {device!r}. It takes all GPUs that it sees: choose "
-            "them with CUDA_VISIBLE_DEVICES."
-        )
-
-
-def visible_gpus() -> int:
-    """How many GPUs vLLM would see."""
-    import torch
-
-    return torch.cuda.device_count()
-
-
-def _plan(settings: Settings, params: Mapping[str, Any], checkpoint: Checkpoint, budget: FrameBudget) -> Plan:
-    from vllm.platforms import current_platform
-
-    return plan(
-        checkpoint.size,
-        [current_platform.get_device_total_memory(number) for number in range(visible_gpus())],
-        longest_tokens=longest_tokens(budget),
-        tp=params.get("tensor_parallel_size") or settings.tp,
-        dp=params.get("data_parallel_size") or settings.dp,
-        memory_share=params.get("gpu_memory_utilization") or MEMORY_SHARE,
-    )
-
-
-def _defaults(
-    settings: Settings, checkpoint: Checkpoint, budget: FrameBudget, spread: Plan, *, on_cpu: bool
-) -> dict[str, Any]:
-    """Arguments for vLLM, where model_params say nothing else."""
-    from reelscribe.engines.vllm_clips import largest_clip
-
-    args: dict[str, Any] = {
-        "model": checkpoint.path,
-        "revision": settings.revision,
-        "dtype": "float32" if on_cpu and settings.dtype == "auto" else settings.dtype,
-        "tensor_parallel_size": spread.tp,
-        "data_parallel_size": spread.dp,
-        "mm_encoder_tp_mode": "data" if spread.tp > 1 else "weights",
-        # Else each expert is cut into slices, of which there are as many as GPUs.
-        "enable_expert_parallel": checkpoint.size.is_mixture and spread.dp > 1,
-        # To keep clips here would fill the host's memory: questions and candidates share what is made of them there.
-        "mm_processor_cache_gb": 0,
-        "enable_prefix_caching": True,
-        **largest_clip(checkpoint, budget),
-        "max_model_len": -1,  # as long as fits
-        # For requests with a schema: the library that the Transformers engine uses, too. Models loop in white space.
-        "structured_outputs_config": {"backend": "guidance", "disable_any_whitespace": True},
-        "disable_log_stats": True,
-        "use_tqdm_on_load": False,
-    }
-    if on_cpu:
-        length = min(longest_tokens(budget), checkpoint.context or longest_tokens(budget))
-        args |= {
-            "enforce_eager": True,  # compiling takes minutes there
-            # vLLM 0.32 breaks on a CPU where a request with a seed is prefilled in parts, so that none may be. Longer
-            # steps would not be faster: the encoder works best on a few clips at a time.
-            "enable_chunked_prefill": False,
-            "max_model_len": length,
-            "max_num_batched_tokens": max(length, _CPU_BATCH_TOKENS),
-            "block_size": 32,  # of the sizes that are fast there, the one that shares most of a prompt
-        }
-        if spread.tp == spread.dp == 1:
-            args["distributed_executor_backend"] = _CPU_EXECUTOR
-        if "VLLM_CPU_KVCACHE_SPACE" not in os.environ:
-            args["kv_cache_memory_bytes"] = _CPU_CACHE_BYTES
-    return args
 
 
 def _stop(llm: Any, loop: asyncio.AbstractEventLoop, thread: threading.Thread, guard: Guard) -> None:

@@ -6,11 +6,14 @@ Thin: batches go to `reelscribe.operators`; here is only what Data-Juicer asks o
 import json
 import sys
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Final, cast
 
+import numpy as np
+
+from reelscribe import __version__
 from reelscribe.config import DEFAULT_MODEL
 from reelscribe.engines.base import Engine
 from reelscribe.errors import MissingExtraError
@@ -28,12 +31,17 @@ except ModuleNotFoundError as exc:
 
 NAME: Final = "video_captioning_from_vlm_mapper"
 
+_ROW: Final = "__reelscribe_row__"
+"""A column that is there only while the operator runs: which row of the data set each is, whatever process has it."""
 _loaded: dict[str, Engine] = {}
 """Engines of this process: Ray makes a new operator for each of its tasks, but not a new process."""
 
 
 class _Captioner(operators.VideoCaptioningFromVLMMapper):
     """The operator, with one model a process."""
+
+    def _numbers(self, samples: Mapping[str, Sequence[Any]], count: int) -> Sequence[int]:
+        return samples[_ROW] if _ROW in samples else super()._numbers(samples, count)
 
     @property
     def _key(self) -> str:
@@ -55,13 +63,19 @@ def _read(line: str) -> Failure:
     return Failure(**values | {"id": RequestId(*values["id"])})
 
 
-def _tell(failures: Iterable[Failure]) -> None:
+def _tell(failures: Iterable[Failure], of: str = "") -> None:
     """Tell of failures in the form of which Data-Juicer's summary counts errors, grouped by their kind."""
     for failure in failures:
         logger.error(
-            f'An error occurred in {NAME} when processing sample "{failure.video or failure.id.row}" -- '
+            f'An error occurred in {NAME} when processing sample "{operators.place_of(failure)}{of}" -- '
             f"{failure.kind}: no caption; the row stays as it came -- {failure.message}"
         )
+
+
+def _is_ray_worker() -> bool:
+    """Whether this is a process of Ray's, where the operator is made once more."""
+    ray = sys.modules.get("ray")
+    return bool(ray and ray.is_initialized() and ray.get_runtime_context().get_task_id())
 
 
 class VideoCaptioningFromVLMMapper(Mapper):  # type: ignore[misc] # Data-Juicer is not typed
@@ -133,6 +147,9 @@ class VideoCaptioningFromVLMMapper(Mapper):  # type: ignore[misc] # Data-Juicer 
             accelerator=self.accelerator,
             **{name: value for name, value in kwargs.items() if name not in self._BASE_PARAMS},  # which it refuses
         )
+        if not _is_ray_worker():
+            engine = "vLLM" if enable_vllm else "Transformers"
+            logger.info(f"{NAME} is Reelscribe's, version {__version__}: it runs {hf_model} with {engine}.")
 
     def process_batched(
         self, samples: dict[str, list[Any]], rank: int | None = None, context: bool = False
@@ -142,7 +159,7 @@ class VideoCaptioningFromVLMMapper(Mapper):  # type: ignore[misc] # Data-Juicer 
         captioner.failures.clear()
         made = captioner.process_batched(samples, rank=rank, context=context)
         if self._failures_file is None:
-            _tell(captioner.failures)
+            _tell(captioner.failures, " of its batch")
         else:
             lines = "".join(json.dumps(asdict(failure)) + "\n" for failure in captioner.failures)
             with Path(self._failures_file).open("ab", buffering=0) as file:
@@ -154,7 +171,9 @@ class VideoCaptioningFromVLMMapper(Mapper):  # type: ignore[misc] # Data-Juicer 
         with tempfile.NamedTemporaryFile("r", encoding="utf-8", suffix=".jsonl") as file:
             self._failures_file = file.name
             try:
-                return super().run(self._with_field(dataset), exporter=exporter, tracer=tracer)
+                numbered = self._with_field(dataset).add_column(_ROW, np.arange(len(dataset)))
+                made = super().run(numbered, exporter=exporter, tracer=tracer)
+                return type(made)(made.remove_columns([_ROW]))
             finally:
                 self._failures_file = None
                 self._captioner.release()

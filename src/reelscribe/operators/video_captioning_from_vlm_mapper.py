@@ -121,6 +121,7 @@ class VideoCaptioningFromVLMMapper:
         self._hidden = frozenset(self._settings.added_columns if caption_field else ())
         if caption_num > 1 and self._settings.sampling_params().temperature == 0:
             logger.warning("caption_num is %d, but at temperature 0 all candidates are the same.", caption_num)
+        self._told_missing = False
         self.failures: list[Failure] = []
         """What could not be captioned so far in this process, and why."""
         self._engine: Engine | None = None
@@ -150,19 +151,22 @@ class VideoCaptioningFromVLMMapper:
         count = len(samples[columns[0]]) if columns else 0
         if not count:
             return {name: [] for name in columns}
+        self._tell_missing(columns)
         rows = [{name: samples[name][n] for name in columns} for n in range(count)]
         odd = [self._odd_prompt(row) for row in rows]
         seen = [{name: row[name] for name in columns if name not in self._hidden} for row in rows]
-        asked = [InputRow(index=n, row=row | dict.fromkeys(odd[n])) for n, row in enumerate(seen)]
+        numbers = self._numbers(samples, count)
+        asked = [InputRow(index=numbers[n], row=row | dict.fromkeys(odd[n])) for n, row in enumerate(seen)]
         made: list[Row] = []
-        for result in caption_rows(asked, self._settings, self._load(rank)):
+        results = caption_rows(asked, self._settings, self._load(rank), is_batch=True)
+        for row, own_prompt, result in zip(rows, odd, results, strict=True):  # results come in the order of the rows
             for failure in result.failures:
-                logger.warning("No caption: %s [%s]", failure.message, failure.kind)
+                logger.warning("No caption for %s: %s [%s]", place_of(failure), failure.message, failure.kind)
             self.failures += result.failures
             if self.caption_field:
-                made.append({**rows[result.index], self.caption_field: self._texts(result)})
+                made.append({**row, self.caption_field: self._texts(result)})
             else:
-                made += [{**row, **odd[result.index]} for row in result.rows]
+                made += [{**filled, **own_prompt} for filled in result.rows]
         if self.caption_field and self.caption_field not in columns:
             columns.append(self.caption_field)
         return {name: [row[name] for row in made] for name in columns}
@@ -170,6 +174,19 @@ class VideoCaptioningFromVLMMapper:
     def release(self) -> None:
         """Let go of the model; the next batch loads it again."""
         self._engine = None
+
+    def _numbers(self, samples: Mapping[str, Sequence[Any]], count: int) -> Sequence[int]:
+        """What the rows are called in failures: their places in the batch, from 0."""
+        return range(count)
+
+    def _tell_missing(self, columns: Sequence[str]) -> None:
+        """Say once if the column of videos is missing. Rows without videos are allowed, so this is no error."""
+        if self.video_key not in columns and not self._told_missing:
+            self._told_missing = True
+            logger.warning(
+                "The rows have no column %r, so nothing is captioned; video_key names another column. They have: %s.",
+                *(self.video_key, ", ".join(columns)),
+            )
 
     def _odd_prompt(self, row: Row) -> Row:
         """The row's own prompt where it is no text, which then is none: that of the operator is asked."""
@@ -187,3 +204,9 @@ class VideoCaptioningFromVLMMapper:
                 device = f"auto:{rank or 0}"
             self._engine = load_engine(replace(self._settings, device=device))
         return self._engine
+
+
+def place_of(failure: Failure) -> str:
+    """The row and the video of a failure, for a person."""
+    row = f"row {failure.id.row}"
+    return f"{row}, {failure.video}" if failure.video else row

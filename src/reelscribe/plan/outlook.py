@@ -81,6 +81,10 @@ class GpuPlan:
     """Whether this plan needs vLLM, but another engine is set, which uses one GPU."""
 
 
+_IF_JUDGED: Final = ("judged", "verified")
+"""What is told only if a model judges."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Outlook:
     """The estimate of a run. What is not known is None."""
@@ -97,9 +101,11 @@ class Outlook:
     """Cost of 1, 4, 8 and the set number of candidates; empty if no run was measured, or there are several tasks."""
     readings: int
     """How often the model reads a clip: once for all tasks that are asked at one time; a server, for each of them, and
-    for each candidate that it judges."""
+    for each candidate and claim that it judges. At least that often if claims are judged, whose number is not known."""
     judged: Estimate
     """Number of candidates that a judge is asked about."""
+    verified: Estimate
+    """Number of candidates, and of given texts, whose claims are verified."""
     thinned: Estimate
     """Clips that get fewer frames a second than are set, since they are long."""
     shrunk: Estimate
@@ -127,7 +133,7 @@ class Outlook:
         rest = {
             name: value
             for name, value in vars(self).items()
-            if name not in ("survey", "gpu_plan", "rate", "tokens", "tasks", "candidates", "readings", "judged")
+            if name not in ("survey", "gpu_plan", "rate", "tokens", "tasks", "candidates", "readings", *_IF_JUDGED)
         }
         plain = {name: asdict(value) if isinstance(value, Estimate) else value for name, value in rest.items()}
         return {
@@ -136,8 +142,8 @@ class Outlook:
             "tokens": [asdict(each) for each in self.tokens],
             **({"candidates": [asdict(each) for each in self.candidates]} if self.candidates else {}),
             **({"tasks": [asdict(each) for each in self.tasks]} if self.tasks else {}),
-            **({"judged": asdict(self.judged)} if self.judged.value else {}),
-            **({"readings": self.readings} if self.tasks or self.judged.value else {}),
+            **{name: asdict(getattr(self, name)) for name in _IF_JUDGED if getattr(self, name).value},
+            **({"readings": self.readings} if self.tasks or self.judged.value or self.verified.value else {}),
             "gpu_plan": self.gpu_plan and asdict(self.gpu_plan),
             "rate": self.rate and asdict(self.rate),
         }
@@ -188,7 +194,8 @@ def look_ahead(
         tokens=[_tokens(seen, replace(budget, fps=budget.fps * many)) for many in (1, 0.5, 2)],
         tasks=_tasks(clips, settings, prospect),
         readings=_readings(settings),
-        judged=times(clips, sum(task.num_captions for task in settings.all_tasks if task.judge)),
+        judged=times(clips, sum(task.num_captions for task in settings.all_tasks if task.keep == "judged")),
+        verified=times(clips, sum(task.num_captions for task in settings.all_tasks if task.is_verified)),
         thinned=seen.total(lambda header: header.thinned(budget)),
         shrunk=seen.total(lambda header: header.shrunk(budget)),
         model=settings.model,
@@ -243,7 +250,7 @@ def _tasks(clips: Estimate, settings: Settings, prospect: Prospect) -> list[Task
         return []
     found = []
     for task in settings.all_tasks:
-        most = task.sampling.max_tokens or prospect.max_tokens
+        most = 0 if task.verifies is not None else task.sampling.max_tokens or prospect.max_tokens
         tokens = None if most is None else times(clips, task.num_captions * most)
         found.append(TaskCost(name=task.name, requests=clips, answer_tokens=tokens))
     return found
@@ -253,7 +260,8 @@ def _readings(settings: Settings) -> int:
     """How often a clip is read. Here that is once for all tasks which come after the same others."""
     shown = [task for task in settings.all_tasks if task.video]
     if settings.engine == "openai":
-        return sum(1 + (task.num_captions if task.judge else 0) for task in shown)
+        asked = sum(task.verifies is None for task in shown)
+        return asked + sum(task.num_captions * ((task.keep == "judged") + task.is_verified) for task in shown)
     return len({frozenset(task.after) for task in shown})
 
 

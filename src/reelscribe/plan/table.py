@@ -55,9 +55,12 @@ def _tasks(outlook: Outlook) -> Iterator[str]:
         yield f"{'' if number else 'tasks':<10}  {task.name:<{width}}  {_number(task.requests)} requests, {tokens}"
     if outlook.judged.value:
         yield f"{'judged':<10}  {_number(outlook.judged)} candidates, each by one more question and one token"
-    if outlook.tasks or outlook.judged.value:
+    if outlook.verified.value:
+        yield f"{'verified':<10}  {_number(outlook.verified)} texts, each claim by one more question and one token"
+    if outlook.tasks or outlook.judged.value or outlook.verified.value:
         once = "once for all tasks" if outlook.tasks else "once"
-        times = once if outlook.readings == 1 else f"{outlook.readings} times; tokens are of one time"
+        least = "at least " if outlook.verified.value else ""
+        times = once if outlook.readings == 1 else f"{least}{outlook.readings} times; tokens are of one time"
         yield f"{'':<10}  each clip is read {times}"
 
 

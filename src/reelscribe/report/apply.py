@@ -17,11 +17,14 @@ from reelscribe.dataset.formats.jsonl import to_json
 from reelscribe.dataset.names import edited_of
 from reelscribe.dataset.write import DatasetWriter
 from reelscribe.errors import DatasetError
-from reelscribe.report.edited import marks_of
-from reelscribe.report.entries import OVER, CaptionedData, Entry
+from reelscribe.events import as_rows
+from reelscribe.layouts import captions_in, video_token, with_captions
+from reelscribe.report.edited import is_by_hand, marks_of
+from reelscribe.report.entries import OVER, CaptionedData, Entry, Group, is_by_video
 from reelscribe.report.left import folders_of, last_run
 from reelscribe.tasks import Task
-from reelscribe.values import Row, RowResult
+from reelscribe.terminal import some
+from reelscribe.values import CAPTION_META, InputRow, Row, RowResult
 
 
 @dataclass(kw_only=True)
@@ -46,31 +49,41 @@ def apply_edits(output: Path, new: Path | None = None, *, overwrite: bool = Fals
         overwrite: replace what is there.
 
     Raises:
-        DatasetError: there is no such data set, nobody changed anything in it, its captions are in the text of rows, or
-            the new one cannot be written, or is there already.
+        DatasetError: there is no such data set, nobody changed anything in it, or the new one cannot be written, or is
+            there already.
         MissingExtraError: what the format needs is not installed.
     """
     data = CaptionedData(output)
     if not data.log.lines:
         raise DatasetError(f"nobody corrected {output}: there is no {data.log.file.name}. reelscribe view does that.")
-    if data.is_interleaved:
-        raise DatasetError(
-            f"{output} has its captions in the text of its rows, where they are not replaced; export takes corrections."
-        )
     new = _checked(data, new or edited_of(output), overwrite=overwrite)
-    summary, starts = ApplySummary(output=new), set[Path]()
+    summary, starts, left = ApplySummary(output=new), set[Path](), 0
     known = {Path(os.path.realpath(folder)) for folder in folders_of(new, last_run(new), None)}
-    with DatasetWriter(new, _settings_for(new, data.settings), data.sources) as writer, closing(data.rows()) as rows:
-        for item, entries in rows:
-            row = with_entries(item.row, entries)
-            writer.write(RowResult(index=item.index, rows=(row,), outcomes=(), origin=item))
-            summary.rows += 1
-            for entry in entries:
+    writer = DatasetWriter(new, _settings_for(new, data.settings), data.sources)
+    with writer, closing(data.groups()) as groups:
+        for group in groups:
+            for item, rows in _in_text(group, data.settings) if data.is_interleaved else _in_columns(group):
+                writer.write(RowResult(index=item.index, rows=rows, outcomes=(), origin=item))
+                summary.rows += len(rows)
+            for entry in group.entries:
                 _count(summary, entry)
                 found = _starts_of(entry, data.folders)
                 starts |= set() if found & known else found
-    summary.notes = [*data.corrections.notes, *_note_on_paths(starts)]
+            if data.is_interleaved and not group.made and not _filled(group, data.settings.text_key):
+                left += _written_by_hand(group)
+    summary.notes = [*data.corrections.notes, *_note_on_text(data, summary, left), *_note_on_paths(starts)]
     return summary
+
+
+def _note_on_text(data: CaptionedData, summary: ApplySummary, left: int) -> Iterator[str]:
+    """What rows with their captions in the text have no place for."""
+    if data.is_interleaved and any(summary.verdicts.values()):
+        yield "verdicts and notes are not in the new file: its rows have no place for them; export goes by them"
+    if left:
+        yield (
+            f"{some(left, 'caption')} by hand is not in the new file: another video of the row has none, and its text "
+            "takes all or nothing"
+        )
 
 
 def _starts_of(entry: Entry, folders: Sequence[Path]) -> set[Path]:
@@ -118,48 +131,94 @@ def _count(summary: ApplySummary, entry: Entry) -> None:
         summary.verdicts[entry.edit.verdict] += 1
 
 
+def _in_columns(group: Group) -> Iterator[tuple[InputRow, tuple[Row, ...]]]:
+    for item in group.items:
+        yield item, (with_entries(item.row, group.entries),)
+
+
+def _in_text(group: Group, settings: Settings) -> Iterator[tuple[InputRow, tuple[Row, ...]]]:
+    """The rows that are to be written for those of a group whose captions are in their text."""
+    texts = {place: entry.edit.text for place, entry in enumerate(group.entries) if entry.edit and entry.edit.text}
+    key, before = settings.text_key, group.items[: len(group.items) - group.made]
+    if not group.made:
+        [item] = group.items
+        made = ({**item.row, key: with_captions(item.row[key], iter(texts.values()))},) if _filled(group, key) else ()
+        yield item, ((item.row, *made) if settings.original or not made else made)
+        return
+    yield from ((item, (item.row,)) for item in before)
+    # A correction takes the place of all captions of its video: if all have one, the rows would be alike.
+    for item in group.items[len(before) :][: 1 if len(texts) == len(group.entries) else None]:
+        captions = (texts.get(place, said) for place, said in enumerate(captions_in(item.row[key])))
+        yield item, ({**item.row, key: with_captions(item.row[key], captions)} if texts else item.row,)
+
+
+def _filled(group: Group, key: str) -> bool:
+    """Whether people wrote a caption for each video of a row that failed."""
+    text = group.items[0].row.get(key)
+    return isinstance(text, str) and 0 < text.count(video_token()) == _written_by_hand(group)
+
+
+def _written_by_hand(group: Group) -> int:
+    return sum(is_by_hand(entry) for entry in group.entries)
+
+
 def with_entries(row: Row, entries: list[Entry]) -> Row:
     """A row whose captions and metadata are those of its entries; columns that stay are the very same objects."""
     changed: Row = {}
     for entry in entries:
-        slot = 0 if entry.slot == OVER else entry.slot
-        if entry.edit and entry.edit.text is not None and entry.task in row:
-            text = entry.edit.text
-            value = json.loads(text) if entry.structured else text
-            changed[entry.task] = _at(changed.get(entry.task, row[entry.task]), slot, partial(_other, value))
-        column = Task(name=entry.task).column("meta")
-        if column in row and (entry.edit or not entry.failure):
-            before = changed.get(column, row[column])
-            told = _at_json(before, slot, partial(_marked, entry.edit))
-            if told != before:
-                changed[column] = told
+        task, edit = Task(name=entry.task), entry.edit
+        slot = (0 if entry.slot == OVER else entry.slot) if is_by_video(row, task) else None
+        changes: dict[str, Callable[[Any], Any]] = {}
+        if edit and edit.text is not None:
+            changes[entry.task] = partial(_other, _value_of(entry, edit.text))
+            changes[task.column("failure")] = partial(_other, "")
+        if edit or not entry.failure:
+            changes[task.column("meta")] = partial(_in_json, partial(_marked, edit))
+        for column, change in changes.items():
+            if column in row:
+                before = changed.get(column, row[column])
+                told = _at(before, slot, change)
+                if told != before:
+                    changed[column] = told
     return {**row, **changed}
+
+
+def _value_of(entry: Entry, text: str) -> Any:
+    """What the column holds for a text that was checked when it was written."""
+    if entry.times:
+        return None if entry.events is None else as_rows(entry.events)
+    return json.loads(text) if entry.structured else text
 
 
 def _other(value: Any, before: Any) -> Any:
     return value
 
 
-def _marked(edit: Edit | None, meta: dict[str, Any]) -> dict[str, Any]:
-    return meta | marks_of(meta, edit)
+def _marked(edit: Edit | None, meta: Any) -> Any:
+    """Metadata with what an edit says. Those of a failure may be null; what else is no object stays."""
+    if meta is None and edit and edit.text is not None:
+        meta = dict.fromkeys(CAPTION_META)
+    return meta | marks_of(meta, edit) if isinstance(meta, dict) else meta
 
 
-def _at(cell: Any, slot: int, change: Callable[[Any], Any]) -> Any:
-    """A cell with another value for one of its videos, of which it may hold a list."""
-    if not isinstance(cell, list):
+def _at(cell: Any, slot: int | None, change: Callable[[Any], Any]) -> Any:
+    """A cell with another value; with a slot, one that holds a list, of which that item has another one."""
+    if slot is None:
         return change(cell)
+    if isinstance(cell, str):
+        return _in_json(lambda items: _at(items, slot, change), cell)
+    if not isinstance(cell, list):
+        return cell
     return [change(item) if place == slot else item for place, item in enumerate(cell)]
 
 
-def _at_json(cell: Any, slot: int, change: Callable[[Any], Any]) -> Any:
-    """The same, of a cell that holds objects, or the JSON of one or of a list. What is no object stays."""
-    if isinstance(cell, str):
-        try:
-            held = json.loads(cell)
-        except ValueError:
-            return cell
-        told = _at_json(held, slot, change)
-        return cell if told == held else to_json(told)
-    if isinstance(cell, list):
-        return _at(cell, slot, lambda item: _at_json(item, slot, change))
-    return change(cell) if isinstance(cell, dict) else cell
+def _in_json(change: Callable[[Any], Any], cell: Any) -> Any:
+    """A cell with another value, which may be in the JSON that it holds."""
+    if not isinstance(cell, str):
+        return change(cell)
+    try:
+        held = json.loads(cell)
+    except ValueError:
+        return cell
+    told = change(held)
+    return cell if told == held else to_json(told)

@@ -96,16 +96,18 @@ function showState(answer) {
   const { node } = answer;
   for (const [place, caption] of captionsOf(answer).entries()) {
     caption.textContent = place || !corrects(state) ? saidBy.get(answer)[place] : state.text;
-    caption.hidden = place > 0 ? corrects(state) : node.querySelector(".editor") !== null;
   }
+  showEvents(answer, state);
+  showWhat(answer);
   const verdict = state.outdated ? "" : state.verdict;
   const found = { edited: corrects(state), "out of date": state.outdated, approved: verdict === "approved", rejected: verdict === "rejected" };
   for (const badge of node.querySelectorAll(".by-people")) badge.remove();
   const names = Object.keys(found).filter((name) => found[name]);
-  for (const name of names) node.querySelector(".badges").append(make("span", name, { class: `badge by-people ${name}` }));
+  const shownAs = (name) => (name === "edited" && answer.kind ? "written by hand" : name);
+  for (const name of names) node.querySelector(".badges").append(make("span", shownAs(name), { class: `badge by-people ${name}` }));
   const own = [...Object.keys(found).map((name) => name.replaceAll(" ", "_")), "undecided"];
   answer.flags = answer.flags.filter((flag) => !own.includes(flag)).concat(names.map((name) => name.replaceAll(" ", "_")));
-  if (!verdict && !answer.kind) answer.flags.push("undecided");
+  if (!verdict && (!answer.kind || found.edited)) answer.flags.push("undecided");
   node.querySelector(".approve").setAttribute("aria-pressed", String(found.approved));
   node.querySelector(".reject").setAttribute("aria-pressed", String(found.rejected));
   showSaid(answer, state);
@@ -115,6 +117,33 @@ function showState(answer) {
   const count = node.querySelector(".facts .words");
   if (count) count.textContent = `${state.words} word${state.words === 1 ? "" : "s"}`;
   answer.text = searched(answer);
+}
+
+// What stands there: the text, the list of its events, or the field that it is written in.
+function showWhat(answer) {
+  const [isEdited, isOpen] = [corrects(stateOf(answer)), answer.node.querySelector(".editor") !== null];
+  const list = answer.node.querySelector(".events");
+  for (const [place, caption] of captionsOf(answer).entries()) {
+    const isUnseen = caption.matches(".unseen") && (list !== null || !isEdited);
+    caption.hidden = place ? isEdited : isOpen || isUnseen;
+  }
+  if (list) list.hidden = isOpen;
+}
+
+const eventsBy = new Map(); // by answer, the items that the model's events have on the page
+
+function showEvents(answer, state) {
+  const list = answer.node.querySelector(".events");
+  if (!list) return;
+  const items = corrects(state) && state.events ? state.events.map((event) => eventItem(answer, event)) : eventsBy.get(answer);
+  list.replaceChildren(...items);
+}
+
+function eventItem(answer, { start, end, shown_until: until, text }) {
+  const item = make("li", "", { "data-start": start, "data-end": until });
+  item.append(make("span", `${start.toFixed(2)}\u2013${end.toFixed(2)} s`, { class: "time" }), " ", make("span", text, { "data-text": "" }));
+  if (answer.clip.article.querySelector(".play")) makeSeekable(answer.clip, item);
+  return item;
 }
 
 // What the model said, where something else is in its place.
@@ -130,6 +159,8 @@ function showSaid(answer, state) {
       make("p", state.text, { class: "before" }),
       button("Take that", () => change(answer, { text: state.text }, "Taken.")),
     );
+  } else if (answer.kind) {
+    said.append(button("Take it away", () => change(answer, { text: null }, "Taken away.")));
   } else {
     const details = make("details", "");
     details.append(
@@ -160,7 +191,7 @@ function edit(answer, draft) {
     delete drafts[answer.node.id];
     store(localStorage, DRAFTS, drafts);
     editor.remove();
-    caption.hidden = false;
+    showWhat(answer);
   };
   const leave = () => {
     close();
@@ -199,7 +230,8 @@ function edit(answer, draft) {
   actions.append(button("Save", () => save()), button("Cancel", leave));
   editor.append(area, problem, actions);
   caption.before(editor);
-  caption.hidden = true;
+  showWhat(answer);
+  if (answer.node.querySelector(".events") && answer.clip.start) problem.textContent = `Times count from the start of the clip, ${answer.clip.start} s into its file.`;
   if (draft === undefined) area.focus();
   else problem.textContent = "You were writing this when the page was closed.";
 }
@@ -228,6 +260,7 @@ function takeCandidate(answer, take) {
 
 function correctable(answer) {
   saidBy.set(answer, captionsOf(answer).map((node) => node.textContent));
+  eventsBy.set(answer, [...(answer.node.querySelector(".events")?.children ?? [])]);
   const within = (selector) => answer.node.querySelector(selector);
   within(".edit")?.addEventListener("click", () => edit(answer));
   within(".approve").addEventListener("click", () => judge(answer, "approved"));

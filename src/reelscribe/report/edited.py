@@ -6,10 +6,13 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
 from reelscribe.dataset.edits import CaptionKey, Edit, EditLog
+from reelscribe.events import Event, Times, checked, in_text, moved
 
 if TYPE_CHECKING:
     from reelscribe.report.entries import Entry
 
+BY_HAND: Final = "by hand"
+"""The model of a caption that a person wrote where there was none."""
 _HASH_LETTERS: Final = 12
 
 
@@ -101,7 +104,27 @@ def corrected(entry: "Entry", edit: Edit) -> "Entry":
     places = entry.meta.get("kept") or [0]
     before = [(place, text) for place, text in zip(places, entry.captions, strict=False) if text != edit.text]
     others = tuple(item for item in (*before, *entry.others) if item[1] != edit.text)
-    return replace(entry, edit=edit, meta=meta, captions=(edit.text,), others=others)
+    events = events_in(entry, edit.text, entry.times) if entry.times else None
+    changed = replace(entry, edit=edit, meta=meta, captions=(edit.text,), others=others, events=events)
+    return replace(changed, failure=None, message="")
+
+
+def events_in(entry: "Entry", text: str, times: Times) -> tuple[Event, ...] | None:
+    """The events in a text about the clip of an entry, on the file's clock; None if there are none, or some cannot be.
+
+    Args:
+        entry: says where the clip begins and ends.
+        text: with times on the clip's own clock, as a model says them.
+        times: whether they may overlap.
+    """
+    start, end = (entry.meta.get(name) for name in ("clip_start", "clip_end"))
+    if start is None and entry.video.clip is not None:
+        start, end = entry.video.clip.start_seconds, entry.video.clip.end_seconds
+    start = start or 0.0
+    seconds = None if end is None else end - start
+    found = in_text(text, seconds)
+    events = None if found is None else checked(found, seconds, times)
+    return None if events is None else moved(events, start)
 
 
 def marks_of(meta: Mapping[str, Any], edit: Edit | None) -> dict[str, Any]:
@@ -112,13 +135,19 @@ def marks_of(meta: Mapping[str, Any], edit: Edit | None) -> dict[str, Any]:
     marks = {"edited_from": before["edited_from"], "verdict": edit.verdict, "note": edit.note}
     if edit.text is not None and edit.text != edit.base:
         # Faults are those of the text that was; what is flagged of the clip stays.
-        marks |= {"edited_from": before["edited_from"] or edit.base, "flags": meta.get("clip_flags") or ""}
+        marks |= {"edited_from": before["edited_from"] or edit.base or "", "flags": meta.get("clip_flags") or ""}
+        marks |= {"model": BY_HAND} if edit.base is None else {}
     return marks
 
 
 def is_edited(entry: "Entry") -> bool:
-    """Whether a person changed its text."""
-    return bool(entry.meta.get("edited_from"))
+    """Whether a person changed its text, or wrote it."""
+    return bool(entry.meta.get("edited_from")) or is_by_hand(entry)
+
+
+def is_by_hand(entry: "Entry") -> bool:
+    """Whether a person wrote it, since there was none."""
+    return entry.meta.get("model") == BY_HAND
 
 
 def verdict_of(entry: "Entry") -> str:

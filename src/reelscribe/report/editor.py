@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from reelscribe.dataset.edits import Edit, EditLog, How, undone
-from reelscribe.report.edited import key_of
+from reelscribe.report.edited import events_in, key_of
 from reelscribe.report.entries import CaptionedData, Entry
 from reelscribe.report.words import differences
 from reelscribe.schemas import Schema
@@ -18,6 +18,10 @@ _LONGEST: Final = 100_000
 """Letters of a caption or a note."""
 _SAMPLES: Final = 8
 _CHANGED: Final = "captions changed since the preview; look at it again."
+_NO_EVENTS: Final = (
+    "this has no events, or some that cannot be: write lines as 0.0-2.5 s: text, in order and within the clip; only "
+    "where a task allows that may they overlap."
+)
 _VERDICTS: Final[Mapping[str, How]] = {"approved": "approve", "rejected": "reject", "": "clear"}
 
 
@@ -168,9 +172,11 @@ class Editor:
 
     def _state(self, entry: Entry) -> dict[str, Any]:
         known = self._log.latest(key_of(entry)) or self._present(entry)
+        events = events_in(entry, known.text, entry.times) if entry.times and known.text is not None else None
         return {
             "version": known.line,
             "text": known.text,
+            "events": events and [{**event._asdict(), "shown_until": event.shown_until} for event in events],
             "verdict": known.verdict,
             "note": known.note,
             "outdated": not known.is_about(entry.captions) and not known.says_nothing,
@@ -208,10 +214,11 @@ class Editor:
         task = self._tasks.get(entry.task)
         schema = task.schema if task else None
         own = None
-        if entry.said is None:
-            own = "there is no caption here; retry makes one."
-        elif entry.events is not None or (task and task.times):
-            own = "an answer with times cannot be corrected; it can be approved, rejected and noted on."
+        times = entry.times or (task.times if task else False)
+        if entry.said is None and not entry.failure:
+            own = "the text of this answer was not written to the output; there is nothing to correct."
+        elif entry.failure and not entry.video.name:
+            own = "its row has no video that could be read; there is nothing to describe."
         elif schema and '"x-from"' in schema.text:
             own = "an answer with fields from the file cannot be corrected; it can be approved, rejected and noted on."
         elif not text:
@@ -220,6 +227,8 @@ class Editor:
             own = f"a caption has at most {_LONGEST:,} letters; this has {len(text):,}."
         elif not is_utf8(text):
             own = "a caption cannot hold half a surrogate pair."
+        elif times and events_in(entry, text, times) is None:
+            own = _NO_EVENTS
         return own or (_misfit(schema, text) if entry.structured else None)
 
     def _replacements(

@@ -7,34 +7,40 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
+from reelscribe.config import Settings
 from reelscribe.dataset.edits import Edit, EditLog, edits_of
+from reelscribe.dataset.formats import format_of
 from reelscribe.dataset.formats.jsonl import to_json
 from reelscribe.dataset.ledger_file import read_answers
 from reelscribe.dataset.names import SHARD
 from reelscribe.dataset.read import read_rows
-from reelscribe.dataset.sources import find_sources
+from reelscribe.dataset.sources import Source, find_sources
+from reelscribe.dataset.write import failures_in
 from reelscribe.errors import ClipError, DatasetError
-from reelscribe.events import Event, from_rows
-from reelscribe.layouts import LAYOUTS, clips_of, eoc_token, named_clip, video_token
+from reelscribe.events import Event, Times, from_rows
+from reelscribe.layouts import LAYOUTS, captions_in, clips_of, named_clip, video_token
+from reelscribe.outcomes import without_choice
 from reelscribe.report.edited import Corrections, Numbering, is_edited
 from reelscribe.report.left import (
     Unfinished,
     counting,
     folders_of,
+    is_unfinished,
     last_run,
     not_finished,
-    partial_of,
     read_failures,
     remembering,
     settings_of,
     tasks_in,
 )
 from reelscribe.report.videos import FoundVideo, VideoFinder
+from reelscribe.runners.known import KnownRows
 from reelscribe.runners.status import find_failures, find_ledger, ledger_of
 from reelscribe.tasks import COLUMN_KINDS, ColumnKind, Task
-from reelscribe.values import Caption, Clip, InputRow, Request, Row
+from reelscribe.values import Answer, Caption, Clip, InputRow, Request, Row, RowResult
 
 _PEEK_ROWS: Final = 64
+_KNOWN_AT_ONCE: Final = 256
 _MOST_REMEMBERED: Final = 200_000
 """Captions of the ledger that are held in memory."""
 
@@ -55,6 +61,8 @@ class Entry:
     """Its name."""
     structured: bool = False
     """Whether its captions are JSON."""
+    times: Times = False
+    """Whether its captions say events, and whether these may overlap."""
     video: FoundVideo
     source: InputRow | None = None
     """The row of the output that it is read from, if that holds nothing but what was asked about one input row."""
@@ -103,14 +111,25 @@ def by_video(entries: Iterable[Entry | NoVideo]) -> Iterator[tuple[Entry, ...]]:
         yield tuple(entry for entry in group if isinstance(entry, Entry))
 
 
+@dataclass(frozen=True, kw_only=True)
+class Group:
+    """Rows of the output that were made of one row of the input, with what was said of its videos."""
+
+    items: list[InputRow]
+    entries: list[Entry]
+    """None if it has no videos."""
+    made: int = 0
+    """How many of the last rows have captions in their text."""
+
+
 class CaptionedData:
     """A data set that a run wrote.
 
     Args:
         output: as the run was given it.
         root: folder that relative paths of videos start from; by default the run's own, or where its inputs lie.
-        unfinished: take what is there of an output in JSON Lines with columns, if its run "ended" before it was whole,
-            or also if it is "running".
+        unfinished: take what the ledger of a run knows, if that "ended" before its output was whole, or also if it is
+            "running".
         corrected: have entries as people left them; False for what the model said.
         videos: whether to look where videos are; else only their names are told, which is much faster.
 
@@ -136,25 +155,23 @@ class CaptionedData:
         """Those of the last way through."""
         self._corrected = corrected
         self.run = last_run(output)
-        partial = partial_of(output, unfinished) if unfinished and self.run else None
-        self.is_partial = partial is not None
-        """Whether the output is not whole, and this is what is there of it."""
-        if self.run and SHARD not in str(output) and not output.exists() and not partial:
+        self._unfinished = unfinished
+        self.is_partial = self._is_unfinished()
+        """Whether the output is not whole, and this is what the ledger of its run knows."""
+        if self.run and SHARD not in str(output) and not output.exists() and not self.is_partial:
             raise not_finished(output)
         self.settings = replace(settings_of(self.run), root=None)
-        self.sources = [partial] if partial else find_sources([str(output).replace(SHARD, "*")])
-        """The files or folders of the data set."""
+        self.sources = [] if self.is_partial else self._find_sources()
+        """The files or folders of the data set, if that is whole."""
         self._finder = VideoFinder(folders_of(output, self.run, root), looks=videos)
-        first = [item.row for item, _ in zip(self._rows(), range(_PEEK_ROWS), strict=False)]
+        first = self._first_rows()
         self._tasks = self.settings.all_tasks if self.run else tasks_in(first)
-        self.is_interleaved = bool(first or not partial) and self._holds_tokens(first)
+        self.is_interleaved = bool(first or not self.is_partial) and self._holds_tokens(first)
         """Whether captions are in the text of rows."""
-        if partial and self.is_interleaved:
-            raise not_finished(output)
         self._failures: dict[int, list[Row]] = {}
         self._remembered: Callable[[Request, list[str]], Caption | None] = lambda request, texts: None
         self._kept: Callable[[Request], int] = lambda request: 0
-        if self.is_interleaved:
+        if self.is_interleaved and not self.is_partial:
             self._failures = read_failures(find_failures(output))
             if self._failures and self.settings.shard:  # they are counted in the rows of all shards
                 raise DatasetError(
@@ -191,39 +208,83 @@ class CaptionedData:
         """What was asked about each video. Without a ledger no more is known of a task than its name."""
         return (self.settings.text_task,) if self.is_interleaved else self._tasks
 
+    def _is_unfinished(self) -> bool:
+        return bool(self.run and self._unfinished and is_unfinished(self.output, self.run, self._unfinished))
+
+    def _find_sources(self) -> list[Source]:
+        return find_sources([str(self.output).replace(SHARD, "*")])
+
+    def _first_rows(self) -> list[Row]:
+        if self.is_partial:
+            return [row for result in self.known_rows().take(_PEEK_ROWS) for row in result.rows]
+        return [item.row for item in itertools.islice(self._rows(), _PEEK_ROWS)]
+
     def _rows(self) -> Iterator[InputRow]:
-        if self.is_partial and not Path(self.sources[0].location).exists():  # it was finished meanwhile
-            self.sources, self.is_partial = find_sources([str(self.output)]), False
         return read_rows(self.sources, self.settings, output=self.output)
+
+    def known_rows(self) -> KnownRows:
+        """The rows of a run that is not finished."""
+        assert self.run
+        return KnownRows(self.output, self.run)
+
+    def entries_of_next(self, known: KnownRows, most: int) -> list[Entry | NoVideo]:
+        """What each task came to in the next rows that a run knows, as the model left it; nothing if there are none."""
+        start, results = known.taken, known.take(most)
+        found = self._in_results(results, start)
+        if (format_of(self.output.name) or self.settings.output_format) != "webdataset":
+            return found
+        return [_as_in_tar(entry, results[entry.row - start]) if isinstance(entry, Entry) else entry for entry in found]
+
+    def _in_results(self, results: Sequence[RowResult], start: int) -> list[Entry | NoVideo]:
+        """What each task came to in rows, of which the first has this place."""
+        groups = self._groups_in(results, start)
+        return [entry for place, group in enumerate(groups, start) for entry in group.entries or (NoVideo(row=place),)]
+
+    def _groups_in(self, results: Sequence[RowResult], start: int) -> Iterator[Group]:
+        rows = (row for result in results for row in result.rows)
+        if not self.is_interleaved:
+            items = (InputRow(index=start + n, row=_as_read(row, self.settings)) for n, row in enumerate(rows))
+            return (Group(items=[item], entries=self.entries_of(item)) for item in items)
+        self._failures = {start + place: list(failures_in(result)) for place, result in enumerate(results)}
+        answers: dict[int, list[Answer]] = {}
+        for outcome in (outcome for result in results for outcome in result.outcomes):
+            if isinstance(outcome, Caption):
+                answer = Answer(id=outcome.id, candidates=outcome.candidates, meta=without_choice(outcome.meta))
+                answers.setdefault(outcome.meta["seed"], []).append(answer)
+        self._remembered, self._kept = remembering(answers, self.settings), counting(answers, self.settings)
+        return self._from_text((InputRow(index=start, row=row) for row in rows), start)
 
     def entries(self) -> Iterator[Entry | NoVideo]:
         """What each task came to for each video of each row, in order; may be asked for several times."""
-        if self.is_interleaved:
-            look_up = self._begin()
-            for entry in self._from_text():
-                yield look_up(entry) if isinstance(entry, Entry) else entry
+        if self.is_partial and not self._is_unfinished():  # it was finished meanwhile
+            self.sources, self.is_partial = self._find_sources(), False
+        if self.is_partial:
+            known, look_up = self.known_rows(), self._begin()
+            while found := self.entries_of_next(known, _KNOWN_AT_ONCE):
+                yield from (look_up(entry) if isinstance(entry, Entry) else entry for entry in found)
         else:
-            for item, entries in self.rows():
-                yield from entries
-                if not entries:
-                    yield NoVideo(row=item.index)
+            for index, group in enumerate(self.groups()):
+                yield from group.entries or (NoVideo(row=index),)
 
     def _begin(self) -> Callable[[Entry], Entry]:
         """What is done to the entries of one way through."""
         self.corrections = Corrections(self.log)
         return self.corrections if self._corrected else Numbering()
 
+    def groups(self) -> Generator[Group, None, None]:
+        """The rows of the output with their entries, those together that were made of one row; of one that is whole."""
+        look_up = self._begin()
+        groups = self._from_text(self._rows()) if self.is_interleaved else self._from_columns()
+        for group in groups:
+            yield replace(group, entries=list(map(look_up, group.entries)))
+
     # Columns
 
-    def rows(self) -> Generator[tuple[InputRow, list[Entry]], None, None]:
-        """The rows with their entries, if the captions are in columns."""
-        look_up = self._begin()
+    def _from_columns(self) -> Iterator[Group]:
         for item in self._rows():
             if item.problem:  # the output itself is damaged here
-                if self.is_partial:
-                    return
                 raise DatasetError(f"{self.output}: {item.problem.message}")
-            yield item, list(map(look_up, self.entries_of(item)))
+            yield Group(items=[item], entries=self.entries_of(item))
 
     def entries_of(self, item: InputRow) -> list[Entry]:
         """The entries of a row of the output, as the model left them."""
@@ -244,6 +305,7 @@ class CaptionedData:
                 slot=OVER if over else slot,
                 task=task.name,
                 structured=task.schema is not None or isinstance(cells["text"], dict),
+                times=task.times or ("overlapping" if from_rows(cells["text"]) is not None else False),
                 video=self._finder.find(clip.whole if clip and over else clip),
                 source=item,
                 original=_text(item.row.get(self.settings.text_key)),
@@ -268,41 +330,43 @@ class CaptionedData:
 
     # Tokens in the text
 
-    def _from_text(self) -> Iterator[Entry | NoVideo]:
-        rows = (item.row for item in self._rows())
-        next_one: list[Row] = []
-        for index in itertools.count():
+    def _from_text(self, rows: Iterator[InputRow], start: int = 0) -> Iterator[Group]:
+        next_one: list[InputRow] = []
+        for index in itertools.count(start):
             first = next_one.pop() if next_one else next(rows, None)
             if first is None:
                 return
             failed = self._failures.get(index)
-            clips = self._clips(first)
+            clips = self._clips(first.row)
             if failed:
-                yield from self._failed(index, first, failed)
+                yield Group(items=[first], entries=list(self._failed(index, first.row, failed)))
             elif not clips:
-                yield NoVideo(row=index)
+                yield Group(items=[first], entries=[])
             else:
-                copies = self._copies(index, first)
+                copies = self._copies(index, first.row)
                 made = [] if self.settings.original else [first]
                 while len(made) < (copies or self.settings.num_captions):
-                    row = next(rows, {})
-                    if made and not copies and not self._is_made_of(row, clips):
-                        next_one += [row] if row else []
+                    item = next(rows, None)
+                    if made and not copies and not (item and self._is_made_of(item.row, clips)):
+                        next_one += [item] if item else []
                         break
-                    made.append(row)
-                texts = [_texts_after_tokens(_text(row.get(self.settings.text_key))) for row in made]
-                if not all(texts) or any(self._clips(row) != clips for row in made):
+                    made += [item] if item else []
+                    if item is None:
+                        break
+                texts = [captions_in(_text(item.row.get(self.settings.text_key))) for item in made]
+                if not (texts and all(texts)) or any(self._clips(item.row) != clips for item in made):
                     raise DatasetError(
                         f"{self.output}: the rows for row {index} of the input are not those that its last run writes; "
                         "give the command of that run again."
                     )
-                yield from self._captioned(index, first, texts)
+                entries = list(self._captioned(index, first.row, texts))
+                yield Group(items=[first, *made] if self.settings.original else made, entries=entries, made=len(made))
 
     def _is_made_of(self, row: Row, clips: list[Clip]) -> bool:
         """Whether a row with these clips looks as one that was made: a blank and a caption follow each token."""
         text = _text(row.get(self.settings.text_key))
         all_spaced = text.count(video_token()) == text.count(f"{video_token()} ")
-        return all_spaced and bool(_texts_after_tokens(text)) and self._clips(row) == clips
+        return all_spaced and bool(captions_in(text)) and self._clips(row) == clips
 
     def _copies(self, index: int, first: Row) -> int:
         """How many rows were made of one: as many as its videos have captions that were kept, those with most.
@@ -373,24 +437,27 @@ def _with_texts(entry: Entry, candidates: list[str], kept: Any, caption: str) ->
     return replace(entry, captions=captions, others=others)
 
 
-def _texts_after_tokens(text: str) -> list[str]:
-    """The caption after each token of a video; none where some token has none."""
-    pieces = [piece.strip() for chunk in text.split(eoc_token()) for piece in chunk.split(video_token())[1:]]
-    return pieces if all(pieces) else []
-
-
 def _by_video(row: Row, task: Task) -> list[dict[ColumnKind, Any]]:
     """What the columns of a task hold, for each video of a row."""
     cells: dict[ColumnKind, Any] = {kind: row.get(task.column(kind)) for kind in COLUMN_KINDS}
     cells["meta"] = _from_json(cells["meta"])
-    # Candidates are a list in any case, and so are events; the other two are there for each video.
-    known = [cells[kind] for kind in ("meta", "failure") if cells[kind] is not None]
-    if not known and not from_rows(cells["text"]):
-        known = [cells["text"]]
-    if not any(isinstance(cell, list) for cell in known):
+    if not is_by_video(row, task):
         return [cells]
     count = max(len(cell) for cell in cells.values() if isinstance(cell, list))
     return [{kind: _at(cells[kind], slot) for kind in COLUMN_KINDS} for slot in range(count)]
+
+
+def is_by_video(row: Row, task: Task) -> bool:
+    """Whether the columns of a task hold lists, with an item for each video of the row.
+
+    Candidates are a list in any case, and so are events; metadata and failures are there for each video.
+    """
+    known = [_from_json(row.get(task.column("meta"))), row.get(task.column("failure"))]
+    known = [cell for cell in known if cell is not None]
+    text = row.get(task.column("text"))
+    if not known and not from_rows(text):
+        known = [text]
+    return any(isinstance(cell, list) for cell in known)
 
 
 def _at(cell: Any, slot: int) -> Any:
@@ -403,6 +470,19 @@ def _from_json(value: Any) -> Any:
         return json.loads(value) if isinstance(value, str) else value
     except ValueError:
         return None
+
+
+def _as_in_tar(entry: Entry, result: RowResult) -> Entry:
+    """An entry whose video is called by its sample, as it is once a tar file holds it."""
+    clip = entry.video.clip
+    if clip is None or "__key__" in (result.origin.row if result.origin else {}):
+        return entry
+    return replace(entry, video=replace(entry.video, name=f"{result.index:09d}{clip.fragment}"))
+
+
+def _as_read(row: Row, settings: Settings) -> Row:
+    """A row of a run with the columns that it adds as they are read from a file."""
+    return {**row, **{name: json.loads(to_json(row[name])) for name in settings.added_columns if name in row}}
 
 
 def _text(value: Any) -> str:

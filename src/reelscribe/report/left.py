@@ -10,6 +10,7 @@ from reelscribe.config import Settings
 from reelscribe.dataset.identity import seed_of_0_1
 from reelscribe.dataset.ledger_file import Run
 from reelscribe.dataset.lock import holder
+from reelscribe.dataset.names import SHARD
 from reelscribe.dataset.read import read_rows
 from reelscribe.dataset.sources import Source, find_sources
 from reelscribe.errors import DatasetError, ReelscribeError
@@ -28,14 +29,13 @@ def last_run(output: Path) -> Run | None:
     return runs_on(output)[0] if find_ledger(output).is_file() else None
 
 
-def partial_of(output: Path, unfinished: Unfinished) -> Source | None:
-    """What is there of the output of a run that is not finished, if its whole lines can be read."""
-    partial = output.with_name(f"{output.name}.partial")
-    if output.suffix != ".jsonl" or not partial.is_file():
-        return None
-    is_running = holder(lock_of(output), output) is not None
-    is_there = unfinished == "running" if is_running else not output.exists()
-    return Source(location=str(partial), format="jsonl") if is_there else None
+def is_unfinished(output: Path, run: Run, unfinished: Unfinished) -> bool:
+    """Whether what a run knows is to be looked at in place of its output, which is not whole."""
+    if holder(lock_of(output), output) is not None:
+        return unfinished == "running"
+    if SHARD in str(output):
+        return unfinished == "running" and run.ending != "finished"  # else the shards that are whole
+    return not output.exists()
 
 
 def not_finished(output: Path) -> DatasetError:
@@ -43,8 +43,7 @@ def not_finished(output: Path) -> DatasetError:
     going = holder(lock_of(output), output) is not None
     how = "under way: wait until it is finished" if going else "not finished: give its command again"
     return DatasetError(
-        f"the run on {output} is {how}. reelscribe status says how far it is; view and report show what it wrote so "
-        "far, if that is .jsonl with captions in columns."
+        f"the run on {output} is {how}. reelscribe status says how far it is; view and report show what it made so far."
     )
 
 

@@ -347,7 +347,7 @@ def _end(ledger: Ledger, tally: Tally, settings: Settings) -> None:
         first = sorted(ledger.not_remade, key=lambda failure: failure.id.row)[:_MOST_TOLD]
         told = "; ".join(f"row {failure.id.row}: {failure.message}" for failure in first)
         logger.warning(
-            "%d captions could not be made again, and stay as they are, as: %s", len(ledger.not_remade), told
+            "%d captions could not be made or judged again, and stay as they are, as: %s", len(ledger.not_remade), told
         )
 
 

@@ -76,8 +76,9 @@ class Tally:
                 self.failures[outcome.kind] += 1
             if outcome.id.slot is not None and outcome.id.task in self.tasks:
                 self.tasks[outcome.id.task].add(outcome)
-        self._add_examples(result.index, result.failures)
-        self._add_new([outcome for outcome in new if isinstance(outcome, Failure)])
+        if result.failures:
+            self._add_examples(result.index, result.failures)
+            self._add_new([outcome for outcome in new if isinstance(outcome, Failure)])
 
     def _add_examples(self, row: int, failures: Iterable[Failure]) -> None:
         alike: dict[tuple[Any, ...], list[Failure]] = {}

@@ -28,6 +28,8 @@ class Picture(Enum):
     """Bytes that the codec does not allow: damage."""
 
 
+# Looked up for each unit of each packet, where an attribute of an Enum costs as much as the rest.
+_SURE, _UNREFERENCED, _UNSURE = Picture.SURE, Picture.UNREFERENCED, Picture.UNSURE
 _PictureOf = Callable[[int], Picture | None]
 Look = Callable[["Packet[VideoStream]"], Picture]
 
@@ -67,29 +69,34 @@ def _of_nal_units(data: memoryview, width: int, picture_of: _PictureOf, *, field
         picture_of: the first byte of a unit to what it says of the picture; None if it is no slice.
         fields: whether the pictures may be fields.
     """
-    found: set[Picture] = set()
-    if width == 0:
-        found = {picture for unit in _NAL_UNIT.finditer(data) if (picture := picture_of(unit[1][0]))}
-    at = 0
-    while width and at < len(data):
-        size = int.from_bytes(bytes(data[at : at + width]))
-        at += width
-        if not 0 < size <= len(data) - at:
-            return Picture.BROKEN
-        if picture := picture_of(data[at]):
-            found.add(picture)
-        at += size
-    if not found:
+    found: Picture | None = None
+    at, end = 0, len(data)
+    units = _NAL_UNIT.finditer(data) if width == 0 else None
+    while at < end:
+        if units:
+            unit = next(units, None)
+            if unit is None:
+                break
+            first = unit[1][0]
+        else:
+            start = at + width
+            at = start + int.from_bytes(data[at:start])
+            if not start < at <= end:
+                return Picture.BROKEN
+            first = data[start]
+        picture = picture_of(first)
+        # The surest of what the slices say, unless one of them leaves it open.
+        if picture is not None and (found is None or found is _UNREFERENCED or picture is _UNSURE):
+            found = picture
+    if found is None:
         return Picture.BROKEN
-    if fields or Picture.UNSURE in found:
-        return Picture.UNSURE
-    return Picture.UNREFERENCED if found == {Picture.UNREFERENCED} else Picture.SURE
+    return _UNSURE if fields else found
 
 
 def _h264_picture(first: int) -> Picture | None:
     if first & 0x1F not in (1, 2, 5):
         return None
-    return Picture.SURE if first & 0x60 else Picture.UNREFERENCED  # nal_ref_idc
+    return _SURE if first & 0x60 else _UNREFERENCED  # nal_ref_idc
 
 
 def _hevc_pictures() -> _PictureOf:

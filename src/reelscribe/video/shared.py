@@ -37,11 +37,12 @@ def nameless_file() -> IO[bytes]:
     return tempfile.TemporaryFile(buffering=0)
 
 
-def write(file: int, data: bytes) -> None:
-    """Put bytes at the start of a file."""
-    rest, at = memoryview(data), 0
-    while at < len(rest):
-        at += os.pwrite(file, rest[at:], at)
+def write(file: int, data: bytes | memoryview, *, at: int = 0) -> None:
+    """Put bytes into a file, from a place on; the start by default."""
+    rest = memoryview(data)
+    while rest:
+        count = os.pwrite(file, rest, at)
+        rest, at = rest[count:], at + count
 
 
 def read(file: int, size: int) -> bytes:

@@ -1,0 +1,147 @@
+"""What a run that is not finished would write by now: the rows of which its ledger knows all, in their order.
+
+An output under way is in no state to be read: Parquet has its index at the end, compressed files are cut. The ledger
+has each outcome about a second after it was made, whatever the format. So the inputs are read again, and rows are made
+of what is known of them, as the run makes them.
+"""
+
+import itertools
+import os
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+
+from reelscribe.config import Settings
+from reelscribe.dataset.files import is_url
+from reelscribe.dataset.ledger import Ledger
+from reelscribe.dataset.ledger_file import Run
+from reelscribe.dataset.read import read_rows
+from reelscribe.dataset.sources import Source, find_sources
+from reelscribe.dataset.splitting import split_rows
+from reelscribe.engines.base import ModelInfo
+from reelscribe.engines.hub import in_cache
+from reelscribe.layouts import Layout, choose_layout
+from reelscribe.pipeline import peek, plan_row
+from reelscribe.runners.status import find_ledger
+from reelscribe.under_way import RowEntry
+from reelscribe.values import InputRow, RowResult
+from reelscribe.video.sampling import VisionLimits
+
+
+class _NotKnownError(Exception):
+    """The next row takes what the run has not found out yet."""
+
+
+class _Notes:
+    """What a run noted of films and of files beside videos."""
+
+    ledger: Ledger
+
+    def scenes_of(self, film: bytes) -> list[tuple[float, float]]:
+        """The scenes of a film, by its key."""
+        found = self.ledger.scenes_of(film)
+        if found is None:
+            raise _NotKnownError
+        return found
+
+    def note_scenes(self, film: bytes, scenes: object) -> None:
+        """Nothing: the run notes them."""
+
+    def may_have_written(self, file: Path, content: bytes) -> bool:
+        """Whether a run wrote a file beside a video."""
+        return self.ledger.may_have_written(file, content)
+
+
+class KnownRows:
+    """Makes the rows of a run of what its ledger knows, some at a time. Nothing is written, and no model is loaded.
+
+    Args:
+        output: of the run.
+        run: that is not finished.
+
+    Raises:
+        DatasetError: an input is gone.
+    """
+
+    def __init__(self, output: Path, run: Run) -> None:
+        self._output, self._run = output, run
+        settings = Settings.of_run(run.settings)
+        root = settings.root and os.path.join(run.folder, settings.root)  # noqa: PTH118
+        self._settings = replace(settings, root=root)
+        self._sources = _sources_of(run)
+        self._shard = settings.part()
+        self._notes = _Notes()
+        self._rows = self._read()
+        self._next: list[InputRow] = []
+        self._layout: Layout | None = None
+        self.taken = 0
+        """Rows that were given out."""
+
+    def take(self, most: int) -> list[RowResult]:
+        """The next rows of which all is known, up to the first of which something is to be made.
+
+        Raises:
+            DatasetError: the ledger or an input cannot be read.
+        """
+        found: list[RowResult] = []
+        with Ledger(find_ledger(self._output)) as ledger, suppress(_NotKnownError):
+            ledger.recall(self._settings, self._info(), weights=self._run.work.get("weights"))
+            self._notes.ledger = ledger
+            while len(found) < most and (item := self._item()):
+                result = self._result(item, ledger)
+                found += [result] if result else []
+        self.taken += len(found)
+        return found
+
+    def _info(self) -> ModelInfo:
+        """What runs, by the names under which the ledger knows its answers."""
+        tasks = {task.name: self._settings.of_task(task) for task in self._settings.all_tasks if task.engine}
+        return replace(self._run.model_info(), others={name: _info_of(settings) for name, settings in tasks.items()})
+
+    def _read(self) -> Iterator[InputRow]:
+        read = read_rows(self._sources, self._settings, output=self._output, is_own=self._notes.may_have_written)
+        return split_rows(read, self._settings, self._notes, shard=self._shard)
+
+    def _item(self) -> InputRow | None:
+        """The next row; it stays the next one until it is known."""
+        if self._layout is None:
+            self._next = peek(self._rows)
+            self._layout = choose_layout([item.row for item in self._next], self._settings)
+        if not self._next:
+            self._next = list(itertools.islice(self._rows, 1))
+        return self._next[0] if self._next else None
+
+    def _result(self, item: InputRow, ledger: Ledger) -> RowResult | None:
+        """What a row comes to; None if it is of another shard.
+
+        Raises:
+            _NotKnownError: something is to be made for it.
+        """
+        assert self._layout
+        plan = plan_row(item, self._layout, self._settings)
+        result = None
+        if self._shard is None or self._shard.holds(plan.shard_hash):
+            entry = RowEntry(item, plan, ledger.look_up)
+            entry.next_works()
+            if not entry.is_whole():
+                raise _NotKnownError
+            result = entry.result(self._layout, self._settings)
+        del self._next[0]
+        return result
+
+
+def _sources_of(run: Run) -> list[Source]:
+    """The inputs of a run, whatever folder this is."""
+    return find_sources([named if is_url(named) else os.path.join(run.folder, named) for named in run.inputs])  # noqa: PTH118
+
+
+def _info_of(settings: Settings) -> ModelInfo:
+    """What the engine of a task is called: the commit of a model from the hub, as the cache has it."""
+    cached = None if settings.engine in ("openai", "fake") else in_cache(settings.model, settings.revision)
+    return ModelInfo(
+        engine=settings.engine,
+        model=settings.model,
+        revision=cached.name if cached else settings.revision,
+        limits=VisionLimits(),
+    )
