@@ -121,6 +121,12 @@ class Group:
     made: int = 0
     """How many of the last rows have captions in their text."""
 
+    def told(self, index: int) -> Sequence[Entry | NoVideo]:
+        """The entries; of a row of the input, at this place, without videos, that it has none."""
+        if self.entries:
+            return self.entries
+        return [NoVideo(row=index)]
+
 
 class CaptionedData:
     """A data set that a run wrote.
@@ -238,7 +244,7 @@ class CaptionedData:
     def _in_results(self, results: Sequence[RowResult], start: int) -> list[Entry | NoVideo]:
         """What each task came to in rows, of which the first has this place."""
         groups = self._groups_in(results, start)
-        return [entry for place, group in enumerate(groups, start) for entry in group.entries or [NoVideo(row=place)]]
+        return [entry for place, group in enumerate(groups, start) for entry in group.told(place)]
 
     def _groups_in(self, results: Sequence[RowResult], start: int) -> Iterator[Group]:
         rows = (row for result in results for row in result.rows)
@@ -264,7 +270,7 @@ class CaptionedData:
                 yield from (look_up(entry) if isinstance(entry, Entry) else entry for entry in found)
         else:
             for index, group in enumerate(self.groups()):
-                yield from group.entries or [NoVideo(row=index)]
+                yield from group.told(index)
 
     def _begin(self) -> Callable[[Entry], Entry]:
         """What is done to the entries of one way through."""
