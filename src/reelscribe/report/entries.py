@@ -160,6 +160,9 @@ class CaptionedData:
         self.corrections = Corrections(self.log)
         """Those of the last way through."""
         self._corrected = corrected
+        self.reached: tuple[KnownRows, Callable[[Entry], Entry]] | None = None
+        """Of a run that is not finished, once it was gone through to the end: what goes on behind the last entry, and
+        what is done to each."""
         self.run = last_run(output)
         self._unfinished = unfinished
         self.is_partial = self._is_unfinished()
@@ -268,6 +271,7 @@ class CaptionedData:
             known, look_up = self.known_rows(), self._begin()
             while found := self.entries_of_next(known, _KNOWN_AT_ONCE):
                 yield from (look_up(entry) if isinstance(entry, Entry) else entry for entry in found)
+            self.reached = known, look_up
         else:
             for index, group in enumerate(self.groups()):
                 yield from group.told(index)
