@@ -29,7 +29,9 @@ NAMES = ("edit", "keys", "other", "judge", "find", "found", "two", "draft", "see
 def output(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An output with a clip for each test."""
     rows = [row(name, f"A man walks to {name}.", f"One man at {name}.", f"{name}, a man.") for name in NAMES]
-    return put_rows(tmp_path_factory.mktemp("correct") / "out.jsonl", [*rows, failed("gone")])
+    events = [{"start": 4.0, "end": 5.0, "text": "A dog runs."}]
+    timed = row("timed#t=4,6", "0-1: A dog runs.", clip_start=4.0, clip_end=6.0) | {"caption": events}
+    return put_rows(tmp_path_factory.mktemp("correct") / "out.jsonl", [*rows, failed("gone"), timed])
 
 
 @pytest.fixture(scope="module")
@@ -85,11 +87,56 @@ def test_a_caption_is_edited_in_place_kept_and_shown_again(page: Page, output: P
     again = opened(look, address)
     expect(clip(again, "edit").locator(".caption")).to_have_text("A woman walks, jkl.")
     again.fill("#search", "jkl")
-    expect(again.locator("#count")).to_have_text(f"1 of {len(NAMES) + 1} clips")
+    expect(again.locator("#count")).to_have_text(f"1 of {len(NAMES) + 2} clips")
     clip(again, "edit").locator(".said summary").click()
     clip(again, "edit").get_by_role("button", name="Put it back").click()
     expect(clip(again, "edit").locator(".caption")).to_have_text("A man walks to edit.")
     expect(clip(page, "edit").locator(".caption")).to_have_text("A man walks to edit.")  # which polls
+
+
+def test_what_failed_gets_a_caption_by_hand(page: Page, output: Path, look: Look, address: str) -> None:
+    item = start(page, "gone")
+    expect(item.locator(".caption")).to_be_hidden()
+    item.get_by_role("button", name="Write a caption").click()
+    area = item.get_by_label("Caption of gone")
+    area.fill(" ")
+    item.get_by_role("button", name="Save").click()  # nothing is nothing
+    expect(area).to_have_count(0)
+    page.keyboard.press("e")
+    area.fill("A bird sings.")
+    page.keyboard.press("Control+Enter")
+    expect(item.locator(".caption")).to_have_text("A bird sings.")
+    expect(item.locator(".by-people")).to_have_text(["written by hand"])
+    assert texts(output)["gone"] == "A bird sings."
+    assert violations(page) == []
+    again = clip(opened(look, address), "gone")
+    expect(again.locator(".caption")).to_be_visible()
+    again.get_by_role("button", name="Take it away").click()
+    expect(again.locator(".caption")).to_be_hidden()
+    expect(again.locator(".by-people")).to_have_count(0)
+
+
+def test_events_are_edited_as_the_model_writes_them(page: Page, output: Path) -> None:
+    item = start(page, "timed#t=4,6")
+    shown = item.locator(".events [data-text]")
+    expect(shown).to_have_text(["A dog runs."])
+    page.keyboard.press("e")
+    area = item.get_by_label("Caption of timed")
+    expect(area).to_have_value("0-1: A dog runs.")
+    expect(item.get_by_role("status")).to_have_text("Times count from the start of the clip, 4 s into its file.")
+    expect(item.locator(".events")).to_be_hidden()
+    area.fill("A cat runs.")
+    page.keyboard.press("Control+Enter")
+    expect(item.get_by_role("status")).to_contain_text("This has no events, or some that cannot be")
+    expect(area).to_have_value("A cat runs.")
+    area.fill("0-1 s: A cat runs.\n1-2 s: It stops.")
+    page.keyboard.press("Control+Enter")
+    expect(shown).to_have_text(["A cat runs.", "It stops."])
+    expect(item.locator(".events .time")).to_have_text(["4.00\u20135.00 s", "5.00\u20136.00 s"])
+    expect(item.locator(".caption")).to_be_hidden()
+    assert violations(page) == []
+    page.keyboard.press("u")
+    expect(shown).to_have_text(["A dog runs."])
 
 
 def test_keys_judge_take_candidates_and_undo(page: Page, output: Path) -> None:

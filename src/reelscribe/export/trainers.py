@@ -19,6 +19,7 @@ from reelscribe.export.videos import MAKES_FILES, Names, Placer, suffix_of
 from reelscribe.export.where import Condition
 from reelscribe.export.writers import Job, Placed, Writer
 from reelscribe.report.entries import CaptionedData
+from reelscribe.runners.status import find_ledger
 from reelscribe.video.fetch import Fetcher, FetchLimits
 from reelscribe.words import token_counter
 
@@ -82,6 +83,7 @@ class _Export:
     def _command(self, output: Path) -> dict[str, Any]:
         """What makes an export another one: the options, and the captions as they are on the disk."""
         places = [*(Path(source.location) for source in self._data.sources), self._data.log.file]
+        places += [find_ledger(output)] if self._data.is_partial else []
         paths = sorted(path for path in places if path.exists())
         files = [file for path in paths for file in (sorted(path.iterdir()) if path.is_dir() else [path])]
         stats = [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files]

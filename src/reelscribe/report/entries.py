@@ -121,6 +121,12 @@ class Group:
     made: int = 0
     """How many of the last rows have captions in their text."""
 
+    def told(self, index: int) -> Sequence[Entry | NoVideo]:
+        """The entries; of a row of the input, at this place, without videos, that it has none."""
+        if self.entries:
+            return self.entries
+        return [NoVideo(row=index)]
+
 
 class CaptionedData:
     """A data set that a run wrote.
@@ -154,6 +160,9 @@ class CaptionedData:
         self.corrections = Corrections(self.log)
         """Those of the last way through."""
         self._corrected = corrected
+        self.reached: tuple[KnownRows, Callable[[Entry], Entry]] | None = None
+        """Of a run that is not finished, once it was gone through to the end: what goes on behind the last entry, and
+        what is done to each."""
         self.run = last_run(output)
         self._unfinished = unfinished
         self.is_partial = self._is_unfinished()
@@ -238,7 +247,8 @@ class CaptionedData:
     def _in_results(self, results: Sequence[RowResult], start: int) -> list[Entry | NoVideo]:
         """What each task came to in rows, of which the first has this place."""
         groups = self._groups_in(results, start)
-        return [entry for place, group in enumerate(groups, start) for entry in group.entries or (NoVideo(row=place),)]
+        return [entry for place, group in enumerate(groups, start) for entry in group.told(place)]
+>>>>>>> h-set
 
     def _groups_in(self, results: Sequence[RowResult], start: int) -> Iterator[Group]:
         rows = (row for result in results for row in result.rows)
@@ -262,9 +272,11 @@ class CaptionedData:
             known, look_up = self.known_rows(), self._begin()
             while found := self.entries_of_next(known, _KNOWN_AT_ONCE):
                 yield from (look_up(entry) if isinstance(entry, Entry) else entry for entry in found)
+            self.reached = known, look_up
         else:
             for index, group in enumerate(self.groups()):
-                yield from group.entries or (NoVideo(row=index),)
+                yield from group.told(index)
+>>>>>>> h-set
 
     def _begin(self) -> Callable[[Entry], Entry]:
         """What is done to the entries of one way through."""

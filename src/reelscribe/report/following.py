@@ -5,7 +5,6 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from reelscribe.dataset.ledger_file import Run
-from reelscribe.report.edited import Numbering
 from reelscribe.report.entries import CaptionedData, Entry, by_video
 from reelscribe.report.left import last_run
 from reelscribe.runners.status import read_status
@@ -23,8 +22,8 @@ class Follower:
     """Answers a page that asks what came. May be used from several threads.
 
     Args:
-        data: of a run that is not finished, with entries as the model leaves them.
-        rows: that the page has already.
+        data: of a run that is not finished, with entries as the model leaves them; it was gone through to the end. What
+            comes behind that is new.
         most: clips to show beyond these.
         show: makes them HTML.
 
@@ -32,15 +31,13 @@ class Follower:
         DatasetError: its ledger or its inputs cannot be read.
     """
 
-    def __init__(self, data: CaptionedData, *, rows: int, most: int, show: Show) -> None:
+    def __init__(self, data: CaptionedData, *, most: int, show: Show) -> None:
         self._data, self._most, self._show = data, most, show
         self._lock = threading.Lock()
-        self._number = Numbering()
-        self._known = data.known_rows()
+        assert data.reached
+        self._known, self._number = data.reached
         self._begun_anew = False
         self._clips: list[str] = []
-        while self._known.taken < rows and self._read(min(rows - self._known.taken, _MOST_ROWS)):
-            pass
 
     def news(self, seen: int) -> dict[str, Any]:
         """What came since.

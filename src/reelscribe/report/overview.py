@@ -3,7 +3,7 @@
 import json
 import random
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -23,8 +23,6 @@ class Overview:
     """Counts over all videos of a data set."""
 
     captions: int = 0
-    rows: int = 0
-    """Up to the last one."""
     tasks: Counter[str] = field(default_factory=Counter)
     """Captions by task; all tasks, also those that have none."""
     failed: Counter[str] = field(default_factory=Counter)
@@ -56,14 +54,9 @@ class Overview:
     def of(cls, entries: Iterable[Entry | NoVideo]) -> "Overview":
         """Go through all videos once."""
         overview = cls()
-        for answers in by_video(overview._counting(entries)):
+        for answers in by_video(entries):
             overview._add_video(answers)
         return overview
-
-    def _counting(self, entries: Iterable[Entry | NoVideo]) -> Iterator[Entry | NoVideo]:
-        for entry in entries:
-            self.rows = entry.row + 1
-            yield entry
 
     def _add_video(self, answers: Sequence[Entry]) -> None:
         if not answers:

@@ -110,7 +110,7 @@ class Site:
         self.follower: Follower | None = None
         if made.unfinished:
             room = clips - len(made.videos_shown)
-            self.follower = Follower(made.data, rows=made.rows, most=room, show=self._show)
+            self.follower = Follower(made.data, most=room, show=self._show)
 
     def clips_from(self, start: int) -> dict[str, Any]:
         """`clips`: the HTML of those of the page from a place on, some of them."""

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final, TypeVar
 from reelscribe.dataset.names import beside
 from reelscribe.errors import DatasetError, MissingExtraError, SettingsError
 from reelscribe.report.course import Course
-from reelscribe.report.entries import CaptionedData, Entry, by_video
+from reelscribe.report.entries import CaptionedData, Entry, NoVideo, by_video
 from reelscribe.report.overview import Overview, choose, shown_of
 
 if TYPE_CHECKING:
@@ -53,8 +53,6 @@ class Made:
     """What is shown, by what the page calls it."""
     several: bool
     """Whether there are several tasks."""
-    rows: int
-    """Rows that it is about."""
     unfinished: bool
     """Whether a run writes more of them."""
 
@@ -141,7 +139,6 @@ def make_page(
         data=data,
         answers=answers,
         several=several,
-        rows=overview.rows,
         unfinished=unfinished,
     )
 
@@ -149,7 +146,7 @@ def make_page(
 def choose_entries(
     data: CaptionedData, *, clips: int, frames: int, seed: int
 ) -> tuple[Overview, list[tuple[Entry, ...]]]:
-    """Go through a data set twice: to count, and to take out what is to be shown, by video.
+    """Go through a data set to count, and take out what is to be shown, by video. A large one is gone through twice.
 
     Raises:
         SettingsError: `clips` or `frames` is below 1.
@@ -158,9 +155,18 @@ def choose_entries(
     for name, value in (("clips", clips), ("frames", frames)):
         if value < 1:
             raise SettingsError(f"{name} must be a whole number of at least 1; got {value!r}.")
-    overview = Overview.of(data.entries())
+    held: list[Entry | NoVideo] = []
+    most = clips * len(data.tasks)
+
+    def holding() -> Iterator[Entry | NoVideo]:
+        for entry in data.entries():
+            held.extend([entry] if len(held) <= most else [])
+            yield entry
+
+    overview = Overview.of(holding())
     wanted = iter(choose(overview.strata, clips, seed))
-    videos = (answers for answers in by_video(data.entries()) if answers)
+    entries = iter(held) if len(held) <= most else data.entries()
+    videos = (answers for answers in by_video(entries) if answers)
     return overview, list(_pick(videos, wanted))
 
 
