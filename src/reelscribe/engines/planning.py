@@ -244,7 +244,7 @@ def _bytes_each(config: Mapping[str, Any]) -> float:
     # compressed-tensors has a table of groups of layers, and most have one
     groups = [group.get("weights") or {} for group in (told.get("config_groups") or {}).values()]
     bits = told.get("bits") or max((group.get("num_bits") or 16 for group in groups), default=None)
-    return float(bits or _BITS.get(told.get("quant_method"), 16)) / 8
+    return float(bits or _BITS.get(str(told.get("quant_method")), 16)) / 8
 
 
 def _head_dim(text: Mapping[str, Any]) -> int:
