@@ -48,6 +48,8 @@ if importlib.util.find_spec("torch") is None:  # only the extra brings it
             "launches",
             "omni",
             "packed",
+            "quantised",
+            "repeatable",
             "running",
             "sampling",
             "sharing",

@@ -142,6 +142,10 @@ def test_wrong_value_is_told_with_what_is_allowed(name: str, value: Any, message
             {"engine": "openai", "show": "images"},
             r"show is for models that run here; send says what a server is sent\.",
         ),
+        (
+            {"engine": "vllm", "deterministic": True},
+            "deterministic is for the engine transformers only; the engine is vllm",
+        ),
         ({"engine": "vllm", "extra_body": {"x": 1}}, r"extra_body is for the engine openai only; the engine is vllm\."),
         (
             {"engine": "openai", "extra_body": {"model": "x"}},

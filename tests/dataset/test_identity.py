@@ -38,6 +38,7 @@ OTHER: dict[str, Any] = {
     "retry_flagged": True, "min_decoded": 0.5, "max_failures": "3", "price": 2.0, "budget": 3.0,
     "shard": "1/2", "runner": "ray", "address": "auto", "actors": "2",
     "audio": True, "model_params": {"attn_implementation": "eager"}, "thinking": True, "show": "images",
+    "deterministic": True,
     "extra_body": {"top_k": 3},
 }  # fmt: skip
 

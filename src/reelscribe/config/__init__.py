@@ -311,6 +311,8 @@ def _check_passed_on(settings: Settings) -> None:
         )
     if settings.engine == "openai" and settings.show != "auto":
         raise SettingsError("show is for models that run here; send says what a server is sent.")
+    if settings.engine != "transformers" and settings.deterministic:
+        raise SettingsError(f"deterministic is for the engine transformers only; the engine is {settings.engine}.")
     if settings.engine != "openai" and settings.extra_body:
         raise SettingsError(f"extra_body is for the engine openai only; the engine is {settings.engine}.")
     if (

@@ -56,9 +56,15 @@ class EngineSettings:
     )
     batch_tokens: int | None = setting(
         None,
-        "Most tokens that its key-value cache may hold; what memory has room for by default.",
+        "Most tokens that its cache may hold, states counted as tokens; what memory has room for by default.",
         at_least=1,
         affects="nothing",
+    )
+    deterministic: bool = setting(
+        False,
+        "Let the Transformers engine answer one request at a time, by repeatable operations alone, so that no answer "
+        "depends on others; slower.",
+        affects="captions",
     )
     tp: int | None = setting(
         None,

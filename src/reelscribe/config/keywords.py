@@ -21,6 +21,7 @@ class Keywords(TypedDict, total=False):
     dtype: Dtype
     batch_size: int
     batch_tokens: int | None
+    deterministic: bool
     tp: int | None
     dp: int | None
     model_params: Mapping[str, Any]

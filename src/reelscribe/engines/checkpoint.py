@@ -34,6 +34,8 @@ class Checkpoint:
     processor: Any
     family: "Family"
     """How it takes a video."""
+    quantised: str | None = None
+    """How its weights are quantised, in its configuration's word; None if they are not."""
     is_part: bool = False
     """Whether this is the thinker of a model that also speaks, such as Qwen3-Omni as released."""
 
@@ -78,6 +80,7 @@ class Checkpoint:
             config=thinker or config,
             processor=processor,
             family=family,
+            quantised=_quantised(config),
             is_part=thinker is not None,
         )
 
@@ -122,6 +125,13 @@ class Checkpoint:
             return GenerationConfig.from_pretrained(self.path, revision=self.revision)
         except OSError:
             return GenerationConfig.from_model_config(self.config)
+
+
+def _quantised(config: Any) -> str | None:
+    told = getattr(config, "quantization_config", None)
+    if not told:
+        return None
+    return str(told.get("quant_method") if isinstance(told, Mapping) else told.quant_method)
 
 
 def cannot_load(model: str, reason: str) -> ModelError:

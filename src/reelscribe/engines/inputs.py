@@ -141,6 +141,7 @@ class InputBuilder:
         device: where the model is.
         switches: variables of its chat template.
         context: most tokens of a prompt and its answer; None if that is not known.
+        shares: whether requests about a clip share a prefix.
     """
 
     def __init__(
@@ -152,8 +153,10 @@ class InputBuilder:
         device: torch.device,
         switches: Mapping[str, bool] | None = None,
         context: int | None = None,
+        shares: bool = True,
     ) -> None:
         self._context = context
+        self._shares = shares
         self._processor = processor
         self._family = family
         self._switches = switches
@@ -185,10 +188,12 @@ class InputBuilder:
         """
         shows = any(request.video for request in item.requests)
         shown = self._shown(item.frames) if shows else _NOTHING
-        alike: dict[tuple[int, ...], list[Question]] = {}
+        alike: dict[Any, list[Question]] = {}
         for request in item.requests:
             ids = self._prompt(request, shown.layout).ids(self._processor.tokenizer)
-            alike.setdefault(self._up_to_video(ids), []).append(self._question(request, ids))
+            alike.setdefault(self._up_to_video(ids) if self._shares else request.id, []).append(
+                self._question(request, ids)
+            )
             if request.judge:
                 self._check_judging(request, shown.layout, ids)
         video = dict(shown.tensors)

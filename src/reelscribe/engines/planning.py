@@ -27,6 +27,9 @@ CLIPS: Final = 4
 _WORDS_TOKENS: Final = 2048
 """Prompt, times of the frames and answer, for the plan."""
 
+_BITS: Final = {"bitsandbytes": 8, "fp8": 8, "fbgemm_fp8": 8, "mxfp8": 8, "mxfp4": 4, "nvfp4": 4}
+"""Of a weight, by ways to quantise whose configuration does not say so. Of any other it is not known: 16, at most."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class ModelSize:
@@ -234,12 +237,14 @@ def _gpus(count: int) -> str:
 
 
 def _bytes_each(config: Mapping[str, Any]) -> float:
-    """Bytes of a weight in the layers of text. Checkpoints of the family come in 16 bits, or with these quantised."""
-    quantised = config.get("quantization_config")
-    if not quantised:
-        return 2
-    bits = 8 if quantised.get("quant_method") == "fp8" else quantised.get("bits", 8)
-    return float(bits) / 8
+    """Bytes of a weight in the layers of text: as checkpoints come, in 16 bits, or as the configuration says."""
+    told = config.get("quantization_config") or {}
+    if told.get("load_in_4bit"):  # bitsandbytes
+        return 0.5
+    # compressed-tensors has a table of groups of layers, and most have one
+    groups = [group.get("weights") or {} for group in (told.get("config_groups") or {}).values()]
+    bits = told.get("bits") or max((group.get("num_bits") or 16 for group in groups), default=None)
+    return float(bits or _BITS.get(str(told.get("quant_method")), 16)) / 8
 
 
 def _head_dim(text: Mapping[str, Any]) -> int:

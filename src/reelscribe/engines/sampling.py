@@ -343,7 +343,7 @@ class Sampler:
             chances = self._filtered(chances, top_k, top_p, min_p)
         # Summed up in the order of ids: likely tokens may change places by a rounding error, which must not show.
         # A number below 1 times the sum stays below the sum in floats, too, so that there is always a token.
-        sums = chances.cumsum(-1)
+        sums = _running_sums(chances)
         draws = self._draws.gather(1, self._steps.clamp(max=self._draws.shape[1] - 1))
         return torch.searchsorted(sums, draws * sums[:, -1:], right=True)[:, 0]
 
@@ -355,7 +355,7 @@ class Sampler:
         for width in (self._width, chances.shape[1]):
             likeliest, ids = chances.topk(min(width, chances.shape[1]))
             likeliest = likeliest.masked_fill(torch.arange(likeliest.shape[1], device=chances.device) >= top_k, 0)
-            sums = likeliest.cumsum(-1)
+            sums = _running_sums(likeliest)
             reached, least = sums[:, -1:], min_p * likeliest[:, :1]
             whole = reached if self._all_top_k else torch.where(top_k > width, chances.sum(-1, keepdim=True), reached)
             stays = (sums - likeliest < top_p * whole) & (likeliest >= least)
@@ -400,6 +400,13 @@ class Sampler:
             self._seen = self._seen[rows]
         self._look()
         return staying
+
+
+def _running_sums(chances: torch.Tensor) -> torch.Tensor:
+    """Sums along rows up to each number. CUDA's may differ in the last bit each time, so that a CPU adds up instead."""
+    if chances.device.type == "cuda" and torch.are_deterministic_algorithms_enabled():
+        return chances.cpu().cumsum(-1).to(chances.device)
+    return chances.cumsum(-1)
 
 
 def _stack(held: torch.Tensor, new: torch.Tensor) -> torch.Tensor:

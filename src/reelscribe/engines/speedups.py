@@ -106,7 +106,8 @@ def speed_up_vision(model: Any) -> None:
         vision.patch_embed.forward = lambda patches: functional.linear(patches.to(weight.dtype), weight, bias)
     if vision.config._attn_implementation == "sdpa":
         for block in vision.blocks:
-            if type(block.attn.qkv) is torch.nn.Linear:  # neither quantized nor adapted
+            qkv = block.attn.qkv
+            if type(qkv) is torch.nn.Linear and type(qkv.weight) is torch.nn.Parameter:  # neither quantised nor adapted
                 _put_halves_side_by_side(block.attn)
                 block.attn.forward = functools.partial(_attend, block.attn)
 

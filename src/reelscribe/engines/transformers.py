@@ -9,13 +9,15 @@ give each row its own randomness.
 import logging
 import os
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import torch
 from huggingface_hub.utils.tqdm import are_progress_bars_disabled, enable_progress_bars
 from transformers import AutoModelForMultimodalLM, DynamicCache
+from transformers.quantizers.auto import AUTO_QUANTIZATION_CONFIG_MAPPING
 from transformers.utils import logging as hf_logging
 
 from reelscribe.config import Settings
@@ -27,6 +29,7 @@ from reelscribe.engines.feed import Feed, ReadyItems, feeding
 from reelscribe.engines.inputs import InputBuilder, ModelInputs, most_tokens
 from reelscribe.engines.packed import SLACK
 from reelscribe.engines.positions import Positions
+from reelscribe.engines.repeatable import repeatable
 from reelscribe.engines.running import RunningBatch
 from reelscribe.engines.sampling import TokenRules
 from reelscribe.engines.speedups import speed_up
@@ -36,6 +39,8 @@ from reelscribe.values import Failure, Generation, Request, Work
 from reelscribe.video.sampling import check_hears
 
 logger = logging.getLogger(__name__)
+
+Answer = Generation | Failure
 
 _WINDOW_BATCHES: Final = 2
 """Batches of works that may wait, to choose from."""
@@ -62,6 +67,7 @@ class TransformersEngine:
             batch that a clip is in; "bfloat16" is faster on CPUs with units for it.
         batch_size: most works under way at once.
         batch_tokens: most tokens that the key-value cache may come to hold; by default what memory has room for.
+        deterministic: whether to answer one request at a time, by repeatable operations alone.
         thinking: whether to let a model that can think do so before it answers.
         show: frames as a "video", as "images", or "auto": as images only if the checkpoint takes no video.
         audio: whether clips come with their sound.
@@ -82,12 +88,16 @@ class TransformersEngine:
         dtype: str = "auto",
         batch_size: int = 32,
         batch_tokens: int | None = None,
+        deterministic: bool = False,
         thinking: bool = False,
         show: str = "auto",
         audio: bool = False,
         model_params: dict[str, Any] | None = None,
         schemas: Iterable[Schema] = (),
     ) -> None:
+        self._deterministic = deterministic
+        if deterministic:  # read when CUDA is first used
+            os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         self._device = _device(device)
         if dtype == "auto" and self._device.type == "cpu":
             dtype = "float32"
@@ -100,12 +110,15 @@ class TransformersEngine:
         checkpoint = Checkpoint.load(model, revision=revision, show=show, **hub)
         if audio:
             check_hears(checkpoint.limits)
+        _check_quantised(checkpoint, model)
         if checkpoint.is_part:
             given["config"] = checkpoint.config
         try:
             self._model, report = AutoModelForMultimodalLM.from_pretrained(
                 checkpoint.path, revision=revision, output_loading_info=True, **given
             )
+        except ModuleNotFoundError as exc:  # of a way to quantise
+            raise cannot_load(model, f"it needs a package: pip install {exc.name}") from exc
         except Exception as exc:  # damaged files and odd parameters raise all kinds of errors in there
             raise cannot_load(model, str(exc)) from exc
         if report["missing_keys"]:
@@ -132,6 +145,7 @@ class TransformersEngine:
             self._device,
             switches,
             checkpoint.context,
+            shares=not deterministic,
         )
         if checkpoint.family.times == "none":
             logger.warning("The model %r is not shown when its frames are: do not ask it for times.", model)
@@ -143,7 +157,7 @@ class TransformersEngine:
             details={"times_given": checkpoint.family.times, **({"sound_given": "among"} if audio else {})},
         )
 
-    def generate(self, works: Iterator[Work]) -> Iterator[Generation | Failure]:
+    def generate(self, works: Iterator[Work]) -> Iterator[Answer]:
         """Answer requests as they come to their end. Works join the running batch when there is room for several."""
         batch = self._new_batch()
         with feeding(works) as feed, self._ready(feed) as ready:
@@ -161,6 +175,9 @@ class TransformersEngine:
                 elif not batch.works and not waiting:
                     return
                 yield from (failure for item in taken for failure in item.failures)
+                if self._deterministic:
+                    yield from (answer for item in group for answer in self._one_by_one(item))
+                    continue
                 fault = self._advance(batch, group)
                 yield from batch.finished()
                 if fault:
@@ -232,15 +249,16 @@ class TransformersEngine:
             EngineError: no batch can be run.
         """
         try:
-            if group:
-                batch.join(group)
-            if batch.works:
-                batch.step()
+            with repeatable() if self._deterministic else nullcontext():
+                if group:
+                    batch.join(group)
+                if batch.works:
+                    batch.step()
         except Exception as exc:  # of torch, of a model's own code, of a kernel: of any kind
             return _Fault(exc, self._device)
         return None
 
-    def _apart(self, works: Sequence[ModelInputs], fault: "_Fault") -> Iterator[Generation | Failure]:
+    def _apart(self, works: Sequence[ModelInputs], fault: "_Fault") -> Iterator[Answer]:
         """Go on with works whose batch failed in ever smaller batches, so that a bad request costs only itself.
 
         One that failed alone is given up only once it has failed again: the trouble may have been the moment's.
@@ -255,19 +273,31 @@ class TransformersEngine:
             )
             self._batch_tokens, self._was_full = tokens // 2, True
         for part in _halves(works):
-            batch = self._new_batch()
-            again = self._advance(batch, part)
-            while batch.works and not again:
-                yield from batch.finished()
-                again = self._advance(batch)
-            yield from batch.finished()
-            left = batch.works
-            del batch
+            left, again = yield from self._to_the_end(part)
             requests = [question.request for item in left for question in item.questions]
             if again and len(requests) == 1 and not again.broken:
                 yield _failure(requests[0], again)
             elif again:
                 yield from self._apart(left, again)
+
+    def _to_the_end(
+        self, part: Sequence[ModelInputs]
+    ) -> "Generator[Answer, None, tuple[list[ModelInputs], _Fault | None]]":
+        """Answer works in a batch of their own, as far as that goes."""
+        batch = self._new_batch()
+        fault = self._advance(batch, part)
+        while batch.works and not fault:
+            yield from batch.finished()
+            fault = self._advance(batch)
+        yield from batch.finished()
+        return batch.works, fault
+
+    def _one_by_one(self, item: ModelInputs) -> Iterator[Answer]:
+        """Answer each request of a work in a batch of its own, so that shapes of tensors depend on nothing else."""
+        for question in item.questions:
+            left, fault = yield from self._to_the_end([item.only({question.request.id})])
+            if fault:
+                yield from self._apart(left, fault)
 
     def inputs(self, batch: list[Work]) -> dict[str, torch.Tensor]:
         """What the model is fed; see `InputBuilder.collate`."""
@@ -296,6 +326,10 @@ class _Fault:
             self.broken = EngineError(f"the model lacks a package to run with: {exc}")
 
 
+_Left = tuple[list[ModelInputs], _Fault | None]
+"""Works that are not answered, and what went wrong, if anything did."""
+
+
 def _failure(request: Request, fault: _Fault) -> Failure:
     advice = "; lower max_video_tokens or num_captions" if fault.out_of_memory else ""
     return Failure.of(request, fault.message + advice)
@@ -310,6 +344,7 @@ def load(settings: Settings) -> TransformersEngine:
         dtype=settings.dtype,
         batch_size=settings.batch_size,
         batch_tokens=settings.batch_tokens,
+        deterministic=settings.deterministic,
         thinking=settings.thinking,
         show=settings.show,
         audio=settings.audio,
@@ -330,6 +365,29 @@ def _device(name: str) -> torch.device:
         allowed, said = "auto, cpu, cuda, cuda:1, ...", str(exc).partition("\n")[0]
         raise ModelError(f"device must be {allowed}; {name!r} does not work here: {said}") from exc
     return device
+
+
+def _check_quantised(checkpoint: Checkpoint, model: str) -> None:
+    """See that Transformers knows how weights are quantised: else it would take their bare numbers, with a warning.
+
+    Raises:
+        ModelError: it does not.
+    """
+    method = checkpoint.quantised
+    if not method:
+        return
+    known = {name.removesuffix("_4bit").removesuffix("_8bit") for name in AUTO_QUANTIZATION_CONFIG_MAPPING}
+    advice = "take the checkpoint in bfloat16, or --engine vllm"
+    if method not in known:
+        raise ModelError(
+            f"the weights of the model {model!r} are quantised by {method!r}, which Transformers does not know "
+            f"(it knows {', '.join(sorted(known))}): {advice}."
+        )
+    if checkpoint.is_part:
+        raise ModelError(
+            f"the weights of the model {model!r} are quantised by {method!r}, and its thinker cannot be loaded so by "
+            f"itself: {advice}."
+        )
 
 
 def _size(item: _Prepared) -> int:
