@@ -6,6 +6,8 @@ is timed on a few of the clips, and counted per clip. Runs on a CPU, too, to see
 
 import statistics
 import time
+import warnings
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -74,6 +76,21 @@ def seconds_of(run: Callable[[], Any]) -> float:
     return time.perf_counter() - began
 
 
+def count_waits(run: Callable[[], Any]) -> dict[str, int]:
+    """How often the host waited for the card, by line of code, as PyTorch's debug mode for that says."""
+    if not torch.cuda.is_available():
+        return {}
+    torch.cuda.set_sync_debug_mode("warn")
+    try:
+        with warnings.catch_warnings(record=True) as seen:
+            warnings.simplefilter("always")
+            run()
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    places = [f"{Path(each.filename).name}:{each.lineno}" for each in seen if "synchroniz" in str(each.message)]
+    return dict(Counter(places).most_common())
+
+
 def measure(engine: TransformersEngine, settings: Settings, asked: list[Request], rounds: int) -> dict[str, Any]:
     """Seconds of whole runs, by part, and what the card made of the prefill."""
 
@@ -92,6 +109,7 @@ def measure(engine: TransformersEngine, settings: Settings, asked: list[Request]
         "median_seconds": round(statistics.median(taken), 3),
         "clips_per_second": round(len(asked) / statistics.median(taken), 3),
         "seconds_by_part": parts,
+        "waits": count_waits(run),
         "video_tokens": frames.video_tokens,
         **mfu_of(engine, work, len(asked), parts),
     }

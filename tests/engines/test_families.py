@@ -301,7 +301,7 @@ class TestCost:
         assert len(looks) == 2 * once
 
 
-@pytest.fixture(params=["as it is", "packed", "repeating"])
+@pytest.fixture
 def cache(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """The cache that the family has, the one it has on a GPU, and the one for models whose layers are not known."""
     if request.param == "packed":
@@ -310,8 +310,12 @@ def cache(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> No
         monkeypatch.setattr(running, "can_branch", lambda *_: False)
 
 
+CACHES = ("as it is", "repeating")
+
+
 @pytest.mark.usefixtures("cache")
 class TestLogits:
+    @pytest.mark.parametrize("cache", [*CACHES, "packed"], indirect=True)
     def test_candidates_share_a_clip_and_others_join_and_leave(self, tiny: Tiny) -> None:
         long, short = (SamplingParams(temperature=0.0, max_tokens=tokens) for tokens in (20, 6))
         first = tiny.work("a", "What?", sampling=long, num_captions=2)
@@ -328,6 +332,7 @@ class TestLogits:
                 ours = found[f"{work.requests[0].id.task}.{number}"]
                 assert_equal(ours, expected)
 
+    @pytest.mark.parametrize("cache", CACHES, indirect=True)
     def test_a_judge_says_what_it_would_from_the_start(self, tiny: Tiny) -> None:
         wild, long = (SamplingParams(temperature=2.0, max_tokens=tokens) for tokens in (5, 20))
         asked = tiny.work("a", "What?", frames=6, system="Be brief.", sampling=wild, num_captions=2)
@@ -342,6 +347,7 @@ class TestLogits:
             theirs = tiny.generated(replace(judged, requests=(question,)), 1)
             assert candidate.scores["judged"] == pytest.approx(yes_no.chances(theirs)[0], abs=1e-4)
 
+    @pytest.mark.parametrize("cache", CACHES, indirect=True)
     def test_several_questions_share_a_clip(self, tiny: Tiny) -> None:
         work = tiny.work("a", "What?", "Where does it go to, and why?", "What, then?", "What?")
         [briefly] = tiny.work("a", "What?", system="Be brief.").requests  # it has a prefix of its own

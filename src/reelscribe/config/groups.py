@@ -56,7 +56,7 @@ class EngineSettings:
     )
     batch_tokens: int | None = setting(
         None,
-        "Most tokens that its key-value cache may hold; what memory has room for by default.",
+        "Most tokens that its cache may hold, states counted as tokens; what memory has room for by default.",
         at_least=1,
         affects="nothing",
     )
