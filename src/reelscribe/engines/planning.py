@@ -277,15 +277,13 @@ def _counted(config: Any) -> _Weights:
 
 def _state_bytes(model: Any) -> int:
     """Bytes of the states of a sequence, measured on a model without numbers, as one of 16 bits has them."""
-    from reelscribe.engines.cached import CacheCost
-
-    torch = importlib.import_module("torch")
+    torch, cached = (importlib.import_module(name) for name in ("torch", "reelscribe.engines.cached"))
     decoder = model.to(torch.bfloat16).get_decoder()
     for module in decoder.modules():
         if hasattr(module, "experts"):  # which of them a token goes to, numbers alone would say
             module.forward = lambda hidden, *_, **__: hidden
     try:
-        return CacheCost.of(decoder, torch.device("meta")).row_bytes
+        return int(cached.CacheCost.of(decoder, torch.device("meta")).row_bytes)
     except Exception as exc:  # a model's code may raise anything
         logger.warning("The states of the model's linear layers are not counted, since it cannot be run: %s", exc)
         return 0
