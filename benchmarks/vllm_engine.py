@@ -111,6 +111,7 @@ def main() -> None:
             max_video_tokens=512,
         )
         engine = load(settings)
+        assert isinstance(engine, VllmEngine)
         files = render_clips(folder, args.clips, width=args.width, height=args.height, seconds=args.seconds)
         prepared = prepared_for(files, settings, engine.info.limits)
         gauge = Gauge(engine)

@@ -42,14 +42,16 @@ pytestmark = pytest.mark.vllm
 GREEDY = SamplingParams(temperature=0.0, max_tokens=16)
 WILD = SamplingParams(temperature=2.0, max_tokens=12)
 MAX_MODEL_LEN = 1024
+FILM = {"prompt": "Sum up. {clips}", "after": ["seen"], "over": "video", "video": False}
 
 
 @pytest.fixture(scope="session")
 def vllm_engine() -> Iterator["VllmEngine"]:
     """The built-in model in vLLM. Tests copy it before they change its attributes."""
-    from reelscribe.engines.vllm import load
+    from reelscribe.engines.vllm import VllmEngine, load
 
     engine = load(Settings(model="shapes", engine="vllm", model_params={"max_model_len": MAX_MODEL_LEN}))
+    assert isinstance(engine, VllmEngine)
     yield engine
     engine.close()
 
@@ -591,7 +593,7 @@ class TestPlan:
     def test_room_for_the_longest_request_and_no_more_than_the_model_takes(self) -> None:
         assert self.planned(max_video_tokens=300)["max_model_len"] == 300 + 2048 + 2 * 128
         assert self.planned(max_video_tokens=10**6, model_params={"max_model_len": 77})["max_model_len"] == 77
-        films = {"seen": "What?", "film": {"prompt": "{clips}", "over": "video", "video": False, "part_chars": 5000}}
+        films = {"seen": "What?", "film": {**FILM, "part_chars": 5000}}
         assert self.planned(max_video_tokens=300, tasks=films)["max_model_len"] == 5000 + 2 * 128
 
     @pytest.mark.usefixtures("four_gpus")

@@ -26,7 +26,7 @@ from typing import Any, Final, get_args
 
 from reelscribe.config import Settings
 from reelscribe.engines import planning
-from reelscribe.engines.base import Engine, ModelInfo
+from reelscribe.engines.base import ModelInfo
 from reelscribe.engines.checkpoint import HUB_PARAMS, Checkpoint, cannot_load
 from reelscribe.engines.feed import feeding
 from reelscribe.engines.guard import Guard
@@ -346,7 +346,7 @@ class VllmEngine:
         return found.generation
 
 
-def load(settings: Settings) -> Engine:
+def load(settings: Settings) -> VllmEngine | Replicas:
     """The engine that the settings describe: in this process, or replicas in processes of their own.
 
     Raises:
