@@ -42,6 +42,7 @@ pytestmark = pytest.mark.vllm
 GREEDY = SamplingParams(temperature=0.0, max_tokens=16)
 WILD = SamplingParams(temperature=2.0, max_tokens=12)
 MAX_MODEL_LEN = 1024
+FILM = {"prompt": "Sum up. {clips}", "after": ["seen"], "over": "video", "video": False}
 
 
 @pytest.fixture(scope="session")
@@ -81,6 +82,16 @@ def texts(engine: Any, item: Work) -> list[str]:
     [reply] = engine.generate(iter([item]))
     assert isinstance(reply, Generation)
     return [made.text for made in reply.candidates]
+
+
+def command_of(process: Any) -> str:
+    """The name of a process of psutil's; nothing of one that has ended and that nobody has asked after yet."""
+    import psutil
+
+    try:
+        return next(iter(process.cmdline()), "")
+    except psutil.NoSuchProcess:  # or a zombie
+        return ""
 
 
 def spied(engine: "VllmEngine", monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
@@ -434,9 +445,7 @@ class TestFaults:
         import psutil
 
         engine = load_engine(Settings(model="shapes", engine="vllm"))
-        [core] = [child for child in psutil.Process().children() if child.cmdline()[0].startswith("VLLM::EngineCore")][
-            -1:
-        ]
+        [core] = [each for each in psutil.Process().children() if command_of(each).startswith("VLLM::EngineCore")][-1:]
         workers = core.children(recursive=True)
         done: list[str] = []
 
@@ -589,7 +598,7 @@ class TestPlan:
     def test_room_for_the_longest_request_and_no_more_than_the_model_takes(self) -> None:
         assert self.planned(max_video_tokens=300)["max_model_len"] == 300 + 2048 + 2 * 128
         assert self.planned(max_video_tokens=10**6, model_params={"max_model_len": 77})["max_model_len"] == 77
-        films = {"seen": "What?", "film": {"prompt": "{clips}", "over": "video", "video": False, "part_chars": 5000}}
+        films = {"seen": "What?", "film": {**FILM, "part_chars": 5000}}
         assert self.planned(max_video_tokens=300, tasks=films)["max_model_len"] == 5000 + 2 * 128
 
     @pytest.mark.usefixtures("four_gpus")
@@ -629,6 +638,22 @@ class TestPlan:
     def test_clips_are_dealt_out_where_weights_are_split(self, told: dict[str, Any]) -> None:
         args = self.planned(**told)
         assert (args["tensor_parallel_size"], args["data_parallel_size"], args["mm_encoder_tp_mode"]) == (2, 2, "data")
+
+
+def test_replicas_answer_as_one_engine_and_leave_no_process(vllm_engine: "VllmEngine", prepare: Prepare) -> None:
+    import psutil
+
+    works = [prepare(f"{number}", frames=2 + number, sampling=GREEDY) for number in range(6)]
+    expected = answers(vllm_engine, *works)
+    before = set(psutil.Process().children(recursive=True))
+    engine: Any = load_engine(Settings(model="shapes", engine="vllm", dp=2))
+    started = set(psutil.Process().children(recursive=True)) - before
+    assert sum(command_of(each).startswith("VLLM::EngineCore") for each in started) == 2
+    assert engine.info.gpus == 2
+    assert answers(engine, *works) == expected
+    engine.close()
+    _, alive = psutil.wait_procs(list(started), timeout=30)
+    assert not alive
 
 
 class TestCommand:
@@ -681,7 +706,7 @@ class TestCommand:
         assert program.stderr is not None
         assert any("(EngineCore pid=" in line for line in program.stderr)  # reads until vLLM's process speaks
         children = psutil.Process(program.pid).children(recursive=True)
-        assert any("EngineCore" in child.cmdline()[0] for child in children)
+        assert any("EngineCore" in command_of(child) for child in children)
         program.kill()
         program.wait()
         _, alive = psutil.wait_procs(children, timeout=30)

@@ -344,7 +344,8 @@ class VllmEngine:
         return found.generation
 
 
-def load(settings: Settings) -> "VllmEngine | Replicas":
+def load(settings: Settings) -> VllmEngine | Replicas:
+>>>>>>> h-vllm
     """The engine that the settings describe: in this process, or replicas in processes of their own.
 
     Raises:
