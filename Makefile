@@ -121,7 +121,7 @@ bench-decoders: $(READY)
 	$(BIN)/pip freeze --quiet | grep == > $(VENV)/decoders.txt
 	$(BIN)/pip install --quiet --disable-pip-version-check --target $(DECODERS) --no-deps \
 		--constraint $(VENV)/decoders.txt --requirement requirements/decoders.txt
-	cd benchmarks && PYTHONPATH=../$(DECODERS) ../$(BIN)/python decoders.py $(BENCH_ARGS)
+	cd benchmarks && PYTHONPATH=../$(DECODERS) ../$(BIN)/python peer_decoders.py $(BENCH_ARGS)
 
 # On a GPU. Takes the Python that GPU_PYTHON names, if vLLM is installed there, and else makes an environment.
 VENV_GPU := .venv-gpu
