@@ -38,8 +38,8 @@ try:
 except ModuleNotFoundError as exc:
     raise MissingExtraError(f"a run on Ray needs {exc.name}: pip install 'reelscribe[ray]'") from exc
 
-CHUNKS_AT_ONCE: Final = 4
-"""That an actor works on, as one stream."""
+CHUNKS_AT_ONCE: Final = 3
+"""That an actor works on, as one stream: one may wait for its last caption while two others keep the engine busy."""
 _WHOLE_TRIES: Final = 2
 """Of a chunk as one, before its works are tried one at a time."""
 _ALONE_TRIES: Final = 2
@@ -48,6 +48,8 @@ _MOST_ALONE_TRIES: Final = 3
 """Of such a work, where there are no others."""
 _MOST_DEATHS: Final = 10
 """Of an actor, with nothing answered between: then it is no clip's doing."""
+_STOP_SECONDS: Final = 2.0
+"""Between two looks of an actor at whether the run stops."""
 _NO_WORD: Final = "it left no word; see Ray's logs"
 _SECONDS_FOR_OTHERS: Final = 2.0
 """That go first where a chunk has a suspect: those that go through show that it is not the machine."""
@@ -98,7 +100,7 @@ class Feed:
         self._chunks: dict[int, bytes] = {}
         self._places: list[int] = []
         """Numbers of chunks, in the order in which they are read."""
-        self._closed = self._dropped = False
+        self._closed = self._dropped = self._stopping = False
         self._tries: defaultdict[int, _Tries] = defaultdict(_Tries)
         self._actors: defaultdict[str, _Actor] = defaultdict(_Actor)
 
@@ -122,6 +124,19 @@ class Feed:
         with self._changed:
             self._chunks.pop(number, None)
             self._tries.pop(number, None)
+
+    def stop(self) -> list[int]:
+        """Let actors begin nothing more. Returns: the chunks that none of them has begun, which are forgotten."""
+        with self._changed:
+            self._stopping = True
+            waiting = [number for number in self._chunks if not self._tries[number].under_way]
+            for number in waiting:
+                self.answered(number)
+            return waiting
+
+    def is_stopping(self) -> bool:
+        """Whether actors are to begin nothing more."""
+        return self._stopping
 
     def close(self, *, drop: bool = False) -> None:
         """No more will come; with `drop`, not even what is here."""
@@ -242,9 +257,17 @@ class MakeAnswers:
             engine = load_engine(settings)
         except ReelscribeError as exc:
             self._end(exc, after=_SECONDS_TO_LOAD_AGAIN)
+        self._stopping = threading.Event()
+        threading.Thread(target=self._look_for_stop, name="reelscribe-stop", daemon=True).start()
         self._stream: SharedStream[Work, Answers] = SharedStream(
-            lambda works: answers_in_order(works, settings, engine)
+            lambda works: answers_in_order(works, settings, engine, self._stopping.is_set)
         )
+
+    def _look_for_stop(self) -> None:
+        with contextlib.suppress(ray.exceptions.RayError):  # the feed is gone, and so is the run
+            while not ray.get(self._feed.is_stopping.remote()):
+                time.sleep(_STOP_SECONDS)
+            self._stopping.set()
 
     async def __call__(self, batch: pa.Table) -> pa.Table:
         """Make the answers of a chunk, while others are on their way."""
@@ -292,7 +315,7 @@ class MakeAnswers:
             failures = tuple(Failure.of(request, why) for request in work.requests)
             self._feed.went_through.remote(self._name, number, 0, {_name_of(work): pickle.dumps(failures)})
             return failures
-        [answers] = self._send(number, [work], alone=True)
+        [answers] = self._send(number, [work], alone=True)  # none, if the run stops
         return answers
 
     def _send(self, number: int, works: list[Work], *, alone: bool = False) -> list[Answers]:
