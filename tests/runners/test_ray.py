@@ -371,7 +371,7 @@ def test_a_replica_gets_as_few_gpus_as_hold_the_model(monkeypatch: pytest.Monkey
 
 def test_the_feed_keeps_chunks_until_they_are_answered() -> None:
     pytest.importorskip("ray")
-    from reelscribe.runners.ray_stage import Feed
+    from reelscribe.runners.ray_feed import Feed
 
     feed = Feed()
     feed.put(0, b"first")
@@ -391,7 +391,7 @@ def test_the_feed_keeps_chunks_until_they_are_answered() -> None:
 @pytest.fixture
 def feed() -> Any:
     pytest.importorskip("ray")
-    from reelscribe.runners.ray_stage import Feed
+    from reelscribe.runners.ray_feed import Feed
 
     feed = Feed()
     feed.put(0, b"chunk")

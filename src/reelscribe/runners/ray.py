@@ -25,7 +25,8 @@ from reelscribe.config import Settings
 from reelscribe.engines.base import ModelInfo
 from reelscribe.errors import EngineError, MissingExtraError, ReelscribeError, SettingsError
 from reelscribe.pipeline import Maker, Settle
-from reelscribe.runners.ray_stage import CHUNKS_AT_ONCE, Feed, answers_of, look, planned_tp
+from reelscribe.runners.ray_feed import Feed
+from reelscribe.runners.ray_stage import CHUNKS_AT_ONCE, answers_of, look, planned_tp
 from reelscribe.values import Work
 
 try:
@@ -130,7 +131,8 @@ class Cluster(Maker):
     @property
     def clips_begun(self) -> int:
         """About how many clips the engines work on: a batch for each. Asks nobody, so a signal handler may call it."""
-        return min(sum(list(self._open.values())), self._actors.most * self._settings.batch_size)
+        of_each = min(self._settings.batch_size, CHUNKS_AT_ONCE * self._chunk_works)
+        return min(sum(list(self._open.values())), self._actors.most * of_each)
 
     def make(self, works: Iterator[Work], settle: Settle, drop: Callable[[], bool] = lambda: False) -> Iterator[None]:
         """Give an answer to each request of the works to `settle`; yield after each chunk of them.
