@@ -34,7 +34,7 @@ from reelscribe.engines import feed
 from reelscribe.engines.base import Engine
 from reelscribe.engines.fake import FakeEngine
 from reelscribe.errors import ClipError, EngineError, SettingsError
-from reelscribe.pipeline import caption, caption_rows
+from reelscribe.pipeline import answers_in_order, caption, caption_rows
 from reelscribe.values import (
     NO_FRAMES,
     Caption,
@@ -842,3 +842,13 @@ def test_once_told_to_stop_rows_on_their_way_are_finished_and_no_other_is_begun(
     assert done == list(range(len(done)))
     assert len(done) == len(notes.recorded) <= batch_size + 2
     assert list(caption_rows(as_input(_asking("a")), Settings(), _echo(), stop=lambda: True)) == []
+
+
+def test_answers_in_order_come_to_all_works_once_they_are_dropped() -> None:
+    works = [Work(requests=(request(key=str(number)),)) for number in range(40)]
+    answers: list[tuple[Any, ...]] = []
+    for each in answers_in_order(works, Settings(decoders=1), FakeEngine(), drop=lambda: len(answers) >= 2):
+        answers.append(each)
+    assert len(answers) == len(works)
+    assert [len(each) for each in answers[:2]] == [1, 1]
+    assert answers[-1] == (), "what the engine has not begun has no answer"

@@ -60,9 +60,17 @@ class Maker(ABC):
     waiting_rows: int
     """Maximum number of rows that wait to be written. It must be more than the `Maker` has under way."""
 
+    @property
+    def clips_begun(self) -> int:
+        """About how many clips its engines work on; 0 if that is not known."""
+        return 0
+
     @abstractmethod
-    def make(self, works: Iterator[Work], settle: Settle) -> Iterator[None]:
-        """Give an answer to each request of the works to `settle`, in any order; yield whenever some were given."""
+    def make(self, works: Iterator[Work], settle: Settle, drop: Callable[[], bool] = lambda: False) -> Iterator[None]:
+        """Give an answer to each request of the works to `settle`, in any order; yield whenever some were given.
+
+        Once `drop` says True, what no engine has begun gets no answer.
+        """
 
 
 class Memory(Protocol):
@@ -178,7 +186,7 @@ def _through(
     while queue.begin_again():
         if queue.has_work():
             made = (
-                engine.make(queue, queue.settle)
+                engine.make(queue, queue.settle, drop)
                 if isinstance(engine, Maker)
                 else make(queue, queue.settle, settings, engine, drop)
             )
@@ -333,22 +341,31 @@ def _with_facts(work: Work, frames: Frames, settle: Settle) -> Iterator[Request]
             settle(Failure.of(request, str(exc), exc.kind))
 
 
-def answers_in_order(works: Iterable[Work], settings: Settings, engine: Engine) -> Generator[Answers, None, None]:
-    """Like `make`, but yields the answers to each work, in the order of the works and of their requests."""
+def answers_in_order(
+    works: Iterable[Work], settings: Settings, engine: Engine, drop: Callable[[], bool] = lambda: False
+) -> Generator[Answers, None, None]:
+    """Like `make`, but yields the answers to each work, in the order of the works and of their requests.
+
+    Once `drop` returns True, works that the engine has not begun come without answers.
+    """
+    source = iter(works)
     asked: deque[Work] = deque()
     there: dict[RequestId, Answer | Failure] = {}
 
     def noted() -> Iterator[Work]:
-        for work in works:
+        for work in source:
             asked.append(work)
             yield work
 
     def settle(answer: Answer | Failure) -> None:
         there[answer.id] = answer
 
-    for _ in make(noted(), settle, settings, engine):
+    for _ in make(noted(), settle, settings, engine, drop):
         while asked and all(request.id in there for request in asked[0].requests):
             yield tuple(there.pop(request.id) for request in asked.popleft().requests)
+    if drop():
+        for work in itertools.chain(asked, source):
+            yield tuple(there[request.id] for request in work.requests if request.id in there)
 
 
 def _with_frames(

@@ -161,6 +161,28 @@ def test_a_killed_driver_goes_on_where_it_was(ray: Any, tmp_path: Path) -> None:
         assert (tmp_path / "out" / f"out.{kind}").read_bytes() == (tmp_path / f"local.{kind}").read_bytes()
 
 
+def test_ctrl_c_leaves_what_no_engine_has_begun_to_the_next_run(tmp_path: Path) -> None:
+    """The group of the command gets the signal, as from a terminal: so may the cluster that it started."""
+    clip = put_clip(tmp_path / "clip.mp4")
+    names = [f"{number:03d}.mp4" for number in range(200)]
+    for name in names:
+        (tmp_path / name).hardlink_to(clip)
+    put_rows(tmp_path / "in.jsonl", ({"video": name} for name in names))
+    (tmp_path / "run.toml").write_text('engine = "fake"\ndecoders = 1\n[model_params]\nclips_per_second = 3\n')
+    (tmp_path / "out").mkdir()
+    with ended(Run(tmp_path, "out", "--config", "run.toml", "--runner", "ray", "--actors", "2")) as command:
+        command.wait_until(lambda: command.lines() >= 12)
+        before = command.lines()
+        os.killpg(command.process.pid, signal.SIGINT)
+        told = command.end()
+    assert command.process.returncode == 130, told
+    assert re.search(r"reelscribe: finishing \d+ clips, about \d+ s; once more stops at once", told)
+    assert "stopped by SIGINT after " in told
+    # In chunks of 6, each of the two engines has 18 works, and 18 wait for it: 72 would follow if all were finished.
+    assert before <= command.lines() <= command.outcomes() < before + 54
+    assert read_status(command.output).state == "broken off"
+
+
 def test_what_the_cluster_loses_for_good_is_made_once_more(
     ray: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -349,7 +371,7 @@ def test_a_replica_gets_as_few_gpus_as_hold_the_model(monkeypatch: pytest.Monkey
 
 def test_the_feed_keeps_chunks_until_they_are_answered() -> None:
     pytest.importorskip("ray")
-    from reelscribe.runners.ray_stage import Feed
+    from reelscribe.runners.ray_feed import Feed
 
     feed = Feed()
     feed.put(0, b"first")
@@ -369,13 +391,23 @@ def test_the_feed_keeps_chunks_until_they_are_answered() -> None:
 @pytest.fixture
 def feed() -> Any:
     pytest.importorskip("ray")
-    from reelscribe.runners.ray_stage import Feed
+    from reelscribe.runners.ray_feed import Feed
 
     feed = Feed()
     feed.put(0, b"chunk")
     for name in ("A", "B"):
         feed.started(name)
     return feed
+
+
+def test_a_feed_that_stops_forgets_what_no_actor_has_begun(feed: Any) -> None:
+    feed.put(1, b"waits")
+    feed.begun("A", 0)
+    assert not feed.is_stopping()
+    assert feed.stop() == [1]
+    assert feed.is_stopping()
+    assert feed.begun("B", 1) is False
+    assert feed.get(0) == (0, b"chunk"), "what an actor has is still waited for"
 
 
 def test_a_chunk_is_tried_as_one_and_then_apart(feed: Any) -> None:

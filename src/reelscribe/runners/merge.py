@@ -4,7 +4,7 @@ An output is a function of rows and outcomes. So the shards' ledgers are put tog
 a run for which everything is known. What it writes is what a run without shards writes, whatever the format.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
@@ -111,7 +111,7 @@ class _Nothing(Maker):
     def __init__(self, run: Run) -> None:
         self.info = run.model_info()
 
-    def make(self, works: Iterator[Work], settle: Settle) -> Iterator[None]:
+    def make(self, works: Iterator[Work], settle: Settle, drop: Callable[[], bool] = lambda: False) -> Iterator[None]:
         """Refuse the first request.
 
         Raises:

@@ -13,7 +13,8 @@ import logging
 import os
 import pickle
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from queue import Empty, SimpleQueue
@@ -24,7 +25,8 @@ from reelscribe.config import Settings
 from reelscribe.engines.base import ModelInfo
 from reelscribe.errors import EngineError, MissingExtraError, ReelscribeError, SettingsError
 from reelscribe.pipeline import Maker, Settle
-from reelscribe.runners.ray_stage import CHUNKS_AT_ONCE, Feed, answers_of, look, planned_tp
+from reelscribe.runners.ray_feed import Feed
+from reelscribe.runners.ray_stage import CHUNKS_AT_ONCE, answers_of, look, planned_tp
 from reelscribe.values import Work
 
 try:
@@ -35,8 +37,10 @@ except ModuleNotFoundError as exc:
 
 logger = logging.getLogger(__name__)
 
-_CHUNK_WORKS, _CHUNK_BYTES = 64, 1 << 23
-"""Most works in a chunk; fewer where they hold whole videos, or are few in all."""
+_CHUNK_WORKS, _CHUNK_BYTES = 128, 1 << 23
+"""Most works in a chunk; fewer if they hold whole videos, or are few in all. For each chunk Ray Data takes some 6 ms of
+this process, so large ones let it feed more actors (benchmarks/scale.py). But a node that is lost takes all works of
+`CHUNKS_AT_ONCE` chunks of each of its actors with it."""
 _CHUNKS_AHEAD: Final = 2 * CHUNKS_AT_ONCE
 """For each actor: those that it works on, and those that wait for it."""
 _CHUNKS_IN_ALL: Final = 16
@@ -44,6 +48,8 @@ _CHUNKS_IN_ALL: Final = 16
 _MOST_RESTARTS: Final = 3
 """Of the pipeline, one after the other without an answer between."""
 _MOST_DECODERS: Final = 32
+_LOOK_SECONDS: Final = 0.5
+"""Between two looks at whether the run is to stop, if nothing comes."""
 _QUIET_SECONDS = 30.0
 """Without an answer, before it is looked whether a node was lost."""
 _END_SECONDS = 30.0
@@ -70,8 +76,8 @@ class Cluster(Maker):
         self._settings, self._total = settings, total
         self._events: SimpleQueue[Any] = SimpleQueue()
         self._results: threading.Thread | None = None
-        self._open: set[int] = set()
-        """Numbers of chunks that are not answered."""
+        self._open: dict[int, int] = {}
+        """Chunks that are not answered, by number, and how many works each has."""
         self._chunks = self._restarts = self._lost_nodes = 0
         self._stopping = False
 
@@ -94,7 +100,7 @@ class Cluster(Maker):
         self._chunk_works = chunk
         ahead = self._actors.most * _CHUNKS_AHEAD
         self._room = threading.Semaphore(ahead)
-        self.waiting_rows = max(4 * ahead * chunk, 4096)
+        self.waiting_rows = max(3 * ahead * chunk, 4096)
         here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
         feed = ray.remote(num_cpus=0, max_concurrency=16, scheduling_strategy=here)(Feed)
         self._feed = feed.remote()
@@ -122,23 +128,37 @@ class Cluster(Maker):
         if self._began:
             ray.shutdown()
 
-    def make(self, works: Iterator[Work], settle: Settle) -> Iterator[None]:
+    @property
+    def clips_begun(self) -> int:
+        """About how many clips the engines work on: a batch for each. Asks nobody, so a signal handler may call it."""
+        of_each = min(self._settings.batch_size, CHUNKS_AT_ONCE * self._chunk_works)
+        return min(sum(list(self._open.values())), self._actors.most * of_each)
+
+    def make(self, works: Iterator[Work], settle: Settle, drop: Callable[[], bool] = lambda: False) -> Iterator[None]:
         """Give an answer to each request of the works to `settle`; yield after each chunk of them.
 
         Raises:
             EngineError: an engine broke, or the cluster lost too much.
         """
         ended = threading.Event()
-        feeder = threading.Thread(target=self._feed_all, args=(works, ended), name="reelscribe-feed")
+        feeder = threading.Thread(target=self._feed_all, args=(works, ended, drop), name="reelscribe-feed")
         feeder.start()
-        fed = False
+        fed = dropped = False
+        heard = time.monotonic()
         try:
             while not fed or self._open:
-                try:
-                    event = self._events.get(timeout=_QUIET_SECONDS)
-                except Empty:
-                    self._look_for_lost_nodes()
+                if drop() and not dropped:
+                    dropped = True
+                    self._drop_waiting()
                     continue
+                try:
+                    event = self._events.get(timeout=min(_LOOK_SECONDS, _QUIET_SECONDS))
+                except Empty:
+                    if time.monotonic() - heard > _QUIET_SECONDS:
+                        self._look_for_lost_nodes()
+                        heard = time.monotonic()
+                    continue
+                heard = time.monotonic()
                 if event is ended:
                     fed = True
                 elif isinstance(event, BaseException):
@@ -158,6 +178,12 @@ class Cluster(Maker):
             feeder.join()
             self._room.acquire()
 
+    def _drop_waiting(self) -> None:
+        """Give up the chunks that no actor has begun. Actors give up what their engines have not."""
+        for number in ray.get(self._feed.stop.remote()):
+            if self._open.pop(number, None) is not None:
+                self._room.release()
+
     def _look_for_lost_nodes(self) -> None:
         lost = _lost(ray.nodes())
         if lost > self._lost_nodes and self._open:
@@ -166,20 +192,20 @@ class Cluster(Maker):
         self._lost_nodes = lost
 
     def _answered(self, number: int) -> None:
-        self._open.remove(number)
+        del self._open[number]
         self._restarts = 0
         self._room.release()
         self._feed.answered.remote(number)
 
-    def _feed_all(self, works: Iterator[Work], ended: threading.Event) -> None:
+    def _feed_all(self, works: Iterator[Work], ended: threading.Event, drop: Callable[[], bool]) -> None:
         """Put works into the feed, as far as there is room; in a thread of its own."""
         try:
             for chunk in _chunks(works, self._chunk_works):
                 self._room.acquire()
-                if ended.is_set():
+                if ended.is_set() or drop():
                     self._room.release()
-                    return
-                self._open.add(self._chunks)
+                    break
+                self._open[self._chunks] = len(chunk)
                 ray.get(self._feed.put.remote(self._chunks, pickle.dumps(chunk)))
                 self._chunks += 1
                 if self._results is None:

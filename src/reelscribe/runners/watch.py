@@ -130,6 +130,8 @@ class Watch:
     @property
     def clips_begun(self) -> int:
         """Clips that the engine works on, as far as it tells; those that only wait for it are left out."""
+        if isinstance(self._engine, Maker):
+            return self._engine.clips_begun
         if self._feed is None:
             return 0
         shown = len({id(names) for names in list(self._unanswered.values())})
