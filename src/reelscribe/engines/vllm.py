@@ -345,7 +345,6 @@ class VllmEngine:
 
 
 def load(settings: Settings) -> VllmEngine | Replicas:
->>>>>>> h-vllm
     """The engine that the settings describe: in this process, or replicas in processes of their own.
 
     Raises:

@@ -248,7 +248,6 @@ class CaptionedData:
         """What each task came to in rows, of which the first has this place."""
         groups = self._groups_in(results, start)
         return [entry for place, group in enumerate(groups, start) for entry in group.told(place)]
->>>>>>> h-set
 
     def _groups_in(self, results: Sequence[RowResult], start: int) -> Iterator[Group]:
         rows = (row for result in results for row in result.rows)
@@ -276,7 +275,6 @@ class CaptionedData:
         else:
             for index, group in enumerate(self.groups()):
                 yield from group.told(index)
->>>>>>> h-set
 
     def _begin(self) -> Callable[[Entry], Entry]:
         """What is done to the entries of one way through."""

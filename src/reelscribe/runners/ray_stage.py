@@ -3,8 +3,8 @@
 An actor whose engine breaks ends itself. Ray restarts it and gives it the same chunks again. The cause may be one work
 or the machine:
 
-- After a few tries (see `ray_feed.py`) a chunk goes through one work at a time, the least tried works first. A work at which the
-  actor ends each time becomes a failure.
+- After a few tries (see `ray_feed.py`) a chunk goes through one work at a time, the least tried works first. A work at
+  which the actor ends each time becomes a failure.
 - If no other work succeeded meanwhile, the machine may be at fault: then the work gets more tries.
 - An actor that ends again and again, without an answer in between, ends the run.
 
