@@ -6,6 +6,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from sqlite3 import connect
 from typing import Any
 
 import pytest
@@ -20,7 +21,7 @@ from reelscribe.report.entries import CaptionedData, Entry
 from reelscribe.report.following import Follower
 from reelscribe.report.write import write_report
 from reelscribe.runners.local import run
-from reelscribe.runners.status import read_status
+from reelscribe.runners.status import ledger_of, read_status
 from reelscribe.values import Row, Work
 from report.conftest import Opened, violations
 from report.correcting import served
@@ -207,6 +208,31 @@ def test_a_run_is_seen_in_any_format_as_it_will_be(name: str, settings: dict[str
     whole = _entries(CaptionedData(output, corrected=False))
     assert {item[0] for item in seen if item[3]} == {0, 2}
     assert seen == [item for item in whole if item[0] < 3]
+
+
+def test_rows_with_captions_in_the_text_are_known_to_be_that_before_the_first_is_there(tmp_path: Path) -> None:
+    output, text = tmp_path / "out.jsonl", f"{VIDEO} words {EOC}"
+    rows: list[Row] = [{"videos": [f"{name}.mp4"], "text": text} for name in ("end", "a")]
+    _broken_off(output, rows, original=False)
+    data = CaptionedData(output, unfinished="running", corrected=False)
+    assert list(data.entries()) == []
+    assert data.is_interleaved
+    settings = Settings(decoders=0, original=False)
+    assert data.reached
+    known = data.reached[0]
+    run([tmp_path / "in.jsonl"], output, settings, engine=ScriptedEngine(lambda asked: said("Now.")))
+    found = data.entries_of_next(known, 10)
+    assert [entry.captions for entry in found if isinstance(entry, Entry)] == [("Now.",), ("Now.",)]
+
+
+@pytest.mark.parametrize("scenes", [1, 2])
+def test_films_are_seen_as_far_as_their_scenes_are_found(scenes: int, tmp_path: Path) -> None:
+    rows: list[Row] = [{"video": name} for name in ("a.mp4", "end.mp4")]
+    _broken_off(tmp_path / "out.jsonl", rows, split="scenes")
+    with connect(ledger_of(tmp_path / "out.jsonl")) as base:
+        base.execute(f"DELETE FROM scenes WHERE rowid > {scenes}")
+    data = CaptionedData(tmp_path / "out.jsonl", unfinished="running")
+    assert [entry.row for entry in data.entries()] == [0]
 
 
 def _until_the_end(asked: Work) -> Any:

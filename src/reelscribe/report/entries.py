@@ -175,7 +175,7 @@ class CaptionedData:
         self._finder = VideoFinder(folders_of(output, self.run, root), looks=videos)
         first = self._first_rows()
         self._tasks = self.settings.all_tasks if self.run else tasks_in(first)
-        self.is_interleaved = bool(first or not self.is_partial) and self._holds_tokens(first)
+        self.is_interleaved = self.known_rows().is_interleaved() if self.is_partial else self._holds_tokens(first)
         """Whether captions are in the text of rows."""
         self._failures: dict[int, list[Row]] = {}
         self._remembered: Callable[[Request, list[str]], Caption | None] = lambda request, texts: None

@@ -8,7 +8,7 @@ of what is known of them, as the run makes them.
 import itertools
 import os
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -74,6 +74,7 @@ class KnownRows:
         self._notes = _Notes()
         self._rows = self._read()
         self._next: list[InputRow] = []
+        self._read_so_far = 0
         self._layout: Layout | None = None
         self.taken = 0
         """Rows that were given out."""
@@ -85,14 +86,29 @@ class KnownRows:
             DatasetError: the ledger or an input cannot be read.
         """
         found: list[RowResult] = []
-        with Ledger(find_ledger(self._output)) as ledger, suppress(_NotKnownError):
-            ledger.recall(self._settings, self._info(), weights=self._run.work.get("weights"))
-            self._notes.ledger = ledger
+        with self._looking() as ledger, suppress(_NotKnownError):
             while len(found) < most and (item := self._item()):
                 result = self._result(item, ledger)
                 found += [result] if result else []
         self.taken += len(found)
         return found
+
+    def is_interleaved(self) -> bool:
+        """Whether captions go into the text of rows, which shows before the first is there.
+
+        Raises:
+            DatasetError: the ledger or an input cannot be read.
+        """
+        with self._looking():
+            self._item()
+        return self._layout is not None and not self._layout.adds
+
+    @contextmanager
+    def _looking(self) -> Iterator[Ledger]:
+        with Ledger(find_ledger(self._output)) as ledger:
+            ledger.recall(self._settings, self._info(), weights=self._run.work.get("weights"))
+            self._notes.ledger = ledger
+            yield ledger
 
     def _info(self) -> ModelInfo:
         """What runs, by the names under which the ledger knows its answers."""
@@ -105,12 +121,22 @@ class KnownRows:
 
     def _item(self) -> InputRow | None:
         """The next row; it stays the next one until it is known."""
-        if self._layout is None:
-            self._next = peek(self._rows)
-            self._layout = choose_layout([item.row for item in self._next], self._settings)
         if not self._next:
-            self._next = list(itertools.islice(self._rows, 1))
-        return self._next[0] if self._next else None
+            self._next = peek(self._pulled()) if self._layout is None else list(itertools.islice(self._pulled(), 1))
+        if not self._next:
+            return None
+        if self._layout is None:
+            self._layout = choose_layout([item.row for item in self._next], self._settings)
+        return self._next[0]
+
+    def _pulled(self) -> Iterator[InputRow]:
+        """The rows that follow, as far as the run has found what they take."""
+        try:
+            for item in self._rows:  # "yield from" would close them with this
+                self._read_so_far += 1
+                yield item
+        except _NotKnownError:  # which ends what raises it
+            self._rows = itertools.islice(self._read(), self._read_so_far, None)
 
     def _result(self, item: InputRow, ledger: Ledger) -> RowResult | None:
         """What a row comes to; None if it is of another shard.
