@@ -335,7 +335,7 @@ UNREADABLE: Final = "unreadable_line"
 CAPTION_META: Final[dict[str, tuple[str, str]]] = {
     UNREADABLE: ("string", "the line that is no row; empty for a caption"),
     "engine": ("string", "what ran the model"),
-    "model": ("string", "its name or folder"),
+    "model": ("string", "its name or folder; `by hand` for a caption that a person wrote where there was none"),
     "revision": ("string", "its commit on the hub"),
     "prompt": ("string", "what was asked"),
     "prompt_sha256": ("string", "hash of the system prompt and the prompt"),
