@@ -28,26 +28,36 @@ def sleeper() -> "subprocess.Popen[bytes]":
     return subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
 
 
-@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM])
-def test_children_end_with_a_program_that_is_killed(how: signal.Signals) -> None:
-    # The program is a child of a shell that ends at once, so that the child's end can be read off a pipe that it holds.
-    read, write = os.pipe()
-    program = subprocess.Popen(
-        [
-            sys.executable,
-            "-c",
-            PROGRAM.replace("subprocess.Popen(command)", f"subprocess.Popen(command, pass_fds=[{write}])"),
-        ],
-        stdout=subprocess.PIPE,
-        pass_fds=[write],
-    )
-    os.close(write)
+def started(held: int) -> "subprocess.Popen[bytes]":
+    """The program, once its child runs, which holds this end of a pipe: it closes when the child ends."""
+    code = PROGRAM.replace("subprocess.Popen(command)", f"subprocess.Popen(command, pass_fds=[{held}])")
+    program = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, pass_fds=[held])
     assert program.stdout is not None
     assert int(program.stdout.readline())
+    return program
+
+
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM])
+def test_children_end_with_a_program_that_is_killed(how: signal.Signals) -> None:
+    read, write = os.pipe()
+    program = started(write)
+    os.close(write)
     program.send_signal(how)
     program.wait(timeout=30)
     with os.fdopen(read, "rb") as held:
         assert held.read() == b""  # returns once nobody holds the other end
+
+
+def test_what_a_guarded_program_guards_ends_with_it() -> None:
+    read, write = os.pipe()
+    guard = Guard()
+    with guard.starting({}):
+        program = started(write)
+    os.close(write)
+    guard.close()
+    assert program.wait(timeout=30) == -signal.SIGKILL
+    with os.fdopen(read, "rb") as held:
+        assert held.read() == b""
 
 
 def test_closing_ends_what_was_started_under_it_and_nothing_else() -> None:
