@@ -28,36 +28,26 @@ def sleeper() -> "subprocess.Popen[bytes]":
     return subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
 
 
-def started(held: int) -> "subprocess.Popen[bytes]":
-    """The program, once its child runs, which holds this end of a pipe: it closes when the child ends."""
-    code = PROGRAM.replace("subprocess.Popen(command)", f"subprocess.Popen(command, pass_fds=[{held}])")
-    program = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, pass_fds=[held])
-    assert program.stdout is not None
-    assert int(program.stdout.readline())
-    return program
-
-
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM])
 def test_children_end_with_a_program_that_is_killed(how: signal.Signals) -> None:
+    # The program is a child of a shell that ends at once, so that the child's end can be read off a pipe that it holds.
     read, write = os.pipe()
-    program = started(write)
+    program = subprocess.Popen(
+        [
+            sys.executable,
+            "-c",
+            PROGRAM.replace("subprocess.Popen(command)", f"subprocess.Popen(command, pass_fds=[{write}])"),
+        ],
+        stdout=subprocess.PIPE,
+        pass_fds=[write],
+    )
     os.close(write)
+    assert program.stdout is not None
+    assert int(program.stdout.readline())
     program.send_signal(how)
     program.wait(timeout=30)
     with os.fdopen(read, "rb") as held:
         assert held.read() == b""  # returns once nobody holds the other end
-
-
-def test_what_a_guarded_program_guards_ends_with_it() -> None:
-    read, write = os.pipe()
-    guard = Guard()
-    with guard.starting({}):
-        program = started(write)
-    os.close(write)
-    guard.close()
-    assert program.wait(timeout=30) == -signal.SIGKILL
-    with os.fdopen(read, "rb") as held:
-        assert held.read() == b""
 
 
 def test_closing_ends_what_was_started_under_it_and_nothing_else() -> None:
@@ -70,6 +60,17 @@ def test_closing_ends_what_was_started_under_it_and_nothing_else() -> None:
     assert other.poll() is None
     other.kill()
     other.wait()
+
+
+def test_what_is_started_under_a_guard_in_a_guarded_program_has_both() -> None:
+    outer, inner = Guard(), Guard()
+    with outer.starting({}):
+        with inner.starting({}):
+            mine = sleeper()
+        other = sleeper()
+    outer.close()
+    assert mine.wait(timeout=30) == other.wait(timeout=30) == -signal.SIGKILL
+    inner.close()
 
 
 def test_variables_are_lent_where_they_are_not_set(monkeypatch: pytest.MonkeyPatch) -> None:
