@@ -62,6 +62,17 @@ def test_closing_ends_what_was_started_under_it_and_nothing_else() -> None:
     other.wait()
 
 
+def test_what_is_started_under_a_guard_in_a_guarded_program_has_both() -> None:
+    outer, inner = Guard(), Guard()
+    with outer.starting({}):
+        with inner.starting({}):
+            mine = sleeper()
+        other = sleeper()
+    outer.close()
+    assert mine.wait(timeout=30) == other.wait(timeout=30) == -signal.SIGKILL
+    inner.close()
+
+
 def test_variables_are_lent_where_they_are_not_set(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RS_SET", "by the user")
     monkeypatch.delenv("RS_UNSET", raising=False)

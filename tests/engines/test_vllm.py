@@ -596,10 +596,12 @@ class TestPlan:
 
     @pytest.mark.usefixtures("four_gpus")
     def test_room_for_the_longest_request_and_no_more_than_the_model_takes(self) -> None:
-        assert self.planned(max_video_tokens=300)["max_model_len"] == 300 + 2048 + 2 * 128
-        assert self.planned(max_video_tokens=10**6, model_params={"max_model_len": 77})["max_model_len"] == 77
+        assert self.planned(max_video_tokens=64)["max_model_len"] == 64 + 2048 + 2 * 128
+        assert self.planned(model_params={"max_model_len": 77})["max_model_len"] == 77
+        long = {"seen": "What?", "film": {**FILM, "part_chars": 10**6}}
+        assert self.planned(tasks=long)["max_model_len"] == 32768
         films = {"seen": "What?", "film": {**FILM, "part_chars": 5000}}
-        assert self.planned(max_video_tokens=300, tasks=films)["max_model_len"] == 5000 + 2 * 128
+        assert self.planned(max_video_tokens=64, tasks=films)["max_model_len"] == 5000 + 2 * 128
 
     @pytest.mark.usefixtures("four_gpus")
     @pytest.mark.parametrize(

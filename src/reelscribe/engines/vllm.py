@@ -1,4 +1,4 @@
-"""Checkpoints through vLLM, in this process: continuous batching over the whole run.
+"""Checkpoints through vLLM, in this process, or in one for each replica: continuous batching over the whole run.
 
 vLLM's own engine core runs in a process beside this one and batches whatever is in flight. `generate` keeps a window of
 requests there, refilled one by one as answers come out, so that it never drains. Frames go over as they are, at their
