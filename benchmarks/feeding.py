@@ -265,7 +265,7 @@ def ray(job: Job) -> dict[str, Run]:
 
     A row of it is a ticket: it waits until a file says which clip it stands for, and with how many candidates. Prompts
     begin with the number of the call, or vLLM would know them from earlier rounds by its prefix cache, which cannot be
-    reset from here. (Its cache of encoded clips holds 8,192 tokens, so a round of 64 such clips finds none of the last.)
+    reset from here. (Its cache of encoded clips holds 8,192 tokens: of a round of 64 clips none is left for the next.)
     """
     import ray
 

@@ -129,7 +129,7 @@ def main() -> None:
 
     size = {"width": 320, "height": 240, "seconds": 4.0}
     args = arguments(
-        __doc__, model="tiny", clips=96, candidates="1,4", tokens=64, rounds=3, ways=",".join(WAYS), **size
+        __doc__, model="tiny", clips=64, candidates="1,4", tokens=64, rounds=3, ways=",".join(WAYS), **size
     )
     counts = [int(each) for each in args.candidates.split(",")]
     with workspace() as folder:
