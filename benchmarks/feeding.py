@@ -263,7 +263,9 @@ TICKETS: Final = 10_000
 def ray(job: Job) -> dict[str, Run]:
     """Ray Data LLM on one data set that never ends, since it loads its model anew for each.
 
-    A row of it is a ticket: it waits until a file says which clip it stands for, and with how many candidates.
+    A row of it is a ticket: it waits until a file says which clip it stands for, and with how many candidates. Prompts
+    begin with the number of the call, or vLLM would know them from earlier rounds by its prefix cache, which cannot be
+    reset from here. (Its cache of encoded clips holds 8,192 tokens: of a round of 64 clips none is left for the next.)
     """
     import ray
 
@@ -283,15 +285,16 @@ def ray(job: Job) -> dict[str, Run]:
     )
     answers = process(blocks).iter_batches(batch_size=None, prefetch_batches=0)
     threading.Thread(target=lambda: deque(answers, maxlen=0), daemon=True).start()
-    tickets = count()
+    tickets, calls = count(), count()
 
     def run(files: list[Path], candidates: int) -> list[int]:
         if len(files) % BATCH:
             raise SystemExit(f"Ray Data LLM is given blocks of {BATCH} clips, so --clips must be a multiple of it.")
         numbers = list(islice(tickets, len(files)))
         sampling = {"n": candidates, "temperature": 1.0, "max_tokens": job.tokens}
+        asked = {"call": str(next(calls)), "sampling_params": sampling}
         for number, file in zip(numbers, files, strict=True):
-            put(folder / "asked" / str(number), {"file": str(file), "sampling_params": sampling})
+            put(folder / "asked" / str(number), asked | {"file": str(file)})
         told = [folder / "told" / str(number) for number in numbers]
         while not all(file.exists() for file in told):
             time.sleep(0.05)
@@ -333,7 +336,7 @@ def ray_processor(job: Job, folder: str) -> Any:
             time.sleep(0.02)
         given = json.loads(asked.read_text())
         video = {"type": "video_url", "video_url": {"url": f"file://{given['file']}"}}
-        messages = [{"role": "user", "content": [video, prompt]}]
+        messages = [{"role": "user", "content": [{"type": "text", "text": given["call"]}, video, prompt]}]
         return {"ticket": row["ticket"], "messages": messages, "sampling_params": given["sampling_params"]}
 
     def tell(row: dict[str, Any]) -> dict[str, Any]:

@@ -18,9 +18,11 @@ loader, get them from this package's decoder: what differs is how the engine is 
 Daft 0.7.26 feeds vLLM text alone, so it is not here (`daft.ai.vllm`: a prompter that takes no files).
 """
 
+import contextlib
 import multiprocessing
 import statistics
 import time
+from collections.abc import Iterator
 from importlib.metadata import distributions, version
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -42,14 +44,15 @@ class Took(NamedTuple):
 
 
 def work(host: str, job: Job, line: Connection) -> None:
-    """What the process of a host does: load, then run what it is told to, until it is told nothing."""
+    """What the process of a host does: load, then run what it is told to, until the line is closed."""
     runs = HOSTS[host](job)
     line.send(True)
-    while told := line.recv():
-        way, files, candidates = told
-        began, used = time.perf_counter(), tree_cpu_seconds()
-        prompt_tokens = runs[way](files, candidates)
-        line.send(Took(time.perf_counter() - began, tree_cpu_seconds() - used, prompt_tokens))
+    with contextlib.suppress(EOFError):
+        while True:
+            way, files, candidates = line.recv()
+            began, used = time.perf_counter(), tree_cpu_seconds()
+            prompt_tokens = runs[way](files, candidates)
+            line.send(Took(time.perf_counter() - began, tree_cpu_seconds() - used, prompt_tokens))
 
 
 class Result:
@@ -73,40 +76,51 @@ class Result:
         }
 
 
+@contextlib.contextmanager
+def hosts_of(ways: list[str], job: Job) -> Iterator[dict[str, Connection]]:
+    """A line to each host that ways need, once all have loaded. They end with the context."""
+    spawning = multiprocessing.get_context("spawn")
+    lines: dict[str, Connection] = {}
+    processes = []
+    try:
+        for host in dict.fromkeys(WAYS[way] for way in ways):
+            lines[host], other = spawning.Pipe()
+            processes.append(spawning.Process(target=work, args=(host, job, other), name=host))
+            processes[-1].start()
+            other.close()
+        for host, line in lines.items():
+            line.recv()
+            print(host, "is ready", flush=True)
+        yield lines
+    finally:
+        for line in lines.values():
+            line.close()
+        for process in processes:
+            process.join(60)
+            process.terminate()
+
+
 def take_turns(
     ways: list[str], job: Job, files: list[Path], counts: list[int], rounds: int
 ) -> dict[int, dict[str, Result]]:
     """Results by number of candidates and way."""
-    spawning = multiprocessing.get_context("spawn")
-    lines: dict[str, Connection] = {}
-    for host in dict.fromkeys(WAYS[way] for way in ways):
-        lines[host], other = spawning.Pipe()
-        spawning.Process(target=work, args=(host, job, other), name=host).start()
-        other.close()
-    for host, line in lines.items():
-        line.recv()
-        print(host, "is ready", flush=True)
-
-    def run(way: str, clips: list[Path], candidates: int) -> Took:
-        line = lines[WAYS[way]]
-        line.send((way, clips, candidates))
-        took: Took = line.recv()
-        print(
-            f"{way}, {candidates} x {len(clips)} clips: {took.seconds:.2f} s, CPU {took.cpu_seconds:.2f} s", flush=True
-        )
-        return took
-
-    for way in ways:  # untimed
-        run(way, files[: FEWER.get(way, BATCH)], max(counts))
     results = {each: {way: Result(min(FEWER.get(way, len(files)), len(files))) for way in ways} for each in counts}
-    for _ in range(rounds):
-        for candidates, by_way in results.items():
-            for way, result in by_way.items():
-                result.tooks.append(run(way, files[: result.clips], candidates))
-    for line in lines.values():
-        line.send(None)
-    for process in multiprocessing.active_children():
-        process.join(60)
+    with hosts_of(ways, job) as lines:
+
+        def run(way: str, clips: list[Path], candidates: int) -> Took:
+            line = lines[WAYS[way]]
+            line.send((way, clips, candidates))
+            took: Took = line.recv()
+            taken = f"{took.seconds:.2f} s, CPU {took.cpu_seconds:.2f} s"
+            print(f"{way}, {candidates} x {len(clips)} clips: {taken}", flush=True)
+            return took
+
+        for way in ways:  # untimed
+            run(way, files[: FEWER.get(way, BATCH)], max(counts))
+        for _ in range(rounds):
+            for candidates, by_way in results.items():
+                for way, result in by_way.items():
+                    result.tooks.append(run(way, files[: result.clips], candidates))
     return results
 
 
@@ -115,7 +129,7 @@ def main() -> None:
 
     size = {"width": 320, "height": 240, "seconds": 4.0}
     args = arguments(
-        __doc__, model="tiny", clips=96, candidates="1,4", tokens=64, rounds=3, ways=",".join(WAYS), **size
+        __doc__, model="tiny", clips=64, candidates="1,4", tokens=64, rounds=3, ways=",".join(WAYS), **size
     )
     counts = [int(each) for each in args.candidates.split(",")]
     with workspace() as folder:
