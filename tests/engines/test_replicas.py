@@ -4,7 +4,6 @@ import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-import psutil
 import pytest
 import replica_engines
 from conftest import Prepare
@@ -32,7 +31,7 @@ def pair() -> Iterator[Replicas]:
     engine = loaded()
     yield engine
     engine.close()
-    assert not any(psutil.pid_exists(pid) for pid in pids(engine))
+    assert not any(replica._process.is_alive() for replica in engine._replicas)
 
 
 def said(answer: Generation | Failure) -> str:
@@ -106,7 +105,7 @@ class TestFaults:
         assert next(answers).id.task == "b"
         answers.close()  # type: ignore[attr-defined]
         engine.close()
-        assert not any(psutil.pid_exists(pid) for pid in pids(engine))
+        assert not any(replica._process.is_alive() for replica in engine._replicas)
 
     def test_one_that_cannot_be_loaded_is_told_as_it_is(self) -> None:
         with pytest.raises(ModelError, match=r"^the model is not there$"):
