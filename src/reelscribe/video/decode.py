@@ -2,10 +2,9 @@
 
 All packets are read once, for the index of frames, from which the wanted ones are picked. A clip that is not long is
 then decoded whole, so that damage is noticed whatever frames are wanted. Of a long one the decoder gets the packets
-that the wanted frames need, as far as it is known which frames no other refers to. The packets of a small file are kept
-from the first reading. A large file is read again, with seeks over long stretches that are not needed if the container
-can be sought in. If a seek does not land on the very packet that it was for, or the decoder does not give what it
-should, the whole clip is decoded, which decides.
+that the wanted frames need. The packets of a small file are kept from the first reading. A large file is read again,
+with seeks over long stretches that are not needed if the container can be sought in. If a seek does not land on
+the very packet that it was for, or the decoder does not give what it should, the whole clip is decoded, which decides.
 
 If the budget allows it, the longest part without damage is taken of a clip that is cut short or damaged. Of a stretch
 the decoder gets the packets that its frames need, and what is damaged elsewhere in the file does not matter. It goes on

@@ -32,8 +32,6 @@ class Run:
     """Their numbers."""
     keyframe: int
     """Its time. What is shown earlier may refer to packets before these, and is left out."""
-    wanted: frozenset[int] | None = None
-    """Times of the frames that are wanted, of this run or another; None: all of them."""
 
 
 def contiguous(index: FrameIndex, run: Run, first: int) -> int:
@@ -57,19 +55,15 @@ def whole_run(index: FrameIndex) -> Run:
 
 
 def runs_to(index: FrameIndex, wanted: list[int]) -> list[Run]:
-    """The packets that decoding the wanted frames takes: for each from the keyframe before it.
-
-    Those of frames that are not needed are still among them.
-    """
+    """The packets that decoding the wanted frames takes: for each from the keyframe before it."""
     runs: list[Run] = []
-    times = frozenset(wanted)
     for pts in wanted:
         keyframe = index.keyframes[bisect_right(index.keyframes, pts) - 1]
         start, stop = index.packets[keyframe], index.packets[pts] + 1
         if runs and start - runs[-1].packets.stop < SKIP_GAIN:
             last = runs.pop()
             keyframe, start, stop = last.keyframe, last.packets.start, max(last.packets.stop, stop)
-        runs.append(Run(packets=range(start, stop), keyframe=keyframe, wanted=times))
+        runs.append(Run(packets=range(start, stop), keyframe=keyframe))
     return runs
 
 
