@@ -14,8 +14,8 @@ from decoding import BUDGET, EVERY_FRAME, KINDS, decoded, index_of
 
 from reelscribe.errors import ClipError
 from reelscribe.values import Clip
-from reelscribe.video import checked, runs
 from reelscribe.video import decode as decode_module
+from reelscribe.video import runs
 from reelscribe.video.decode import decode
 from reelscribe.video.opening import open_clip
 
@@ -112,27 +112,6 @@ def test_frames_between_the_needed_ones_are_passed_over(folder: Path) -> None:
     made = runs.runs_to(index, [index.pts[number] for number in (0, 42, 88, 119)])
     assert [run.packets.start for run in made] == [0, 40, 80, 110]
     assert sum(len(run.packets) for run in made) < 30
-
-
-@pytest.mark.usefixtures("long")
-@pytest.mark.parametrize("kept_bytes", [0, 1 << 20])
-def test_frames_that_nobody_wants_and_none_refers_to_are_left_out_of_a_long_clip(
-    kept_bytes: int, folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(decode_module, "_KEPT_BYTES", kept_bytes)
-    one_keyframe = {"x264-params": "scenecut=0"}
-    file = write_clip(folder / f"b{kept_bytes}.mkv", range(120), keyframe_every=1000, options=one_keyframe)
-    seen: list[int] = []
-    plain = checked.decode_run
-
-    def counted(*given: Any) -> Any:
-        for pts, frame in plain(*given):
-            seen.append(pts)
-            yield pts, frame
-
-    monkeypatch.setattr(checked, "decode_run", counted)
-    assert read_numbers(decoded(file, replace(BUDGET, min_frames=4, fps=0.5)).pixels) == [0, 39, 79, 119]
-    assert len(seen) < 0.75 * 120
 
 
 def seeks(monkeypatch: pytest.MonkeyPatch) -> list[int]:

@@ -101,19 +101,13 @@ def set_up(stream: VideoStream, threads: int) -> None:
 def decode_runs(
     source: Indexed, stream: VideoStream, runs: list[Run], packets: Iterable[Iterable[VideoPacket]]
 ) -> Timed:
-    """Decode the frames of each run that are wanted, or that others refer to.
-
-    Raises:
-        ClipError: one of them is damaged or missing.
-    """
+    """Decode the frames of each run. Raises ClipError if a frame that is due is damaged or missing."""
     index = source.index
     for run, of_run in zip(runs, packets, strict=False):
         first = bisect_left(index.pts, run.keyframe)
         near = index.pts[first : first + len(run.packets) + REORDERED]
-        unneeded = frozenset() if run.wanted is None else index.unneeded(near, run.wanted)
-        due = {pts for pts in near if pts in index.due and index.packets[pts] in run.packets} - unneeded
-        needed = (packet for packet in of_run if packet.pts not in unneeded)
-        yield from watched(source, run, decode_run(index, stream, run, needed), due)
+        due = {pts for pts in near if pts in index.due and index.packets[pts] in run.packets}
+        yield from watched(source, run, decode_run(index, stream, run, of_run), due)
         stream.codec_context.flush_buffers()
 
 

@@ -2,7 +2,7 @@
 
 1. All packets are read once, without decoding, for the index of frames. The wanted frames are picked from it.
 2. A clip of up to 750 packets is decoded whole, so that damage is noticed whichever frames are wanted. Of a longer clip
-   the decoder gets only the packets that the wanted frames need, as far as it is known which frames no other refers to.
+   the decoder gets only the packets that the wanted frames need.
 3. The packets of a small file are kept from the first reading. A large file is read again, and unneeded parts are
    skipped by seeking if the container allows it.
 4. If a seek does not land on the expected packet, or the decoder does not give the expected frames, the whole clip is

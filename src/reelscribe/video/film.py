@@ -6,7 +6,7 @@ them already. If decoding cannot continue from there, it starts at the stretch's
 
 import threading
 from bisect import bisect_right
-from collections.abc import Iterator, Set
+from collections.abc import Iterator
 
 from av.video.frame import VideoFrame
 
@@ -44,7 +44,7 @@ class Film:
         packets = next(read_runs(self.index, order.clip, self._container, self.stream, [self._run], seek=seek))
         self._frames: Timed = decode_run(self.index, self.stream, self._run, self._needed(packets))
         self._last: tuple[int, VideoFrame] | None = None
-        self._unneeded: Set[int] = frozenset()
+        self._unneeded: frozenset[int] = frozenset()
 
     def leads_to(self, order: Order) -> bool:
         """Whether continuing from here is the shortest way to the frames of a stretch."""
@@ -59,9 +59,10 @@ class Film:
 
         Unwanted frames that no other refers to are not decoded.
         """
-        shown = order.shown.pts
-        self._unneeded = self.index.unneeded(shown, {*order.wanted, shown[-1]})
+        shown, wanted = order.shown.pts, {*order.wanted, order.shown.pts[-1]}
         due = self.index.due.intersection(shown)
+        # In place of a frame that is a repetition, the one before it is needed.
+        self._unneeded = self.index.unreferenced.intersection(shown) - wanted if wanted <= due else frozenset()
         return watched(order, self._run, self._until(shown[-1]), set(due - self._unneeded))
 
     def _needed(self, packets: Iterator[VideoPacket]) -> Iterator[VideoPacket]:

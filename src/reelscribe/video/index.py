@@ -7,7 +7,7 @@ a container says about itself is only held against it, to tell a file that was c
 import contextlib
 import io
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterable, Iterator, Sequence, Set
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import TypeAlias
@@ -87,13 +87,6 @@ class FrameIndex:
     def fps(self) -> float:
         """Frames a second, on average."""
         return len(self.pts) / self.duration_seconds
-
-    def unneeded(self, frames: Iterable[int], wanted: Set[int]) -> Set[int]:
-        """Times of those frames that nobody wants and no other refers to.
-
-        There are none if a wanted frame may be a repetition: in its place the one before it is needed.
-        """
-        return self.unreferenced.intersection(frames) - wanted if wanted <= self.due else frozenset()
 
     def within(self, bounds: Bounds) -> "FrameIndex":
         """The index of a stretch: only the frames that are on screen in it, and its own start and end."""

@@ -31,8 +31,6 @@ class Run:
     """Their numbers."""
     keyframe: int
     """Time of the keyframe. Frames shown before it may refer to packets before the run, and are left out."""
-    wanted: frozenset[int] | None = None
-    """Times of the wanted frames, of this run or another; None for all frames."""
 
 
 def contiguous(index: FrameIndex, run: Run, first: int) -> int:
@@ -56,19 +54,15 @@ def whole_run(index: FrameIndex) -> Run:
 
 
 def runs_to(index: FrameIndex, wanted: list[int]) -> list[Run]:
-    """The runs of packets that the wanted frames need: each from the keyframe before a frame.
-
-    Packets of frames that are not needed are still among them.
-    """
+    """The runs of packets that the wanted frames need: each from the keyframe before a frame."""
     runs: list[Run] = []
-    times = frozenset(wanted)
     for pts in wanted:
         keyframe = index.keyframes[bisect_right(index.keyframes, pts) - 1]
         start, stop = index.packets[keyframe], index.packets[pts] + 1
         if runs and start - runs[-1].packets.stop < SKIP_GAIN:
             last = runs.pop()
             keyframe, start, stop = last.keyframe, last.packets.start, max(last.packets.stop, stop)
-        runs.append(Run(packets=range(start, stop), keyframe=keyframe, wanted=times))
+        runs.append(Run(packets=range(start, stop), keyframe=keyframe))
     return runs
 
 
