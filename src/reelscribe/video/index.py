@@ -23,6 +23,7 @@ from reelscribe.video.bitstream import EMPTY_MPEG4, Picture, look_with
 from reelscribe.video.bounds import ROUNDED_SECONDS
 from reelscribe.video.clock import PacketTimes, Shift, find_shifts, hidden_by_joins, may_jump, shifted
 from reelscribe.video.opening import check_not_encrypted
+from reelscribe.video.references import References
 from reelscribe.video.stated import check_complete, is_complete, last_sound_chunk
 from reelscribe.video.transport import find_seams
 
@@ -68,7 +69,7 @@ class FrameIndex:
     due: frozenset[int]
     """Times for which the decoder must give a frame. At other times it may give none: the last one stays."""
     unreferenced: frozenset[int]
-    """Times of frames that no other frame refers to, which can be skipped. Known for H.264 only (nal_ref_idc is 0)."""
+    """Times of frames that no other frame refers to, which can be skipped. Known for H.264 only; see `references.py`."""
     doubtful: bool
     """Whether any packet begins with bytes that no decoder could read."""
 
@@ -151,7 +152,7 @@ def read_index(
     decoded_at: list[int | None] = []
     places: list[int | None] = []  # byte offsets in the file
     looks: list[Picture] = []  # what the first bytes of each packet say of its picture
-    look = look_with(decoder)
+    look, references = look_with(decoder), References(decoder)
     with contextlib.suppress(av.FFmpegError) if part else contextlib.nullcontext():
         for number, packet in enumerate(packets_of(container, stream)):
             if (
@@ -165,6 +166,7 @@ def read_index(
             decoded_at.append(packet.dts)
             places.append(packet.pos)
             looks.append(look(packet))
+            references.see(packet, looks[-1])
             if len(entries) <= most:
                 kept.append(packet)
         entries.pop()  # the empty packet behind the last
@@ -203,7 +205,7 @@ def read_index(
     if len(shown) < 2:
         count = "1 frame" if shown else "no frames"
         raise ClipError("too_short", f"{clip.name} has {count}; at least 2 are needed.")
-    pts = sorted(shown)
+    pts, unreferenced = sorted(shown), references.unreferenced()
     return FrameIndex(
         pts=pts,
         packets=packets,
@@ -220,7 +222,7 @@ def read_index(
             for at, entry in zip(decoded_at, entries, strict=False)  # the last is the empty packet's
         ],
         due=frozenset(at for at in pts if looks[packets[at]] not in (Picture.UNSURE, Picture.NONE)),
-        unreferenced=frozenset(at for at in pts if looks[packets[at]] is Picture.UNREFERENCED),
+        unreferenced=frozenset(at for at in pts if packets[at] in unreferenced),
         doubtful=Picture.BROKEN in looks[: len(entries)],
         shifts=shifts,
     )
