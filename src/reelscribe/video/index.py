@@ -19,7 +19,7 @@ from av.video.stream import VideoStream
 
 from reelscribe.errors import ClipError
 from reelscribe.values import Bounds, Clip
-from reelscribe.video.bitstream import EMPTY_MPEG4, Picture, look_with
+from reelscribe.video.bitstream import EMPTY_MPEG4, Picture
 from reelscribe.video.bounds import ROUNDED_SECONDS
 from reelscribe.video.clock import PacketTimes, Shift, find_shifts, hidden_by_joins, may_jump, shifted
 from reelscribe.video.opening import check_not_encrypted
@@ -69,7 +69,7 @@ class FrameIndex:
     due: frozenset[int]
     """Times for which the decoder must give a frame. At other times it may give none: the last one stays."""
     unreferenced: frozenset[int]
-    """Times of frames that no other frame refers to, which can be skipped. Known for H.264 only; see `references.py`."""
+    """Times of frames that no other frame refers to, which can be skipped. Known for H.264 only: see `References`."""
     doubtful: bool
     """Whether any packet begins with bytes that no decoder could read."""
 
@@ -152,7 +152,7 @@ def read_index(
     decoded_at: list[int | None] = []
     places: list[int | None] = []  # byte offsets in the file
     looks: list[Picture] = []  # what the first bytes of each packet say of its picture
-    look, references = look_with(decoder), References(decoder)
+    references = References(decoder)
     with contextlib.suppress(av.FFmpegError) if part else contextlib.nullcontext():
         for number, packet in enumerate(packets_of(container, stream)):
             if (
@@ -165,8 +165,7 @@ def read_index(
             entries.append((packet.pts, packet.duration or 0, packet.is_keyframe, visible))
             decoded_at.append(packet.dts)
             places.append(packet.pos)
-            looks.append(look(packet))
-            references.see(packet, looks[-1])
+            looks.append(references.look(packet))
             if len(entries) <= most:
                 kept.append(packet)
         entries.pop()  # the empty packet behind the last

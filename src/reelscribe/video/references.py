@@ -8,7 +8,7 @@ from av.packet import Packet
 from av.video.codeccontext import VideoCodecContext
 from av.video.stream import VideoStream
 
-from reelscribe.video.bitstream import Picture
+from reelscribe.video.bitstream import Picture, look_with
 
 _HEADER_BYTES = 24
 """Enough for what is read of a header, even of one that is damaged; more is not looked at."""
@@ -20,13 +20,14 @@ _SLICES, _PARAMETERS = frozenset({1, 2, 5}), frozenset({7})
 
 
 class References:
-    """Is told of all packets of a stream, in order.
+    """Looks at all packets of a stream, in order.
 
     Args:
         decoder: of the stream.
     """
 
     def __init__(self, decoder: VideoCodecContext) -> None:
+        self._look = look_with(decoder)
         extradata = (decoder.extradata or b"") if decoder.name == "h264" else b""
         in_box = len(extradata) > 8 and extradata[0] == 1  # a box of configuration (avcC)
         self._width = (extradata[4] & 3) + 1 if in_box else 0
@@ -34,12 +35,13 @@ class References:
         self._bits = _bits_of_count(parameters) if parameters else None
         self._seen: list[tuple[bool, int | None]] = []
 
-    def see(self, packet: "Packet[VideoStream]", look: Picture) -> None:
-        """Take the next packet, and what it says of its picture."""
-        count = None
+    def look(self, packet: "Packet[VideoStream]") -> Picture:
+        """What the next packet says of its picture."""
+        look, count = self._look(packet), None
         if self._bits and (unit := _unit(bytes(packet), self._width, _SLICES)):
             count = _count_of(unit, self._bits)
         self._seen.append((look is Picture.UNREFERENCED, count))
+        return look
 
     def unreferenced(self) -> frozenset[int]:
         """Numbers of the packets whose pictures no other refers to.
