@@ -5,7 +5,7 @@ them already. If decoding cannot continue from there, it starts at the stretch's
 """
 
 import threading
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterator
 
 from av.video.frame import VideoFrame
@@ -57,12 +57,14 @@ class Film:
     def frames_to(self, order: Order) -> Timed:
         """Decode the frames up to the last of a stretch. Raises if one that it needs is damaged or missing.
 
-        Unwanted frames that no other refers to are not decoded.
+        Unwanted frames that no other refers to are not decoded. The others in front of the stretch may be referred to.
         """
-        shown, wanted = order.shown.pts, {*order.wanted, order.shown.pts[-1]}
-        due = self.index.due.intersection(shown)
+        index, shown, wanted = self.index, order.shown.pts, {*order.wanted, order.shown.pts[-1]}
+        begin = self._last[0] if self._last else self._run.keyframe
+        ahead = index.pts[bisect_left(index.pts, begin) : bisect_right(index.pts, shown[-1])]
+        due = index.due.intersection(ahead)
         # In place of a frame that is a repetition, the one before it is needed.
-        self._unneeded = self.index.unreferenced.intersection(shown) - wanted if wanted <= due else frozenset()
+        self._unneeded = index.unreferenced.intersection(ahead) - wanted if wanted <= due else frozenset()
         return watched(order, self._run, self._until(shown[-1]), set(due - self._unneeded))
 
     def _needed(self, packets: Iterator[VideoPacket]) -> Iterator[VideoPacket]:
