@@ -68,6 +68,16 @@ def overwrite(data: bytes, rng: random.Random) -> bytes:
     return (data[:at] + rng.randbytes(8) + data[at + 8 :])[: len(data)]
 
 
+def as_unreferenced(data: bytes, _: random.Random) -> bytes:
+    """H.264 with lengths: the slices say that no other picture refers to theirs (nal_ref_idc)."""
+    changed, at = bytearray(data), 0
+    while at < len(data):
+        if data[at + 4] & 0x1F in (1, 5):
+            changed[at + 4] &= 0x9F
+        at += 4 + int.from_bytes(data[at : at + 4])
+    return bytes(changed)
+
+
 CHANGES: tuple[Change, ...] = (
     zero_behind_length, zero_behind_header, zero_second_half, halve, flip_a_bit, overwrite,
 )  # fmt: skip

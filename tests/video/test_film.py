@@ -83,7 +83,7 @@ def test_neighbours_have_the_frames_that_each_has_alone(
 
 
 def test_frames_that_nobody_wants_and_none_refers_to_are_left_out(seen: list[int], tmp_path: Path) -> None:
-    file = write_clip(tmp_path / "b.mkv", range(COUNT), keyframe_every=1000, options={"x264-params": "scenecut=0"})
+    file = write_clip(tmp_path / "b.mkv", range(COUNT), keyframe_every=1000)
     for start, end in NEIGHBOURS:
         part(file, start, end)
     some = len(seen)

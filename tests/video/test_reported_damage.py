@@ -1,23 +1,29 @@
 """Damage that a plain decode reports is a failure, whichever frames are wanted: see `damaging`, and `make damage`."""
 
+from collections import Counter
 from pathlib import Path
 
+import numpy as np
 import pytest
 from av.codec.context import ThreadType
 from clips import write_clip
 from damaging import (
     CLIPS,
+    X264,
+    as_unreferenced,
     damage_each_packet,
     damaged,
     evenly,
     flip_a_bit,
     halve,
+    pan,
     zero_behind_header,
     zero_behind_length,
 )
 from decoding import failure
 
-from reelscribe.values import Clip
+from reelscribe.errors import ClipError
+from reelscribe.values import Clip, Frames
 from reelscribe.video import decode as decode_module
 from reelscribe.video.checked import set_up
 from reelscribe.video.decode import decode
@@ -46,6 +52,35 @@ def test_part_of_a_clip_with_reported_damage_is_right(name: str, tmp_path: Path)
     tally = damage_each_packet(tmp_path, name, changes=CHANGES, frames=24, counts=(4,), min_decoded=0.2)
     assert tally["reported, right part"] > 0
     assert {"reported, wrong", "reported, wrong part", "reported, right"}.isdisjoint(tally)
+
+
+def stretch(file: Path, start: float, end: float) -> Frames:
+    return decode(Clip(source=str(file), start_seconds=start, end_seconds=end), evenly(4))
+
+
+@pytest.mark.parametrize("name", ["h264.mp4", "h264_open_groups.mkv"])
+def test_a_reference_that_looks_unneeded_makes_no_frame_of_a_stretch_wrong(name: str, tmp_path: Path) -> None:
+    file = write_clip(tmp_path / name, range(48), size=(128, 96), rate=24, keyframe_every=24, paint=pan, **CLIPS[name])
+    right = {start: stretch(file, start, start + 1).pixels for start in (0, 1)}
+    tally = Counter[str]()
+    for number, data in enumerate(damaged(file, as_unreferenced)):
+        (bad := tmp_path / f"{number}-{name}").write_bytes(data or b"")
+        for start, pixels in right.items():
+            try:
+                tally["right" if np.array_equal(stretch(bad, start, start + 1).pixels, pixels) else "wrong"] += 1
+            except ClipError:
+                tally["failure"] += 1
+    assert tally["wrong"] == 0
+    assert min(tally["right"], tally["failure"]) > 10
+
+
+def test_picture_in_front_of_a_stretch_that_gives_no_frame_is_a_failure(tmp_path: Path) -> None:
+    options = {**X264, "slices": "3"}
+    file = write_clip(tmp_path / "clip.mkv", range(24), size=(128, 96), rate=24, paint=pan, options=options)
+    assert len(stretch(file, 0.7, 1.0).pixels) == 4
+    (bad := tmp_path / "bad.mkv").write_bytes(next(iter(damaged(file, as_unreferenced))) or b"")
+    with pytest.raises(ClipError):
+        stretch(bad, 0.7, 1.0)
 
 
 def zeroed(file: Path, number: int) -> bytes:

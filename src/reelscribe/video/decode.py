@@ -35,7 +35,7 @@ from reelscribe.video.parts import decode_part
 from reelscribe.video.passes import Allocate, Order, Pictures, behind, collect, frames_of, shown_of
 from reelscribe.video.pictures import stated_size
 from reelscribe.video.recent import Recent
-from reelscribe.video.runs import Run, VideoPacket, read_runs, runs_to, whole_run
+from reelscribe.video.runs import Run, VideoPacket, read_runs, runs_to, suffice, whole_run
 from reelscribe.video.sampling import FrameChoice
 from reelscribe.video.sound import read_sound
 
@@ -166,13 +166,14 @@ def _decode_wanted(
     short_ways: list[Callable[[list[Run]], Pictures]] = []
     wanted = order.wanted if len(order.shown.pts) > _WHOLE_PACKETS else order.shown.pts
     is_part = index.num_packets > _WHOLE_PACKETS or not order.clip.is_whole
-    if index.timed and not index.doubtful and is_part:
+    runs = runs_to(index, wanted)
+    if index.timed and is_part and suffice(index, runs):
         read = from_film if _is_one_run(order) and not isinstance(order.clip.source, bytes) else from_file
         seeks = (True, False) if may_seek else (False,)
         short_ways = [from_kept] if kept and read is from_file else [partial(read, seek=seek) for seek in seeks]
     for way in short_ways:
         with _way(order.clip):
-            return way(runs_to(index, wanted))
+            return way(runs)
     run = whole_run(index)
     if not order.clip.is_whole:
         run = replace(run, packets=range(run.packets.start, behind(index, order.shown)))

@@ -70,6 +70,8 @@ class FrameIndex:
     """Times for which the decoder must give a frame. At other times it may give none: the last one stays."""
     unreferenced: frozenset[int]
     """Times of frames that no other frame refers to, which can be skipped. Known for H.264 only: see `References`."""
+    denied: frozenset[int]
+    """Numbers of packets that say this of their frames, but others deny it: damage that decoders may tell of later."""
     doubtful: bool
     """Whether any packet begins with bytes that no decoder could read."""
 
@@ -204,7 +206,7 @@ def read_index(
     if len(shown) < 2:
         count = "1 frame" if shown else "no frames"
         raise ClipError("too_short", f"{clip.name} has {count}; at least 2 are needed.")
-    pts, unreferenced = sorted(shown), references.unreferenced()
+    pts, (unreferenced, denied) = sorted(shown), references.unreferenced()
     return FrameIndex(
         pts=pts,
         packets=packets,
@@ -222,6 +224,7 @@ def read_index(
         ],
         due=frozenset(at for at in pts if looks[packets[at]] not in (Picture.UNSURE, Picture.NONE)),
         unreferenced=frozenset(at for at in pts if packets[at] in unreferenced),
+        denied=denied,
         doubtful=Picture.BROKEN in looks[: len(entries)],
         shifts=shifts,
     )

@@ -4,6 +4,9 @@ A damaged bit (nal_ref_idc) can make any picture look like one that nobody needs
 the count goes on by one behind each that others may refer to. So the pictures around one tell what it is.
 """
 
+import itertools
+from typing import Final, NamedTuple
+
 from av.packet import Packet
 from av.video.codeccontext import VideoCodecContext
 from av.video.stream import VideoStream
@@ -15,8 +18,19 @@ _HEADER_BYTES = 24
 _WITH_CHROMA = frozenset({44, 83, 86, 100, 110, 118, 122, 128, 134, 135, 138, 139, 244})
 """Profiles whose parameters state the format of colours."""
 _START = b"\0\0\1"
-_SLICES, _PARAMETERS = frozenset({1, 2, 5}), frozenset({7})
+_RESTART: Final = 5
+_SLICES, _PARAMETERS = frozenset({1, 2, _RESTART}), frozenset({7})
 """Types of NAL units."""
+
+
+class _Seen(NamedTuple):
+    """What a packet says of its picture."""
+
+    unreferenced: bool
+    number: int | None
+    """It is counted as (frame_num); None if that cannot be read."""
+    restarts: bool
+    """Whether no later picture refers to one before it (IDR)."""
 
 
 class References:
@@ -33,30 +47,35 @@ class References:
         self._width = (extradata[4] & 3) + 1 if in_box else 0
         parameters = extradata[8:] if in_box else _unit(extradata, 0, _PARAMETERS)
         self._bits = _bits_of_count(parameters) if parameters else None
-        self._seen: list[tuple[bool, int | None]] = []
+        self._seen: list[_Seen] = []
 
     def look(self, packet: "Packet[VideoStream]") -> Picture:
         """What the next packet says of its picture."""
-        look, count = self._look(packet), None
+        look, count, restarts = self._look(packet), None, False
         if self._bits and (unit := _unit(bytes(packet), self._width, _SLICES)):
-            count = _count_of(unit, self._bits)
-        self._seen.append((look is Picture.UNREFERENCED, count))
+            count, restarts = _count_of(unit, self._bits), unit[0] & 0x1F == _RESTART
+        self._seen.append(_Seen(look is Picture.UNREFERENCED, count, restarts))
         return look
 
-    def unreferenced(self) -> frozenset[int]:
-        """Numbers of the packets whose pictures no other refers to.
+    def unreferenced(self) -> tuple[frozenset[int], frozenset[int]]:
+        """Numbers of the packets whose pictures no other refers to, and of those that only claim it, by damage.
 
-        The picture behind such a one has the count that follows the last reference's. Where it has another one, as
-        behind damage and in front of a keyframe from which the count starts again, none is said to be unreferenced.
+        The picture behind such a one has the count that follows the last reference's, or counting restarts with it. If
+        that has the count after, there was a reference in between. If anything else, neither is known.
         """
-        found: set[int] = set()
+        sure: set[int] = set()
+        denied: set[int] = set()
         last: int | None = None
-        for number, (alone, count) in enumerate(self._seen[:-1]):
-            if not alone:
-                last = count
-            elif last is not None and self._bits and self._seen[number + 1][1] == (last + 1) % (1 << self._bits):
-                found.add(number)
-        return frozenset(found)
+        for number, (this, following) in enumerate(itertools.pairwise(self._seen)):
+            if not this.unreferenced:
+                last = this.number
+            elif self._bits and last is not None and following.number is not None:
+                ahead = (following.number - last) % (1 << self._bits)
+                if following.restarts or ahead == 1:
+                    sure.add(number)
+                elif ahead == 2:
+                    denied.add(number)
+        return frozenset(sure), frozenset(denied)
 
 
 def _unit(data: bytes, width: int, kinds: frozenset[int]) -> bytes:

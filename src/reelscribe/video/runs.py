@@ -66,6 +66,11 @@ def runs_to(index: FrameIndex, wanted: list[int]) -> list[Run]:
     return runs
 
 
+def suffice(index: FrameIndex, runs: list[Run]) -> bool:
+    """Whether damage in these packets shows up in them, as far as is known; decoders may tell of it much later."""
+    return not index.doubtful and not any(number in run.packets for number in index.denied for run in runs)
+
+
 def read_runs(
     index: FrameIndex, clip: Clip, container: InputContainer, stream: VideoStream, runs: list[Run], *, seek: bool
 ) -> Iterator[Iterator[VideoPacket]]:
