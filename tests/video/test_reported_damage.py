@@ -20,7 +20,7 @@ from damaging import (
     zero_behind_header,
     zero_behind_length,
 )
-from decoding import failure
+from decoding import failure, index_of
 
 from reelscribe.errors import ClipError
 from reelscribe.values import Clip, Frames
@@ -62,9 +62,11 @@ def stretch(file: Path, start: float, end: float) -> Frames:
 def test_a_reference_that_looks_unneeded_makes_no_frame_of_a_stretch_wrong(name: str, tmp_path: Path) -> None:
     file = write_clip(tmp_path / name, range(48), size=(128, 96), rate=24, keyframe_every=24, paint=pan, **CLIPS[name])
     right = {start: stretch(file, start, start + 1).pixels for start in (0, 1)}
-    tally = Counter[str]()
+    unreferenced, tally = index_of(file).unreferenced, Counter[str]()
+    assert len(unreferenced) > 10
     for number, data in enumerate(damaged(file, as_unreferenced)):
         (bad := tmp_path / f"{number}-{name}").write_bytes(data or b"")
+        assert index_of(bad).unreferenced <= unreferenced
         for start, pixels in right.items():
             try:
                 tally["right" if np.array_equal(stretch(bad, start, start + 1).pixels, pixels) else "wrong"] += 1

@@ -166,14 +166,13 @@ def _decode_wanted(
     short_ways: list[Callable[[list[Run]], Pictures]] = []
     wanted = order.wanted if len(order.shown.pts) > _WHOLE_PACKETS else order.shown.pts
     is_part = index.num_packets > _WHOLE_PACKETS or not order.clip.is_whole
-    runs = runs_to(index, wanted)
-    if index.timed and is_part and suffice(index, runs):
+    if index.timed and is_part and suffice(index, wanted):
         read = from_film if _is_one_run(order) and not isinstance(order.clip.source, bytes) else from_file
         seeks = (True, False) if may_seek else (False,)
         short_ways = [from_kept] if kept and read is from_file else [partial(read, seek=seek) for seek in seeks]
     for way in short_ways:
         with _way(order.clip):
-            return way(runs)
+            return way(runs_to(index, wanted))
     run = whole_run(index)
     if not order.clip.is_whole:
         run = replace(run, packets=range(run.packets.start, behind(index, order.shown)))

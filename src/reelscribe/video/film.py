@@ -15,7 +15,7 @@ from reelscribe.video.checked import Timed, decode_run, set_up, watched
 from reelscribe.video.opening import open_clip, video_stream
 from reelscribe.video.passes import Order
 from reelscribe.video.recent import stamp_of
-from reelscribe.video.runs import SKIP_GAIN, Run, VideoPacket, read_runs, runs_to, suffice
+from reelscribe.video.runs import SKIP_GAIN, Run, VideoPacket, read_runs, suffice
 
 _of_thread = threading.local()
 
@@ -49,7 +49,7 @@ class Film:
     def leads_to(self, order: Order) -> bool:
         """Whether continuing from here is the shortest way to the frames of a stretch, if they can be relied on."""
         index, first = self.index, order.shown.pts[0]
-        if self._last is None or self._last[0] > first or not suffice(index, runs_to(index, order.shown.pts)):
+        if self._last is None or self._last[0] > first or not suffice(index, order.shown.pts):
             return False
         keyframe = index.keyframes[bisect_right(index.keyframes, first) - 1]
         return index.packets[keyframe] - index.packets[self._last[0]] < SKIP_GAIN

@@ -66,9 +66,11 @@ def runs_to(index: FrameIndex, wanted: list[int]) -> list[Run]:
     return runs
 
 
-def suffice(index: FrameIndex, runs: list[Run]) -> bool:
-    """Whether damage in these packets shows up in them, as far as is known; decoders may tell of it much later."""
-    return not index.doubtful and not any(number in run.packets for number in index.denied for run in runs)
+def suffice(index: FrameIndex, wanted: list[int]) -> bool:
+    """Whether damage in the packets that the wanted frames need shows up in them. Decoders may tell of it later."""
+    if index.doubtful:
+        return False
+    return not any(number in run.packets for run in runs_to(index, wanted) for number in index.denied)
 
 
 def read_runs(
