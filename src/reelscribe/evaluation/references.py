@@ -1,4 +1,4 @@
-"""Reads references, which people wrote about clips, from a data set of any format."""
+"""Reads references (captions that people wrote) from a data set of any format."""
 
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -15,7 +15,7 @@ from reelscribe.report.videos import FoundVideo, VideoFinder
 from reelscribe.values import Clip, InputRow, Row
 
 REFERENCE_KEYS: Final = ("references", "reference", "captions", "caption", "text")
-"""Columns that may hold references if none is named; the first that exists counts."""
+"""Columns that may hold references. If no column is named, the first one that exists is used."""
 
 
 @dataclass(kw_only=True)
@@ -27,7 +27,7 @@ class References:
     places: dict[str, str] = field(default_factory=dict)
     """Maps every name that a clip may have to its name in the file."""
     unusable: list[str] = field(default_factory=list)
-    """Problems of rows without a usable reference."""
+    """Messages about rows without a usable reference."""
 
     def find(self, video: FoundVideo) -> str | None:
         """The name under which a clip has references; None if it has none."""
@@ -39,14 +39,14 @@ def read_references(file: Path, *, column: str | None, video_key: str | None, fo
 
     Args:
         file: a data set of any format, with a row for each reference, or for each clip with a list of them.
-        column: that holds them; by default one of `REFERENCE_KEYS`.
+        column: column of the references; by default one of `REFERENCE_KEYS`.
         video_key: column of the clip's path, URL or key; "video" or "videos" by default. Stretches are named as in
             any data set.
-        folders: that relative paths may start from: the first in which there is the file.
+        folders: folders that relative paths may start from; the first one that has the file is used.
 
     Raises:
-        DatasetError: it cannot be read, or holds no references.
-        MissingExtraError: its format needs what is not installed.
+        DatasetError: the file cannot be read, or holds no references.
+        MissingExtraError: a package that its format needs is not installed.
     """
     settings = Settings(video_key=video_key)
     finders = [VideoFinder([folder]) for folder in folders]
@@ -77,12 +77,12 @@ def _row_of(item: InputRow) -> Row:
         raise ClipError("row", item.problem.message)
     try:
         return whole_row(item)
-    except ValueError as exc:  # also Arrow's own
+    except ValueError as exc:  # also pyarrow.ArrowInvalid
         raise ClipError("row", f"it cannot be read: {exc}.") from exc
 
 
 def _check_there(names: Collection[str], column: str | None, video_key: str | None, file: Path) -> None:
-    """Raise DatasetError if no row has a column of these."""
+    """Raise DatasetError if no row has the named columns, or one of videos."""
     if not names:
         return
     it_has = f"it has {', '.join(names)}."
