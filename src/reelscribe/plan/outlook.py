@@ -100,8 +100,8 @@ class Outlook:
     candidates: list[CandidatesCost] = field(default_factory=list)
     """Cost of 1, 4, 8 and the set number of candidates; empty if no run was measured, or there are several tasks."""
     readings: int
-    """How often the model reads each clip. It reads a clip once for all tasks that are asked together. A server reads it
-    once for each task, and again for each candidate and claim to judge. The number of claims is not known, so with
+    """How often the model reads each clip. It reads a clip once for all tasks that are asked together. A server reads
+    it once for each task, and again for each candidate and claim to judge. The number of claims is not known, so with
     verification this is a lower bound."""
     judged: Estimate
     """Number of candidates that a judge is asked about."""
