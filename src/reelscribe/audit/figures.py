@@ -79,6 +79,7 @@ class Figures:
             self._add(entry, text, flags)
 
     def _add(self, entry: Entry, caption: str, flags: list[str]) -> None:
+        """Count one caption, and remember its findings."""
         text = _plain(entry, caption)
         words, script = words_of(text), script_of(text)
         found = [*flags, *self._found(entry, text)]
@@ -119,6 +120,7 @@ class Figures:
         return self._max_tokens is not None and tokens > self._max_tokens
 
     def _add_duration(self, seconds: float, words: int) -> None:
+        """Count a caption by the length of its clip, and update the sums for the correlation."""
         place = sum(seconds >= edge for edge in _EDGES)
         captions = self._durations.setdefault(place, [0, 0])
         captions[0] += 1
@@ -195,6 +197,7 @@ class Figures:
         }
 
     def _told_findings(self) -> dict[str, Any]:
+        """Count, share and examples of each finding."""
         told: dict[str, Any] = {}
         rows = np.frombuffer(self._rows, np.uint64) if self._rows else np.zeros(0, np.uint64)
         for name in MARKED:
@@ -214,6 +217,7 @@ class Figures:
         return [{"text": text, "captions": count, "share": round(count / self.captions, 6)} for text, count in several]
 
     def _told_vocabulary(self) -> dict[str, Any]:
+        """Number of words and of different words. The latter is a lower bound once rare words were dropped."""
         words, different = self.vocabulary.total, len(self.vocabulary)
         return {
             "words": words,

@@ -35,6 +35,7 @@ SHARES: Final[Mapping[str, str]] = {
 _SCRIPTS: Final = {"CJK": "Han", "HIRAGANA": "Japanese", "KATAKANA": "Japanese"}
 """Script by the first word of a letter's Unicode name. Other scripts are called by that word."""
 _CONDITION: Final = re.compile(r"\s*(\w+)\s*(?:(>=?)\s*(\d+(?:\.\d+)?)\s*(%?)\s*)?")
+"""NAME, or NAME > NUMBER, or NAME >= NUMBER; the number may end in %."""
 
 
 def script_of(text: str) -> str:

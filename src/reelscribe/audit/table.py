@@ -8,6 +8,7 @@ from reelscribe.audit.findings import FINDINGS
 from reelscribe.terminal import printable, shortened
 
 _COLUMNS: Final = 80
+"""Maximum width of a line."""
 _LISTED: Final = 10
 """Maximum number of openings, and of phrases, that are listed."""
 _LONGEST: Final = 55
@@ -59,6 +60,7 @@ def seconds_of(told: Mapping[str, Any]) -> str:
 
 
 def _of_task(figures: Mapping[str, Any], common: float) -> Iterator[str]:
+    """Yield the lines for one task."""
     yield from _wrapped("captions", summary_of(figures))
     if not figures["captions"]:
         return

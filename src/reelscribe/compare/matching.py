@@ -50,6 +50,7 @@ def match(sides: Sequence[Side]) -> Matched:
 
 
 def _left_out(sides: Sequence[Side], sums: Sequence[dict[Key, str]], every: int) -> Iterator[str]:
+    """Yield messages about clips that a side does not have, or has no text for."""
     for side, found in zip(sides, sums, strict=True):
         missing, silent = every - len(found), sum(not text for text in found.values())
         if missing:

@@ -89,6 +89,7 @@ def render(
 
 
 def _view(clip: Compared, strip: Filmstrip, link: VideoLink, seed: int | None) -> ComparedView:
+    """A clip as the page shows it; with a seed, its texts are shuffled."""
     entry, order = shown_of(clip), list(range(len(clip.texts)))
     if seed is not None:
         random.Random(f"{seed} {clip.id}").shuffle(order)

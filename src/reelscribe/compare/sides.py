@@ -113,6 +113,7 @@ def _named_in(rest: str, text: str) -> tuple[str, int | None]:
 
 
 def _task(data: CaptionedData, task: str) -> str:
+    """The task that is named, or the only one. Raises DatasetError if there is none of the name, or several."""
     names = [known.name for known in data.tasks]
     if not task and len(names) > 1:
         raise DatasetError(

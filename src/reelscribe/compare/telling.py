@@ -62,6 +62,7 @@ def _picked(side: SideVotes, decided: int) -> str:
 
 
 def _pair(pair: PairVotes) -> str:
+    """A sentence on two sides: which one is picked more often, or how many more clips would show it."""
     (one, other), (first, second) = pair.sides, pair.picked
     told = f"{one} and {other}: {first} to {second}"
     if not first + second:

@@ -25,7 +25,9 @@ _SCALE: Final = 10.0
 """Factor of the formula, and so the maximum score."""
 
 Words = Sequence[str]
+"""A text as words."""
 Gram = tuple[str, ...]
+"""The words of an n-gram."""
 
 
 class _Weighed(NamedTuple):
@@ -61,6 +63,7 @@ class CiderD:
         return _SCALE * sum(scores) / len(scores)
 
     def _weighed(self, words: Words) -> _Weighed:
+        """Weigh the n-grams of a text."""
         vectors = [
             {gram: count * (self._log_clips - math.log(max(self._having[gram], 1))) for gram, count in grams.items()}
             for grams in _grams(words)

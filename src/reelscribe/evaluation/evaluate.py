@@ -165,6 +165,7 @@ def evaluate(
 
 
 def _captions_of(data: CaptionedData, task: str | None, references: References) -> _Captions:
+    """Read the captions of a task, by clip. Raises SettingsError if they are JSON."""
     name = _task_of(data, task)
     texts: dict[str, list[str]] = {}
     failed, without = 0, []
@@ -190,6 +191,7 @@ def _captions_of(data: CaptionedData, task: str | None, references: References) 
 
 
 def _task_of(data: CaptionedData, task: str | None) -> str:
+    """The task that is named, or the only one."""
     names = [each.name for each in data.tasks]
     if task is None and len(names) == 1:
         return names[0]
@@ -207,6 +209,7 @@ def _too_few(
     wanted: References,
     names: Sequence[str],
 ) -> str:
+    """The message if fewer than two clips can be scored, with hints why."""
     have = "clip has" if len(names) == 1 else "clips have"
     said = f"{len(names)} {have} both references in {references} and a caption in {' and '.join(map(str, outputs))}"
     without = next((each.without_references[0] for each in captions if each.without_references), None)
@@ -249,6 +252,7 @@ def _score(value: float, drawn: NDArray[np.float64]) -> Score:
 
 
 def _difference(value: float, drawn: NDArray[np.float64]) -> Score:
+    """A difference of two scores, with the two-sided p-value of its bootstrap samples."""
     below, above = int((drawn <= 0).sum()), int((drawn >= 0).sum())
     # One is added to both counts, so that p is never 0: no sample of the other sign does not prove that none exists.
     p = min(1.0, 2 * (1 + min(below, above)) / (1 + len(drawn)))

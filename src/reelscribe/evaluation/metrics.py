@@ -15,9 +15,11 @@ TokenizerName = Literal["13a", "zh", "char"]
 """Names of sacrebleu's tokenizers. 13a: words and punctuation, for languages with spaces. zh: as 13a, but each Chinese
 character is a token. char: each character is a token."""
 MetricName = Literal["cider_d", "chrf", "bleu", "rouge_l"]
+"""bleu is of the whole data set; the others are means over clips."""
 METRICS: Final[tuple[MetricName, ...]] = get_args(MetricName)
 
 _HAN: Final = re.compile("[\u3400-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]")
+"""A Chinese character."""
 _UNSPACED_SHARE: Final = 0.2
 """Minimum share of letters of scripts without spaces for a data set to count as one in such a language."""
 
@@ -66,6 +68,7 @@ class Scorer:
         )
 
     def _of(self, caption: str, clip: int) -> list[float]:
+        """The 13 statistics of one caption; see `statistics`."""
         references = self._references[clip]
         words = self.tokenize(caption)
         cider = self._cider.score(words, [self.tokenize(text) for text in references])
@@ -107,6 +110,7 @@ def tokenizer_for(texts: Sequence[str]) -> TokenizerName:
 
 
 def _splitter(tokenizer: TokenizerName) -> Callable[[str], list[str]]:
+    """The function of sacrebleu that splits a text into tokens."""
     from sacrebleu.tokenizers.tokenizer_13a import Tokenizer13a
     from sacrebleu.tokenizers.tokenizer_char import TokenizerChar
     from sacrebleu.tokenizers.tokenizer_zh import TokenizerZh

@@ -73,6 +73,7 @@ def read_references(file: Path, *, column: str | None, video_key: str | None, fo
 
 
 def _row_of(item: InputRow) -> Row:
+    """All columns of a row. Raises ClipError if it cannot be read."""
     if item.problem:
         raise ClipError("row", item.problem.message)
     try:
@@ -94,6 +95,7 @@ def _check_there(names: Collection[str], column: str | None, video_key: str | No
 
 
 def _column_of(row: Row, file: Path) -> str:
+    """Find the column of references by the columns of a row. Raises DatasetError if there is none."""
     column = next((name for name in REFERENCE_KEYS if name in row), None)
     if column is None and row:
         raise DatasetError(
@@ -111,6 +113,7 @@ def _clip_of(row: Row, settings: Settings, folders: Iterable[Path]) -> Clip:
 
 
 def _texts_of(row: Row, column: str) -> list[str]:
+    """The references of a row. Raises ClipError if its column holds anything but non-blank texts."""
     value: Any = row.get(column)
     texts = [value] if isinstance(value, str) else value
     if not isinstance(texts, list | tuple) or not all(isinstance(text, str) for text in texts):

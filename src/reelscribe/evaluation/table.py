@@ -12,6 +12,7 @@ LABELS: Final[Mapping[MetricName, str]] = {
     "bleu": "BLEU",
     "rouge_l": "ROUGE-L",
 }
+"""Names of metrics in the table."""
 
 
 def table(found: Evaluation) -> Iterator[str]:

@@ -112,6 +112,7 @@ class Checks:
         summary.warnings += [*self._of_tokens(summary), *self._of_rules(summary), *self._of_files()]
 
     def _of_tokens(self, summary: Summary) -> Iterator[str]:
+        """Yield a warning about captions with too many tokens. Raises DatasetError if most have."""
         if not self._long:
             return
         what = f"{self._long:,} of {summary.texts:,} captions are longer than {self._most_tokens:,} tokens"
@@ -123,6 +124,7 @@ class Checks:
         yield f"{what}; {self._target.title} would cut them off"
 
     def _of_rules(self, summary: Summary) -> Iterator[str]:
+        """Yield warnings about clips that break the trainer's rules. Raises DatasetError if it would skip most."""
         title = self._target.title
         for number, rule in enumerate(self._target.rules):
             broken = self._broken[number]
@@ -138,6 +140,7 @@ class Checks:
             yield f"clips whose headers cannot be read, so that they were not held against the rules: {self._unread:,}"
 
     def _of_files(self) -> Iterator[str]:
+        """Yield warnings about files that the trainer cannot read, or cannot tell apart."""
         title = self._target.title
         for suffix, number in self._kinds.items():
             yield f"videos that end in {suffix}, which {title} does not read: {number:,}"

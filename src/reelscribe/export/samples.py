@@ -85,6 +85,7 @@ class Selection:
                 yield Sample(texts=tuple(texts))
 
     def _texts_of(self, entry: Entry) -> Iterator[Text]:
+        """The texts of an answer. Counts the answer as left out if it is not exported."""
         if entry.failure is not None:
             self.left_out[f"that failed ({entry.failure})"] += 1
         elif self._is_rejected(entry):
@@ -102,6 +103,7 @@ class Selection:
         return verdict_of(entry) == "rejected" and not any(item.name == "rejected" for item in self.conditions)
 
     def _worded(self, named: Named) -> Iterator[Text]:
+        """Apply conditions and wording to a caption."""
         self.seen.update(["", *(item.name for item in self.conditions if named.knows(item.name))])
         missed = next((item for item in self.conditions if not item.holds(named.value(item.name))), None)
         if missed:

@@ -215,6 +215,7 @@ def as_srt(events: Iterable[Event]) -> str:
 
 
 FORMATS: Final[dict[SubtitleFormat, Callable[[Iterable[Event]], str]]] = {"vtt": as_vtt, "srt": as_srt}
+"""Functions that write each format."""
 
 
 def _clock(seconds: float, point: str) -> str:

@@ -94,12 +94,14 @@ class Target:
 
 
 def _musubi(folder: Path) -> dict[str, str]:
+    """`dataset.toml` for the list of videos."""
     where = json.dumps(str((folder / "metadata.jsonl").absolute()), ensure_ascii=False)
     cache = json.dumps(str((folder / "cache").absolute()), ensure_ascii=False)
     return {"dataset.toml": _MUSUBI_TOML.format(where=f"video_jsonl_file = {where}", cache=cache)}
 
 
 def _musubi_texts(folder: Path) -> dict[str, str]:
+    """`dataset.toml` for texts beside videos."""
     where = json.dumps(str(folder.absolute()), ensure_ascii=False)
     cache = json.dumps(str((folder / "cache").absolute()), ensure_ascii=False)
     return {
@@ -123,6 +125,7 @@ frame_extraction = "head"  # or chunk, slide, uniform, full
 
 
 def _dataset_info(folder: Path) -> dict[str, str]:
+    """LLaMA-Factory's `dataset_info.json`, which describes `data.json`."""
     columns = {"messages": "conversations", "videos": "videos"}
     info = {"reelscribe": {"file_name": "data.json", "formatting": "sharegpt", "columns": columns}}
     return {"dataset_info.json": json.dumps(info, indent=2) + "\n"}
@@ -137,14 +140,17 @@ def _lists(video: str, text: str, *kinds: str, placings: tuple[Placing, ...] = L
 
 
 def _list(name: str, make: MakeRow, **options: Any) -> Form:
+    """A form with one list of samples."""
     return Form(files=f"`{name}`", open=lambda job: ListWriter(job, name, make), **options)
 
 
 def _texts(**options: Any) -> Form:
+    """The form with a text file beside each video."""
     return Form(files="`NAME.txt` beside each `NAME.mp4`", open=TextFiles, **options)
 
 
 _FACTS: Final = "sources and documents, read June to September 2026"
+"""Source of rules that were read in a trainer's repository."""
 _AI_TOOLKIT_READS: Final = frozenset({".mp4", ".avi", ".mov", ".webm", ".mkv", ".wmv", ".m4v", ".flv"})
 _VIDEOFOLDER_READS: Final = frozenset({".mkv", ".mp4", ".avi", ".mpeg", ".mov"})
 

@@ -17,6 +17,7 @@ from reelscribe.video.recent import Recent
 from reelscribe.words import words_of
 
 _CONDITION: Final = re.compile(r"\s*([^\s<>=!]+)\s*(<=|>=|!=|==?|<|>|(?<=\s)(?:has|lacks)(?=\s))\s*(.*?)\s*", re.DOTALL)
+"""NAME, comparison, value. Spaces around `has` and `lacks` are required, as names may contain these words."""
 _COMPARED: Final[Mapping[str, Callable[[Any, Any], bool]]] = {
     "<": operator.lt,
     "<=": operator.le,
@@ -161,6 +162,7 @@ class Condition:
 
 
 def _number(value: Any) -> float | None:
+    """The value as a number; None if it is none. Booleans are no numbers."""
     try:
         return None if isinstance(value, bool) else float(value)
     except (TypeError, ValueError, OverflowError):

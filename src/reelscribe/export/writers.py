@@ -228,6 +228,7 @@ class _Parquet:
             self._write_group()
 
     def _write_group(self) -> None:
+        """Write the collected rows as a row group. The first group settles the types of columns."""
         import pyarrow as pa
 
         try:
@@ -253,6 +254,7 @@ _SINKS: Final[Mapping[str, Callable[[Path], _Sink]]] = {
     ".csv": _Csv,
     ".parquet": _Parquet,
 }
+"""Writers of lists by the suffix of the file."""
 
 
 class CaptionsByName(ListWriter):
@@ -345,6 +347,7 @@ class Tars:
             _add(tar, f"{placed.name}.{kind}", io.BytesIO(data), len(data))
 
     def _open(self) -> tarfile.TarFile:
+        """The tar file that is being written; it is created when first needed."""
         if self._tar is None:
             name = _tar_name(self._shard)
             self._partial = self._job.folder.partial(name)
@@ -353,6 +356,7 @@ class Tars:
         return self._tar
 
     def _end(self) -> None:
+        """Finish the present tar file, if there is one, and move it to its name."""
         self._stack.close()
         if self._tar is not None:
             self._job.folder.replace(_tar_name(self._shard), self._partial)

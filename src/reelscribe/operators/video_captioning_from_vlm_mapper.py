@@ -197,6 +197,7 @@ class VideoCaptioningFromVLMMapper:
         return [texts and (list(texts) if self.keeps_all else texts[0]) for texts in kept]
 
     def _load(self, rank: int | None) -> Engine:
+        """The engine, loaded when first needed. Transformers gets the GPU with the number of the worker process."""
         if self._engine is None:
             device = "cpu" if self.accelerator == "cpu" else "auto"
             if self._settings.engine == "transformers" and device == "auto":

@@ -106,6 +106,7 @@ _Found = tuple[float, str, dict[str, Any], float | None]
 
 
 def _of_benchmark(told: Mapping[str, Any]) -> _Found:
+    """The fastest variant of a result of benchmarks/gpu.py."""
     rates = [each["clips_per_second"] for each in told["variants"].values() if "clips_per_second" in each]
     tokens = max(each["video_tokens"] for each in told["variants"].values() if "video_tokens" in each)
     sizes = told["settings"]
@@ -115,6 +116,7 @@ def _of_benchmark(told: Mapping[str, Any]) -> _Found:
 
 
 def _of_run(told: Mapping[str, Any]) -> _Found:
+    """The rate in a run's record, divided by its number of GPUs."""
     gpus = told["model"].get("gpus", 1)
     rate = _positive(told["clips_per_second"]) / gpus
     where = _machine(told["hardware"]) if gpus == 1 else f"{gpus} x {_machine(told['hardware'])}"

@@ -69,6 +69,7 @@ def _columns(facts: Mapping[str, str]) -> Iterator[str]:
 
 
 def _gpu(outlook: Outlook) -> str:
+    """The plan of GPUs in words, or why there is none."""
     made = outlook.gpu_plan
     if made is None:
         needed = outlook.one_gpu_bytes
@@ -81,6 +82,7 @@ def _gpu(outlook: Outlook) -> str:
 
 
 def _speed(outlook: Outlook) -> dict[str, str]:
+    """Rate, time and cost in words, or what to do if no rate is known."""
     rate = outlook.rate
     if rate is None or outlook.gpu_hours is None or outlook.wall_hours is None:
         return {

@@ -24,6 +24,7 @@ _NO_EVENTS: Final = (
     "where a task allows that may they overlap."
 )
 _VERDICTS: Final[Mapping[str, How]] = {"approved": "approve", "rejected": "reject", "": "clear"}
+"""Action in the log for each verdict."""
 
 
 class BadEditError(Exception):
@@ -173,6 +174,7 @@ class Editor:
         return {"line": self._log.lines, "states": {name: self._state(self._entries[name]) for name in names}}
 
     def _state(self, entry: Entry) -> dict[str, Any]:
+        """The state of a caption as the page shows it; see `states`."""
         known = self._log.latest(key_of(entry)) or self._present(entry)
         events = events_in(entry, known.text, entry.times) if entry.times and known.text is not None else None
         return {
@@ -236,6 +238,7 @@ class Editor:
     def _replacements(
         self, asked: Mapping[str, Any], find: re.Pattern[str], left_out: dict[str, int]
     ) -> Iterator[Replacement]:
+        """Yield what find and replace would change. Counts in `left_out`, by reason, what it cannot change."""
         for entry in self._data.entries():
             if not isinstance(entry, Entry) or entry.task != asked["task"]:
                 continue
@@ -254,6 +257,7 @@ class Editor:
             yield Replacement(entry=entry, edit=replace(present, text=text, verdict=""), before=before)
 
     def _append(self, how: How, make: Callable[[], list[Edit]], **more: Any) -> dict[str, Any]:
+        """Append edits to the log under the lock. Returns the new states, and the line of the action as `done`."""
         with self._lock:
             before = self._log.lines
             line = self._log.append(how, make, **more)

@@ -258,6 +258,7 @@ class CaptionedData:
         return [entry for place, group in enumerate(groups, start) for entry in group.told(place)]
 
     def _groups_in(self, results: Sequence[RowResult], start: int) -> Iterator[Group]:
+        """The groups of an unfinished run's results of which the first is for row `start`."""
         rows = (row for result in results for row in result.rows)
         if not self.is_interleaved:
             items = (InputRow(index=start + n, row=_as_read(row, self.settings)) for n, row in enumerate(rows))

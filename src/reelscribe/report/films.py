@@ -76,6 +76,7 @@ def films_of(clips: Sequence[ClipView]) -> list[FilmView]:
 
 
 def _film(identifier: str, clips: Sequence[ClipView]) -> FilmView:
+    """Lay out the stretches of a film."""
     stretches = [clip for clip in clips if not _is_whole(clip)]
     known = max(_file_seconds(clips), default=None)
     times = [(clip, *_times(clip.entry)) for clip in stretches]
@@ -135,6 +136,7 @@ def _time(value: Any) -> float | None:
 
 
 def _stop(clip: ClipView, start: float, end: float | None) -> Stop:
+    """A clip as the timeline shows it."""
     failures = [answer.entry.failure.replace("_", " ") for answer in clip.answers if answer.entry.failure]
     flags = [flag.replace("_", " ") for answer in clip.answers for flag in answer.flags]
     texts = (_said(answer.entry) for answer in clip.answers if not answer.entry.failure)
@@ -151,12 +153,14 @@ def _stop(clip: ClipView, start: float, end: float | None) -> Stop:
 
 
 def _said(entry: Entry) -> str:
+    """The text of an answer: its events, or its first caption."""
     if entry.events is not None:
         return "; ".join(event.text for event in entry.events)
     return entry.captions[0] if entry.captions else ""
 
 
 def _events(clips: Iterable[ClipView]) -> Iterator[Span[Happening]]:
+    """Yield the events in clips."""
     for clip in clips:
         for answer in clip.answers:
             for event in answer.entry.events or ():

@@ -62,6 +62,7 @@ class Overview:
         return overview
 
     def _add_video(self, answers: Sequence[Entry]) -> None:
+        """Count the answers about one video."""
         if not answers:
             self.without_video += 1
             return
@@ -76,6 +77,7 @@ class Overview:
             self.video_tokens.append(shown.meta["video_tokens"])
 
     def _add(self, entry: Entry) -> None:
+        """Count one answer."""
         self.tasks[entry.task] += not entry.failure
         self.failed[entry.task] += bool(entry.failure)
         if entry.failure:
@@ -92,6 +94,7 @@ class Overview:
         self._add_meta(entry)
 
     def _add_meta(self, entry: Entry) -> None:
+        """Count what the metadata of a caption say."""
         meta = entry.meta
         if not meta:
             return

@@ -200,11 +200,13 @@ def _near(entries: Sequence[Entry]) -> list[list[int]]:
 def _clips(
     videos: Sequence[Sequence[Entry]], groups: list[list[int]], link: VideoLink, *, several: bool
 ) -> list[ClipView]:
+    """Clips as the page shows them, without frames."""
     answers = _answers([entry for each in videos for entry in each], groups, several=several)
     return [_clip(list(itertools.islice(answers, len(each))), link, several=several) for each in videos]
 
 
 def _clip(answers: list[AnswerView], link: VideoLink, *, several: bool) -> ClipView:
+    """A clip as the page shows it, without frames."""
     entry = shown_of([answer.entry for answer in answers])
     href, clip = link(entry), entry.video.clip
     name, times = name_and_times(entry.video.name)
@@ -222,6 +224,7 @@ def _clip(answers: list[AnswerView], link: VideoLink, *, several: bool) -> ClipV
 
 
 def _answers(entries: Sequence[Entry], groups: list[list[int]], *, several: bool) -> Iterator[AnswerView]:
+    """Yield answers as the page shows them."""
     names = identifiers(entries, several=several)
     similar = {place: [other for other in group if other != place] for group in groups for place in group}
     for place, entry in enumerate(entries):
@@ -260,6 +263,7 @@ def identifiers(entries: Sequence[Entry], *, several: bool) -> list[str]:
 
 
 def _others(entry: Entry) -> Iterator[Other]:
+    """Yield the candidates that were not kept, with equal texts as one."""
     places: dict[str, list[int]] = {}
     for place, text in entry.others:
         places.setdefault(text, []).append(place)

@@ -14,6 +14,7 @@ _LEFT, _RIGHT, _TOP, _BOTTOM = 40, 10, 9, 22
 _FEWEST_BINS, _MOST_BINS = 8, 24
 """Bounds of the number of bins of a histogram."""
 _TEXT: Final = 'fill="var(--muted)" font-size="12"'
+"""Attributes of labels."""
 
 
 def histogram(values: Sequence[float], *, title: str, said: str, whole: bool = True) -> str:

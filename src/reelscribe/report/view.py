@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from reelscribe.report.shelf import Shelf
 
 HOST: Final = "127.0.0.1"
+"""Address to serve at: only programs on this machine can reach it."""
 _FIRST: Final = 40
 """Number of clips in the page itself. It asks for the others once it is loaded."""
 _PIECE: Final = 200
@@ -40,6 +41,7 @@ _HEADERS: Final = {
     "Referrer-Policy": "no-referrer",
     "X-Content-Type-Options": "nosniff",
 }
+"""Headers of responses: browsers cache nothing, and other sites cannot embed anything."""
 
 
 def view(

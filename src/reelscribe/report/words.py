@@ -11,6 +11,7 @@ from reelscribe.selection import simhash
 from reelscribe.words import WORD
 
 _PIECE: Final = re.compile(f"{WORD.pattern}|\\s+|.", re.DOTALL)
+"""A word, a stretch of white space, or any other character."""
 _OPENING_WORDS: Final = 3
 """Number of words of an opening."""
 _PHRASE_WORDS: Final = 4

@@ -45,6 +45,7 @@ ReadySchema = Literal["cosmos", "lingbot", "shot"]
 """Schemas that come with the package: those of Cosmos 3 and LingBot-Video, and SkyCaptioner's for a single shot."""
 
 READY: Final[tuple[ReadySchema, ...]] = get_args(ReadySchema)
+"""Names of the ready schemas."""
 
 _OWN_INTRO: Final = "Describe the video. Say only what is seen."
 """First part of the default prompt of a user's own schema."""
@@ -153,6 +154,7 @@ def _text_of(schema: Any) -> str:
 
 
 def _read_file(path: Path) -> Any:
+    """Read a JSON file. Raises SettingsError if that fails."""
     try:
         return json.loads(path.read_text("utf-8"), parse_constant=_refuse)
     except OSError as exc:
@@ -192,6 +194,7 @@ def _check(text: str, of: str) -> None:
 
 
 def _check_standard(root: Node, of: str) -> None:
+    """Raise SettingsError if a schema does not follow the JSON Schema standard that it names."""
     jsonschema = _jsonschema()
     standard = jsonschema.validators.validator_for(root, default=jsonschema.Draft202012Validator)
     try:
@@ -203,6 +206,7 @@ def _check_standard(root: Node, of: str) -> None:
 
 @lru_cache(maxsize=64)
 def _validator(text: str) -> Any:
+    """The validator of answers to a schema, cached."""
     jsonschema = _jsonschema()
     root = json.loads(bounded_text(text))
     return jsonschema.validators.validator_for(root, default=jsonschema.Draft202012Validator)(root)
