@@ -124,10 +124,12 @@ def _bounds(
 def _pairs(prints: NDArray[np.uint64]) -> Iterator[tuple[NDArray[np.intp], NDArray[np.intp]]]:
     """Yield indexes of pairs of near fingerprints. Some pairs are missed; see `Alike.near`."""
     draw = np.random.default_rng(0)
+    # As many bits as it takes for about _IN_A_BUCKET random fingerprints to share them.
     bits = min(max(math.ceil(math.log2(max(len(prints), 1) / _IN_A_BUCKET + 1)), 0), 32)
     for _ in range(_TABLES if bits else 1):
         mask = np.uint64(sum(1 << int(bit) for bit in draw.choice(64, bits, replace=False)))
         keys = prints & mask
+        # Sorted by these bits, fingerprints that share them lie side by side. Compare each with its next neighbours.
         order = np.argsort(keys, kind="stable")
         for step in range(1, min(_NEIGHBOURS, len(prints) - 1) + 1):
             one, other = order[:-step], order[step:]

@@ -54,6 +54,7 @@ class Figures:
         self.openings, self.phrases, self.vocabulary = Common(), Common(), Common()
         self._durations: dict[int, list[int]] = {}
         self._sums = np.zeros(6)
+        """Sums over captions of 1, x, y, xx, yy and xy, with x the seconds of the clip and y the words."""
         self._alike, self._copies = Alike(), Copies()
         self._bits, self._rows, self._scripts_of = array("I"), array("Q"), array("H")
         self._script_numbers: dict[str, int] = {}

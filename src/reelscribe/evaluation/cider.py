@@ -64,6 +64,7 @@ class CiderD:
 
     def _weighed(self, words: Words) -> _Weighed:
         """Weigh the n-grams of a text."""
+        # An n-gram that no reference has weighs as much as one of a single clip.
         vectors = [
             {gram: count * (self._log_clips - math.log(max(self._having[gram], 1))) for gram, count in grams.items()}
             for grams in _grams(words)

@@ -113,7 +113,7 @@ def _clip_of(row: Row, settings: Settings, folders: Iterable[Path]) -> Clip:
 
 
 def _texts_of(row: Row, column: str) -> list[str]:
-    """The references of a row. Raises ClipError if its column holds anything but non-blank texts."""
+    """The references of a row. Raises ClipError if its column holds no texts, only blank ones, or anything else."""
     value: Any = row.get(column)
     texts = [value] if isinstance(value, str) else value
     if not isinstance(texts, list | tuple) or not all(isinstance(text, str) for text in texts):

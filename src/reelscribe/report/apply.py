@@ -68,6 +68,7 @@ def apply_edits(output: Path, new: Path | None = None, *, overwrite: bool = Fals
             for entry in group.entries:
                 _count(summary, entry)
                 found = _starts_of(entry, data.folders)
+                # No note is needed if the folders of the new file would find the video as well.
                 starts |= set() if found & known else found
             if data.is_interleaved and not group.made and not _filled(group, data.settings.text_key):
                 left += _written_by_hand(group)

@@ -372,7 +372,7 @@ class CaptionedData:
                 while len(made) < (copies or self.settings.num_captions):
                     item = next(rows, None)
                     if made and not copies and not (item and self._is_made_of(item.row, clips)):
-                        next_one += [item] if item else []
+                        next_one += [item] if item else []  # the first row of the next input row
                         break
                     made += [item] if item else []
                     if item is None:

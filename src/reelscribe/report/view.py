@@ -76,6 +76,7 @@ def view(
         from reelscribe.report.shelf import Shelf
         from reelscribe.report.thumbnails import decoding_pictures
     with socket.socket() as listening:
+        # Allows to serve at the same port again at once, while old connections are still closing.
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             listening.bind((HOST, port))

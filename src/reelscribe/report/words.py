@@ -53,7 +53,7 @@ def near_duplicates(texts: Sequence[str]) -> list[list[int]]:
     a part are compared, which is fast enough for about ten thousand texts.
     """
     prints = [simhash(text) for text in texts]
-    group = list(range(len(texts)))
+    group = list(range(len(texts)))  # a forest of groups (union-find): each item leads to its group's root
 
     def find(item: int) -> int:
         while group[item] != item:
@@ -62,6 +62,7 @@ def near_duplicates(texts: Sequence[str]) -> list[list[int]]:
         return item
 
     for one, other in _pairs_that_share_bits(prints):
+        # Texts of fewer than two words have the fingerprint 0. They are near only to equal ones.
         near = (prints[one] ^ prints[other]).bit_count() <= NEAR_BITS and prints[one]
         if near or texts[one] == texts[other]:
             group[find(other)] = find(one)

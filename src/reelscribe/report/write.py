@@ -163,6 +163,7 @@ def choose_entries(
     held: list[Entry | NoVideo] = []
     most = clips * len(data.tasks)
 
+    # Entries of a small data set are held in memory, so that it is read only once.
     def holding() -> Iterator[Entry | NoVideo]:
         for entry in data.entries():
             held.extend([entry] if len(held) <= most else [])
