@@ -77,7 +77,7 @@ class ExportFolder:
 
     @contextmanager
     def opened(self) -> Iterator[Self]:
-        """Lock the folder for one export at a time. Deletes incomplete files at the end, unless it is killed."""
+        """Lock the folder for one export. Incomplete files are deleted at the end, unless the process is killed."""
         with writing(self.path):
             self._own.mkdir(parents=True, exist_ok=True)
         with locked(self._own / "lock", self.path):

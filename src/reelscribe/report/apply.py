@@ -140,7 +140,7 @@ def _in_columns(group: Group) -> Iterator[tuple[InputRow, tuple[Row, ...]]]:
 
 
 def _in_text(group: Group, settings: Settings) -> Iterator[tuple[InputRow, tuple[Row, ...]]]:
-    """The rows to write for a group whose captions are in the text: each row of the output, and what replaces it."""
+    """The rows to write for a group whose captions are in the text: for each row of the output, what replaces it."""
     texts = {place: entry.edit.text for place, entry in enumerate(group.entries) if entry.edit and entry.edit.text}
     key, before = settings.text_key, group.items[: len(group.items) - group.made]
     if not group.made:

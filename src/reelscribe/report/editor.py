@@ -265,7 +265,7 @@ class Editor:
 
 
 def _misfit(schema: Schema | None, text: str) -> str | None:
-    """Why a text does not fit the schema; None if it does. Without a ledger the schema is only that of any object."""
+    """Why a text does not fit the schema; None if it does. Without a ledger, any JSON object fits."""
     schema = schema or Schema(text='{"type": "object"}')
     fault = schema.read(text)[1]
     return {None: None, "not_json": "this is no JSON.", "schema": "this does not fit the schema of the task."}[fault]
