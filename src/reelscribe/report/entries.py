@@ -136,7 +136,8 @@ class CaptionedData:
 
     Args:
         output: the output of the run, as its command names it.
-        root: folder that relative paths of videos start from; by default the run's own, or the folders of its inputs.
+        root: folder that relative paths of videos start from; by default the run's own, or the folders of the output
+            and of the inputs.
         unfinished: read the ledger in place of an output that is not whole: "ended" if the run broke off, "running"
             also if it still runs. None never does.
         corrected: whether to apply people's edits to the entries; False gives what the model said.
