@@ -1,4 +1,4 @@
-"""A small data set of rendered clips, with the truth beside each: for `reelscribe demo`, tests and benchmarks."""
+"""Renders a small data set of clips whose content is known. Used by `reelscribe demo`, tests and benchmarks."""
 
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -13,17 +13,20 @@ from numpy.typing import NDArray
 from reelscribe.models.shapes.scenes import Scene, random_scene, render
 
 CLIPS: Final = 12
+"""Default number of clips."""
 SIZES: Final = ((320, 240), (640, 360), (480, 480), (854, 480), (1280, 720), (160, 120))
+"""Width and height of the clips in pixels, used in turn."""
 RATES: Final = (12, 24, 25, 30, 50, 60)
+"""Frame rates of the clips, in frames per second; one is drawn at random for each clip."""
 
 
 def write_video(file: Path, frames: Iterable[NDArray[np.uint8]], *, fps: int, codec: str = "libx264") -> None:
     """Encode frames into a video file.
 
     Args:
-        file: to write; its suffix names the container.
-        frames: each uint8, shape (height, width, 3), RGB; both sides even.
-        fps: frames a second.
+        file: the file to write; its suffix names the container.
+        frames: RGB pixels of each frame, uint8, shape (height, width, 3); height and width must be even.
+        fps: frames per second.
         codec: FFmpeg's name of the encoder.
     """
     with av.open(str(file), "w") as container:
@@ -38,7 +41,7 @@ def write_video(file: Path, frames: Iterable[NDArray[np.uint8]], *, fps: int, co
 
 
 def film(scene: Scene, *, width: int, height: int, fps: int, seconds: float) -> Iterator[NDArray[np.uint8]]:
-    """The frames of a scene from its beginning to its end, one by one; the length is rounded to whole frames."""
+    """Yield the frames of a scene from its beginning to its end. The length is rounded to whole frames, at least 2."""
     count = max(round(seconds * fps), 2)
     for number in range(count):
         yield render(scene, width=width, height=height, at=[number / (count - 1)])[0]
@@ -60,14 +63,14 @@ def prepare(
     """Render clips in mixed sizes and frame rates, and a data set that lists them.
 
     Args:
-        folder: for all files.
-        clips: how many.
-        seed: what they show.
-        seconds: shortest and longest.
-        change: what to do to the frames of each clip before they are written.
+        folder: where to write all files.
+        clips: number of clips.
+        seed: seed of the random scenes, frame rates and lengths.
+        seconds: shortest and longest length of a clip.
+        change: function applied to the frames of each clip before they are written.
 
     Returns:
-        The data set (`clips.jsonl`, with a column `video`), and what each file shows, by name.
+        The path of the data set (`clips.jsonl`, with a column `video`), and the scene of each file by its name.
     """
     folder.mkdir(parents=True, exist_ok=True)
     rng = np.random.default_rng(seed)

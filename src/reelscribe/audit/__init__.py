@@ -1,1 +1,1 @@
-"""A look at all captions of a data set together: what should not be there, and what there is too much of."""
+"""Checks all captions of a data set together: faulty captions, duplicates, and what is too frequent."""

@@ -1,4 +1,4 @@
-"""A data set through an audit, once; and its marks, by a second look."""
+"""Runs an audit: one pass over a data set, and another one for marks and examples."""
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -14,30 +14,31 @@ from reelscribe.report.entries import CaptionedData, Entry
 from reelscribe.words import token_counter
 
 OnEntry = Callable[[], None]
-"""Called for each answer that was looked at."""
+"""Called for each audited answer."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Audit:
-    """What came of it."""
+    """The result of an audit."""
 
     output: Path
     data: CaptionedData
     figures: dict[str, Figures]
-    """Of each task."""
+    """Figures of each task."""
     common: float
+    """Share of captions, from 0 to 1, above which openings and phrases are listed."""
 
     def told(self) -> dict[str, Any]:
-        """All of it, ready for JSON."""
+        """The whole result as JSON values."""
         tasks = {name: figures.told(self.common) for name, figures in self.figures.items()}
         return {"output": str(self.output), "common": self.common, "tasks": tasks}
 
     def lengths(self) -> dict[str, Counter[int]]:
-        """Captions of each task, by their number of words."""
+        """For each task, the number of captions by number of words."""
         return {name: figures.words for name, figures in self.figures.items()}
 
     def passed(self, limits: Sequence[Limit]) -> Iterator[str]:
-        """What is told of the limits that some task passes."""
+        """Messages about limits that some task exceeds."""
         for limit in limits:
             for name, figures in self.figures.items():
                 count, of = figures.count(limit.name)
@@ -46,7 +47,7 @@ class Audit:
                     yield f"{limit.written}: it is {count:,} of {of:,} captions{where} ({count / max(of, 1):.2%})"
 
     def faulty(self) -> Iterator[tuple[Entry, list[str]]]:
-        """The answers with a finding, by a second look at the data set, and what was found in each."""
+        """Yield the answers with findings, each with the names of its findings. Reads the data set again."""
         for entry, places in _with_places(self.data, self.figures):
             names = {name: None for place in places for name in self.figures[entry.task].names_of(place)}
             if names:
@@ -62,22 +63,22 @@ def audit(
     max_tokens: int | None = None,
     on_entry: OnEntry = lambda: None,
 ) -> Audit:
-    """Look at all captions of a data set.
+    """Audit all captions of a data set.
 
-    Memory does not grow with the data set, but for 64 bytes a caption, and some 180 where these are sorted at the end.
+    Memory grows by 64 bytes a caption, and to about 180 bytes a caption while hashes are sorted at the end.
 
     Args:
-        output: the data set, as a run was given it.
-        tasks: whose answers; of all by default.
-        common: share of captions, from 0 to 1, above which an opening or a phrase is told.
+        output: the output of a run, as its command names it.
+        tasks: tasks to audit; all by default.
+        common: share of captions, from 0 to 1, above which an opening or a phrase is listed.
         tokenizer: folder of the tokenizer to count tokens with.
-        max_tokens: that a caption may have.
+        max_tokens: maximum tokens of a caption.
         on_entry: called for each answer.
 
     Raises:
         DatasetError: there is no such data set, it is not finished, or it cannot be read.
         SettingsError: there is no such task, or a number is wrong.
-        MissingExtraError: what its format, or the tokenizer, needs is not installed.
+        MissingExtraError: a package that its format or the tokenizer needs is not installed.
     """
     if not 0 < common <= 1:
         raise SettingsError(f"--common takes a share above 0% and up to 100%; got {100 * common:g}%.")
@@ -101,7 +102,7 @@ def _entries(data: CaptionedData, tasks: dict[str, Figures]) -> Iterator[Entry]:
 
 
 def _with_places(data: CaptionedData, tasks: dict[str, Figures]) -> Iterator[tuple[Entry, range]]:
-    """The answers, and where the captions of each are among those of its task."""
+    """Yield answers, each with the numbers of its captions among all captions of its task."""
     seen: Counter[str] = Counter()
     for entry in _entries(data, tasks):
         start = seen[entry.task]
@@ -110,7 +111,7 @@ def _with_places(data: CaptionedData, tasks: dict[str, Figures]) -> Iterator[tup
 
 
 def _name_examples(data: CaptionedData, tasks: dict[str, Figures]) -> None:
-    """Look once more for what the clips of examples are called. Names of all clips would not fit in bounded memory."""
+    """Find the clip names of examples in another pass: the names of all clips would not fit in bounded memory."""
     wanted = {name: figures.examples() for name, figures in tasks.items()}
     left = sum(map(len, wanted.values()))
     answers = _with_places(data, tasks)

@@ -1,4 +1,4 @@
-"""What is common among a great many texts, in bounded memory."""
+"""Finds the most frequent of very many texts, in bounded memory."""
 
 from collections import Counter
 from collections.abc import Iterable
@@ -7,27 +7,28 @@ from typing import Final
 import numpy as np
 
 MOST: Final = 50_000
-"""Different texts that are counted at once; twice as many are held in memory."""
+"""Number of different texts that are kept when rare ones are dropped; up to twice as many are held."""
 
 
 class Common:
-    """Counts texts. After Misra and Gries (1982), "Finding repeated elements", many at a time.
+    """Counts texts, after Misra and Gries (1982), "Finding repeated elements", but drops many at a time.
 
-    Up to `2 * most` different texts are counted exactly. Of more, the rarest are dropped, and as much as the largest of
-    those had is taken from all others. Each time at least `most` counts lose that much, so that nothing is ever counted
-    too low by more than one in `most` of all that was counted. So what is commoner than that is never missed.
+    Up to `2 * most` different texts are counted exactly. Beyond that, only the `most` commonest are kept, and the
+    count of the commonest dropped text is subtracted from each of them. Each time at least `most` counts lose that
+    much, so no count is ever too low by more than `total / most`. A text that occurs more often than that is never
+    missed.
 
     Args:
-        most: texts that are kept when rare ones are dropped.
+        most: number of texts that are kept when rare ones are dropped.
     """
 
     def __init__(self, most: int = MOST) -> None:
         self._most = most
         self._counts: Counter[str] = Counter()
         self.total = 0
-        """Texts that were counted."""
+        """Number of texts that were counted."""
         self.missing = 0
-        """By at most so much each count is too low; 0 while all are exact."""
+        """Upper bound of how much each count is too low; 0 while all counts are exact."""
 
     def __len__(self) -> int:
         return len(self._counts)
@@ -47,10 +48,10 @@ class Common:
         self.missing += least
 
     def above(self, count: float) -> list[tuple[str, int]]:
-        """Texts that may be there more often than that, and how often they are at least; the commonest first."""
+        """Texts that may occur more often than `count`, each with a lower bound of its count; the commonest first."""
         found = [(text, least) for text, least in self._counts.items() if least + self.missing > count]
         return sorted(found, key=lambda item: (-item[1], item[0]))
 
     def top(self, number: int) -> list[tuple[str, int]]:
-        """The commonest, and how often they are at least."""
+        """The commonest texts, each with a lower bound of its count."""
         return self._counts.most_common(number)

@@ -1,4 +1,4 @@
-"""What an audit counts of one task, in bounded memory: 64 bytes a caption, and tables that do not grow."""
+"""Counts of an audit for one task: 64 bytes a caption, and tables of bounded size."""
 
 import json
 import math
@@ -22,46 +22,52 @@ from reelscribe.wording.times import is_past_end
 from reelscribe.words import words_of
 
 _EDGES: Final = (2, 5, 10, 20, 60)
-"""Lengths of clips, in seconds, between which captions are put together."""
+"""Limits in seconds between the groups of clip lengths for which mean words are counted."""
 _BITS: Final[Mapping[str, int]] = {name: 1 << number for number, name in enumerate(MARKED)}
+"""Bit of each finding in the bit mask of a caption."""
 _TOP: Final = 15
+"""Number of most frequent words that are listed."""
 _EXAMPLES: Final = 3
+"""Number of examples of each finding."""
 
 
 class Figures:
     """Counts the captions of a task.
 
     Args:
-        count_tokens: of a text, if they are to be counted.
-        max_tokens: that a caption may have.
+        count_tokens: counts the tokens of a text; None not to count them.
+        max_tokens: maximum tokens of a caption.
     """
 
     def __init__(self, *, count_tokens: Callable[[str], int] | None = None, max_tokens: int | None = None) -> None:
         self._count_tokens, self._max_tokens = count_tokens, max_tokens
         self.failed: Counter[str] = Counter()
+        """Failures by kind."""
         self.without_text = 0
-        """Answers whose text was not written."""
+        """Number of answers whose text was not written to the output."""
         self.flags: Counter[str] = Counter()
         self.words: Counter[int] = Counter()
-        """Captions by length."""
+        """Captions by number of words."""
         self.tokens: Counter[int] = Counter()
+        """Captions by number of tokens."""
         self.scripts: Counter[str] = Counter()
         self.openings, self.phrases, self.vocabulary = Common(), Common(), Common()
         self._durations: dict[int, list[int]] = {}
         self._sums = np.zeros(6)
+        """Sums over captions of 1, x, y, xx, yy and xy, with x the seconds of the clip and y the words."""
         self._alike, self._copies = Alike(), Copies()
         self._bits, self._rows, self._scripts_of = array("I"), array("Q"), array("H")
         self._script_numbers: dict[str, int] = {}
         self.clips: dict[int, str] = {}
-        """What clips of `examples` are called, by the place of their captions."""
+        """Names of the clips of `examples`, by the number of the caption."""
 
     @property
     def captions(self) -> int:
-        """Texts that were looked at."""
+        """Number of audited captions."""
         return len(self._bits)
 
     def add(self, entry: Entry) -> None:
-        """Take what a task came to for a video."""
+        """Count an answer."""
         if entry.failure is not None:
             self.failed[entry.failure] += 1
             return
@@ -74,6 +80,7 @@ class Figures:
             self._add(entry, text, flags)
 
     def _add(self, entry: Entry, caption: str, flags: list[str]) -> None:
+        """Count one caption, and remember its findings."""
         text = _plain(entry, caption)
         words, script = words_of(text), script_of(text)
         found = [*flags, *self._found(entry, text)]
@@ -95,7 +102,7 @@ class Figures:
             self._add_duration(seconds, len(words))
 
     def _found(self, entry: Entry, text: str) -> Iterator[str]:
-        """What is found in a text alone."""
+        """Yield the findings that follow from one text and its clip."""
         wordings = ready_wordings()
         if wordings.find("refusal", text):
             yield "refusal"
@@ -106,6 +113,7 @@ class Figures:
             yield "past_end"
 
     def _is_too_long(self, caption: str) -> bool:
+        """Count the tokens of a caption, if wanted. Returns whether there are more than allowed."""
         if self._count_tokens is None:
             return False
         tokens = self._count_tokens(caption)
@@ -113,6 +121,7 @@ class Figures:
         return self._max_tokens is not None and tokens > self._max_tokens
 
     def _add_duration(self, seconds: float, words: int) -> None:
+        """Count a caption by the length of its clip, and update the sums for the correlation."""
         place = sum(seconds >= edge for edge in _EDGES)
         captions = self._durations.setdefault(place, [0, 0])
         captions[0] += 1
@@ -120,7 +129,7 @@ class Figures:
         self._sums += (1, seconds, words, seconds * seconds, words * words, seconds * words)
 
     def close(self) -> None:
-        """Find what shows only once all captions are there."""
+        """Find what follows only from all captions together: duplicates, near copies, other scripts."""
         bits = np.frombuffer(self._bits, np.uint32) if self._bits else np.zeros(0, np.uint32)
         same = self._alike.same()
         bits[same] |= _BITS["duplicate"]
@@ -133,17 +142,17 @@ class Figures:
             bits[(scripts != most) & (scripts != none)] |= _BITS["other_script"]
 
     def names_of(self, place: int) -> list[str]:
-        """What was found in a caption, by its place among those of the task."""
+        """Names of the findings of a caption, given its number among those of the task."""
         return [name for name, bit in _BITS.items() if self._bits[place] & bit]
 
     def examples(self) -> set[int]:
-        """Places of the captions that are told of each finding: the first few."""
+        """Numbers of the captions that serve as examples: the first few of each finding."""
         return {int(place) for name in MARKED for place in np.flatnonzero(self._with(name))[:_EXAMPLES]}
 
-    # What is told
+    # Results
 
     def count(self, name: str) -> tuple[int, int]:
-        """How many captions a finding or a share is of, and of how many."""
+        """Number of captions with a finding, and number of all (for "failed": of all answers)."""
         answers = self.captions + self.without_text + self.failed.total()
         if name == "failed":
             return self.failed.total(), answers
@@ -158,10 +167,10 @@ class Figures:
         return found
 
     def told(self, common: float) -> dict[str, Any]:
-        """All of it, ready for JSON.
+        """The figures as JSON values.
 
         Args:
-            common: share of captions, from 0 to 1, above which openings and phrases are told.
+            common: share of captions, from 0 to 1, above which openings and phrases are listed.
         """
         return {
             "captions": self.captions,
@@ -189,6 +198,7 @@ class Figures:
         }
 
     def _told_findings(self) -> dict[str, Any]:
+        """Count, share and examples of each finding."""
         told: dict[str, Any] = {}
         rows = np.frombuffer(self._rows, np.uint64) if self._rows else np.zeros(0, np.uint64)
         for name in MARKED:
@@ -208,6 +218,7 @@ class Figures:
         return [{"text": text, "captions": count, "share": round(count / self.captions, 6)} for text, count in several]
 
     def _told_vocabulary(self) -> dict[str, Any]:
+        """Number of words and of different words. The latter is a lower bound once rare words were dropped."""
         words, different = self.vocabulary.total, len(self.vocabulary)
         return {
             "words": words,
@@ -218,14 +229,14 @@ class Figures:
         }
 
     def _correlation(self) -> float | None:
-        """Pearson's, between seconds of clips and words of captions."""
+        """Pearson's correlation between seconds of clips and words of captions; None if one of them does not vary."""
         count, x, y, xx, yy, xy = self._sums
         spread = (count * xx - x * x) * (count * yy - y * y)
         return round(float((count * xy - x * y) / math.sqrt(spread)), 4) if spread > 1e-9 else None
 
 
 def _told_lengths(counts: Counter[int]) -> dict[str, Any] | None:
-    """Mean, least, most and some quantiles."""
+    """Mean, smallest, largest and some quantiles of lengths, given the number of captions of each length."""
     if not counts:
         return None
     lengths = np.array(sorted(counts))
@@ -239,7 +250,7 @@ def _told_lengths(counts: Counter[int]) -> dict[str, Any] | None:
 
 
 def _plain(entry: Entry, text: str) -> str:
-    """A caption as text: of one with a schema or with times, the texts in it."""
+    """A caption as plain text. Of a structured caption or events, the texts within, joined by ". "."""
     if entry.events is not None:
         return ". ".join(event.text for event in entry.events)
     if not entry.structured:
@@ -251,7 +262,7 @@ def _plain(entry: Entry, text: str) -> str:
 
 
 def clip_name(entry: Entry) -> str:
-    """What a clip is known by among others: two rows may have the same one."""
+    """The name of a clip. Rows with the same clip have the same name, unless its bytes are in the row."""
     clip = entry.video.clip
     if clip is not None and isinstance(clip.source, bytes):
         return f"row {entry.row}, {entry.slot}"
@@ -259,6 +270,6 @@ def clip_name(entry: Entry) -> str:
 
 
 def _seconds(entry: Entry) -> float | None:
-    """Length of the clip, as its metadata has it."""
+    """Length of the clip in seconds, from the metadata; None if not known."""
     start, end = (entry.meta.get(name) for name in ("clip_start", "clip_end"))
     return float(end - start) if isinstance(start, int | float) and isinstance(end, int | float) else None

@@ -1,4 +1,4 @@
-"""What an audit finds in single captions, by name, and conditions on how much of it there may be."""
+"""The findings of an audit by name, and limits on their number (`--fail-on`)."""
 
 import re
 import unicodedata
@@ -21,26 +21,27 @@ FINDINGS: Final[Mapping[str, str]] = {
     "other_script": "is in another script than most captions of its task",
     "too_long": "has more tokens than --max-tokens",
 }
-"""What is found by looking at all captions: the name and the meaning of each."""
+"""Findings of the audit itself: name and meaning, with the caption as the subject."""
 _FAULTS: Final = (name for part in get_args(Fault) for name in get_args(part))
 MARKED: Final[tuple[str, ...]] = tuple(dict.fromkeys((*FINDINGS, *_FAULTS)))
-"""All that makes a caption one to look at: findings, and faults that its run flagged."""
+"""All names that a caption can be marked with: findings, and faults that its run flagged."""
 SHARES: Final[Mapping[str, str]] = {
     "failed": "has no caption",
     "common_opening": "begins as the commonest opening",
     "common_phrase": "has the commonest phrase",
 }
-"""What is known of a task as a whole beside these."""
+"""Names that limits accept besides findings, with their meanings. They are known only of a task as a whole."""
 
 _SCRIPTS: Final = {"CJK": "Han", "HIRAGANA": "Japanese", "KATAKANA": "Japanese"}
-"""By the first word of a letter's name; others are called by that word."""
+"""Script by the first word of a letter's Unicode name. Other scripts are called by that word."""
 _CONDITION: Final = re.compile(r"\s*(\w+)\s*(?:(>=?)\s*(\d+(?:\.\d+)?)\s*(%?)\s*)?")
+"""NAME, or NAME > NUMBER, or NAME >= NUMBER; the number may end in %."""
 
 
 def script_of(text: str) -> str:
-    """The script that most letters of a text are in, as "Latin"; "" of one without letters.
+    """The script of most letters of a text, such as "Latin"; "" if it has no letters.
 
-    Han with kana is "Japanese". Languages that share a script are not told apart.
+    Han with kana counts as "Japanese". Languages with the same script are not distinguished.
     """
     if text.isascii():
         return "Latin" if any(map(str.isalpha, text)) else ""
@@ -59,7 +60,7 @@ def _script(letter: str) -> str:
 
 
 def checked_names(what: str, names: Iterable[str], more: Iterable[str] = ()) -> None:
-    """Raise SettingsError if a name is that of no finding."""
+    """Raise SettingsError if a name is neither a finding nor in `more`. `what` begins the message."""
     known = [*MARKED, *more]
     for name in names:
         if name not in known:
@@ -69,22 +70,22 @@ def checked_names(what: str, names: Iterable[str], more: Iterable[str] = ()) -> 
 
 @dataclass(frozen=True, kw_only=True)
 class Limit:
-    """A condition of --fail-on: a name, and how much of it there may be."""
+    """A limit of --fail-on: the name of a finding, and the number or share that is too much."""
 
     written: str
     name: str
     number: float = 0
     is_share: bool = False
-    """Whether the number is percent."""
+    """Whether the number is a percentage of captions."""
     inclusive: bool = False
-    """Whether the number itself is too much."""
+    """Whether the number itself is already too much (>=)."""
 
     @classmethod
     def parse(cls, written: str) -> "Limit":
-        """Read a condition.
+        """Parse a limit such as `refusal`, `duplicate>10` or `duplicate>1%`.
 
         Raises:
-            SettingsError: it is none.
+            SettingsError: it is not written like this, or there is no such finding.
         """
         found = _CONDITION.fullmatch(written)
         if not found:
@@ -103,6 +104,6 @@ class Limit:
         )
 
     def is_passed(self, count: int, of: int) -> bool:
-        """Whether it is too much: so many, of so many captions (or answers, of what failed)."""
+        """Whether `count` of `of` captions is too much (of answers, for "failed")."""
         much = 100 * count / max(of, 1) if self.is_share else count
         return much >= self.number if self.inclusive else much > self.number

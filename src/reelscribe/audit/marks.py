@@ -1,4 +1,4 @@
-"""Marks, as a report exports them and `retry --marks` takes them: by what an audit found, or by conditions."""
+"""Makes marks from findings or conditions, in the format that reports export and `retry --marks` reads."""
 
 import json
 import os
@@ -14,24 +14,24 @@ from reelscribe.report.entries import CaptionedData, Entry
 
 
 def check_free(file: Path) -> None:
-    """Raise DatasetError if there is a file already, which may hold what somebody marked by hand."""
+    """Raise DatasetError if the file exists: it may hold marks that a person made."""
     if file.exists():
         raise DatasetError(f"there is {file} already, which may hold marks of yours; choose another name.")
 
 
 def write_marks(file: Path, faulty: Iterable[tuple[Entry, list[str]]], only: Collection[str] = ()) -> int:
-    """Write a mark for each answer with a finding.
+    """Write a mark for each answer with a wanted finding.
 
     Args:
-        file: to write; it gets its name when it is whole.
-        faulty: answers, and what was found in each, which becomes the note.
-        only: findings that count; all by default.
+        file: the file to write. It gets its name when it is complete.
+        faulty: answers with the names of their findings, which become the mark's note.
+        only: findings to mark; all by default.
 
     Returns:
-        How many there are.
+        The number of marks.
 
     Raises:
-        DatasetError: the file is there already, or cannot be written.
+        DatasetError: the file exists already, or cannot be written.
     """
     check_free(file)
     partial, count = file.with_name(f"{file.name}.{os.getpid()}.partial"), 0
@@ -53,15 +53,15 @@ def write_marks(file: Path, faulty: Iterable[tuple[Entry, list[str]]], only: Col
 
 
 def marked_where(output: Path, written: Sequence[str], tasks: Sequence[str]) -> set[Mark]:
-    """Marks of the answers of which some kept caption meets all conditions.
+    """Mark the answers of which some kept caption meets all conditions.
 
     Args:
-        output: of the run.
+        output: the output of the run.
         written: conditions, as `export --where` takes them.
-        tasks: whose answers; of all by default.
+        tasks: tasks whose answers are marked; all by default.
 
     Raises:
-        SettingsError: a condition is none, or names what no row has; or there is no such task.
+        SettingsError: a condition cannot be parsed, or has a name that no row has; or there is no such task.
         DatasetError: the output cannot be read.
     """
     conditions = [Condition.parse(text) for text in written]

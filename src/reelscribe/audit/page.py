@@ -1,4 +1,4 @@
-"""An audit as a page of its own, in the look of a report's."""
+"""Renders an audit as an HTML page in the style of a report."""
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -12,13 +12,13 @@ from reelscribe.errors import DatasetError, SettingsError
 from reelscribe.report.write import needs_report
 
 _LISTED: Final = 15
-"""Openings, and phrases."""
+"""Maximum number of openings, and of phrases, that are listed."""
 _MOST_DRAWN: Final = 20_000
-"""Captions that the histogram is drawn of: of more, each bar is made lower alike."""
+"""Maximum number of captions in the histogram. If there are more, all bars are scaled down by the same factor."""
 
 
 def check_page(file: Path) -> None:
-    """See that a page can be made.
+    """Check that a page can be made.
 
     Raises:
         SettingsError: the file is not named as HTML.
@@ -34,12 +34,12 @@ def write_page(file: Path, told: Mapping[str, Any], lengths: Mapping[str, Counte
     """Write a page.
 
     Args:
-        file: to write.
-        told: what `Audit.told` tells.
-        lengths: of each task, captions by their number of words.
+        file: the file to write.
+        told: the result of `Audit.told`.
+        lengths: for each task, the number of captions by number of words.
 
     Raises:
-        DatasetError: it cannot be written.
+        DatasetError: the file cannot be written.
     """
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -76,11 +76,11 @@ def _render(told: Mapping[str, Any], lengths: Mapping[str, Counter[int]]) -> str
 
 
 _Row = tuple[str, str, str, Mapping[str, str]]
-"""A name, what is told of it in small letters, a value, and what stands under "Details"."""
+"""Name, remark in small letters, value, and the names and values under "Details"."""
 
 
 def _sections(figures: Mapping[str, Any], common: float) -> Iterator[tuple[str, list[_Row]]]:
-    """Tables: the heading and the rows of each."""
+    """Heading and rows of each table."""
     found = figures["findings"].items()
     yield (
         "Found in single captions",

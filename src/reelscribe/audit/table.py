@@ -1,4 +1,4 @@
-"""An audit in words, for a terminal of 80 columns."""
+"""Formats an audit as text for a terminal of 80 columns."""
 
 import textwrap
 from collections.abc import Iterator, Mapping
@@ -8,14 +8,15 @@ from reelscribe.audit.findings import FINDINGS
 from reelscribe.terminal import printable, shortened
 
 _COLUMNS: Final = 80
+"""Maximum width of a line."""
 _LISTED: Final = 10
-"""Openings, and phrases."""
+"""Maximum number of openings, and of phrases, that are listed."""
 _LONGEST: Final = 55
-"""Letters of one."""
+"""Maximum letters of an opening, a phrase or a clip's name."""
 
 
 def lines(told: Mapping[str, Any]) -> Iterator[str]:
-    """What `Audit.told` tells, line by line."""
+    """The lines for a result of `Audit.told`."""
     tasks = told["tasks"]
     for name, figures in tasks.items():
         if len(tasks) > 1:
@@ -24,7 +25,7 @@ def lines(told: Mapping[str, Any]) -> Iterator[str]:
 
 
 def summary_of(figures: Mapping[str, Any]) -> str:
-    """How many captions there are, and how many not."""
+    """The numbers of captions, failures and unwritten columns, in words."""
     failed = figures["failed"]
     parts = [f"{figures['captions']:,} captions"]
     parts += [f"{sum(failed.values()):,} failed ({kinds_of(failed)})"] if failed else []
@@ -34,18 +35,18 @@ def summary_of(figures: Mapping[str, Any]) -> str:
 
 
 def kinds_of(counts: Mapping[str, int]) -> str:
-    """Counts by kind."""
+    """Counts with their names, in words."""
     return ", ".join(f"{count:,} {name}" for name, count in counts.items())
 
 
 def clips_of(found: Mapping[str, Any], longest: int | None = None) -> str:
-    """What the clips of some captions with a finding are called; of long names the beginning."""
+    """Names of a finding's example clips, each cut to `longest` letters."""
     names = [name if longest is None else shortened(name, longest) for name in found["clips"]]
     return ", ".join(names) + (", ..." if found["captions"] > len(names) else "")
 
 
 def lengths_of(told: Mapping[str, Any]) -> str:
-    """Lengths, in words."""
+    """Statistics of lengths, in words."""
     return (
         f"{told['mean']:,} on average, from {told['least']:,} to {told['most']:,}; "
         f"90% from {told['p5']:,} to {told['p95']:,}, half up to {told['p50']:,}"
@@ -53,12 +54,13 @@ def lengths_of(told: Mapping[str, Any]) -> str:
 
 
 def seconds_of(told: Mapping[str, Any]) -> str:
-    """From where to where lengths of clips are."""
+    """A range of clip lengths, in words."""
     low, high = told["from_seconds"], told["to_seconds"]
     return f"{low} s and more" if high is None else f"{low} to {high} s"
 
 
 def _of_task(figures: Mapping[str, Any], common: float) -> Iterator[str]:
+    """Yield the lines for one task."""
     yield from _wrapped("captions", summary_of(figures))
     if not figures["captions"]:
         return

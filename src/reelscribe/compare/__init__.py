@@ -1,1 +1,1 @@
-"""Two or more sets of captions of the same clips, side by side, with votes on which is better."""
+"""Compares two or more sets of captions of the same clips side by side, with votes on which is better."""

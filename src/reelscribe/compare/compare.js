@@ -1,11 +1,11 @@
 "use strict";
-// What a voter does to the page: look, vote, export, and in the end see which side was which.
+// Actions of a voter: look, vote, export, and at the end see which side was which.
 
 const NAME = document.body.dataset.name;
 const told = read(field("told").textContent, NAME);
 const BLIND = "blind" in document.body.dataset;
 
-// The sides' names and the order in which their texts are shown, so written that nobody reads them by chance.
+// Decodes the sides' names and the order of their texts, which are obscured so that nobody reads them by chance.
 function read(text, key) {
   const bytes = Uint8Array.from(atob(text), (sign, at) => sign.charCodeAt(0) ^ key.charCodeAt(at % key.length));
   return JSON.parse(new TextDecoder().decode(bytes));
@@ -20,7 +20,7 @@ const clips = [...list.querySelectorAll("article")].map((article) => ({
 }));
 const clipOf = (node) => clips.find(({ article }) => article === node?.closest?.("article"));
 
-// Votes are kept by the browser, under the page's name and the clip's: by the place of the text, not by its side.
+// The browser stores votes by page and by clip. A vote names the position of the text, not its side.
 
 const VOTES = `reelscribe-votes-${NAME}`;
 const before = stored(localStorage, VOTES, {});
@@ -64,7 +64,7 @@ function showCounts() {
   if (!BLIND || ended) showTally();
 }
 
-// A vote for a text is a vote for its side.
+// The side that a clip's vote picks; null for a tie, or if all are bad.
 function sideOf(clip) {
   const what = votes.get(clip.id);
   return what === "tie" || what === "bad" ? null : told.sides[told.orders[clip.id][what - 1]];
@@ -80,7 +80,7 @@ function exportVotes() {
   save("votes.jsonl", rows);
 }
 
-// What the votes come to. `statistics.py` says where the formulas are from, and has the same.
+// Results of the votes. `statistics.py` has the same formulas, and names their sources.
 
 const Z = 1.959964;
 
@@ -130,7 +130,7 @@ function showTally() {
   field("tally").hidden = all.length === 0;
 }
 
-// In a blind page the end of the voting shows which side was which.
+// On a blind page, ending the voting shows which side was which.
 
 function endVoting() {
   ended = true;
@@ -149,7 +149,7 @@ function unveil() {
     }
     showVote(clip);
   }
-  field("figures").innerHTML = told.figures; // made by the same templates as the page
+  field("figures").innerHTML = told.figures; // safe: rendered by the same templates as the page
   field("wait").hidden = field("veiled").hidden = true;
 }
 
@@ -229,4 +229,4 @@ field("end")?.addEventListener("click", askToEnd);
 field("ending")?.addEventListener("close", () => field("ending").returnValue === "end" && endVoting());
 listenToKeys(() => clipOf(document.activeElement));
 if (ended) unveil();
-find(); // by what a reload leaves in the field
+find(); // apply what the browser restores into the field on a reload

@@ -1,4 +1,4 @@
-"""What can be counted without anybody looking: lengths, tokens, agreement, faults, cost, and how alike texts are."""
+"""Figures of a comparison that need no voter: lengths, tokens, agreement, faults, cost, and similarity of texts."""
 
 import itertools
 import json
@@ -28,7 +28,7 @@ class TextFigures:
     prompt_tokens: int | None
     """Tokens of the whole prompt, the video's included."""
     agreement: float | None
-    """How near the kept candidate is to the others; see `Selection`."""
+    """Similarity of the kept candidate to the others; see `Selection`. None if not known."""
     faults: tuple[str, ...]
     """Names of its faults."""
 
@@ -48,7 +48,7 @@ class TextFigures:
         )
 
     def lines(self) -> Iterator[str]:
-        """In words."""
+        """Yield the figures in words."""
         yield f"{self.words} word{'' if self.words == 1 else 's'}"
         if self.tokens is not None:
             yield f"{self.tokens} tokens"
@@ -63,14 +63,14 @@ class SideFigures:
 
     words: list[int] = field(default_factory=list)
     tokens: list[int] = field(default_factory=list)
-    """Tokens of each text, as far as known. So are the other lists."""
+    """Tokens of each text. Like the lists below, it has only the known values."""
     prompt_tokens: list[int] = field(default_factory=list)
     agreement: list[float] = field(default_factory=list)
     faults: Counter[str] = field(default_factory=Counter)
     models: Counter[str] = field(default_factory=Counter)
     prompts: Counter[str] = field(default_factory=Counter)
     cost: float | None = None
-    """Cost of the last run on the output, at the price that it was given."""
+    """Cost of the last run on the output, at the price that was set for it; None if not known."""
 
     def add(self, figures: TextFigures, meta: Mapping[str, Any]) -> None:
         """Count one text."""
@@ -98,7 +98,7 @@ class SideFigures:
         }
 
     def rows(self) -> dict[str, str]:
-        """The known figures, in words."""
+        """The known figures in words, by label."""
         told = self.told()
         faults = ", ".join(f"{name.replace('_', ' ')} {count:,}" for name, count in self.faults.most_common())
         words = f"{told['mean_words']:.1f} on average, median {told['median_words']:.0f}" if self.words else None
@@ -120,22 +120,23 @@ class SideFigures:
 
 @dataclass(frozen=True, kw_only=True)
 class Overlap:
-    """How alike the texts of two sides are."""
+    """Similarity of the texts of two sides."""
 
     sides: tuple[int, int]
     """Numbers of the two sides."""
     chrf: float
-    """Mean of the clips, 0 to 1; see `reelscribe.selection.chrf`."""
+    """Mean chrF of the clips, from 0 to 1; see `reelscribe.selection.chrf`."""
     same: int
     """Number of clips with the same text."""
     clips: int
+    """Number of compared clips."""
 
 
 def overlaps(texts: Sequence[Sequence[str]]) -> list[Overlap]:
-    """For each two sides.
+    """Compute the overlap of each pair of sides.
 
     Args:
-        texts: of each clip, those of all sides; at least one clip.
+        texts: for each clip, the text of each side; at least one clip.
     """
     scores = np.mean([chrf(each) for each in texts], axis=0)
     return [

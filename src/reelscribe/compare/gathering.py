@@ -18,6 +18,7 @@ class Compared:
     entries: tuple[Entry, ...]
     """The entry of each side."""
     texts: tuple[str, ...]
+    """The text of each side."""
     figures: tuple[TextFigures, ...]
 
 
@@ -42,11 +43,11 @@ class Gathered:
 
 
 def gather(sides: Sequence[Side], choose: Callable[[Mapping[Key, str]], Sequence[Key]]) -> Gathered:
-    """Go through all sides twice: to match clips, and to count them and take out those that are wanted.
+    """Read all sides twice: to match their clips, and to count them and collect the chosen ones.
 
     Args:
         sides: at least two.
-        choose: which of the clips in common, from their identifiers.
+        choose: chooses keys of clips, given the identifiers of all clips in common.
 
     Raises:
         DatasetError: there is no clip in common, or an output cannot be read.

@@ -1,4 +1,4 @@
-"""Clips that all sides have: found by their video and stretch, in whatever row they are."""
+"""Matches the clips of all sides by video and stretch. The rows they are in do not matter."""
 
 import hashlib
 import json
@@ -21,19 +21,19 @@ class Matched:
     """The clips that all sides have."""
 
     ids: dict[Key, str]
-    """Clips that have a text on all sides, in the order of the first one. The identifier of each is made of its
-    video's names and its texts, so that a vote stays with the texts that it is about."""
+    """Identifiers of the clips that have a text on all sides, in the order of the first side. An identifier is a hash
+    of the video's names and the texts, so that a vote stays with the texts that it is about."""
     others: int
-    """Number of clips that some side has, but not all have a text for."""
+    """Number of clips that at least one side has, but that do not have a text on all sides."""
     left_out: list[str]
     """Messages about clips that were left out."""
 
 
 def match(sides: Sequence[Side]) -> Matched:
-    """Go through all sides.
+    """Find the clips that all sides have, in one pass over each.
 
     Raises:
-        DatasetError: they have no clip in common.
+        DatasetError: the sides have no clip in common.
     """
     sums = [{key: _sum(entry, side.text_of(entry)) for key, entry in walk(side)} for side in sides]
     ids = {key: _id(key, [found[key] for found in sums]) for key in sums[0] if all(found.get(key) for found in sums)}
@@ -50,6 +50,7 @@ def match(sides: Sequence[Side]) -> Matched:
 
 
 def _left_out(sides: Sequence[Side], sums: Sequence[dict[Key, str]], every: int) -> Iterator[str]:
+    """Yield messages about clips that a side does not have, or has no text for."""
     for side, found in zip(sides, sums, strict=True):
         missing, silent = every - len(found), sum(not text for text in found.values())
         if missing:
@@ -59,12 +60,12 @@ def _left_out(sides: Sequence[Side], sums: Sequence[dict[Key, str]], every: int)
 
 
 def _sum(entry: Entry, text: str | None) -> str:
-    """A short hash of a side's text; empty if it has none."""
+    """A short hash of a side's text and its video's name; empty if it has no text."""
     return "" if text is None else _hash([entry.video.name, text])
 
 
 def _id(key: Key, sums: Sequence[str]) -> str:
-    return f"c{_hash([key[1], sorted(sums)])}"  # sorted: it does not matter in which order the sides are named
+    return f"c{_hash([key[1], sorted(sums)])}"  # sorted, so that the order in which sides are named does not matter
 
 
 def _hash(told: Any) -> str:
@@ -85,7 +86,7 @@ def walk(side: Side) -> Iterator[tuple[Key, Entry]]:
 
 
 def _clip(entry: Entry) -> str:
-    """Absolute path of the file, and the stretch."""
+    """What clips are matched by: the absolute path or URL of the file, and the stretch."""
     video = entry.video
     if video.clip:
         return video.film + video.clip.fragment
@@ -94,7 +95,7 @@ def _clip(entry: Entry) -> str:
 
 
 def sample(keys: Sequence[Key], most: int, seed: int) -> list[Key]:
-    """A random sample of at most this many, with equal chances, so that counts of the sample hold for all."""
+    """A random sample of at most `most` keys, in order, with equal chances, so that it represents all clips."""
     if len(keys) <= most:
         return list(keys)
     return [keys[place] for place in sorted(random.Random(seed).sample(range(len(keys)), most))]

@@ -1,4 +1,4 @@
-"""Compared clips to one HTML page that needs nothing else."""
+"""Renders compared clips as one self-contained HTML page."""
 
 import base64
 import hashlib
@@ -40,15 +40,15 @@ class ComparedView:
     order: list[int]
     """Numbers of the sides, in the order in which their texts are shown."""
     texts: list[list[tuple[bool, str]]]
-    """The texts as pieces, each with whether it is unique to its text."""
+    """The texts in this order, as pieces, each with whether it is unique to its text."""
     facts: list[str]
-    """Facts about each text."""
+    """Figures of each text in words, in this order."""
     same: bool
     """Whether all texts are the same."""
 
 
 def shown_of(clip: Compared) -> Entry:
-    """The entry whose frames are shown: of the side that saw most."""
+    """The entry whose frames are shown: that of the side that saw the most frames."""
     return max(clip.entries, key=lambda entry: len(frame_seconds_of(entry)))
 
 
@@ -58,12 +58,12 @@ def render(
     """Make the page, in UTF-8.
 
     Args:
-        gathered: what there is to compare.
+        gathered: the data of the comparison.
         strips: frames of each clip.
-        title: of the page.
-        blind: whether the sides have no names until the voter asks for them, and are shuffled for each clip.
-        seed: of that.
-        link: where the videos are.
+        title: title of the page.
+        blind: whether names of sides are hidden until the voter ends the voting, and sides are shuffled for each clip.
+        seed: seed of the shuffling.
+        link: links to the videos.
     """
     templates = environment("compare", "report")
     clips = [
@@ -89,6 +89,7 @@ def render(
 
 
 def _view(clip: Compared, strip: Filmstrip, link: VideoLink, seed: int | None) -> ComparedView:
+    """A clip as the page shows it; with a seed, its texts are shuffled."""
     entry, order = shown_of(clip), list(range(len(clip.texts)))
     if seed is not None:
         random.Random(f"{seed} {clip.id}").shuffle(order)
@@ -111,13 +112,16 @@ def _view(clip: Compared, strip: Filmstrip, link: VideoLink, seed: int | None) -
 
 
 def _rows(figures: Sequence[SideFigures]) -> dict[str, list[str]]:
-    """What is told of the sides, by what it is."""
+    """Rows of the table of figures, by label: one cell for each side."""
     rows = [side.rows() for side in figures]
     names = dict.fromkeys(itertools.chain.from_iterable(rows))
     return {name: [row.get(name, "unknown") for row in rows] for name in names}
 
 
 def _hidden(told: dict[str, Any], key: str) -> str:
-    """Not to be read by who looks at the page's source. It is no secret: the page can read it."""
+    """Obscure JSON with XOR and base64, so that a voter who looks at the page's source learns nothing by chance.
+
+    It is no encryption: the key is on the page, whose script decodes it.
+    """
     text = json.dumps(told).encode()
     return base64.b64encode(bytes(a ^ b for a, b in zip(text, itertools.cycle(key.encode()), strict=False))).decode()

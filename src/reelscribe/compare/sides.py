@@ -1,4 +1,4 @@
-"""Sides of a comparison: an output, one of its tasks, and one of its candidates, as the command names them."""
+"""Sides of a comparison: an output, one of its tasks and, optionally, one of its candidates."""
 
 import os
 import re
@@ -15,6 +15,7 @@ from reelscribe.report.overview import shown_text
 MOST_SIDES: Final = 9
 """Maximum number of sides: each is voted for with a digit."""
 _WHAT: Final = re.compile(r"(#(?P<task>\w+)?(:(?P<number>0*[1-9][0-9]*))?(?<!#))?")
+"""The part of a side's name after the output: nothing, `#TASK`, `#TASK:N` or `#:N`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,7 +42,7 @@ class Side:
         return next(iter(_kept_places(entry)), None)
 
     def text_of(self, entry: Entry) -> str | None:
-        """The side's text for an entry, as it is shown; None if there is none."""
+        """The side's text for an entry, as the page shows it; None if there is none."""
         if entry.failure or not entry.captions:
             return None
         if self.candidate is None:
@@ -58,20 +59,21 @@ def _kept_places(entry: Entry) -> list[int]:
 
 
 def _as_lines(entry: Entry) -> str:
+    """The events of an entry as text, one a line."""
     events = entry.events or ()
     return "\n".join(f"{event.start:.2f}-{event.end:.2f} s: {event.text}" for event in events) or "Nothing happens."
 
 
 def open_sides(named: Sequence[str], root: Path | None = None) -> list[Side]:
-    """The sides that are named: `OUTPUT`, `OUTPUT#TASK`, `OUTPUT#TASK:N` or `OUTPUT#:N`.
+    """Open sides by their names: `OUTPUT`, `OUTPUT#TASK`, `OUTPUT#TASK:N` or `OUTPUT#:N`.
 
     Args:
-        named: as users write them; `N` is the number of a candidate, from 1.
+        named: names as users write them; `N` is the number of a candidate, from 1.
         root: folder that relative paths of videos start from; by default each run's own.
 
     Raises:
-        SettingsError: there are fewer than two, more than nine, or one is named twice or in another form.
-        DatasetError: an output is not there, is not finished or holds no captions, or has no such task.
+        SettingsError: there are fewer than two sides or more than nine, or one is named twice or in another form.
+        DatasetError: an output does not exist, is not finished, holds no captions, or has no such task.
     """
     if len(named) < 2:
         raise SettingsError("compare takes two sides or more, as a.jsonl b.jsonl, or a.jsonl#short a.jsonl#long.")
@@ -102,7 +104,7 @@ def _parts(text: str) -> tuple[Path, str]:
 
 
 def _named_in(rest: str, text: str) -> tuple[str, int | None]:
-    """The task, and the number of the candidate."""
+    """Parse the part after the output. Returns the task ("" if none is named) and the candidate, from 0."""
     if not (found := _WHAT.fullmatch(rest)):
         raise SettingsError(
             f"a side is OUTPUT, OUTPUT#TASK, or OUTPUT#TASK:N for the Nth candidate, from 1; got {text!r}."
@@ -111,6 +113,7 @@ def _named_in(rest: str, text: str) -> tuple[str, int | None]:
 
 
 def _task(data: CaptionedData, task: str) -> str:
+    """The task that is named, or the only one. Raises DatasetError if there is none of the name, or several."""
     names = [known.name for known in data.tasks]
     if not task and len(names) > 1:
         raise DatasetError(

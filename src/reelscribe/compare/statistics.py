@@ -23,8 +23,8 @@ def wilson(picked: int, votes: int) -> Interval:
     After Wilson (1927), "Probable inference, the law of succession, and statistical inference".
 
     Args:
-        picked: of the votes.
-        votes: at least 1.
+        picked: number of votes for one side.
+        votes: number of all votes; at least 1.
     """
     share, square = picked / votes, _Z * _Z / votes
     middle = (share + square / 2) / (1 + square)
@@ -33,13 +33,13 @@ def wilson(picked: int, votes: int) -> Interval:
 
 
 def votes_needed(first: int, second: int) -> int | None:
-    """How many more votes for one of two tell them apart at 95%, if votes go on as they have.
+    """Number of further votes that would show a difference between two sides at 95%, if their shares stay the same.
 
-    They are told apart once the Wilson interval of their share leaves out one half: with d the distance of the share
-    from one half, from z² / 4d² votes on.
+    A difference is shown once the Wilson interval of a side's share excludes one half. If d is the distance of the
+    share from one half, that takes more than z² / 4d² votes.
 
     Returns:
-        0 if they are told apart; None if that cannot be said, as both have as many votes.
+        0 if a difference is shown already; None if both have the same number of votes, so that no number is enough.
     """
     if first == second:
         return None
@@ -56,14 +56,14 @@ class Agreement(NamedTuple):
     same: float
     """Share of pairs of votes on a clip that are the same."""
     alpha: float | None
-    """Krippendorff's: 1 for full agreement, 0 for that of chance. None if all votes are the same."""
+    """Krippendorff's alpha: 1 for full agreement, 0 for agreement by chance. None if all votes are the same."""
 
 
 def agreement(clips: Iterable[Sequence[Hashable]]) -> Agreement | None:
-    """How far voters agree: Krippendorff (2011), "Computing Krippendorff's alpha-reliability", for nominal data.
+    """Agreement of voters, after Krippendorff (2011), "Computing Krippendorff's alpha-reliability", for nominal data.
 
     Args:
-        clips: the votes on each clip, one of each voter who voted.
+        clips: the votes on each clip, one by each voter who voted on it.
 
     Returns:
         None if no clip has two votes.
@@ -74,7 +74,7 @@ def agreement(clips: Iterable[Sequence[Hashable]]) -> Agreement | None:
     pairs = [pair for votes in shared for pair in itertools.combinations(votes, 2)]
     values = Counter(vote for votes in shared for vote in votes)
     total = values.total()
-    # A clip with many votes has more pairs, and is to count for no more than its votes.
+    # n votes make n * (n - 1) ordered pairs. Dividing by n - 1 lets a clip count as much as it has votes.
     observed = sum(
         sum(one != other for one, other in itertools.permutations(votes, 2)) / (len(votes) - 1) for votes in shared
     )

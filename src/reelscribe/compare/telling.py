@@ -1,4 +1,4 @@
-"""What votes come to, in words for a terminal and as JSON."""
+"""Formats the counted votes as text for a terminal and as JSON."""
 
 from collections.abc import Iterator
 from dataclasses import asdict
@@ -9,7 +9,7 @@ from reelscribe.compare.write import Counted
 
 
 def as_told(counted: Counted) -> dict[str, Any]:
-    """For JSON."""
+    """The counted votes and figures as JSON values."""
     gathered = counted.gathered
     return counted.tally.told() | {
         "stale": counted.stale,
@@ -23,7 +23,7 @@ def as_told(counted: Counted) -> dict[str, Any]:
 
 
 def as_lines(counted: Counted) -> Iterator[str]:
-    """For a terminal."""
+    """Yield the lines for a terminal."""
     tally, gathered = counted.tally, counted.gathered
     voters = f"{_some(tally.votes, 'vote')} of {_some(tally.voters, 'voter')}"
     yield f"{voters} on {_some(tally.clips, 'clip')}{_seen(tally)}"
@@ -62,6 +62,7 @@ def _picked(side: SideVotes, decided: int) -> str:
 
 
 def _pair(pair: PairVotes) -> str:
+    """A sentence on two sides: which one is picked more often, or how many more clips would show it."""
     (one, other), (first, second) = pair.sides, pair.picked
     told = f"{one} and {other}: {first} to {second}"
     if not first + second:

@@ -1,4 +1,4 @@
-"""Reads, merges and counts votes, as pages export them."""
+"""Reads, merges and counts the votes that pages export."""
 
 import itertools
 from collections import Counter
@@ -14,7 +14,7 @@ from reelscribe.dataset.sources import find_sources
 from reelscribe.errors import DatasetError
 
 Verdict = Literal["better", "tie", "bad"]
-"""One text is better, none is better, or all are bad."""
+"""better: one text is the best. tie: no text is better. bad: all are bad."""
 _VERDICTS: Final = get_args(Verdict)
 
 
@@ -23,17 +23,18 @@ class Vote:
     """A vote of one voter on a clip."""
 
     clip: str
-    """Identifier; see `Compared`."""
+    """Identifier of the clip; see `Matched.ids`."""
     voter: str
-    """Random id of the voter, made in the browser."""
+    """Random identifier of the voter, made in the browser."""
     verdict: Verdict
     picked: str | None = None
-    """Name of the better side."""
+    """Name of the better side; None unless the verdict is "better"."""
     blind: bool
+    """Whether the voter did not know which side was which."""
 
     @property
     def outcome(self) -> str | tuple[str]:
-        """The side in a tuple, since a side may be called `tie`; else the verdict."""
+        """The verdict or, if a side was picked, a tuple with its name: a side may itself be called "tie"."""
         return self.verdict if self.picked is None else (self.picked,)
 
 
@@ -41,11 +42,12 @@ def read_votes(files: Iterable[Path], names: Sequence[str]) -> list[Vote]:
     """Read the votes on some sides.
 
     Args:
-        files: that pages exported.
-        names: of the sides.
+        files: files that pages exported.
+        names: names of the sides.
 
     Raises:
-        DatasetError: one is not there, holds anything else or votes on other sides, or a voter has two votes on a clip.
+        DatasetError: a file does not exist, holds anything else or votes on other sides; a voter has two votes on a
+            clip; or there are no votes.
     """
     votes: list[Vote] = []
     seen: set[tuple[str, str]] = set()
@@ -73,6 +75,7 @@ def read_votes(files: Iterable[Path], names: Sequence[str]) -> list[Vote]:
 
 
 def _vote(row: Mapping[str, Any]) -> Vote | None:
+    """The vote in a row of a file; None if it is none."""
     sides, verdict, picked = row.get("sides"), row.get("vote"), row.get("picked")
     if not isinstance(sides, list) or not all(isinstance(name, str) for name in sides) or verdict not in _VERDICTS:
         return None
@@ -98,23 +101,24 @@ class SideVotes:
 
 @dataclass(frozen=True, kw_only=True)
 class PairVotes:
-    """Votes between two sides: on clips where one of them won."""
+    """Votes between two sides, on the clips that one of them won."""
 
     sides: tuple[str, str]
     picked: tuple[int, int]
+    """Number of clips that each side won."""
     needed: int | None
-    """See `votes_needed`; None, too, if neither was picked."""
+    """See `votes_needed`. Also None if neither side won a clip."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Tally:
-    """What all votes come to. A clip counts once: as most of its voters say, and if they are split, as a tie."""
+    """The result of all votes. A clip counts once, with the verdict of most of its voters; a split is a tie."""
 
     clips: int
     votes: int
     voters: int
     not_blind: int
-    """Votes of which the voter knew which side was which."""
+    """Number of votes whose voter knew which side was which."""
     sides: list[SideVotes]
     pairs: list[PairVotes]
     ties: int
@@ -128,7 +132,7 @@ class Tally:
         return self.clips - self.ties - self.bad
 
     def told(self) -> dict[str, Any]:
-        """For JSON."""
+        """The result as JSON values."""
         told = asdict(self) | {"decided": self.decided}
         for side, found in zip(told["sides"], self.sides, strict=True):
             side["interval"] = found.interval and found.interval._asdict()
@@ -136,7 +140,7 @@ class Tally:
 
 
 def tally(votes: Sequence[Vote], names: Sequence[str]) -> Tally:
-    """Count votes on some sides; at least one vote."""
+    """Count votes (at least one) on the sides with these names."""
     by_clip: dict[str, list[Vote]] = {}
     for vote in votes:
         by_clip.setdefault(vote.clip, []).append(vote)

@@ -1,4 +1,4 @@
-"""Sides to a page in a file, and votes on them to what they come to."""
+"""Writes the page of a comparison, and counts the votes that such pages export."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,15 +15,15 @@ from reelscribe.report.write import CLIPS, FRAMES, OnClip, needs_report, write_p
 
 @dataclass(frozen=True, kw_only=True)
 class ComparisonSummary:
-    """What a page compares."""
+    """What `write_comparison` wrote."""
 
     file: Path
     shown: int
-    """Clips that it shows."""
+    """Number of clips on the page."""
     clips: int
-    """All that have a text on all sides."""
+    """Number of clips with a text on all sides."""
     left_out: list[str]
-    """What is told of all others."""
+    """Messages about all other clips."""
 
 
 def write_comparison(
@@ -42,18 +42,18 @@ def write_comparison(
     Args:
         named: two sides or more; see `open_sides`.
         file: the page; by default the first output's name with `.compare.html`.
-        blind: whether texts are shuffled, and have no names until the voter ends the voting.
-        clips: most clips to show; of more, some are drawn by chance.
-        frames: most frames to show of each.
-        seed: of the choice of clips and of their order.
-        root: folder that relative paths of videos start from; by default where each run had them from.
-        on_clip: called for each clip whose frames are there.
+        blind: whether texts are shuffled, and sides have no names until the voter ends the voting.
+        clips: maximum number of clips to show; of more, a random sample is shown.
+        frames: maximum number of frames to show of each clip.
+        seed: seed of the sample and of the shuffling.
+        root: folder that relative paths of videos start from; by default that of each run.
+        on_clip: called for each clip whose frames were decoded.
 
     Raises:
-        DatasetError: a side is not there or cannot be read, or sides have no clip in common; or the file cannot be
+        DatasetError: a side does not exist or cannot be read; the sides have no clip in common; or the file cannot be
             written.
-        SettingsError: fewer than two sides, or a number is below 1, or the file is not named as HTML.
-        MissingExtraError: the extra `report`, or what a format needs, is not installed.
+        SettingsError: there are fewer than two sides, a number is below 1, or the file is not named as HTML.
+        MissingExtraError: the extra `report`, or a package that a format needs, is not installed.
     """
     for name, value in (("clips", clips), ("frames", frames)):
         if value < 1:
@@ -78,26 +78,26 @@ def write_comparison(
 
 @dataclass(frozen=True, kw_only=True)
 class Counted:
-    """What votes come to, and what can be counted without them."""
+    """The result of votes, and the figures that need no votes."""
 
     tally: Tally
     stale: int
-    """Votes that are not counted: the clip is gone, or its texts are not those that were voted on."""
+    """Number of votes that do not count, since the clip is gone or its texts are not those that were voted on."""
     gathered: Gathered
-    """The clips with votes; its figures are of all."""
+    """The data of the clips with votes. Its figures are those of all clips in common."""
 
 
 def count_votes(named: Sequence[str], files: Sequence[Path], *, root: Path | None = None) -> Counted:
     """Count the votes on some sides.
 
     Args:
-        named: the sides, as the page was given them, in any order.
-        files: votes that pages exported, of one or several voters.
-        root: as for `write_comparison`.
+        named: the sides of the page, by the same names, in any order.
+        files: votes of one or several voters, as pages exported them.
+        root: see `write_comparison`.
 
     Raises:
-        DatasetError: as for `write_comparison`; or files hold no votes on these sides and texts.
-        SettingsError: fewer than two sides.
+        DatasetError: as `write_comparison` does; or the files hold no votes on these sides and texts.
+        SettingsError: there are fewer than two sides.
     """
     sides = open_sides(named, root)
     votes = read_votes(files, [side.name for side in sides])

@@ -1,1 +1,1 @@
-"""How near captions are to references."""
+"""Scores captions by references that people wrote."""

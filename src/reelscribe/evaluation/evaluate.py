@@ -1,4 +1,4 @@
-"""One output, or two, against references: scores, intervals, and whether one is better."""
+"""Scores one or two outputs against references, with intervals, and tests whether one output is better."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -16,8 +16,11 @@ from reelscribe.report.entries import CaptionedData, NoVideo
 SAMPLES: Final = 1000
 """Number of bootstrap samples."""
 _FEWEST_CLIPS: Final = 2
+"""Minimum number of clips: with one, CIDEr-D is always 0."""
 _EXAMPLES: Final = 3
+"""Maximum number of examples of clips and rows that are left out."""
 _INTERVAL: Final = (2.5, 97.5)
+"""Percentiles of the bootstrap that bound a 95% interval."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,14 +43,14 @@ class Scored:
     failed: int
     """Clips without a caption."""
     without_references: int
-    """Clips with a caption that have no references."""
+    """Clips with a caption, but without references."""
     examples: list[str]
-    """Examples of these clips."""
+    """Names of some of these clips."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluation:
-    """How near captions are to references."""
+    """The result of an evaluation."""
 
     task: str
     tokenizer: TokenizerName
@@ -57,7 +60,7 @@ class Evaluation:
     """Number of their references."""
     outputs: list[Scored]
     difference: Mapping[MetricName, Score] | None
-    """The second output less the first, over the same clips."""
+    """Scores of the second output minus those of the first, over the same clips; None for one output."""
     unmatched_references: int
     """Clips with references, but without a caption in each output."""
     unmatched_examples: list[str]
@@ -68,13 +71,13 @@ class Evaluation:
     seed: int
 
     def told(self) -> dict[str, Any]:
-        """All of it, ready for JSON."""
+        """The whole result as JSON values."""
         return asdict(self)
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Captions:
-    """The captions of an output, by the name of their clip among the references."""
+    """The captions of an output, by clip. Clips have their names in the file of references."""
 
     task: str
     texts: dict[str, list[str]]
@@ -94,26 +97,25 @@ def evaluate(
     samples: int = SAMPLES,
     seed: int = 0,
 ) -> Evaluation:
-    """Score captions.
+    """Score captions against references.
 
-    What the model said is scored, not what people made of it since. Of several kept captions of a clip each counts,
-    and its score is their mean.
+    The model's texts are scored, without people's edits. If a clip has several kept captions, its score is their mean.
 
     Args:
-        outputs: one or two that runs wrote.
-        references: a data set; see `read_references`.
-        task: whose captions; of several it must be named.
+        outputs: one or two outputs of runs.
+        references: a data set of references; see `read_references`.
+        task: the task to score; it must be named if there are several.
         reference_key: column of the references.
-        video_key: column of the clips in it.
-        tokenizer: what a word is; by the language of the references by default.
-        root: folder that paths start from; that of the run by default.
-        samples: of the bootstrap.
-        seed: of the bootstrap.
+        video_key: column of the clips in the data set of references.
+        tokenizer: how texts are split into words; by default, it follows from the language of the references.
+        root: folder that relative paths of videos start from; by default that of the run.
+        samples: number of bootstrap samples.
+        seed: seed of the bootstrap.
 
     Raises:
         DatasetError: a file cannot be read, or fewer than two clips have both captions and references.
         SettingsError: there is no such task, or its answers are no plain text.
-        MissingExtraError: the extra `eval` is not installed, or a format needs what is not.
+        MissingExtraError: the extra `eval`, or a package that a format needs, is not installed.
     """
     data = [CaptionedData(output, root=root, corrected=False) for output in outputs]
     folders = list(dict.fromkeys(folder for each in data for folder in (*each.folders, references.parent)))
@@ -163,6 +165,7 @@ def evaluate(
 
 
 def _captions_of(data: CaptionedData, task: str | None, references: References) -> _Captions:
+    """Read the captions of a task, by clip. Raises SettingsError if they are JSON."""
     name = _task_of(data, task)
     texts: dict[str, list[str]] = {}
     failed, without = 0, []
@@ -188,6 +191,7 @@ def _captions_of(data: CaptionedData, task: str | None, references: References) 
 
 
 def _task_of(data: CaptionedData, task: str | None) -> str:
+    """The task that is named, or the only one."""
     names = [each.name for each in data.tasks]
     if task is None and len(names) == 1:
         return names[0]
@@ -205,6 +209,7 @@ def _too_few(
     wanted: References,
     names: Sequence[str],
 ) -> str:
+    """The message if fewer than two clips can be scored, with hints why."""
     have = "clip has" if len(names) == 1 else "clips have"
     said = f"{len(names)} {have} both references in {references} and a caption in {' and '.join(map(str, outputs))}"
     without = next((each.without_references[0] for each in captions if each.without_references), None)
@@ -221,7 +226,16 @@ def _too_few(
 def _bootstrap(
     statistics: Sequence[NDArray[np.float64]], samples: int, seed: int
 ) -> list[dict[MetricName, NDArray[np.float64]]]:
-    """The scores of each output for clips that are drawn with replacement: the same clips for all outputs."""
+    """Scores of each output on bootstrap samples: clips drawn with replacement, the same ones for all outputs.
+
+    Args:
+        statistics: of each output; see `Scorer.statistics`.
+        samples: number of samples.
+        seed: seed of the random choice.
+
+    Returns:
+        For each output and metric, the scores, shape (samples,).
+    """
     rng, clips = np.random.default_rng(seed), len(statistics[0])
     found: list[dict[MetricName, list[float]]] = [{metric: [] for metric in METRICS} for _ in statistics]
     for _ in range(samples):
@@ -238,8 +252,9 @@ def _score(value: float, drawn: NDArray[np.float64]) -> Score:
 
 
 def _difference(value: float, drawn: NDArray[np.float64]) -> Score:
+    """A difference of two scores, with the two-sided p-value of its bootstrap samples."""
     below, above = int((drawn <= 0).sum()), int((drawn >= 0).sum())
-    # One more than counted: from no sample that goes the other way it does not follow that p is 0.
+    # One is added to both counts, so that p is never 0: no sample of the other sign does not prove that none exists.
     p = min(1.0, 2 * (1 + min(below, above)) / (1 + len(drawn)))
     scored = _score(value, drawn)
     return Score(value=scored.value, low=scored.low, high=scored.high, p=p)

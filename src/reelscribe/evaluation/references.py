@@ -1,4 +1,4 @@
-"""Reads references, which people wrote about clips, from a data set of any format."""
+"""Reads references (captions that people wrote) from a data set of any format."""
 
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -15,7 +15,7 @@ from reelscribe.report.videos import FoundVideo, VideoFinder
 from reelscribe.values import Clip, InputRow, Row
 
 REFERENCE_KEYS: Final = ("references", "reference", "captions", "caption", "text")
-"""Columns that may hold references if none is named; the first that exists counts."""
+"""Columns that may hold references. If no column is named, the first one that exists is used."""
 
 
 @dataclass(kw_only=True)
@@ -27,7 +27,7 @@ class References:
     places: dict[str, str] = field(default_factory=dict)
     """Maps every name that a clip may have to its name in the file."""
     unusable: list[str] = field(default_factory=list)
-    """Problems of rows without a usable reference."""
+    """Messages about rows without a usable reference."""
 
     def find(self, video: FoundVideo) -> str | None:
         """The name under which a clip has references; None if it has none."""
@@ -39,14 +39,14 @@ def read_references(file: Path, *, column: str | None, video_key: str | None, fo
 
     Args:
         file: a data set of any format, with a row for each reference, or for each clip with a list of them.
-        column: that holds them; by default one of `REFERENCE_KEYS`.
+        column: column of the references; by default one of `REFERENCE_KEYS`.
         video_key: column of the clip's path, URL or key; "video" or "videos" by default. Stretches are named as in
             any data set.
-        folders: that relative paths may start from: the first in which there is the file.
+        folders: folders that relative paths may start from; the first one that has the file is used.
 
     Raises:
-        DatasetError: it cannot be read, or holds no references.
-        MissingExtraError: its format needs what is not installed.
+        DatasetError: the file cannot be read, or holds no references.
+        MissingExtraError: a package that its format needs is not installed.
     """
     settings = Settings(video_key=video_key)
     finders = [VideoFinder([folder]) for folder in folders]
@@ -73,16 +73,17 @@ def read_references(file: Path, *, column: str | None, video_key: str | None, fo
 
 
 def _row_of(item: InputRow) -> Row:
+    """All columns of a row. Raises ClipError if it cannot be read."""
     if item.problem:
         raise ClipError("row", item.problem.message)
     try:
         return whole_row(item)
-    except ValueError as exc:  # also Arrow's own
+    except ValueError as exc:  # also pyarrow.ArrowInvalid
         raise ClipError("row", f"it cannot be read: {exc}.") from exc
 
 
 def _check_there(names: Collection[str], column: str | None, video_key: str | None, file: Path) -> None:
-    """Raise DatasetError if no row has a column of these."""
+    """Raise DatasetError if no row has the named columns, or one of videos."""
     if not names:
         return
     it_has = f"it has {', '.join(names)}."
@@ -94,6 +95,7 @@ def _check_there(names: Collection[str], column: str | None, video_key: str | No
 
 
 def _column_of(row: Row, file: Path) -> str:
+    """Find the column of references by the columns of a row. Raises DatasetError if there is none."""
     column = next((name for name in REFERENCE_KEYS if name in row), None)
     if column is None and row:
         raise DatasetError(
@@ -111,6 +113,7 @@ def _clip_of(row: Row, settings: Settings, folders: Iterable[Path]) -> Clip:
 
 
 def _texts_of(row: Row, column: str) -> list[str]:
+    """The references of a row. Raises ClipError if its column holds no texts, only blank ones, or anything else."""
     value: Any = row.get(column)
     texts = [value] if isinstance(value, str) else value
     if not isinstance(texts, list | tuple) or not all(isinstance(text, str) for text in texts):

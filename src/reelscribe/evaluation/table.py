@@ -1,4 +1,4 @@
-"""An evaluation in words."""
+"""Formats an evaluation as text."""
 
 from collections.abc import Iterator, Mapping
 from typing import Final
@@ -12,10 +12,11 @@ LABELS: Final[Mapping[MetricName, str]] = {
     "bleu": "BLEU",
     "rouge_l": "ROUGE-L",
 }
+"""Names of metrics in the table."""
 
 
 def table(found: Evaluation) -> Iterator[str]:
-    """An evaluation in lines of at most 80 columns, but for long names."""
+    """Yield lines of at most 80 columns, unless names are long."""
     of = f"{found.clips} clips, {found.references} references"
     yield f"{of}; words by sacrebleu's {found.tokenizer}; 95% intervals over clips"
     for each in found.outputs:
@@ -39,7 +40,7 @@ def _lines(scores: Mapping[MetricName, Score]) -> Iterator[str]:
 
 
 def _left_out(found: Evaluation) -> Iterator[str]:
-    """What has no part in the scores."""
+    """Yield lines about clips and rows that the scores leave out."""
     told: list[tuple[int, str, str, list[str]]] = []
     for each in found.outputs:
         told.append((each.failed, "clip", f"of {each.output} without a caption", []))

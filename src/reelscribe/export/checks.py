@@ -1,4 +1,4 @@
-"""Checks an export before anything is written: what prevents it, and what the trainer would reject or change."""
+"""Checks an export before anything is written: finds what prevents it, and what the trainer would reject or change."""
 
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Sequence
@@ -13,7 +13,7 @@ from reelscribe.export.targets import Target
 from reelscribe.export.videos import Names, suffix_of, trouble
 
 _WARNING_SHARE: Final = 0.5
-"""If a trainer's limit is broken by a larger share of the captions or clips, nothing is written."""
+"""If a larger share of the captions or clips breaks a trainer's limit, nothing is written."""
 
 
 @dataclass(kw_only=True)
@@ -22,30 +22,34 @@ class Summary:
 
     folder: Path
     samples: int = 0
+    """Number of samples: videos or stretches."""
     texts: int = 0
+    """Number of captions."""
     left_out: Counter[str] = field(default_factory=Counter)
     """Captions that were left out, by reason."""
     videos_left_out: Counter[str] = field(default_factory=Counter)
     """Videos with captions that were left out, by reason."""
     warnings: list[str] = field(default_factory=list)
     failed: Counter[str] = field(default_factory=Counter)
-    """Samples that could not be written, by the kind of failure. The same command tries them again."""
+    """Samples that could not be written, by kind of failure. The same command tries them again."""
     examples: list[str] = field(default_factory=list)
-    """Some of the failures."""
+    """Messages of some of the failures."""
     notes: list[str] = field(default_factory=list)
+    """Notes on unfinished runs and on edits without effect."""
     written: bool = False
+    """Whether files were written; False for a dry run."""
 
 
 class Checks:
-    """Looks at each sample, and says in the end what came of that.
+    """Checks each sample, and reports at the end.
 
     Args:
         target: the trainer.
-        placing: how videos get there.
-        count: counts the tokens of a text.
-        most_tokens: of a caption.
-        columns: that were asked for.
-        of_each: those that every sample has.
+        placing: how videos get into the folder.
+        count: counts the tokens of a text; None not to check them.
+        most_tokens: maximum tokens of a caption; None for no limit.
+        columns: columns that the user chose.
+        of_each: columns that every sample has.
     """
 
     def __init__(
@@ -69,7 +73,7 @@ class Checks:
         self._names = Names()
 
     def stands_in_the_way(self, sample: Sample) -> bool:
-        """Whether a video needs another way into the folder, so that nothing can be written."""
+        """Whether the sample's video cannot be placed in this way, so that nothing can be written."""
         message = trouble(sample.entry.video, self._placing, stretches=self._target.stretches)
         if message:
             self._troubles[message] += 1
@@ -93,11 +97,11 @@ class Checks:
         self._unknown -= {name for name in self._unknown if sample.texts[0].named.knows(name)}
 
     def finish(self, summary: Summary) -> None:
-        """Raise for what stands in the way, and note what is only to be known.
+        """Raise the errors that were found, and add the warnings to the summary.
 
         Raises:
-            DatasetError: videos need another way, or most captions or clips are beyond a limit.
-            SettingsError: a column is named that no row has.
+            DatasetError: videos cannot be placed in this way, or most captions or clips break a limit.
+            SettingsError: a chosen column is one that no row has.
         """
         self._names.close()
         if self._troubles:
@@ -108,6 +112,7 @@ class Checks:
         summary.warnings += [*self._of_tokens(summary), *self._of_rules(summary), *self._of_files()]
 
     def _of_tokens(self, summary: Summary) -> Iterator[str]:
+        """Yield a warning about captions with too many tokens. Raises DatasetError if most have."""
         if not self._long:
             return
         what = f"{self._long:,} of {summary.texts:,} captions are longer than {self._most_tokens:,} tokens"
@@ -119,6 +124,7 @@ class Checks:
         yield f"{what}; {self._target.title} would cut them off"
 
     def _of_rules(self, summary: Summary) -> Iterator[str]:
+        """Yield warnings about clips that break the trainer's rules. Raises DatasetError if it would skip most."""
         title = self._target.title
         for number, rule in enumerate(self._target.rules):
             broken = self._broken[number]
@@ -134,6 +140,7 @@ class Checks:
             yield f"clips whose headers cannot be read, so that they were not held against the rules: {self._unread:,}"
 
     def _of_files(self) -> Iterator[str]:
+        """Yield warnings about files that the trainer cannot read, or cannot tell apart."""
         title = self._target.title
         for suffix, number in self._kinds.items():
             yield f"videos that end in {suffix}, which {title} does not read: {number:,}"

@@ -1,4 +1,4 @@
-"""What an export may be asked for, by name: light to load, since the command lists it in its help."""
+"""Names of an export's choices. This module is fast to import, since the command line lists them in its help."""
 
 from typing import Literal
 
@@ -25,18 +25,18 @@ SubtitleFormat = Literal["vtt", "srt"]
 """WebVTT and SubRip."""
 
 Newlines = Literal["keep", "fold", "split"]
-"""What becomes of the newlines in a caption.
+"""How newlines in a caption are handled.
 
 keep: they stay.
 fold: each becomes a blank.
-split: each line is a caption of its own.
+split: each line becomes a caption of its own.
 """
 
 Placing = Literal["in-place", "symlink", "hardlink", "copy", "cut"]
 """How a video gets into the folder.
 
-in-place: it does not; lists name it where it is.
-symlink, hardlink: a link to it.
-copy: a copy; what is at a URL or in the row is written to a file.
-cut: as copy, and a stretch becomes a file of its own.
+in-place: it does not; lists refer to it where it is.
+symlink, hardlink: as a link.
+copy: as a copy. A video at a URL is downloaded, and one in the row is written to a file.
+cut: as copy, but a stretch becomes a file of its own.
 """

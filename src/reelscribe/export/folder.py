@@ -1,4 +1,4 @@
-"""The folder of an export: new, empty, or begun by the same command. Its files get their names when they are whole."""
+"""The folder of an export: new, empty, or begun by the same command. Files get their names when they are complete."""
 
 import hashlib
 import json
@@ -14,12 +14,12 @@ from reelscribe.dataset.lock import locked
 from reelscribe.errors import DatasetError
 
 OWN: Final = ".reelscribe-export"
-"""Name of the folder within that holds the record and, while an export runs, files that are not whole."""
+"""Name of the subfolder that holds the record of the export and, while it runs, incomplete files."""
 
 
 @contextmanager
 def writing(file: Path) -> Iterator[None]:
-    """Say which file cannot be written."""
+    """Turn OSError into a DatasetError that says which file cannot be written."""
     try:
         yield
     except OSError as exc:
@@ -30,11 +30,11 @@ class ExportFolder:
     """Files of an export.
 
     Args:
-        path: the folder; it is made.
-        command: what was asked for, ready for JSON. A folder is continued by the same command alone.
+        path: the folder. It is created when needed.
+        command: the options of the export, as JSON values. Only the same command can continue a folder.
 
     Raises:
-        DatasetError: something else is in the folder, or what another command put there.
+        DatasetError: the folder holds other files, or an export by another command.
     """
 
     def __init__(self, path: Path, command: Mapping[str, Any]) -> None:
@@ -45,9 +45,10 @@ class ExportFolder:
         self.failed: frozenset[int] = frozenset(record.get("failed", ()))
         """Numbers of the samples that the last run of the same command could not write."""
         self._lists: dict[str, list[str]] = record.get("lists", {})
-        """Hashes of what was written under the names of lists."""
+        """SHA-256 of each version of a list that was written, by its name."""
 
     def _read(self) -> dict[str, Any]:
+        """Read the record of an earlier export into this folder; empty if there is none."""
         if not os.path.lexists(self.path):
             return {}
         if not self.path.is_dir():
@@ -76,7 +77,7 @@ class ExportFolder:
 
     @contextmanager
     def opened(self) -> Iterator[Self]:
-        """Lock the folder for one export at a time. Unfinished files are deleted at the end, unless it is killed."""
+        """Lock the folder for one export. Incomplete files are deleted at the end, unless the process is killed."""
         with writing(self.path):
             self._own.mkdir(parents=True, exist_ok=True)
         with locked(self._own / "lock", self.path):
@@ -99,7 +100,7 @@ class ExportFolder:
     # Files
 
     def partial(self, name: str) -> Path:
-        """Path to write a file to until it is whole."""
+        """Path to write a file to until it is complete."""
         path = self._own / "partial" / name.replace("/", "-")
         with writing(path):
             path.parent.mkdir(exist_ok=True)
@@ -111,7 +112,7 @@ class ExportFolder:
         return os.path.lexists(self.path / name)
 
     def put(self, name: str, make: Callable[[Path], object]) -> Path:
-        """Make a file that is not there yet; `make` writes it to the path that it is given, or makes a link there."""
+        """Make a file unless it exists. `make` writes a file, or makes a link, at the path that it is given."""
         file = self.path / name
         if not self.has(name):
             partial = self.partial(name)
@@ -119,16 +120,16 @@ class ExportFolder:
                 make(partial)
                 file.parent.mkdir(parents=True, exist_ok=True)
                 if not partial.is_symlink():
-                    with partial.open("rb") as opened:  # or after a loss of power an empty file might have the name
+                    with partial.open("rb") as opened:  # else an empty file may have the name after a power loss
                         os.fsync(opened.fileno())
                 partial.rename(file)
         return file
 
     def put_text(self, name: str, text: str) -> None:
-        """Write a text.
+        """Write a text file.
 
         Raises:
-            DatasetError: there is another one of this name.
+            DatasetError: a file of this name exists with other content.
         """
         file, data = self.path / name, text.encode("utf-8", "backslashreplace")
         if not self.has(name):
@@ -137,10 +138,10 @@ class ExportFolder:
             raise self._changed(file)
 
     def put_list(self, name: str, partial: Path) -> None:
-        """Give a list of samples its name. One that an earlier run wrote is replaced, if nobody changed it since.
+        """Move a complete list of samples to its name. It replaces a list that an earlier run of this export wrote.
 
         Raises:
-            DatasetError: it was changed.
+            DatasetError: somebody changed the list since then.
         """
         file, written = self.path / name, self._lists.setdefault(name, [])
         with writing(file):
@@ -154,7 +155,7 @@ class ExportFolder:
             sync_folder(file.parent)
 
     def replace(self, name: str, partial: Path) -> None:
-        """Give a file its name, in the place of one that an earlier run of this command wrote."""
+        """Move a complete file to its name. It replaces one that an earlier run of this export wrote."""
         with writing(self.path / name):
             sync(partial)
             partial.replace(self.path / name)

@@ -7,9 +7,9 @@ from reelscribe.export.writers import Job, MakeRow, Placed
 from reelscribe.values import Row
 
 DEFAULT_QUESTION: Final = "Describe the video."
-"""Question if the prompt is not known."""
+"""Question of a conversation if the prompt is not known."""
 VIDEO_MARKS: Final = ("<video>", "<image>", "<audio>")
-"""What stands for a video in a conversation, and its like."""
+"""Placeholders of videos, images and audio in conversations. Texts must not contain them."""
 
 
 def path_and_caption(video: str, text: str) -> MakeRow:
@@ -68,7 +68,10 @@ def of_cosmos(placed: Placed, job: Job) -> Row:
 
 
 def _turns(placed: Placed, *, who: str, what: str, human: str, model: str, behind: str) -> list[dict[str, str]]:
-    """A conversation: each question as it was asked, the video in front of the first, and its answer."""
+    """A conversation: for each caption, its prompt as the question, and the caption as the answer.
+
+    The first question begins with `<video>` and `behind`. The other arguments are the trainer's keys and roles.
+    """
     turns = []
     for number, item in enumerate(placed.sample.texts):
         asked = item.named.entry.meta.get("prompt") or DEFAULT_QUESTION

@@ -9,6 +9,7 @@ from reelscribe.export.targets import TARGETS, Form, Target
 from reelscribe.export.writers import check_installed
 
 CLIPS_PER_TAR: Final = 1000
+"""Default number of clips in a tar file."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,14 +19,15 @@ class ExportOptions:
     target: TargetName
     """A name in `TARGETS`."""
     form: str | None = None
-    """A form of the target; its first by default."""
+    """Name of a form of the target; the first one by default."""
     tasks: tuple[str, ...] = ()
     """Tasks whose answers are exported; the only task by default."""
     where: tuple[str, ...] = ()
-    """Conditions that all hold; see `reelscribe.export.where`."""
+    """Conditions that a caption must meet; see `reelscribe.export.where`."""
     newlines: Newlines | None = None
     """How newlines are handled; by default as the target needs."""
     strip_openings: bool = False
+    """Whether to remove openings such as "The video shows"; see `Wording` for this and the next three."""
     trigger: str = ""
     prefix: str = ""
     suffix: str = ""
@@ -44,11 +46,11 @@ class ExportOptions:
 
 
 def form_of(options: ExportOptions) -> tuple[Target, Form]:
-    """The target and its form.
+    """The target and the form that options name.
 
     Raises:
-        SettingsError: there are no such ones.
-        MissingExtraError: the form needs what is not installed.
+        SettingsError: there is no such target or form.
+        MissingExtraError: a package that the form needs is not installed.
     """
     target = TARGETS.get(options.target)
     if target is None:

@@ -1,4 +1,4 @@
-"""Chooses and words the captions that go to a trainer, and counts what is left out."""
+"""Chooses the captions that go to a trainer, applies their wording, and counts what is left out."""
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -38,7 +38,7 @@ class Sample:
 
     @property
     def entry(self) -> Entry:
-        """The first caption's: where the video is, and what is known of it."""
+        """The entry of the first caption, with the video and its metadata."""
         return self.texts[0].named.entry
 
     @cached_property
@@ -53,9 +53,9 @@ class Sample:
 
 @dataclass(frozen=True, kw_only=True)
 class Selection:
-    """Which captions, in which wording.
+    """The captions to export, with their wording. Iterating over it yields samples.
 
-    Raises, when it is iterated over:
+    Raises, during iteration:
         DatasetError: the data set is damaged.
     """
 
@@ -64,17 +64,17 @@ class Selection:
     wording: Wording
     conditions: Sequence[Condition] = ()
     several: bool = False
-    """Whether a video may have several captions; else the first is taken."""
+    """Whether a video may have several captions. If not, the first one is taken."""
     forbidden: Sequence[str] = ()
     """Strings that no caption may contain."""
     count_tokens: Callable[[str], int] | None = None
     left_out: Counter[str] = field(default_factory=Counter)
     """Captions that were left out, by reason."""
     seen: Counter[str] = field(default_factory=Counter)
-    """Names in conditions, and for how many captions each stands for something; "" for any caption."""
+    """For each name in conditions, the number of captions that have such a value; under "", the number of captions."""
 
     def __iter__(self) -> Iterator[Sample]:
-        """The samples, in order of the rows. What is left out is counted on the way."""
+        """Yield the samples, in order of the rows, and count what is left out."""
         for entries in by_video(self.data.entries()):
             chosen = [entry for name in self.tasks for entry in entries if entry.task == name]
             texts = [text for entry in chosen for text in self._texts_of(entry)]
@@ -85,6 +85,7 @@ class Selection:
                 yield Sample(texts=tuple(texts))
 
     def _texts_of(self, entry: Entry) -> Iterator[Text]:
+        """The texts of an answer. Counts the answer as left out if it is not exported."""
         if entry.failure is not None:
             self.left_out[f"that failed ({entry.failure})"] += 1
         elif self._is_rejected(entry):
@@ -102,6 +103,7 @@ class Selection:
         return verdict_of(entry) == "rejected" and not any(item.name == "rejected" for item in self.conditions)
 
     def _worded(self, named: Named) -> Iterator[Text]:
+        """Apply conditions and wording to a caption."""
         self.seen.update(["", *(item.name for item in self.conditions if named.knows(item.name))])
         missed = next((item for item in self.conditions if not item.holds(named.value(item.name))), None)
         if missed:
@@ -117,15 +119,15 @@ class Selection:
                 yield Text(text=text, named=named)
 
     def check_names(self) -> None:
-        """Raise SettingsError if a condition names what no row has. Call it after the last sample."""
+        """Raise SettingsError if a condition has a name that no row has. Call it after the last sample."""
         for item in self.conditions:
             if not self.seen[item.name]:
                 raise unknown_name(f"--where {item.written!r}", item.name)
 
 
 def _misfit(entry: Entry) -> str:
-    """Why a caption has no value in its column, though there is a text; empty if it has one."""
-    if entry.edit and entry.edit.text is not None:  # it was checked when it was written
+    """Why an answer has a text but no value in its column, such as invalid JSON; empty if it has a value."""
+    if entry.edit and entry.edit.text is not None:  # it was checked when the edit was made
         return ""
     flags = set(str(entry.meta.get("flags") or "").split())
     if flags & {"not_json", "schema"}:
@@ -137,12 +139,12 @@ def _misfit(entry: Entry) -> str:
 
 
 def unknown_name(what: str, name: str, more: Iterable[str] = ()) -> SettingsError:
-    """The error about a name that stands for nothing.
+    """The error for a name that is neither a computed value, a key of metadata nor a column.
 
     Args:
-        what: has the name.
-        name: nobody knows it.
-        more: names that are known beside the usual ones.
+        what: the option that has the name; it begins the message.
+        name: the unknown name.
+        more: names that are known besides the usual ones.
     """
     usual = [*more, *VALUES]
     hint = f"known are columns of the rows, keys of caption_meta, and {', '.join(usual)}."

@@ -18,6 +18,7 @@ from reelscribe.report.entries import CaptionedData, Entry
 from reelscribe.video.fetch import scheme_of
 
 _MOST_NAMED: Final = 3
+"""Number of existing files that an error message names."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,7 +27,9 @@ class ExportSummary:
 
     folder: Path
     files: int
+    """Number of files."""
     cues: int
+    """Number of subtitles in all files."""
     left_out: Mapping[str, int]
     """Clips without subtitles, by reason."""
 
@@ -34,24 +37,24 @@ class ExportSummary:
 def export_subtitles(
     output: Path, kind: SubtitleFormat, *, folder: Path | None = None, task: str | None = None, root: Path | None = None
 ) -> ExportSummary:
-    """Write a file of subtitles for each video of a data set that a run wrote; stretches of a video go into one file.
+    """Write a file of subtitles for each video of a run's output. All stretches of a video go into one file.
 
-    Of a task with times its events are written, of any other its captions, each from where its clip begins in the file
-    to where it ends. All of them are in memory at once.
+    For a task with times, its events become subtitles. For other tasks, each caption is shown from the start of its
+    clip to the end. All subtitles are held in memory at once.
 
     Args:
-        output: the data set, as the run was given it.
+        output: the output of the run, as its command names it.
         kind: WebVTT or SubRip.
-        folder: to write to; by default `captions.subtitles` beside `captions.jsonl`. Files are called as the videos,
-            and lie in folders as these do, below the folder that all of them share.
-        task: whose answers to write; by default the only one, or the only one with times.
-        root: folder that relative paths of videos start from; the run's own by default.
+        folder: the folder to write to; by default `captions.subtitles` beside `captions.jsonl`. Files have the names of
+            the videos, and the same subfolders below the folder that all videos share.
+        task: the task to export; by default the only one, or the only one with times.
+        root: folder that relative paths of videos start from; by default that of the run.
 
     Raises:
-        DatasetError: there is no such data set, nothing in it has times, or a file is there already. Then none is
-            written.
-        SettingsError: there is no such task, or several and none is named.
-        MissingExtraError: the format of the data set needs what is not installed.
+        DatasetError: there is no such data set, it has no subtitles, or a file exists already. In these cases nothing
+            is written. Or a file cannot be written.
+        SettingsError: there is no such task, or there are several and none is named.
+        MissingExtraError: a package that the format of the data set needs is not installed.
     """
     data = CaptionedData(output, root=root)
     answers = _Answers()
@@ -116,7 +119,7 @@ class _Answers:
         """Tasks that have events."""
 
     def add(self, entry: Entry) -> None:
-        """Take an entry."""
+        """Add an entry."""
         key, place = _video_of(entry)
         self.places.setdefault(key, place)
         if entry.events is not None:
@@ -151,7 +154,7 @@ class _Answers:
 
 
 def _video_of(entry: Entry) -> tuple[str, tuple[str, ...]]:
-    """What a video is known by, whatever stretch of it was captioned, and where its row says it is, in parts."""
+    """The key of a video, the same for all its stretches, and the parts of its path as in the row."""
     clip, otherwise = entry.video.clip, f"row-{entry.row}"
     if clip is None:
         name = entry.video.film
@@ -159,15 +162,15 @@ def _video_of(entry: Entry) -> tuple[str, tuple[str, ...]]:
         name = clip.called or (otherwise if isinstance(clip.source, bytes) else clip.name)
     path = name if scheme_of(name) is None else name.partition("://")[2]
     parts = [part for part in path.split("/") if part not in ("", ".", "..")]
-    # Names in rows may hold what no name of a file can: a NUL, or half of a surrogate pair.
+    # Names in rows may hold what no file name can: a NUL, or half of a surrogate pair.
     place = tuple(part.replace("\0", "_").encode("utf-8", "replace").decode() for part in parts)
     return entry.video.film, place or (otherwise,)
 
 
 def _paths(places: Mapping[str, tuple[str, ...]], keys: Iterable[str]) -> dict[str, str]:
-    """Relative paths of files without their suffix: those of the videos, below the folder that all share.
+    """Relative paths of the files to write, without suffix: those of the videos, below the folder that all share.
 
-    A suffix is left out unless two videos differ in that alone. What still has the same name gets a number.
+    A video's suffix is left out unless two videos differ only in it. If names are still equal, a number is added.
     """
     wanted = {key: places[key] for key in keys}
     shared = len(os.path.commonprefix([place[:-1] for place in wanted.values()]))  # noqa: RUF071 - of lists of names
@@ -186,15 +189,15 @@ def _paths(places: Mapping[str, tuple[str, ...]], keys: Iterable[str]) -> dict[s
 
 
 def _stem(name: str) -> str:
-    stem, suffix = os.path.splitext(name)  # noqa: PTH122 - a name may be one that pathlib has another idea of
+    stem, suffix = os.path.splitext(name)  # noqa: PTH122 - pathlib treats some names differently
     return stem if suffix.lower() in VIDEO_SUFFIXES else name
 
 
-# What is in them
+# Contents of files
 
 
 def as_vtt(events: Iterable[Event]) -> str:
-    """Events as WebVTT (W3C, "WebVTT: The Web Video Text Tracks Format"): text is escaped, as it has markup."""
+    """Events as WebVTT (W3C, "WebVTT: The Web Video Text Tracks Format"): text is escaped, since WebVTT has markup."""
     cues = (
         f"{_clock(event.start, '.')} --> {_clock(event.shown_until, '.')}\n{_escaped(_lines(event.text))}\n"
         for event in events
@@ -203,7 +206,7 @@ def as_vtt(events: Iterable[Event]) -> str:
 
 
 def as_srt(events: Iterable[Event]) -> str:
-    """Events as SubRip, which has no standard and no escapes: an arrow of times in a text loses a dash."""
+    """Events as SubRip. It has no standard and no escapes, so `-->` in a text, which marks times, becomes `->`."""
     return "\n".join(
         f"{number}\n{_clock(event.start, ',')} --> {_clock(event.shown_until, ',')}\n"
         f"{_lines(event.text).replace('-->', '->')}\n"
@@ -212,17 +215,18 @@ def as_srt(events: Iterable[Event]) -> str:
 
 
 FORMATS: Final[dict[SubtitleFormat, Callable[[Iterable[Event]], str]]] = {"vtt": as_vtt, "srt": as_srt}
+"""Functions that write each format."""
 
 
 def _clock(seconds: float, point: str) -> str:
-    """HH:MM:SS.mmm; hours have as many digits as they need."""
+    """A time as HH:MM:SS.mmm; hours may have more than two digits."""
     thousandths = round(seconds * 1000)
     minutes, thousandths = divmod(thousandths, 60_000)
     return f"{minutes // 60:02d}:{minutes % 60:02d}:{thousandths // 1000:02d}{point}{thousandths % 1000:03d}"
 
 
 def _lines(text: str) -> str:
-    """A text without blank lines, which would end the cue, and without NUL."""
+    """Remove blank lines, which would end the cue, and NULs."""
     lines = re.split(r"[\r\n]+", text.replace("\0", ""))
     return "\n".join(line.strip() for line in lines if line.strip())
 

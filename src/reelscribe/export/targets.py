@@ -1,4 +1,4 @@
-"""The programs that an export is for, and what each of them takes: a table. The documentation is rendered from it."""
+"""The table of trainers that data is exported for, and what each accepts. The documentation is generated from it."""
 
 import json
 from collections.abc import Callable, Mapping
@@ -23,8 +23,11 @@ from reelscribe.export.writers import CaptionsByName, Job, Lines, ListWriter, Ma
 from reelscribe.video.headers import Header
 
 ANYWHERE: Final[tuple[Placing, ...]] = ("in-place", "symlink", "hardlink", "copy", "cut")
+"""Placings for lists with paths; videos stay where they are by default."""
 LINKED: Final[tuple[Placing, ...]] = ("symlink", "in-place", "hardlink", "copy", "cut")
+"""Placings for lists with paths; videos are linked into the folder by default."""
 BESIDE: Final[tuple[Placing, ...]] = ("symlink", "hardlink", "copy", "cut")
+"""Placings for trainers that need the videos in the folder."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,8 +35,9 @@ class Form:
     """One form of data that a target reads."""
 
     files: str
-    """What is written, in words."""
+    """The files that are written, in words for the documentation."""
     open: Callable[[Job], Writer]
+    """Makes the writer of an export."""
     placings: tuple[Placing, ...] = BESIDE
     """How videos may be placed in the folder; the first is the default."""
     newlines: tuple[Newlines, ...] = ("keep", "fold")
@@ -41,13 +45,13 @@ class Form:
     several: bool = False
     """Whether a video may have several captions."""
     absolute: bool = False
-    """Whether paths are absolute; else they start from the folder, but for videos that stay where they are."""
+    """Whether paths in lists are absolute. If not, they are relative to the folder, except for videos in place."""
     columns: tuple[str, ...] | None = None
-    """Default of the columns that the user may choose; None if there is no choice."""
+    """Default of the columns that the user can choose; None if columns are fixed."""
     in_tars: bool = False
     """Whether videos go into tar files."""
     more: Callable[[Path], Mapping[str, str]] = field(default=lambda folder: {})
-    """Files of the trainer's settings, by name."""
+    """(folder) -> contents of settings files for the trainer, by name."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,10 +59,11 @@ class Rule:
     """A condition of a trainer on clips."""
 
     words: str
-    """What violating clips are or have, in words that follow a number of clips."""
+    """What clips that break the rule are or have, in words that follow their number."""
     holds: Callable[[Header], bool]
+    """(header of a clip) -> whether the clip meets the rule."""
     refuses: bool = False
-    """Whether the trainer does without such a clip; else it trims or resizes it."""
+    """Whether the trainer skips clips that break the rule. If not, it trims or resizes them."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,18 +72,18 @@ class Target:
 
     title: str
     source: str
-    """Where its rules are from, and when they were read; empty if nobody has rules."""
+    """Where its rules come from, and when they were read; empty if there are no rules."""
     forms: Mapping[str, Form]
     """Forms by name; the first is the default."""
     says: str
     """A remark for the documentation."""
     max_tokens: int | None = None
-    """Maximum tokens of a caption, from its text encoder."""
+    """Maximum tokens of a caption, as its text encoder allows; None for no limit."""
     rules: tuple[Rule, ...] = ()
     suffixes: frozenset[str] = frozenset()
     """Suffixes of videos that it reads; empty for all."""
     forbidden: tuple[str, ...] = ()
-    """What a caption must not hold."""
+    """Strings that a caption must not contain."""
     stretches: bool = False
     """Whether it can refer to a part of a file."""
     by_name: bool = False
@@ -89,12 +94,14 @@ class Target:
 
 
 def _musubi(folder: Path) -> dict[str, str]:
+    """`dataset.toml` for the list of videos."""
     where = json.dumps(str((folder / "metadata.jsonl").absolute()), ensure_ascii=False)
     cache = json.dumps(str((folder / "cache").absolute()), ensure_ascii=False)
     return {"dataset.toml": _MUSUBI_TOML.format(where=f"video_jsonl_file = {where}", cache=cache)}
 
 
 def _musubi_texts(folder: Path) -> dict[str, str]:
+    """`dataset.toml` for texts beside videos."""
     where = json.dumps(str(folder.absolute()), ensure_ascii=False)
     cache = json.dumps(str((folder / "cache").absolute()), ensure_ascii=False)
     return {
@@ -118,6 +125,7 @@ frame_extraction = "head"  # or chunk, slide, uniform, full
 
 
 def _dataset_info(folder: Path) -> dict[str, str]:
+    """LLaMA-Factory's `dataset_info.json`, which describes `data.json`."""
     columns = {"messages": "conversations", "videos": "videos"}
     info = {"reelscribe": {"file_name": "data.json", "formatting": "sharegpt", "columns": columns}}
     return {"dataset_info.json": json.dumps(info, indent=2) + "\n"}
@@ -132,14 +140,17 @@ def _lists(video: str, text: str, *kinds: str, placings: tuple[Placing, ...] = L
 
 
 def _list(name: str, make: MakeRow, **options: Any) -> Form:
+    """A form with one list of samples."""
     return Form(files=f"`{name}`", open=lambda job: ListWriter(job, name, make), **options)
 
 
 def _texts(**options: Any) -> Form:
+    """The form with a text file beside each video."""
     return Form(files="`NAME.txt` beside each `NAME.mp4`", open=TextFiles, **options)
 
 
 _FACTS: Final = "sources and documents, read June to September 2026"
+"""Source of rules that were read in a trainer's repository."""
 _AI_TOOLKIT_READS: Final = frozenset({".mp4", ".avi", ".mov", ".webm", ".mkv", ".wmv", ".m4v", ".flv"})
 _VIDEOFOLDER_READS: Final = frozenset({".mkv", ".mp4", ".avi", ".mpeg", ".mov"})
 
@@ -318,4 +329,4 @@ TARGETS: Final[Mapping[TargetName, Target]] = {
         stretches=True,
     ),
 }
-"""By the name that `--as` takes. WebVTT and SubRip are subtitles, of a video at a time: `export.subtitles`."""
+"""Targets by their names for `--as`. WebVTT and SubRip have one file for each video: see `export.subtitles`."""

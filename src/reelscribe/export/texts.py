@@ -1,4 +1,4 @@
-"""The wording of captions on their way to a trainer: openings, trigger word, prefix and suffix, newlines, tokens."""
+"""Changes the wording of captions for a trainer: newlines, openings, suffix, prefix and trigger word."""
 
 import re
 from dataclasses import dataclass
@@ -17,9 +17,9 @@ class Wording:
 
     newlines: Newlines = "keep"
     strip_openings: bool = False
-    """Take away "The video shows" and the like; the next word then begins with a capital."""
+    """Whether to remove openings such as "The video shows". The next word then gets a capital letter."""
     trigger: str = ""
-    """A word that stands for what is trained: in place of `[trigger]` in the caption, else in front, with a comma."""
+    """A word that stands for what is trained. It replaces `[trigger]`; without that, it goes in front, with a comma."""
     prefix: str = ""
     suffix: str = ""
 

@@ -1,4 +1,4 @@
-"""Exports a captioned data set to a folder that a trainer reads: checks all of it first, then writes."""
+"""Exports a captioned data set to a folder that a trainer reads. Checks everything first, then writes."""
 
 import os
 from collections.abc import Callable, Iterator
@@ -26,6 +26,7 @@ from reelscribe.words import token_counter
 _OF_EACH = ("video", "caption", "captions", "start", "end")
 """Columns of tables that every sample has."""
 _MOST_EXAMPLES = 5
+"""Maximum number of failures whose messages are reported."""
 
 
 def export_data(
@@ -36,21 +37,21 @@ def export_data(
     dry_run: bool = False,
     on_sample: Callable[[int], None] = lambda total: None,
 ) -> Summary:
-    """Export the captions of a data set. The data set is read twice: to look, and to write.
+    """Export the captions of a data set. The data set is read twice: to check it, and to write.
 
     Args:
-        output: as the run was given it.
-        folder: to write to: new or empty, or one that the same command began.
-        options: what to export.
-        dry_run: only look.
-        on_sample: called for each sample that was written, with the number of all.
+        output: the output of the run, as its command names it.
+        folder: the folder to write to: new, empty, or begun by the same command.
+        options: what to export, and how.
+        dry_run: only check, and write nothing.
+        on_sample: called for each sample that was written or failed, with the number of all samples.
 
     Raises:
         SettingsError: an option is wrong, or does not go with the target. Nothing is written.
-        DatasetError: there is nothing to export, videos need another way into the folder, most captions or clips are
-            beyond the target's limits, or something else is in the folder. Nothing is written. Or a file cannot be
-            written, or is not as this export wrote it; what was written till then stays.
-        MissingExtraError: a format needs what is not installed.
+        DatasetError: there is nothing to export, videos cannot be placed in this way, most captions or clips break the
+            target's limits, or the folder holds something else. Then nothing is written. Or a file cannot be
+            written, or was changed since this export wrote it. Then files that were written before stay.
+        MissingExtraError: a package that a format needs is not installed.
     """
     export = _Export(output, folder, options)
     summary = export.look()
@@ -81,7 +82,7 @@ class _Export:
         self._folder = ExportFolder(folder, self._command(output))
 
     def _command(self, output: Path) -> dict[str, Any]:
-        """What makes an export another one: the options, and the captions as they are on the disk."""
+        """The identity of an export: its options, and the names, sizes and times of the files of captions."""
         places = [*(Path(source.location) for source in self._data.sources), self._data.log.file]
         places += [find_ledger(output)] if self._data.is_partial else []
         paths = sorted(path for path in places if path.exists())
@@ -109,11 +110,11 @@ class _Export:
         )
 
     def _can_be_had(self, sample: Sample) -> bool:
-        """Whether the sample's video can be had."""
+        """Whether the sample's video is there, or can be downloaded."""
         video = sample.entry.video
         return video.clip is not None or (video.remote is not None and self._placing in MAKES_FILES)
 
-    # Looking
+    # Checking
 
     def look(self) -> Summary:
         """Check all samples before anything is written. Raises if the export cannot succeed."""
@@ -153,7 +154,7 @@ class _Export:
     # Writing
 
     def write(self, summary: Summary, on_sample: Callable[[int], None]) -> None:
-        """Write the folder, except files that are there already."""
+        """Write the folder. Videos, texts and tar files that exist already are not written again."""
         with self._folder.opened() as folder, closing(Fetcher(FetchLimits.of(self._data.settings))) as fetcher:
             placer = Placer(folder, self._placing, fetcher)
             size = self._options.clips_per_tar or CLIPS_PER_TAR
@@ -173,10 +174,10 @@ class _Export:
 
     def _write_all(self, writer: Writer, placer: Placer, summary: Summary) -> Iterator[tuple[int, str | None]]:
         """Write all samples. Yields the number of each, with the kind of failure if it could not be written."""
-        missing = summary.videos_left_out.total()  # as many as were missing when they were checked
+        missing = summary.videos_left_out.total()  # how many were missing when they were checked
         with closing(Names()) as names:
             for number, sample in enumerate(self._selection()):
-                name = names.name(sample)  # also of what cannot be had: others are called the same with and without
+                name = names.name(sample)  # also for missing videos, so that other names do not depend on them
                 try:
                     if not self._can_be_had(sample):
                         raise ClipError("missing", f"{sample.entry.video.name}: {sample.entry.video.problem}")
@@ -192,7 +193,7 @@ class _Export:
                     yield number, exc.kind
 
     def _placed(self, sample: Sample, number: int, name: str, placer: Placer) -> Placed:
-        """Put a sample's video where it is to be."""
+        """Put a sample's video into the folder, unless it stays in place or goes into a tar file."""
         file = f"{name}{suffix_of(sample, self._placing)}"
         is_part = self._placing != "cut" and (clip := sample.entry.video.clip) is not None and not clip.is_whole
         if self._form.in_tars:
@@ -205,6 +206,6 @@ class _Export:
 
 
 def _why(sample: Sample) -> str:
-    """Why a video cannot be had, without its name, so that equal reasons can be counted."""
+    """Why a video cannot be had, without its name, so that equal reasons are counted together."""
     words = sample.entry.video.problem.partition(": ")[0].rstrip(".")
     return f"whose {words[4:]}" if words.startswith("The ") else f"of which {words[:1].lower()}{words[1:]}"

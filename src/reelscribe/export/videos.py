@@ -1,4 +1,4 @@
-"""The videos of an export: which name each has, and how it gets into the folder."""
+"""The videos of an export: names them, and places them in the folder."""
 
 import errno
 import os
@@ -21,7 +21,7 @@ from reelscribe.video.cutting import cut
 from reelscribe.video.fetch import Fetcher
 
 MAKES_FILES: Final[frozenset[Placing]] = frozenset({"copy", "cut"})
-"""Placings that write files, so they work without a local file."""
+"""Placings that write files, so that they also work for videos that are not local files."""
 _MOST_BYTES: Final = 180
 """Maximum bytes of a name in UTF-8. File systems allow 255; this leaves room for a number and a suffix."""
 _NOT_IN_NAMES: Final = re.compile(r"[\x00-\x1f\x7f/\\:*?\"<>|.\s]+")
@@ -29,19 +29,20 @@ _NOT_IN_NAMES: Final = re.compile(r"[\x00-\x1f\x7f/\\:*?\"<>|.\s]+")
 
 
 class Names:
-    """Gives each sample a name of its own: that of its video, with a number if it is taken.
+    """Gives each sample a unique name: that of its video, with a number if the name is taken.
 
-    Large and small letters make no difference, as on many disks. Names are in a file that is gone at the end.
+    Names that differ only in case count as equal, since many file systems do not distinguish them. Names are kept in a
+    temporary SQLite database, as they might not fit in memory.
     """
 
     def __init__(self) -> None:
-        self._taken = sqlite3.connect("")  # a file of its own, once it is large
+        self._taken = sqlite3.connect("")  # a temporary database, which goes to disk once it is large
         self._taken.execute("CREATE TABLE names (name TEXT PRIMARY KEY, copies INTEGER) WITHOUT ROWID")
         self.repeated = 0
         """Number of names that had to be changed."""
 
     def close(self) -> None:
-        """Delete the file of names."""
+        """Delete the database of names."""
         self._taken.close()
 
     def name(self, sample: Sample) -> str:
@@ -99,11 +100,11 @@ def suffix_of(sample: Sample, placing: Placing) -> str:
 
 
 def trouble(video: FoundVideo, placing: Placing, *, stretches: bool) -> str | None:
-    """Why a video cannot go into an export at all, as the user can change that by an option; None if it can.
+    """Why a video cannot be placed in this way, with the option that helps; None if it can, or does not exist at all.
 
     Args:
-        video: as it was found.
-        placing: how it is to get there.
+        video: the video, as it was found.
+        placing: how it should get into the folder.
         stretches: whether the target can refer to a part of a file.
     """
     clip = video.clip or video.remote
@@ -120,7 +121,7 @@ def trouble(video: FoundVideo, placing: Placing, *, stretches: bool) -> str | No
 
 
 class Placer:
-    """Puts videos into a folder."""
+    """Puts videos into the folder of an export."""
 
     def __init__(self, folder: ExportFolder, placing: Placing, fetcher: Fetcher) -> None:
         self._folder = folder
@@ -128,11 +129,11 @@ class Placer:
         self._fetcher = fetcher
 
     def place(self, sample: Sample, name: str) -> Path:
-        """Put the video of a sample where it is to be, unless it is there; the path of it.
+        """Put the video of a sample into the folder, unless it is there already. Returns its path.
 
         Raises:
-            ClipError: it cannot be had, or not be cut.
-            DatasetError: it cannot be written.
+            ClipError: the video cannot be had or cut.
+            DatasetError: the file cannot be written.
         """
         clip = clip_of(sample)
         if self._placing == "in-place":
@@ -140,11 +141,11 @@ class Placer:
         return self._folder.put(name, lambda partial: self.write(clip, partial))
 
     def write(self, clip: Clip, file: Path) -> None:
-        """Write a clip to a file, or make a link to its file there.
+        """Write a clip to `file`, or make a link there.
 
         Raises:
-            ClipError: it cannot be had, or not be cut.
-            DatasetError: there can be no hard link to it.
+            ClipError: the clip cannot be had or cut.
+            DatasetError: the file system allows no hard link to it.
             OSError: the file cannot be written.
         """
         if self._placing in MAKES_FILES:
@@ -152,7 +153,7 @@ class Placer:
                 if path != file:
                     shutil.copyfile(path, file)
             return
-        source = os.path.abspath(clip.path)  # noqa: PTH100 - of a link, not of what it leads to
+        source = os.path.abspath(clip.path)  # noqa: PTH100 - must not resolve links
         try:
             (os.symlink if self._placing == "symlink" else os.link)(source, file)
         except OSError as exc:
@@ -163,10 +164,10 @@ class Placer:
 
     @contextmanager
     def content(self, clip: Clip, file: Path) -> Iterator[Path]:
-        """A file that holds a clip: its own, if it has one, else `file`, which is written.
+        """Provide a file that holds a clip: its own file if it can be used as it is, else `file`, which is written.
 
         Raises:
-            ClipError: it cannot be had, or not be cut.
+            ClipError: the clip cannot be had or cut.
             OSError: the file cannot be written.
         """
         with self._fetcher.fetched(clip) as there:

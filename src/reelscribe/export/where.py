@@ -1,4 +1,4 @@
-"""Conditions on captions, as `seconds<=61`, and the values that they and the columns of tables take by name."""
+"""Conditions on captions, such as `seconds<=61`, and the values that conditions and columns of tables name."""
 
 import operator
 import re
@@ -17,6 +17,7 @@ from reelscribe.video.recent import Recent
 from reelscribe.words import words_of
 
 _CONDITION: Final = re.compile(r"\s*([^\s<>=!]+)\s*(<=|>=|!=|==?|<|>|(?<=\s)(?:has|lacks)(?=\s))\s*(.*?)\s*", re.DOTALL)
+"""NAME, comparison, value. Spaces around `has` and `lacks` are required, as names may contain these words."""
 _COMPARED: Final[Mapping[str, Callable[[Any, Any], bool]]] = {
     "<": operator.lt,
     "<=": operator.le,
@@ -28,12 +29,12 @@ _COMPARED: Final[Mapping[str, Callable[[Any, Any], bool]]] = {
 
 
 _headers: Recent[Header] = Recent(lambda header: 1)
-"""Of films, which have many clips."""
+"""Cache of headers, by file: a film has many clips."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Named:
-    """One caption, and its values by name."""
+    """A caption with its values by name."""
 
     entry: Entry
     text: str
@@ -41,7 +42,7 @@ class Named:
     count_tokens: Callable[[str], int] | None = None
 
     def value(self, name: str) -> Any:
-        """What a name stands for: what is computed, a key of `caption_meta`, a column of the row, or nothing (None)."""
+        """The value of a name: a computed one, that of a key of `caption_meta`, or a column of the row; else None."""
         if name in VALUES:
             return VALUES[name][1](self)
         return self.entry.meta.get(name) if name in CAPTION_META else self.row.get(name)
@@ -52,7 +53,7 @@ class Named:
 
     @cached_property
     def row(self) -> Row:
-        """All columns of its row; none if it was read from text with tokens."""
+        """All columns of its row; empty if captions are in the text of rows."""
         item = self.entry.source
         return {} if item is None else whole_row(item)
 
@@ -63,7 +64,7 @@ class Named:
 
     @property
     def seconds(self) -> float | None:
-        """Length of the clip."""
+        """Length of the clip in seconds; None if not known."""
         start, end = (self.entry.meta.get(name) for name in ("clip_start", "clip_end"))
         if isinstance(start, int | float) and isinstance(end, int | float):
             return round(float(end - start), 6)
@@ -117,19 +118,22 @@ _ALONE: Final = frozenset({"approved", "rejected", "edited"})
 
 @dataclass(frozen=True, kw_only=True)
 class Condition:
-    """One condition: a name, a comparison, and what the value is compared with."""
+    """A condition on the value of a name."""
 
     written: str
+    """The condition as the user wrote it."""
     name: str
     compared: str
+    """The comparison: =, !=, <, <=, >, >=, has or lacks."""
     other: str
+    """What the value is compared with."""
 
     @classmethod
     def parse(cls, written: str) -> "Condition":
-        """Read a condition.
+        """Parse a condition.
 
         Raises:
-            SettingsError: it is none.
+            SettingsError: it is not written like a condition, or compares sizes with what is no number.
         """
         if written.strip() in _ALONE:
             return cls(written=written, name=written.strip(), compared="=", other="true")
@@ -146,7 +150,7 @@ class Condition:
         return cls(written=written, name=name, compared=compared, other=other)
 
     def holds(self, value: Any) -> bool:
-        """Whether it holds for a value. For a missing value, only `!=` and `lacks` hold."""
+        """Whether the condition holds for a value. For a missing value, only `!=` and `lacks` hold."""
         if self.compared in ("has", "lacks"):
             return (self.other in _parts(value)) == (self.compared == "has")
         if value is None:
@@ -158,6 +162,7 @@ class Condition:
 
 
 def _number(value: Any) -> float | None:
+    """The value as a number; None if it is none. Booleans are no numbers."""
     try:
         return None if isinstance(value, bool) else float(value)
     except (TypeError, ValueError, OverflowError):

@@ -1,4 +1,4 @@
-"""The files that trainers read: lists of samples in several formats, a text beside each video, tar files."""
+"""Writes the files that trainers read: lists of samples in several formats, texts beside videos, tar files."""
 
 import csv
 import io
@@ -19,11 +19,12 @@ from reelscribe.values import Clip, Row
 from reelscribe.video.headers import Header, read_header
 
 _GROUP_ROWS: Final = 10_000
+"""Rows of a row group in Parquet files."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Placed:
-    """A sample whose video is in its place."""
+    """A sample whose video has been placed."""
 
     sample: Sample
     number: int
@@ -39,7 +40,7 @@ class Placed:
 
     @property
     def clip(self) -> Clip:
-        """To open or to download.
+        """The clip, to open or to download.
 
         Raises:
             ClipError: kind "missing", if it cannot be had.
@@ -48,7 +49,7 @@ class Placed:
 
     @property
     def header(self) -> Header:
-        """What the file says of the clip.
+        """The header of the placed video.
 
         Raises:
             ClipError: it cannot be read.
@@ -77,16 +78,17 @@ class Job:
     columns: tuple[str, ...]
     """Columns that the user chose."""
     clips_per_tar: int
+    """Number of clips in each tar file."""
 
 
 class Writer(Protocol):
-    """Writes what a trainer reads, sample by sample."""
+    """Writes the files that a trainer reads, sample by sample."""
 
     def write(self, placed: Placed) -> None:
         """Write a sample."""
 
     def close(self) -> None:
-        """Finish the files, and give them their names."""
+        """Finish the files, and move them to their names."""
 
 
 MakeRow = Callable[[Placed, Job], Row]
@@ -97,11 +99,11 @@ MakeRow = Callable[[Placed, Job], Row]
 
 
 class ListWriter:
-    """Writes a list of samples, as its name says: JSON Lines, a JSON array, CSV or Parquet.
+    """Writes a list of samples as JSON Lines, a JSON array, CSV or Parquet.
 
     Args:
-        job: folder and columns.
-        name: of the file.
+        job: the arguments of all writers.
+        name: name of the file; its suffix chooses the format.
         make: makes the item of a sample.
     """
 
@@ -115,7 +117,7 @@ class ListWriter:
         self._rows.add(self._make(placed, self._job))
 
     def close(self) -> None:
-        """Finish the list, and give it its name."""
+        """Finish the list, and move it to its name."""
         self._rows.close()
         self._job.folder.put_list(self._name, self._partial)
 
@@ -152,7 +154,7 @@ class _JsonArray:
 
 
 class _JsonObject:
-    """An object with a member for each row: of one name and one value."""
+    """One JSON object, to which each row (a dict with one key) adds a member."""
 
     def __init__(self, file: Path) -> None:
         self._file = file.open("wb")
@@ -183,12 +185,12 @@ class _Csv:
 
 
 def _cell(value: Any) -> Any:
-    """A value as a cell of a table that cannot hold lists: lists become JSON."""
+    """A value as a CSV cell: lists, dicts and booleans become JSON."""
     return to_json(value) if isinstance(value, list | dict | tuple | bool) else value
 
 
 def check_installed(form: str) -> None:
-    """Raise MissingExtraError if a form needs what is not installed."""
+    """Raise MissingExtraError if a package that a form needs is not installed."""
     if form == "parquet":
         with needs_extra("writing Parquet"):
             import pyarrow.parquet  # noqa: F401
@@ -198,11 +200,11 @@ _KINDS: Final[Mapping[str, str]] = {
     **dict.fromkeys(("start", "end", "seconds"), "float64"),
     **dict.fromkeys(("words", "chars", "tokens", "frames", "width", "height", "row_number"), "int64"),
 }
-"""Types of columns whose values are all null."""
+"""Arrow types of columns whose first values are all null."""
 
 
 def _kind_of(field: Any) -> Any:
-    """The type of a column, by its first values: as Arrow sees it, and if these are null, by its name."""
+    """The Arrow type of a column: as Arrow infers it from the first rows or, if these are null, by its name."""
     import pyarrow as pa
 
     from reelscribe.dataset.formats.arrow import settled
@@ -226,6 +228,7 @@ class _Parquet:
             self._write_group()
 
     def _write_group(self) -> None:
+        """Write the collected rows as a row group. The first group settles the types of columns."""
         import pyarrow as pa
 
         try:
@@ -251,6 +254,7 @@ _SINKS: Final[Mapping[str, Callable[[Path], _Sink]]] = {
     ".csv": _Csv,
     ".parquet": _Parquet,
 }
+"""Writers of lists by the suffix of the file."""
 
 
 class CaptionsByName(ListWriter):
@@ -263,7 +267,7 @@ class CaptionsByName(ListWriter):
 
 
 class Lines:
-    """Writes two files side by side: the captions, and the videos, one a line."""
+    """Writes two files with matching lines: one of captions, and one of videos."""
 
     def __init__(self, job: Job) -> None:
         self._job = job
@@ -277,7 +281,7 @@ class Lines:
             file.write(line.encode("utf-8", "backslashreplace") + b"\n")
 
     def close(self) -> None:
-        """Give both their names."""
+        """Finish both files, and move them to their names."""
         self._stack.close()
         for name, partial in self._partials.items():
             self._job.folder.put_list(name, partial)
@@ -287,7 +291,10 @@ class Lines:
 
 
 class TextFiles:
-    """Writes a text beside each video: its caption, or one a line. A newline behind the last would begin another."""
+    """Writes a text file beside each video, with one caption a line.
+
+    There is no newline at the end: it would begin another, empty caption.
+    """
 
     def __init__(self, job: Job) -> None:
         self._job = job
@@ -297,13 +304,13 @@ class TextFiles:
         self._job.folder.put_text(f"{placed.name}.txt", "\n".join(placed.texts))
 
     def close(self) -> None:
-        """All are there."""
+        """Do nothing: all files have their names already."""
 
 
 class Tars:
-    """Writes tar files of some samples each: KEY.mp4, KEY.txt with the caption, KEY.json with what is known.
+    """Writes tar files. Each sample has KEY.mp4, KEY.txt with the caption, and KEY.json with further values.
 
-    A tar file that is there is left as it is, unless a sample of it could not be written then.
+    An existing tar file is kept, unless one of its samples failed when it was written.
     """
 
     def __init__(self, job: Job, make: MakeRow) -> None:
@@ -313,7 +320,7 @@ class Tars:
         self._shard, self._partial = -1, Path()
 
     def _has(self, shard: int) -> bool:
-        """Whether a tar file is there and whole."""
+        """Whether a tar file exists and lacks no sample."""
         size = self._job.clips_per_tar
         failed = any(number // size == shard for number in self._job.folder.failed)
         return self._job.folder.has(_tar_name(shard)) and not failed
@@ -340,6 +347,7 @@ class Tars:
             _add(tar, f"{placed.name}.{kind}", io.BytesIO(data), len(data))
 
     def _open(self) -> tarfile.TarFile:
+        """The tar file that is being written; it is created when first needed."""
         if self._tar is None:
             name = _tar_name(self._shard)
             self._partial = self._job.folder.partial(name)
@@ -348,6 +356,7 @@ class Tars:
         return self._tar
 
     def _end(self) -> None:
+        """Finish the present tar file, if there is one, and move it to its name."""
         self._stack.close()
         if self._tar is not None:
             self._job.folder.replace(_tar_name(self._shard), self._partial)
@@ -362,7 +371,7 @@ def _add(tar: tarfile.TarFile, name: str, content: BinaryIO, size: int) -> None:
     info = tarfile.TarInfo(name)
     info.size = size
     tar.addfile(info, content)
-    tar.members.clear()  # type: ignore[attr-defined] # or the list of all that was written would grow
+    tar.members.clear()  # type: ignore[attr-defined] # else it keeps a list of all members in memory
 
 
 def _tar_name(shard: int) -> str:

@@ -1,6 +1,6 @@
-"""The operator inside Data-Juicer: importing this module puts it in the place of the published one.
+"""The operator for Data-Juicer. Importing this module replaces the published operator of the same name.
 
-Thin: batches go to `reelscribe.operators`; here is only what Data-Juicer asks of its operators.
+Batches go to `reelscribe.operators`. This module only has what Data-Juicer requires of its operators.
 """
 
 import json
@@ -30,15 +30,16 @@ except ModuleNotFoundError as exc:
     raise MissingExtraError(f"Data-Juicer's operator needs {package}: pip install 'reelscribe[data-juicer]'") from exc
 
 NAME: Final = "video_captioning_from_vlm_mapper"
+"""Name of the operator in recipes."""
 
 _ROW: Final = "__reelscribe_row__"
-"""A column that is there only while the operator runs: which row of the data set each is, whatever process has it."""
+"""A column that is there only while the operator runs: the number of each row in the data set, for failures."""
 _loaded: dict[str, Engine] = {}
-"""Engines of this process: Ray makes a new operator for each of its tasks, but not a new process."""
+"""Engines of this process, by operator settings. Ray makes a new operator for each task, but reuses processes."""
 
 
 class _Captioner(operators.VideoCaptioningFromVLMMapper):
-    """The operator, with one model a process."""
+    """The operator, sharing one model among all its instances in a process."""
 
     def _numbers(self, samples: Mapping[str, Sequence[Any]], count: int) -> Sequence[int]:
         return samples[_ROW] if _ROW in samples else super()._numbers(samples, count)
@@ -58,13 +59,13 @@ class _Captioner(operators.VideoCaptioningFromVLMMapper):
 
 
 def _read(line: str) -> Failure:
-    """The way back from a line of `_failures_file`."""
+    """Parse a line of `_failures_file`."""
     values = json.loads(line)
     return Failure(**values | {"id": RequestId(*values["id"])})
 
 
 def _tell(failures: Iterable[Failure], of: str = "") -> None:
-    """Tell of failures in the form of which Data-Juicer's summary counts errors, grouped by their kind."""
+    """Log failures in the format that Data-Juicer's summary parses to count errors, grouped by kind."""
     for failure in failures:
         logger.error(
             f'An error occurred in {NAME} when processing sample "{operators.place_of(failure)}{of}" -- '
@@ -73,7 +74,7 @@ def _tell(failures: Iterable[Failure], of: str = "") -> None:
 
 
 def _is_ray_worker() -> bool:
-    """Whether this is a process of Ray's, where the operator is made once more."""
+    """Whether this is a worker process of Ray, where the operator is made again."""
     ray = sys.modules.get("ray")
     return bool(ray and ray.is_initialized() and ray.get_runtime_context().get_task_id())
 
@@ -81,10 +82,10 @@ def _is_ray_worker() -> bool:
 class VideoCaptioningFromVLMMapper(Mapper):  # type: ignore[misc] # Data-Juicer is not typed
     """Captions the videos of each sample with a vision-language model.
 
-    Two ways of holding text and captions: tokens in the text, each followed by its caption in a sample that is added;
-    or, with `caption_field`, captions in a field of their own. A video that cannot be captioned costs its own caption:
-    its sample stays as it came, and is told as an error. `skip_op_error` is not heeded: what is left to fail is the
-    model itself, and then the job ends, as nothing of it would be captioned.
+    Captions go into one of two places: into the text of added samples, each after the token of its video; or, with
+    `caption_field`, into a field of their own. If a video cannot be captioned, its sample stays as it is, and an error
+    is logged. `skip_op_error` has no effect: the only errors left are those of the model itself, and these end the job,
+    since nothing would be captioned.
     """
 
     _accelerator = "cuda"
@@ -107,19 +108,19 @@ class VideoCaptioningFromVLMMapper(Mapper):  # type: ignore[misc] # Data-Juicer 
         caption_field: str | None = None,
         **kwargs: Any,
     ) -> None:
-        """Take the arguments of the published operator, under the same names, and `caption_field`.
+        """Make the operator. Arguments are those of the published operator, and `caption_field`.
 
         :param hf_model: hub name or folder of a checkpoint that takes videos; "shapes" is the built-in one.
         :param enable_vllm: run the model with vLLM, split over all visible GPUs.
-        :param caption_num: candidates for each video.
+        :param caption_num: number of candidates for each video.
         :param keep_candidate_mode: "random_any", "similar_one_simhash", "consensus", "likeliest", "judged" or "all".
         :param keep_original_sample: keep each original sample before the captioned ones.
-        :param prompt: for all samples; a general one by default.
-        :param prompt_key: field of a sample's own prompt, which wins over `prompt` where it holds a string.
-        :param system_prompt: for all samples.
-        :param model_params: for loading the model.
-        :param sampling_params: names of vLLM and of Transformers are taken.
-        :param caption_field: write the captions to this field, one for each video, and leave text and samples alone.
+        :param prompt: prompt for all samples; a general one by default.
+        :param prompt_key: field of a sample's own prompt. If it holds a string, it replaces `prompt`.
+        :param system_prompt: system prompt for all samples.
+        :param model_params: options for loading the model.
+        :param sampling_params: sampling options, by their names in vLLM or in Transformers.
+        :param caption_field: field to write the captions to, one for each video. Text and samples then do not change.
         :param args: extra args
         :param kwargs: extra kwargs
         """
@@ -127,14 +128,15 @@ class VideoCaptioningFromVLMMapper(Mapper):  # type: ignore[misc] # Data-Juicer 
         super().__init__(*args, **{**kwargs, "skip_op_error": False})
         self.prompt_key = prompt_key
         self._failures_file: str | None = None
-        """Where a run gathers what failed in its processes: what most of them log, Data-Juicer's summary never sees."""
+        """File that gathers the failures of all processes during a run: Data-Juicer's summary misses what most of them
+        log."""
         if enable_vllm:
             self.num_proc = 1
         self._captioner = _Captioner(
             hf_model=hf_model,
             enable_vllm=enable_vllm,
             caption_num=caption_num,
-            keep_candidate_mode=cast(Keep, keep_candidate_mode),  # Data-Juicer holds recipes to the published types
+            keep_candidate_mode=cast(Keep, keep_candidate_mode),  # Data-Juicer checks recipes by the published types
             keep_original_sample=keep_original_sample,
             prompt=prompt,
             prompt_key=prompt_key,
@@ -145,7 +147,7 @@ class VideoCaptioningFromVLMMapper(Mapper):  # type: ignore[misc] # Data-Juicer 
             text_key=self.text_key,
             video_key=self.video_key,
             accelerator=self.accelerator,
-            **{name: value for name, value in kwargs.items() if name not in self._BASE_PARAMS},  # which it refuses
+            **{name: value for name, value in kwargs.items() if name not in self._BASE_PARAMS},  # unknown: a TypeError
         )
         if not _is_ray_worker():
             engine = "vLLM" if enable_vllm else "Transformers"
@@ -163,11 +165,11 @@ class VideoCaptioningFromVLMMapper(Mapper):  # type: ignore[misc] # Data-Juicer 
         else:
             lines = "".join(json.dumps(asdict(failure)) + "\n" for failure in captioner.failures)
             with Path(self._failures_file).open("ab", buffering=0) as file:
-                file.write(lines.encode())  # in one piece, beside other processes
+                file.write(lines.encode())  # in one write, as other processes append, too
         return made
 
     def run(self, dataset: Any, *, exporter: Any = None, tracer: Any = None) -> Any:
-        """Caption a whole data set, tell what failed, and let go of the model for the operators to come."""
+        """Caption a whole data set, log its failures, and drop the model to free memory for the next operators."""
         with tempfile.NamedTemporaryFile("r", encoding="utf-8", suffix=".jsonl") as file:
             self._failures_file = file.name
             try:
@@ -180,8 +182,8 @@ class VideoCaptioningFromVLMMapper(Mapper):  # type: ignore[misc] # Data-Juicer 
                 _tell(map(_read, file))
 
     def _with_field(self, dataset: Any) -> Any:
-        """Give the field of captions its type beforehand: from a first batch of failures none could be told."""
-        from data_juicer.core.data import NestedDataset  # which is not there yet where this is loaded as a plugin
+        """Add the field of captions with its type, which `datasets` could not infer if the whole first batch failed."""
+        from data_juicer.core.data import NestedDataset  # not yet complete while this is loaded as a plugin
 
         field = self._captioner.caption_field
         if not field:
@@ -195,5 +197,5 @@ class VideoCaptioningFromVLMMapper(Mapper):  # type: ignore[misc] # Data-Juicer 
 
 OPERATORS.register_module(NAME, VideoCaptioningFromVLMMapper, force=True)
 for _place in ("data_juicer.ops.mapper", f"data_juicer.ops.mapper.{NAME}"):
-    # Not by import: where this is loaded as a plugin, Data-Juicer is not yet there as a whole.
+    # Not by an import: while this is loaded as a plugin, Data-Juicer itself is not completely imported.
     sys.modules[_place].VideoCaptioningFromVLMMapper = VideoCaptioningFromVLMMapper  # type: ignore[attr-defined]

@@ -1,8 +1,8 @@
-"""A stage of a Ray data set: batches of rows in, the same rows with captions out.
+"""Captioning as a stage of a Ray data set: batches of rows in, the same rows with captions out.
 
     data.map_batches(CaptionBatches, fn_constructor_kwargs={"settings": Settings(...)}, **CaptionBatches.ray_options())
 
-Ray Data deals the batches out to actors, starts dead ones again, and holds back what comes too fast.
+Ray Data distributes the batches to actors, restarts actors that die, and applies backpressure.
 """
 
 import asyncio
@@ -26,16 +26,16 @@ except ModuleNotFoundError as exc:
 
 
 class CaptionBatches:
-    """Captions batches of rows; what `Dataset.map_batches` makes an actor of.
+    """Captions batches of rows. `Dataset.map_batches` runs it in actors.
 
-    Rows are treated as those of a data set (see `reelscribe caption`): the layouts are the same, columns keep their
-    Arrow types, and a video that cannot be captioned costs its own caption, and is told in the column
-    `caption_failure`. What a row gets does not depend on the batch or the actor that it comes to.
+    Rows are treated like those of a data set (see `reelscribe caption`). The layouts are the same, and columns keep
+    their Arrow types. If a video cannot be captioned, only its own caption is missing, and the column `caption_failure`
+    says why. The result of a row does not depend on its batch or actor.
 
     Args:
-        settings: what to do. Those of output, shards and sidecars have no part here.
+        settings: settings of the captions. Those of output, shards and sidecars have no effect.
         root: folder that relative paths of videos start from; the actor's working directory by default.
-        engine: loaded as the settings say, by default.
+        engine: engine to use; by default, one is loaded by the settings.
 
     Raises:
         SettingsError, ModelError, MissingExtraError: as `load_engine` does.
@@ -53,16 +53,17 @@ class CaptionBatches:
 
     @staticmethod
     def ray_options(**options: Any) -> dict[str, Any]:
-        """Options for `Dataset.map_batches`: one GPU for each actor and batches of 64 rows, unless told otherwise.
+        """Options for `Dataset.map_batches`: one GPU for each actor and batches of 64 rows, unless `options` differ.
 
-        Set `concurrency` to the number of actors, or to the fewest and the most, as (1, 8).
+        Set `concurrency` to the number of actors, or to a minimum and a maximum, as (1, 8).
         """
         return {"batch_format": "pyarrow", "batch_size": 64, "num_gpus": 1} | options
 
     async def __call__(self, batch: pa.Table) -> pa.Table:
-        """Caption a batch while others are on their way, as Ray does with what is asynchronous (4 at a time).
+        """Caption a batch; see `caption`.
 
-        So the engine does not run dry between batches. See `caption`.
+        It is asynchronous because Ray then runs several batches at once (4 by default), so that the engine does not
+        run out of work between batches.
         """
         return await asyncio.to_thread(self.caption, batch)
 
@@ -70,14 +71,14 @@ class CaptionBatches:
         """Caption a batch; may be called from several threads.
 
         Args:
-            batch: rows, with the columns that a data set has.
+            batch: rows, with the columns of a data set.
 
         Returns:
-            The rows, in order, with the columns that are added.
+            The rows, in order, with added columns.
 
         Raises:
-            DatasetError: columns cannot be told apart.
-            SettingsError: there is a column that would be added.
-            EngineError: the engine broke. Ray ends the actor's task, and tries it again as it was told to.
+            DatasetError: several columns have the same name.
+            SettingsError: the rows already have a column that would be added.
+            EngineError: the engine failed. Ray ends the task, and retries it as configured.
         """
         return caption_table(batch, self._settings, self._root, self._stream.send)

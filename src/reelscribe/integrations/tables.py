@@ -1,4 +1,4 @@
-"""An Arrow table of rows to the same with captions: what stages of other libraries' data sets are made of."""
+"""Captions Arrow tables, for stages in the data pipelines of other libraries."""
 
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -15,7 +15,7 @@ from reelscribe.values import RowResult
 
 
 def caption_records(records: Iterable[Record], settings: Settings, engine: Engine) -> Iterator[RowResult]:
-    """Caption rows as those of a data set of their own; one result each, in their order."""
+    """Caption records as the rows of a data set. Yields one result for each, in order."""
     return caption_rows((input_row(record, number) for number, record in enumerate(records)), settings, engine)
 
 
@@ -28,18 +28,18 @@ def caption_table(
     """Caption a table.
 
     Args:
-        batch: rows, with the columns that a data set has.
-        settings: what to do.
+        batch: rows, with the columns of a data set.
+        settings: settings of the captions.
         root: folder that relative paths of videos start from.
-        caption: one result for each row, in order.
+        caption: captions records; must yield one result for each, in order.
 
     Returns:
-        The rows, in order, with the columns that are added. Interleaved rows get that of failures alone: a list of
-        them, empty where all videos have a caption.
+        The rows, in order, with added columns. Interleaved rows only get a column of failures: a list of strings,
+        empty if all videos have a caption.
 
     Raises:
-        DatasetError: columns cannot be told apart.
-        SettingsError: there is a column that would be added.
+        DatasetError: several columns have the same name.
+        SettingsError: the rows already have a column that would be added.
     """
     check_schema(batch.schema, "the batch")
     made, failures = TableMaker(batch.schema, settings), list[list[str]]()

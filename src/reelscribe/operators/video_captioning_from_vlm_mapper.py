@@ -1,6 +1,6 @@
-"""`VideoCaptioningFromVLMMapper`, as Data-Juicer's users know it: same signature, same text, same batches.
+"""`VideoCaptioningFromVLMMapper` with Data-Juicer's interface: the same arguments, text format and batches.
 
-Thin: it turns a batch into rows, sends them through `pipeline.caption_rows`, and turns them back.
+It converts a batch to rows, captions them with `pipeline.caption_rows`, and converts the results back.
 """
 
 import logging
@@ -27,9 +27,9 @@ _BASE_OPTIONS: Final = frozenset(
         *("runtime_env", "ray_execution_mode"),
     }
 )
-"""Options of Data-Juicer's base class. Here they become attributes; a scheduler may read them."""
+"""Options of Data-Juicer's base class. Here they only become attributes, which a scheduler may read."""
 _TASK: Final = "reelscribe"
-"""Name of the one task where captions go to a field. Its columns are never seen, and rows seldom have such."""
+"""Name of the only task if captions go to a field. Its columns are internal; the name avoids those of real data."""
 
 
 class VideoCaptioningFromVLMMapper:
@@ -39,18 +39,18 @@ class VideoCaptioningFromVLMMapper:
         hf_model: hub name or folder of a checkpoint that takes videos or images; "shapes" is the built-in one.
         enable_vllm: run the model with vLLM, split over all visible GPUs; `tensor_parallel_size` in `model_params` says
             otherwise.
-        caption_num: candidates for each video.
+        caption_num: number of candidates for each video.
         keep_candidate_mode: "random_any", "similar_one_simhash", "consensus", "likeliest", "judged" or "all".
         keep_original_sample: keep each original row before the captioned ones.
-        prompt: for all rows; a general one by default.
-        prompt_key: column of a row's own prompt, which wins over `prompt` where it holds a string.
-        model_params: for loading the model, passed on to the engine.
-        sampling_params: see `reelscribe.sampling_params.SamplingParams`; names of vLLM and of Transformers are taken.
-        *args: taken for compatibility, and not used.
-        system_prompt: for all rows.
-        caption_field: write the captions to this column, one for each video (mode "all": a list for each video), and
-            leave the text and the number of rows alone; tokens are not needed then. None stands for a failure.
-        **kwargs: options of Data-Juicer's base class, as `text_key` or `memory`.
+        prompt: prompt for all rows; a general one by default.
+        prompt_key: column of a row's own prompt. If it holds a string, it replaces `prompt`.
+        model_params: options for loading the model, passed on to the engine.
+        sampling_params: see `reelscribe.sampling_params.SamplingParams`; names of vLLM and of Transformers work.
+        *args: accepted for compatibility, and ignored.
+        system_prompt: system prompt for all rows.
+        caption_field: column to write the captions to, one for each video (mode "all": a list for each video). The text
+            and the number of rows then do not change, and the text needs no tokens. A failure gives None.
+        **kwargs: options of Data-Juicer's base class, such as `text_key` or `memory`.
 
     Raises:
         SettingsError: an argument is wrong (it is a ValueError, too).
@@ -80,7 +80,7 @@ class VideoCaptioningFromVLMMapper:
         unknown = sorted(set(kwargs) - _BASE_OPTIONS)
         if unknown:
             raise TypeError(f"VideoCaptioningFromVLMMapper got unknown arguments: {', '.join(unknown)}")
-        modes = [mode for mode in get_args(Keep) if mode != "scored"]  # it takes no scorer
+        modes = [mode for mode in get_args(Keep) if mode != "scored"]  # this operator takes no scorer
         if keep_candidate_mode not in modes:
             raise SettingsError(f"keep_candidate_mode must be one of {', '.join(modes)}; got {keep_candidate_mode!r}.")
         if isinstance(caption_num, bool) or not isinstance(caption_num, int) or caption_num < 1:
@@ -97,7 +97,7 @@ class VideoCaptioningFromVLMMapper:
         self.caption_field = caption_field
         self._prompt_key = prompt_key
         self.keeps_all = keep_candidate_mode == "all"
-        # In a template a name in braces stands for a column; here a prompt has always been text as it is.
+        # Prompts of tasks are templates, with column names in braces. This operator's prompts are not: escape braces.
         question = {"prompt": prompt and prompt.replace("{", "{{"), "prompt_key": prompt_key}
         told: dict[str, Any] = {"tasks": {_TASK: question}} if caption_field else question
         self._settings = Settings(
@@ -112,7 +112,7 @@ class VideoCaptioningFromVLMMapper:
             video_key=self.video_key,
             sampling=sampling_params or {},
             layout="columns" if caption_field else "interleaved",
-            start_key="",  # such fields have meant nothing to it
+            start_key="",  # columns of these names have no meaning for this operator
             end_key="",
             stretches_key="",
             model_params=model_params or {},
@@ -123,11 +123,11 @@ class VideoCaptioningFromVLMMapper:
             logger.warning("caption_num is %d, but at temperature 0 all candidates are the same.", caption_num)
         self._told_missing = False
         self.failures: list[Failure] = []
-        """What could not be captioned so far in this process, and why."""
+        """All failures so far in this process."""
         self._engine: Engine | None = None
 
     def __getstate__(self) -> dict[str, Any]:
-        """Travel to other processes without the loaded model, and without what failed in this one."""
+        """Pickle for other processes without the loaded model and without this process's failures."""
         return {**self.__dict__, "_engine": None, "failures": []}
 
     def process_batched(
@@ -135,17 +135,16 @@ class VideoCaptioningFromVLMMapper:
     ) -> dict[str, list[Any]]:
         """Caption a batch.
 
-        The model is loaded at the first batch, by Transformers on the GPU that belongs to `rank` where there are
-        several, by vLLM on all of them.
+        The model is loaded at the first batch. Transformers uses the GPU that belongs to `rank`, vLLM uses all GPUs.
 
         Args:
-            samples: column to list of values, all of one length. Never changed.
+            samples: a list of values for each column, all of the same length. It is not changed.
             rank: number of this worker process.
-            context: taken for compatibility, and not used.
+            context: accepted for compatibility, and ignored.
 
         Returns:
-            The same columns; for each row the original (if kept, and always where there is nothing to caption or where
-            captioning failed, see `failures`), then the captioned ones.
+            The same columns. For each row there is the original (if originals are kept, and always if there is nothing
+            to caption or captioning failed; see `failures`), then the captioned rows.
         """
         columns = list(samples)
         count = len(samples[columns[0]]) if columns else 0
@@ -172,15 +171,15 @@ class VideoCaptioningFromVLMMapper:
         return {name: [row[name] for row in made] for name in columns}
 
     def release(self) -> None:
-        """Let go of the model; the next batch loads it again."""
+        """Drop the model, so that its memory can be freed. The next batch loads it again."""
         self._engine = None
 
     def _numbers(self, samples: Mapping[str, Sequence[Any]], count: int) -> Sequence[int]:
-        """What the rows are called in failures: their places in the batch, from 0."""
+        """Numbers of the rows in failures: their positions in the batch, from 0."""
         return range(count)
 
     def _tell_missing(self, columns: Sequence[str]) -> None:
-        """Say once if the column of videos is missing. Rows without videos are allowed, so this is no error."""
+        """Warn once if the column of videos is missing. It is no error, since rows without videos are allowed."""
         if self.video_key not in columns and not self._told_missing:
             self._told_missing = True
             logger.warning(
@@ -189,7 +188,7 @@ class VideoCaptioningFromVLMMapper:
             )
 
     def _odd_prompt(self, row: Row) -> Row:
-        """The row's own prompt where it is no text, which then is none: that of the operator is asked."""
+        """The row's own prompt if it is not a string: it is hidden while captioning, so that the operator's is used."""
         key = self._prompt_key
         return {key: row[key]} if key in row and not isinstance(row[key], str) else {}
 
@@ -198,6 +197,7 @@ class VideoCaptioningFromVLMMapper:
         return [texts and (list(texts) if self.keeps_all else texts[0]) for texts in kept]
 
     def _load(self, rank: int | None) -> Engine:
+        """The engine, loaded when first needed. Transformers gets the GPU with the number of the worker process."""
         if self._engine is None:
             device = "cpu" if self.accelerator == "cpu" else "auto"
             if self._settings.engine == "transformers" and device == "auto":
@@ -207,6 +207,6 @@ class VideoCaptioningFromVLMMapper:
 
 
 def place_of(failure: Failure) -> str:
-    """The row and the video of a failure, for a person."""
+    """The row and the video of a failure, in words."""
     row = f"row {failure.id.row}"
     return f"{row}, {failure.video}" if failure.video else row

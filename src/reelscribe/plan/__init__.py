@@ -1,1 +1,1 @@
-"""What a run would be, before it is begun: what there is to caption, what it costs, and on which GPUs."""
+"""Plans a run before it starts: what there is to caption, what it costs, and on which GPUs."""

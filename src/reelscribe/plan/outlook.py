@@ -82,7 +82,7 @@ class GpuPlan:
 
 
 _IF_JUDGED: Final = ("judged", "verified")
-"""What is told only if a model judges."""
+"""Fields of `Outlook` that are reported only if a model judges or verifies."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,41 +94,45 @@ class Outlook:
     hours: Estimate
     """Hours of video."""
     tokens: list[TokenCost]
-    """Tokens of reading each clip once: at the frame rate that is set, at half of it and at twice it."""
+    """Tokens of reading each clip once: at the set frame rate, at half of it, and at twice it."""
     tasks: list[TaskCost]
     """Cost of each task, if there are several."""
     candidates: list[CandidatesCost] = field(default_factory=list)
     """Cost of 1, 4, 8 and the set number of candidates; empty if no run was measured, or there are several tasks."""
     readings: int
-    """How often the model reads a clip: once for all tasks that are asked at one time; a server, for each of them, and
-    for each candidate and claim that it judges. At least that often if claims are judged, whose number is not known."""
+    """How often the model reads each clip. It reads a clip once for all tasks that are asked together. A server reads
+    it once for each task, and again for each candidate and claim to judge. The number of claims is not known, so with
+    verification this is a lower bound."""
     judged: Estimate
     """Number of candidates that a judge is asked about."""
     verified: Estimate
     """Number of candidates, and of given texts, whose claims are verified."""
     thinned: Estimate
-    """Clips that get fewer frames a second than are set, since they are long."""
+    """Number of clips that get fewer frames per second than set, because they are long."""
     shrunk: Estimate
-    """Clips whose pictures lose more than three quarters of their pixels, since they have many frames."""
+    """Number of clips whose frames lose more than three quarters of their pixels, because there are many frames."""
     model: str
     limits: str
-    """Where the model's limits come from, on which tokens depend."""
+    """Source of the model's limits, which numbers of tokens depend on."""
     tokens_are_exact: bool
-    """Whether tokens were counted for the chosen model and every clip. Then they are exact if headers are right."""
+    """Whether tokens were computed for the chosen model and every clip: exactly, if headers are right."""
     one_gpu_bytes: int | None
     """Memory of the whole model on one GPU: weights, a cache for a few of the longest clips, and working memory."""
     gpu_plan: GpuPlan | None
     no_gpu_plan: str
-    """Why there is no GPU plan."""
+    """Why there is no GPU plan; empty if there is one."""
     rate: Rate | None
     price: float | None
-    """Price of a GPU hour."""
+    """Price of a GPU hour; None if not set."""
     gpu_hours: Estimate | None = field(default=None)
+    """Hours of all GPUs together."""
     wall_hours: Estimate | None = field(default=None)
+    """Hours until the run is finished."""
     cost: Estimate | None = field(default=None)
+    """GPU hours times the price."""
 
     def told(self) -> dict[str, Any]:
-        """All of it, ready for JSON."""
+        """The estimate as JSON values."""
         seen = {name: value for name, value in vars(self.survey).items() if name != "seen"}
         rest = {
             name: value
@@ -160,22 +164,23 @@ def look_ahead(
     most_rows: int = MOST_ROWS,
     on_row: Callable[[int], None] = lambda total: None,
 ) -> Outlook:
-    """Say what a run would be.
+    """Estimate what a run takes.
 
     Args:
-        inputs: as `run` takes them.
-        settings: of the run; its `price` is that of a GPU hour.
+        inputs: data sets, videos and folders, as for a run.
+        settings: settings of the run; its `price` is that of a GPU hour.
         gpu: a name in `GPU_BYTES`.
-        gpus: how many; by default the fewest that hold the model.
-        rate: clips per second of one GPU, where it is known.
-        measured: a file with a measured one; see `find_rate`.
-        most_rows: of more rows than this, a random sample is surveyed.
+        gpus: number of GPUs. By default, the fewest of 1, 2, 4 and 8 that hold the model and several of the longest
+            clips at once; if none does, the fewest that hold the model and one clip.
+        rate: clips per second of one GPU, if known.
+        measured: a file with a measured rate; see `find_rate`.
+        most_rows: if there are more rows than this, a random sample is surveyed.
         on_row: see `survey`.
 
     Raises:
         DatasetError: an input cannot be read.
-        SettingsError: the GPU is unknown, the model does not fit, or the rate is none.
-        ModelError: the model is none of the family.
+        SettingsError: the GPU is unknown, the model does not fit, or the rate is invalid.
+        ModelError: the model is of no supported family.
     """
     if gpu is not None and gpu.lower() not in GPU_BYTES:
         raise SettingsError(f"gpu must be one of {', '.join(GPU_BYTES)}; got {gpu!r}.")
@@ -218,7 +223,7 @@ def look_ahead(
 
 
 def _candidates(clips: Estimate, hours: Estimate, settings: Settings, rate: Rate) -> list[CandidatesCost]:
-    """What other numbers of candidates would take. Decoding, vision and prefill are the same for any."""
+    """Costs of other numbers of candidates. Decoding of video, the vision tower and prefill cost the same for all."""
     if rate.candidates is None or rate.candidate_tokens is None or len(settings.all_tasks) > 1:
         return []
     [task] = settings.all_tasks
@@ -245,7 +250,7 @@ def _tokens(seen: Survey, budget: FrameBudget) -> TokenCost:
 
 
 def _tasks(clips: Estimate, settings: Settings, prospect: Prospect) -> list[TaskCost]:
-    """What each of several tasks takes; nothing of one, which is told otherwise."""
+    """Costs of each of several tasks. Empty for one task, as its costs are those of the run."""
     if len(settings.all_tasks) == 1:
         return []
     found = []
@@ -257,7 +262,7 @@ def _tasks(clips: Estimate, settings: Settings, prospect: Prospect) -> list[Task
 
 
 def _readings(settings: Settings) -> int:
-    """How often a clip is read. Here that is once for all tasks which come after the same others."""
+    """How often a clip is read: without a server, once for all tasks that depend on the same other tasks."""
     shown = [task for task in settings.all_tasks if task.video]
     if settings.engine == "openai":
         asked = sum(task.verifies is None for task in shown)
@@ -268,7 +273,7 @@ def _readings(settings: Settings) -> int:
 def _on_gpus(
     prospect: Prospect, settings: Settings, budget: FrameBudget, gpu: str | None, gpus: int | None
 ) -> tuple[GpuPlan | None, str]:
-    """How the model would lie on GPUs, or why that is not known."""
+    """The plan of GPUs and ""; or None, and why there is no plan. Raises SettingsError if the model fits on none."""
     size = prospect.size
     if size is None:
         served = settings.engine in ("openai", "fake")
@@ -286,7 +291,7 @@ def _on_gpus(
             problem = exc
     if not found:
         raise problem
-    spread = max(found, key=lambda item: item.clips)  # of several, the first
+    spread = max(found, key=lambda item: item.clips)  # of equal ones the first, with the fewest GPUs
     return GpuPlan(
         gpu=gpu.lower(),
         gpus=spread.tp * spread.dp,

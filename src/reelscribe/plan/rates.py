@@ -34,13 +34,13 @@ def find_rate(settings: Settings, *, given: float | None, measured: Path | None,
     """The rate to plan with; None if none is known.
 
     Args:
-        settings: of the run that is planned.
-        given: clips per second of one GPU, as the user says.
-        measured: a file that has one: OUTPUT.run.json of a run, or a result of benchmarks/gpu.py.
-        gpu: which GPU; of the results in `BENCHMARKS`, where there are any, one for it is taken.
+        settings: settings of the planned run.
+        given: clips per second of one GPU, from the user.
+        measured: a file with a measured rate: OUTPUT.run.json of a run, or a result of benchmarks/gpu.py.
+        gpu: name of the planned GPU. Without `given` and `measured`, a result for it in `BENCHMARKS` is used, if any.
 
     Raises:
-        SettingsError: `given` is no rate, or `measured` holds none.
+        SettingsError: `given` is not a positive number, or `measured` holds no rate.
     """
     if given is not None:
         if not 0 < given < float("inf"):
@@ -60,11 +60,11 @@ def read_rate(file: Path, settings: Settings, *, gpu: str | None = None) -> Rate
 
     Args:
         file: a record of a run, or a result of the benchmark.
-        settings: of the run that is planned.
-        gpu: that it is planned for.
+        settings: settings of the planned run.
+        gpu: name of the planned GPU, to report if the rate was measured on another one.
 
     Raises:
-        SettingsError: it cannot be read, or holds none.
+        SettingsError: the file cannot be read, or holds no rate.
     """
     try:
         told = json.loads(file.read_text("utf-8"))
@@ -92,20 +92,21 @@ def read_rate(file: Path, settings: Settings, *, gpu: str | None = None) -> Rate
 
 
 def _with_names(used: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings with the names of tasks in place of their tables; one has none."""
+    """Replace the table of tasks in settings by their names, or "one" if there is a single unnamed task."""
     return {**used, "tasks": ", ".join(used["tasks"]) or "one"} if "tasks" in used else dict(used)
 
 
 def _is(gpu: str, machine: str) -> bool:
-    """Whether a driver's name for a GPU is that of one of ours, as far as names tell."""
+    """Whether the driver's name of a GPU, `machine`, contains a name of `GPU_BYTES` (without its memory size)."""
     return gpu.partition("-")[0].lower() in machine.lower().replace(" ", "")
 
 
 _Found = tuple[float, str, dict[str, Any], float | None]
-"""Clips per second, in words where from, settings that were used, and tokens of a candidate."""
+"""Clips per second of one GPU, source in words, settings that were used, and average tokens of a candidate."""
 
 
 def _of_benchmark(told: Mapping[str, Any]) -> _Found:
+    """The fastest variant of a result of benchmarks/gpu.py."""
     rates = [each["clips_per_second"] for each in told["variants"].values() if "clips_per_second" in each]
     tokens = max(each["video_tokens"] for each in told["variants"].values() if "video_tokens" in each)
     sizes = told["settings"]
@@ -115,6 +116,7 @@ def _of_benchmark(told: Mapping[str, Any]) -> _Found:
 
 
 def _of_run(told: Mapping[str, Any]) -> _Found:
+    """The rate in a run's record, divided by its number of GPUs."""
     gpus = told["model"].get("gpus", 1)
     rate = _positive(told["clips_per_second"]) / gpus
     where = _machine(told["hardware"]) if gpus == 1 else f"{gpus} x {_machine(told['hardware'])}"

@@ -1,4 +1,4 @@
-"""Surveys a data set by the headers of all clips, or of a random sample if there are very many."""
+"""Surveys a data set by reading the headers of its clips, or of a random sample of rows if there are very many."""
 
 import itertools
 import math
@@ -25,9 +25,11 @@ from reelscribe.video.headers import Header
 from reelscribe.video.prefetch import reading_headers, usable_cpus
 
 MOST_ROWS: Final = 10_000
-"""Of more rows than this, a random sample of this size is surveyed."""
+"""If there are more rows than this, a random sample of this size is surveyed."""
 _MOST_EXAMPLES: Final = 3
+"""Maximum number of examples of each kind of failure."""
 _AHEAD: Final = 4
+"""Rows that are read ahead, for each worker."""
 _CONFIDENCE: Final = 1.96
 """Standard errors of a 95% confidence interval."""
 
@@ -37,7 +39,7 @@ Look = Header | ClipError | None
 
 @dataclass(frozen=True, kw_only=True)
 class Estimate:
-    """A total over all rows."""
+    """An estimate of a total over all rows."""
 
     value: float
     error: float
@@ -59,9 +61,11 @@ class Survey:
     without_video: int
     """Surveyed rows without a video."""
     codecs: dict[str, int]
+    """Surveyed clips by codec."""
     failures: dict[FailureKind, int]
     """Surveyed clips or rows that cannot be captioned, as far as headers show."""
     examples: dict[FailureKind, list[str]]
+    """Messages of the first failures of each kind."""
 
     def total(self, of: Callable[[Header], float]) -> Estimate:
         """Estimate the sum of a quantity over all clips that can be captioned."""
@@ -73,6 +77,7 @@ class Survey:
         return self._scale([sum(not isinstance(look, ClipError) for look in row) for row in self.seen])
 
     def _scale(self, sums: Sequence[float]) -> Estimate:
+        """Scale sums of surveyed rows to all rows. The error's last factor corrects for the finite population."""
         count = len(sums)
         if count == self.rows or count < 2:
             return Estimate(value=sum(sums), error=0.0)
@@ -89,18 +94,18 @@ def survey(
     most_rows: int = MOST_ROWS,
     on_row: Callable[[int], None] = lambda total: None,
 ) -> Survey:
-    """Look at the headers of the clips of data sets, in parallel, in processes of their own.
+    """Read the headers of the clips of data sets, in parallel and in other processes.
 
     Args:
         inputs: data sets, videos, and folders of them; see `find_sources`.
         settings: which columns hold videos, where they lie, and what may be read.
-        most_rows: of more rows than this, a random sample of this size is surveyed, always the same.
-        on_row: called for each row that was looked at, with the number of those that will be.
+        most_rows: if there are more rows than this, a random sample of this size is surveyed, always the same one.
+        on_row: called for each surveyed row, with the number of rows to survey.
 
     Raises:
         DatasetError: an input cannot be read, or holds nothing to caption.
-        SettingsError: a column is named that the data set does not have.
-        MissingExtraError: a format needs what is not installed.
+        SettingsError: the settings name a column that the data set does not have.
+        MissingExtraError: a package that a format needs is not installed.
     """
     sources = find_sources(inputs)
     check_columns(sources, settings)
@@ -140,12 +145,13 @@ def _rows(sources: Sequence[Source], settings: Settings) -> Iterator[InputRow]:
 
 
 def _count(sources: Sequence[Source], settings: Settings) -> int:
-    """Rows, which may take a reading of all of them."""
+    """Number of rows. If videos are split, or the format has no count, all rows are read for it."""
     count = None if settings.split else count_rows(sources)
     return sum(1 for _ in _rows(sources, settings)) if count is None else count
 
 
 def _only(rows: Iterable[InputRow], chosen: Sequence[int]) -> Iterator[InputRow]:
+    """Yield the rows with these indexes, which ascend. Stops reading after the last one."""
     wanted = iter(chosen)
     number = next(wanted, None)
     for row in rows:
@@ -163,7 +169,7 @@ def _plans(rows: Iterator[InputRow], settings: Settings) -> Iterator[RowPlan]:
 
 
 def _looked_at(plans: Iterator[RowPlan], settings: Settings) -> Iterator[tuple[RowPlan, list[Look]]]:
-    """Rows with what came of their clips, in order."""
+    """Yield rows with the results for their clips, in order."""
     limits, workers = FetchLimits.of(settings), settings.decoders or usable_cpus()
     with ThreadPoolExecutor(workers, thread_name_prefix="headers") as executor, reading_headers(settings) as read:
 

@@ -1,4 +1,4 @@
-"""An outlook as lines of text."""
+"""Formats an outlook as text."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -8,7 +8,7 @@ from reelscribe.plan.survey import Estimate
 
 
 def lines(outlook: Outlook) -> Iterator[str]:
-    """What to print."""
+    """Yield the lines to print."""
     seen, per_clip = outlook.survey, len(f"{max(each.per_clip for each in outlook.tokens):,.0f}")
     some = "" if seen.looked_at == seen.rows else f"; {seen.looked_at:,} looked at, the rest estimated (± holds in 95%)"
     of_those = "" if seen.looked_at == seen.rows else " (of those looked at)"
@@ -46,7 +46,7 @@ def lines(outlook: Outlook) -> Iterator[str]:
 
 
 def _tasks(outlook: Outlook) -> Iterator[str]:
-    """What each of several tasks takes."""
+    """Yield lines about the costs of tasks, and about judging and verifying."""
     width = max((len(task.name) for task in outlook.tasks), default=0)
     for number, task in enumerate(outlook.tasks):
         tokens = "tokens of answers not known: set max_tokens in sampling"
@@ -69,6 +69,7 @@ def _columns(facts: Mapping[str, str]) -> Iterator[str]:
 
 
 def _gpu(outlook: Outlook) -> str:
+    """The plan of GPUs in words, or why there is none."""
     made = outlook.gpu_plan
     if made is None:
         needed = outlook.one_gpu_bytes
@@ -81,6 +82,7 @@ def _gpu(outlook: Outlook) -> str:
 
 
 def _speed(outlook: Outlook) -> dict[str, str]:
+    """Rate, time and cost in words, or what to do if no rate is known."""
     rate = outlook.rate
     if rate is None or outlook.gpu_hours is None or outlook.wall_hours is None:
         return {

@@ -1,1 +1,1 @@
-"""A page to look at captions with: what the model saw, what it said, and what failed."""
+"""Pages to inspect captions with: what the model saw, what it said, and what failed."""

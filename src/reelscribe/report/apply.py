@@ -1,4 +1,4 @@
-"""A captioned data set once more, with its captions as people left them."""
+"""Writes a captioned data set again, with the corrections that people made in `view`."""
 
 import json
 import os
@@ -29,29 +29,29 @@ from reelscribe.values import CAPTION_META, InputRow, Row, RowResult
 
 @dataclass(kw_only=True)
 class ApplySummary:
-    """What was written."""
+    """What `apply_edits` wrote."""
 
     output: Path
     rows: int = 0
     edited: int = 0
-    """Captions with another text than the model's."""
+    """Number of captions whose text a person changed or wrote."""
     verdicts: dict[str, int] = field(default_factory=lambda: {"approved": 0, "rejected": 0})
     notes: list[str] = field(default_factory=list)
-    """What is to be known of edits that have no effect, and of where paths start from."""
+    """Messages about edits that have no effect, and about the folders that relative paths start from."""
 
 
 def apply_edits(output: Path, new: Path | None = None, *, overwrite: bool = False) -> ApplySummary:
-    """Write a data set again, with its captions as people left them in `view`. All its rows are there, in their order.
+    """Write a data set again, with the corrections that people made in `view`. All its rows are kept, in their order.
 
     Args:
-        output: the data set, as the run was given it. It stays as it is.
-        new: to write; by default `captions.edited.jsonl` beside `captions.jsonl`.
-        overwrite: replace what is there.
+        output: the output of the run, as its command names it. It is not changed.
+        new: the file to write; by default `captions.edited.jsonl` beside `captions.jsonl`.
+        overwrite: replace existing files.
 
     Raises:
-        DatasetError: there is no such data set, nobody changed anything in it, or the new one cannot be written, or is
-            there already.
-        MissingExtraError: what the format needs is not installed.
+        DatasetError: there is no such data set, nobody corrected it, or the new file cannot be written or exists
+            already.
+        MissingExtraError: a package that the format needs is not installed.
     """
     data = CaptionedData(output)
     if not data.log.lines:
@@ -68,6 +68,7 @@ def apply_edits(output: Path, new: Path | None = None, *, overwrite: bool = Fals
             for entry in group.entries:
                 _count(summary, entry)
                 found = _starts_of(entry, data.folders)
+                # No note is needed if the folders of the new file would find the video as well.
                 starts |= set() if found & known else found
             if data.is_interleaved and not group.made and not _filled(group, data.settings.text_key):
                 left += _written_by_hand(group)
@@ -76,7 +77,7 @@ def apply_edits(output: Path, new: Path | None = None, *, overwrite: bool = Fals
 
 
 def _note_on_text(data: CaptionedData, summary: ApplySummary, left: int) -> Iterator[str]:
-    """What rows with their captions in the text have no place for."""
+    """Say which edits are lost because rows with captions in their text have no place for them."""
     if data.is_interleaved and any(summary.verdicts.values()):
         yield "verdicts and notes are not in the new file: its rows have no place for them; export goes by them"
     if left:
@@ -87,7 +88,7 @@ def _note_on_text(data: CaptionedData, summary: ApplySummary, left: int) -> Iter
 
 
 def _starts_of(entry: Entry, folders: Sequence[Path]) -> set[Path]:
-    """Which folders the path of a video starts from; none for an absolute path, and for what is no file."""
+    """The folders that a video's path is relative to. Empty if the path is absolute or the video is not a file."""
     name = Path(entry.video.name.partition("#t=")[0])
     if entry.video.path is None or name.is_absolute():
         return set()
@@ -95,14 +96,14 @@ def _starts_of(entry: Entry, folders: Sequence[Path]) -> set[Path]:
 
 
 def _note_on_paths(starts: set[Path]) -> Iterator[str]:
-    """What finds the videos, which the new data set, without a ledger, does not tell."""
+    """Say which `--root` finds the videos: the new data set has no ledger that says where its paths start."""
     if starts:
         told = " or ".join(f"--root {shlex.quote(folder)}" for folder in sorted(map(str, starts)))
         yield f"paths of its videos start from another folder: export and report find them with {told}"
 
 
 def _checked(data: CaptionedData, new: Path | None, *, overwrite: bool) -> Path:
-    """Where to write, if nothing is lost by that."""
+    """The file to write. Raises DatasetError if that would overwrite something or cannot be done."""
     if new is None:
         raise DatasetError(f"{data.output} is in shards; name where to write with -o, as edited-{{shard}}.jsonl.")
     names = {data.output.resolve(), data.log.file.resolve()}
@@ -118,12 +119,13 @@ def _checked(data: CaptionedData, new: Path | None, *, overwrite: bool) -> Path:
 
 
 def _settings_for(new: Path, settings: Settings) -> Settings:
-    """The settings of the run, as far as they go for rows that have all their columns."""
+    """The run's settings without splitting of videos: the rows of an output are split already."""
     told = replace(settings, split=None, overlap=0.0)
     return told if format_of(new.name) is None else replace(told, output_format="auto")
 
 
 def _count(summary: ApplySummary, entry: Entry) -> None:
+    """Add an entry's edit, if it has one, to the summary."""
     if entry.edit is None:
         return
     summary.edited += entry.edit.text is not None
@@ -132,12 +134,13 @@ def _count(summary: ApplySummary, entry: Entry) -> None:
 
 
 def _in_columns(group: Group) -> Iterator[tuple[InputRow, tuple[Row, ...]]]:
+    """The rows to write for a group whose captions are in columns."""
     for item in group.items:
         yield item, (with_entries(item.row, group.entries),)
 
 
 def _in_text(group: Group, settings: Settings) -> Iterator[tuple[InputRow, tuple[Row, ...]]]:
-    """The rows that are to be written for those of a group whose captions are in their text."""
+    """The rows to write for a group whose captions are in the text: for each row of the output, what replaces it."""
     texts = {place: entry.edit.text for place, entry in enumerate(group.entries) if entry.edit and entry.edit.text}
     key, before = settings.text_key, group.items[: len(group.items) - group.made]
     if not group.made:
@@ -146,14 +149,14 @@ def _in_text(group: Group, settings: Settings) -> Iterator[tuple[InputRow, tuple
         yield item, ((item.row, *made) if settings.original or not made else made)
         return
     yield from ((item, (item.row,)) for item in before)
-    # A correction takes the place of all captions of its video: if all have one, the rows would be alike.
+    # A correction replaces all captions of its video. If every video has one, all rows would be the same: write one.
     for item in group.items[len(before) :][: 1 if len(texts) == len(group.entries) else None]:
         captions = (texts.get(place, said) for place, said in enumerate(captions_in(item.row[key])))
         yield item, ({**item.row, key: with_captions(item.row[key], captions)} if texts else item.row,)
 
 
 def _filled(group: Group, key: str) -> bool:
-    """Whether people wrote a caption for each video of a row that failed."""
+    """Whether people wrote a caption for every video of a failed row."""
     text = group.items[0].row.get(key)
     return isinstance(text, str) and 0 < text.count(video_token()) == _written_by_hand(group)
 
@@ -163,7 +166,7 @@ def _written_by_hand(group: Group) -> int:
 
 
 def with_entries(row: Row, entries: list[Entry]) -> Row:
-    """A row whose captions and metadata are those of its entries; columns that stay are the very same objects."""
+    """Put the captions and metadata of entries into a row. Columns that do not change stay the same objects."""
     changed: Row = {}
     for entry in entries:
         task, edit = Task(name=entry.task), entry.edit
@@ -184,25 +187,26 @@ def with_entries(row: Row, entries: list[Entry]) -> Row:
 
 
 def _value_of(entry: Entry, text: str) -> Any:
-    """What the column holds for a text that was checked when it was written."""
+    """The value of the caption column for a corrected text. The text was checked when the edit was made."""
     if entry.times:
         return None if entry.events is None else as_rows(entry.events)
     return json.loads(text) if entry.structured else text
 
 
 def _other(value: Any, before: Any) -> Any:
+    """Replace a value, whatever it was before."""
     return value
 
 
 def _marked(edit: Edit | None, meta: Any) -> Any:
-    """Metadata with what an edit says. Those of a failure may be null; what else is no object stays."""
+    """Add an edit to metadata. A failure's metadata may be null; any other value that is not a dict is kept."""
     if meta is None and edit and edit.text is not None:
         meta = dict.fromkeys(CAPTION_META)
     return meta | marks_of(meta, edit) if isinstance(meta, dict) else meta
 
 
 def _at(cell: Any, slot: int | None, change: Callable[[Any], Any]) -> Any:
-    """A cell with another value; with a slot, one that holds a list, of which that item has another one."""
+    """Apply a change to a cell or, if a slot is given, to that item of the list in the cell."""
     if slot is None:
         return change(cell)
     if isinstance(cell, str):
@@ -213,7 +217,7 @@ def _at(cell: Any, slot: int | None, change: Callable[[Any], Any]) -> Any:
 
 
 def _in_json(change: Callable[[Any], Any], cell: Any) -> Any:
-    """A cell with another value, which may be in the JSON that it holds."""
+    """Apply a change to a cell, or to the value inside if the cell is JSON text."""
     if not isinstance(cell, str):
         return change(cell)
     try:

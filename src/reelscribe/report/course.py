@@ -1,4 +1,4 @@
-"""How fast the last run on an output was as time went on, from its record."""
+"""How the speed of the last run on an output changed over time, read from the run's record."""
 
 import itertools
 import json
@@ -10,36 +10,36 @@ from typing import Any
 from reelscribe.runners.status import record_of
 
 _UNITS = ((2 * 3600.0, "hours", 3600.0), (120.0, "minutes", 60.0), (0.0, "seconds", 1.0))
-"""From so many seconds on, what they are told in, and how many seconds it has."""
-
-
+"""Units of time: minimum length of a run in seconds to use this unit, its name, and its length in seconds."""
 _FEWEST_RATES, _FEWEST_SECONDS = 5, 30.0
-"""A shorter run tells how it started and nothing else."""
+"""Minimum number of rates and of seconds for a plot: a shorter run shows only how it started."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Course:
-    """Clips a second from each moment to the next."""
+    """Clips per second between measured moments of a run."""
 
     edges: list[float]
-    """Moments, in `unit`, one more than there are rates."""
+    """Moments in `unit`, ascending; one more than there are rates."""
     unit: str
+    """Unit of the moments: seconds, minutes or hours."""
     rates: list[float]
+    """Clips per second between each two moments."""
     on_the_whole: float
-    """Clips a second."""
+    """Clips per second of the whole run."""
     bottleneck: str
-    """The stage that held it up."""
+    """The stage that limited the speed."""
     seconds: float
-    """How long it took."""
+    """Length of the run in seconds."""
 
     @property
     def says_something(self) -> bool:
-        """Whether the run was long enough for a drawing of its rates to say something."""
+        """Whether the run was long enough for a plot of its rates."""
         return len(self.rates) >= _FEWEST_RATES and self.seconds >= _FEWEST_SECONDS
 
     @classmethod
     def of(cls, output: Path) -> "Course | None":
-        """None where there is no record, or its run made nothing."""
+        """Read the course of the last run on an output; None if it has no record or made no clips."""
         try:
             told = json.loads(record_of(output).read_text("utf-8"))
         except (OSError, ValueError):
@@ -60,7 +60,7 @@ class Course:
 
 
 def _points(told: Mapping[str, Any]) -> list[tuple[float, float]]:
-    """From 0, ascending; none where the record holds something else."""
+    """Pairs of seconds and clips made by then, ascending from (0, 0). Empty if the record holds anything else."""
     points = [(0.0, 0.0)]
     course = told.get("course")
     for point in course if isinstance(course, list) else []:

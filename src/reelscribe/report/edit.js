@@ -1,14 +1,14 @@
 "use strict";
-// What a reader changes: captions, verdicts, notes. The server keeps it in a log; the page shows what the log says.
+// Edits by the reader: captions, verdicts, notes. The server keeps them in a log, and the page shows the state of the log.
 
 const POLL_MILLISECONDS = 2000;
 const NOTHING = { version: 0, text: null, verdict: "", note: "", outdated: false };
-const states = new Map(); // by the answer's identifier, what the server said last
+const states = new Map(); // by the answer's identifier: its last state from the server
 const DRAFTS = `reelscribe-drafts-${document.body.dataset.key}`;
 const DONE = `reelscribe-done-${document.body.dataset.key}`;
-const drafts = stored(localStorage, DRAFTS, {}); // texts that are being written: a browser may die
+const drafts = stored(localStorage, DRAFTS, {}); // texts that are being written, in case the browser closes
 const done = stored(sessionStorage, DONE, []); // lines of the log that this page wrote, to undo
-let line = 0; // of the log, up to which the page knows it
+let line = 0; // last line of the log that the page knows
 
 const stateOf = (answer) => states.get(answer.node.id) ?? NOTHING;
 const TOLD_MILLISECONDS = 8000;
@@ -45,7 +45,7 @@ async function ask(path, body) {
 
 function take(found) {
   for (const [id, state] of Object.entries(found)) {
-    if ((states.get(id)?.version ?? -1) > state.version) continue; // an older answer came late
+    if ((states.get(id)?.version ?? -1) > state.version) continue; // an older response arrived late
     states.set(id, state);
     const answer = answerNamed.get(id);
     if (answer) showState(answer);
@@ -84,10 +84,10 @@ async function followLog() {
   else tell(sentence(told.problem));
 }
 
-// What is shown
+// Showing states
 
 const captionsOf = (answer) => [...answer.node.querySelectorAll(".caption")];
-const saidBy = new Map(); // by answer, what the model said
+const saidBy = new Map(); // by answer: the model's texts
 const textOf = (answer) => (corrects(stateOf(answer)) ? stateOf(answer).text : saidBy.get(answer)[0] ?? "");
 const corrects = ({ text, outdated }) => text !== null && !outdated;
 
@@ -119,7 +119,7 @@ function showState(answer) {
   answer.text = searched(answer);
 }
 
-// What stands there: the text, the list of its events, or the field that it is written in.
+// Shows one of three: the text, the list of its events, or the field to edit it in.
 function showWhat(answer) {
   const [isEdited, isOpen] = [corrects(stateOf(answer)), answer.node.querySelector(".editor") !== null];
   const list = answer.node.querySelector(".events");
@@ -130,7 +130,7 @@ function showWhat(answer) {
   if (list) list.hidden = isOpen;
 }
 
-const eventsBy = new Map(); // by answer, the items that the model's events have on the page
+const eventsBy = new Map(); // by answer: the list items of the model's events
 
 function showEvents(answer, state) {
   const list = answer.node.querySelector(".events");
@@ -146,7 +146,7 @@ function eventItem(answer, { start, end, shown_until: until, text }) {
   return item;
 }
 
-// What the model said, where something else is in its place.
+// The model's text, shown if an edit replaced it.
 function showSaid(answer, state) {
   const { node } = answer;
   node.querySelector(".said")?.remove();
@@ -250,7 +250,7 @@ async function keepNote(answer, note) {
   const told = await ask("change", { id: answer.node.id, version, note });
   if (told.status === 200) return noteDone(told.done, "Noted.");
   if (told.status !== 409) return tell(sentence(told.problem));
-  const theirs = stateOf(answer).note; // somebody else changed the caption, or noted something as well
+  const theirs = stateOf(answer).note; // somebody else changed the caption or its note
   return change(answer, { note: theirs === before ? note : `${theirs}\n${note}` }, "Noted, beside what somebody else did.");
 }
 
@@ -272,7 +272,7 @@ function correctable(answer) {
   if ("ready" in document.body.dataset) takeUp(answer);
 }
 
-// What was being written when the page was closed.
+// Restores the text that was being written when the page was closed.
 function takeUp(answer) {
   if (answer.node.id in drafts) edit(answer, drafts[answer.node.id]);
 }
@@ -358,7 +358,7 @@ followLog().then(() => {
 });
 setInterval(followLog, POLL_MILLISECONDS);
 
-// A frame that the server cannot show: it says why, in the place of all of them.
+// If the server cannot make a frame, its response says why, and replaces all frames of the clip.
 list.addEventListener("error", async ({ target }) => {
   const frames = target.closest?.(".frames");
   if (!frames || "gone" in frames.dataset) return;
@@ -367,7 +367,7 @@ list.addEventListener("error", async ({ target }) => {
   frames.replaceWith(make("p", why, { class: "quiet" }));
 }, true);
 
-// Clips that are not in the page yet come in pieces, one after the other.
+// Loads the clips that are not in the page itself, some at a time.
 async function receiveRest() {
   for (let from = clips.length; from < inAll; ) {
     const told = await ask(`clips?from=${from}`);
@@ -379,6 +379,6 @@ async function receiveRest() {
       await new Promise((done) => setTimeout(done, POLL_MILLISECONDS));
     }
   }
-  if (field("sort").value !== "place") find(); // what came was put last
+  if (field("sort").value !== "place") find(); // loaded clips were appended at the end: sort again
 }
 receiveRest();

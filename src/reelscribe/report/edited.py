@@ -1,4 +1,4 @@
-"""From what a model said to what people made of it."""
+"""Applies people's edits to the entries that a model left."""
 
 from collections import Counter
 from collections.abc import Mapping
@@ -12,28 +12,29 @@ if TYPE_CHECKING:
     from reelscribe.report.entries import Entry
 
 BY_HAND: Final = "by hand"
-"""The model of a caption that a person wrote where there was none."""
+"""Value of `model` in the metadata of a caption that a person wrote because there was none."""
 _HASH_LETTERS: Final = 12
+"""Letters of a prompt's SHA-256 that are part of a caption's key."""
 
 
 class Numbering:
-    """Says of each entry of one way through a data set how many of its key come before it."""
+    """Numbers entries with the same key, in one pass through a data set."""
 
     def __init__(self) -> None:
         self._met: Counter[int] = Counter()
 
     def __call__(self, entry: "Entry") -> "Entry":
-        """The entry with its `copy`."""
-        name = hash(key_of(entry)[:3])  # there may be millions
+        """The entry with its `copy`: how many entries with its key came before."""
+        name = hash(key_of(entry)[:3])  # a hash takes less memory, as there may be millions
         self._met[name] += 1
         return replace(entry, copy=self._met[name] - 1)
 
 
 class Corrections:
-    """Puts what people made of captions into the entries of one way through a data set.
+    """Applies people's edits to entries, in one pass through a data set.
 
     Args:
-        log: says what that is.
+        log: the log of edits.
     """
 
     def __init__(self, log: EditLog) -> None:
@@ -42,10 +43,10 @@ class Corrections:
         self._answers: set[tuple[str, str]] = set()
         self._found: set[CaptionKey] = set()
         self.outdated = 0
-        """Edits of captions that were made anew since."""
+        """Number of edits whose caption was made again since."""
 
     def __call__(self, entry: "Entry") -> "Entry":
-        """The entry as people left it."""
+        """The entry with its edit. An edit of a text that is gone is only noted, in `outdated`."""
         name = key_of(entry)[:3]
         if name[2] and name[:2] in self._log.answers:
             self._answers.add(name[:2])
@@ -67,9 +68,9 @@ class Corrections:
 
     @property
     def notes(self) -> list[str]:
-        """What is to be said of edits that have no effect; complete behind the last entry."""
+        """Messages about edits that have no effect. Complete only after the last entry."""
         gone = [edit.key for edit in self._log.edits() if edit.key not in self._found and not edit.says_nothing]
-        # Nothing has their prompt, but the task of their video has an answer to another one.
+        # No entry has the prompt of these edits, but their video has an answer of this task to another prompt.
         otherwise = sum(bool(key.asked) and key[:2] in self._answers and key[:3] not in self._met for key in gone)
         notes = []
         if self.outdated:
@@ -84,20 +85,20 @@ class Corrections:
 
 
 def _count(number: int, one: str, several: str) -> str:
-    """A sentence about edits."""
+    """A sentence about this many edits without effect."""
     if number == 1:
         return f"1 correction {one}: it has no effect, and stays in the log"
     return f"{number:,} corrections {several}: they have no effect, and stay in the log"
 
 
 def key_of(entry: "Entry") -> CaptionKey:
-    """What the log knows a caption by."""
+    """The key of a caption in the log of edits."""
     asked = str(entry.meta.get("prompt_sha256") or "")[:_HASH_LETTERS]
     return CaptionKey(entry.video.name, entry.task, asked, entry.copy)
 
 
 def corrected(entry: "Entry", edit: Edit) -> "Entry":
-    """An entry as an edit of its text leaves it. What it said is one of the other candidates then."""
+    """Apply an edit to an entry. If the text changes, the text before becomes one of the other candidates."""
     meta = entry.meta | marks_of(entry.meta, edit)
     if edit.text is None or edit.text == entry.said:
         return replace(entry, edit=edit, meta=meta)
@@ -110,12 +111,15 @@ def corrected(entry: "Entry", edit: Edit) -> "Entry":
 
 
 def events_in(entry: "Entry", text: str, times: Times) -> tuple[Event, ...] | None:
-    """The events in a text about the clip of an entry, on the file's clock; None if there are none, or some cannot be.
+    """Read the events in a text about an entry's clip, with times from the start of the file.
 
     Args:
-        entry: says where the clip begins and ends.
-        text: with times on the clip's own clock, as a model says them.
-        times: whether they may overlap.
+        entry: the entry; it says where the clip begins and ends.
+        text: a text with times from the start of the clip, as a model writes them.
+        times: whether events may overlap.
+
+    Returns:
+        The events; None if the text has none, or some are impossible.
     """
     start, end = (entry.meta.get(name) for name in ("clip_start", "clip_end"))
     if start is None and entry.video.clip is not None:
@@ -128,28 +132,28 @@ def events_in(entry: "Entry", text: str, times: Times) -> tuple[Event, ...] | No
 
 
 def marks_of(meta: Mapping[str, Any], edit: Edit | None) -> dict[str, Any]:
-    """What the metadata of a caption say of an edit; for none, that there was none, or what they say already."""
+    """The fields of a caption's metadata that an edit sets. Without an edit, those fields as they are, or empty."""
     before = {name: meta.get(name) or "" for name in ("edited_from", "verdict", "note")}
     if edit is None:
         return before
     marks = {"edited_from": before["edited_from"], "verdict": edit.verdict, "note": edit.note}
     if edit.text is not None and edit.text != edit.base:
-        # Faults are those of the text that was; what is flagged of the clip stays.
+        # Flags about the old text go; flags about the clip stay.
         marks |= {"edited_from": before["edited_from"] or edit.base or "", "flags": meta.get("clip_flags") or ""}
         marks |= {"model": BY_HAND} if edit.base is None else {}
     return marks
 
 
 def is_edited(entry: "Entry") -> bool:
-    """Whether a person changed its text, or wrote it."""
+    """Whether a person changed or wrote the text of an entry."""
     return bool(entry.meta.get("edited_from")) or is_by_hand(entry)
 
 
 def is_by_hand(entry: "Entry") -> bool:
-    """Whether a person wrote it, since there was none."""
+    """Whether a person wrote the text of an entry that had none."""
     return entry.meta.get("model") == BY_HAND
 
 
 def verdict_of(entry: "Entry") -> str:
-    """What a person said of it: "approved", "rejected" or nothing."""
+    """A person's verdict on an entry: "approved", "rejected" or ""."""
     return str(entry.meta.get("verdict") or "")

@@ -1,4 +1,4 @@
-"""What the page of `view` may do to captions: change one, undo an action, find and replace in all of them."""
+"""The edits that the page of `view` can make: change a caption, undo an action, find and replace in all captions."""
 
 import re
 import threading
@@ -15,26 +15,28 @@ from reelscribe.templates import is_utf8
 from reelscribe.words import whole_words, words_of
 
 _LONGEST: Final = 100_000
-"""Letters of a caption or a note."""
+"""Maximum letters of a caption or a note."""
 _SAMPLES: Final = 8
+"""Number of changes that a preview of find and replace shows."""
 _CHANGED: Final = "captions changed since the preview; look at it again."
 _NO_EVENTS: Final = (
     "this has no events, or some that cannot be: write lines as 0.0-2.5 s: text, in order and within the clip; only "
     "where a task allows that may they overlap."
 )
 _VERDICTS: Final[Mapping[str, How]] = {"approved": "approve", "rejected": "reject", "": "clear"}
+"""Action in the log for each verdict."""
 
 
 class BadEditError(Exception):
-    """An edit that cannot be made, whatever others do."""
+    """An edit that makes no sense, or that cannot be made for this caption."""
 
 
 class ConflictError(Exception):
-    """An edit of something that is not there any more, since somebody else changed it.
+    """An edit of a caption that somebody else changed in the meantime.
 
     Args:
         message: what happened.
-        told: what is there instead.
+        told: the states of the captions now, for the page.
     """
 
     def __init__(self, message: str, told: Mapping[str, Any]) -> None:
@@ -49,17 +51,18 @@ class Replacement:
     entry: Entry
     edit: Edit
     before: str
+    """The text before."""
 
 
 class Editor:
-    """Takes edits from pages, and keeps them in the log. May be used from several threads.
+    """Takes edits from pages and writes them to the log. May be used from several threads.
 
     Args:
         data: the data set, with entries as the model left them.
-        entries: those that the page shows, by what it knows them by.
+        entries: the entries that the page shows, by their identifiers on the page.
 
-    What its methods are given comes from outside, and is checked. They raise:
-        BadEditError: that makes no sense. Nothing is changed.
+    Arguments of the methods come from the browser, and are checked. The methods raise:
+        BadEditError: the request makes no sense. Nothing is changed.
         ConflictError: somebody else changed a caption meanwhile. Nothing is changed.
         DatasetError: the log cannot be read or written.
     """
@@ -72,24 +75,24 @@ class Editor:
         self._lock = threading.Lock()
 
     def add(self, entries: Mapping[str, Entry]) -> None:
-        """Take edits of more entries: those that came to the page since."""
+        """Accept edits of entries that were added to the page."""
         with self._lock:
             self._entries |= entries
             self._ids |= {key_of(entry): name for name, entry in entries.items()}
 
     def states(self, since: int = 0) -> dict[str, Any]:
-        """What the page shows of edits: of all that changed after a line of the log."""
+        """The states of all captions that changed after this line of the log, for the page."""
         with self._lock:
             self._log.refresh()
-            since = since if since <= self._log.lines else 0  # another log took its place
+            since = since if since <= self._log.lines else 0  # the log was replaced by a shorter one
             return self._told(since)
 
     def change(self, asked: Mapping[str, Any]) -> dict[str, Any]:
         """Change one caption.
 
         Args:
-            asked: `id` and `version` of what it is now, and one of `text` (None for the model's), `candidate` (its
-                place), `verdict` and `note`.
+            asked: `id` and present `version` of the caption, and one of `text` (None for the model's text), `candidate`
+                (its number), `verdict` and `note`.
         """
         name = asked.get("id")
         entry = self._entries.get(name) if isinstance(name, str) else None
@@ -106,7 +109,7 @@ class Editor:
         return self._append(how, make)
 
     def undo(self, asked: Mapping[str, Any]) -> dict[str, Any]:
-        """Put back what was before the action in a line of the log, `line`."""
+        """Undo the action in line `line` of the log."""
         line = asked.get("line")
 
         def make() -> list[Edit]:
@@ -123,11 +126,11 @@ class Editor:
         return self._append("undo", make, undoes=line)
 
     def replace(self, asked: Mapping[str, Any]) -> dict[str, Any]:
-        """Find and replace in the captions of a task, also in those that the page does not show.
+        """Find and replace in all captions of a task, including those that the page does not show.
 
         Args:
-            asked: `find`, `with`, `task`, `case` and `words` (whether letters' case and whole words matter); and
-                `count`, how many captions are to be changed, or None to look how many that would be.
+            asked: `find`, `with`, `task`, `case` (match case), `words` (match whole words); and `count`, the number of
+                captions that the preview showed, or None to get the preview.
         """
         find = _finder(asked)
         left_out: dict[str, int] = {}
@@ -149,10 +152,10 @@ class Editor:
 
         return self._append("replace", make, find=asked["find"], **{"with": asked["with"]})
 
-    # What things are
+    # State of captions
 
     def _present(self, entry: Entry) -> Edit:
-        """What people made of a caption; of a text that is not there any more the note alone stays."""
+        """The present edit of a caption. If the edit is of a text that is gone, only its note is kept."""
         known = self._log.latest(key_of(entry))
         if known and known.is_about(entry.captions):
             return replace(known, row=entry.row, slot=entry.slot)
@@ -165,12 +168,13 @@ class Editor:
         return entry.said if text is None else text
 
     def _told(self, since: int = 0, names: Sequence[str] | None = None) -> dict[str, Any]:
-        """The states of what changed since a line, or of some captions; and how long the log is."""
+        """The states of captions that changed after a line, or of the named ones; and the last line of the log."""
         keys = [edit.key for edit in self._log.since(since)] if names is None else []
         names = [self._ids[key] for key in keys if key in self._ids] if names is None else names
         return {"line": self._log.lines, "states": {name: self._state(self._entries[name]) for name in names}}
 
     def _state(self, entry: Entry) -> dict[str, Any]:
+        """The state of a caption as the page shows it; see `states`."""
         known = self._log.latest(key_of(entry)) or self._present(entry)
         events = events_in(entry, known.text, entry.times) if entry.times and known.text is not None else None
         return {
@@ -183,10 +187,10 @@ class Editor:
             "words": len(words_of(self._text_of(entry) or "")),
         }
 
-    # What is asked
+    # Requests of the page
 
     def _changes(self, asked: Mapping[str, Any], entry: Entry) -> tuple[How, dict[str, Any]]:
-        """What a page wants to do, and what changes by that."""
+        """The kind of edit that a page asks for, and the fields that it changes."""
         match asked:
             case {"text": None}:
                 return "model", {"text": None, "verdict": ""}
@@ -203,14 +207,14 @@ class Editor:
         raise BadEditError("an edit is a text, one of the candidates, a verdict or a note.")
 
     def _checked(self, entry: Entry, text: str) -> str:
-        """A text that may take the place of a caption."""
+        """The text without white space around it. Raises BadEditError if it cannot replace the caption."""
         text = text.strip()
         if problem := self._problem(entry, text):
             raise BadEditError(problem)
         return text
 
     def _problem(self, entry: Entry, text: str) -> str | None:
-        """Why a text cannot take the place of a caption."""
+        """Why a text cannot replace a caption; None if it can."""
         task = self._tasks.get(entry.task)
         schema = task.schema if task else None
         own = None
@@ -234,6 +238,7 @@ class Editor:
     def _replacements(
         self, asked: Mapping[str, Any], find: re.Pattern[str], left_out: dict[str, int]
     ) -> Iterator[Replacement]:
+        """Yield what find and replace would change. Counts in `left_out`, by reason, what it cannot change."""
         for entry in self._data.entries():
             if not isinstance(entry, Entry) or entry.task != asked["task"]:
                 continue
@@ -252,6 +257,7 @@ class Editor:
             yield Replacement(entry=entry, edit=replace(present, text=text, verdict=""), before=before)
 
     def _append(self, how: How, make: Callable[[], list[Edit]], **more: Any) -> dict[str, Any]:
+        """Append edits to the log under the lock. Returns the new states, and the line of the action as `done`."""
         with self._lock:
             before = self._log.lines
             line = self._log.append(how, make, **more)
@@ -259,13 +265,14 @@ class Editor:
 
 
 def _misfit(schema: Schema | None, text: str) -> str | None:
-    """Why a text is no value of a structured caption; without a ledger no more is known than that it is an object."""
+    """Why a text does not fit the schema; None if it does. Without a ledger, any JSON object fits."""
     schema = schema or Schema(text='{"type": "object"}')
     fault = schema.read(text)[1]
     return {None: None, "not_json": "this is no JSON.", "schema": "this does not fit the schema of the task."}[fault]
 
 
 def _finder(asked: Mapping[str, Any]) -> re.Pattern[str]:
+    """The pattern of a find-and-replace request. Raises BadEditError if a field is missing or not a string."""
     find, case, words = (asked.get(name) for name in ("find", "case", "words"))
     if not (
         isinstance(find, str) and find and isinstance(asked.get("with"), str) and isinstance(asked.get("task"), str)

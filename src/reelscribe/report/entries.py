@@ -1,4 +1,4 @@
-"""The captions and failures of a data set that a run wrote, in either layout, with all that is known of each."""
+"""Reads the captions and failures of a run's output, in either layout, with all that is known about each."""
 
 import itertools
 import json
@@ -40,57 +40,60 @@ from reelscribe.tasks import COLUMN_KINDS, ColumnKind, Task
 from reelscribe.values import Answer, Caption, Clip, InputRow, Request, Row, RowResult
 
 _PEEK_ROWS: Final = 64
+"""Rows that are read first, to find the tasks and the layout of an output."""
 _KNOWN_AT_ONCE: Final = 256
+"""Rows of an unfinished run that are read from its ledger at a time."""
 _MOST_REMEMBERED: Final = 200_000
-"""Captions of the ledger that are held in memory."""
+"""Maximum number of the ledger's answers to hold in memory."""
 
 
 OVER: Final = -1
-"""In the place of a clip's: what is over the video comes before what is about its clips."""
+"""Value of `Entry.slot` for an answer about the whole video. -1 sorts it before the answers about its clips."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Entry:
-    """What a task came to for one video of the data set: its captions, or why there are none."""
+    """The outcome of a task for one video or clip: its captions, or why there are none."""
 
     row: int
-    """Place of its row in the data set that was captioned, from 0, as in the list of failures."""
+    """Number of its row in the data set that was captioned, from 0, as in the list of failures."""
     slot: int
-    """Place of the clip in that row; `OVER` for its video as a whole."""
+    """Number of the clip in that row, from 0; `OVER` for the video as a whole."""
     task: str
-    """Its name."""
+    """Name of the task."""
     structured: bool = False
     """Whether its captions are JSON."""
     times: Times = False
-    """Whether its captions say events, and whether these may overlap."""
+    """Whether its captions are events with times, and whether these may overlap."""
     video: FoundVideo
     source: InputRow | None = None
-    """The row of the output that it is read from, if that holds nothing but what was asked about one input row."""
+    """The row of the output that it was read from; None if captions are in the text of rows."""
     original: str
-    """The text that the row had."""
+    """The text of the input row."""
     captions: tuple[str, ...] = ()
-    """Those that were kept."""
+    """The kept captions."""
     events: tuple[Event, ...] | None = None
-    """What the first of these says, on the file's clock, if the task has times and it says them as it should."""
+    """The events in the first caption, with times from the start of the file; None if there are none, or some are
+    wrong."""
     others: tuple[tuple[int, str], ...] = ()
-    """The other candidates and the place of each, where they are known."""
+    """The candidates that were not kept, each with its number; empty if they are not known."""
     meta: dict[str, Any] = field(default_factory=dict)
-    """Provenance, where it is known; see `caption_meta`."""
+    """Provenance; see `caption_meta`. Empty if it is not known."""
     failure: str | None = None
-    """Kind of failure."""
+    """Kind of failure; None if there is a caption."""
     message: str = ""
-    """What is told of it."""
+    """Message of the failure."""
     copy: int = 0
-    """How many answers to this question, about a video of this name, come before it. Counted where edits are
-    looked up."""
+    """How many answers to the same prompt about a video of this name come before it. It tells apart captions with
+    the same key in the log of edits, and is counted only when edits are looked up."""
     edit: Edit | None = None
-    """What people made of it. `captions` and `meta` have it, too."""
+    """A person's edit of this answer. It is already applied to `captions` and `meta`."""
     outdated: Edit | None = None
-    """What people made of a text that was here before. Nothing follows from it."""
+    """A person's edit of an earlier text of this answer. It is not applied."""
 
     @property
     def said(self) -> str | None:
-        """The first of its captions; None if there is none."""
+        """The first caption; None if there is none."""
         return self.captions[0] if self.captions else None
 
 
@@ -102,7 +105,7 @@ class NoVideo:
 
 
 def by_video(entries: Iterable[Entry | NoVideo]) -> Iterator[tuple[Entry, ...]]:
-    """The entries of each video together; of a row without one, none."""
+    """Group entries by video. A row without a video gives an empty tuple."""
 
     def place(entry: Entry | NoVideo) -> tuple[int, int | None]:
         return entry.row, entry.slot if isinstance(entry, Entry) else None
@@ -113,16 +116,16 @@ def by_video(entries: Iterable[Entry | NoVideo]) -> Iterator[tuple[Entry, ...]]:
 
 @dataclass(frozen=True, kw_only=True)
 class Group:
-    """Rows of the output that were made of one row of the input, with what was said of its videos."""
+    """The rows of the output that were made from one input row, with their entries."""
 
     items: list[InputRow]
     entries: list[Entry]
-    """None if it has no videos."""
+    """The entries of its videos; empty if it has no videos."""
     made: int = 0
-    """How many of the last rows have captions in their text."""
+    """Number of rows with captions in their text. They are the last ones of `items`."""
 
     def told(self, index: int) -> Sequence[Entry | NoVideo]:
-        """The entries; of a row of the input, at this place, without videos, that it has none."""
+        """The entries or, if there are none, a `NoVideo` for the input row with this number."""
         if self.entries:
             return self.entries
         return [NoVideo(row=index)]
@@ -132,17 +135,18 @@ class CaptionedData:
     """A data set that a run wrote.
 
     Args:
-        output: as the run was given it.
-        root: folder that relative paths of videos start from; by default the run's own, or where its inputs lie.
-        unfinished: take what the ledger of a run knows, if that "ended" before its output was whole, or also if it is
-            "running".
-        corrected: have entries as people left them; False for what the model said.
-        videos: whether to look where videos are; else only their names are told, which is much faster.
+        output: the output of the run, as its command names it.
+        root: folder that relative paths of videos start from; by default the run's own, or the folders of the output
+            and of the inputs.
+        unfinished: read the ledger in place of an output that is not whole: "ended" if the run broke off, "running"
+            also if it still runs. None never does.
+        corrected: whether to apply people's edits to the entries; False gives what the model said.
+        videos: whether to look for the files of videos. If not, only their names are known, which is much faster.
 
     Raises:
-        DatasetError: there is no such data set, it is not finished, it holds no captions, or the ledger that it takes
+        DatasetError: there is no such data set, it is not finished, it holds no captions, or the ledger that is needed
             to read it is gone.
-        MissingExtraError: its format needs what is not installed.
+        MissingExtraError: a package that its format needs is not installed.
     """
 
     def __init__(
@@ -156,33 +160,33 @@ class CaptionedData:
     ) -> None:
         self.output = output
         self.log = EditLog(edits_of(output))
-        """What people made of captions."""
+        """The log of people's edits."""
         self.corrections = Corrections(self.log)
-        """Those of the last way through."""
+        """Corrections that the last pass applied, with notes about edits without effect."""
         self._corrected = corrected
         self.reached: tuple[KnownRows, Callable[[Entry], Entry]] | None = None
-        """Of a run that is not finished, once it was gone through to the end: what goes on behind the last entry, and
-        what is done to each."""
+        """For an unfinished run, after a pass through all its rows: the rows that come next, and the function that is
+        applied to each entry. `Follower` goes on with both."""
         self.run = last_run(output)
         self._unfinished = unfinished
         self.is_partial = self._is_unfinished()
-        """Whether the output is not whole, and this is what the ledger of its run knows."""
+        """Whether the output is not whole, so that entries come from the ledger of its run."""
         if self.run and SHARD not in str(output) and not output.exists() and not self.is_partial:
             raise not_finished(output)
         self.settings = replace(settings_of(self.run), root=None)
         self.sources = [] if self.is_partial else self._find_sources()
-        """The files or folders of the data set, if that is whole."""
+        """The files or folders of the data set; empty if it is not whole."""
         self._finder = VideoFinder(folders_of(output, self.run, root), looks=videos)
         first = self._first_rows()
         self._tasks = self.settings.all_tasks if self.run else tasks_in(first)
         self.is_interleaved = self.known_rows().is_interleaved() if self.is_partial else self._holds_tokens(first)
-        """Whether captions are in the text of rows."""
+        """Whether captions are in the text of rows, not in columns."""
         self._failures: dict[int, list[Row]] = {}
         self._remembered: Callable[[Request, list[str]], Caption | None] = lambda request, texts: None
         self._kept: Callable[[Request], int] = lambda request: 0
         if self.is_interleaved and not self.is_partial:
             self._failures = read_failures(find_failures(output))
-            if self._failures and self.settings.shard:  # they are counted in the rows of all shards
+            if self._failures and self.settings.shard:  # failures are numbered by the rows of all shards
                 raise DatasetError(
                     f"{output} is a shard with captions in the text: merge all shards, and report on that."
                 )
@@ -191,6 +195,11 @@ class CaptionedData:
             self._kept = counting(known, self.settings)
 
     def _holds_tokens(self, rows: list[Row]) -> bool:
+        """Whether rows hold captions in their text, after video tokens; False if they are in columns.
+
+        Raises:
+            DatasetError: there are no captions, or the ledger that is needed to find them in the text is gone.
+        """
         added = [task.column(kind) for task in self._tasks for kind in COLUMN_KINDS]
         if any(name in row for row in rows for name in added):
             return False
@@ -209,12 +218,12 @@ class CaptionedData:
 
     @property
     def folders(self) -> Sequence[Path]:
-        """Where relative paths of videos may start from."""
+        """Folders that relative paths of videos may start from."""
         return self._finder.folders
 
     @property
     def tasks(self) -> tuple[Task, ...]:
-        """What was asked about each video. Without a ledger no more is known of a task than its name."""
+        """The tasks of the run. Without a ledger, only their names are known."""
         return (self.settings.text_task,) if self.is_interleaved else self._tasks
 
     def _is_unfinished(self) -> bool:
@@ -232,12 +241,12 @@ class CaptionedData:
         return read_rows(self.sources, self.settings, output=self.output)
 
     def known_rows(self) -> KnownRows:
-        """The rows of a run that is not finished."""
+        """The rows that the ledger of an unfinished run knows, from the first."""
         assert self.run
         return KnownRows(self.output, self.run)
 
     def entries_of_next(self, known: KnownRows, most: int) -> list[Entry | NoVideo]:
-        """What each task came to in the next rows that a run knows, as the model left it; nothing if there are none."""
+        """Take at most `most` further rows that a run knows. Returns their entries as the model left them."""
         start, results = known.taken, known.take(most)
         found = self._in_results(results, start)
         if (format_of(self.output.name) or self.settings.output_format) != "webdataset":
@@ -245,11 +254,12 @@ class CaptionedData:
         return [_as_in_tar(entry, results[entry.row - start]) if isinstance(entry, Entry) else entry for entry in found]
 
     def _in_results(self, results: Sequence[RowResult], start: int) -> list[Entry | NoVideo]:
-        """What each task came to in rows, of which the first has this place."""
+        """The entries of results of which the first is for row `start`."""
         groups = self._groups_in(results, start)
         return [entry for place, group in enumerate(groups, start) for entry in group.told(place)]
 
     def _groups_in(self, results: Sequence[RowResult], start: int) -> Iterator[Group]:
+        """The groups of an unfinished run's results of which the first is for row `start`."""
         rows = (row for result in results for row in result.rows)
         if not self.is_interleaved:
             items = (InputRow(index=start + n, row=_as_read(row, self.settings)) for n, row in enumerate(rows))
@@ -264,8 +274,8 @@ class CaptionedData:
         return self._from_text((InputRow(index=start, row=row) for row in rows), start)
 
     def entries(self) -> Iterator[Entry | NoVideo]:
-        """What each task came to for each video of each row, in order; may be asked for several times."""
-        if self.is_partial and not self._is_unfinished():  # it was finished meanwhile
+        """Yield the entries of all rows, in order. Each call starts a new pass."""
+        if self.is_partial and not self._is_unfinished():  # the run has finished since
             self.sources, self.is_partial = self._find_sources(), False
         if self.is_partial:
             known, look_up = self.known_rows(), self._begin()
@@ -277,12 +287,12 @@ class CaptionedData:
                 yield from group.told(index)
 
     def _begin(self) -> Callable[[Entry], Entry]:
-        """What is done to the entries of one way through."""
+        """Start a pass. Returns the function that is applied to each of its entries."""
         self.corrections = Corrections(self.log)
         return self.corrections if self._corrected else Numbering()
 
     def groups(self) -> Generator[Group, None, None]:
-        """The rows of the output with their entries, those together that were made of one row; of one that is whole."""
+        """Yield the rows of a whole output with their entries. Rows that were made from one input row come together."""
         look_up = self._begin()
         groups = self._from_text(self._rows()) if self.is_interleaved else self._from_columns()
         for group in groups:
@@ -302,7 +312,7 @@ class CaptionedData:
         return sorted(entries, key=lambda entry: entry.slot)
 
     def _of_task(self, item: InputRow, task: Task) -> Iterator[Entry]:
-        """What a task came to, for each video of a row."""
+        """The entries of a task for each video of a row."""
         clips = self._clips(item.row)
         for slot, cells in enumerate(_by_video(item.row, task)):
             if cells["text"] is None and not (cells["failure"] or cells["meta"] or cells["candidates"]):
@@ -323,12 +333,12 @@ class CaptionedData:
             )
             kind, _, message = _text(cells["failure"]).partition(": ")
             if kind or (cells["text"] is None and not cells["candidates"]):
-                made = not kind and entry.meta.get("model")  # and what it says is in columns that were left out
+                made = not kind and entry.meta.get("model")  # there is a caption, but its column was not written
                 yield entry if made else replace(entry, failure=kind or "row", message=message)
                 continue
             texts, kept = [_text(text) for text in cells["candidates"] or []], cells["text"]
             entry = replace(entry, events=from_rows(kept))
-            if not isinstance(kept, str):  # JSON, or the column is not there, or what was kept is not what it should be
+            if not isinstance(kept, str):  # JSON, or no column, or a value of another type than a caption's
                 kept = texts[0] if kept is None else to_json(kept)
             yield _with_texts(entry, texts or [kept], entry.meta.get("kept"), kept)
 
@@ -341,6 +351,11 @@ class CaptionedData:
     # Tokens in the text
 
     def _from_text(self, rows: Iterator[InputRow], start: int = 0) -> Iterator[Group]:
+        """The groups of an output with captions in the text, of which the first was made from input row `start`.
+
+        One input row gives a row for each kept caption, before them the original if it is kept. Where the number of
+        kept captions is not known, rows belong together as long as they look like rows that were made from the first.
+        """
         next_one: list[InputRow] = []
         for index in itertools.count(start):
             first = next_one.pop() if next_one else next(rows, None)
@@ -358,7 +373,7 @@ class CaptionedData:
                 while len(made) < (copies or self.settings.num_captions):
                     item = next(rows, None)
                     if made and not copies and not (item and self._is_made_of(item.row, clips)):
-                        next_one += [item] if item else []
+                        next_one += [item] if item else []  # the first row of the next input row
                         break
                     made += [item] if item else []
                     if item is None:
@@ -373,15 +388,16 @@ class CaptionedData:
                 yield Group(items=[first, *made] if self.settings.original else made, entries=entries, made=len(made))
 
     def _is_made_of(self, row: Row, clips: list[Clip]) -> bool:
-        """Whether a row with these clips looks as one that was made: a blank and a caption follow each token."""
+        """Whether a row has these clips and looks captioned: a blank and a caption follow each token."""
         text = _text(row.get(self.settings.text_key))
         all_spaced = text.count(video_token()) == text.count(f"{video_token()} ")
         return all_spaced and bool(captions_in(text)) and self._clips(row) == clips
 
     def _copies(self, index: int, first: Row) -> int:
-        """How many rows were made of one: as many as its videos have captions that were kept, those with most.
+        """Number of rows that were made from an input row: the largest number of kept captions of one of its videos.
 
-        0 where that is not known: of a great many captions, and of videos in a tar file, which were paths before.
+        0 if that is not known: the ledger holds too many answers, or videos are in a tar file, where they are known by
+        other names than before.
         """
         if self.settings.keep != "all":
             return 1
@@ -390,14 +406,14 @@ class CaptionedData:
         return max(kept, default=0)
 
     def _requests(self, index: int, row: Row) -> list[Request]:
-        """What was asked about each video, as far as that can be told from the row."""
+        """The requests about each video, as far as they can be rebuilt from the row."""
         plan = LAYOUTS["interleaved"].plan(row, index, self.settings, None)
         task = self.settings.text_task
         names = [name for name in plan.asked() if name.task == task.name] if not task.after else []
         return [made for made in (plan.request(name, {}) for name in names) if isinstance(made, Request)]
 
     def _failed(self, index: int, row: Row, failed: list[Row]) -> Iterator[Entry]:
-        """The failures of a row: those of the task that answers go into the text of, after which come all others."""
+        """The entries of a failed row: one for each failure of the task whose answers go into the text."""
         task = self.settings.text_task
         of_it = [told for told in failed if told.get("task") in (None, task.name)]
         for slot, told in enumerate(of_it):
@@ -415,7 +431,7 @@ class CaptionedData:
         return named_clip(video, *self._finder.folders) if isinstance(video, str) else None
 
     def _captioned(self, index: int, first: Row, texts: list[list[str]]) -> Iterator[Entry]:
-        """The entries of a row, from the captions of each row that was made of it."""
+        """The entries of an input row, from the captions in each row that was made from it."""
         clips = self._clips(first)
         requests = self._requests(index, first) if self.settings.original else []
         for slot, (clip, *captions) in enumerate(zip(clips, *texts, strict=False)):
@@ -436,8 +452,8 @@ class CaptionedData:
 
 
 def _with_texts(entry: Entry, candidates: list[str], kept: Any, caption: str) -> Entry:
-    """Part candidates into those that were kept and the others."""
-    if is_edited(entry):  # no candidate says what was kept
+    """Put texts into an entry: the kept candidates as `captions`, the rest as `others`."""
+    if is_edited(entry):  # the kept text is a person's, not a candidate
         return replace(entry, captions=(caption,), others=tuple(enumerate(candidates)))
     places = [place for place in kept if isinstance(place, int)] if isinstance(kept, list | tuple) else []
     if not places or any(not 0 <= place < len(candidates) for place in places):
@@ -448,7 +464,7 @@ def _with_texts(entry: Entry, candidates: list[str], kept: Any, caption: str) ->
 
 
 def _by_video(row: Row, task: Task) -> list[dict[ColumnKind, Any]]:
-    """What the columns of a task hold, for each video of a row."""
+    """The cells of a task's columns, for each video of a row."""
     cells: dict[ColumnKind, Any] = {kind: row.get(task.column(kind)) for kind in COLUMN_KINDS}
     cells["meta"] = _from_json(cells["meta"])
     if not is_by_video(row, task):
@@ -460,7 +476,7 @@ def _by_video(row: Row, task: Task) -> list[dict[ColumnKind, Any]]:
 def is_by_video(row: Row, task: Task) -> bool:
     """Whether the columns of a task hold lists, with an item for each video of the row.
 
-    Candidates are a list in any case, and so are events; metadata and failures are there for each video.
+    Columns of candidates and events always hold lists, so metadata and failures are looked at first.
     """
     known = [_from_json(row.get(task.column("meta"))), row.get(task.column("failure"))]
     known = [cell for cell in known if cell is not None]
@@ -475,7 +491,7 @@ def _at(cell: Any, slot: int) -> Any:
 
 
 def _from_json(value: Any) -> Any:
-    """What a text of JSON holds, as formats with types have it; anything else as it is."""
+    """Parse a string as JSON, as typed formats hold metadata; None if it is no JSON. Other values stay as they are."""
     try:
         return json.loads(value) if isinstance(value, str) else value
     except ValueError:
@@ -483,7 +499,7 @@ def _from_json(value: Any) -> Any:
 
 
 def _as_in_tar(entry: Entry, result: RowResult) -> Entry:
-    """An entry whose video is called by its sample, as it is once a tar file holds it."""
+    """An entry with its video named by the key of its sample, as in a finished WebDataset output."""
     clip = entry.video.clip
     if clip is None or "__key__" in (result.origin.row if result.origin else {}):
         return entry
@@ -491,7 +507,7 @@ def _as_in_tar(entry: Entry, result: RowResult) -> Entry:
 
 
 def _as_read(row: Row, settings: Settings) -> Row:
-    """A row of a run with the columns that it adds as they are read from a file."""
+    """A row with the columns that the run adds as they would be read back from a file."""
     return {**row, **{name: json.loads(to_json(row[name])) for name in settings.added_columns if name in row}}
 
 

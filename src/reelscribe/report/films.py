@@ -1,4 +1,4 @@
-"""Films of which several stretches were captioned: what their timelines show."""
+"""Timelines of films: videos of which several stretches were captioned."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
@@ -13,11 +13,11 @@ from reelscribe.stretches import MOST_SECONDS, WHOLE, Stretch, split_fragment
 from reelscribe.terminal import shortened
 
 _FEWEST: Final = 2
-"""Stretches that make a timeline."""
+"""Minimum number of stretches for a timeline."""
 _MOST_LETTERS: Final = 120
-"""Of what was said, on the timeline."""
+"""Maximum letters of a caption on the timeline."""
 _SHOWN_SECONDS: Final = 1.0
-"""How long something is drawn whose end is not known."""
+"""Length in seconds of a stretch that is drawn if its end is not known."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,11 +25,11 @@ class Stop:
     """A clip on a timeline."""
 
     clip: str
-    """Identifier of its view."""
+    """Identifier of its `ClipView`."""
     label: str
-    """From when to when it is, and what came of it."""
+    """Label: times of the clip, failures or flags, and the caption's beginning."""
     words: str
-    """What was said of it."""
+    """Beginning of its caption."""
     state: Literal["captioned", "flagged", "failed"]
 
 
@@ -38,43 +38,45 @@ class Happening:
     """An event on a timeline."""
 
     clip: str
-    """Identifier of the clip's view that it is of."""
+    """Identifier of the `ClipView` that it belongs to."""
     start: float
+    """Seconds from the start of the film."""
     label: str
 
 
 @dataclass(frozen=True, kw_only=True)
 class FilmView:
-    """What the page shows of a film."""
+    """A film as the page shows it."""
 
     id: str
     name: str
     length: str
-    """As a clock shows it; empty if it is not known."""
+    """Length as on a clock, such as 1:02:03; empty if not known."""
     lines: list[Line[Stop, Happening]]
     outside: list[Stop]
-    """Clips that do not lie in the film: they failed."""
+    """Clips that do not lie within the film."""
     answers: list[AnswerView]
-    """About the film as a whole."""
+    """Answers about the film as a whole."""
     stops: list[Stop]
-    """All its stretches that are shown."""
+    """All stretches of the film that the page shows."""
 
     def count(self, state: str) -> int:
-        """How many of them are in this state."""
+        """Number of stretches in this state."""
         return sum(stop.state == state for stop in self.stops)
 
 
 def films_of(clips: Sequence[ClipView]) -> list[FilmView]:
-    """The films of which several stretches are shown, in the order of their first ones."""
+    """The films of which several stretches are shown, in the order of their first clips."""
     by_film: dict[str, list[ClipView]] = {}
     for clip in clips:
-        if clip.entry.video.name:  # else the row names none
+        if clip.entry.video.name:  # without a name, clips of different rows would be one film
             by_film.setdefault(clip.entry.video.film, []).append(clip)
     several = (found for found in by_film.values() if sum(not _is_whole(clip) for clip in found) >= _FEWEST)
     return [_film(f"film-{number}", found) for number, found in enumerate(several)]
 
 
 def _film(identifier: str, clips: Sequence[ClipView]) -> FilmView:
+    """Lay out the stretches of a film."""
     stretches = [clip for clip in clips if not _is_whole(clip)]
     known = max(_file_seconds(clips), default=None)
     times = [(clip, *_times(clip.entry)) for clip in stretches]
@@ -107,14 +109,14 @@ def _is_whole(clip: ClipView) -> bool:
 
 
 def _stretch_in(name: str) -> Stretch:
-    """The stretch that the name of a video says which cannot be reached."""
+    """The stretch in the name of a video whose file cannot be reached."""
     with suppress(ClipError):
         return split_fragment(name)[1]
     return WHOLE
 
 
 def _times(entry: Entry) -> tuple[float, float | None]:
-    """From when to when a clip is; None for the end of its file."""
+    """Start and end of a clip in seconds. An end of None is the end of the file."""
     start, end = _time(entry.meta.get("clip_start")), _time(entry.meta.get("clip_end"))
     if start is not None and end is not None and end > start:
         return start, end
@@ -129,11 +131,12 @@ def _file_seconds(clips: Iterable[ClipView]) -> Iterator[float]:
 
 
 def _time(value: Any) -> float | None:
-    """A time; None for anything else, as a data set may hold anything."""
+    """The value as seconds; None if it is no plausible time. A data set may hold anything."""
     return float(value) if isinstance(value, int | float) and 0 <= value < MOST_SECONDS else None
 
 
 def _stop(clip: ClipView, start: float, end: float | None) -> Stop:
+    """A clip as the timeline shows it."""
     failures = [answer.entry.failure.replace("_", " ") for answer in clip.answers if answer.entry.failure]
     flags = [flag.replace("_", " ") for answer in clip.answers for flag in answer.flags]
     texts = (_said(answer.entry) for answer in clip.answers if not answer.entry.failure)
@@ -150,12 +153,14 @@ def _stop(clip: ClipView, start: float, end: float | None) -> Stop:
 
 
 def _said(entry: Entry) -> str:
+    """The text of an answer: its events, or its first caption."""
     if entry.events is not None:
         return "; ".join(event.text for event in entry.events)
     return entry.captions[0] if entry.captions else ""
 
 
 def _events(clips: Iterable[ClipView]) -> Iterator[Span[Happening]]:
+    """Yield the events in clips."""
     for clip in clips:
         for answer in clip.answers:
             for event in answer.entry.events or ():

@@ -1,9 +1,9 @@
 "use strict";
-// A run that goes on: its numbers move, and clips come to the page as it writes them.
+// Follows a run that is under way: updates its numbers, and adds clips to the page as the run makes them.
 
 const NEWS_MILLISECONDS = 1000;
 const IDLE_MILLISECONDS = 5000; // a run that broke off may be resumed
-let received = 0; // clips that came since the page was loaded
+let received = 0; // number of clips that were added since the page was loaded
 let following = true;
 let pause = NEWS_MILLISECONDS;
 
@@ -19,7 +19,7 @@ function showRun(run) {
   const more = run.state === "finished" ? ". Start reelscribe view again for all of it." : "";
   const said = `${begins}: ${parts.join(" · ")}${more}`;
   const place = field("run");
-  if (place.textContent !== said) place.textContent = said; // or a screen reader would say it every second
+  if (place.textContent !== said) place.textContent = said; // else a screen reader would repeat it every second
 }
 
 async function hearNews() {
@@ -38,7 +38,7 @@ async function hearNews() {
   pause = told.run.state === "broken off" ? IDLE_MILLISECONDS : NEWS_MILLISECONDS;
 }
 
-// One question at a time, however long it takes to answer.
+// Sends one request at a time, however long its response takes.
 async function keepHearing() {
   await hearNews();
   setTimeout(keepHearing, pause);

@@ -1,4 +1,4 @@
-"""Looks at a run that goes on: what it made since, some rows and some clips at a time."""
+"""Follows a run that is still under way, and adds its new clips to the page in small batches."""
 
 import threading
 from collections.abc import Callable
@@ -10,22 +10,22 @@ from reelscribe.report.left import last_run
 from reelscribe.runners.status import read_status
 
 Show = Callable[[list[tuple[Entry, ...]]], list[str]]
-"""Makes the HTML of clips, given the entries of each, and lets them be corrected."""
+"""(entries of each clip) -> HTML of each clip. Also makes the clips editable."""
 
 _MOST_ROWS: Final = 200
-"""That are looked up for one question."""
+"""Maximum rows to read from the ledger for one request of the page."""
 _MOST_CLIPS: Final = 4
-"""Whose frames are decoded for one question; of more that came since the last one, the others are only counted."""
+"""Maximum clips that one request adds to the page. If more were made since the last one, the rest is only counted."""
 
 
 class Follower:
-    """Answers a page that asks what came. May be used from several threads.
+    """Answers a page that asks for new clips. May be used from several threads.
 
     Args:
-        data: of a run that is not finished, with entries as the model leaves them; it was gone through to the end. What
-            comes behind that is new.
-        most: clips to show beyond these.
-        show: makes them HTML.
+        data: the data of an unfinished run, with entries as the model left them, after a pass through all its rows.
+            Rows after these are new.
+        most: maximum number of clips to add to the page.
+        show: renders clips.
 
     Raises:
         DatasetError: its ledger or its inputs cannot be read.
@@ -40,14 +40,14 @@ class Follower:
         self._clips: list[str] = []
 
     def news(self, seen: int) -> dict[str, Any]:
-        """What came since.
+        """The clips that were made since, and the state of the run.
 
         Args:
-            seen: number of clips that the page got in this way.
+            seen: number of clips that the page got from here so far.
 
         Returns:
-            `clips`, HTML of some; `run`, how far it is; `begun_anew`, whether another run with other settings
-            took its place, so that a new page has to be made.
+            `clips`: the HTML of some new clips. `run`: the progress of the run. `begun_anew`: whether a run with other
+            settings or inputs replaced it, so that the page has to be made again.
         """
         with self._lock:
             if seen >= len(self._clips) and not self._begun_anew:
@@ -63,7 +63,7 @@ class Follower:
         return {name: getattr(told, name) for name in names}
 
     def _read(self, most: int) -> list[tuple[Entry, ...]]:
-        """The entries of each video of some rows; nothing if no whole one is there."""
+        """The entries of each video in the next rows; empty if there is no complete row, or another run began."""
         before, now = self._data.run, last_run(self._data.output)
         self._begun_anew = not (before and now and _does(before) == _does(now))
         if self._begun_anew:
@@ -73,5 +73,5 @@ class Follower:
 
 
 def _does(run: Run) -> tuple[Any, ...]:
-    """What of a run makes its rows the ones that they are."""
+    """The parts of a run that its rows depend on."""
     return run.work, run.inputs, run.settings

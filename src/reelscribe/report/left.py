@@ -1,4 +1,4 @@
-"""What a run left beside its output: the ledger, the list of failures, an output that is not whole."""
+"""Reads what a run left beside its output: the ledger and the list of failures; and finds unfinished outputs."""
 
 import contextlib
 import os
@@ -21,25 +21,25 @@ from reelscribe.tasks import Task
 from reelscribe.values import Answer, Caption, Request, Row
 
 Unfinished = Literal["ended", "running"]
-"""Which runs that are not finished: those that broke off, or also one that goes on."""
+"""Unfinished runs to accept. ended: runs that broke off. running: also a run that is still under way."""
 
 
 def last_run(output: Path) -> Run | None:
-    """The last run on the output; None where its ledger is gone."""
+    """The last run on the output; None if its ledger is gone."""
     return runs_on(output)[0] if find_ledger(output).is_file() else None
 
 
 def is_unfinished(output: Path, run: Run, unfinished: Unfinished) -> bool:
-    """Whether what a run knows is to be looked at in place of its output, which is not whole."""
+    """Whether to read the ledger of a run, since its output is not whole and `unfinished` accepts such a run."""
     if holder(lock_of(output), output) is not None:
         return unfinished == "running"
     if SHARD in str(output):
-        return unfinished == "running" and run.ending != "finished"  # else the shards that are whole
+        return unfinished == "running" and run.ending != "finished"  # else whole shards are read
     return not output.exists()
 
 
 def not_finished(output: Path) -> DatasetError:
-    """The error of an output that is not whole, where a whole one is needed."""
+    """The error if a whole output is needed, but the run is not finished."""
     going = holder(lock_of(output), output) is not None
     how = "under way: wait until it is finished" if going else "not finished: give its command again"
     return DatasetError(
@@ -48,17 +48,18 @@ def not_finished(output: Path) -> DatasetError:
 
 
 def tasks_in(rows: list[Row]) -> tuple[Task, ...]:
-    """The tasks whose columns rows have, where no ledger tells them; else the one that a run has by default."""
+    """Find tasks by the columns of rows, for an output without a ledger. Without such columns, the default task."""
     names = {name: None for row in rows for name in row if {f"{name}_meta", f"{name}_failure"} & row.keys()}
     return tuple(Task(name=name) for name in names) or (Task(),)
 
 
 def settings_of(run: Run | None) -> Settings:
+    """The settings of a run; the default ones without a run."""
     return Settings() if run is None else Settings.of_run(run.settings)
 
 
 def folders_of(output: Path, run: Run | None, root: Path | None) -> list[Path]:
-    """Where relative paths of videos may start from."""
+    """Folders that relative paths of videos may start from."""
     if root is not None:
         return [root]
     if run is None:
@@ -67,7 +68,7 @@ def folders_of(output: Path, run: Run | None, root: Path | None) -> list[Path]:
         return [Path(run.folder, run.settings["root"])]
     folders = [output.parent]
     for named in run.inputs:
-        with contextlib.suppress(ReelscribeError):  # it went since then
+        with contextlib.suppress(ReelscribeError):  # the input is gone since
             folders += [Path(source.location).parent for source in _sources_in(Path(run.folder), named)]
     return folders
 
@@ -77,7 +78,7 @@ def _sources_in(folder: Path, named: str) -> list[Source]:
 
 
 def read_failures(file: Path) -> dict[int, list[Row]]:
-    """What is told of the failures of each row."""
+    """Read a list of failures: the failures of each row, by its number. Empty if there is no such file."""
     found: dict[int, list[Row]] = {}
     if file.is_file():
         for item in read_rows(find_sources([file]), Settings(), output=file):
@@ -88,12 +89,12 @@ def read_failures(file: Path) -> dict[int, list[Row]]:
 
 
 def _answers(known: Mapping[int, list[Answer]], request: Request, settings: Settings) -> list[Answer]:
-    """What is known of a request, the answers that release 0.1.0 had to it last."""
+    """The known answers to a request. Answers that release 0.1.0 wrote, under other seeds, come last."""
     return [*known.get(request.seed, []), *known.get(seed_of_0_1(request, settings), [])]
 
 
 def counting(known: Mapping[int, list[Answer]], settings: Settings) -> Callable[[Request], int]:
-    """Finds how many captions of a request the last run kept; 0 where that is not known."""
+    """Returns a function that gives the number of kept captions of a request; 0 if not known."""
 
     def count(request: Request) -> int:
         answers = _answers(known, request, settings)
@@ -105,14 +106,14 @@ def counting(known: Mapping[int, list[Answer]], settings: Settings) -> Callable[
 def remembering(
     known: Mapping[int, list[Answer]], settings: Settings
 ) -> Callable[[Request, list[str]], Caption | None]:
-    """Finds what the ledger knows of a request whose kept captions are these."""
+    """Returns a function that finds the ledger's caption for a request by its kept texts; None if there is none."""
 
     def find(request: Request, texts: list[str]) -> Caption | None:
         wanted = [text.strip() for text in texts]  # as interleaved text can hold them
         answers = _answers(known, request, settings)
         captions = (choose(request, item) for item in answers)
         same = (item for item in captions if [without_tokens(text).strip() for text in item.texts] == wanted)
-        # A second try may have been told what was wrong with the first, behind its prompt.
+        # The prompt of a retry may have the first try's fault appended.
         asked = (
             item
             for item in same

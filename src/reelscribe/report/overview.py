@@ -1,4 +1,4 @@
-"""What a data set's captions look like taken together, and which of them to show."""
+"""Statistics over all captions of a data set, and the choice of videos to show."""
 
 import json
 import random
@@ -14,8 +14,9 @@ from reelscribe.report.words import opening
 from reelscribe.words import words_of
 
 _TOP: Final = 6
+"""Number of openings that are listed."""
 _MAX_PLAUSIBLE: Final = 1 << 40
-"""Counts and times above this are taken for errors. A data set may hold any number, and plots must not break on it."""
+"""Larger counts and times are ignored as errors: a data set may hold any number, and plots must not break on it."""
 
 
 @dataclass(kw_only=True)
@@ -24,41 +25,44 @@ class Overview:
 
     captions: int = 0
     tasks: Counter[str] = field(default_factory=Counter)
-    """Captions by task; all tasks, also those that have none."""
+    """Captions by task; tasks without captions are included, with 0."""
     failed: Counter[str] = field(default_factory=Counter)
-    """Failures likewise."""
+    """Failures by task, in the same way."""
     without_video: int = 0
     failures: Counter[str] = field(default_factory=Counter)
-    """By kind."""
+    """Failures by kind."""
     examples: dict[str, str] = field(default_factory=dict)
-    """Of each kind, what is told of the first."""
+    """Message of the first failure of each kind."""
     flags: Counter[str] = field(default_factory=Counter)
     stop_reasons: Counter[str] = field(default_factory=Counter)
-    """Of all candidates."""
+    """Stop reasons of all candidates."""
     openings: Counter[str] = field(default_factory=Counter)
     """First words of captions."""
     vocabulary: Counter[str] = field(default_factory=Counter)
     made_by: Counter[tuple[str, str]] = field(default_factory=Counter)
-    """Model with its revision, and engine."""
+    """Captions by model (with its revision) and engine."""
     prompts: Counter[str] = field(default_factory=Counter)
     lengths: list[int] = field(default_factory=list)
-    """Words of each caption."""
+    """Number of words of each caption."""
     seconds: list[float] = field(default_factory=list)
-    """When the last frame that the model saw is shown; of each video, like its tokens."""
+    """Time of the last frame that the model saw, in seconds, for each video."""
     caption_tokens: list[int] = field(default_factory=list)
+    """Tokens of each caption."""
     video_tokens: list[int] = field(default_factory=list)
+    """Vision tokens of each video."""
     strata: list[str] = field(default_factory=list)
-    """Of each video, its kinds of failure and its flags."""
+    """Stratum of each video: its kinds of failure and its flags."""
 
     @classmethod
     def of(cls, entries: Iterable[Entry | NoVideo]) -> "Overview":
-        """Go through all videos once."""
+        """Count all entries, in one pass."""
         overview = cls()
         for answers in by_video(entries):
             overview._add_video(answers)
         return overview
 
     def _add_video(self, answers: Sequence[Entry]) -> None:
+        """Count the answers about one video."""
         if not answers:
             self.without_video += 1
             return
@@ -73,6 +77,7 @@ class Overview:
             self.video_tokens.append(shown.meta["video_tokens"])
 
     def _add(self, entry: Entry) -> None:
+        """Count one answer."""
         self.tasks[entry.task] += not entry.failure
         self.failed[entry.task] += bool(entry.failure)
         if entry.failure:
@@ -89,6 +94,7 @@ class Overview:
         self._add_meta(entry)
 
     def _add_meta(self, entry: Entry) -> None:
+        """Count what the metadata of a caption say."""
         meta = entry.meta
         if not meta:
             return
@@ -100,25 +106,25 @@ class Overview:
 
     @property
     def top_openings(self) -> list[tuple[str, int]]:
-        """The commonest ones that several captions share."""
+        """The most frequent openings that several captions share, with their counts."""
         return [(text, count) for text, count in self.openings.most_common(_TOP) if count > 1 and text]
 
     @property
     def words(self) -> int:
-        """Words of all captions."""
+        """Number of words in all captions."""
         return self.vocabulary.total()
 
     @property
     def once(self) -> int:
-        """Words that are there once."""
+        """Number of different words that occur once."""
         return sum(count == 1 for count in self.vocabulary.values())
 
 
 def choose(strata: Sequence[str], most: int, seed: int) -> list[int]:
-    """Choose videos to show, spread over the strata: rare ones come whole, what is left is shared by the others.
+    """Choose at most `most` videos, spread over the strata: small strata are taken whole, the others share the rest.
 
     Returns:
-        Places in `strata`, ascending.
+        Indexes in `strata`, ascending.
     """
     if len(strata) <= most:
         return list(range(len(strata)))
@@ -134,7 +140,7 @@ def choose(strata: Sequence[str], most: int, seed: int) -> list[int]:
 
 
 def flags_of(entry: Entry) -> list[str]:
-    """What is noted of a caption: by checks, and by people."""
+    """Flags of a caption: from the run's checks, and from people's edits and verdicts."""
     flags = entry.meta.get("flags")
     found = flags.split() if isinstance(flags, str) else [str(flag) for flag in listed(flags)]
     by_people = {"edited": is_edited(entry), "out_of_date": entry.outdated, verdict_of(entry): verdict_of(entry)}
@@ -142,25 +148,25 @@ def flags_of(entry: Entry) -> list[str]:
 
 
 def caption_tokens_of(entry: Entry) -> list[int]:
-    """Tokens of each kept caption, where they are known."""
+    """Number of tokens of each kept caption, if known."""
     tokens, kept = listed(entry.meta.get("completion_tokens")), listed(entry.meta.get("kept"))
     found = [tokens[place] for place in kept if isinstance(place, int) and 0 <= place < len(tokens)]
     return [count for count in found if _is_count(count)]
 
 
 def frame_seconds_of(entry: Entry) -> list[float]:
-    """When the frames that the model saw are shown, in seconds; empty where that is not known."""
+    """Times in seconds of the frames that the model saw; empty if not known."""
     seconds = listed(entry.meta.get("frame_timestamps"))
     return [float(second) for second in seconds if isinstance(second, int | float) and 0 <= second < _MAX_PLAUSIBLE]
 
 
 def shown_of(answers: Sequence[Entry]) -> Entry:
-    """Of the answers about a video one whose frames are known, where there is one; at least one that is no failure."""
+    """The answer about a video whose frames are shown: with known frames if possible, else one that did not fail."""
     return max(answers, key=lambda entry: (bool(frame_seconds_of(entry)) and not entry.failure, not entry.failure))
 
 
 def shown_text(text: str, entry: Entry) -> str:
-    """JSON with a line for each value; what is none as it is."""
+    """A structured caption as indented JSON; any other text as it is."""
     if entry.structured:
         with suppress(ValueError):
             return json.dumps(json.loads(text), indent=2, ensure_ascii=False)
@@ -168,7 +174,7 @@ def shown_text(text: str, entry: Entry) -> str:
 
 
 def seconds_of(entry: Entry) -> float | None:
-    """When the last of those frames is shown."""
+    """Time in seconds of the last frame that the model saw; None if not known."""
     return max(frame_seconds_of(entry), default=None)
 
 
@@ -177,5 +183,5 @@ def _is_count(value: Any) -> bool:
 
 
 def listed(value: Any) -> list[Any]:
-    """A value that should be a list; an empty one where it is something else, as a data set may hold anything."""
+    """The value if it is a list, else an empty one. A data set may hold anything."""
     return value if isinstance(value, list) else []

@@ -1,15 +1,15 @@
 "use strict";
-// What a reader does to the page: find, sort, play, mark, export. Of a page from a server, more clips come later.
+// Actions of the reader: find, sort, play, mark, export. If a server sends the page, more clips are added later.
 
 const number = (text, otherwise) => (text === "" ? otherwise : Number(text));
 
-// A clip has an answer to each task. Where there is one task, the answer's element is the clip's own.
+// A clip has an answer to each task. If there is one task, the answer's element is the clip's own.
 
 const clips = [];
 const answers = [];
 const clipOf = new Map();
-const answerNamed = new Map(); // by its identifier
-const partsOf = new Map(); // what stands for a clip on its film's timeline
+const answerNamed = new Map(); // answers by identifier
+const partsOf = new Map(); // by clip: its elements on its film's timeline
 for (const part of document.querySelectorAll(".film [data-clip]")) {
   const { clip } = part.dataset;
   partsOf.set(clip, [...(partsOf.get(clip) ?? []), part]);
@@ -47,7 +47,7 @@ function answerOf(node) {
 
 list.querySelectorAll("article").forEach(adopt);
 
-// Marks are kept by the browser, under the page's and the caption's own names, so that they outlive a reload.
+// The browser stores marks by page and by caption, so that they survive a reload.
 
 const KEY = `reelscribe-marks-${document.body.dataset.key}`;
 const marks = new Map(Object.entries(stored(localStorage, KEY, {})));
@@ -121,7 +121,7 @@ function fits(answer) {
 
 const FILTERS = ["search", "show", "least", "most"];
 let shown = [];
-let inAll = Number(document.body.dataset.clips); // clips, with those that are still to come
+let inAll = Number(document.body.dataset.clips); // number of clips, including those that are still to be loaded
 
 function find() {
   const name = field("sort").value.replace("-", "");
@@ -151,11 +151,11 @@ function clear() {
   find();
 }
 
-// Clips that come after the page, as HTML.
+// Adds clips that are loaded after the page, given their HTML.
 function receive(pieces) {
   for (const html of pieces) {
     const holder = document.createElement("ol");
-    holder.innerHTML = html; // the server's own, with all that data say escaped
+    holder.innerHTML = html; // from our own server, which escapes all data
     const clip = adopt(holder.querySelector("article"));
     clip.answers.forEach(correctable);
     wire(clip);
@@ -183,7 +183,7 @@ function visit(answer) {
 
 // Playing
 
-const lastPlayed = new Map(); // by film, the clip that has its player: browsers give a page some dozens, not hundreds
+const lastPlayed = new Map(); // by film: the clip that has its player, as browsers allow a page dozens of players, not hundreds
 
 const player = (clip) =>
   playerOf(clip.article, (video) => {
@@ -201,7 +201,7 @@ function takePlayer(clip) {
   lastPlayed.set(clip.film, clip);
 }
 
-// Events are subtitles while it plays: those of the first answer that has some, until the reader chooses others.
+// Shows events as subtitles: those of the first answer that has some, until the reader chooses others.
 
 const MARKUP = { "&": "&amp;", "<": "&lt;", ">": "&gt;" };
 
@@ -212,7 +212,7 @@ function addSubtitles(video, clip) {
     track.mode = answer === timed[0] ? "showing" : "hidden";
     for (const event of answer.node.querySelectorAll(".events [data-start]")) {
       const text = event.querySelector("[data-text]").textContent.replace(/[&<>]/g, (sign) => MARKUP[sign]);
-      // Chromium shows a cue at the very moment of its end, too, when that is sought: the next one begins there.
+      // Seeking to a cue's exact end still shows it in Chromium, where the next cue begins. So end it 1 ms earlier.
       track.addCue(new VTTCue(Number(event.dataset.start), Number(event.dataset.end) - 0.001, text));
     }
   }
@@ -225,7 +225,7 @@ function seek(clip, seconds) {
   if (video) video.currentTime = seconds;
 }
 
-// Timelines: one stop of each is reached with Tab, the others from there with arrow keys.
+// Timelines: Tab reaches one stop of each, and arrow keys reach the others from there.
 
 function showCurrent(stop) {
   const film = stop.closest(".film");
@@ -264,7 +264,7 @@ function stopAt(event) {
   if (!part) return follow(event);
   event.preventDefault();
   const clip = clipOf.get(part.dataset.clip);
-  if (!clip) return; // it is still to come
+  if (!clip) return; // it is not loaded yet
   seek(clip, Number(part.dataset.seconds ?? clip.start));
   visit(clip.answers[0]);
 }
@@ -301,7 +301,7 @@ function go(by) {
 function focus(answer) {
   const { node, clip } = answer;
   goTo(clip, node);
-  (answer === clip.answers[0] ? clip.article : node).scrollIntoView({ block: "start" }); // the first one with its frames
+  (answer === clip.answers[0] ? clip.article : node).scrollIntoView({ block: "start" }); // for the first answer, with the frames of the clip
 }
 
 function note(answer) {
@@ -317,7 +317,7 @@ document.addEventListener("keydown", (event) => {
   if (event.key === "Escape" && answer && event.target.matches("textarea")) focus(answer);
 });
 
-// What there is to click on a clip and its answers.
+// Clicks on a clip and its answers.
 
 function wire(clip) {
   const within = (selector) => clip.article.querySelector(selector);
@@ -372,4 +372,4 @@ list.addEventListener("click", follow);
 field("export").addEventListener("click", exportMarks);
 listenToKeys(current);
 showExport();
-find(); // by what a reload leaves in the fields
+find(); // apply what the browser restores into the fields on a reload

@@ -1,4 +1,4 @@
-"""Entries to one HTML page that needs nothing else."""
+"""Renders entries as one self-contained HTML page."""
 
 import hashlib
 import itertools
@@ -35,9 +35,10 @@ from reelscribe.report.words import differences, near_duplicates, phrases
 from reelscribe.words import words_of
 
 VideoLink = Callable[[Entry], str | None]
-"""Where the page finds the video of an entry; None where it cannot be had."""
+"""(entry) -> link from the page to the entry's video; None if there is no video to link to."""
 
 _TOP: Final = 6
+"""Maximum number of repeated phrases, and of near duplicates of an answer, that are listed."""
 _TOLD_ELSEWHERE: Final = frozenset(
     {
         "prompt",
@@ -52,20 +53,22 @@ _TOLD_ELSEWHERE: Final = frozenset(
     }
     | {"clip_flags", "unreadable_line"}
 )
+"""Keys of metadata that the page shows elsewhere, or not at all, and so not under provenance."""
 _NEAR: Final = "near_duplicate"
+"""Flag of answers that nearly repeat another one on the page."""
 
 
 class Sheet:
-    """A page to be, of which all is known but the frames.
+    """A page without its frames, which are added when it is rendered.
 
     Args:
-        overview: of all videos.
-        videos: those to show: the entries of each.
-        course: of the last run, where it is known.
-        title: of the page.
-        link: where the videos are.
-        editing: whether captions are corrected on it, which takes a server.
-        unfinished: whether there is more to come; with a server the page asks for it.
+        overview: statistics of all videos.
+        videos: the entries of each video to show.
+        course: speed of the last run over time; None if not known.
+        title: title of the page.
+        link: links to the videos.
+        editing: whether captions can be corrected on the page, which needs a server.
+        unfinished: whether a run is still writing clips. With a server, the page asks for them.
     """
 
     def __init__(
@@ -107,8 +110,8 @@ class Sheet:
         """Make the page, in UTF-8.
 
         Args:
-            strips: of each video; without them there are no frames.
-            first: how many clips it has; all by default. For the others it asks its server.
+            strips: frames of each video; by default the page has none.
+            first: number of clips in the page itself; all by default. The page asks its server for the others.
         """
         clips = self._clips if strips is None else list(map(_with_strip, self._clips, strips))
         template = environment("report").get_template("page.html.j2")
@@ -116,7 +119,7 @@ class Sheet:
         return page.encode("utf-8", "xmlcharrefreplace")  # half a surrogate pair, which JSON may hold, has no UTF-8
 
     def piece(self, strips: Sequence[Filmstrip], start: int, count: int) -> list[str]:
-        """Make the HTML of some clips, which a page without them asks for."""
+        """Make the HTML of `count` clips from number `start` on, which a page asks its server for."""
         part = slice(start, start + count)
         return _html_of(list(map(_with_strip, self._clips[part], strips[part])), **self._told)
 
@@ -124,7 +127,7 @@ class Sheet:
 def render_clips(
     videos: Sequence[Sequence[Entry]], strips: Sequence[Filmstrip], *, link: VideoLink, several: bool
 ) -> list[str]:
-    """Make the HTML of clips that a run wrote since the page was made; see `Sheet`."""
+    """Make the HTML of clips that a run wrote after the page was made; see `Sheet` for the arguments."""
     clips = list(map(_with_strip, _clips(videos, [], link, several=several), strips))
     return _html_of(clips, several=several, editing=True, film_of={})
 
@@ -139,7 +142,7 @@ def _html_of(clips: Sequence[ClipView], **told: Any) -> list[str]:
 
 
 def beside_page(page: Path) -> VideoLink:
-    """Links from a page in a file to videos on the same disk."""
+    """Make links from a page in a file to video files: relative ones, or file:// URLs if on another drive."""
     folder = Path(os.path.realpath(page.parent))
 
     def link(entry: Entry) -> str | None:
@@ -155,7 +158,7 @@ def beside_page(page: Path) -> VideoLink:
 
 
 def _plots(overview: Overview, course: Course | None) -> Iterator[tuple[str, str, Markup]]:
-    """Title, what it says in words, and drawing of each."""
+    """Title, summary in words, and SVG of each plot."""
     kinds: list[tuple[str, Sequence[float], bool]] = [
         ("Words in a caption", overview.lengths, True),
         ("Tokens of a caption", overview.caption_tokens, True),
@@ -174,7 +177,7 @@ def _plots(overview: Overview, course: Course | None) -> Iterator[tuple[str, str
 
 
 def _repeated(entries: Sequence[Entry]) -> list[tuple[str, int]]:
-    """Phrases that several of the captions have."""
+    """The most frequent phrases that several captions share, with their counts."""
     counts: Counter[str] = Counter()
     for entry in entries:
         counts.update({phrase for text in entry.captions for phrase in phrases(words_of(text))})
@@ -182,7 +185,7 @@ def _repeated(entries: Sequence[Entry]) -> list[tuple[str, int]]:
 
 
 def _near(entries: Sequence[Entry]) -> list[list[int]]:
-    """Groups of entries of one task whose captions are nearly the same; by their places."""
+    """Groups of entries whose captions are near duplicates within a task, as indexes in `entries`."""
     by_task: dict[str, list[int]] = {}
     for place, entry in enumerate(entries):
         if not entry.failure:
@@ -197,11 +200,13 @@ def _near(entries: Sequence[Entry]) -> list[list[int]]:
 def _clips(
     videos: Sequence[Sequence[Entry]], groups: list[list[int]], link: VideoLink, *, several: bool
 ) -> list[ClipView]:
+    """Clips as the page shows them, without frames."""
     answers = _answers([entry for each in videos for entry in each], groups, several=several)
     return [_clip(list(itertools.islice(answers, len(each))), link, several=several) for each in videos]
 
 
 def _clip(answers: list[AnswerView], link: VideoLink, *, several: bool) -> ClipView:
+    """A clip as the page shows it, without frames."""
     entry = shown_of([answer.entry for answer in answers])
     href, clip = link(entry), entry.video.clip
     name, times = name_and_times(entry.video.name)
@@ -219,6 +224,7 @@ def _clip(answers: list[AnswerView], link: VideoLink, *, several: bool) -> ClipV
 
 
 def _answers(entries: Sequence[Entry], groups: list[list[int]], *, several: bool) -> Iterator[AnswerView]:
+    """Yield answers as the page shows them."""
     names = identifiers(entries, several=several)
     similar = {place: [other for other in group if other != place] for group in groups for place in group}
     for place, entry in enumerate(entries):
@@ -227,7 +233,7 @@ def _answers(entries: Sequence[Entry], groups: list[list[int]], *, several: bool
         yield AnswerView(
             id=names[place],
             entry=entry,
-            # What the first caption says is shown as events; others are there with keep = "all".
+            # The first caption is shown as events. Further kept captions, with keep = "all", are shown as text.
             texts=[shown_text(text, entry) for text in entry.captions[entry.events is not None :]],
             flags=[] if entry.failure else flags_of(entry) + ([_NEAR] if others else []),
             words=sum(len(words_of(text)) for text in entry.captions),
@@ -242,10 +248,10 @@ def _answers(entries: Sequence[Entry], groups: list[list[int]], *, several: bool
 
 
 def identifiers(entries: Sequence[Entry], *, several: bool) -> list[str]:
-    """Names for what was said of videos, so that a note stays with the caption that it is about.
+    """Identifiers of answers on the page, made from their texts, so that a mark stays with the text that it is about.
 
     Args:
-        entries: what was said.
+        entries: the answers.
         several: whether there are several tasks.
     """
     names = []
@@ -257,6 +263,7 @@ def identifiers(entries: Sequence[Entry], *, several: bool) -> list[str]:
 
 
 def _others(entry: Entry) -> Iterator[Other]:
+    """Yield the candidates that were not kept, with equal texts as one."""
     places: dict[str, list[int]] = {}
     for place, text in entry.others:
         places.setdefault(text, []).append(place)
@@ -269,7 +276,7 @@ def _others(entry: Entry) -> Iterator[Other]:
 
 
 def _provenance(meta: dict[str, Any]) -> Iterator[tuple[str, str]]:
-    """All that is recorded of a caption and not shown elsewhere, as names and values."""
+    """Names and values of a caption's metadata that are not shown elsewhere on the page."""
     if meta.get("failure"):
         return
     for name, value in meta.items():
@@ -278,7 +285,7 @@ def _provenance(meta: dict[str, Any]) -> Iterator[tuple[str, str]]:
             continue
         if name == "sampling" and isinstance(value, str):
             with suppress(ValueError):
-                value = json.loads(value)  # noqa: PLW2901 - as it was before it became text
+                value = json.loads(value)  # noqa: PLW2901 - a dict again
         size = name == "frame_size" and isinstance(value, list)
         yield name.replace("_", " "), " x ".join(map(_told, value)) if size else _told(value)
     for name in ("completion_tokens", "stop_reasons"):
@@ -287,6 +294,7 @@ def _provenance(meta: dict[str, Any]) -> Iterator[tuple[str, str]]:
 
 
 def _told(value: Any) -> str:
+    """A value of metadata in words. An empty dict means the checkpoint's own sampling."""
     if isinstance(value, dict):
         return ", ".join(f"{name} {_told(item)}" for name, item in value.items()) or "as the checkpoint has it"
     if isinstance(value, list):

@@ -1,4 +1,4 @@
-"""Plots as SVG inside a page, which has their colours in its style: `fill` and `stroke` name its variables."""
+"""Plots as inline SVG. Colours are CSS variables of the page's style, so plots follow its light and dark themes."""
 
 import itertools
 import math
@@ -8,20 +8,23 @@ from html import escape
 from typing import Final
 
 _WIDTH, _HEIGHT = 280, 120
+"""Size of a plot in SVG units."""
 _LEFT, _RIGHT, _TOP, _BOTTOM = 40, 10, 9, 22
-"""Room around the bars, for what the axes say."""
+"""Margins around the bars in SVG units, for the labels of the axes."""
 _FEWEST_BINS, _MOST_BINS = 8, 24
+"""Bounds of the number of bins of a histogram."""
 _TEXT: Final = 'fill="var(--muted)" font-size="12"'
+"""Attributes of labels."""
 
 
 def histogram(values: Sequence[float], *, title: str, said: str, whole: bool = True) -> str:
-    """Draw how often values occur.
+    """Draw a histogram.
 
     Args:
         values: at least one.
-        title: of the plot, for who does not see it.
-        said: what it shows, in words.
-        whole: whether they are whole numbers, so that no bin ends between two.
+        title: title of the plot, for screen readers.
+        said: description in words, for screen readers.
+        whole: whether all values are whole numbers, so that edges of bins lie halfway between them.
 
     Returns:
         An `<svg>` element without any identifier, so that a page can hold several.
@@ -36,16 +39,16 @@ def histogram(values: Sequence[float], *, title: str, said: str, whole: bool = T
 
 
 def steps(edges: Sequence[float], values: Sequence[float], *, title: str, said: str) -> str:
-    """Draw what a value was from one moment to the next.
+    """Draw a value over time, as one bar from each moment to the next.
 
     Args:
         edges: moments, ascending, one more than there are values.
         values: at least one.
-        title: as `histogram` takes it.
-        said: likewise.
+        title: see `histogram`.
+        said: see `histogram`.
 
     Returns:
-        As `histogram` does.
+        An `<svg>` element, as `histogram` does.
     """
     ticks = _ticks(edges[0], edges[-1], 5, whole=False)
     return _drawn(edges, values, ticks, title=title, said=said, whole=False)
@@ -54,7 +57,7 @@ def steps(edges: Sequence[float], values: Sequence[float], *, title: str, said: 
 def _drawn(
     edges: Sequence[float], heights: Sequence[float], ticks: Sequence[float], *, title: str, said: str, whole: bool
 ) -> str:
-    """Bars from edge to edge, above a line with ticks."""
+    """Draw bars between neighbouring edges, with ticks below and lines at round heights."""
     floor, top = _HEIGHT - _BOTTOM, max(heights) or 1.0
     across = (_WIDTH - _LEFT - _RIGHT) / (edges[-1] - edges[0])
     up = (floor - _TOP) / top
@@ -78,7 +81,7 @@ def _drawn(
 
 
 def _ticks(low: float, high: float, most: int, *, whole: bool) -> list[float]:
-    """Round numbers from low to high: multiples of 1, 2 or 5 times a power of ten, about so many."""
+    """About `most` round numbers from low to high: multiples of 1, 2 or 5 times a power of ten."""
     rough = (high - low) / most or 1.0
     power = 10.0 ** math.floor(math.log10(rough))
     step = next(factor * power for factor in (1, 2, 5, 10) if factor * power >= rough * 0.999)
@@ -88,6 +91,7 @@ def _ticks(low: float, high: float, most: int, *, whole: bool) -> list[float]:
 
 
 def _edges(values: Sequence[float], whole: bool) -> list[float]:
+    """Edges of equal bins that hold all values: about 2 * sqrt(number of values) bins, within bounds."""
     low, high = float(min(values)), float(max(values))
     most = min(max(2 * round(math.sqrt(len(values))), _FEWEST_BINS), _MOST_BINS)
     if whole:

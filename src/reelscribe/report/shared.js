@@ -1,5 +1,5 @@
 "use strict";
-// What pages with clips have in common: storage, tabs, a list that is shown in parts, frames, players, keys.
+// Shared by all pages with clips: storage, tabs, a list that is filled in parts, frames, players, keys.
 
 const field = (id) => document.getElementById(id);
 const list = field("clips");
@@ -11,7 +11,7 @@ function make(name, text, attributes = {}) {
   return node;
 }
 
-// Without storage, what is kept lasts as long as the page.
+// If the browser allows no storage, values last as long as the page.
 
 function stored(storage, key, otherwise) {
   try {
@@ -25,7 +25,7 @@ function store(storage, key, value) {
   try {
     storage.setItem(key, JSON.stringify(value));
   } catch {
-    // as above
+    // no storage: see above
   }
 }
 
@@ -39,7 +39,7 @@ function save(name, rows) {
 
 const countOf = (count, noun) => `${count.toLocaleString("en")} ${noun}${count === 1 ? "" : "s"}`;
 
-// Tabs: links to the parts of the page, which stand below each other if no script runs.
+// Tabs: links to the parts of the page. Without scripts, the parts are shown below each other.
 
 const tabs = [...document.querySelectorAll(".tabs a")];
 const partOf = (tab) => field(tab.hash.slice(1));
@@ -78,18 +78,18 @@ for (const tab of tabs) {
 }
 if (tabs.length) openTab(tabs[0]);
 
-// The list holds the first clips, and more as the reader comes near its end: browsers take seconds for thousands.
+// The list holds the first clips, and gets more as the reader nears its end: showing thousands at once takes seconds.
 
 const PIECE = 40;
 const end = list.parentElement.insertBefore(make("div", "", { class: "end" }), list.nextSibling);
-let items = []; // elements, of which the first are in the list
+let items = []; // all elements; the first ones are in the list
 
 function fill(count) {
   const added = items.slice(list.children.length, count);
   if (!added.length) return;
   list.append(...added);
   for (const item of added) wireStrip(item.querySelector(".strip"));
-  nearEnd.unobserve(end); // it says again whether the end is near
+  nearEnd.unobserve(end); // observing it again reports whether the end is still near
   nearEnd.observe(end);
 }
 
@@ -111,13 +111,13 @@ function goTo(clip, node) {
   return node;
 }
 
-// A search that is made below shows its first clip, under the toolbar.
+// After a search from further down, scrolls to the first clip, below the toolbar.
 function showFirst() {
   const below = document.querySelector(".toolbar").getBoundingClientRect().bottom;
   if (list.getBoundingClientRect().top < below - 1) scrollBy(0, list.getBoundingClientRect().top - below);
 }
 
-// How high the toolbar is decides where a clip stops when it is scrolled to.
+// Clips that are scrolled to stop below the toolbar, so the style sheet needs its height.
 new ResizeObserver(([{ target }]) => {
   document.documentElement.style.setProperty("--toolbar", `${target.offsetHeight}px`);
 }).observe(document.querySelector(".toolbar"));
@@ -128,7 +128,7 @@ more?.addEventListener("click", () => {
   more.setAttribute("aria-expanded", String(isOpen));
 });
 
-// Frames that run off the side: a button says how many, and leads there.
+// Frames that overflow at a side: a button shows how many, and scrolls to them.
 
 function showRest(strip) {
   const frames = [...strip.querySelectorAll("li")];
@@ -149,7 +149,7 @@ function showRest(strip) {
 function wireStrip(strip) {
   if (!strip || strip.parentElement.querySelector(".later")) return;
   for (const [side, step] of [["earlier", -0.8], ["later", 0.8]]) {
-    // Keys scroll the strip itself, and what reads aloud knows how many frames it has.
+    // Hidden from keyboards and screen readers: keys scroll the strip itself, and screen readers know its frames.
     const button = make("button", "", { type: "button", class: side, tabindex: "-1", "aria-hidden": "true" });
     button.hidden = true;
     button.addEventListener("click", () => strip.scrollBy({ left: step * strip.clientWidth }));
@@ -162,7 +162,7 @@ function wireStrip(strip) {
 const sized = new ResizeObserver((changes) => changes.forEach(({ target }) => target.isConnected && showRest(target)));
 list.addEventListener("load", ({ target }) => showRest(target.closest(".strip")), true);
 
-// Playing: the video is asked for when it is to be played, not before.
+// Playing: a video is loaded only when it is to be played.
 
 function playerOf(article, begun = () => {}) {
   const place = article.querySelector(".player");
@@ -184,7 +184,7 @@ function toggle(video) {
   else video?.pause();
 }
 
-// Keys: `deeds` by key, and what is done to what has the focus, as `current` finds it, in `deedsOf`.
+// Keys: `deeds` has actions by key; `deedsOf` has actions on the focused item, which `current` returns.
 
 const deeds = {};
 const deedsOf = {};

@@ -1,4 +1,4 @@
-"""The pictures of clips that a page of `view` shows, made when the browser asks for them."""
+"""Makes the frames of clips on a page of `view` when the browser asks for them."""
 
 import threading
 from collections import OrderedDict
@@ -12,16 +12,16 @@ from reelscribe.report.thumbnails import Filmstrip, Picture, filmstrip_at, pictu
 from reelscribe.video.prefetch import Decode
 
 _KEPT: Final = 500
-"""Clips whose pictures are kept, some 50 kB each; of the others they are made once more."""
+"""Number of clips whose pictures stay in memory, about 50 kB each. Those of other clips are decoded again."""
 
 
 class Shelf:
-    """Has the pictures of clips. May be used from several threads.
+    """A cache of the pictures of clips. May be used from several threads.
 
     Args:
-        most_frames: of each clip.
-        executor: where they are made.
-        decode_clip: how to decode.
+        most_frames: maximum number of frames of a clip.
+        executor: threads that make the pictures.
+        decode_clip: decodes a clip.
     """
 
     def __init__(self, most_frames: int, executor: ThreadPoolExecutor, decode_clip: Decode) -> None:
@@ -31,7 +31,7 @@ class Shelf:
         self._lock = threading.Lock()
 
     def add(self, videos: Sequence[tuple[Entry, ...]]) -> list[Filmstrip]:
-        """Take clips, by the entries of each; what the page shows of them asks for their pictures."""
+        """Add clips, given the entries of each. Returns filmstrips whose addresses lead to `pictures`."""
         strips = []
         for entry in map(shown_of, videos):
             place = f"{entry.row}-{entry.slot}"
@@ -40,7 +40,7 @@ class Shelf:
         return strips
 
     def pictures(self, place: str) -> Future[list[Picture]] | None:
-        """The pictures of a clip, which raise `ClipError` where they cannot be had; None for one that is not there."""
+        """The pictures of a clip, in a future that raises ClipError if decoding fails; None for an unknown clip."""
         if (entry := self._entries.get(place)) is None:
             return None
         with self._lock:

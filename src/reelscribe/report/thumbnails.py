@@ -1,4 +1,4 @@
-"""The frames that the model saw, once more and small."""
+"""Decodes the frames that the model saw again, as small JPEGs for a page."""
 
 import base64
 import io
@@ -20,69 +20,71 @@ from reelscribe.video.prefetch import Decode, decoding, usable_cpus
 from reelscribe.video.sampling import FramesAt
 
 _MAX_WIDTH, _MAX_HEIGHT = 200, 112
+"""Maximum size of a picture in pixels."""
 _STEPS: Final = ((1, 75), (1, 60), (1, 45), (2, 60), (2, 40))
-"""By how much pictures are made smaller, and their quality, until they fit."""
+"""Factor by which pictures are shrunk, and JPEG quality: tried in this order until the pictures fit."""
 _MOST_BYTES: Final = 160 << 10
-"""Of a clip's pictures, where there are few clips."""
+"""Maximum bytes of a clip's pictures on a page with few clips."""
 _PAGE_BYTES: Final = 48 << 20
-"""Of a page in a file."""
+"""Maximum bytes of a page in a file: pictures get what the rest of the page leaves."""
 _ROUND_BYTES: Final = 260
-"""Of what stands around a picture on a page."""
+"""Bytes of HTML around each picture."""
 _AHEAD: Final = 4
+"""Clips that are decoded ahead, for each decoder."""
 _T = TypeVar("_T")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Picture:
-    """A frame."""
+    """A decoded frame."""
 
     seconds: float
-    """When it is shown."""
+    """Time of the frame in the file."""
     width: int
-    """In pixels."""
+    """In pixels, as is the height."""
     height: int
     jpeg: bytes
 
 
 @dataclass(frozen=True, kw_only=True)
 class Thumbnail:
-    """A frame on a page."""
+    """A frame as the page refers to it."""
 
     seconds: float
-    """When it is shown."""
+    """Time of the frame in the file."""
     width: int
-    """In pixels; 0 if it is not known yet."""
+    """In pixels, as is the height; both 0 if not known yet."""
     height: int
     data: str
-    """Where the picture is: a data URL, or an address at the page's own server."""
+    """URL of the picture: a data URL, or an address at the page's own server."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Filmstrip:
-    """What there is to see of a clip."""
+    """The frames of a clip that the page shows."""
 
     frames: tuple[Thumbnail, ...] = ()
     of: int = 0
-    """How many frames the model saw."""
+    """Number of frames that the model saw."""
     problem: str = ""
-    """Why there are none."""
+    """Why there are no frames; empty if there are some, or none are wanted."""
 
 
 def room_for_pictures(page: bytes, clips: int) -> int:
-    """How many bytes the pictures of each clip may have, on a page that is this without them."""
+    """Maximum bytes of each clip's pictures, given the page without pictures."""
     return min(_MOST_BYTES, max(_PAGE_BYTES - len(page), 0) // max(clips, 1))
 
 
 def filmstrips(
     entries: Sequence[Entry], *, most_frames: int, max_bytes: int = _MOST_BYTES, settings: Settings
 ) -> Iterator[Filmstrip]:
-    """A filmstrip for each entry, in their order; decoded in processes of their own, some ahead.
+    """Yield a filmstrip for each entry, in order. Clips are decoded in other processes, some of them ahead.
 
     Args:
-        entries: to look at.
-        most_frames: of each, spread evenly over those that the model saw.
-        max_bytes: of what each adds to a page.
-        settings: of the run: how to decode.
+        entries: one entry of each clip.
+        most_frames: maximum number of frames of a clip, spread evenly over those that the model saw.
+        max_bytes: maximum bytes that a clip's pictures add to the page.
+        settings: settings of the run, for decoding.
     """
     with decoding_pictures(settings) as (executor, decode_clip):
         waiting: list[Future[Filmstrip]] = []
@@ -96,7 +98,7 @@ def filmstrips(
 
 @contextmanager
 def decoding_pictures(settings: Settings) -> Iterator[tuple[ThreadPoolExecutor, Decode]]:
-    """Threads, and how they decode. At the end, what is not begun is dropped and what is under way given up."""
+    """Threads, and a function with which they decode. On exit, waiting and running work is cancelled."""
     with (
         ThreadPoolExecutor(settings.decoders or usable_cpus()) as executor,
         decoding(settings.decoders, settings.decode_seconds, settings.decoder_bytes) as decode_clip,
@@ -108,7 +110,7 @@ def decoding_pictures(settings: Settings) -> Iterator[tuple[ThreadPoolExecutor, 
 
 
 def filmstrip_at(entry: Entry, most_frames: int, address: str) -> Filmstrip:
-    """A filmstrip whose pictures are at a server, where `pictures_of` makes them when they are asked for."""
+    """A filmstrip with addresses at the page's server, which makes the pictures with `pictures_of` on request."""
     seen, problem = _seen(entry)
     frames = (
         Thumbnail(seconds=seconds, width=0, height=0, data=f"{address}/{place}")
@@ -118,10 +120,10 @@ def filmstrip_at(entry: Entry, most_frames: int, address: str) -> Filmstrip:
 
 
 def pictures_of(entry: Entry, most_frames: int, decode_clip: Decode) -> list[Picture]:
-    """The pictures of such a filmstrip.
+    """Decode the pictures of a filmstrip made by `filmstrip_at`.
 
     Raises:
-        ClipError: they cannot be had.
+        ClipError: the clip cannot be decoded.
     """
     seen, _ = _seen(entry)
     if entry.video.clip is None or not seen:
@@ -130,7 +132,7 @@ def pictures_of(entry: Entry, most_frames: int, decode_clip: Decode) -> list[Pic
 
 
 def _seen(entry: Entry) -> tuple[list[float], str]:
-    """When the frames are shown that the model saw; or none, and why. Of a failure there is nothing to see."""
+    """Times of the frames that the model saw and ""; or no times and the reason. A failure has neither."""
     seen = sorted(set(frame_seconds_of(entry)))
     if entry.failure:
         return [], ""
@@ -155,11 +157,11 @@ def look_again(
     """A filmstrip of one clip, which may be at a URL.
 
     Args:
-        clip: that was captioned.
-        seconds: when the frames are shown that the model saw.
-        most_frames: to show of these, spread evenly.
-        max_bytes: of the pictures.
-        settings: of the run: what may be fetched and how to decode.
+        clip: the clip that was captioned.
+        seconds: times of the frames that the model saw.
+        most_frames: maximum number of these frames to show, spread evenly.
+        max_bytes: maximum bytes of the pictures.
+        settings: settings of the run, for fetching and decoding.
     """
     if not seconds:
         return Filmstrip(problem=_UNKNOWN)
@@ -172,7 +174,7 @@ def look_again(
 
 
 def cannot_show(exc: ClipError) -> str:
-    """What a page says in the place of frames."""
+    """The message that a page shows in place of frames."""
     return f"The frames cannot be shown: {exc}"
 
 
@@ -197,7 +199,7 @@ def _decode_again(clip: Clip, seconds: Sequence[float], max_bytes: int, decode_c
 
 
 def _compress(frames: Frames, max_bytes: int) -> list[Picture]:
-    """Pictures that add at most so many bytes to a page: of less quality, then smaller, then fewer, then none."""
+    """Encode frames as JPEGs within `max_bytes`: lower quality first, then smaller, then fewer, then none."""
     height, width = frames.pixels.shape[1:3]
     pictures = [Image.fromarray(pixels) for pixels in frames.pixels]
     coded: list[bytes] = []
@@ -214,7 +216,7 @@ def _compress(frames: Frames, max_bytes: int) -> list[Picture]:
 
 
 def _size(jpeg: bytes) -> int:
-    """Bytes that a picture adds to a page: base64 makes four of three."""
+    """Bytes that a picture adds to a page. Base64 turns three bytes into four."""
     return len(jpeg) * 4 // 3 + _ROUND_BYTES
 
 
@@ -225,7 +227,7 @@ def _jpeg(picture: Image.Image, quality: int) -> bytes:
 
 
 def _spread(items: Sequence[_T], most: int) -> list[_T]:
-    """At most so many, evenly, the first and the last among them."""
+    """At most `most` items, evenly spaced, with the first and the last."""
     if len(items) <= most:
         return list(items)
     return [items[round(step * (len(items) - 1) / max(most - 1, 1))] for step in range(most)]

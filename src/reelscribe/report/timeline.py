@@ -1,4 +1,4 @@
-"""The stretches of a film on its clock: in which line each is drawn, where in it, and in which of its rows."""
+"""Lays out the stretches of a film on a timeline: the line, the position and the row of each."""
 
 import math
 from collections import Counter
@@ -10,19 +10,20 @@ T = TypeVar("T")
 E = TypeVar("E")
 
 _MOST_IN_LINE: Final = 40
-"""Stretches that begin within a line: on a desktop a link is then as wide as it is high."""
+"""Maximum number of stretches that begin within a line. With 40, a link on a desktop is as wide as it is high."""
 _MOST_LINES: Final = 60
+"""Maximum number of lines of a film, even if more stretches than `_MOST_IN_LINE` then begin in one."""
 _LINE_SECONDS: Final = (86400, 43200, 21600, 7200, 3600, 1800, 1200, 600, 300, 120, 60, 30, 20, 10, 5, 2, 1)
-"""How long a line may be, if the film does not fit into one."""
+"""Lengths that a line may have, if the film does not fit into one line."""
 _LEAST_PERCENT: Final = 1.0
-"""Of a line's length: what is shorter is drawn as long as this, and counts as that long when rows are filled."""
+"""Minimum width of a stretch, in percent of a line. Shorter ones are drawn, and placed in rows, with this width."""
 _SLIVER_PERCENT: Final = 0.05
-"""What reaches into the next line by less is not drawn there: times are rounded."""
+"""A stretch that reaches into the next line by less than this percentage is not drawn there, as times are rounded."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Span(Generic[T]):
-    """Something from when to when, in seconds from the first frame of the film; it ends after it begins."""
+    """Something with a start and a later end, in seconds from the first frame of the film."""
 
     start: float
     end: float
@@ -31,48 +32,48 @@ class Span(Generic[T]):
 
 @dataclass(frozen=True, kw_only=True)
 class Piece(Generic[T]):
-    """The part of a span that is in one line."""
+    """The part of a span that lies within one line."""
 
     what: T
     left: float
-    """Where it begins, in percent of the line's length."""
+    """Start, in percent of the line's length."""
     width: float
-    """How long it is, in percent of that as well."""
+    """Length, in percent of the line's length."""
     row: int
-    """From 0: what overlaps is in rows of its own."""
+    """Row within the line, from 0. Overlapping pieces are in different rows."""
     is_first: bool
-    """Whether the span begins here. If not, it goes on from the line before."""
+    """Whether the span begins in this line. If not, it continues from an earlier one."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Packed(Generic[T]):
-    """What is drawn in a line, in the order of their starts."""
+    """Pieces within a line, ordered by start."""
 
     pieces: list[Piece[T]]
     rows: int
-    """How many rows they fill."""
+    """Number of rows that they fill."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Line(Generic[T, E]):
-    """A part of the film's clock. All lines of a film are as long; the film may end within the last one."""
+    """A line of the timeline. All lines of a film have the same length; the film may end within the last one."""
 
     start: float
     """In seconds from the first frame of the film."""
     filled: float
-    """How far the film reaches, in percent of the line's length."""
+    """Part of the line before the end of the film, in percent of its length."""
     after_gap: bool
-    """Whether lines before it were left out, in which nothing is."""
+    """Whether empty lines before it were left out."""
     clips: Packed[T]
     events: Packed[E]
 
 
 def lines_of(clips: Sequence[Span[T]], events: Sequence[Span[E]], seconds: float) -> list[Line[T, E]]:
-    """Lay out what lies in a film: in one line if there is room, else in lines of equal length.
+    """Lay out clips and events of a film: in one line if there is room, else in lines of equal length.
 
     Args:
         clips: at least one; each begins before the film ends.
-        events: to be drawn below the clips; each begins before the film ends.
+        events: drawn below the clips; each begins before the film ends.
         seconds: length of the film.
     """
     step = _line_seconds([clip.start for clip in clips], seconds)
@@ -95,7 +96,7 @@ def lines_of(clips: Sequence[Span[T]], events: Sequence[Span[E]], seconds: float
 
 
 def _line_seconds(starts: Sequence[float], seconds: float) -> float:
-    """The longest line in which not too many clips begin; but there are not too many lines either."""
+    """The longest line length with few enough clips in each line, unless that would make too many lines."""
     step = seconds
     for shorter in _LINE_SECONDS:
         fullest = max(Counter(start // step for start in starts).values())
@@ -108,7 +109,7 @@ def _line_seconds(starts: Sequence[float], seconds: float) -> float:
 
 
 def _by_line(spans: Iterable[Span[T]], step: float, seconds: float) -> dict[int, list[tuple[float, float, bool, T]]]:
-    """By the number of a line, what is in it: left and width in percent, whether it begins there, and what it is."""
+    """Cut spans at line ends: for each line number, (left in percent, width in percent, is_first, what)."""
     found: dict[int, list[tuple[float, float, bool, T]]] = {}
     for span in sorted(spans, key=lambda span: (span.start, span.end)):
         first, end = int(span.start // step), min(span.end, seconds)
@@ -121,7 +122,7 @@ def _by_line(spans: Iterable[Span[T]], step: float, seconds: float) -> dict[int,
 
 
 def _in_rows(found: Iterable[tuple[float, float, bool, T]]) -> Packed[T]:
-    """Put each into the first row that has room for it."""
+    """Put each piece into the first row with room for it."""
     pieces: list[Piece[T]] = []
     ends: list[float] = []
     for left, width, is_first, what in found:

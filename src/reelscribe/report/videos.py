@@ -1,4 +1,4 @@
-"""From a video as a row names it to the file that can be looked at."""
+"""Finds the file of a video, given its name in a row."""
 
 import hashlib
 import os
@@ -14,42 +14,42 @@ from reelscribe.video.fetch import FetchLimits, local, scheme_of
 
 @dataclass(frozen=True, kw_only=True)
 class FoundVideo:
-    """A video, and where it can be had."""
+    """A video, and where it was found."""
 
     name: str
-    """As the row has it; of one that is in the row itself, the row's name or the video's size."""
+    """Name as in the row. For a video whose bytes are in the row: the name that the row gives it, or its size."""
     clip: Clip | None = None
-    """To open; None where it cannot be reached."""
+    """The clip, ready to open; None if it cannot be reached."""
     url: str | None = None
-    """Where it is on the web."""
+    """Web address, without passwords; None if it is not at an http or https URL."""
     remote: Clip | None = None
-    """To download; None for what is not at a URL."""
+    """The clip to download; None if it is not at a URL."""
     problem: str = ""
-    """Why it cannot be reached."""
+    """Why it cannot be reached; empty if it can."""
 
     @property
     def path(self) -> Path | None:
-        """The file, where it is one."""
+        """Path of the file; None if there is no file."""
         return None if self.clip is None or isinstance(self.clip.source, bytes) else self.clip.path
 
     @property
     def film(self) -> str:
-        """What the file is known by, whatever stretch of it this is."""
+        """An identifier of the whole file, the same for all its stretches."""
         if self.clip is not None and isinstance(self.clip.source, bytes):
             return hashlib.sha256(self.clip.source).hexdigest()
         return (self.url or self.name).partition("#t=")[0] if self.path is None else str(self.path)
 
 
 _LONGEST_NAME: Final = 300
-"""Letters."""
+"""Maximum letters of the name of a video that cannot be reached; the name may be bytes, written as text."""
 
 
 class VideoFinder:
-    """Finds files.
+    """Finds the files of videos.
 
     Args:
-        folders: that relative paths may start from.
-        looks: whether to look for files; else all that is told of one is its name.
+        folders: folders that relative paths may start from.
+        looks: whether to look for files; if not, only their names are known.
     """
 
     def __init__(self, folders: Iterable[Path], *, looks: bool = True) -> None:
@@ -57,7 +57,7 @@ class VideoFinder:
         self.folders = list(dict.fromkeys(Path(os.path.realpath(folder)) for folder in folders))
 
     def find(self, clip: Clip | None) -> FoundVideo:
-        """Find the video of a clip of a row, whatever folder its path starts from. Nothing is downloaded."""
+        """Find the video of a row's clip, in any of the folders. Nothing is downloaded."""
         if clip is None:
             return FoundVideo(name="", problem="The row names no video.")
         if isinstance(clip.source, bytes):
@@ -76,7 +76,7 @@ class VideoFinder:
         try:
             paths = {os.path.realpath(local(replace(clip, root=root), FetchLimits()).path) for root in self.folders}
             there = sorted(path for path in paths if Path(path).is_file())
-        except (ClipError, OSError, ValueError) as exc:  # on another machine; a NUL in the name; bytes, written as text
+        except (ClipError, OSError, ValueError) as exc:  # e.g. another machine, a NUL in the name, bytes
             return FoundVideo(name=name[:_LONGEST_NAME], problem=f"The video cannot be reached: {exc}")
         if len(there) > 1:
             return FoundVideo(name=name, problem="Several inputs have a video of this name; tell which with --root.")

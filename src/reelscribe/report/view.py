@@ -1,9 +1,9 @@
-"""The page of a report on this machine's own address, with its videos, where captions can be corrected.
+"""Serves the page of a report on 127.0.0.1, with its videos, so that captions can be corrected on it.
 
-Starlette answers with parts of files, as players ask for them, and checks the host; uvicorn serves it. The address has
-a token that nobody can guess, so that no other user of this machine and no other page in the browser gets anything.
-What can be asked for is the page, and the pictures and videos that it shows, by their place: no address has a path in
-it. What changes something must come from the page itself: browsers say so in `Origin`, and let no other site send JSON.
+Starlette answers range requests of players and checks the Host header; uvicorn serves it. The address has a random
+token, so that other users of this machine and other pages in the browser get nothing. Requests can only name the page,
+and pictures and videos on it by their number: no address has a file path in it. Requests that change something must
+come from the page itself: their `Origin` is checked, and they must be JSON, which browsers let no other site send.
 """
 
 import asyncio
@@ -30,16 +30,18 @@ if TYPE_CHECKING:
     from reelscribe.report.shelf import Shelf
 
 HOST: Final = "127.0.0.1"
+"""Address to serve at: only programs on this machine can reach it."""
 _FIRST: Final = 40
-"""Clips that are in the page itself; it asks for the others when it is there."""
+"""Number of clips in the page itself. It asks for the others once it is loaded."""
 _PIECE: Final = 200
-"""Clips that it gets at a time."""
+"""Number of clips that the page gets with each such request."""
 _HEADERS: Final = {
     "Cache-Control": "no-store",
     "Cross-Origin-Resource-Policy": "same-origin",
     "Referrer-Policy": "no-referrer",
     "X-Content-Type-Options": "nosniff",
 }
+"""Headers of responses: browsers cache nothing, and other sites cannot embed anything."""
 
 
 def view(
@@ -52,21 +54,21 @@ def view(
     root: Path | None = None,
     on_ready: Callable[[str], None] = lambda address: None,
 ) -> None:
-    """Serve a page about the captions of a data set, until a signal comes.
+    """Serve a page about the captions of a data set, until a signal arrives.
 
     Args:
-        output: the data set, as `reelscribe caption` was given it.
-        port: to serve at; 0 for one that is free.
-        clips: as `write_report` takes them, like those that follow.
-        frames: see there.
-        seed: see there.
-        root: see there.
+        output: the output of `reelscribe caption`, as its command names it.
+        port: port to serve at; 0 for a free one.
+        clips: see `write_report`.
+        frames: see `write_report`.
+        seed: see `write_report`.
+        root: see `write_report`.
         on_ready: called with the page's address once it can be opened.
 
     Raises:
         DatasetError: there is no such data set, or it holds no captions.
-        SettingsError: `clips` or `frames` is below 1, or the port cannot be had.
-        MissingExtraError: the extra `report`, or what the format needs, is not installed.
+        SettingsError: `clips` or `frames` is below 1, or the port cannot be used.
+        MissingExtraError: the extra `report`, or a package that the format needs, is not installed.
     """
     with needs_report():
         import uvicorn
@@ -74,10 +76,11 @@ def view(
         from reelscribe.report.shelf import Shelf
         from reelscribe.report.thumbnails import decoding_pictures
     with socket.socket() as listening:
+        # Allows to serve at the same port again at once, while old connections are still closing.
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             listening.bind((HOST, port))
-            listening.listen()  # who comes before the page is ready waits
+            listening.listen()  # browsers that connect before the page is made wait
         except (OSError, OverflowError) as exc:
             raise SettingsError(f"cannot serve at port {port}: {exc}; 0 takes one that is free.") from exc
         made = make_page(output, _link, clips=clips, frames=frames, seed=seed, root=root, editing=True)
@@ -87,18 +90,18 @@ def view(
             site = Site(made, editor, Shelf(frames, executor, decode_clip), clips=clips)
             app = make_app(site, token, editor)
             on_ready(f"http://{HOST}:{listening.getsockname()[1]}/{token}/")
-            with suppress(KeyboardInterrupt):  # which is how one ends it
+            with suppress(KeyboardInterrupt):  # the usual way to end it
                 uvicorn.Server(uvicorn.Config(app, log_level="warning")).run(sockets=[listening])
 
 
 class Site:
-    """What is served: it grows while a run goes on.
+    """The page, pictures and videos that are served. Clips are added while a run is under way.
 
     Args:
         made: the page.
-        editor: takes what it changes.
-        shelf: has its pictures.
-        clips: most of them.
+        editor: takes edits of captions.
+        shelf: makes pictures.
+        clips: maximum number of clips on the page.
     """
 
     def __init__(self, made: Made, editor: Editor, shelf: "Shelf", *, clips: int) -> None:
@@ -113,7 +116,7 @@ class Site:
             self.follower = Follower(made.data, most=room, show=self._show)
 
     def clips_from(self, start: int) -> dict[str, Any]:
-        """`clips`: the HTML of those of the page from a place on, some of them."""
+        """The next clips of the page from number `start` on, at most `_PIECE`. Returns their HTML under `clips`."""
         return {"clips": self._made.sheet.piece(self._strips, start, _PIECE)}
 
     def _add_videos(self, videos: list[tuple[Entry, ...]]) -> None:
@@ -121,7 +124,7 @@ class Site:
         self.videos |= {link: path for link, path in paths.items() if path}
 
     def _show(self, videos: list[tuple[Entry, ...]]) -> list[str]:
-        """The HTML of clips that come to the page, which can be corrected and played from now on."""
+        """Add clips to the page, so that they can be edited and played. Returns their HTML."""
         from reelscribe.report.page import identifiers, render_clips
 
         several = self._made.several
@@ -132,24 +135,25 @@ class Site:
 
 
 def _link(entry: Entry) -> str | None:
+    """Address of an entry's video, relative to the page; None if there is no file."""
     return f"video/{entry.row}-{entry.slot}" if entry.video.path else None
 
 
 def _count(text: str) -> int:
-    """A number in an address; 0 for what is none."""
+    """Parse a number in an address; 0 if it is none."""
     return int(text) if text.isascii() and text.isdecimal() and len(text) < 16 else 0
 
 
 _MOST_BYTES: Final = 1 << 20
-"""Of what a page sends."""
+"""Maximum bytes of a request's body."""
 
 
 async def _sent(request: "Request") -> Mapping[str, Any]:
-    """What the page itself sent; raises for all that may come from elsewhere."""
+    """Read the JSON object that the page sent. Raises HTTPException if it may come from elsewhere, or is none."""
     from starlette.exceptions import HTTPException
 
     headers = request.headers
-    if headers.get("origin") != f"http://{headers['host']}":  # the host was checked
+    if headers.get("origin") != f"http://{headers['host']}":  # TrustedHostMiddleware checked the host
         raise HTTPException(403)
     if headers.get("sec-fetch-site", "same-origin") != "same-origin":
         raise HTTPException(403)
@@ -170,12 +174,12 @@ async def _sent(request: "Request") -> Mapping[str, Any]:
 
 
 def make_app(site: Site, token: str, editor: Editor) -> "Starlette":
-    """The application: a page, its pictures and its videos, for who knows the token.
+    """Make the application that serves the page, its pictures and its videos, under addresses with the token.
 
     Args:
-        site: what there is to see.
-        token: part of every address.
-        editor: takes what the page changes.
+        site: what to serve.
+        token: first part of every address.
+        editor: takes edits of captions.
     """
     from starlette.applications import Starlette
     from starlette.concurrency import run_in_threadpool
@@ -220,7 +224,7 @@ def make_app(site: Site, token: str, editor: Editor) -> "Starlette":
         return Response(found[number].jpeg, headers=_HEADERS, media_type="image/jpeg")
 
     def told(values: Mapping[str, Any], status: int = 200) -> Response:
-        # Starlette's own JSON breaks on half a surrogate pair, which captions and a log may hold.
+        # Starlette's JSONResponse fails on half a surrogate pair, which captions and a log may hold.
         return Response(to_json(values), status, headers=_HEADERS, media_type="application/json")
 
     async def answer(act: Callable[..., dict[str, Any]], *asked: Any) -> Response:

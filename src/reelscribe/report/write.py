@@ -1,4 +1,4 @@
-"""Captioned data to a page in a file."""
+"""Makes the page of a report, and writes it to a file."""
 
 import itertools
 import os
@@ -20,41 +20,44 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 CLIPS: Final = 1000
+"""Default maximum number of videos on a page."""
 FRAMES: Final = 12
+"""Default maximum number of frames shown of each video."""
 _EXTRA: Final = frozenset({"jinja2", "markupsafe", "PIL", "starlette", "uvicorn"})
+"""Packages of the extra `report`."""
 
 OnClip = Callable[[int], None]
-"""Called for each clip that was looked at, with how many there are."""
+"""Called for each clip whose frames were decoded, with the total number of clips."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ReportSummary:
-    """What a report shows."""
+    """What `write_report` wrote."""
 
     file: Path
     shown: int
-    """Videos that it shows."""
+    """Number of videos on the page."""
     videos: int
-    """All that there are."""
+    """Number of videos in the data set."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Made:
-    """A page, but for its frames."""
+    """A page without frames, and the data that it was made from."""
 
     sheet: "Sheet"
     videos_shown: list[tuple[Entry, ...]]
-    """What is shown, by video."""
+    """Entries of each video on the page."""
     videos: int
-    """All that there are."""
+    """Number of videos in the data set."""
     data: CaptionedData
-    """What it is about."""
+    """The data set."""
     answers: dict[str, Entry]
-    """What is shown, by what the page calls it."""
+    """Entries on the page, by their identifiers."""
     several: bool
     """Whether there are several tasks."""
     unfinished: bool
-    """Whether a run writes more of them."""
+    """Whether the run was not finished, so that more clips may come."""
 
 
 def write_report(
@@ -70,18 +73,18 @@ def write_report(
     """Write a page about the captions of a data set.
 
     Args:
-        output: the data set, as `reelscribe caption` was given it.
-        file: to write; by default beside it, as `captions.report.html`.
-        clips: most videos to show; of more, some are chosen of each flag and kind of failure.
-        frames: most frames to show of each.
-        seed: of that choice.
-        root: folder that relative paths of videos start from; by default where the run had them from.
-        on_clip: called for each clip whose frames are there.
+        output: the output of `reelscribe caption`, as its command names it.
+        file: the file to write; by default `captions.report.html` beside `captions.jsonl`.
+        clips: maximum number of videos to show. Of more, a sample is shown that has some of each flag and failure.
+        frames: maximum number of frames to show of each video.
+        seed: seed of the sample.
+        root: folder that relative paths of videos start from; by default that of the run.
+        on_clip: called for each clip whose frames were decoded.
 
     Raises:
         DatasetError: there is no such data set, it holds no captions, or the file cannot be written.
         SettingsError: `clips` or `frames` is below 1, or the file is not named as HTML.
-        MissingExtraError: the extra `report`, or what the format needs, is not installed.
+        MissingExtraError: the extra `report`, or a package that the format needs, is not installed.
     """
     file = beside(output, "report.html") if file is None else file
     if file.suffix.lower() not in (".html", ".htm"):
@@ -110,10 +113,9 @@ def make_page(
     root: Path | None,
     editing: bool = False,
 ) -> Made:
-    """Make a page, with videos that are to be had at a link; see `write_report`.
+    """Make a page without frames; `link` gives the address of each video, and `write_report` has the other arguments.
 
-    With `editing` it is one on which captions are corrected: it holds what the model said, and asks a server for what
-    people made of that.
+    With `editing`, captions can be corrected on the page: it holds what the model said, and asks its server for edits.
     """
     with needs_report():
         from reelscribe.report.page import Sheet, identifiers
@@ -146,11 +148,14 @@ def make_page(
 def choose_entries(
     data: CaptionedData, *, clips: int, frames: int, seed: int
 ) -> tuple[Overview, list[tuple[Entry, ...]]]:
-    """Go through a data set to count, and take out what is to be shown, by video. A large one is gone through twice.
+    """Count all entries, and choose the videos to show. A large data set is read twice.
+
+    Returns:
+        The statistics, and the entries of each chosen video.
 
     Raises:
         SettingsError: `clips` or `frames` is below 1.
-        DatasetError: it cannot be read.
+        DatasetError: the data set cannot be read.
     """
     for name, value in (("clips", clips), ("frames", frames)):
         if value < 1:
@@ -158,6 +163,7 @@ def choose_entries(
     held: list[Entry | NoVideo] = []
     most = clips * len(data.tasks)
 
+    # Entries of a small data set are held in memory, so that it is read only once.
     def holding() -> Iterator[Entry | NoVideo]:
         for entry in data.entries():
             held.extend([entry] if len(held) <= most else [])
@@ -171,11 +177,11 @@ def choose_entries(
 
 
 def _pick(items: Iterator[T], wanted: Iterator[int]) -> Iterator[T]:
-    """Those at ascending places."""
+    """Yield the items at the wanted positions, which ascend."""
     at = 0
     for place in wanted:
         item = next(itertools.islice(items, place - at, None), None)
-        if item is None:  # it was written anew in between
+        if item is None:  # the output was written again since the first pass
             return
         at = place + 1
         yield item
@@ -183,7 +189,7 @@ def _pick(items: Iterator[T], wanted: Iterator[int]) -> Iterator[T]:
 
 @contextmanager
 def needs_report() -> Iterator[None]:
-    """Say which extra to install where its packages are not there."""
+    """Raise MissingExtraError in place of ModuleNotFoundError if a package of the extra `report` is missing."""
     try:
         yield
     except ModuleNotFoundError as exc:
@@ -197,7 +203,7 @@ def write_page(file: Path, page: bytes) -> None:
     """Write a page whole or not at all.
 
     Raises:
-        DatasetError: it cannot be written.
+        DatasetError: the file cannot be written.
     """
     partial = file.with_name(f"{file.name}.{os.getpid()}.partial")
     try:

@@ -1,10 +1,10 @@
-"""JSON Schemas of structured captions: what a model is asked for, and what becomes of its answer.
+"""JSON Schemas of structured captions: what the model is asked for, and how its answers are read and completed.
 
 A schema is a JSON Schema whose top level is an object. It departs from the standard in three ways:
 
-- An object with `properties` has no others, unless `additionalProperties` says so.
-- Numbers stay within ±(2**53 - 1), where a double holds each whole number, so that no reader rounds them.
-- A field with `"x-from"` is not asked of the model. It is filled with what the video file says: see `Facts`.
+- An object with `properties` has no other properties, unless `additionalProperties` allows them.
+- Numbers stay within ±(2**53 - 1), so that no reader rounds them: a double holds each whole number in this range.
+- The model is not asked for a field with `"x-from"`. It is filled with facts of the video file; see `Facts`.
 
 The order of properties is the order in which a model writes them, so it is part of the schema.
 """
@@ -39,15 +39,16 @@ if TYPE_CHECKING:
 __all__ = ["READY", "Facts", "ReadySchema", "Schema", "SchemaFault"]
 
 SchemaFault = Literal["not_json", "schema"]
-"""not_json: an answer is no JSON. schema: it is, but does not fit the schema."""
+"""not_json: the answer is no JSON. schema: it is JSON, but does not fit the schema."""
 
 ReadySchema = Literal["cosmos", "lingbot", "shot"]
-"""Schemas that come with the package: those of Cosmos 3 and LingBot-Video, and SkyCaptioner's of a single shot."""
+"""Schemas that come with the package: those of Cosmos 3 and LingBot-Video, and SkyCaptioner's for a single shot."""
 
 READY: Final[tuple[ReadySchema, ...]] = get_args(ReadySchema)
+"""Names of the ready schemas."""
 
 _OWN_INTRO: Final = "Describe the video. Say only what is seen."
-"""Begins the prompt of a schema that is not a ready one."""
+"""First part of the default prompt of a user's own schema."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,27 +56,28 @@ class Schema:
     """The schema of a structured caption. Equal to another if both have the same text.
 
     Raises:
-        SettingsError: it is no JSON Schema, not that of an object, or has an "x-from" that cannot be filled.
+        SettingsError: the text is no JSON Schema or not one of an object, or has an "x-from" that cannot be filled.
     """
 
     text: str
-    """The schema as compact JSON, in the order in which it was given."""
+    """The schema as compact JSON, with its properties in the given order."""
     name: str = field(default="caption", compare=False)
-    """What to call it in messages and to servers."""
+    """Name of the schema in messages and in requests to servers."""
     intro: str = field(default=_OWN_INTRO, compare=False)
-    """How its default prompt begins."""
+    """First part of its default prompt."""
 
     def __post_init__(self) -> None:
         _check(self.text, f"the schema {self.name!r}")
 
     @classmethod
     def of(cls, given: str | Mapping[str, Any], *, folder: Path, name: str = "caption") -> "Schema":
-        """The schema that a user names.
+        """Load a schema that a user names or writes.
 
         Args:
-            given: the name of a ready schema, the path of a .json file, or the schema itself, also as text.
-            folder: that a relative path starts from.
-            name: of one that has none.
+            given: the name of a ready schema, the path of a .json file, or the schema itself as a dict or
+                as JSON.
+            folder: folder that a relative path starts from.
+            name: name of a schema that is given itself.
 
         Raises:
             SettingsError: there is no such schema, or it cannot be used.
@@ -97,19 +99,19 @@ class Schema:
 
     @property
     def asked(self) -> Node:
-        """What the model is asked for: the schema without the fields that the file fills."""
+        """The schema that the model is asked for: without the fields that are filled from the file."""
         asked: Node = json.loads(asked_text(self.text))
         return asked
 
     @property
     def enforced(self) -> Node:
-        """What engines hold answers to, token by token: `asked` with bounded numbers, of at most six decimals."""
+        """The schema that engines enforce while decoding: `asked` with bounded numbers of at most six decimals."""
         enforced: Node = json.loads(enforced_text(self.text))
         return enforced
 
     @property
     def default_prompt(self) -> str:
-        """A prompt that tells the model what each field is for, from the schema's descriptions."""
+        """A prompt that lists the fields of the schema with their descriptions."""
         lines = "\n".join(outline(self.asked, self.asked))
         return f"{self.intro}\n\nAnswer with one JSON object that has these fields:\n{lines}"
 
@@ -117,11 +119,11 @@ class Schema:
         """Read an answer.
 
         Returns:
-            The value, which fits `asked` with bounded numbers, and None; or None, and what is wrong with the answer.
+            The value, which fits `asked` with bounded numbers, and None; or None, and the fault of the answer.
         """
         try:
             value = json.loads(text)
-            compact(value).encode()  # fails at NaN, at numbers beyond a double, and at half a surrogate pair
+            compact(value).encode()  # fails for NaN, numbers beyond a double, half surrogate pairs
         except (ValueError, RecursionError):
             return None, "not_json"
         try:
@@ -131,16 +133,16 @@ class Schema:
         return (value, None) if fits else (None, "schema")
 
     def filled(self, value: Any, facts: Facts) -> Any:
-        """A value with the fields that the file fills, in the schema's order. What the file does not say is None."""
+        """Add the fields from the file to a value, in the schema's order. Facts that the file lacks are None."""
         root = closed(self.text)
         return filled(root, root, value, facts)
 
     def arrow_type(self) -> "pa.DataType":
-        """The type of a column of `arrow_value`s. What has no type in Arrow is a string that holds JSON."""
+        """The Arrow type of a column of `arrow_value`s. Parts without an Arrow type become strings of JSON."""
         return arrow_type(form_of(self.text))
 
     def arrow_value(self, value: Any) -> Any:
-        """A filled value as a column of `arrow_type` takes it; optional fields that it lacks are None."""
+        """Convert a filled value for a column of `arrow_type`. Optional fields that it lacks become None."""
         return arrow_value(form_of(self.text), value)
 
 
@@ -152,6 +154,7 @@ def _text_of(schema: Any) -> str:
 
 
 def _read_file(path: Path) -> Any:
+    """Read a JSON file. Raises SettingsError if that fails."""
     try:
         return json.loads(path.read_text("utf-8"), parse_constant=_refuse)
     except OSError as exc:
@@ -191,10 +194,11 @@ def _check(text: str, of: str) -> None:
 
 
 def _check_standard(root: Node, of: str) -> None:
+    """Raise SettingsError if a schema does not follow the JSON Schema standard that it names."""
     jsonschema = _jsonschema()
     standard = jsonschema.validators.validator_for(root, default=jsonschema.Draft202012Validator)
     try:
-        standard.check_schema(root, format_checker=standard.FORMAT_CHECKER)  # which looks at patterns, too
+        standard.check_schema(root, format_checker=standard.FORMAT_CHECKER)  # checks regular expressions, too
     except jsonschema.SchemaError as exc:
         place = "/".join(map(str, exc.absolute_path)) or "its top level"
         raise SettingsError(f"{of} is no JSON Schema: {exc.message} (at {place}).") from exc
@@ -202,12 +206,13 @@ def _check_standard(root: Node, of: str) -> None:
 
 @lru_cache(maxsize=64)
 def _validator(text: str) -> Any:
+    """The validator of answers to a schema, cached."""
     jsonschema = _jsonschema()
     root = json.loads(bounded_text(text))
     return jsonschema.validators.validator_for(root, default=jsonschema.Draft202012Validator)(root)
 
 
 def _jsonschema() -> Any:
-    import jsonschema  # which only schemas need
+    import jsonschema  # imported here, as only schemas need it
 
     return jsonschema

@@ -1,6 +1,7 @@
-"""Types of structured captions in Arrow.
+"""Arrow types of structured captions.
 
-A form is a scalar type by its name there, "json" for what has none, a list of one form, or forms by name.
+A `Form` is a description of a type that needs no pyarrow: the name of a scalar Arrow type, "json" for values without an
+Arrow type, a list with one form for lists, or a dict of forms for structs.
 """
 
 from functools import lru_cache
@@ -14,11 +15,12 @@ if TYPE_CHECKING:
 Form = str | list["Form"] | dict[str, "Form"]
 
 _SCALARS: Final = {"string": "string", "integer": "int64", "number": "float64", "boolean": "bool"}
+"""Arrow types of JSON Schema's types."""
 
 
 @lru_cache(maxsize=64)
 def form_of(text: str) -> Form:
-    """The form of a schema's values."""
+    """The form of the values of a schema, given as JSON."""
     root = closed(text)
     return _form(root, root, ROOT)
 
@@ -40,7 +42,7 @@ def _form(root: Node, node: Any, seen: tuple[str, ...]) -> Form:
 
 
 def arrow_type(form: Form) -> "pa.DataType":
-    """The type of a form."""
+    """The Arrow type of a form."""
     import pyarrow as pa
 
     if isinstance(form, dict):
@@ -51,7 +53,7 @@ def arrow_type(form: Form) -> "pa.DataType":
 
 
 def arrow_value(form: Form, value: Any) -> Any:
-    """A value in its form."""
+    """Convert a JSON value to its form; missing fields become None."""
     if value is None:
         return None
     if isinstance(form, dict):

@@ -1,4 +1,4 @@
-"""Fields of a structured caption that are filled with what the video file says, not asked of the model."""
+"""Fields of a structured caption that are filled with facts of the video file instead of asking the model."""
 
 import math
 import re
@@ -17,24 +17,24 @@ _TYPES: Final[Mapping[str, tuple[str, ...]]] = {
     "resolution": ("object", "string"),
     "aspect_ratio": ("string", "number"),
 }
-"""What "x-from" may say, and the types that such a field may have."""
+"""Values of "x-from", and the JSON types that such a field may have."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Facts:
-    """What a video file says of itself; None where it does not."""
+    """Facts from a video file; None for what the file does not say."""
 
     duration_seconds: float | None = None
-    """Of a clip of which a part was decoded, since it is damaged: that of the part."""
+    """Length of the clip. If the clip is damaged and only a part was decoded, the length of that part."""
     fps: float | None = None
-    """Frames a second that are shown, on average."""
+    """Average number of frames shown per second."""
     width: int | None = None
-    """Pixels, as the video is shown: upright, and with square pixels."""
+    """Width in pixels, as the video is displayed: after rotation, with square pixels. So is the height."""
     height: int | None = None
 
 
 def check_fact(node: Node, of: str) -> None:
-    """Raise SettingsError if a field cannot be filled. `of` names the schema in the message."""
+    """Raise SettingsError if a field with "x-from" cannot be filled. `of` names the schema in the message."""
     source, types = node["x-from"], types_of(node)
     if source not in _TYPES:
         raise SettingsError(f'{of} has "x-from": {source!r}; {did_you_mean(str(source), list(_TYPES))}')
@@ -49,13 +49,13 @@ def check_fact(node: Node, of: str) -> None:
 
 
 def filled(root: Node, node: Any, value: Any, facts: Facts) -> Any:
-    """A value with the fields from the file, in the order of its schema.
+    """Add the fields from the file to a value, in the order of its schema.
 
     Args:
         root: the whole schema.
-        node: what the value fits.
-        value: without those fields.
-        facts: to fill them with.
+        node: the part of it that the value fits.
+        value: the value without these fields.
+        facts: facts to fill them with.
     """
     node, _ = plain(root, node)
     if isinstance(node, dict) and isinstance(value, list):
@@ -72,7 +72,7 @@ def filled(root: Node, node: Any, value: Any, facts: Facts) -> Any:
 
 
 def _fact(node: Node, facts: Facts) -> Any:
-    """What a file says, in the form that a field asks for."""
+    """The value of a field, in its type; None if the file does not say it."""
     [kind], source = types_of(node), node["x-from"]
     if source in ("resolution", "aspect_ratio"):
         if not facts.width or not facts.height:
@@ -94,11 +94,12 @@ def _resolution(node: Node, kind: str, size: Mapping[str, int]) -> Any:
 
 
 def _side(name: str) -> str:
+    """Normalize the name of a side: W and H become "width" and "height", and capitals small letters."""
     return {"w": "width", "h": "height"}.get(name.lower(), name.lower())
 
 
 def _aspect_ratio(node: Node, kind: str, size: Mapping[str, int]) -> Any:
-    """Width by height: the nearest of an enum, in powers, or else the reduced fraction."""
+    """Width by height: a number, the nearest ratio of an enum (by the logarithm), or the reduced fraction."""
     width, height = size["width"], size["height"]
     if kind == "number":
         return round(width / height, 4)
@@ -109,6 +110,6 @@ def _aspect_ratio(node: Node, kind: str, size: Mapping[str, int]) -> Any:
 
 
 def _ratio(text: Any) -> float:
-    """The number that such as "16:9" or "16,9" means; 0 if it is none."""
+    """Parse a ratio such as "16:9" or "16,9"; 0 if it is none."""
     found = re.fullmatch(r"(\d+)\D(\d+)", str(text))
     return int(found[1]) / int(found[2]) if found and int(found[2]) else 0.0

@@ -1,4 +1,4 @@
-"""Walks over a JSON Schema: the schemas within it, where its references lead, and what a model is asked of it."""
+"""Walks over a JSON Schema: schemas within it, references, and the versions of it that a model is asked for."""
 
 import copy
 import json
@@ -13,33 +13,33 @@ Node = dict[str, Any]
 """A JSON Schema, or a part of one."""
 
 COMPOSING: Final = {"allOf", "if", "not", "dependentSchemas", "unevaluatedProperties"}
-"""Keywords that put several schemas to one value."""
+"""Keywords that apply several schemas to one value."""
 CHOOSING: Final = {"anyOf", "oneOf", "$ref"}
-"""They do so, too, if other keywords stand beside them."""
+"""Keywords that apply several schemas to one value if there are other keywords beside them."""
 ROOT: Final = ("#",)
-"""The reference that leads to the whole schema, and so has been followed where a walk begins there."""
+"""References that have been followed when a walk begins at the whole schema: the one to the schema itself."""
 _SCHEMA_MAPS: Final = {"properties", "patternProperties", "$defs", "definitions", "dependentSchemas"}
 """Keywords that hold schemas by name."""
 _DATA: Final = {"enum", "const", "default", "examples"}
 """Keywords that hold values, which may look like schemas."""
 _EXACT: Final = 2**53 - 1
-"""Largest whole number that a double, and so every reader of JSON, holds exactly."""
+"""Largest whole number up to which a double, and so every reader of JSON, holds all whole numbers exactly."""
 _DECIMALS: Final = 1e-6
-"""Numbers that are enforced are multiples of this."""
+"""Enforced numbers are multiples of this, so that they end: models may repeat digits forever."""
 
 
 def compact(value: Any) -> str:
-    """JSON without white space.
+    """Write JSON without white space.
 
     Raises:
-        TypeError: there is no JSON of the value.
-        ValueError: it holds a number that is not finite, or itself.
+        TypeError: the value cannot be written as JSON.
+        ValueError: it holds a number that is not finite, or contains itself.
     """
     return json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
 
 
 def nodes(node: Any) -> Iterator[Node]:
-    """All schemas within a schema, itself the first."""
+    """Yield all schemas within a schema, beginning with itself."""
     if not isinstance(node, dict):
         return
     yield node
@@ -52,10 +52,10 @@ def nodes(node: Any) -> Iterator[Node]:
 
 
 def resolve(root: Node, ref: str, of: str = "the schema") -> Any:
-    """What a reference within a schema points to.
+    """The part of a schema that a reference points to.
 
     Raises:
-        SettingsError: it points to nothing in there. What is elsewhere is never fetched.
+        SettingsError: it points to nothing within the schema. Other documents are never fetched.
     """
     found: Any = root
     path = unquote(ref.removeprefix("#"))
@@ -73,15 +73,16 @@ def resolve(root: Node, ref: str, of: str = "the schema") -> Any:
 
 
 def plain(root: Node, node: Any, seen: tuple[str, ...] = ()) -> tuple[Any, tuple[str, ...]]:
-    """What a schema comes to, once references are followed and a choice between it and null is left out.
+    """Simplify a schema: follow its references, and replace a choice between one schema and null by that schema.
 
     Args:
         root: the whole schema.
         node: a schema in it.
-        seen: references that led to it. One that comes again is a cycle, and comes to True, which all values fit.
+        seen: references that were followed to get there. Following one again would be a cycle, so it is replaced by
+            True, the schema that all values fit.
 
     Returns:
-        That, and the references that led there.
+        The simplified schema, and the references that led to it.
     """
     while isinstance(node, dict) and not {"x-from", "type", "properties"} & node.keys():
         if "$ref" in node:
@@ -98,7 +99,7 @@ def plain(root: Node, node: Any, seen: tuple[str, ...] = ()) -> tuple[Any, tuple
 
 
 def types_of(node: Node) -> list[str]:
-    """The types that a schema names, other than null."""
+    """The types that a schema names, except null."""
     named = node.get("type", [])
     return [name for name in ([named] if isinstance(named, str) else named) if name != "null"]
 
@@ -109,7 +110,7 @@ def from_file(node: Any) -> bool:
 
 
 def fields_from_file(root: Node, node: Any, seen: tuple[str, ...] = ROOT) -> Iterator[Node]:
-    """Those fields that can be filled: in properties of objects, and of objects in lists."""
+    """Yield the fields from the file that can be filled: properties of objects, and of objects in lists."""
     node, seen = plain(root, node, seen)
     if not isinstance(node, dict):
         return
@@ -123,9 +124,10 @@ def fields_from_file(root: Node, node: Any, seen: tuple[str, ...] = ROOT) -> Ite
 
 @lru_cache(maxsize=64)
 def closed(text: str) -> Node:
-    """The schema whose objects have no properties but those that it lists. Not to be changed.
+    """The schema with objects that allow no properties except those that they list. Callers must not change it.
 
-    Where several schemas are put to one object, each lists only some of its properties, so that none is closed.
+    If several schemas apply to one object, each lists only some of its properties. So if any keyword in the schema
+    does that, no object is closed.
     """
     root: Node = json.loads(text)
     within = list(nodes(root))
@@ -138,7 +140,7 @@ def closed(text: str) -> Node:
 
 @lru_cache(maxsize=64)
 def asked_text(text: str) -> str:
-    """The closed schema without fields that are filled from the file, as JSON."""
+    """The closed schema without the fields from the file, as JSON: what the model is asked for."""
     root = copy.deepcopy(closed(text))
     for node in nodes(root):
         fields = node.get("properties", {})
@@ -152,7 +154,7 @@ def asked_text(text: str) -> str:
 
 @lru_cache(maxsize=64)
 def bounded_text(text: str) -> str:
-    """The asked schema with numbers within what a double holds exactly, as JSON: what an answer has to fit."""
+    """The asked schema with numbers limited to ±`_EXACT`, as JSON: what an answer must fit."""
     root: Node = json.loads(asked_text(text))
     for node in _numbers(root):
         node["minimum"] = max(node.get("minimum", -_EXACT), -_EXACT)
@@ -162,7 +164,7 @@ def bounded_text(text: str) -> str:
 
 @lru_cache(maxsize=64)
 def enforced_text(text: str) -> str:
-    """The bounded schema with few decimals, as JSON: what engines enforce. Models loop in digits that never end."""
+    """The bounded schema with at most six decimals, as JSON: what engines enforce while decoding."""
     root: Node = json.loads(bounded_text(text))
     for node in _numbers(root):
         if "number" in types_of(node):
@@ -171,13 +173,14 @@ def enforced_text(text: str) -> str:
 
 
 def _numbers(root: Node) -> Iterator[Node]:
+    """Yield the schemas of numbers that are not listed one by one."""
     for node in nodes(root):
         if {"integer", "number"} & set(types_of(node)) and not {"enum", "const"} & node.keys():
             yield node
 
 
 def outline(root: Node, node: Any, indent: str = "", seen: tuple[str, ...] = ROOT) -> Iterator[str]:
-    """A line for each field: its name, what it is for, and what it may be."""
+    """Yield a line for each field: its name, description, choices, and whether it is a list."""
     node, seen = plain(root, node, seen)
     if not isinstance(node, dict):
         return

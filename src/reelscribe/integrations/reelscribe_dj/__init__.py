@@ -1,3 +1,3 @@
-"""What a recipe of Data-Juicer names: importing it puts the operator in its place."""
+"""The plugin that a Data-Juicer recipe names. Importing it registers the operator."""
 
 import reelscribe.integrations.data_juicer  # noqa: F401
