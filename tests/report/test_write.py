@@ -59,7 +59,8 @@ def test_sentences_that_were_judged_false_are_shown(tmp_path: Path) -> None:
     meta = _row()["caption_meta"] | {"flags": ["false_claim"], "failed_claims": "It is <red>.\nIt stops."}
     put_rows(tmp_path / "rows.jsonl", [_row(caption_meta=meta), _row()])
     page = write_report(tmp_path / "rows.jsonl", tmp_path / "a.html").file.read_text("utf-8")
-    assert page.count("Judged false") == 1 and "It is &lt;red&gt;.\nIt stops." in page
+    assert page.count("Judged false") == 1
+    assert "It is &lt;red&gt;.\nIt stops." in page
 
 
 def test_a_stretch_is_played_from_where_it_begins_on_the_clock_of_its_file(tmp_path: Path) -> None:
