@@ -1,7 +1,7 @@
 """The layers of a `BranchingCache`. There is a class for each kind of layer that a model may have.
 
-A layer of a model attends to all earlier tokens (`FullLayer`) or to a window of them (`SlidingLayer`), or it has no keys
-but states that each token changes (`StateLayer`), or it uses the keys of another layer (`BorrowingLayer`).
+A layer of a model attends to all earlier tokens (`FullLayer`) or to a window of them (`SlidingLayer`). Or it has states
+instead of keys, which each token changes (`StateLayer`). Or it uses the keys of another layer (`BorrowingLayer`).
 """
 
 import itertools
@@ -274,8 +274,12 @@ class FullLayer:
         return self._tabled(prefix, own)
 
     def _tabled(self, prefix: torch.Tensor, own: torch.Tensor) -> torch.Tensor:
-        """Bring masks of rows, shapes (rows, tokens, prefix tokens) and (rows, tokens, own tokens), into `_hidden`'s
-        shape."""
+        """Bring masks of rows into the shape that `_hidden` returns.
+
+        Args:
+            prefix: shape (rows, 1 or tokens, prefix tokens).
+            own: shape (rows, tokens, own tokens).
+        """
         hidden = torch.cat([prefix.expand(-1, own.shape[1], -1), own], -1)
         return self._branches.table(hidden[:, None])[:, :, :, None]
 
