@@ -226,5 +226,5 @@ def seconds_between(times: Sequence[float], duration: float) -> float:
 
 
 def as_tensor(pixels: NDArray[np.uint8]) -> torch.Tensor:
-    """Copy frames to a tensor, shape (frames, colours, height, width). Ernie's processor draws into what it is given."""
+    """Copy frames to a tensor, shape (frames, colours, height, width). Ernie's processor would draw into the frames."""
     return torch.tensor(pixels).permute(0, 3, 1, 2).contiguous()
