@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from reelscribe.engines.families import Family
 
 _COVERS: Final = range(0xE000, 0xF900)
-"""Unicode's private-use characters. A cover, which replaces a token that a text spells, is a number between two of these
-characters that occur in none of the texts."""
+"""Unicode's private-use characters. A cover, which replaces a token that a text spells, is a number between two of them
+that occur in none of the texts."""
 
 
 @dataclass(frozen=True, kw_only=True)

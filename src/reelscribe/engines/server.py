@@ -1,6 +1,6 @@
 """An OpenAI-compatible server: its address and key, what it says about itself, and what its errors mean.
 
-The key is sent in the headers and appears nowhere else. It is removed from the texts of a server's errors, and an answer
+The key is sent in the headers and appears nowhere else. It is removed from the texts of a server's errors. An answer
 that contains it is discarded.
 """
 
@@ -269,7 +269,7 @@ def _checked_url(base_url: str | None) -> str:
 
 
 def _read_key(env: str) -> str:
-    """Read the key from the environment; empty if there is none. Errors do not repeat `env`, which may be a key itself."""
+    """Read the key from the environment; empty if there is none. Errors do not repeat `env`: it may be a key itself."""
     if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", env):
         raise SettingsError(
             "api_key_env must be the name of an environment variable; what it holds is none, and is not repeated here, "
