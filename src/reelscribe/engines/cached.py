@@ -1,4 +1,4 @@
-"""The memory that a model's cache takes, measured by running one token: each configuration names its sizes otherwise."""
+"""The memory that a model's cache takes. It is measured with one token, since configurations have no common names."""
 
 import inspect
 from collections.abc import Iterator

@@ -22,8 +22,8 @@ class RepeatingCache:
     """
 
     has_states = True
-    """See `BranchingCache.has_states`. Rows with padding would need masks, so that each row of a step must be either all
-    padding or have none."""
+    """As in a `BranchingCache` with states, each row of a step must be either all padding or have none. Rows that are
+    all padding are left out of the step."""
 
     def __init__(self, device: torch.device) -> None:
         self._device = device

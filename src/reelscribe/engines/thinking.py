@@ -13,7 +13,7 @@ _SWITCHES: Final = ("enable_thinking", "thinking")
 """Variables of chat templates that turn thinking on or off: `enable_thinking` for Qwen, GLM, Gemma, MiniCPM and ERNIE,
 `thinking` for Kimi, DeepSeek and Granite."""
 _TAIL: Final = 16
-"""Tokens at the end of a prompt in which an opening mark and a line break fit, even if the mark takes several tokens."""
+"""Tokens at the end of a prompt in which an opening mark and a line break fit, even if the mark is several tokens."""
 
 
 def template_switches(processor: Any, *, thinking: bool) -> Mapping[str, bool]:
