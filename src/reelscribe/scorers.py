@@ -62,7 +62,7 @@ class ClipScore:
         texts = [text for clip in clips for text in clip.texts]
         with torch.inference_mode():
             seen = self._features(self._model.get_image_features, images=images)
-            # SigLIP was trained with texts padded to the full length. CLIP gives the same features with padding.
+            # SigLIP was trained with texts padded to the full length, and CLIP works with padding, too.
             said = self._features(
                 self._model.get_text_features,
                 text=texts,
@@ -87,6 +87,6 @@ class ClipScore:
 
 
 def _spread(pixels: NDArray[np.uint8], most: int) -> NDArray[np.uint8]:
-    """At most `most` frames, evenly spread, the first and the last among them."""
+    """At most `most` frames, evenly spread over the clip."""
     chosen: NDArray[np.uint8] = pixels[np.linspace(0, len(pixels) - 1, min(len(pixels), most)).round().astype(int)]
     return chosen

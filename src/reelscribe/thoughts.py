@@ -1,7 +1,7 @@
 """Separating what a model thinks from its answer. Pure functions.
 
-Engines return a candidate's text with its thought, between `<think>` and `</think>`. If the prompt ends with the opening
-mark, they add it to the text. Here the thought and the answer are separated, for all engines.
+Engines return a candidate's text with its thought, between `<think>` and `</think>`. If the prompt ends with the
+opening mark, they add it to the text. Here the thought and the answer are separated, for all engines.
 """
 
 from dataclasses import replace
