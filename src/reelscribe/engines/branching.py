@@ -196,6 +196,7 @@ class BranchingCache:
         return True
 
     def is_recording_past(self, *_: Any) -> bool:
+        """Always false: no states are recorded to go back to."""
         return False
 
     def add(self, joining: Sequence["BranchingCache"], counts: Sequence[int]) -> None:

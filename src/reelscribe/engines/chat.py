@@ -124,6 +124,7 @@ def is_web_address(clip: Clip) -> bool:
 
 
 def _video_url(clip: Clip, max_bytes: int, limits: FetchLimits) -> str:
+    """The web address of a clip's file, or a data URL with its content; see `show` for the errors."""
     if not clip.is_whole:
         raise ClipError("engine", f"{clip.name} is a stretch, and what is sent would be the whole file; send frames.")
     if is_web_address(clip):
@@ -156,6 +157,7 @@ def _jpegs(pixels: NDArray[np.uint8]) -> Iterator[bytes]:
 
 
 def _images(jpegs: list[str], frames: Frames, words: Words) -> Iterator[Part]:
+    """Frames as parts of a message, each beside the words for its time. `jpegs` are in base64."""
     *before, last = words.around(frames.timestamps)
     parts: list[Part] = [{"type": "text", "text": words.lead}]
     for text, jpeg in zip(before, jpegs, strict=True):
@@ -166,6 +168,7 @@ def _images(jpegs: list[str], frames: Frames, words: Words) -> Iterator[Part]:
 
 
 def _true_times(frames: Frames) -> dict[str, Any]:
+    """The `media_io_kwargs` for vLLM, with the number of each frame at `_TICKS` frames a second."""
     ticks = [round(seconds * _TICKS) for seconds in frames.timestamps]
     return {
         "num_frames": -1,  # all; by default the server takes the first 32

@@ -280,7 +280,7 @@ def _serve(
 
 
 class _Server:
-    """The replica's side of the pipe."""
+    """The replica's side of the pipe: one thread listens for messages, the main thread runs the engine."""
 
     def __init__(self, pipe: Connection, engine: Engine) -> None:
         self._pipe, self._engine = pipe, engine
@@ -352,6 +352,7 @@ def _portable(error: BaseException) -> ReelscribeError:
 
 
 def _end(pipe: Connection, process: BaseProcess, guard: Guard) -> None:
+    """End a replica's process: closing the pipe asks it to end, and after `_SECONDS_TO_STOP` it is killed."""
     pipe.close()
     process.join(_SECONDS_TO_STOP)
     if process.is_alive():

@@ -48,6 +48,7 @@ class RunningBatch:
 
     def __init__(self, model: Any, builder: InputBuilder, rules: TokenRules, device: torch.device) -> None:
         self._model, self._builder, self._device = model, builder, device
+        # Layers of a `DynamicCache` show of which kind each layer of the model is.
         self._config = model.config.get_text_config()
         self._cache_name = cache_name(model)
         self._kinds = DynamicCache(config=self._config).layers

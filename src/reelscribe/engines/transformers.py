@@ -364,6 +364,11 @@ def load(settings: Settings) -> TransformersEngine:
 
 
 def _device(name: str) -> torch.device:
+    """The device of a name; see `TransformersEngine`.
+
+    Raises:
+        ModelError: there is no such device, or it does not work.
+    """
     kind, _, worker = name.partition(":")
     try:
         if kind == "auto":
