@@ -1,10 +1,10 @@
-"""Checks of captions that a user asks for: language, length, wording, times in the text. All of them are off but one.
+"""Checks of captions that a user can turn on: language, length, wording, times in the text.
 
-`refusals` is on: a refusal is no caption, whatever the task, and the lists find few others (see `reelscribe.wording`).
-Openings, mentions of the medium and lengths are a matter of taste, or of the prompt.
+Only `refusals` is on by default: a refusal is not a caption, whatever the task, and the lists rarely match other texts
+(see `reelscribe.wording`). Openings, mentions of the medium and lengths are a matter of taste, or of the prompt.
 
-A check has no part in what is generated. What it finds is computed from the text each time, so a change of checks makes
-nothing again.
+Checks do not change what is generated. Their results are computed from the text each time, so that no caption is
+generated again if the checks change.
 """
 
 from collections.abc import Iterator, Mapping
@@ -19,8 +19,8 @@ from reelscribe.wording.times import is_past_end
 from reelscribe.words import is_in_language, known_languages, token_counter, words_of
 
 CheckFault = Literal["refusal", "opening", "mention", "language", "length", "past_end"]
-"""refusal, opening, mention: it has such a wording; see `WordingKind`.
-language: it is in another one than is asked for.
+"""refusal, opening, mention: the text has such a wording; see `WordingKind`.
+language: it is in another language than the one that is asked for.
 length: it has fewer or more words, or tokens, than are asked for.
 past_end: it names a time that is past the clip's end.
 """
@@ -31,26 +31,30 @@ _YES: Final[Mapping[Any, bool]] = {True: True, False: False, "true": True, "fals
 
 @dataclass(frozen=True, kw_only=True)
 class Checks:
-    """What a caption is checked for."""
+    """The checks of a caption."""
 
     refusals: bool = True
     openings: bool = False
     mentions: bool = False
     past_end: bool = False
     language: str | None = None
-    """Code of ISO 639 of the language that it is to be in."""
+    """The code of ISO 639 of the language that captions must have."""
     words: str | None = None
-    """Fewest and most words, as 20-60; -60 and 20- leave one out."""
+    """The fewest and the most words, such as 20-60. -60 and 20- have only one of the two limits."""
     tokens: str | None = None
-    """Likewise tokens of `tokenizer`."""
+    """The fewest and the most tokens of `tokenizer`, in the same form."""
     tokenizer: str | None = None
-    """Folder with the tokenizer of what is trained with the captions."""
+    """The folder with the tokenizer of the model that will be trained with the captions."""
     lists: str | None = None
-    """Wordings beside those that come with the package: a .toml file, or what is in one."""
+    """Wordings in addition to those that come with the package: a .toml file, or the text of one."""
 
     @classmethod
     def of(cls, table: Mapping[str, Any], base: "Checks | None" = None) -> "Checks":
-        """The checks that a table sets, over others.
+        """Make checks from a table of settings.
+
+        Args:
+            table: the values by name of the check.
+            base: the checks for names that the table does not have; None for the defaults.
 
         Raises:
             SettingsError: a key is unknown, or a value is wrong.
@@ -69,11 +73,11 @@ class Checks:
         return made
 
     def check_installed(self) -> None:
-        """Find out before a run whether all can be checked.
+        """Check before a run that all checks can be made.
 
         Raises:
-            SettingsError: the tokenizer is not there, or the language is unknown.
-            MissingExtraError: what it takes is not installed.
+            SettingsError: the tokenizer cannot be read, or the language is unknown.
+            MissingExtraError: a package that a check needs is not installed.
         """
         if self.tokenizer is not None:
             token_counter(Path(self.tokenizer))
@@ -81,19 +85,19 @@ class Checks:
             raise SettingsError(f"checks: language must be a code of ISO 639, as en or zh; got {self.language!r}.")
 
     def wordings(self) -> Wordings:
-        """The lists to search.
+        """The lists of wordings to search for.
 
         Raises:
-            SettingsError: those of the user are none.
+            SettingsError: the user's list is not valid.
         """
         return ready_wordings() if self.lists is None else _joined(self.lists)
 
     def find(self, text: str, seconds: float | None) -> Iterator[CheckFault]:
-        """What of it a text does not keep to.
+        """The faults of a text, in a fixed order.
 
         Args:
-            text: with words.
-            seconds: length of the clip, if it is known.
+            text: a caption that has words.
+            seconds: the length of the clip; None if it is not known.
         """
         wanted: dict[WordingKind, bool] = {
             "refusal": self.refusals,
@@ -118,7 +122,7 @@ class Checks:
             yield f"It has {count} tokens of a tokenizer; it must have {_in_words(self.tokens)}."
 
     def told(self, fault: CheckFault, text: str) -> str:
-        """A sentence for the model about what was wrong with its text."""
+        """A sentence that tells the model what was wrong with its text, for another try."""
         if fault in ("opening", "mention"):
             found = self.wordings().find("opening" if fault == "opening" else "mention", text)
             return f'It has the words "{found[0].strip()}": say what is seen, not that it is a video.' if found else ""
@@ -141,7 +145,11 @@ def _value(key: str, value: Any) -> Any:
 
 
 def _bounds(name: str, given: str | None) -> tuple[int, int | None]:
-    """The fewest and the most that a text may have."""
+    """Parse limits such as 20-60, -60 or 20-. Returns the lower limit and the upper one; None for no upper limit.
+
+    Raises:
+        SettingsError: the text is not of this form. `name` is the setting, for the error.
+    """
     if given is None:
         return 0, None
     fewest, dash, most = given.partition("-")

@@ -10,24 +10,25 @@ from reelscribe.errors import MissingExtraError, ModelError, SettingsError
 from reelscribe.scores import ToScore
 
 _MOST_FRAMES: Final = 8
-"""Of a clip that `ClipScore` looks at, unless it is set."""
+"""The most frames of a clip that `ClipScore` looks at, by default."""
 
 
 class ClipScore:
-    """Cosine of a text's features with the mean of the frames', as CLIPScore has it, without its factor.
+    """The cosine of a text's features with the mean of the frames' features: CLIPScore without its factor.
 
     Hessel et al. (2021), "CLIPScore: A Reference-free Evaluation Metric for Image Captioning".
 
     Args:
         model: hub name or folder of a checkpoint of CLIP, SigLIP, or another model of Transformers that has
-            `get_image_features` and `get_text_features`. Texts are cut to what it takes: 77
-            tokens in CLIP, 64 in SigLIP.
-        frames: most frames of a clip to look at, evenly spread.
-        device: "cpu", "cuda", ...; a GPU by default, if there is one.
+            `get_image_features` and `get_text_features`. Texts are cut to the length that it takes: 77 tokens for CLIP,
+            64 for SigLIP.
+        frames: the most frames of a clip to look at, evenly spread.
+        device: "cpu", "cuda", ...; "auto" for a GPU if there is one.
 
     Raises:
         MissingExtraError: PyTorch or Transformers is not installed.
-        ModelError: there is no such checkpoint, or its model has no such features.
+        SettingsError: `frames` is less than 1.
+        ModelError: the checkpoint cannot be loaded, or its model has no such features.
     """
 
     def __init__(self, model: str, frames: int = _MOST_FRAMES, device: str = "auto") -> None:
@@ -61,7 +62,7 @@ class ClipScore:
         texts = [text for clip in clips for text in clip.texts]
         with torch.inference_mode():
             seen = self._features(self._model.get_image_features, images=images)
-            # SigLIP was trained with texts that are filled up, and CLIP does not mind.
+            # SigLIP was trained with texts padded to the full length, and CLIP works with padding, too.
             said = self._features(
                 self._model.get_text_features,
                 text=texts,
@@ -77,15 +78,15 @@ class ClipScore:
         return scores
 
     def _features(self, features: Callable[..., Any], **given: Any) -> Any:
-        """Features of length 1, one a row."""
+        """The features of images or texts, float32, shape (inputs, features), each normalised to length 1."""
         import torch
 
         made = features(**self._processor(**given, return_tensors="pt").to(self._device))
-        # Transformers 5 gives them among other outputs.
+        # Transformers 5 returns the features as `pooler_output` among other outputs.
         return torch.nn.functional.normalize(getattr(made, "pooler_output", made).float(), dim=-1)
 
 
 def _spread(pixels: NDArray[np.uint8], most: int) -> NDArray[np.uint8]:
-    """At most this many frames, evenly spread."""
+    """At most `most` frames, evenly spread over the clip."""
     chosen: NDArray[np.uint8] = pixels[np.linspace(0, len(pixels) - 1, min(len(pixels), most)).round().astype(int)]
     return chosen

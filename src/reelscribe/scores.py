@@ -1,6 +1,6 @@
-"""Scorers of candidates: a function or class of the user's, which is given texts, frames and rows, and gives numbers.
+"""Scorers of candidates: a user's function or class that gets texts, frames and rows, and returns numbers.
 
-`reelscribe.scorers` has those that come with the package.
+`reelscribe.scorers` has the scorers that come with the package.
 """
 
 import functools
@@ -22,37 +22,38 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class ToScore:
-    """The candidates of a clip, as a scorer is given them."""
+    """The candidates of a clip, in the form that scorers get."""
 
     texts: tuple[str, ...]
-    """Candidates, without their thoughts; those without text are left out."""
+    """The candidates' texts without their thoughts. Candidates without text are left out."""
     frames: "Frames"
-    """Those that the model saw: `pixels`, uint8 of shape (frames, height, width, 3), and `timestamps` in seconds."""
+    """The frames that the model saw: `pixels`, uint8, shape (frames, height, width, 3), and `timestamps` in seconds."""
     row: Mapping[str, Any]
-    """The row, with the columns that the run looks at."""
+    """The row, with the columns that the run reads."""
 
 
 Score = Callable[[Sequence[ToScore]], Sequence[Sequence[float]]]
-"""From several clips to a number for each text of each; higher is better."""
+"""A scorer that is ready to be called with several clips. It returns a number for each text of each clip; higher is
+better."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Scorer:
-    """What gives candidates scores, as settings name it."""
+    """A scorer as settings name it."""
 
     place: str
-    """`module:name` of a function, or of a class whose objects are called."""
+    """The `module:name` of a function, or of a class whose objects can be called."""
     params: Mapping[str, Any] = field(default_factory=dict, hash=False)
-    """Keywords for the function or, once, for the class."""
+    """Keyword arguments for each call of the function, or for the class when its object is made."""
 
     @property
     def name(self) -> str:
-        """What its scores are called: other parameters make another scorer."""
+        """The name of its scores. It includes the parameters, since other parameters make another scorer."""
         told = ", ".join(f"{name}={value}" for name, value in sorted(self.params.items()))
         return f"{self.place}({told})" if told else self.place
 
     def check(self) -> None:
-        """Find out before a run whether it can be called.
+        """Check before a run that the scorer can be called.
 
         Raises:
             SettingsError: it cannot be imported, cannot be called, or does not take these parameters.
@@ -61,18 +62,19 @@ class Scorer:
         given: tuple[Any, ...] = () if inspect.isclass(found) else ([],)
         try:
             inspect.signature(found).bind(*given, **self.params)
-        except ValueError:  # a function of C tells no parameters
+        except ValueError:  # a function in C may not have a signature
             return
         except TypeError as exc:
             takes = "the parameters" if inspect.isclass(found) else "a list of clips, and the parameters"
             raise SettingsError(f"the scorer {self.place} does not take {takes} {dict(self.params)}: {exc}.") from exc
 
     def load(self) -> Score:
-        """What to call; made once in each process.
+        """The function to call, or the object of the class, which is made once in each process.
 
         Raises:
             SettingsError: it cannot be imported, or does not take these parameters.
-            ReelscribeError: what it raised when it was made, as it is; any other exception is a ModelError.
+            ModelError, MissingExtraError, SettingsError: the class raised it. Any other exception of the class becomes
+                a ModelError.
         """
         return _loaded(self.place, json.dumps(dict(self.params), sort_keys=True))
 
@@ -94,7 +96,7 @@ def _loaded(place: str, params: str) -> Score:
 
 
 def _found(place: str) -> Callable[..., Any]:
-    """What a `module:name` means. Modules in the working directory are found, too."""
+    """Import the object that a `module:name` names. Modules in the working directory are found, too."""
     module, _, name = place.partition(":")
     if not module or not name:
         raise SettingsError(f"scorer must be module:function, as my_scorers:sharpness; got {place!r}.")
@@ -115,21 +117,21 @@ def _found(place: str) -> Callable[..., Any]:
 
 
 Scored = list[tuple[float, ...] | str]
-"""Of each clip the scores of its texts, or why it has none."""
+"""For each clip, the scores of its texts, or a message that says why it has none."""
 
 
 def scores_of(scorer: Scorer, clips: Sequence[ToScore]) -> Scored:
-    """Call a scorer. If it fails with several clips, it is called with each alone.
+    """Call a scorer. If it fails with several clips, it is called again with each clip alone.
 
     Args:
-        scorer: to call.
+        scorer: the scorer.
         clips: at least one.
     """
     try:
         given = list(scorer.load()(clips))
         if len(given) != len(clips):
             raise ValueError(f"it gave scores of {len(given)} clips; it was given {len(clips)}")
-    except Exception as exc:  # of a user's function
+    except Exception as exc:  # a user's function may raise anything
         if len(clips) > 1:
             return [scored for clip in clips for scored in scores_of(scorer, [clip])]
         return [f"{type(exc).__name__}: {exc}"]
@@ -139,7 +141,7 @@ def scores_of(scorer: Scorer, clips: Sequence[ToScore]) -> Scored:
 def _checked(given: Any, clip: ToScore) -> tuple[float, ...] | str:
     try:
         scores = tuple(float(score) for score in given)
-    except Exception as exc:  # whatever it gave in place of numbers
+    except Exception as exc:  # the scorer may return anything instead of numbers
         return f"it must give a list of numbers for each clip; got {given!r} ({exc})"
     if len(scores) != len(clip.texts):
         return f"it gave {len(scores)} scores; the clip has {len(clip.texts)} texts"

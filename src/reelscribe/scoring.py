@@ -1,4 +1,4 @@
-"""Answers on their way through scorers: beside the engine, in a thread, several clips a call."""
+"""Passing answers through scorers, in a thread beside the engine, with several clips in a call."""
 
 import logging
 import threading
@@ -14,22 +14,22 @@ from reelscribe.values import Answer, Failure, Frames, Request, RequestId
 logger = logging.getLogger(__name__)
 
 _MOST_CLIPS: Final = 16
-"""In one call of a scorer."""
+"""The most clips in one call of a scorer."""
 _MOST_TOLD: Final = 3
-"""Clips without scores that are warned of."""
+"""The number of clips without scores that are warned of. Further ones are not."""
 _END_SECONDS: Final = 1.0
-"""That a call is given to end if nobody wants it any more."""
+"""How long leaving waits for a running call of a scorer."""
 
 
 class Scoring:
-    """Holds the frames of requests that are to be scored, and gives answers to `settle` once they have scores.
+    """Holds the frames of requests that need scores, and gives answers to `settle` once they have them.
 
-    A scorer has a thread of its own. What comes while it is at work goes into its next call.
+    Scorers run in one thread. Answers that arrive while a scorer runs go into the next call.
 
     Args:
-        settle: takes answers, from any thread.
-        changed: called after each that the scorer's thread gave.
-        max_bytes: frames that may be held; those of one clip always may.
+        settle: takes finished answers. It is called from any thread.
+        changed: called each time the scorer's thread has settled answers.
+        max_bytes: bytes of frames that may be held. The frames of one clip are always allowed.
     """
 
     def __init__(
@@ -39,7 +39,7 @@ class Scoring:
         self._held: dict[RequestId, Frames] = {}
         self._waiting: deque[tuple[Request, Answer]] = deque()
         self._owed = 0
-        """Answers that are not settled."""
+        """The number of answers that wait for scores or are being scored."""
         self._told = 0
         self._closed = False
         self._error: BaseException | None = None
@@ -52,7 +52,7 @@ class Scoring:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        """Give up what is left."""
+        """Give up the answers that are not settled."""
         with self._changed:
             self._closed = True
             self._changed.notify_all()
@@ -61,25 +61,25 @@ class Scoring:
 
     @property
     def busy(self) -> bool:
-        """Whether answers are on their way."""
+        """Whether any answers are not settled."""
         return self._owed > 0
 
     def has_room(self, frames: Frames) -> bool:
-        """Whether these may be held, too."""
+        """Whether these frames may be held in addition to those that already are."""
         with self._changed:
             held = {id(each): each.nbytes for each in self._held.values()}
         return not held or id(frames) in held or sum(held.values()) + frames.nbytes <= self._max_bytes
 
     def hold(self, request: Request, frames: Frames) -> None:
-        """Hold the frames of a request that is to be scored, until its answer is."""
+        """Hold the frames of a request that needs scores, until its answer is scored."""
         with self._changed:
             self._held[request.id] = frames
 
     def take(self, request: Request, answer: Answer | Failure) -> None:
-        """Take what a request came to.
+        """Take an answer. If it needs no scores, it is settled at once.
 
         Raises:
-            BaseException: what went wrong where answers were settled.
+            BaseException: what the scorer's thread raised while it settled earlier answers.
         """
         self._check()
         if request.scorer is None or isinstance(answer, Failure):
@@ -96,10 +96,10 @@ class Scoring:
             self._changed.notify_all()
 
     def wait(self) -> None:
-        """Wait until all is settled.
+        """Wait until all answers are settled.
 
         Raises:
-            BaseException: what went wrong meanwhile.
+            BaseException: what the scorer's thread raised.
         """
         with self._changed:
             self._changed.wait_for(lambda: not self.busy or self._error)
@@ -118,14 +118,14 @@ class Scoring:
                     self._owed -= len(batch)
                     self._changed.notify_all()
                 self._tell()
-        except BaseException as exc:  # raised where the answers are waited for
+        except BaseException as exc:  # raised again by `take` and `wait`
             self._error = exc
             with self._changed:
                 self._changed.notify_all()
             self._tell()
 
     def _next_batch(self) -> list[tuple[Request, Answer]]:
-        """Answers for one scorer, in the order in which they came; none at the end."""
+        """Wait for answers, and return those for the next call of one scorer, in order of arrival. Empty at the end."""
         with self._changed:
             self._changed.wait_for(lambda: self._waiting or self._closed)
             batch: list[tuple[Request, Answer]] = []

@@ -1,7 +1,7 @@
-"""What a model thinks before it answers, and where its answer begins. Pure.
+"""Separating what a model thinks from its answer. Pure functions.
 
-Engines give the text of a candidate with the thought in it, between `<think>` and `</think>`, and write the opening
-mark themselves if the prompt ends with it. Here the two are set apart, for all engines.
+Engines return a candidate's text with its thought, between `<think>` and `</think>`. If the prompt ends with the
+opening mark, they add it to the text. Here the thought and the answer are separated, for all engines.
 """
 
 from dataclasses import replace
@@ -14,11 +14,11 @@ CLOSING: Final = "</think>"
 
 
 def set_apart(candidate: Candidate) -> Candidate:
-    """Take the thought out of a candidate's text.
+    """Move the thought of a candidate from its text to its `thought`.
 
-    All that stands before the last `</think>` is thought, whether or not it was opened: a server whose template opens
-    the block does not send the opening. A text, or what is left of it, that begins with `<think>` has no end of its
-    thought, and so no caption. The mark within a text is taken for a part of the caption.
+    Everything before the last `</think>` is thought, even without `<think>`: a server whose template opens the thought
+    does not send the opening mark. If the text that remains begins with `<think>`, the thought has no end, and the
+    candidate has no caption. A `<think>` within a text counts as part of the caption.
     """
     before, closing, after = candidate.text.rpartition(CLOSING)
     unclosed = after.lstrip().startswith(OPENING)

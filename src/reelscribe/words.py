@@ -1,4 +1,4 @@
-"""What a text is made of: words, tokens of a tokenizer, a language."""
+"""The words, the tokens and the language of a text."""
 
 import re
 from collections.abc import Callable
@@ -9,22 +9,22 @@ from typing import Any, Final
 from reelscribe.errors import MissingExtraError, SettingsError
 
 UNSPACED: Final = re.compile("[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\U00020000-\U0003ffff]")
-"""Thai, Lao, Burmese, Khmer, kana and Han: scripts that are written without spaces."""
+"""A character of Thai, Lao, Burmese, Khmer, kana or Han: scripts that are written without spaces."""
 _LETTER: Final = f"(?:(?!{UNSPACED.pattern})\\w)"
 WORD: Final = re.compile(f"{UNSPACED.pattern}|{_LETTER}+(?:['\u2019-]{_LETTER}+)*")
-"""May have apostrophes and hyphens within. In scripts that are written without spaces, a character counts as a word."""
+"""A word, which may contain apostrophes and hyphens. In scripts without spaces, each character counts as a word."""
 _CERTAIN: Final = 20.0
-"""By how much another language must be likelier, in the logarithm. Of a text of a few words none is; related languages
-are as near as 15."""
+"""The difference in log-likelihood by which another language must be likelier. In a text of a few words no language is
+likelier by that much. Related languages differ by as little as 15."""
 
 
 def words_of(text: str) -> list[str]:
-    """The words of a text, in small letters."""
+    """The words of a text, in lower case."""
     return WORD.findall(text.lower())
 
 
 def whole_words(text: str) -> str:
-    """A pattern that finds a text where it begins and ends with whole words."""
+    """A regular expression that finds a text only as whole words."""
     begins = "" if UNSPACED.match(text[:1]) else f"(?<!{_LETTER})"
     ends = "" if UNSPACED.match(text[-1:]) else f"(?!{_LETTER})"
     return f"{begins}{re.escape(text)}{ends}"
@@ -32,7 +32,7 @@ def whole_words(text: str) -> str:
 
 @lru_cache(maxsize=4)
 def token_counter(folder: Path) -> Callable[[str], int]:
-    """Counts the tokens of a text, special ones included, with the `tokenizer.json` of a checkpoint.
+    """A function that counts the tokens of a text, special ones included, with a checkpoint's `tokenizer.json`.
 
     Raises:
         SettingsError: the folder has no such file, or it cannot be read.
@@ -51,7 +51,7 @@ def token_counter(folder: Path) -> Callable[[str], int]:
         raise MissingExtraError(message) from exc
     try:
         tokenizer: Any = Tokenizer.from_file(str(file))
-    except Exception as exc:  # it raises Exception itself
+    except Exception as exc:  # tokenizers raises `Exception` itself
         raise SettingsError(f"{file} cannot be read as a tokenizer: {exc}.") from exc
     return lambda text: len(tokenizer.encode(text).ids)
 
@@ -66,7 +66,11 @@ def known_languages() -> frozenset[str]:
 
 
 def is_in_language(text: str, code: str) -> bool:
-    """Whether a text may be in a language: no other is much likelier.
+    """Whether a text may be in a language, because no other language is much likelier.
+
+    Args:
+        text: the text.
+        code: the language's code of ISO 639, one of `known_languages`.
 
     Raises:
         MissingExtraError: the extra `language` is not installed.
@@ -76,7 +80,7 @@ def is_in_language(text: str, code: str) -> bool:
 
 
 def _ranked(text: str) -> dict[str, float]:
-    """The logarithm of how likely each language is."""
+    """The log-likelihood of each language that py3langid knows, by code."""
     try:
         from py3langid import rank
     except ModuleNotFoundError as exc:

@@ -1,4 +1,4 @@
-"""Engines by name. Each is loaded when it is asked for, so that only its own users need what it needs."""
+"""Engines by name. A module is imported only if its engine is used, so that only its users need its packages."""
 
 import importlib
 from importlib.util import find_spec
@@ -17,30 +17,31 @@ ENGINES: Final[dict[str, str]] = {
     "openai": "reelscribe.engines.openai:load",
     "fake": "reelscribe.engines.fake:load",
 }
-"""Name to "module:function"; the function takes Settings and returns an Engine."""
+"""The loader of each engine, as "module:function". The function takes Settings and returns an Engine."""
 
 _OF_CHECKPOINTS: Final = ("transformers", "vllm")
-"""Engines that load models themselves. They are called as the libraries that they need."""
+"""Engines that load checkpoints themselves. They have the names of the libraries that they need."""
 _EXTRA_MODULES: Final = {"accelerate", "anyio", "httpx2", "torch", "torchvision", "transformers", "vllm"}
+"""Packages of the extras. If one is missing, the error names the extra to install."""
 
 
 def load_engine(settings: Settings) -> Engine:
-    """Load the engine that the settings name, and its model; also those of tasks that have one of their own.
+    """Load the engine and the model that the settings name, and those of tasks with an engine of their own.
 
     Scorers are loaded first.
 
     Raises:
-        SettingsError: the engine cannot take what is set for it, or the model of a task not what the run decodes.
-        MissingExtraError: what the engine needs is not installed.
+        SettingsError: a setting does not fit the engine, or a task's model cannot take the frames of the run.
+        MissingExtraError: a package that the engine needs is not installed.
         ModelError: the model cannot be loaded.
         EngineError: the server cannot be reached, or does not have the model.
     """
     for task in settings.all_tasks:
         if task.scores_with:
-            task.scores_with.load()  # before what takes longer
+            task.scores_with.load()  # first, so that an error shows before the models load, which takes longer
     main = _load(settings)
     if settings.audio and main.info.wants_frames:
-        FrameBudget.of(settings, main.info.limits)  # before anything is decoded
+        FrameBudget.of(settings, main.info.limits)  # raises before anything is decoded
     others = {task.name: _load(settings.of_task(task)) for task in settings.all_tasks if task.engine}
     for task in settings.all_tasks:
         if task.engine and task.video:
@@ -49,7 +50,7 @@ def load_engine(settings: Settings) -> Engine:
 
 
 def _check_shown(task: str, main: ModelInfo, other: ModelInfo) -> None:
-    """Raise SettingsError if another model cannot be shown what the run decodes for its own."""
+    """Raise SettingsError if a task's own model cannot take the frames that the run decodes for the main model."""
     if main.wants_frames != other.wants_frames:
         raise SettingsError(
             f"tasks.{task}.engine: one of the two engines takes frames, and the other one files (send)."
@@ -64,7 +65,8 @@ def _check_shown(task: str, main: ModelInfo, other: ModelInfo) -> None:
 
 def _load(settings: Settings) -> Engine:
     module, function = ENGINES[settings.engine].split(":")
-    if settings.engine in _OF_CHECKPOINTS and find_spec(settings.engine):  # before PyTorch is loaded for nothing
+    # Look for the model before PyTorch is imported, which takes time. An error then shows at once.
+    if settings.engine in _OF_CHECKPOINTS and find_spec(settings.engine):
         in_cache(settings.model, settings.revision, **settings.model_params)
     try:
         engine: Engine = getattr(importlib.import_module(module), function)(settings)

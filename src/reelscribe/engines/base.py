@@ -1,4 +1,4 @@
-"""The seam between the flow and what runs a model: one verb, a stream on both sides."""
+"""The interface between the flow and the engines that run models: `generate` turns a stream of works into answers."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -8,31 +8,31 @@ from reelscribe.values import Failure, Generation, Work
 from reelscribe.video.sampling import Hearing, VisionLimits
 
 USUAL_LIMITS: Final = VisionLimits(hearing=Hearing(rate=16000, tokens_per_second=13.0))
-"""Of models that cannot be asked, as those on a server: Qwen3-VL's, with the ears of Qwen3-Omni. Whether it has any is
-seen when it is loaded."""
+"""The limits that are assumed for models whose own are not known, such as those on a server: Qwen3-VL's, and for sound
+Qwen3-Omni's. Whether a model on a server takes sound at all is found out when the engine is loaded."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ModelInfo:
-    """What is running, for the record and for the decoder."""
+    """What an engine runs. The record stores it, and the decoder follows its limits."""
 
     engine: str
     model: str
-    """Hub name or folder, as given."""
+    """The name on the hub or the folder, as the user gave it."""
     revision: str | None
-    """Commit of a hub model, where it is known."""
+    """The commit of a hub model; None if it is not known."""
     limits: VisionLimits
     wants_frames: bool = True
-    """Whether clips are to be decoded; False for an engine that takes the files, and gets `NO_FRAMES`."""
+    """Whether clips must be decoded. False for an engine that takes files; its works have `NO_FRAMES`."""
     gpus: int = 1
-    """GPUs that it keeps busy, by which its cost is reckoned; 1 for a CPU, and for a server."""
+    """The number of GPUs that the engine keeps busy, from which costs are computed; 1 for a CPU or a server."""
     details: Mapping[str, Any] = field(default_factory=dict)
-    """More for the record; what stands here wins over what the flow says itself."""
+    """More fields for the record. They win over the fields that the flow sets."""
     others: "Mapping[str, ModelInfo]" = field(default_factory=dict)
-    """What answers those tasks that have an engine of their own."""
+    """For each task with an engine of its own, by name: what that engine runs."""
 
     def of(self, task: str) -> "ModelInfo":
-        """What answers a task."""
+        """What the engine of a task runs."""
         return self.others.get(task, self)
 
 
@@ -41,19 +41,22 @@ class Engine(Protocol):
 
     @property
     def info(self) -> ModelInfo:
-        """What is running."""
+        """What the engine runs."""
         ...
 
     def generate(self, works: Iterator[Work]) -> Iterator[Generation | Failure]:
-        """Answer each request of each work once, in any order.
+        """Answer each request of each work exactly once, in any order.
 
-        The engine pulls as many works as it can keep busy and no more: that is what holds the decoders back.
-        Batching is its own affair. The requests of a work are about one clip, which the engine may look at once for all
-        of them. An engine with answers under way should not wait in `next`: with
-        `reelscribe.engines.feed.feeding(works)` it asks for a future of the next work instead. One that iterates
-        has to answer all that it was given once iteration ends; it may then be called again with those that follow.
-        A request that it cannot answer becomes a Failure of kind "engine", or, where the
-        engine reads the file itself, of the kind that is wrong with that.
+        The engine pulls as many works as it can work on, and no more: that is what slows the decoders down. How it
+        batches them is up to the engine. The requests of a work are about the same clip, so that the engine may encode
+        it once for all of them.
+
+        An engine that is working on answers should not block in `next(works)`. With
+        `reelscribe.engines.feed.feeding(works)` it gets a future of the next work instead. An engine that iterates must
+        answer all works that it got once the iteration ends. It may then be called again with the works that follow.
+
+        A request that the engine cannot answer becomes a `Failure` of kind "engine". If the engine reads files itself,
+        a file that is at fault gives the kind that the decoder would give.
 
         Raises:
             EngineError: the engine broke, and no further request can be answered.

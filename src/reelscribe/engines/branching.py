@@ -1,12 +1,12 @@
 """A key-value cache in which rows branch off from the prefix that their prompts share.
 
-The keys and values of a prefix are held and read once, however many rows go on from it: a step attends to them with the
-queries of all rows of the prefix together, and to each row's own tokens beside. (The idea is that of shared-prefix
-attention; see Juravsky et al., "Hydragen", 2024.)
+The keys and values of a prefix are held once, however many rows branch off from it. A step attends to them with the
+queries of all these rows together, and separately to the own tokens of each row. (This is shared-prefix attention; see
+Juravsky et al., "Hydragen", 2024.)
 
-A row is first a question, whose own tokens are read in one step or a few. Then it is copied for each candidate, which
-goes on by a token a step: questions are short, so that a copy costs less than a third level would.
-Others may join while candidates are under way.
+A row is first a question, whose own tokens are read in one or a few steps. Then the row is copied for each candidate,
+which adds one token a step. Questions are short, so that copying them costs less than a third level of sharing would.
+More rows may join while candidates are being decoded.
 """
 
 import itertools
@@ -31,15 +31,18 @@ from reelscribe.engines.moving import numbers, repeated
 from reelscribe.engines.packed import PackedLayer, packs
 
 _CHANGES: Final = ("softcap", "s_aux")
-"""Arguments by which some models have their attention changed."""
+"""Arguments of attention functions that change what is computed: capped scores and attention sinks. `FullLayer.attend`
+supports neither."""
 _EAGER: Final = "reelscribe_eager"
+"""The name under which the eager attention of a model is registered with Transformers."""
 
 
 def enable_branching(model: Any) -> None:
-    """Let a loaded model's language model decode with a `BranchingCache`; with other caches it does what it did.
+    """Enable a loaded model's language model to decode with a `BranchingCache`. Other caches work as before.
 
-    An attention keeps its name, by which flash attention finds its kernels. Only eager attention gets one of ours: it
-    is in no table, since each family has its own beside its model.
+    The attention function is wrapped under the name that it has, since Transformers finds flash attention's kernels by
+    that name. Only eager attention is registered under a new name: it is in no table of Transformers, each model's
+    module has its own.
     """
     name: str = model.config.get_text_config()._attn_implementation
     attend = ALL_ATTENTION_FUNCTIONS.get(name)
@@ -59,29 +62,30 @@ def can_branch(config: Any, kinds: Sequence[Any]) -> bool:
         config: of the language model.
         kinds: the layers of a `DynamicCache` for it.
     """
-    # Of latent attention neither keys nor values are cached; capped scores are not computed here.
+    # Latent attention caches neither keys nor values. Capped scores are not implemented here.
     if any(getattr(config, name, None) for name in ("kv_lora_rank", "attn_logit_softcapping")):
         return False
-    if "chunked_attention" in (getattr(config, "layer_types", None) or ()):  # whose cache is that of a window
+    # Chunked attention has the same class of cache layer as a sliding window, but other tokens are visible.
+    if "chunked_attention" in (getattr(config, "layer_types", None) or ()):
         return False
     return all(layer_for(kind, Branches(torch.device("cpu"))) is not None for kind in kinds)
 
 
 def layer_for(kind: Any, branches: Branches) -> FullLayer | StateLayer | BorrowingLayer | None:
-    """The layer of ours for one of a `DynamicCache`; None if there is none of its kind."""
+    """An empty layer of a `BranchingCache` for a layer of a `DynamicCache`; None if its kind is not supported."""
     if type(kind) is DynamicLayer:
         return (PackedLayer if packs(kind.keys, kind.values) else FullLayer)(branches)
     if type(kind) is DynamicSlidingWindowLayer:
         return SlidingLayer(branches, kind.sliding_window)
     if type(kind) is LinearAttentionLayer:
         return StateLayer()
-    if type(kind).__name__ == "DummyLayer":  # which older releases of Transformers leave out
+    if type(kind).__name__ == "DummyLayer":  # compared by name: older releases of Transformers lack the class
         return BorrowingLayer()
     return None
 
 
 class _Attention:
-    """An attention of Transformers that knows a `BranchingCache` as well."""
+    """An attention function of Transformers that also accepts the layers of a `BranchingCache` as keys."""
 
     def __init__(self, attend: Callable[..., Any]) -> None:
         self._attend = attend
@@ -98,21 +102,23 @@ class _Attention:
 
 
 class BranchingCache:
-    """The cache of a running batch, as a model takes it.
+    """The cache of a running batch, passed to the model as a cache of Transformers.
 
-    Questions begin in a cache of their own (`over`), and join by `add`; candidates leave by `keep`.
+    New questions are read into a cache of their own (`over`), which then joins with `add`. Candidates that are not kept
+    by `keep` leave.
 
     Args:
         kinds: the layers of a `DynamicCache` for the language model.
-        device: of its first layer.
+        device: the device of the model's first layer.
 
     Raises:
-        ValueError: there is a kind of layer that it cannot hold; see `can_branch`.
+        ValueError: a layer is of a kind that the cache cannot hold; see `can_branch`.
     """
 
     is_initialized = True
-    """As models ask, who make their masks by it. There is nothing to set up."""
+    """Models read this when they make masks. The cache is always ready."""
     is_compileable = False
+    """Whether Transformers may compile the model with this cache."""
 
     def __init__(self, kinds: Sequence[Any], device: torch.device) -> None:
         self._kinds = kinds
@@ -121,20 +127,20 @@ class BranchingCache:
         if None in self.layers:
             raise ValueError("the model has a kind of layer that cannot branch.")
         self.has_states = any(isinstance(layer, StateLayer) for layer in self.layers)
-        """Whether rows of a step must be all padding, or have none."""
+        """Whether any layer has states. Then each row of a step must be either all padding or have none."""
 
     @classmethod
     def over(
         cls, filled: DynamicCache, lengths: Sequence[int], counts: Sequence[int], device: torch.device
     ) -> "BranchingCache":
-        """A cache whose rows go on from prefixes that were read.
+        """Make a cache whose rows branch off from prefixes that were prefilled.
 
         Args:
-            filled: of the prefixes, padded on the left; it is emptied.
-            lengths: tokens of each prefix, without padding. Only models that attend to all tokens in every layer may
-                have some.
-            counts: rows of each prefix.
-            device: of the model's first layer.
+            filled: the cache of the prefill, a row for each prefix, padded on the left. It is emptied.
+            lengths: the number of tokens of each prefix, without padding. Padding is allowed only for models that
+                attend to all tokens in every layer.
+            counts: the number of rows of each prefix.
+            device: the device of the model's first layer.
         """
         made = cls(filled.layers, device)
         owners = repeated(counts)
@@ -144,14 +150,14 @@ class BranchingCache:
         return made
 
     def branch(self, rows: Sequence[int], counts: Sequence[int]) -> "BranchingCache":
-        """A cache for others that go on from the prefixes of some rows, which all stay as they are.
+        """Make a second cache with new rows that branch off from the prefixes of some rows. This cache does not change.
 
         Args:
-            rows: ascending, one for each request that others go on beside.
-            counts: how many they are, for each.
+            rows: numbers of rows, ascending.
+            counts: for each of `rows`, how many new rows branch off from its prefix.
 
         Raises:
-            ValueError: there are states, and so nothing of the prefixes; see `has_states`.
+            ValueError: a layer has states, of which none are kept for a prefix; see `has_states`.
         """
         if self.has_states:
             raise ValueError("of a prefix no states are kept.")
@@ -166,15 +172,15 @@ class BranchingCache:
         return made
 
     def update(self, keys: torch.Tensor, values: torch.Tensor, layer: int, *_: Any, **__: Any) -> Any:
-        """What a layer of the model calls before its attention."""
+        """Called by each attention layer of the model before its attention, with the keys and values of new tokens."""
         return self.layers[layer].update(keys, values)
 
     def get_seq_length(self, *_: Any) -> int:
-        """Tokens of a row, padding included."""
+        """The number of tokens of a row, padding included."""
         return sum(self._branches.columns)
 
     def get_conv_state(self, layer: int, state_idx: int = 0) -> Any:
-        """What a layer of linear attention or of a convolution asks for, and below."""
+        """Called, like the methods below, by layers of linear attention and convolution."""
         return self.layers[layer].conv_states[state_idx]
 
     def get_recurrent_state(self, layer: int, state_idx: int = 0) -> Any:
@@ -190,21 +196,22 @@ class BranchingCache:
         return True
 
     def is_recording_past(self, *_: Any) -> bool:
+        """Always false: no states are recorded to go back to."""
         return False
 
     def add(self, joining: Sequence["BranchingCache"], counts: Sequence[int]) -> None:
-        """Let the rows of other caches join, which are emptied.
+        """Add the rows of other caches, which are emptied.
 
         Args:
-            joining: their caches.
-            counts: how often each of their rows is copied: the candidates of each question.
+            joining: the other caches.
+            counts: how many copies of each of their rows to add: one for each candidate of the question.
         """
         number = iter(counts)
         often = [[next(number) for _ in cache._branches.owner_numbers] for cache in joining]
         caches = list(joining)
         if self._branches.owner_numbers:
             caches, often = [self, *caches], [[1] * len(self._branches.owner_numbers), *often]
-        else:  # of layers without keys it is not known how they are held best
+        else:  # this cache is empty: its layers were made without keys, by which `layer_for` chooses their kind
             self.layers = [layer.fresh(self._branches) for layer in joining[0].layers]
         branches, device = [cache._branches for cache in caches], self._branches.owners.device
         copies = [None if set(each) == {1} else numbers(repeated(each), device) for each in often]
@@ -224,32 +231,33 @@ class BranchingCache:
         )
 
     def begin_step(self, mask: torch.Tensor | None = None) -> None:
-        """Make room for more tokens of each row; the forward pass that follows fills it.
+        """Make room for the new tokens of each row. The forward pass that follows fills it.
 
         Args:
-            mask: which of them count, bool, on the CPU, shape (rows, tokens); one token each, if there is none.
+            mask: True for tokens, False for padding; bool, on the CPU, shape (rows, tokens). None for one token in each
+                row.
 
         Raises:
-            ValueError: see `has_states`.
+            ValueError: a layer has states, and a row has both tokens and padding.
         """
         self._branches.begin_step(mask)
         for layer in self.layers:
             layer.begin_step(mask)
 
     def passes(self) -> Iterator[tuple[slice, "BranchingCache"]]:
-        """Rows that go through the model together, with their cache: all."""
+        """The rows that go through the model together, with the cache for them: all rows at once, with this cache."""
         yield slice(None), self
 
     def end_step(self) -> None:
-        """Take back what padding has done to states. Not needed after a step without."""
+        """Undo the changes that padding made to states. Not needed after a step without padding."""
         for layer in self.layers:
             layer.end_step()
 
     def keep(self, rows: Sequence[int]) -> None:
-        """Keep some rows, the prefixes that they go on from, and no more padding than they need.
+        """Drop all rows but some, the prefixes without rows, and the padding that is no longer needed.
 
         Args:
-            rows: which, ascending.
+            rows: the numbers of the rows to keep, ascending.
         """
         old, device = self._branches, self._branches.owners.device
         prefixes, owners = _renumbered([old.owner_numbers[row] for row in rows])
@@ -265,6 +273,6 @@ class BranchingCache:
 
 
 def _renumbered(owners: Sequence[int]) -> tuple[list[int], list[int]]:
-    """Those that occur, in order, and for each of all its place among these."""
+    """The distinct numbers in order of appearance, and for each element of `owners` its place among them."""
     places = {owner: place for place, owner in enumerate(dict.fromkeys(owners))}
     return list(places), [places[owner] for owner in owners]

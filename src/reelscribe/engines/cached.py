@@ -1,4 +1,4 @@
-"""What a model's cache takes of memory, found out with a token: no two configurations have the same words for it."""
+"""The memory that a model's cache takes. It is measured with one token, since configurations have no common names."""
 
 import inspect
 from collections.abc import Iterator
@@ -11,20 +11,20 @@ from transformers import DynamicCache
 
 @dataclass(frozen=True, kw_only=True)
 class CacheCost:
-    """Bytes of a cache."""
+    """The memory that a key-value cache takes."""
 
     token_bytes: int
-    """Keys and values of a token, in all layers."""
+    """Bytes of the keys and values of one token, in all layers."""
     row_bytes: int
-    """States of a row, however many tokens it has: of linear attention, and of convolutions."""
+    """Bytes of the states of a row with any number of tokens, in layers of linear attention and of convolution."""
 
     @classmethod
     def of(cls, model: Any, device: torch.device) -> "CacheCost":
-        """Let a model read a token, and measure what its cache then holds.
+        """Run a model on one token, and measure its cache.
 
         Args:
-            model: a loaded one, or one on the meta device, whose tensors have sizes and no numbers.
-            device: where it takes tokens.
+            model: a loaded model, or one on the meta device, whose tensors have sizes but no values.
+            device: the device of the model's inputs.
         """
         config = model.config.get_text_config()
         filled = DynamicCache(config=config)
@@ -39,7 +39,7 @@ class CacheCost:
 
     @property
     def row_tokens(self) -> int:
-        """Tokens that take as much memory as the states of a row, rounded up."""
+        """The number of tokens that take as much memory as the states of a row, rounded up."""
         return -(-self.row_bytes // max(self.token_bytes, 1))
 
 
@@ -49,5 +49,5 @@ def _states(layer: Any) -> Iterator[torch.Tensor]:
 
 
 def cache_name(model: Any) -> str:
-    """What the model calls its cache: another name since Transformers 5.23."""
+    """The name of the argument for the cache in the model's `forward`. It is `cache` since Transformers 5.23."""
     return "cache" if "cache" in inspect.signature(model.forward).parameters else "past_key_values"

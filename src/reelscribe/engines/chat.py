@@ -1,11 +1,14 @@
-"""Requests to bodies of chat completions, and answers to candidates.
+"""Building the bodies of chat completion requests, and reading candidates from the answers.
 
-There are three ways to show a clip. `video` sends the file, or its address where it is on the web. `images` sends our
-frames as pictures, each beside its time (see `stills`), which any server with vision takes. `frames` sends our frames
-as one video with their true times, as vLLM takes it: a data URL of JPEGs in a row, and beside it which frames of the
-video they are. We call a millionth of a second a frame there, so that the times come out as they are.
+There are three ways to show a clip:
 
-The sound of a clip goes with our frames as a WAV file of its own; a file that is sent has its own sound.
+- `video` sends the file, or its address if it is on the web.
+- `images` sends our frames as pictures, each beside its time (see `stills`). Any server with vision takes that.
+- `frames` sends our frames as one video with their true times, in the form that vLLM takes: a data URL with several
+  JPEGs, and the numbers of these frames in the video. They are numbered at a million frames a second, so that times
+  are exact.
+
+With `images` and `frames`, sound is sent as a separate WAV file. With `video`, the file contains its sound.
 """
 
 import base64
@@ -34,57 +37,60 @@ from reelscribe.video.index import read_index
 from reelscribe.video.opening import open_clip, reason, video_stream
 
 _TICKS: Final = 1_000_000
+"""Frames a second in the metadata of a video that is sent as frames."""
 _JPEG_QUANTISER: Final = 2
-"""FFmpeg's scale, from 1; with full colour resolution. Pixels of real films come back with a mean error of about 1 in
-255."""
+"""The quality of JPEGs on FFmpeg's scale, on which 1 is the best; with full colour resolution. The mean error of pixels
+of real films is then about 1 in 255."""
 _SEED_BITS: Final = 31
-"""Servers keep seeds in 32 bits with sign, or more."""
+"""Bits of a seed. Servers hold seeds in signed integers of 32 bits or more."""
 
 _LONGEST_NAME: Final = 64
-"""Characters of a schema's name, of those that OpenAI's own server takes."""
+"""The most characters of a schema's name that OpenAI's own server takes."""
 
 Part = dict[str, Any]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Shown:
-    """A clip in the form in which a server is shown it."""
+    """A clip in the form that is sent to a server."""
 
     parts: list[Part]
-    """Of the user's message."""
+    """Parts of the user's message."""
     fields: dict[str, Any]
-    """Of the request's body."""
+    """Fields of the request's body."""
 
     @property
     def held_bytes(self) -> int:
-        """Bytes that it takes."""
+        """The number of bytes of its media."""
         media = (value for part in self.parts for value in part.values() if isinstance(value, dict))
         return sum(len(text) for value in media for text in value.values())
 
 
 @dataclass(frozen=True, kw_only=True)
 class Answer:
-    """What a server answered to one request."""
+    """A server's answer to one request."""
 
     candidates: list[Candidate]
     prompt_tokens: int | None
     chance: float | None = None
-    """How likely the first token was to be yes and not no; None if no likely token says either, or none is told."""
+    """The probability that the first token is yes rather than no. None if none of the likeliest tokens says either, or
+    if the server does not return likely tokens."""
 
 
 def show(prepared: Work, send: str, max_upload_bytes: int, limits: FetchLimits, words: Words = OTHERS) -> Shown:
-    """Bring a clip into the form that a server takes.
+    """Convert a clip to the form that is sent to a server.
 
     Args:
-        prepared: with frames, unless `send` is "video".
+        prepared: the work, with frames unless `send` is "video".
         send: "frames", "images" or "video".
-        max_upload_bytes: largest file to send.
-        limits: what may be fetched to be sent. The URL of a web address is sent as it is: the server fetches it.
-        words: that stand beside images.
+        max_upload_bytes: the largest file to send.
+        limits: the limits on fetching a file that is to be sent. A web address is not fetched here: the server gets
+            the address.
+        words: the texts beside images.
 
     Raises:
-        ClipError: kind "missing", "unreadable", "no_video", "too_short" or "decode" where a file is to be sent and is
-            not whole, or "engine" where it is too large.
+        ClipError: a file that is to be sent cannot be read completely (kind "missing", "unreadable", "no_video",
+            "too_short" or "decode"), is too large, or the clip is only a part of it (kind "engine").
     """
     if send == "video":
         url = _video_url(prepared.clip, max_upload_bytes, limits)
@@ -100,7 +106,7 @@ def show(prepared: Work, send: str, max_upload_bytes: int, limits: FetchLimits, 
 
 
 def hear(sound: Sound) -> Iterator[Part]:
-    """Sound as parts of a message: a WAV file of 16 bits."""
+    """Sound as parts of a message: a WAV file with samples of 16 bits, after a text that says what it is."""
     file = io.BytesIO()
     with wave.open(file, "wb") as written:
         written.setnchannels(1)
@@ -118,6 +124,7 @@ def is_web_address(clip: Clip) -> bool:
 
 
 def _video_url(clip: Clip, max_bytes: int, limits: FetchLimits) -> str:
+    """The web address of a clip's file, or a data URL with its content; see `show` for the errors."""
     if not clip.is_whole:
         raise ClipError("engine", f"{clip.name} is a stretch, and what is sent would be the whole file; send frames.")
     if is_web_address(clip):
@@ -128,7 +135,7 @@ def _video_url(clip: Clip, max_bytes: int, limits: FetchLimits) -> str:
             if size > max_bytes:
                 told = f"{clip.name} has {size:,} bytes; max_upload_bytes is {max_bytes:,}. Raise it, or send frames."
                 raise ClipError("engine", told)
-            read_index(container, stream, here, [], 0)  # a server may not notice that a file was cut short
+            read_index(container, stream, here, [], 0)  # checks that the file is complete: a server may not notice
             content = here.source if isinstance(here.source, bytes) else here.path.read_bytes()
     except (av.FFmpegError, OSError) as exc:
         raise ClipError("decode", f"{clip.name} cannot be read to its end: {reason(exc)}.") from exc
@@ -138,7 +145,7 @@ def _video_url(clip: Clip, max_bytes: int, limits: FetchLimits) -> str:
 
 
 def _jpegs(pixels: NDArray[np.uint8]) -> Iterator[bytes]:
-    """Encode frames: uint8, shape (frames, height, width, 3)."""
+    """Encode frames as JPEGs. `pixels` are uint8, RGB, shape (frames, height, width, 3)."""
     encoder = av.CodecContext.create("mjpeg", "w")
     encoder.height, encoder.width = pixels.shape[1:3]
     encoder.pix_fmt, encoder.time_base, encoder.thread_count = "yuvj444p", Fraction(1, _TICKS), 1
@@ -150,6 +157,7 @@ def _jpegs(pixels: NDArray[np.uint8]) -> Iterator[bytes]:
 
 
 def _images(jpegs: list[str], frames: Frames, words: Words) -> Iterator[Part]:
+    """Frames as parts of a message, each beside the words for its time. `jpegs` are in base64."""
     *before, last = words.around(frames.timestamps)
     parts: list[Part] = [{"type": "text", "text": words.lead}]
     for text, jpeg in zip(before, jpegs, strict=True):
@@ -160,9 +168,10 @@ def _images(jpegs: list[str], frames: Frames, words: Words) -> Iterator[Part]:
 
 
 def _true_times(frames: Frames) -> dict[str, Any]:
+    """The `media_io_kwargs` for vLLM, with the number of each frame at `_TICKS` frames a second."""
     ticks = [round(seconds * _TICKS) for seconds in frames.timestamps]
     return {
-        "num_frames": -1,  # all; by itself the server would look at the first 32
+        "num_frames": -1,  # all; by default the server takes the first 32
         "fps": _TICKS,
         "frames_indices": ticks,
         "total_num_frames": max(round(frames.duration_seconds * _TICKS), ticks[-1] + 1, len(ticks)),
@@ -181,16 +190,16 @@ def body(
     default_temperature: float | None,
     judges: bool = False,
 ) -> dict[str, Any]:
-    """A request's body.
+    """Build a request's body.
 
     Args:
-        request: what to ask.
+        request: the request.
         shown: its clip.
-        model: as the server calls it.
-        first: number of the first candidate that is asked for; each has a seed of its own.
-        count: how many candidates are asked for at once.
-        default_temperature: where candidates are to differ, and nobody said at which temperature.
-        judges: whether the server is to say yes or no, with its likeliest tokens.
+        model: the model's name on the server.
+        first: the number of the first candidate to ask for. It is added to the seed.
+        count: how many candidates to ask for.
+        default_temperature: the temperature if candidates have to differ and the request does not set one.
+        judges: whether this is a judge's question. Then the server also returns its likeliest tokens.
     """
     sampling = request.sampling
     messages: list[Part] = [{"role": "system", "content": request.system_prompt}] if request.system_prompt else []
@@ -207,7 +216,7 @@ def body(
         "response_format": _response_format(request.schema) if request.schema else None,
         "logprobs": request.scored or judges or None,
         "top_logprobs": TOP_LOGPROBS if judges else None,
-        # From here on names of vLLM and SGLang, which OpenAI's own server refuses.
+        # The following names are those of vLLM and SGLang. OpenAI's own server refuses them.
         "top_k": -1 if sampling.top_k == 0 else sampling.top_k,
         "min_p": sampling.min_p,
         "repetition_penalty": sampling.repetition_penalty,
@@ -219,12 +228,12 @@ def body(
 
 def _response_format(schema: Schema) -> dict[str, Any]:
     name = re.sub(r"[^a-zA-Z0-9_-]", "_", schema.name)[:_LONGEST_NAME]
-    # Without `strict`, OpenAI's own server only tries to keep to it.
+    # Without `strict`, OpenAI's own server does not guarantee that answers match the schema.
     return {"type": "json_schema", "json_schema": {"name": name, "schema": schema.asked, "strict": True}}
 
 
 def with_fields(made: Mapping[str, Any], extra: Mapping[str, Any]) -> dict[str, Any]:
-    """A body with more fields, which win over its own. Tables in both are put together."""
+    """A body with additional fields, which override its own. If both have a table of a name, the tables are merged."""
     merged = dict(made)
     for name, value in extra.items():
         held = merged.get(name)
@@ -233,15 +242,15 @@ def with_fields(made: Mapping[str, Any], extra: Mapping[str, Any]) -> dict[str, 
 
 
 def read_answer(answer: Any, *, opens_thought: bool = False) -> Answer:
-    """Candidates from an answer's JSON, in order.
+    """Read the candidates from an answer's JSON, in order.
 
     Args:
-        answer: what it holds.
+        answer: the parsed JSON.
         opens_thought: whether the prompt ends with the mark that opens a thought, so that the answer lacks it.
 
     Raises:
-        FailedError: it is not of the form that it should have.
-        ClipError: kind "engine", it ended for another reason than an end or a limit.
+        FailedError: the answer does not have the form of a chat completion.
+        ClipError: kind "engine": a candidate ended for another reason than "stop" or "length".
     """
     try:
         choices = sorted(answer["choices"], key=lambda choice: choice.get("index") or 0)
@@ -278,18 +287,21 @@ def _chance(told: Mapping[str, Any] | None) -> float | None:
 
 
 def _mean_logprob(told: Mapping[str, Any] | None) -> float | None:
-    """Of the tokens of a choice, if the server says any."""
+    """The mean log-probability of a choice's tokens; None if the server gives none."""
     each = [token["logprob"] for token in (told or {}).get("content") or ()]
     return sum(each) / len(each) if each else None
 
 
 def _with_thought(message: Mapping[str, Any], text: str, *, cut_off: bool, opens_thought: bool) -> str:
-    """A text with the thought before it, as a model gives it; servers may set that apart, under either of two names."""
+    """A candidate's text with its thought before it, as models write it.
+
+    Servers may return the thought separately, under one of two names.
+    """
     thoughts = (message.get(name) for name in ("reasoning_content", "reasoning"))
     thought = next((each for each in thoughts if each and isinstance(each, str)), None)
     if thought is not None:
         return f"{OPENING}{thought}{CLOSING if text or not cut_off else ''}{text}"
-    # A text that was not cut off may come from a server that has set an empty thought apart.
+    # A complete text without the closing mark may come from a server that has removed an empty thought.
     return f"{OPENING}{text}" if opens_thought and cut_off and CLOSING not in text else text
 
 

@@ -1,4 +1,4 @@
-"""What engines that run a checkpoint themselves have in common: its processor, its limits and its size."""
+"""A checkpoint's configuration, processor, limits and size, for the engines that run checkpoints themselves."""
 
 import functools
 import logging
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from reelscribe.engines.families import Family
 
 HUB_PARAMS: Final = ("cache_dir", "force_download", "local_files_only", "token", "trust_remote_code")
-"""Of what a user passes on to a loader, what configuration and processor need, too."""
+"""Those of the user's `model_params` that also apply to loading the configuration and the processor."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,21 +27,21 @@ class Checkpoint:
     """A checkpoint without its weights."""
 
     path: str
-    """Folder or hub name."""
+    """The folder or the name on the hub."""
     revision: str | None
-    """Commit of a hub model where it is known, else what was asked for."""
+    """The commit of a hub model if it is known, else the revision that the user asked for."""
     config: Any
     processor: Any
     family: "Family"
-    """How it takes a video."""
+    """How the checkpoint takes a video."""
     quantised: str | None = None
-    """How its weights are quantised, in its configuration's word; None if they are not."""
+    """The name of the quantisation method in the configuration; None if the weights are not quantised."""
     is_part: bool = False
-    """Whether this is the thinker of a model that also speaks, such as Qwen3-Omni as released."""
+    """Whether only a part of the checkpoint is used: the thinker of a model that also speaks, such as Qwen3-Omni."""
 
     @classmethod
     def load(cls, model: str, *, revision: str | None, show: str = "auto", **hub: Any) -> "Checkpoint":
-        """Read configuration and processor.
+        """Read a checkpoint's configuration and processor.
 
         Args:
             model: hub name, folder, or the name of a built-in model.
@@ -50,7 +50,7 @@ class Checkpoint:
             **hub: those of `HUB_PARAMS` that are set.
 
         Raises:
-            ModelError: they cannot be read, or show that the model takes no clips here.
+            ModelError: they cannot be read, or the model does not take clips in a way that is supported.
         """
         from transformers import AutoConfig, AutoProcessor
 
@@ -59,7 +59,8 @@ class Checkpoint:
         path, commit = str(model_path(model)), None
         if (found := in_cache(model, revision, **hub)) is not None:
             path, commit = str(found), found.name
-        if logging.getLogger().handlers:  # else these print what the hub's library logs a second time, never as JSON
+        # If the program has set up logging, the handlers of the hub's library would print its messages a second time.
+        if logging.getLogger().handlers:
             logging.getLogger("huggingface_hub").handlers.clear()
         try:
             config = AutoConfig.from_pretrained(path, revision=revision, **hub)
@@ -71,7 +72,7 @@ class Checkpoint:
             family = describe(processor, show=show, name=config.model_type)
         except ModelError as exc:
             raise ModelError(f"the model {model!r}, a {config.model_type}, cannot be used: {exc}") from exc
-        except Exception as exc:  # so do processors
+        except Exception as exc:  # a processor's code may raise anything
             raise cannot_load(model, f"its processor fails at a clip: {exc}") from exc
         thinker = getattr(config, "thinker_config", None)
         return cls(
@@ -86,28 +87,29 @@ class Checkpoint:
 
     @property
     def limits(self) -> VisionLimits:
-        """What it takes of a video, and what that costs."""
+        """The sizes of clips that the model takes, and what they cost."""
         return self.family.limits
 
     @property
     def context(self) -> int | None:
-        """Most tokens of a prompt and its answer; None if the configuration does not say."""
+        """The most tokens of a prompt and its answer together; None if the configuration does not say."""
         text = self.config.get_text_config()
         found: int | None = getattr(text, "max_position_embeddings", None)
         rope = getattr(text, "rope_parameters", None) or {}
-        if found and rope.get("rope_type") == "yarn":  # many say beside it how far the model got before
+        # With YaRN, `max_position_embeddings` is often still the length before the extension.
+        if found and rope.get("rope_type") == "yarn":
             return max(found, int(rope["factor"] * (rope.get("original_max_position_embeddings") or found)))
         return found
 
     @functools.cached_property
     def size(self) -> ModelSize:
-        """What the model takes of a GPU's memory; weights in a folder are measured."""
+        """The memory that the model needs. If it is in a folder, its weight files are measured."""
         folder = Path(self.path)
         on_disk = sum(file.stat().st_size for file in folder.glob("*.safetensors")) if folder.is_dir() else 0
         return ModelSize.of(self.config, bytes_on_disk=on_disk or None)
 
     def template_switches(self, *, thinking: bool) -> Mapping[str, bool]:
-        """The variables of the chat template that say whether to let the model think.
+        """The variables that turn thinking on or off in the chat template; see `thinking.template_switches`.
 
         Raises:
             ModelError: the template fails.
@@ -118,7 +120,7 @@ class Checkpoint:
             raise cannot_load(self.path, f"its chat template fails: {exc}") from exc
 
     def generation_config(self) -> Any:
-        """The checkpoint's own generation settings; the library's where it has none."""
+        """The checkpoint's generation config; the one that Transformers derives from the model's if it has none."""
         from transformers import GenerationConfig
 
         try:
@@ -141,10 +143,10 @@ def cannot_load(model: str, reason: str) -> ModelError:
 
 
 def chat_template(model: str, revision: str | None = None) -> str:
-    """The checkpoint's chat template to start a server with, as its processor takes it: see `Prompt`.
+    """The chat template with which to start a server for a checkpoint, corrected as `Prompt.of` does it.
 
     Raises:
-        ModelError: the checkpoint cannot be read, or takes no videos, or has no template with one.
+        ModelError: the checkpoint cannot be read, takes no videos, or has no template with a place for a video.
     """
     checkpoint = Checkpoint.load(model, revision=revision)
     processor = checkpoint.processor

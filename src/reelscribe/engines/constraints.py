@@ -1,8 +1,8 @@
-"""Answers that are held to a schema: which tokens may come next in each.
+"""Constraining answers to a schema: which tokens may come next in each answer.
 
-llguidance parses an answer token by token, and says which tokens of the vocabulary lead on to JSON that fits. White
-space between the tokens of JSON is not among them: models are known to loop in it. An end token is allowed once the
-JSON is complete, and nowhere before.
+llguidance parses an answer token by token, and says which tokens of the vocabulary can lead to JSON that matches the
+schema. White space between the parts of the JSON is not allowed, because models are known to loop in it. An end token
+is allowed only when the JSON is complete.
 """
 
 import threading
@@ -23,31 +23,31 @@ _WORD_BITS: Final = 32
 
 
 class Constraint:
-    """One answer under way.
+    """The state of one answer that must match a schema.
 
     Args:
-        matcher: of its schema, and at its beginning.
+        matcher: llguidance's matcher for the schema, at the beginning of the answer.
     """
 
     def __init__(self, matcher: "LLMatcher") -> None:
         self.matcher = matcher
 
     def accept(self, token: int) -> bool:
-        """Take the next token, which is no end token. Returns whether the JSON is complete."""
+        """Append the next token, which must not be an end token. Returns whether the answer is complete."""
         self.matcher.consume_token(token)
-        return self.matcher.is_stopped()  # only an end token may follow; or it broke, see `error`
+        return self.matcher.is_stopped()  # only an end token may follow, or the matcher failed; see `error`
 
     @property
     def error(self) -> str:
-        """Why no more can be said of it: a limit on time or memory in llguidance, say. Empty while all is well."""
+        """Why the matcher failed, for example at a limit on time or memory in llguidance. Empty if it did not."""
         return self.matcher.get_error().partition("\n")[0]
 
 
 class Constraints:
-    """The constraints of a checkpoint's answers.
+    """Compiles schemas for a checkpoint, and computes which tokens may come next.
 
     Args:
-        tokenizer: the checkpoint's.
+        tokenizer: the checkpoint's tokenizer.
         end_ids: its end tokens.
     """
 
@@ -55,18 +55,18 @@ class Constraints:
         self._tokenizer, self._end_ids = tokenizer, sorted(end_ids)
         self._lock = threading.Lock()
         self._known: LLTokenizer | None = None
-        """The tokenizer as llguidance has it: a second for 150,000 tokens."""
+        """llguidance's copy of the tokenizer, made when first needed: 150,000 tokens take a second."""
         self._matchers: dict[Schema, LLMatcher] = {}
         self._executor: Any = None
 
     def begin(self, schema: Schema) -> Constraint:
-        """An answer that has not begun yet.
+        """The constraint of an answer that has not begun yet. A schema is compiled at its first use.
 
         Raises:
-            SettingsError: the schema has what cannot be enforced token by token, or the tokenizer is of another kind.
+            SettingsError: the schema cannot be enforced token by token, or llguidance does not support the tokenizer.
             MissingExtraError: the extra `structured` is not installed.
         """
-        with self._lock:  # requests are made ready in a thread of their own
+        with self._lock:  # requests are prepared in another thread
             if schema not in self._matchers:
                 self._matchers[schema] = self._compile(schema)
             return Constraint(self._matchers[schema].deep_copy())
@@ -81,7 +81,7 @@ class Constraints:
         if self._known is None:
             try:
                 self._known = from_tokenizer(self._tokenizer, eos_token=self._end_ids or None)
-            except Exception as exc:  # a tokenizer of another kind: whatever reading it raises
+            except Exception as exc:  # a tokenizer that llguidance does not support raises all kinds of errors
                 raise SettingsError(f"the model's tokenizer cannot be held to a schema: {exc}.") from exc
             self._executor = llguidance.LLExecutor()
         grammar = llguidance.LLMatcher.grammar_from_json_schema(
@@ -94,15 +94,15 @@ class Constraints:
         return matcher
 
     def allowed(self, answers: Sequence[Constraint], vocabulary: int, device: torch.device) -> torch.Tensor:
-        """Which tokens may come next.
+        """Which tokens may come next in each answer.
 
         Args:
             answers: at least one.
-            vocabulary: how many tokens the model scores. Those that the tokenizer lacks are never allowed.
-            device: where to put it. On the way there a token takes a bit.
+            vocabulary: the number of tokens that the model scores. Those that the tokenizer lacks are never allowed.
+            device: the device of the result. It is copied there as one bit for each token.
 
         Returns:
-            bool, shape (answers, vocabulary).
+            True for allowed tokens, bool, shape (answers, vocabulary).
         """
         assert self._known is not None
         words = -(-self._known.vocab_size // _WORD_BITS)
@@ -112,6 +112,7 @@ class Constraints:
         packed = torch.from_numpy(bits.view(np.uint8)).to(device)
         missing = max(-(-vocabulary // 8) - packed.shape[1], 0)
         within = torch.arange(8, dtype=torch.uint8, device=device)
-        # Tokens are counted from a word's lowest bit, which is in its first byte on all machines that PyTorch runs on.
+        # llguidance counts tokens from a word's lowest bit. That is in its first byte on all machines that PyTorch
+        # runs on.
         flat = (pad(packed, (0, missing))[:, :, None] >> within) & 1
         return flat.flatten(1)[:, :vocabulary].bool()

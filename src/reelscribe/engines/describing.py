@@ -1,8 +1,8 @@
-"""What a checkpoint's own processor shows of how it takes a video, or frames as images, when it is asked.
+"""Finding out how a checkpoint takes a video, or frames as images, by calling its processor.
 
-There is no table of models. A processor is called a few times when it is loaded, mostly with videos on the meta device,
-which have a shape and no pixels, and what comes out says the rest: whether it sees the video at all, which sizes pass,
-what a frame costs, how times enter, and whether its pixels are those that we cut.
+There is no table of models. A processor that is loaded is called a few times, mostly with videos on the meta device,
+which have a shape but no pixels. Its results show whether it takes the video at all, which sizes it keeps, what a frame
+costs, how it uses times, and whether its pixels equal the patches that we cut.
 """
 
 import logging
@@ -34,45 +34,48 @@ from reelscribe.video.sampling import LONGEST_SIDE, Hearing, OwnSize, VisionLimi
 logger = logging.getLogger(__name__)
 
 _DOUBLE_PAIR: Final = "Qwen3VLProcessor"
-"""It puts a pair of vision tokens around each group of frames, and since Transformers 5.2 leaves the one of the chat
-template around all of them. The models were released knowing the layout without that one. No call shows it."""
+"""The class of the processor that puts a pair of vision tokens around each group of frames and, since Transformers 5.2,
+also keeps the chat template's pair around all of them. The models were trained without the outer pair. No call of the
+processor shows that, so that the class is known by name."""
 _WHOLE: Final[Mapping[str, Mapping[str, Any]]] = {
     "video_compression_mask": {"use_token_compression": False},
     "target_sizes_videos": {"max_slice_nums": 1},
 }
-"""Arguments by a name in what comes out. VideoLLaMA3's processor drops tokens of parts that do not move, so that a clip
-costs less than its budget and nobody knows how much. MiniCPM-V's cuts large frames into several."""
+"""Arguments to pass if the processor's result has the name. VideoLLaMA3's processor drops tokens of parts that do not
+move, so that the cost of a clip cannot be known before. MiniCPM-V's processor cuts large frames into several."""
 _TILES: Final[Mapping[str, Any]] = {
     "crop_to_patches": False,
     "do_image_splitting": False,
     "max_slice_nums": 1,
     "vision_input_type": "vanilla",
 }
-"""Attributes of image processors that cut a large image into several, and how not to. A frame is one image."""
+"""Arguments that keep image processors from cutting a large image into several, for those that have an attribute of the
+name. A frame is one image."""
 _PROBE_FRAMES: Final = 8
+"""The number of frames of most probes."""
 _PROBE_SIZE: Final = (112, 224)
-"""Height and width of videos to ask with, unless sizes are known that pass."""
+"""The height and width of probes, until sizes are known that the processor keeps."""
 _SIZES: Final = ((112, 224), (224, 112), (300, 200), (64, 250), (720, 1280))
 """Heights and widths whose costs show by which rule frames are resized."""
 _PROBE_SECONDS: Final = (2, 10)
-"""Of silence, to ask what sound costs."""
+"""Seconds of silence. The difference in tokens shows what sound costs."""
 _USUAL_PIXELS: Final = 448
-"""Of a side that a processor does not tell."""
+"""The side of an image, in pixels, that is assumed if a processor does not say it."""
 _QUESTION: Final = {"type": "text", "text": "What?"}
 _CLOSE: Final = 1e-5
-"""By which pixels may differ and count as equal: their steps are 1/128 and more."""
+"""The largest difference of pixels that count as equal. Steps between pixel values are 1/128 and more."""
 
 
 def describe(processor: Any, *, show: str = "auto", name: str = "") -> Family:
-    """Ask a checkpoint's processor how it takes a clip.
+    """Find out how a checkpoint takes a clip by calling its processor.
 
     Args:
-        processor: the checkpoint's.
-        show: "video", "images", or "auto" for images only where it takes no video.
-        name: of the model's type, by which the words for times are known.
+        processor: the checkpoint's processor.
+        show: "video", "images", or "auto", which means images only if the processor takes no video.
+        name: the model's type, from which the words for times beside images follow.
 
     Raises:
-        ModelError: it does not take clips, or in a way that this package cannot keep to.
+        ModelError: the processor does not take clips, or takes them in a way that this package does not support.
     """
     if show == "auto":
         show = "video" if _has(processor, "video") or not _has(processor, "image") else "images"
@@ -113,13 +116,14 @@ def describe(processor: Any, *, show: str = "auto", name: str = "") -> Family:
 
 
 def _of_images(processor: Any, name: str) -> Family:
-    """Ask a processor how it takes frames as images."""
+    """Find out how a processor takes frames as images; see `describe`."""
     if not _has(processor, "image"):
         raise ModelError(f"it takes no images with this Transformers: its processor is a {type(processor).__name__}.")
     rendered = _rendered(processor, [{"type": "text", "text": PLACE}, _QUESTION])
     asked = _Asked(processor, Stills(image=_image(processor), words=words_of(name)))
     token, kinds = asked.tokens(rendered)
-    # Encoders of one size are behind processors that pass any, if they are told not to resize.
+    # The processor of an encoder with one fixed size passes every size on if it is told not to resize. So first see
+    # whether the processor has a rule of its own.
     own_size = asked.own_size(token)
     side = 0 if own_size else asked.side(token)
     if side:
@@ -139,16 +143,16 @@ def _of_images(processor: Any, name: str) -> Family:
 
 
 def _has(processor: Any, kind: str) -> bool:
-    """Whether a processor takes a "video" or an "image"."""
+    """Whether a processor takes inputs of a kind, "video" or "image"."""
     found = getattr(processor, f"{kind}_processor", None)
     return bool(found) and (kind == "image" or bool(getattr(processor, "video_token", None)))
 
 
 def _image(processor: Any) -> str:
-    """What the chat template writes for an image.
+    """The text that the chat template writes for an image.
 
     Raises:
-        ModelError: it writes nothing, or not the same for each of several.
+        ModelError: it writes nothing, or not the same text for each of several images.
     """
     first, then, image = {"type": "text", "text": "First"}, {"type": "text", "text": "then"}, {"type": "image"}
     without, one = _rendered(processor, [first, _QUESTION]), _rendered(processor, [first, image, _QUESTION])
@@ -162,7 +166,7 @@ def _image(processor: Any) -> str:
 
 
 class _Asked:
-    """A processor that is asked, about videos or with `stills` about frames as images."""
+    """Calls a processor with probes: with videos, or with `stills` with frames as images."""
 
     def __init__(self, processor: Any, stills: Stills | None = None) -> None:
         self._processor, self.stills = processor, stills
@@ -177,7 +181,18 @@ class _Asked:
     def __call__(
         self, count: int, *size: int, step: float = 0.5, text: str | None = None, **more: Any
     ) -> tuple[str, Any]:
-        """Layout and all that is made of so many frames, `step` seconds apart."""
+        """Call the processor with a clip.
+
+        Args:
+            count: the number of frames.
+            size: height and width; empty for those of other probes.
+            step: seconds from frame to frame.
+            text: a prompt that holds the clip's mark; None for the mark alone.
+            more: further arguments of the call.
+
+        Returns:
+            The layout and the processor's result; see `call`.
+        """
         times = [number * step for number in range(count)]
         arguments = {**self.arguments, **more}
         return call_without_pixels(
@@ -185,15 +200,18 @@ class _Asked:
         )
 
     def keep_sizes(self, side: int) -> None:
-        """Let frames keep the size that they come in."""
+        """From now on, tell the processor not to resize, and probe with frames of 3 x 4 squares of this side."""
         self.arguments["do_resize"] = False
         self._size = (3 * side, 4 * side)
 
     def tokens(self, rendered: str) -> tuple[int, Mapping[str, Mapping[int, int]]]:
-        """The token of vision features, and the kinds of tokens; see `Family`. GLM's depend on what stands around.
+        """The token that vision features replace, and the kinds of tokens; see `Family`.
+
+        Args:
+            rendered: a prompt with a clip. It is needed because GLM's kinds depend on the tokens around the clip.
 
         Raises:
-            ModelError: the video does not get there.
+            ModelError: the processor drops the video.
         """
         layout, made = self(_PROBE_FRAMES, text=rendered)
         if layout == rendered or not any(name in made for name in PIXELS):
@@ -209,11 +227,14 @@ class _Asked:
         return token, kinds
 
     def count(self, count: int, height: int, width: int, token: int, **more: Any) -> int:
-        """Vision tokens that so many frames cost."""
+        """The number of vision tokens of a clip with this many frames of this size."""
         return int((self(count, height, width, **more)[1]["input_ids"] == token).sum())
 
     def side(self, token: int) -> int:
-        """Of the square of an image that costs a token, in pixels; 0 if images do not keep their size, or cost else."""
+        """The side of the square of an image that becomes one token, in pixels.
+
+        0 if the processor resizes images, or if their cost does not follow from such squares.
+        """
         try:
             tokens = self.count(1, _USUAL_PIXELS, _USUAL_PIXELS, token, do_resize=False)
         except Exception:  # as in `takes_sizes`
@@ -222,7 +243,13 @@ class _Asked:
         return side if self.takes_sizes(side, 1, token) else 0
 
     def takes_sizes(self, side: int, temporal: int, token: int) -> bool:
-        """Whether frames keep the size that they come in, and cost a token for each square of a group of frames."""
+        """Whether frames keep their size and each square of a group of frames costs one token.
+
+        Args:
+            side: of the square, in pixels.
+            temporal: frames in a group.
+            token: the token that vision features replace.
+        """
         for count, rows, columns in ((2, 2, 3), (2, 5, 4), (3, 2, 3)):
             try:
                 found = self.count(count * temporal, rows * side, columns * side, token, do_resize=False)
@@ -233,7 +260,7 @@ class _Asked:
         return True
 
     def own_size(self, token: int) -> OwnSize | None:
-        """The rule by which the processor brings frames to a size of its own, if any is known."""
+        """The rule by which the processor resizes frames, if it is one that we know and that all probes confirm."""
         sizes = [(count, *size) for count in (4, 8, 5) for size in _SIZES]
         found = [self.count(*shape, token) for shape in sizes]
         for rule in _rules(self._visual, found[0], found[len(_SIZES)]):
@@ -242,7 +269,7 @@ class _Asked:
         return None
 
     def times(self) -> tuple[Times, bool]:
-        """How times enter, and whether the processor wants them as an argument."""
+        """How the processor uses times, and whether it takes them as the argument `fps` only; see `Family`."""
         (layout, made), (later, other) = (self(_PROBE_FRAMES, step=step) for step in (0.5, 1.75))
         if layout != later:
             return "words", False
@@ -260,7 +287,7 @@ class _Asked:
         return ("none" if torch.equal(first, last) else "drawn"), False
 
     def hearing(self) -> Hearing | None:
-        """How sound is taken among the frames of a video, and what it costs; None if it is not."""
+        """The sampling rate and the cost of sound among the frames of a video; None if the processor takes no sound."""
         arguments = sound_arguments(self._processor)
         if arguments is None:
             return None
@@ -272,14 +299,14 @@ class _Asked:
                 silence = np.zeros(rate * seconds, np.float32)
                 made = self(_PROBE_FRAMES, text=text, audio=[silence], **arguments)[1]
                 lengths.append(made["input_ids"].shape[-1])
-        except Exception as exc:  # of any kind; the model can be used without
+        except Exception as exc:  # a processor may raise anything; the model can be used without sound
             logger.info("Its processor takes no sound: %s", exc)
             return None
         per_second = (lengths[1] - lengths[0]) / (_PROBE_SECONDS[1] - _PROBE_SECONDS[0])
         return Hearing(rate=rate, tokens_per_second=per_second) if per_second > 0 else None
 
     def same_pixels(self, cut: Cut) -> bool:
-        """Whether our patches are the processor's."""
+        """Whether the patches that we cut equal the processor's pixels."""
         noise = _noise(2 * cut.temporal, 2 * cut.side, 3 * cut.side)
         times = [float(number) for number in range(len(noise))]
         made = self._pixels(call(self._processor, noise, None, times, len(times), self.arguments)[1])
@@ -288,10 +315,14 @@ class _Asked:
         return made.shape == ours.shape and torch.allclose(made.float(), ours, rtol=0, atol=_CLOSE)
 
     def opening(self, rendered: str, mark: str) -> str:
-        """What the processor puts before a prompt; most put nothing there.
+        """The text that the processor puts before a prompt. Most processors put nothing there.
+
+        Args:
+            rendered: a prompt with a clip.
+            mark: the clip's mark in it.
 
         Raises:
-            ModelError: what it makes of a video depends on the prompt around it.
+            ModelError: the layout of a video depends on the prompt around it.
         """
         layout, (whole, _) = self(_PROBE_FRAMES)[0], self(_PROBE_FRAMES, text=rendered)
         if rendered.replace(mark, layout, 1) == whole:
@@ -308,15 +339,15 @@ class _Asked:
 
 
 def _limits(visual: Any, side: int, own_size: OwnSize | None) -> VisionLimits:
-    """What clips the checkpoint takes, and what they cost.
+    """The sizes of clips that the checkpoint takes, and what they cost.
 
     Args:
-        visual: what processes videos, or images.
-        side: of the square that costs a token, in pixels; 0 if frames do not keep their size.
-        own_size: what they are brought to then.
+        visual: the processor's part for videos, or for images.
+        side: of the square that becomes one token, in pixels; 0 if frames do not keep their size.
+        own_size: the rule by which frames are resized in that case, if it is known.
 
     Raises:
-        ModelError: they cost neither what their size says, nor what is known of their own.
+        ModelError: frames do not keep their size, and the rule is not known.
     """
     usual = VisionLimits.max_frame_tokens
     limits = VisionLimits(
@@ -328,9 +359,9 @@ def _limits(visual: Any, side: int, own_size: OwnSize | None) -> VisionLimits:
             limits,
             token_pixels=side,
             temporal_patch=getattr(visual, "temporal_patch_size", None) or 1,
-            # Qwen3-VL's processor means a frame by that name, Qwen2.5-VL's a clip.
+            # `max_video_tokens` is the limit of a frame in Qwen3-VL's processor, and of a clip in Qwen2.5-VL's.
             max_frame_tokens=min(getattr(visual, "max_video_tokens", None) or usual, usual),
-            # With words of Qwen's, the longest edge is an area.
+            # In processors with Qwen's attributes, `longest_edge` is an area, not a side.
             longest_side=None if Cut.of(visual) else max(_lengths(visual, "size"), default=0) // side * side or None,
         )
     if own_size:
@@ -341,18 +372,25 @@ def _limits(visual: Any, side: int, own_size: OwnSize | None) -> VisionLimits:
 
 
 def _rules(visual: Any, four: int, eight: int) -> Iterator[OwnSize]:
-    """What the vision tokens of a clip of four frames, and of one of eight, may come from."""
+    """The rules that could explain the cost of a clip.
+
+    Args:
+        visual: the processor's part for videos, or for images.
+        four: the number of vision tokens of a clip of four frames.
+        eight: the same for eight frames.
+    """
     each = (eight - four) // 4
-    # Idefics' processors enlarge an image to `size` to cut it up, and bring each part, here the whole, to the last one.
+    # Idefics' processors enlarge an image to `size`, cut it up, and resize each part to `max_image_size`. Here the
+    # whole image is the only part.
     lengths = _lengths(visual, "max_image_size") or [*_lengths(visual, "size"), *_lengths(visual, "crop_size")]
     if each > 0:
         yield OwnSize(pixels=max(lengths, default=_USUAL_PIXELS), frame_tokens=each, clip_tokens=four - 4 * each)
     most, pool = (getattr(visual, name, None) for name in ("max_soft_tokens", "pooling_kernel_size"))
-    if most and pool:  # Gemma 4's words
+    if most and pool:  # attributes of Gemma 4's processor
         step = pool * visual.patch_size
         yield OwnSize(pixels=math.ceil(math.sqrt(most)) * step, frame_tokens=most, step=step)
     pixels, merged = (getattr(visual, name, None) for name in ("scale_resolution", "downsample_mode"))
-    if pixels and merged:  # MiniCPM-V's words
+    if pixels and merged:  # attributes of MiniCPM-V's processor
         step = visual.patch_size * (2 if merged == "4x" else 4)
         rule = OwnSize(pixels=pixels, frame_tokens=0, step=step, rounded=True)
         shapes = range(1000 // LONGEST_SIDE, 1000 * LONGEST_SIDE + 1)
@@ -375,7 +413,10 @@ def _rendered(processor: Any, content: Sequence[Mapping[str, str]], system: Any 
 
 
 def _system(processor: Any) -> System:
-    """The form in which the words of a system prompt come out of the chat template, and stand alone there."""
+    """The form in which the chat template takes a system prompt.
+
+    A template may drop the words, or print the Python list that holds them. Such a form does not count.
+    """
     words = "Be brief."
     forms: dict[System, Any] = {"parts": [{"type": "text", "text": words}], "text": words}
     for form in get_args(System)[:2]:

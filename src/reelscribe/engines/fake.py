@@ -1,4 +1,4 @@
-"""An engine without a model, for trying things out and for testing what surrounds an engine."""
+"""An engine without a model, for trying things out and for testing the code around engines."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -12,9 +12,10 @@ from reelscribe.values import Candidate, Failure, Generation, Work
 from reelscribe.video.sampling import VisionLimits
 
 Reply = Callable[[Work, int], str]
-"""(a work of one request, candidate number) -> text."""
+"""Makes the text of a candidate from a work of one request and the candidate's number."""
 Judge = Callable[[Work, str], float | None]
-"""(a work of one request, a candidate or a claim) -> how likely it is to hold, 0 to 1; None for neither yes nor no."""
+"""The probability that a candidate or a claim is true, from 0 to 1, from a work of one request and the text. None for
+neither yes nor no."""
 
 
 def _describe(work: Work, number: int) -> str:
@@ -23,16 +24,16 @@ def _describe(work: Work, number: int) -> str:
 
 
 class FakeEngine:
-    """Answers by a script.
+    """An engine that answers by a script.
 
     Args:
-        reply: makes each candidate's text; by default it tells the frames' number and size.
-        judge: says how likely a candidate or a claim is to hold, where that is asked; by default as likely as not.
-        clips_per_second: rate to keep to; as fast as possible by default.
-        refuse: a request whose prompt holds this text fails.
-        break_after: the engine breaks once it has answered so many requests.
-        break_on: it breaks at a request whose prompt holds this text.
-        limits: what the model that it stands for takes.
+        reply: makes each candidate's text. By default the text gives the number and the size of the frames.
+        judge: judges candidates and claims, if a request wants that. By default all get 0.5.
+        clips_per_second: the largest rate of answers; None for as fast as possible.
+        refuse: a request whose prompt contains this text fails.
+        break_after: the engine breaks once it has answered this many requests.
+        break_on: the engine breaks at a request whose prompt contains this text.
+        limits: the sizes of clips that the engine takes.
     """
 
     def __init__(
@@ -82,10 +83,10 @@ _PARAMS: Final = ("clips_per_second", "refuse", "break_after", "break_on")
 
 
 def load(settings: ModelSettings) -> FakeEngine:
-    """The engine that `--engine fake` gives; `model_params` may say how fast it is, what it refuses and when it breaks.
+    """Load the engine for `--engine fake`. `model_params` may set its rate, what it refuses and when it breaks.
 
     Raises:
-        SettingsError: they say something else.
+        SettingsError: `model_params` has another name, or a wrong rate.
     """
     for name in settings.model_params:
         if name not in _PARAMS:

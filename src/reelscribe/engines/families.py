@@ -1,4 +1,4 @@
-"""A family of models: how a checkpoint takes a video. `describing.py` finds that out."""
+"""A family of models: how a checkpoint takes a video. `describing.py` finds it out from the checkpoint's processor."""
 
 import copy
 from collections.abc import Mapping, Sequence
@@ -15,24 +15,26 @@ from reelscribe.values import Frames
 from reelscribe.video.sampling import VisionLimits
 
 Times = Literal["words", "positions", "drawn", "none"]
-"""How a model is shown when each frame is: in the prompt, by the tokens' positions, in the pictures, or not at all."""
+"""How a model learns the times of frames: from words in the prompt, from the tokens' positions, from times drawn into
+the frames, or not at all."""
 System = Literal["parts", "text", "question"]
-"""How a system prompt is given to the chat template: as parts, as text, or before the question, if it drops both."""
+"""How the chat template gets a system prompt: as a list of parts, as text, or put before the question if the template
+drops both."""
 
 PIXELS: Final = ("pixel_values_videos", "pixel_values")
-"""What processors call the pixels of a video, and of images."""
+"""The names that processors give to the pixels of a video and of images."""
 SOUND: Final = "input_features"
-"""What they call the features of its sound."""
+"""The name that processors give to the features of sound."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Shown:
-    """A video, as a processor makes it."""
+    """What a processor makes of a video."""
 
     layout: str
-    """What stands in a prompt in the placeholder's place."""
+    """The text that replaces the video's mark in a prompt."""
     tensors: Mapping[str, torch.Tensor]
-    """What a model is fed beside tokens. The pixels are missing where `Family.cut` is to make them."""
+    """The model's inputs besides tokens, by name. The pixels are missing if the family has a `cut` to make them."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -42,26 +44,27 @@ class Family:
     limits: VisionLimits
     times: Times
     mark: str
-    """What stands for a clip in what the chat template makes of a message."""
+    """The text that the chat template writes where a clip belongs."""
     stills: Stills | None = None
-    """Set if frames are shown as images, and not as a video."""
+    """How frames are shown as images; None if they are shown as a video."""
     placeholder: int
-    """The token in whose places the vision features go."""
+    """The token that vision features replace."""
     kinds: Mapping[str, Mapping[int, int]]
-    """Tensors that say of each token what it is, by name: tokens and their kinds. All others are of kind 0."""
+    """The model's inputs that give the kind of each token, by name: a map from tokens to kinds. Other tokens have kind
+    0."""
     cut: Cut | None
-    """By which our patches are the processor's own; None if it has to make the pixels."""
+    """How to cut frames into the same patches as the processor's; None if the processor has to make the pixels."""
     bare: bool = False
-    """Whether the pair of vision tokens that the chat template has around a video is to go."""
+    """Whether the pair of vision tokens that the chat template writes around a video has to be removed."""
     system: System = "parts"
     opening: str = ""
-    """What the processor puts before each prompt."""
+    """The text that the processor puts before each prompt."""
     arguments: Mapping[str, Any] = field(default_factory=dict)
-    """Of each call of the processor."""
+    """Arguments for each call of the processor."""
     wants_rate: bool = False
-    """Whether the processor takes frames a second as an argument `fps`, and nothing else of times."""
+    """Whether the processor takes times only as a frame rate, as the argument `fps`."""
     sound: Mapping[str, Any] | None = None
-    """Arguments by which the processor lays the sound of a video out among its frames; None if it takes none."""
+    """Arguments that make the processor place the sound of a video among its frames; None if it takes no sound."""
 
     @property
     def part(self) -> Mapping[str, str]:
@@ -69,14 +72,14 @@ class Family:
         return {"type": "text", "text": PLACE} if self.stills else {"type": "video"}
 
     def show(self, processor: Any, frames: Frames) -> Shown:
-        """A clip as the processor makes it. What the model is fed beside is the same for all prompts.
+        """Let the processor prepare a clip. The result does not depend on the prompt around it.
 
         Args:
-            processor: the checkpoint's.
+            processor: the checkpoint's processor.
             frames: of the clip.
 
         Raises:
-            ValueError: frames are not of a size that the model takes, or have sound, and it takes none.
+            ValueError: frames are not of a size that the model takes, or they have sound and the model takes none.
         """
         count, height, width, _ = frames.pixels.shape
         if self.cut and (not count or height % self.cut.side or width % self.cut.side):
@@ -94,10 +97,10 @@ class Family:
         return Shown(layout=layout, tensors=tensors)
 
     def arguments_for(self, frames: Frames) -> Mapping[str, Any]:
-        """Of the processor's call with a clip, beside the clip and its metadata.
+        """The arguments for the processor's call with a clip, besides the clip and its metadata.
 
         Raises:
-            ValueError: it has sound, and the model takes none.
+            ValueError: the clip has sound, and the model takes none with a video.
         """
         arguments = dict(self.arguments)
         if self.wants_rate:
@@ -110,24 +113,24 @@ class Family:
 
 
 def sound_arguments(processor: Any) -> Mapping[str, Any] | None:
-    """How a processor is told to lay the sound of a video out among its frames; None if it does not do so.
+    """Arguments that make a processor place the sound of a video among its frames; None if it cannot do that.
 
-    Others take sound too, but each sound for a token of its own, without a place in the time of a video.
+    Other processors may take sound too, but for a placeholder of its own, without relation to the times of a video.
     """
     if hasattr(processor, "load_audio_from_video"):
         return {"load_audio_from_video": True, "audio_from_video_indices": [0]}
-    # As releases before Transformers 5.24 call it.
+    # The name in releases before Transformers 5.24.
     known = getattr(getattr(processor, "valid_processor_kwargs", None), "_defaults", {}).get("videos_kwargs", {})
     return {"use_audio_in_video": True} if "use_audio_in_video" in known else None
 
 
 def around_sound(processor: Any) -> tuple[str, str]:
-    """The pair of vision tokens that older processors look for around the placeholder of a video with sound."""
+    """The pair of vision tokens that older processors expect around the placeholder of a video with sound."""
     return processor.vision_bos_token, processor.vision_eos_token
 
 
 class _Remembering:
-    """A tokenizer that remembers the text which it was given: there the video has its layout."""
+    """A tokenizer that remembers the last text it got: in it, the processor has replaced the mark by the layout."""
 
     def __init__(self, tokenizer: Any) -> None:
         self._tokenizer = tokenizer
@@ -150,12 +153,19 @@ def call(
     arguments: Mapping[str, Any],
     text: str | None = None,
 ) -> tuple[str, Any]:
-    """Call a processor with a clip and its mark alone as text, or with another text that holds the mark.
+    """Call a processor with a clip.
 
-    The clip goes in as a video, or with `stills` as images.
+    Args:
+        processor: the checkpoint's processor.
+        pixels: uint8, shape (frames, colours, height, width).
+        stills: how to show the frames as images; None to show them as a video.
+        times: of the frames, in seconds.
+        duration: of the clip, in seconds.
+        arguments: further arguments of the call.
+        text: a prompt that holds the clip's mark; None for the mark alone.
 
     Returns:
-        The text in which the clip has its layout, and tensors by name.
+        The text in which the layout has replaced the mark, and the tensors that the processor made, by name.
     """
     recorded = copy.copy(processor)
     recorded.tokenizer = _Remembering(processor.tokenizer)
@@ -175,22 +185,32 @@ def call(
 
 
 def call_without_pixels(processor: Any, shape: Sequence[int], *asked: Any) -> tuple[str, Any]:
-    """The same with a video of this many frames, height and width, whose pixels are nobody's business."""
+    """Call a processor with a clip whose pixels do not matter; see `call`.
+
+    Args:
+        processor: the checkpoint's processor.
+        shape: the number of frames, their height and their width.
+        asked: the other arguments of `call`.
+    """
     count, height, width = shape
     try:
         return call(processor, torch.empty(count, 3, height, width, dtype=torch.uint8, device="meta"), *asked)
     except RuntimeError as exc:
         if "meta" not in str(exc):
             raise
-        # What it makes depends on values, or it knows no such device.
+        # The processor reads values, or does not support the meta device.
         return call(processor, torch.zeros(count, 3, height, width, dtype=torch.uint8), *asked)
 
 
 def metadata(times: Sequence[float], duration: float) -> dict[str, Any]:
-    """What processors are told of a video.
+    """The metadata of a video for processors.
 
-    With one "frame a second" the numbers of the frames are their times. All families read the true times from that; the
-    number of frames is the one from which Qwen2.5-VL reckons how many a second were sampled.
+    With an `fps` of 1, the indices of frames are their times in seconds, from which all families get the true times.
+    From `total_num_frames`, Qwen2.5-VL computes how many frames a second were sampled.
+
+    Args:
+        times: of the frames, in seconds.
+        duration: of the clip, in seconds.
     """
     return {
         "fps": 1.0,
@@ -201,10 +221,10 @@ def metadata(times: Sequence[float], duration: float) -> dict[str, Any]:
 
 
 def seconds_between(times: Sequence[float], duration: float) -> float:
-    """Seconds from frame to frame, on average; of a single frame, what it lasts."""
+    """The average time from frame to frame, in seconds; for a single frame, the clip's duration."""
     return (times[-1] - times[0]) / (len(times) - 1) if len(times) > 1 else max(duration, 1e-3)
 
 
 def as_tensor(pixels: NDArray[np.uint8]) -> torch.Tensor:
-    """A copy of frames, colours first: Ernie's processor draws into what it is given."""
+    """Copy frames to a tensor, shape (frames, colours, height, width). Ernie's processor would draw into the frames."""
     return torch.tensor(pixels).permute(0, 3, 1, 2).contiguous()

@@ -1,4 +1,4 @@
-"""How requests come into an engine: pulled in a thread beside it, so that a slow clip holds back no answer."""
+"""Pulling items for an engine in a thread of its own, so that a slow source does not hold back finished answers."""
 
 import threading
 import time
@@ -17,23 +17,24 @@ Item = TypeVar("Item")
 Made = TypeVar("Made")
 
 _PATIENCE_SECONDS: Final = 1.0
-"""How long an engine that iterates may wait for an item while it owes answers."""
+"""The longest time in seconds that an iteration waits for an item while the engine owes answers. Then it pauses."""
 _END_SECONDS: Final = 1.0
-"""How long closing waits for the source to let go. One that cannot is left to its thread, which ends with it."""
+"""How long `close` waits for the feed's thread, in seconds. A source that blocks for longer is left to that thread,
+which closes it later."""
 
 
 class Feed(Iterator[Item]):
-    """Pulls items in a thread of its own: one at a time, and only when one is asked for.
+    """Pulls items from a source in a thread of its own: one at a time, and only when one is asked for.
 
-    An engine with answers under way asks with `pull`, and waits for the future together with its answers. Any other
-    iterates. An iteration that would have to wait for long while answers are owed stops early (`paused`): an engine
-    that is blocked in it could not give the answers that it has.
+    There are two ways to use it. An engine that answers while it waits calls `pull`, and waits for the future together
+    with its answers. Any other engine iterates. Such an engine cannot hand out answers while the iteration blocks it.
+    So an iteration that has to wait for long while answers are owed stops early; then `paused` is true.
 
     Args:
-        items: to pull. Only the feed's thread touches them; it also closes them.
-        owes: whether the engine has items that it has not answered.
-        cancel: makes a pull that is under way come back soon. Called when the feed is closed before the end.
-        drop: whether the engine is to give up what it has pulled and not begun. Then the source ends, too.
+        items: the source. Only the feed's thread uses it, and that thread also closes it.
+        owes: whether the engine has pulled items that it has not answered.
+        cancel: makes a running pull return soon. Called when the feed is closed before the end.
+        drop: whether the engine should discard items that it has pulled and not begun. Then the source ends, too.
     """
 
     def __init__(
@@ -46,20 +47,21 @@ class Feed(Iterator[Item]):
     ) -> None:
         self._items, self._owes, self._cancel, self.drop = items, owes, cancel, drop
         self.num_waiting = 0
-        """Items that the engine has pulled and not begun, as far as it tells."""
+        """The number of items that the engine has pulled and not begun. `ReadyItems` sets it; other engines may not."""
         self.around: Callable[[Callable[[], Item | None]], Item | None] = lambda pull: pull()
-        """Called for each pull, with what pulls; for who takes times."""
+        """A wrapper that is called with the function that pulls one item. Replace it to measure pulls."""
         self.error: BaseException | None = None
-        """What went wrong in the source. The items end there, so that the engine answers those before."""
+        """The exception that the source raised. The items end there, so that the engine answers the earlier ones."""
         self.paused = False
-        """Whether an iteration stopped although there may be more; see `resume`."""
+        """Whether the last iteration stopped although there may be more items; see `resume`."""
         self._wanted: SimpleQueue[Future[Item | None] | None] = SimpleQueue()
         self._left: Future[Item | None] | None = None
         """The pull that a paused iteration did not wait for."""
         self.starved = False
-        """Whether an engine has begun anew after a pause, and been given nothing since: what it owes will not come."""
+        """Whether the feed was resumed after a pause and no item has been asked for since. What the engine still owes
+        from before will then not be answered, and must not cause another pause."""
         self.held_seconds = 0.0
-        """How long the source has waited for answers, so far."""
+        """The total time in seconds that the source has waited for answers."""
         self._ended = self._closed = self._held = False
         self._changed = threading.Condition()
         self._thread: threading.Thread | None = None
@@ -73,7 +75,10 @@ class Feed(Iterator[Item]):
         self.close()
 
     def pull(self) -> "Future[Item | None]":
-        """Ask for the next item: a future of it, or of None at the end. Whoever asks has to take what comes."""
+        """Ask for the next item. Returns a future of the item, or of None at the end.
+
+        The caller must use the item: it is not given out again.
+        """
         with self._changed:
             left, self._left = self._left, None
             if left:
@@ -111,12 +116,12 @@ class Feed(Iterator[Item]):
         return item
 
     def resume(self) -> None:
-        """Let the next iteration go on where the last one paused. By now all is answered that will be."""
+        """Let the next iteration go on where the last one paused. Call it once the engine has ended its stream."""
         self.paused, self.starved = False, True
 
     @contextmanager
     def holding(self) -> Iterator[None]:
-        """For the source, while it waits for answers: an iteration that owes some pauses at once."""
+        """A context for the source while it waits for answers. An iteration that owes answers then pauses at once."""
         began = time.monotonic()
         self._hold(True)
         try:
@@ -131,7 +136,7 @@ class Feed(Iterator[Item]):
             self._changed.notify_all()
 
     def close(self) -> None:
-        """Pull no more, and close the source. Waits only for a moment where a pull is under way."""
+        """Stop pulling, and close the source. If a pull is running, wait for it for at most `_END_SECONDS`."""
         with self._changed:
             if self._closed:
                 return
@@ -153,7 +158,7 @@ class Feed(Iterator[Item]):
     def _run(self) -> None:
         while (wanted := self._wanted.get()) is not None:
             self._serve(wanted)
-            del wanted  # it holds the item
+            del wanted  # it holds the item, whose memory must not wait for the next pull
         self._close_items()
 
     def _serve(self, wanted: "Future[Item | None]") -> None:
@@ -161,7 +166,7 @@ class Feed(Iterator[Item]):
         if not self._ended and not self._closed:
             try:
                 item = self.around(lambda: next(self._items, None))
-            except BaseException as exc:  # who closes the feed raises it
+            except BaseException as exc:  # raised by `answers_to` or `feeding`
                 self.error = exc
             self._ended = item is None
         wanted.set_result(item)
@@ -174,16 +179,16 @@ class Feed(Iterator[Item]):
 def answers_to(
     engine: Engine, feed: Feed[Any], *, on_pause: Callable[[], None] = lambda: None
 ) -> Generator[Generation | Failure, None, None]:
-    """What an engine answers to all that a feed has; in several streams if it pauses.
+    """The answers of an engine to all works of a feed. If the feed pauses, `engine.generate` is called again.
 
     Args:
-        engine: that answers.
-        feed: of works.
-        on_pause: called whenever another stream begins.
+        engine: the engine.
+        feed: the works.
+        on_pause: called before each further call of `generate`.
 
     Raises:
-        EngineError: the engine broke, or stopped before the end.
-        BaseException: what went wrong where works come from, once the engine has answered those before.
+        EngineError: the engine broke, or stopped before the end of the works.
+        BaseException: what the source of the works raised, after the answers to earlier works.
     """
     while True:
         yield from engine.generate(feed)
@@ -199,10 +204,10 @@ def answers_to(
 
 @contextmanager
 def feeding(items: Iterator[Item]) -> Iterator[Feed[Item]]:
-    """The feed of these items: they themselves, if they are one, else a feed for as long as the context lasts.
+    """A context with a feed of these items. If they are a `Feed` already, it is used as it is and not closed.
 
     Raises:
-        BaseException: what went wrong in a source that was no feed, once the items before it are answered.
+        BaseException: what a source that was not a feed raised, at the end of the context.
     """
     if isinstance(items, Feed):
         yield items
@@ -214,14 +219,14 @@ def feeding(items: Iterator[Item]) -> Iterator[Feed[Item]]:
 
 
 class ReadyItems(Generic[Item, Made]):
-    """Items of a feed, made ready ahead of the engine in the feed's thread. The engine chooses among them.
+    """Items of a feed, prepared ahead of the engine in the feed's thread. The engine chooses among them.
 
     Args:
-        feed: to pull from.
-        make: makes one item ready.
-        size: of what is ready, in bytes.
-        max_waiting: this many may wait.
-        max_bytes: and this large may they be together; one item may always wait.
+        feed: the feed to pull from.
+        make: prepares one item.
+        size: the size of a prepared item, in bytes.
+        max_waiting: the number of items at which no more are pulled.
+        max_bytes: the total size in bytes at which no more items are pulled.
     """
 
     def __init__(
@@ -253,7 +258,7 @@ class ReadyItems(Generic[Item, Made]):
             self._closed = True
 
     def _ask(self) -> None:
-        """Ask for one more item if there is room, and none is on its way."""
+        """Ask the feed for one more item if there is room and no pull is running."""
         with self._changed:
             if self._asked or self._ended or self._closed or (self._waiting and self._is_full()):
                 return
@@ -282,14 +287,16 @@ class ReadyItems(Generic[Item, Made]):
         return len(self._waiting) >= self._max_waiting or self._bytes >= self._max_bytes
 
     def wait(self, count: int, *, patience_seconds: float | None = None) -> list[Made]:
-        """What is ready, oldest first, once it is this many; fewer at the end, or if no more may wait.
+        """Wait until this many items are ready, and return all that are, oldest first.
+
+        There may be fewer than `count` at the end, or if there is no room for more. The items stay until `take`.
 
         Args:
-            count: 0 to look without waiting.
-            patience_seconds: also fewer, once none has come for this long.
+            count: how many to wait for; 0 to return at once.
+            patience_seconds: return fewer items if none has arrived for this long.
 
         Raises:
-            BaseException: what went wrong while items were made ready; only when those before are taken.
+            BaseException: what preparing an item raised, once all earlier items are taken and `count` is not 0.
         """
 
         def enough() -> bool:
@@ -307,18 +314,18 @@ class ReadyItems(Generic[Item, Made]):
 
     @property
     def ended(self) -> bool:
-        """Whether all that will ever come is waiting, or what waits is dropped."""
+        """Whether no more items will arrive, or the waiting ones are to be discarded; see `Feed`."""
         with self._changed:
             return self._ended or self._feed.drop()
 
     @property
     def full(self) -> bool:
-        """Whether no more may wait."""
+        """Whether there is no room for more items."""
         with self._changed:
             return self._is_full()
 
     def take(self, taken: list[Made]) -> None:
-        """Take items out."""
+        """Remove items that `wait` has returned, which makes room for others."""
         names = {id(item) for item in taken}
         with self._changed:
             self._waiting = [item for item in self._waiting if id(item) not in names]

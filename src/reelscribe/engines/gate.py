@@ -1,8 +1,8 @@
-"""How many requests a server works on at once, and when to leave it alone: what all requests in flight share.
+"""The limit on requests that a server gets at once, and the pauses after errors. All requests in flight share a gate.
 
-The number adapts as TCP does: it grows by one with each answer until the server first has too much, by one for each
-round of answers after that, and is halved whenever the server has too much. While the server is busy or away, all
-requests wait together; from one that is away a single request tries to get an answer, and the others follow it.
+The limit adapts as in TCP. It grows by one with each answer until the server is first overloaded, and after that by one
+with each round of answers. It is halved whenever the server is overloaded. While the server is busy or away, all
+requests wait together. If it is away, a single request tries to get an answer, and the others follow.
 """
 
 import logging
@@ -18,18 +18,20 @@ from reelscribe.errors import ClipError, EngineError
 logger = logging.getLogger(__name__)
 
 _FIRST_LIMIT: Final = 8
+"""The limit on requests at once, at the beginning."""
 _LONGEST_PAUSE_SECONDS: Final = 30.0
+"""The longest pause after failures in a row, unless the server itself asks for a longer one."""
 
 T = TypeVar("T")
 
 
 class BusyError(Exception):
-    """The server takes no request now, this one or any other.
+    """The server takes no requests at the moment, neither this one nor others.
 
     Args:
         message: what happened.
-        retry_after: seconds that the server asks to wait.
-        away: whether it is not there at all, rather than has too much to do.
+        retry_after: the seconds that the server asks to wait, if it does.
+        away: whether the server cannot be reached at all, rather than being overloaded.
     """
 
     def __init__(self, message: str, *, retry_after: float | None = None, away: bool = False) -> None:
@@ -39,11 +41,11 @@ class BusyError(Exception):
 
 
 class FailedError(Exception):
-    """The server failed at this request; it may be tried again.
+    """The server failed at this request, which may be tried again.
 
     Args:
         message: what happened.
-        slow: whether it ran out of time, so that it may have too much to do.
+        slow: whether the request took too long, so that the server may be overloaded.
     """
 
     def __init__(self, message: str, *, slow: bool = False) -> None:
@@ -52,15 +54,15 @@ class FailedError(Exception):
 
 
 class RefusedError(Exception):
-    """The server works, but does not take this request."""
+    """The server works, but does not accept this request."""
 
 
 class DeniedError(RefusedError):
-    """The server forbids this request, or does not know what it names. So it may be with every request, or only this.
+    """The server forbids this request, or does not know what it names: perhaps all requests, perhaps only this one.
 
     Args:
         message: what happened.
-        for_all: the error that it is if the server denies all requests.
+        for_all: the error to raise if the server denies all requests.
     """
 
     def __init__(self, message: str, *, for_all: EngineError) -> None:
@@ -69,12 +71,12 @@ class DeniedError(RefusedError):
 
 
 class Gate:
-    """Lets attempts through to a server. For one event loop.
+    """Lets attempts through to a server. Use it in one event loop only.
 
     Args:
-        most: attempts at once, whatever happens.
+        most: the largest number of attempts at once.
         patience_seconds: how long the server may give no answer at all before EngineError is raised.
-        back_off_seconds: first pause; each further one in a row is twice as long, with jitter.
+        back_off_seconds: the first pause. Each further pause in a row is twice as long, with jitter.
     """
 
     def __init__(self, *, most: int, patience_seconds: float, back_off_seconds: float) -> None:
@@ -83,8 +85,8 @@ class Gate:
         self._back_off = back_off_seconds
         self._limit = float(min(_FIRST_LIMIT, most))
         self._active = 0
-        self._round = 0  # grows whenever the limit is halved, so that those of one round do that once
-        self._misses = 0  # rounds without an answer
+        self._round = 0  # counts halvings, so that attempts that began in the same round halve the limit only once
+        self._misses = 0  # rounds in a row without an answer
         self._troubled_since: float | None = None
         self._resume_at = 0.0
         self._away = False
@@ -93,15 +95,15 @@ class Gate:
 
     @property
     def limit(self) -> int:
-        """Attempts that are let through at once."""
+        """The number of attempts that are let through at once."""
         return int(self._limit)
 
     async def attempt(self, work: Callable[[], Awaitable[T]]) -> T:
-        """Do a piece of work when there is room, and again while it raises BusyError.
+        """Do a piece of work when there is room, and repeat it while it raises BusyError.
 
         Raises:
-            FailedError, RefusedError, ClipError: as the work did.
-            EngineError: the server was busy or away for too long; or as the work did.
+            FailedError, RefusedError, ClipError: the work raised it.
+            EngineError: the server was busy or away for too long, or the work raised it.
         """
         while True:
             await self._enter()
@@ -125,7 +127,7 @@ class Gate:
                 self._tell()
 
     def pause(self, misses: int) -> float:
-        """Seconds to wait after so many failures in a row, with jitter."""
+        """The seconds to wait after this many earlier failures in a row, with jitter."""
         longest = min(self._back_off * 2.0 ** min(misses, 16), _LONGEST_PAUSE_SECONDS)
         return longest * random.uniform(0.5, 1)
 
@@ -143,7 +145,7 @@ class Gate:
                 return
 
     def _check_patience(self, now: float) -> None:
-        """Raise where the pause lasts too long. Whoever is still being answered is waited for first."""
+        """Raise EngineError if the pause lasts too long. Attempts that still run are waited for first."""
         since = now if self._troubled_since is None else self._troubled_since
         if not self._active and self._resume_at - since > self._patience:
             raise EngineError(
@@ -167,7 +169,7 @@ class Gate:
         if began_in != self._round:
             return
         self._round += 1
-        if not self._away:  # then it is not the number that is the trouble
+        if not self._away:  # if the server is away, fewer requests at once would not help
             self._limit = max(self._limit / 2, 1.0)
             logger.info("Going on with %d requests at once.", self.limit)
 
@@ -175,7 +177,7 @@ class Gate:
         if self._away:
             logger.warning("The server answers again.")
         self._troubled_since, self._misses, self._away = None, 0, False
-        if self._active >= self.limit:  # else the limit is not what holds us back
+        if self._active >= self.limit:  # else the limit is not reached, and need not grow
             self._limit = min(self._limit + (1 / self._limit if self._round else 1), self._most)
 
     def _tell(self) -> None:

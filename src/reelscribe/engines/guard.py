@@ -1,7 +1,7 @@
-"""Child processes that do not outlive the program, however it ends.
+"""Ending child processes with the program, however the program ends.
 
-A program that is killed cannot end its children, and vLLM's go on without it, GPU memory and all. So a small process
-waits beside it for its end, and then ends whatever carries its mark in the environment.
+A program that is killed cannot end its children, and vLLM's processes would go on and keep their GPU memory. So a small
+process waits for the program's end, and then kills all processes that have the guard's mark in their environment.
 """
 
 import multiprocessing
@@ -14,6 +14,7 @@ from contextlib import contextmanager, suppress
 from typing import Final
 
 _MARK: Final = "REELSCRIBE_GUARDED"
+"""The environment variable with the marks of the guards that end a process."""
 
 _WATCH: Final = """
 import os, signal, sys
@@ -31,9 +32,9 @@ for pid in filter(str.isdigit, os.listdir("/proc")):
 
 
 def leave_group() -> None:
-    """Leave the group of processes that Ctrl-C is sent to; vLLM calls it in each process of its own (`pyproject.toml`).
+    """Leave the process group that Ctrl-C is sent to. vLLM calls this in each of its processes (see `pyproject.toml`).
 
-    There it would break off what the program is about to finish.
+    Otherwise Ctrl-C would end these processes while the program still finishes its work with them.
     """
     if _MARK in os.environ and multiprocessing.parent_process() is not None:
         with suppress(OSError):
@@ -41,20 +42,20 @@ def leave_group() -> None:
 
 
 class Guard:
-    """Ends the processes that were started under it, once this program ends or the guard is closed."""
+    """Ends the processes that were started within `starting`, once this program ends or the guard is closed."""
 
     def __init__(self) -> None:
         self._mark = uuid.uuid4().hex
         self._watch = subprocess.Popen(
             [sys.executable, "-I", "-S", "-c", _WATCH, self._mark],
             stdin=subprocess.PIPE,
-            start_new_session=True,  # to outlive what is sent to the program's group
+            start_new_session=True,  # so that signals to the program's group do not end it
         )
 
     @contextmanager
     def starting(self, environment: Mapping[str, str]) -> Iterator[None]:
-        """Mark the processes that are started in this block, and give them variables that are not set yet."""
-        outer = os.environ.get(_MARK)  # in a process that is guarded itself: its guard is to end these, too
+        """A context that marks the processes started in it, and sets environment variables that are not set yet."""
+        outer = os.environ.get(_MARK)  # set if this process is guarded itself: its guard also ends the new processes
         added = {name: value for name, value in environment.items() if name not in os.environ}
         os.environ.update(added, **{_MARK: f"{outer} {self._mark}" if outer else self._mark})
         try:
@@ -66,5 +67,5 @@ class Guard:
                 os.environ[_MARK] = outer
 
     def close(self) -> None:
-        """End what is left of them."""
+        """Kill the processes that are left, and wait until that is done."""
         self._watch.communicate()

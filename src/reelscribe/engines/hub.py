@@ -1,7 +1,7 @@
-"""Where a model is: in a folder, on the hub, or in the hub's cache on this machine.
+"""Finding a model in a folder, on the hub, or in the hub's cache on this machine.
 
-The hub's library tries several times, with long time limits, for each file. So the hub is asked once before, and where
-it cannot be reached the library is given the folder in the cache, or nothing to do.
+The hub's library tries several times for each file, with long time limits. So the hub is asked once before. If it is
+out of reach, the library gets the model's folder in the cache, or an error is raised.
 """
 
 import functools
@@ -23,27 +23,36 @@ from reelscribe.models import BUILT_IN
 logger = logging.getLogger(__name__)
 
 _HUB_SECONDS: Final = 5.0
-"""For its answer, to names as well: resolvers have time limits of their own."""
+"""The time limit for the hub's answer, including the resolution of its name, for which resolvers have other limits."""
 _HOLDS_SECONDS: Final = 60.0
-"""An answer holds for this long: a model is looked for several times while it is loaded."""
+"""How long an answer is reused. While a model loads, it is looked for several times."""
 _answers: Final[dict[tuple[str, str, str], tuple[float, "Trouble | None"]]] = {}
-"""When the hub was asked for a model with a token, and what came of it."""
+"""For each host, model and token, when the hub was asked and what it answered."""
 _INSTEAD: Final = f"or name a folder with --model, or the built-in model, {' or '.join(BUILT_IN)}"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Trouble:
-    """Why the hub does not give a model."""
+    """Why a model cannot be had from the hub."""
 
     text: str
+    """What is wrong."""
     advice: str
-    """What to do."""
+    """What the user can do."""
     is_out_of_reach: bool = False
-    """Whether the hub did not answer, or may not be asked."""
+    """Whether the hub did not answer, or must not be asked."""
 
 
 def ask(model: str, token: object = None) -> Trouble | None:
-    """Ask the hub for a model: what is wrong with it, if anything is. Takes some seconds at most."""
+    """Ask the hub whether it has a model. Takes `_HUB_SECONDS` at most.
+
+    Args:
+        model: its name on the hub.
+        token: the user's token; if it is not given, HF_TOKEN or the saved one is used.
+
+    Returns:
+        What is wrong, or None if the hub has the model.
+    """
     if _is_offline():
         advice = f"take it out of the environment, {_INSTEAD}"
         return Trouble(text="HF_HUB_OFFLINE forbids to ask the hub", advice=advice, is_out_of_reach=True)
@@ -79,7 +88,7 @@ def _answer(host: str, model: str, token: str) -> Trouble | None:
                 advice=f"look at its name; where it is not public, set HF_TOKEN; {_INSTEAD}",
             )
         return Trouble(text=f"the hub answers HTTP {exc.code}", advice=f"try later, {_INSTEAD}")
-    except Exception as exc:  # what answers may be anything, and so may the address
+    except Exception as exc:  # the address and the answer may be anything
         return _out_of_reach(host, str(getattr(exc, "reason", None) or exc))
     return None
 
@@ -90,17 +99,17 @@ def _out_of_reach(host: str, why: str) -> Trouble:
 
 
 def cache() -> Path:
-    """Where the hub's library keeps models."""
+    """The folder in which the hub's library keeps models."""
     return Path(os.environ.get("HF_HUB_CACHE") or _home() / "hub")
 
 
 def cached(model: str, revision: str | None = None, folder: str | None = None) -> Path | None:
-    """The folder of a model in the cache, which is named as its commit; None if it is not there.
+    """The folder of a model in the cache, whose name is the commit; None if the cache does not have the model.
 
     Args:
-        model: name on the hub.
+        model: its name on the hub.
         revision: branch, tag or commit.
-        folder: the cache, if it is another one.
+        folder: the cache, if it is not the usual one.
     """
     here = Path(folder or cache(), f"models--{model.replace('/', '--')}")
     ref = here / "refs" / (revision or "main")
@@ -110,14 +119,14 @@ def cached(model: str, revision: str | None = None, folder: str | None = None) -
 
 
 def in_cache(model: str, revision: str | None = None, /, **hub: Any) -> Path | None:
-    """The folder in the cache from which a model of the hub is to be loaded.
+    """The folder in the cache from which to load a model of the hub.
 
-    None if it is in a folder of its own, or the hub's library may ask the hub.
+    None if the model is built in or in a folder, or if the hub's library should ask the hub.
 
     Args:
         model: its name.
         revision: branch, tag or commit.
-        **hub: what a user passes on to a loader: `cache_dir`, `local_files_only` and `token` count.
+        **hub: the user's `model_params`, of which `cache_dir`, `local_files_only` and `token` count.
 
     Raises:
         ModelError: the name is that of a folder that does not exist, or the hub is out of reach and the cache does not
@@ -141,7 +150,7 @@ def in_cache(model: str, revision: str | None = None, /, **hub: Any) -> Path | N
 
 
 def not_had(model: str, trouble: Trouble) -> ModelError:
-    """The error for a model that cannot be had."""
+    """The error for a model that cannot be loaded from the hub or from a folder."""
     meant = did_you_mean(model, BUILT_IN, otherwise=" ").capitalize().strip()
     text = f"the model {model!r} cannot be loaded: {trouble.text}; {trouble.advice}."
     return ModelError(f"{text} {meant}".strip())
@@ -149,12 +158,12 @@ def not_had(model: str, trouble: Trouble) -> ModelError:
 
 @functools.cache
 def _tell(text: str) -> None:
-    """Warn, once."""
+    """Log a warning, but each text only once."""
     logger.warning("%s", text)
 
 
 def _is_offline() -> bool:
-    """As the hub's library takes it."""
+    """Whether HF_HUB_OFFLINE forbids asking the hub, by the rule of the hub's library."""
     return os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE")
 
 
@@ -164,7 +173,7 @@ def _home() -> Path:
 
 
 def _saved_token() -> str:
-    """What `hf auth login` saved."""
+    """The token that `hf auth login` has saved; empty if there is none."""
     try:
         return Path(os.environ.get("HF_TOKEN_PATH") or _home() / "token").read_text("utf-8").strip()
     except OSError:

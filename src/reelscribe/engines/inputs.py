@@ -1,8 +1,8 @@
-"""Works to what a model is fed.
+"""Turning works into the inputs of a model.
 
-The checkpoint's processor says how: its chat template and tokenizer, and what stands in a prompt for a video. Where our
-patches are its own (see `families`), it sees the shape of a video alone: bytes are cut into patches here, moved to the
-device as they are, and turned to floats once, there.
+The checkpoint's processor decides what they look like: its chat template, its tokenizer, and the tokens that stand for
+a video. If our patches equal the processor's (see `families`), the processor gets only the shape of a video: the
+pixels are cut into patches here, moved to the device as bytes, and converted to floats there.
 """
 
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -24,62 +24,64 @@ from reelscribe.errors import SettingsError
 from reelscribe.values import Frames, Request, RequestId, Work
 
 _LAYOUTS: Final = 64
-"""How clips were laid out in a prompt that are remembered: each may take some 100 kB."""
+"""The number of clip layouts that are cached. Each may take some 100 kB."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Question:
-    """A request as tokens."""
+    """A request, tokenized."""
 
     request: Request
     ids: torch.Tensor
-    """Tokens of the whole prompt, int64, shape (tokens,)."""
+    """The tokens of the whole prompt, int64, shape (tokens,)."""
     longest_answer: int
-    """Tokens that a candidate may have."""
+    """The largest number of tokens that a candidate may need, including given candidates that are judged."""
     opens_thought: bool = False
     """Whether the prompt ends with the mark that opens a thought."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Prefix:
-    """What the prompts of some requests have in common: at least all up to the end of the video."""
+    """The tokens with which the prompts of some requests begin: at least all up to the end of the video."""
 
     ids: torch.Tensor
-    """Tokens, int64, shape (tokens,)."""
+    """The tokens, int64, shape (tokens,)."""
     positions: torch.Tensor
-    """Theirs, int64 or float32, shape (axes, tokens): one axis, or time, height and width."""
+    """The positions of the tokens, int64 or float32, shape (axes, tokens): one axis, or time, height and width."""
     next_position: float
-    """Of the token that comes next, the same on all axes."""
+    """The position of the token after the prefix, the same on all axes."""
     has_video: bool
+    """Whether the video is among the tokens."""
     questions: tuple[Question, ...]
-    """Whose prompts begin with it. A prompt that is alone with its prefix is all prefix."""
+    """The questions whose prompts begin with the prefix. If there is only one, the prefix is its whole prompt, unless
+    the question will be judged."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class ModelInputs:
-    """One work, ready to go into a batch."""
+    """One work as inputs of the model, ready to join a batch."""
 
     prefixes: tuple[Prefix, ...]
-    """At least one, unless all requests were taken out."""
+    """The different prefixes of the prompts. At least one, unless `only` has removed all requests."""
     layout: str
-    """What stands in a prompt for the video."""
+    """The text that stands for the video in a prompt."""
     video: Mapping[str, torch.Tensor]
-    """What the model is fed of the video, by name; nothing if no prefix has it. If they are ours, its pixels are
-    patches, uint8, shape (patches, colours x temporal x patch x patch)."""
+    """The model's inputs for the video, by name. Empty if no prefix has the video. If the patches are ours, the pixels
+    are uint8, shape (patches, colours x temporal x patch x patch)."""
 
     @property
     def nbytes(self) -> int:
-        """Of the video."""
+        """The size of the video's tensors in bytes."""
         return sum(tensor.nbytes for tensor in self.video.values())
 
     @property
     def questions(self) -> list[Question]:
-        """Those of all prefixes."""
+        """The questions of all prefixes."""
         return [question for prefix in self.prefixes for question in prefix.questions]
 
     @property
     def longest_prefix(self) -> int:
-        """In tokens."""
+        """The number of tokens of the longest prefix."""
         return max(len(prefix.ids) for prefix in self.prefixes)
 
     @property
@@ -89,11 +91,11 @@ class ModelInputs:
 
     @property
     def has_sound(self) -> bool:
-        """Whether the model is fed the sound of the video, too."""
+        """Whether the inputs include the sound of the video."""
         return SOUND in self.video
 
     def only(self, wanted: Collection[RequestId]) -> "ModelInputs":
-        """The same for some of the requests."""
+        """A copy with only these requests."""
         prefixes = (
             replace(prefix, questions=tuple(each for each in prefix.questions if each.request.id in wanted))
             for prefix in self.prefixes
@@ -102,16 +104,17 @@ class ModelInputs:
 
 
 def most_tokens(batch: Sequence[ModelInputs], *, shared: bool = True, row_tokens: int = 0) -> int:
-    """Tokens that the cache may come to hold for a batch: prefixes, and candidates, each as long as the longest.
+    """The largest number of tokens that the cache may hold for a batch.
 
-    A candidate has its question's own tokens and its answer; if prefixes are not shared, its whole prompt. Where it is
-    judged, about as much comes to it for the time that takes; where its claims are, once more, since each stands in a
-    question of its own.
+    That is the prefixes, padded to the longest, and the candidates, padded to the longest. A candidate has its
+    question's own tokens and its answer, or its whole prompt and its answer if prefixes are not shared. A candidate
+    that is judged counts twice, since the judge's question takes about as many tokens meanwhile. If its claims are
+    judged too, it counts once more, since each claim has a question of its own.
 
     Args:
-        batch: of works.
+        batch: the works.
         shared: whether candidates share the prefix of their prompts.
-        row_tokens: as many as take the memory of a candidate's states; see `CacheCost.row_tokens`.
+        row_tokens: the number of tokens that take as much memory as a candidate's states; see `CacheCost.row_tokens`.
     """
     if not shared:
         asked = [each for item in batch for each in item.questions]
@@ -132,16 +135,16 @@ def most_tokens(batch: Sequence[ModelInputs], *, shared: bool = True, row_tokens
 
 
 class InputBuilder:
-    """Builds batches for one checkpoint.
+    """Builds the inputs of one checkpoint's model.
 
     Args:
-        processor: the checkpoint's.
+        processor: the checkpoint's processor.
         family: how the checkpoint takes a video.
-        rules: the checkpoint's, by which answers are as long as they may be.
-        positions: where tokens stand; see `Positions`.
-        device: where the model is.
-        switches: variables of its chat template.
-        context: most tokens of a prompt and its answer; None if that is not known.
+        rules: fills in the checkpoint's sampling defaults, such as the length of answers, and compiles schemas.
+        positions: finds the positions of tokens; see `Positions`.
+        device: the device that inputs are moved to.
+        switches: variables for the chat template that turn thinking on or off.
+        context: the largest number of tokens of a prompt and its answer; None if that is not known.
         shares: whether requests about a clip share a prefix.
     """
 
@@ -162,7 +165,7 @@ class InputBuilder:
         self._family = family
         self._switches = switches
         self._judging_switches = dict.fromkeys(switches or {}, False)
-        """A judge says yes or no at once."""
+        """Variables for the chat template of a judge's question: a judge answers yes or no without thinking."""
         self._rules = rules
         self._positions = positions
         self._device = device
@@ -171,20 +174,21 @@ class InputBuilder:
 
     @property
     def cuts(self) -> bool:
-        """Whether the patches are ours."""
+        """Whether patches are cut here, and not by the processor."""
         return self._scales is not None
 
     @cached_property
     def yes_no(self) -> YesNo:
-        """What a judge may answer."""
+        """The tokens with which the model says yes and no."""
         return YesNo(self._processor.tokenizer)
 
     def prepare(self, item: Work) -> ModelInputs:
-        """A work as the model is fed it. Nothing is on the device yet.
+        """Build the inputs for a work. All tensors are on the CPU.
 
         Raises:
             ValueError: frames are not of a size that the model takes.
-            SettingsError: a request's schema cannot be enforced, or its prompt leaves no room for an answer.
+            SettingsError: a request's schema cannot be enforced, its prompt leaves no room for an answer, or it cannot
+                be judged.
             MissingExtraError: the extra `structured` is not installed, and the request has a schema.
         """
         shows = any(request.video for request in item.requests)
@@ -205,7 +209,7 @@ class InputBuilder:
         return ModelInputs(prefixes=prefixes, layout=shown.layout, video=video)
 
     def _check_judging(self, request: Request, layout: str, ids: list[int]) -> None:
-        """See that a judge can go on from what the request shares with others.
+        """Check that a judge's question can branch off from the request's prefix.
 
         Raises:
             SettingsError: it cannot.
@@ -224,7 +228,16 @@ class InputBuilder:
         return prompt.ids(self._processor.tokenizer)
 
     def judging(self, item: ModelInputs, asked: RequestId, captions: Sequence[str]) -> ModelInputs:
-        """What the model is fed to judge captions of a request: its prefix, and a question for each caption."""
+        """Build the inputs to judge captions of a request: the request's prefix, and a question for each caption.
+
+        Args:
+            item: the work that has the request.
+            asked: the request.
+            captions: the texts to judge.
+
+        Raises:
+            ValueError: the work does not have the request.
+        """
         for prefix in item.prefixes:
             for question in prefix.questions:
                 if question.request.id == asked:
@@ -242,7 +255,7 @@ class InputBuilder:
 
     def _question(self, request: Request, ids: list[int]) -> Question:
         if request.schema:
-            self._rules.constraints.begin(request.schema)  # compiles it here, and not between two steps
+            self._rules.constraints.begin(request.schema)  # compile it now, so that no decoding step waits for that
         longest = self._rules.resolve(request.sampling, request.num_captions).max_tokens or 0
         if self._context:
             longest = min(longest, self._context - len(ids))
@@ -255,17 +268,20 @@ class InputBuilder:
             request=replace(request, sampling=replace(request.sampling, max_tokens=longest)),
             ids=torch.tensor(ids),
             longest_answer=longest + self._tokens_given(request),
-            # An answer that keeps to a schema has no room for a thought.
+            # An answer that matches a schema cannot contain a thought.
             opens_thought=not request.schema and opens_thought(self._processor.tokenizer, ids),
         )
 
     def _tokens_given(self, request: Request) -> int:
-        """Tokens of candidates that the request gives, which are to be judged."""
+        """The number of tokens of the candidates that the request itself brings, to be judged."""
         texts = [candidate.text for candidate in request.given.candidates] if request.given else []
         return sum(len(self._processor.tokenizer(text, add_special_tokens=False)["input_ids"]) for text in texts)
 
     def _shown(self, frames: Frames) -> Shown:
-        """A clip as the processor makes it. Without pixels it is the same for all clips of the same size and times."""
+        """Show a clip to the processor; see `Family.show`.
+
+        If patches are cut here and there is no sound, the result depends only on the size and the times, and is cached.
+        """
         if not self.cuts or frames.has_sound:
             return self._family.show(self._processor, frames)
         key = frames.pixels.shape, frames.timestamps, frames.duration_seconds
@@ -277,21 +293,25 @@ class InputBuilder:
         return shown
 
     def _up_to_video(self, ids: list[int]) -> tuple[int, ...]:
-        """The tokens up to the last one of the video; all, if there is none.
+        """The tokens up to the last one of the video; all tokens if there is no video.
 
-        A mark behind its last frame that is of the same kind is one of them: frames may attend to it.
+        This includes a mark after the last frame if its kind is that of the frames, since frames may attend to it.
         """
         video = {self._family.placeholder, *(token for kinds in self._family.kinds.values() for token in kinds)}
         last = max((place for place, token in enumerate(ids) if token in video), default=len(ids) - 1)
         return tuple(ids[: last + 1])
 
     def _prefix(self, up_to_video: Sequence[int], questions: Sequence[Question], shown: Shown) -> Prefix:
-        """What these have in common; no more than all up to the video, where a judge is to go on from that."""
+        """The tokens that the prompts of these questions have in common.
+
+        If one of the questions will be judged, the prefix ends with the video, so that the judge's question can branch
+        off from it.
+        """
         ids = _common([question.ids for question in questions])
         if any(question.request.judge for question in questions):
             ids = ids[: len(up_to_video)]
         has_video = bool((ids == self._family.placeholder).any())
-        # A word more shows where the next one stands: after a video it is not always after the last position.
+        # One more token shows the next position: after a video it does not always follow the last one.
         longer = torch.cat([ids, ids.new_tensor([self._processor.tokenizer.eos_token_id])])
         beside = {name: kinds[None] for name, kinds in self._kinds(longer).items()}
         positions = self._positions(longer, {**beside, **(shown.tensors if has_video else {})})
@@ -304,7 +324,7 @@ class InputBuilder:
         )
 
     def _kinds(self, ids: torch.Tensor) -> dict[str, torch.Tensor]:
-        """What the processor says of each token, by name; of the shape of ids."""
+        """The tensors that say of what kind each token is, by name; each of the shape of `ids`."""
         made = {}
         for name, kinds in self._family.kinds.items():
             made[name] = torch.zeros_like(ids)
@@ -313,10 +333,10 @@ class InputBuilder:
         return made
 
     def collate(self, batch: Sequence[ModelInputs]) -> dict[str, torch.Tensor]:
-        """What a batch's prefill takes, on the device: ids of all prefixes, mask, positions and kinds of tokens.
+        """The model's inputs for the prefill of all prefixes of a batch, on the device, by name.
 
-        What is shorter is padded on the left. If there are videos, also what the model is fed of them, once for each
-        work.
+        These are ids, attention mask, positions and kinds of tokens, with a row for each prefix, padded on the left,
+        and the inputs for the video of each work that shows it, concatenated.
         """
         prefixes = [prefix for item in batch for prefix in item.prefixes]
         videos = [item.video for item in batch if item.has_video]
@@ -332,20 +352,21 @@ class InputBuilder:
             **self._kinds(ids),
         }
         inputs = {name: moved(tensor, self._device) for name, tensor in on_cpu.items()}
-        for name in videos[0] if videos else ():  # put together on the device: to do so here would unpin them
+        for name in videos[0] if videos else ():  # joined on the device: on the CPU the result would not be pinned
             inputs[name] = torch.cat([moved(video[name], self._device) for video in videos])
         if videos and self._scales:
             inputs[PIXELS[0]] = floats(inputs[PIXELS[0]], self._scales)
         return inputs
 
     def collate_prompts(self, batch: Sequence[ModelInputs]) -> dict[str, torch.Tensor]:
-        """The whole prompts of all questions.
+        """The whole prompts of all questions of a batch.
 
         Returns:
-            ids: int64, shape (questions, tokens), padded on the left, on the device.
-            mask: of the same shape, on the CPU; 0 where an id is padding.
-            own: how many of the tokens come after the prefix, int64, shape (questions,), on the CPU.
-            ends: the position of an answer's first token, of the dtype of positions, shape (questions,), on the device.
+            ids: the tokens, int64, shape (questions, tokens), padded on the left, on the device.
+            mask: int64, of the same shape, on the CPU; 0 where an id is padding.
+            own: the number of tokens after the prefix, int64, shape (questions,), on the CPU.
+            ends: the position of each answer's first token, of the dtype of positions, shape (questions,), on the
+                device.
         """
         asked = [(prefix, question) for item in batch for prefix in item.prefixes for question in prefix.questions]
         ids, mask = self._padded([question.ids for _, question in asked])
@@ -354,7 +375,7 @@ class InputBuilder:
         return {"ids": moved(ids, self._device), "mask": mask, "own": own, "ends": moved(ends, self._device)}
 
     def _padded(self, rows: Sequence[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
-        """Ids, padded on the left, and their mask."""
+        """Stack ids, padded on the left. Returns them and their mask, both int64, shape (rows, tokens)."""
         length = max(map(len, rows))
         pad = self._processor.tokenizer.pad_token_id
         ids = torch.stack([functional.pad(row, (length - len(row), 0), value=pad) for row in rows])
@@ -370,7 +391,7 @@ _NOTHING: Final = Shown(layout="", tensors={})
 
 
 def _common(rows: Sequence[torch.Tensor]) -> torch.Tensor:
-    """The tokens with which all begin."""
+    """The tokens with which all rows begin."""
     length = min(map(len, rows))
     table = torch.stack([row[:length] for row in rows])
     same = (table == table[0]).all(0)

@@ -1,7 +1,7 @@
-"""Whether a sentence holds for a clip: how likely the model is to say yes, and not no, when it is asked.
+"""Judging whether a sentence is true of a clip: the probability that the model answers yes rather than no.
 
-Engines ask behind what they have read of the clip, for one token, when all candidates of a request are there. What is
-asked about are the candidates, or the claims in them.
+When all candidates of a request are there, engines ask the model about each of them, or about each claim in them. The
+question follows the same clip, and the answer is one token.
 """
 
 import math
@@ -17,18 +17,19 @@ if TYPE_CHECKING:
     import torch
 
 TOP_LOGPROBS: Final = 20
-"""Likeliest tokens that are asked for where not all can be had: the most that OpenAI's server and vLLM give."""
+"""How many of the likeliest tokens to ask for if the engine does not have the scores of all tokens: the most that
+OpenAI's server and vLLM give."""
 _YES: Final = ("yes", "Yes", "YES", " yes", " Yes", " YES")
 _NO: Final = ("no", "No", "NO", " no", " No", " NO")
 
 
 def with_given(request: Request, generation: Generation) -> Generation:
-    """The same with the candidates that the request gives, if it gives any, in place of what was generated."""
+    """A copy with the candidates that the request itself brings to be judged, if it brings any."""
     return replace(generation, candidates=request.given.candidates) if request.given else generation
 
 
 def to_judge(request: Request, generation: Generation) -> list[str]:
-    """The texts that are to be judged, each once: candidates without their thoughts, or their claims, or both."""
+    """The texts to judge, without repetitions: candidates without their thoughts, or their claims, or both."""
     texts: list[str] = []
     for candidate in map(set_apart, generation.candidates if request.judge else ()):
         texts += [candidate.text] if candidate.text and request.keep == "judged" else []
@@ -37,7 +38,13 @@ def to_judge(request: Request, generation: Generation) -> list[str]:
 
 
 def with_chances(request: Request, generation: Generation, chances: Mapping[str, float | None]) -> Generation:
-    """The same with what the judge said, by text. Of some it may have said neither yes nor no."""
+    """A copy with the judge's scores.
+
+    Args:
+        request: the request.
+        generation: its answer.
+        chances: the probability of yes by text; None if the judge said neither yes nor no.
+    """
 
     def scored(candidate: Candidate) -> Candidate:
         text = set_apart(candidate).text
@@ -50,33 +57,33 @@ def with_chances(request: Request, generation: Generation, chances: Mapping[str,
 
 
 class YesNo:
-    """The tokens with which a model says yes and no: those that the words begin with, in whatever case.
+    """The tokens with which a model says yes and no: the first tokens of these words in several spellings.
 
     Args:
-        tokenizer: the model's.
+        tokenizer: the model's tokenizer.
     """
 
     def __init__(self, tokenizer: Any) -> None:
         yes, no = (
             {tokenizer(word, add_special_tokens=False)["input_ids"][0] for word in words} for words in (_YES, _NO)
         )
-        # A blank that is a token of its own begins both.
+        # If a space is a token of its own, it begins both words, and says neither.
         self.yes, self.no = sorted(yes - no), sorted(no - yes)
 
     def chances(self, logits: "torch.Tensor") -> list[float]:
-        """P(yes) of P(yes) and P(no), for each row of scores, shape (rows, vocabulary)."""
+        """P(yes) / (P(yes) + P(no)) for each row of logits, shape (rows, vocabulary)."""
         scores = logits.double()
         both = scores[:, [*self.yes, *self.no]].logsumexp(1)
         found: list[float] = (scores[:, self.yes].logsumexp(1) - both).exp().tolist()
         return found
 
     def chance(self, logprobs: Mapping[int, float]) -> float | None:
-        """The same from log-probabilities of some tokens; None if none of them says either."""
+        """P(yes) / (P(yes) + P(no)) from log-probabilities by token; None if none of the tokens says yes or no."""
         return _chance(logprobs, lambda token: token in self.yes, lambda token: token in self.no)
 
 
 def chance_in_words(tokens: Sequence[tuple[str, float]]) -> float | None:
-    """The same from tokens as texts, as servers give them."""
+    """P(yes) / (P(yes) + P(no)) from pairs of a token's text and log-probability; None if none says yes or no."""
     said = [(text.strip().casefold(), logprob) for text, logprob in tokens]
     by_number = {number: logprob for number, (_, logprob) in enumerate(said)}
     return _chance(by_number, lambda number: said[number][0] == "yes", lambda number: said[number][0] == "no")

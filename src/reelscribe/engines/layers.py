@@ -1,7 +1,7 @@
-"""What a `BranchingCache` holds for one layer of a model: a kind of layer each.
+"""The layers of a `BranchingCache`. There is a class for each kind of layer that a model may have.
 
-A layer attends to all before it, or to a window of it; or it has no keys, but states that each token changes; or it
-borrows the keys of another.
+A layer of a model attends to all earlier tokens (`FullLayer`) or to a window of them (`SlidingLayer`). Or it has states
+instead of keys, which each token changes (`StateLayer`). Or it uses the keys of another layer (`BorrowingLayer`).
 """
 
 import itertools
@@ -15,16 +15,16 @@ from transformers.cache_utils import LinearAttentionLayer
 from reelscribe.engines.moving import moved, numbers
 
 ROOM: Final = 64
-"""Tokens by which the room for rows' own tokens grows, so that few steps copy what is there."""
+"""The room for the rows' own tokens grows by multiples of this many tokens, so that few steps copy the buffer."""
 
 
 _Made = TypeVar("_Made")
 
 
 class Branches:
-    """Who goes on from which prefix, and what counts as padding: the same for all layers.
+    """Which row branches off from which prefix, and which tokens are padding. All layers of a cache share this.
 
-    The host keeps the same in lists: to read it from a GPU would wait for all that that has to do.
+    Lengths and owners are held as lists too, since reading them from a GPU would wait for all of its queued work.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -38,31 +38,33 @@ class Branches:
         owners: Sequence[int],
         columns: tuple[int, int],
     ) -> None:
-        """Let others go on.
+        """Replace all prefixes and rows.
 
         Args:
-            prefix_lengths: tokens of each prefix, without padding.
-            own_lengths: own tokens of each row, without padding.
-            owners: the prefix of each row, ascending.
-            columns: prefix tokens and own tokens, padding included.
+            prefix_lengths: the number of tokens of each prefix, without padding.
+            own_lengths: the number of own tokens of each row, without padding.
+            owners: the number of the prefix of each row, ascending.
+            columns: the number of prefix tokens and of own tokens, padding included.
         """
         self.prefix_lengths, self.own_lengths, self.owner_numbers = prefix_lengths, own_lengths, owners
         self.prefix_mask = self._right(prefix_lengths, columns[0])
-        """bool, shape (prefixes, prefix tokens)."""
+        """False for padding, which is on the left; bool, shape (prefixes, prefix tokens)."""
         self.own_mask = self._right(own_lengths, columns[1])
-        """bool, shape (rows, own tokens). What counts stands on the right."""
+        """False for padding, bool, shape (rows, own tokens). After `change` padding is on the left."""
         self.owners = numbers(owners, self._device)
-        """The prefix of each row, ascending, int64, shape (rows,)."""
+        """The number of the prefix of each row, ascending, int64, shape (rows,)."""
         ranks = [rank for _, line in itertools.groupby(owners) for rank, _ in enumerate(line)]
         self._rank = numbers(ranks, self._device)
-        """Rows are a table with a line for each prefix. Where in its line each row stands, int64, shape (rows,)."""
+        """The place of each row within its line of the table, int64, shape (rows,). The table has a line for each
+        prefix, with the rows that branch off from it; see `table`."""
         self.width = max(ranks, default=-1) + 1
-        """Of the table: lines are as long as the longest."""
+        """The number of places in each line of the table: as many as the prefix with the most rows needs."""
         self.even = len(owners) == len(prefix_lengths) * self.width
-        """Whether the table has no gaps, so that it is the rows in their order."""
+        """Whether the table has no gaps. Then it is the rows in their order."""
         self.padded = min(prefix_lengths, default=0) < columns[0] or min(own_lengths, default=0) < columns[1]
-        """Whether anything is padding."""
+        """Whether there may be padding anywhere."""
         self._once: dict[Any, Any] = {}
+        """Values that layers share in the present step; see `once`."""
 
     def _right(self, lengths: Sequence[int], columns: int) -> torch.Tensor:
         padding = numbers([columns - length for length in lengths], self._device)
@@ -70,18 +72,22 @@ class Branches:
 
     @property
     def columns(self) -> tuple[int, int]:
-        """Prefix tokens and own tokens, padding included."""
+        """The number of prefix tokens and of own tokens, padding included."""
         return self.prefix_mask.shape[1], self.own_mask.shape[1]
 
     def once(self, key: Hashable, make: Callable[[], _Made]) -> _Made:
-        """What is the same for several layers in a step: the first that asks for it makes it."""
+        """Make a value that several layers need in a step only once: the first layer that asks makes it."""
         if key not in self._once:
             self._once[key] = make()
         made: _Made = self._once[key]
         return made
 
     def begin_step(self, mask: torch.Tensor | None) -> None:
-        """Let each row have more tokens, of which those count that the mask says; one token, if there is none."""
+        """Append new tokens to each row.
+
+        Args:
+            mask: False for padding, bool, on the CPU, shape (rows, tokens). None for one token in each row.
+        """
         new = self.own_mask.new_ones(len(self.owners), 1) if mask is None else moved(mask, self._device)
         self.own_mask = torch.cat([self.own_mask, new], 1)
         added = itertools.repeat(1) if mask is None else mask.sum(1).tolist()
@@ -90,7 +96,10 @@ class Branches:
         self._once = {}
 
     def table(self, rows: torch.Tensor) -> torch.Tensor:
-        """Shape (rows, heads, ...) to (prefixes, heads, width, ...). Gaps hold what some row does."""
+        """Arrange rows by prefix: shape (rows, heads, ...) to (prefixes, heads, width, ...).
+
+        A gap in the table holds a copy of some row; its result is not used.
+        """
         prefixes = len(self.prefix_mask)
         if self.even:
             return rows.reshape(prefixes, self.width, *rows.shape[1:]).transpose(1, 2)
@@ -98,13 +107,13 @@ class Branches:
         return rows.flatten(0, 1)[self.once(("table", heads, device), lambda: self._slots(heads).to(device))]
 
     def _slots(self, heads: int) -> torch.Tensor:
-        """For each head of each place of the table, which one among those of all rows stands there."""
+        """The index into the flattened heads of all rows for each place and head, shape (prefixes, heads, width)."""
         slots = self.owners.new_zeros(len(self.prefix_mask), self.width)
         slots[self.owners, self._rank] = torch.arange(len(self.owners), device=slots.device)
         return slots[:, None] * heads + torch.arange(heads, device=slots.device)[:, None]
 
     def rows(self, table: torch.Tensor) -> torch.Tensor:
-        """The way back."""
+        """The inverse of `table`: shape (prefixes, heads, width, ...) to (rows, heads, ...)."""
         rows = table.transpose(1, 2)
         if self.even:
             return rows.flatten(0, 1)
@@ -113,7 +122,7 @@ class Branches:
 
 
 class FullLayer:
-    """Keys and values of a layer that attends to all tokens before each.
+    """Keys and values of a layer with full causal attention.
 
     Args:
         branches: of the cache.
@@ -123,24 +132,35 @@ class FullLayer:
         self._branches = branches
         self._window: int | None = None
         self.prefix: list[torch.Tensor] = []
-        """Keys and values, each of shape (prefixes, heads, prefix tokens, size of a head)."""
+        """Keys and values of prefixes, each of shape (prefixes, heads, prefix tokens, head size)."""
         self.own: list[torch.Tensor] = []
-        """Keys and values, each of shape (rows, heads, room, size of a head)."""
+        """Keys and values of the rows' own tokens, each of shape (rows, heads, room, head size)."""
 
     def begin(self, filled: Any, owners: torch.Tensor) -> None:
-        """Take over what was read of prefixes, for rows that go on from these."""
+        """Take over the keys and values of prefixes from a layer of a `DynamicCache`, which is emptied.
+
+        Args:
+            filled: the layer, with a row for each prefix.
+            owners: the prefix of each row that branches off, shape (rows,).
+        """
         self.prefix = [filled.keys, filled.values]
         filled.keys = filled.values = None
         self.own = [part.new_zeros(len(owners), part.shape[1], 0, part.shape[3]) for part in self.prefix]
 
     def branch(self, prefixes: torch.Tensor | None, branches: Branches, rows: int) -> "FullLayer":
-        """A layer of another cache, for this many rows that go on from these prefixes (None for all)."""
+        """Make a layer of another cache, for new rows that branch off from prefixes of this one.
+
+        Args:
+            prefixes: the numbers of the prefixes; None for all.
+            branches: of the other cache.
+            rows: the number of new rows.
+        """
         made = self.fresh(branches)
         made._take(self, prefixes, rows)
         return made
 
     def fresh(self, branches: Branches) -> "FullLayer":
-        """A layer of the same kind for another cache, with nothing in it."""
+        """An empty layer of the same kind for another cache."""
         return type(self)(branches)
 
     def _take(self, other: "FullLayer", prefixes: torch.Tensor | None, rows: int) -> None:
@@ -148,7 +168,12 @@ class FullLayer:
         self.own = [part.new_zeros(rows, part.shape[1], 0, part.shape[3]) for part in other.prefix]
 
     def join(self, parts: Sequence["FullLayer"], copies: Sequence[torch.Tensor | None]) -> None:
-        """Take over what other caches hold for this layer, which are emptied: each row as `copies` say."""
+        """Take over what several caches hold for this layer. The caches are emptied.
+
+        Args:
+            parts: the layer in each cache, perhaps this layer first.
+            copies: for each cache, the numbers of the rows to take, repeated for copies; None to take each row once.
+        """
         prefix = [left_padded(of_one) for of_one in zip(*(part.prefix for part in parts), strict=True)]
         own = [
             left_padded([copied(part, rows) for part, rows in zip(of_one, copies, strict=True)], room=ROOM)
@@ -159,51 +184,62 @@ class FullLayer:
         self.prefix, self.own = prefix, own
 
     def keep(self, prefixes: torch.Tensor | None, first: int, rows: torch.Tensor, own_first: int) -> None:
-        """Keep these prefixes (None for all) and rows, from these columns on."""
+        """Drop all prefixes and rows but some, and padding on the left.
+
+        Args:
+            prefixes: the numbers of the prefixes to keep; None for all.
+            first: the first column of the prefixes to keep.
+            rows: the numbers of the rows to keep.
+            own_first: the first column of the rows' own tokens to keep.
+        """
         if prefixes is not None or first:
             self.prefix = [_chosen(part, prefixes)[:, :, first:] for part in self.prefix]
         self.own = [part[rows.to(part.device), :, own_first:] for part in self.own]
 
     def begin_step(self, mask: torch.Tensor | None) -> None:
-        """Make room for the tokens of a step."""
+        """Make room for the tokens of a step; see `BranchingCache.begin_step`."""
         missing = self._branches.own_mask.shape[1] - self.own[0].shape[2]
         if missing > 0:
             self.own = [functional.pad(part, (0, 0, 0, -(-missing // ROOM) * ROOM)) for part in self.own]
 
     def end_step(self) -> None:
-        """Nothing is left to do."""
+        """Do nothing: masks hide padding from attention."""
 
     def used(self) -> list[torch.Tensor]:
-        """Own keys and values without the room that is left."""
+        """The rows' own keys and values, without the room that is still free."""
         return [part[:, :, : self._branches.own_mask.shape[1]] for part in self.own]
 
     def update(self, keys: torch.Tensor, values: torch.Tensor) -> tuple["FullLayer", "FullLayer"]:
-        """Write the keys and values of each row's new tokens. What comes back is for `attend`."""
+        """Write the keys and values of each row's new tokens.
+
+        Returns this layer in place of keys and of values: the model passes them to the attention function, which calls
+        `attend`.
+        """
         end = self._branches.own_mask.shape[1]
         for buffer, new in zip(self.own, (keys, values), strict=True):
             buffer[:, :, end - new.shape[2] : end] = new
         return self, self
 
     def to(self, *_: Any) -> "FullLayer":
-        """What an older Gemma 4 calls on keys that it borrows; they are where they are needed."""
+        """Do nothing. Older versions of Gemma 4 call this on the keys of another layer, to move them to a device."""
         return self
 
     def attend(self, query: torch.Tensor, scaling: float) -> torch.Tensor:
-        """Attention of the last tokens of each row, of each to those before it and to itself.
+        """Causal attention of the last tokens of each row to the row's prefix and to its own tokens.
 
         Args:
-            query: shape (rows, query heads, tokens, size of a head).
-            scaling: of the products.
+            query: shape (rows, query heads, tokens, head size).
+            scaling: the factor for the products of queries and keys.
 
         Returns:
-            Shape (rows, tokens, query heads, size of a value).
+            The results, shape (rows, tokens, query heads, value size).
         """
         branches = self._branches
         keys, values = self.prefix
         own_keys, own_values = self.used()
         heads, tokens = keys.shape[1], query.shape[2]
         grouped = query.reshape(len(query), heads, -1, keys.shape[3])
-        group = grouped.shape[2]  # query heads of a head, each with all tokens
+        group = grouped.shape[2]  # query heads that share a head, times tokens
         asked = branches.table(grouped).flatten(2, 3)  # (prefixes, heads, width x group, size)
         to_own = branches.table(_products(grouped, own_keys, scaling)).flatten(2, 3)
         scores = torch.cat([_products(asked, keys, scaling), to_own], -1)
@@ -221,10 +257,11 @@ class FullLayer:
         return mixed.reshape(len(query), -1, tokens, values.shape[3]).transpose(1, 2)
 
     def _hidden(self, tokens: int, device: torch.device) -> torch.Tensor | None:
-        """What the last tokens of each row do not see of its prefix and of its own; None if they see all.
+        """Which prefix tokens and own tokens the last tokens of each row must not attend to.
 
         Returns:
-            bool, shape (prefixes, 1, width, 1, tokens, prefix tokens and own tokens).
+            True for hidden ones, bool, shape (prefixes, 1, width, 1, tokens, prefix tokens + own tokens). None if
+            nothing is hidden.
         """
         branches = self._branches
         if tokens == 1 and not branches.padded:
@@ -237,26 +274,32 @@ class FullLayer:
         return self._tabled(prefix, own)
 
     def _tabled(self, prefix: torch.Tensor, own: torch.Tensor) -> torch.Tensor:
-        """For each row, shape (rows, tokens, prefix tokens) and (rows, tokens, own tokens), as `attend` needs it."""
+        """Bring masks of rows into the shape that `_hidden` returns.
+
+        Args:
+            prefix: shape (rows, 1 or tokens, prefix tokens).
+            own: shape (rows, tokens, own tokens).
+        """
         hidden = torch.cat([prefix.expand(-1, own.shape[1], -1), own], -1)
         return self._branches.table(hidden[:, None])[:, :, :, None]
 
 
 class SlidingLayer(FullLayer):
-    """Keys and values of a layer that attends to the last so many tokens alone, itself among them.
+    """Keys and values of a layer with sliding-window attention.
 
-    Of a prefix it holds no more than that. A row's own tokens stay until the row leaves.
+    Only the last tokens of a prefix are held, as many as the window has. A row's own tokens are all held until the row
+    leaves.
 
     Args:
         branches: of the cache.
-        window: tokens.
+        window: the number of tokens that a token attends to, itself included.
     """
 
     def __init__(self, branches: Branches, window: int) -> None:
         super().__init__(branches)
         self._window: int = window
         self._mask = torch.zeros(0, 0, dtype=torch.bool)
-        """Which of the prefix tokens held are no padding, bool, shape (prefixes, prefix tokens)."""
+        """False for padding among the prefix tokens that are held, bool, shape (prefixes, prefix tokens)."""
 
     def begin(self, filled: Any, owners: torch.Tensor) -> None:
         super().begin(filled, owners)
@@ -276,16 +319,16 @@ class SlidingLayer(FullLayer):
         super().join(parts, copies)
 
     def keep(self, prefixes: torch.Tensor | None, first: int, rows: torch.Tensor, own_first: int) -> None:
-        # Its columns are not those of the others, so that it keeps its padding.
+        # `first` counts columns of full layers. This layer holds fewer columns, and keeps its padding.
         super().keep(prefixes, 0, rows, own_first)
         self._mask = _chosen(self._mask, prefixes)
 
     def _hidden(self, tokens: int, device: torch.device) -> torch.Tensor:
         branches, window = self._branches, self._window
         held, length = self._mask.shape[1], branches.own_mask.shape[1]
-        # How many own tokens of its row stand up to each of the last ones: of padding none, or less than none.
+        # The number of own tokens in the row up to and including each of the last tokens; 0 or less for padding.
         since = torch.arange(1 - tokens, 1, device=device) + branches.own_mask.sum(1).to(device)[:, None]
-        before = torch.arange(held - 1, -1, -1, device=device)  # the last token of a prefix is 0 before its end
+        before = torch.arange(held - 1, -1, -1, device=device)  # tokens after each prefix token: 0 for the last one
         prefix = (since[..., None] + before >= window) | ~self._mask[branches.owners.to(device), None]
         every = torch.ones(tokens, length, dtype=torch.bool, device=device)
         near = every.triu(length - tokens - window + 1).tril(length - tokens)
@@ -293,7 +336,7 @@ class SlidingLayer(FullLayer):
 
 
 class StateLayer(LinearAttentionLayer):  # type: ignore[misc]
-    """States of a layer whose tokens change them: of linear attention, or of a convolution; one set a row."""
+    """The states of a layer of linear attention or of convolution, one set for each row. Each token changes them."""
 
     def begin(self, filled: Any, owners: torch.Tensor) -> None:
         """See `FullLayer.begin`."""
@@ -319,10 +362,10 @@ class StateLayer(LinearAttentionLayer):  # type: ignore[misc]
         self.reorder_cache(rows)
 
     def begin_step(self, mask: torch.Tensor | None) -> None:
-        """Remember the states of rows that have nothing but padding in this step.
+        """Remember the states of the rows that are all padding in this step.
 
         Raises:
-            ValueError: a row has both, which no state would survive.
+            ValueError: a row has both tokens and padding. The padding would change its state.
         """
         self._kept = None
         if mask is None or bool(mask.all()):
@@ -333,7 +376,7 @@ class StateLayer(LinearAttentionLayer):  # type: ignore[misc]
         self._kept = idle, [state[moved(idle, state.device)] for state in self._states()]
 
     def end_step(self) -> None:
-        """Give them their states back."""
+        """Restore the states of the rows that were all padding."""
         if self._kept:
             idle, kept = self._kept
             pairs = zip(self._states(), kept, strict=True)
@@ -353,7 +396,7 @@ class StateLayer(LinearAttentionLayer):  # type: ignore[misc]
 
 
 class BorrowingLayer:
-    """A layer that attends to the keys of another one, and holds nothing."""
+    """A layer that attends to the keys of another layer, and holds nothing itself. All methods do nothing."""
 
     def begin(self, *_: Any) -> None: ...
     def branch(self, *_: Any) -> "BorrowingLayer":
@@ -369,16 +412,16 @@ class BorrowingLayer:
 
 
 def copied(rows: torch.Tensor, which: torch.Tensor | None) -> torch.Tensor:
-    """These rows; all, once each, if None."""
+    """The rows with these numbers, in this order; all rows as they are if `which` is None."""
     return rows if which is None else rows[which.to(rows.device)]
 
 
 def left_padded(parts: Sequence[torch.Tensor], *, room: int = 0) -> torch.Tensor:
-    """Parts of shape (rows, heads, tokens, size) one after the other, the shorter filled up on the left.
+    """Concatenate the rows of parts of shape (rows, heads, tokens, size). Shorter parts are padded on the left.
 
     Args:
-        parts: to put together.
-        room: filler on the right of all.
+        parts: the parts.
+        room: the number of empty columns to add on the right.
     """
     length = max(part.shape[2] for part in parts)
     widened = [functional.pad(part, (0, 0, length - part.shape[2], room)) for part in parts]
@@ -386,8 +429,17 @@ def left_padded(parts: Sequence[torch.Tensor], *, room: int = 0) -> torch.Tensor
 
 
 def _products(queries: torch.Tensor, keys: torch.Tensor, scaling: float) -> torch.Tensor:
-    """Scaled products of (many, heads, queries, size) and (many, heads, keys, size): (many, heads, queries, keys)."""
-    nothing = queries.new_empty(1)  # is not read where beta is 0
+    """Scaled products of queries and keys.
+
+    Args:
+        queries: shape (many, heads, queries, size).
+        keys: shape (many, heads, keys, size).
+        scaling: the factor.
+
+    Returns:
+        Shape (many, heads, queries, keys).
+    """
+    nothing = queries.new_empty(1)  # `baddbmm` does not read its input if beta is 0
     flat = torch.baddbmm(nothing, queries.flatten(0, 1), keys.flatten(0, 1).transpose(1, 2), beta=0, alpha=scaling)
     return flat.reshape(*queries.shape[:2], *flat.shape[1:])
 

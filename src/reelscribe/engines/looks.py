@@ -1,4 +1,4 @@
-"""One look at a clip, however many prefixes it is read with."""
+"""Running the vision and audio encoders once for a clip, however many prefixes hold it."""
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -7,14 +7,14 @@ from typing import Any, Final
 import torch
 
 _FEATURES: Final = ("get_video_features", "get_image_features", "get_audio_features")
-"""Methods by which models of Transformers make features of pixels and of sound."""
+"""The methods with which models of Transformers encode pixels and sound."""
 
 
 class OneLook:
-    """Lets a model make the features of a video once for several passes through its language model.
+    """Caches the features of the last video, so that several forward passes with it run the encoders only once.
 
     Args:
-        model: a loaded one.
+        model: a loaded model.
     """
 
     def __init__(self, model: Any) -> None:
@@ -25,7 +25,13 @@ class OneLook:
 
     @contextmanager
     def at(self, video: Mapping[str, torch.Tensor]) -> Iterator[None]:
-        """While the model looks at this video, its features are those of the last time, if that is the same."""
+        """Inside this context, the model reuses the features of the last call if that had the same video.
+
+        The encoder methods of the model are replaced on the instance, and restored at the end.
+
+        Args:
+            video: the inputs of the encoders, by name. The same video means the same object.
+        """
         if video is not self._video:
             self._video, self._made = video, {}
         wrapped = []
@@ -41,7 +47,7 @@ class OneLook:
                 del owner.__dict__[name]
 
     def forget(self) -> None:
-        """Hold no features any longer."""
+        """Drop the cached features."""
         self._video, self._made = None, {}
 
     def _once(self, name: str, make: Callable[..., Any]) -> Callable[..., Any]:

@@ -1,8 +1,8 @@
 """Models on a server that speaks OpenAI's protocol: vLLM, SGLang, OpenAI itself and many more.
 
-A window of requests is in flight on an event loop of its own, in a thread. Requests are pulled until the window is
-full, and answers handed out as they come. How large the window is, and when all of it waits, is the gate's affair (see
-`reelscribe.engines.gate`); what errors mean is the server's (`server`), and how clips are shown is `chat`'s.
+A window of requests is in flight on an event loop in a thread of its own. Requests are pulled until the window is full,
+and answers are given as they come. Three other modules do the rest: `gate` decides how large the window is and when all
+requests wait, `server` what errors mean, and `chat` how a clip is shown.
 """
 
 import json
@@ -35,19 +35,19 @@ from reelscribe.video.fetch import FetchLimits
 logger = logging.getLogger(__name__)
 
 BACK_OFF_SECONDS = 0.5
-"""First pause after a failure; each further one is twice as long."""
+"""The first pause after a failure. Each further pause is twice as long."""
 _ATTEMPTS: Final = 4
-"""How often a request is tried at which the server itself fails."""
+"""How often a request is tried if the server fails at it."""
 _WINDOW_BYTES: Final = 1 << 30
-"""Frames, pictures and files that requests in flight may hold. One request is always let through."""
+"""Bytes of frames, pictures and files that requests in flight may hold. One request is always let through."""
 _TAKES_FRAMES: Final = (0, 20)
 """The first version of vLLM that takes frames with their true times."""
 
 HELLO: Final[Mapping[str, Any]] = {"messages": [{"role": "user", "content": "Hello"}], "max_tokens": 1}
-"""A request that costs a token, to see what a server takes."""
+"""A request for one token, sent to find out what a server accepts."""
 
 _SILENCE_SAMPLES: Final = 16000
-"""A second of them is sent to see whether a server takes sound."""
+"""The number of samples, and the sampling rate, of the second of silence that shows whether a server takes sound."""
 
 _NOTHING: Final = Shown(parts=[], fields={})
 """For requests without a video."""
@@ -56,30 +56,30 @@ Reply = Generation | Failure
 
 
 class _Showing:
-    """A work's clip in the form in which the server is shown it. It is made once, for whichever request asks first.
+    """The clip of a work in the form that is sent to the server. The first request that needs it converts it, once.
 
     Args:
-        work: whose clip.
-        convert: makes the form.
+        work: the work.
+        convert: converts its clip.
     """
 
     def __init__(self, work: Work, convert: Callable[[Work], Shown]) -> None:
-        self._waiting = [work]  # until it is converted: pixels take much more room
+        self._waiting = [work]  # emptied by the conversion, since pixels take much more memory than the result
         self._convert = convert
         self._lock = anyio.Lock()
         self._made: Shown | ClipError = ClipError("engine", f"{work.clip.name} was not brought into the form to send.")
         self.held_bytes = _size(work)
 
     async def get(self) -> Shown:
-        """The form.
+        """The converted clip.
 
         Raises:
-            ClipError: the clip cannot be shown; to each request that asks.
+            ClipError: the clip cannot be shown. Each request that asks gets this error.
         """
         async with self._lock:
             if self._waiting:
                 try:
-                    # A file that is still fetched for nobody is not waited for.
+                    # If the request is cancelled, a file that is still being fetched is not waited for.
                     self._made = await anyio.to_thread.run_sync(
                         self._convert, self._waiting.pop(), abandon_on_cancel=True
                     )
@@ -92,27 +92,27 @@ class _Showing:
 
     @property
     def body_bytes(self) -> int:
-        """Bytes that it takes once more in the body of each request."""
+        """The bytes that the clip takes in the body of each request."""
         return self._made.held_bytes if isinstance(self._made, Shown) else 0
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class _Flight:
-    """A request on its way. Equal only to itself."""
+    """A request in flight. Compared by identity."""
 
     request: Request
     showing: _Showing | None
-    """None for a request without a video."""
+    """The clip that it shows; None for a request without a video."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Template:
-    """What is known of the chat template of a server."""
+    """What is known about the chat template of a server."""
 
     fields: Mapping[str, Any]
-    """Of the body, which say whether to let the model think."""
+    """Fields of the request body that turn thinking on or off."""
     opens_thought: bool
-    """Whether it opens a thought, so that answers begin inside."""
+    """Whether the template opens a thought at the end of the prompt, so that answers begin within it."""
 
     def without_thought(self) -> dict[str, Any]:
         """The fields for an answer that is one word."""
@@ -120,11 +120,14 @@ class Template:
 
     @classmethod
     def of(cls, server: Server, model: str, settings: Settings, *, vllm: bool) -> "Template":
-        """Ask a vLLM server. Others get a field only to switch thinking on: they may refuse what they do not know."""
+        """Find out what a server's template does. Only vLLM can be asked.
+
+        Other servers get the field only to turn thinking on, since they may refuse fields that they do not know.
+        """
         thinking = settings.thinking
         fields = {"chat_template_kwargs": {"enable_thinking": thinking}}
         hello = {"model": model, **HELLO, **fields}
-        if not thinking and not (vllm and server.takes(hello)):  # vLLM refuses it for tokenizers of Mistral
+        if not thinking and not (vllm and server.takes(hello)):  # vLLM refuses the field with Mistral's tokenizers
             return cls(fields={}, opens_thought=False)
         end = server.prompt_end(with_fields(hello, _only_template(settings.extra_body))) if vllm else ""
         return cls(fields=fields, opens_thought=end.rfind(OPENING) > end.rfind(CLOSING))
@@ -134,13 +137,13 @@ class OpenAIEngine:
     """A model on a server.
 
     Args:
-        server: where it is.
-        model: as the server calls it.
-        settings: what to send, and how patiently.
-        vllm: whether the server is vLLM, which knows the checkpoint's own sampling and tells more.
+        server: the server.
+        model: the model's name on the server.
+        settings: of the run: concurrency, time limits, additional fields of the body and so on.
+        vllm: whether the server is vLLM, which uses the checkpoint's own sampling defaults and can give more details.
         send: "frames", "images" or "video"; see `reelscribe.engines.chat`.
-        template: what is known of the server's chat template.
-        back_off_seconds: first pause after a failure.
+        template: what is known about the server's chat template.
+        back_off_seconds: the first pause after a failure.
     """
 
     def __init__(
@@ -160,10 +163,10 @@ class OpenAIEngine:
         self._send = send
         self._template = template
         self._back_off = back_off_seconds
-        self._takes_n: bool | None = None  # not known yet
+        self._takes_n: bool | None = None  # whether it gives several candidates for one request; None: not known yet
         self._failed_in_a_row = self._denied_in_a_row = 0
         self._refused_before = False
-        # What a frame costs on a server is its own affair, unless it takes ours for the video.
+        # What a clip costs is known only if the server takes our frames as the video.
         told: dict[str, Any] = {} if send == "frames" else {"video_tokens": None}
         if send == "images":
             told["times_given"] = "words"
@@ -179,7 +182,7 @@ class OpenAIEngine:
         )
 
     def generate(self, works: Iterator[Work]) -> Iterator[Reply]:
-        """Keep a window of requests in flight, and answer them as the server does. Those of a work share its clip."""
+        """Keep a window of requests in flight, and give the answers as they come. Requests of a work share its clip."""
         gate = Gate(
             most=self._settings.max_concurrency,
             patience_seconds=self._settings.retry_seconds,
@@ -217,7 +220,7 @@ class OpenAIEngine:
                     finished = [future for future in flying if future.done()]
                     for future in finished:
                         del flying[future]
-                    # What is finished is handed out, also where another request found that the server is broken.
+                    # Hand out the finished answers before an exception of another request ends the run.
                     yield from (future.result() for future in finished if not future.exception())
                     for future in finished:
                         future.result()
@@ -226,7 +229,7 @@ class OpenAIEngine:
                     future.cancel()
 
     def _flights(self, work: Work) -> Iterator[_Flight]:
-        """One for each request."""
+        """The requests of a work, ready to be sent. They share the converted clip."""
 
         def convert(work: Work) -> Shown:
             limits, words = FetchLimits.of(self._settings), words_of(self.info.model)
@@ -236,7 +239,7 @@ class OpenAIEngine:
         return (_Flight(request=each, showing=showing if each.video else None) for each in work.requests)
 
     def _has_room(self, flying: Mapping["Future[Reply]", _Flight], gate: Gate) -> bool:
-        """Whether one more request may be in flight; one may always."""
+        """Whether one more request may be in flight. One request always may."""
         showings = [flight.showing for flight in flying.values() if flight.showing]
         held = sum(each.held_bytes for each in set(showings)) + sum(each.body_bytes for each in showings)
         return not flying or (len(flying) < gate.limit and held < _WINDOW_BYTES)
@@ -270,7 +273,11 @@ class OpenAIEngine:
     async def _judge(
         self, request: Request, captions: Sequence[str], shown: Shown, client: httpx2.AsyncClient, gate: Gate
     ) -> dict[str, float | None]:
-        """Ask of each caption whether it holds: the clip is sent once more with each."""
+        """Ask the model of each caption whether it is true. Each of these requests sends the clip again.
+
+        Returns:
+            The probability of "yes" by caption; None if the server does not say it.
+        """
         found = {}
         for caption in captions:
             answer = await self._try(request.judging(caption), shown, 0, 1, client, gate, judges=True)
@@ -278,7 +285,15 @@ class OpenAIEngine:
         return found
 
     async def _ask(self, request: Request, shown: Shown, first: int, client: httpx2.AsyncClient, gate: Gate) -> Answer:
-        """Ask for the candidates from this number on: all at once, where the server takes that, or the next one."""
+        """Ask for the missing candidates: all at once if the server accepts that, else for the next one.
+
+        Args:
+            request: the request.
+            shown: its clip.
+            first: the number of the first missing candidate.
+            client: to send with.
+            gate: that the attempt must pass.
+        """
         missing = request.num_captions - first
         if missing > 1 and self._takes_n is not False:
             try:
@@ -306,7 +321,21 @@ class OpenAIEngine:
         *,
         judges: bool = False,
     ) -> Answer:
-        """Ask, and ask again where the server fails at it."""
+        """Send a request, and try again if the server fails at it, `_ATTEMPTS` times in all.
+
+        Args:
+            request: the request.
+            shown: its clip.
+            first: the number of the first candidate to ask for.
+            count: how many candidates to ask for.
+            client: to send with.
+            gate: that each attempt must pass.
+            judges: whether this is a judge's question.
+
+        Raises:
+            FailedError: the server failed each time.
+            RefusedError, ClipError, EngineError: see `Gate.attempt`.
+        """
         fields = body(
             request,
             shown,
@@ -317,11 +346,11 @@ class OpenAIEngine:
             judges=judges,
         )
         if self._vllm and count > 1:
-            fields["return_token_ids"] = True  # else only the sum of tokens is told
+            fields["return_token_ids"] = True  # else vLLM gives only the number of tokens of all candidates together
         fields.update(self._template.without_thought() if judges else self._template.fields)
         content = await anyio.to_thread.run_sync(_dumps, with_fields(fields, self._settings.extra_body))
 
-        # An answer that keeps to a schema has no room for a thought.
+        # An answer that matches a schema cannot contain a thought.
         opens_thought = self._template.opens_thought and not request.schema
 
         async def once() -> Answer:
@@ -336,10 +365,10 @@ class OpenAIEngine:
         return await gate.attempt(once)
 
     async def _count(self, exc: Exception, others: "_Others") -> None:
-        """Keep account of what failed.
+        """Count failures in a row.
 
         Raises:
-            EngineError: the server failed at too many requests in a row, or takes none any more.
+            EngineError: the server failed at too many requests in a row, or denies all requests.
         """
         if isinstance(exc, RefusedError) and not self._refused_before:
             self._refused_before = True
@@ -359,11 +388,14 @@ class OpenAIEngine:
 
 
 class _Others:
-    """What requests in flight know of each other, and of the server. For one event loop.
+    """What the requests in flight know about each other and about the server. Use it in one event loop only.
+
+    A server may deny a request because of its content, or because the key or the model is wrong. In the latter case it
+    denies all of them. This class tells the two cases apart.
 
     Args:
-        server: that they are sent to.
-        model: as it calls it.
+        server: that the requests are sent to.
+        model: the model's name on the server.
     """
 
     def __init__(self, server: Server, model: str) -> None:
@@ -374,7 +406,7 @@ class _Others:
 
     @contextmanager
     def joined(self) -> Iterator[None]:
-        """Around the time that a request is in flight."""
+        """A context for the time that a request is in flight."""
         self._in_flight += 1
         try:
             yield
@@ -383,10 +415,12 @@ class _Others:
             self.tell()
 
     async def wait_for_answer(self, exc: DeniedError) -> None:
-        """Wait until anything else is answered: then the denied request is at fault itself.
+        """Wait until the server has answered any request. Then the denied request itself is at fault.
+
+        If all requests in flight are denied, a harmless request decides; see `ask_plainly`.
 
         Raises:
-            EngineError: the server denies everything.
+            EngineError: the server denies all requests.
         """
         self._denied += 1
         self.tell()
@@ -400,10 +434,10 @@ class _Others:
             self._denied -= 1
 
     async def ask_plainly(self, exc: DeniedError) -> None:
-        """Ask what no server moderates, when a request was denied.
+        """Send a request that no server would moderate, after a request was denied.
 
         Raises:
-            EngineError: that is denied, too: the key or the model is wrong.
+            EngineError: that is denied too. So the key or the model is wrong.
         """
         async with self._one_asks:
             if self._denied and self._server.has_answered:
@@ -415,16 +449,16 @@ class _Others:
             self.tell()
 
     def tell(self) -> None:
-        """Wake those that wait."""
+        """Wake the requests that wait in `wait_for_answer`."""
         self._changed.set()
         self._changed = anyio.Event()
 
 
 def load(settings: Settings) -> OpenAIEngine:
-    """The engine that the settings describe; asks the server what it has.
+    """Load the engine that the settings describe. This asks the server for its models and for what it accepts.
 
     Raises:
-        SettingsError: the address or the key cannot be used.
+        SettingsError: the address or the key cannot be used, or the model takes no sound and `audio` is set.
         EngineError: the server cannot be reached, refuses the key, or does not have the model.
     """
     server = Server(settings.base_url, settings.api_key_env, settings.request_timeout)
@@ -445,12 +479,12 @@ def load(settings: Settings) -> OpenAIEngine:
 
 
 def _only_template(extra: Mapping[str, Any]) -> dict[str, Any]:
-    """Those fields of a body that have a say in the prompt."""
+    """The fields of a body that change the prompt."""
     return {name: value for name, value in extra.items() if name.startswith("chat_template")}
 
 
 def _takes_frames(server: Server, model: str) -> bool:
-    """Whether a vLLM server takes frames as one video, with their times."""
+    """Whether a vLLM server takes frames as one video with their times. If not, a warning says why."""
     if server.vllm_version() < _TAKES_FRAMES:
         logger.warning("The server's vLLM takes no frames with their times; at least %d.%d does.", *_TAKES_FRAMES)
     elif not server.takes({"model": model, **HELLO, "media_io_kwargs": {"video": {"num_frames": -1}}}):
@@ -468,7 +502,16 @@ def _takes_sound(server: Server, model: str) -> bool:
 
 
 def _choose_model(name: str, served: list[ServedModel] | None, server: Server) -> ServedModel:
-    """The model of this name; or the only one, where nobody chose."""
+    """The model of this name, or the server's only model if the name is the default.
+
+    Args:
+        name: from the settings.
+        served: the server's models; None if it has no list. Then the name is taken as it is.
+        server: for the error.
+
+    Raises:
+        EngineError: the server does not have the model.
+    """
     if served is None:
         return ServedModel(name=name, owner="")
     for model in served:
@@ -482,7 +525,7 @@ def _choose_model(name: str, served: list[ServedModel] | None, server: Server) -
 
 
 def _size(prepared: Work) -> int:
-    """About how many bytes a work holds until its clip is encoded."""
+    """The approximate number of bytes that a work holds until its clip is converted."""
     clip = prepared.clip
     if prepared.frames.pixels.size:
         return prepared.frames.pixels.nbytes
@@ -490,7 +533,7 @@ def _size(prepared: Work) -> int:
         return len(clip.source)
     try:
         return 0 if is_web_address(clip) else clip.path.stat().st_size
-    except (OSError, ValueError):  # its row's failure, once it is to be read
+    except (OSError, ValueError):  # the row fails later, when the file is read
         return 0
 
 

@@ -1,10 +1,10 @@
-"""Attention by flash kernels, which keep no scores in memory, to prompts that stay where they are.
+"""Attention with flash kernels, which keep no scores in memory, to prompts that are not moved when rows join or leave.
 
-The prompts of all rows lie in one buffer, one after the other and without padding. Prompts that join are written
-behind the others; those that leave leave a gap. Only if there is no room behind the last one is the buffer copied.
+The keys and values of all prompts lie in one buffer, one after the other and without padding. New prompts are written
+after the last one. A prompt that leaves leaves a gap. The buffer is copied only if there is no room at its end.
 
-Each row attends to its prompt and to its own tokens by a kernel each. Both give the logarithm of their sums of
-exponentials, by which the two results are weighed.
+One kernel call attends to the prompts and one to the rows' own tokens. Each also returns the logarithm of its sum of
+exponentials, from which the weights of the two results follow.
 """
 
 import functools
@@ -26,19 +26,19 @@ logger = logging.getLogger(__name__)
 _Made = TypeVar("_Made")
 
 SLACK: Final = 1.25
-"""How much larger a new buffer for prompts is than the prompts in it, so that few joins copy them."""
+"""The size of a new buffer for prompts, as a multiple of the prompts in it, so that few joins copy them."""
 _LARGEST_HEAD: Final = 256
-"""Of PyTorch's flash kernels. They also take sizes alone that are multiples of 8."""
+"""The largest head size that PyTorch's flash kernels take. It must also be a multiple of 8."""
 
 
 def packs(keys: torch.Tensor | None, values: torch.Tensor | None) -> bool:
-    """Whether a layer with such keys and values is to be a `PackedLayer`: on a GPU whose flash kernels take them.
+    """Whether a layer with these keys and values should be a `PackedLayer`: on a GPU whose flash kernels take them.
 
-    On a CPU a `FullLayer` is faster, since it takes all prompts in one operation.
+    On a CPU a `FullLayer` is faster, since it handles all prompts in one operation.
 
     Args:
-        keys: shape (prefixes, heads, tokens, size of a head); None if there are none yet.
-        values: likewise.
+        keys: shape (prefixes, heads, tokens, head size); None if there are none yet.
+        values: of the same shape, or None.
     """
     if keys is None or values is None or keys.device.type != "cuda" or torch.version.hip:
         return False
@@ -59,22 +59,22 @@ def flash(
     scaling: float,
     is_causal: bool = False,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Attention of several sequences, which lie one after the other.
+    """Attention of several sequences that lie one after the other in the same tensors.
 
     Args:
-        query: shape (queries, query heads, size of a head).
-        held: keys and values, each of shape (tokens, heads, size of a head). Query heads that stand together share a
-            head, if there are more.
+        query: shape (queries, query heads, head size).
+        held: keys and values, each of shape (tokens, heads, head size). If there are more query heads than heads,
+            neighbouring query heads share one.
         asked: where the queries of each sequence begin, and where the last ones end; int32, shape (sequences + 1,).
-        starts: where its keys begin, and where there are no more; int32, shape (sequences + 1,).
-        used: how many keys it has, which may be fewer than there is room for; int32, shape (sequences,).
-        most: queries and keys of a sequence, at most.
-        scaling: of the products.
-        is_causal: whether the last query sees all keys, and each before it one key less.
+        starts: where the keys of each sequence begin, and where the last room ends; int32, shape (sequences + 1,).
+        used: the number of keys of each sequence, which may be fewer than its room; int32, shape (sequences,).
+        most: the largest numbers of queries and of keys of a sequence.
+        scaling: the factor for the products of queries and keys.
+        is_causal: whether the last query of a sequence sees all keys, and each query before it one key less.
 
     Returns:
-        What is seen, like the queries, and the logarithms of the sums of exponentials, float32, shape
-        (query heads, queries). A query that sees no key has 0 and infinity.
+        The results, of the shape of the queries, and the logarithms of the sums of exponentials, float32, shape
+        (query heads, queries). For a query that sees no key these are 0 and infinity.
     """
     if query.device.type == "cuda":
         seen, sums, *_ = torch.ops.aten._flash_attention_forward(
@@ -85,7 +85,7 @@ def flash(
     sums = query.new_full(query.shape[1::-1], torch.inf, dtype=torch.float32)
     bounds = zip(itertools.pairwise(asked.tolist()), starts.tolist(), used.tolist(), strict=False)
     for (begin, end), start, count in bounds:
-        first = max(begin, end - count) if is_causal else begin  # those before see none
+        first = max(begin, end - count) if is_causal else begin  # earlier queries see no key
         if first == end or not count:
             continue
         mask = None
@@ -102,27 +102,32 @@ def flash(
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Places:
-    """Where prompts lie in a buffer, in ascending order."""
+    """Where prompts lie in a buffer, in ascending order. Counted in tokens."""
 
     starts: torch.Tensor
-    """Where each begins, and where the last one's room ends; int32, shape (prefixes + 1,)."""
+    """The start of each prompt, and the end of the last one's room; int32, shape (prefixes + 1,)."""
     lengths: torch.Tensor
-    """Tokens of each, int32, shape (prefixes,)."""
+    """The number of tokens of each prompt, int32, shape (prefixes,)."""
     end: int
-    """Tokens of the buffer up to the end of the last one's room."""
+    """The end of the last prompt's room, as a number on the host."""
 
     @classmethod
     def of(cls, lengths: torch.Tensor, end: int) -> "Places":
-        """Prompts without gaps between them, with so many tokens together."""
+        """Places of prompts without gaps between them.
+
+        Args:
+            lengths: the number of tokens of each, shape (prefixes,).
+            end: the sum of the lengths, as a number on the host.
+        """
         return cls(starts=_bounds(lengths), lengths=lengths.int(), end=end)
 
     def chosen(self, prefixes: torch.Tensor) -> "Places":
-        """Those of some prompts. The others leave gaps."""
+        """The places of some of the prompts. The others leave gaps."""
         starts = torch.cat([self.starts[prefixes], self.starts[-1:]])
         return Places(starts=starts, lengths=self.lengths[prefixes], end=self.end)
 
     def then(self, others: Sequence["Places"]) -> "Places":
-        """With the prompts of others behind, all of whose rooms are as they are."""
+        """These places, followed by those of other buffers, which are appended with their gaps."""
         places = [self, *others]
         offsets = list(itertools.accumulate((each.end for each in places), initial=0))
         starts = [each.starts[:-1] + offset for each, offset in zip(places, offsets, strict=False)]
@@ -131,7 +136,7 @@ class Places:
         return Places(starts=torch.cat([*starts, end]), lengths=lengths, end=offsets[-1])
 
     def without_gaps(self) -> tuple["Places", torch.Tensor]:
-        """Where they come to lie if the gaps are taken out, and which tokens of the buffer they are, int64."""
+        """The places after all gaps are removed, and the indices of the tokens to keep, int64, shape (tokens,)."""
         end = int(self.lengths.sum())
         made = Places.of(self.lengths, end)
         shifts = (self.starts - made.starts)[:-1].repeat_interleave(self.lengths.long(), output_size=end)
@@ -139,20 +144,20 @@ class Places:
 
 
 class PackedLayer(FullLayer):
-    """Keys and values of a layer that attends to all tokens before each, as flash kernels take them.
+    """Keys and values of a layer with full causal attention, in the layout that flash kernels take.
 
-    Keys and values of prompts (`prefix`) are of shape (tokens, heads, size of a head), with room behind; those of rows'
-    own tokens (`own`) of shape (rows, room, heads, size of a head).
+    Keys and values of prompts (`prefix`) have the shape (tokens, heads, head size), with room at the end. Those of the
+    rows' own tokens (`own`) have the shape (rows, room, heads, head size).
 
     Args:
         branches: of the cache.
     """
 
     _places: Places
-    """Of prompts in `prefix`."""
+    """The places of the prompts in `prefix`."""
 
     def _once(self, name: str, make: Callable[[], _Made]) -> _Made:
-        """What is the same for all packed layers on a device."""
+        """Make a value that is the same for all packed layers on a device, only once; see `Branches.once`."""
         return self._branches.once((PackedLayer, name, self.prefix[0].device), make)
 
     def begin(self, filled: Any, owners: torch.Tensor) -> None:
@@ -209,7 +214,8 @@ class PackedLayer(FullLayer):
         heads = self.own[0].shape[2]
         group, places = query_heads // heads, self._places
         sequences = self._once(f"attend {tokens} {group}", lambda: self._sequences(tokens, group))
-        # Query heads that share a head stand beside each other, like rows that share a prompt: its keys are read once.
+        # Query heads that share a head become further queries of the same sequence, as rows that share a prompt do. So
+        # the kernel reads the prompt's keys once for all of them.
         asking = query.reshape(rows, heads, group, tokens, size).permute(0, 2, 3, 1, 4).reshape(-1, heads, size)
         branches = self._branches
         of_prompt, prompt_sums = flash(
@@ -253,32 +259,33 @@ class PackedLayer(FullLayer):
 
 
 class _Sequences(NamedTuple):
-    """What `flash` takes for the tokens of a step; all int32."""
+    """Arguments of `flash` that are the same for all layers in a step; all int32."""
 
     to_prompts: torch.Tensor
-    """Where the queries to each prompt begin, shape (prefixes + 1,)."""
+    """Where the queries to each prompt begin, and where the last ones end, shape (prefixes + 1,)."""
     to_own: torch.Tensor
-    """Where those to each row's own tokens begin, shape (rows + 1,)."""
+    """Where the queries to each row's own tokens begin, and where the last ones end, shape (rows + 1,)."""
     own_starts: torch.Tensor
-    """Where those tokens begin, behind padding, shape (rows + 1,)."""
+    """Where each row's own tokens begin, after their padding, and where the buffer ends, shape (rows + 1,)."""
     own_lengths: torch.Tensor
-    """How many there are, shape (rows,)."""
+    """The number of own tokens of each row, shape (rows,)."""
 
 
 def _bounds(lengths: torch.Tensor) -> torch.Tensor:
-    """Where each begins that follows the others, and where the last one ends, int32."""
+    """The starts of sequences of these lengths that follow each other, and the end of the last one, int32."""
     return functional.pad(lengths.cumsum(0), (1, 0)).int()
 
 
 def _joined(places: Sequence[Places], room: int) -> tuple[Places, list[torch.Tensor] | None]:
-    """Where prompts of several buffers lie together.
+    """Plan how the prompts of several buffers come to lie in one.
 
     Args:
-        places: of each buffer.
-        room: tokens that the first buffer has room for.
+        places: of the prompts in each buffer.
+        room: the size of the first buffer, in tokens.
 
     Returns:
-        Their places; and which tokens of each buffer go to a new one, or None if the first has room for all.
+        The places of all prompts; and None if they fit into the first buffer, or for each buffer the indices of the
+        tokens that are copied to a new one.
     """
     first, *others = places
     together = first.then(others)
@@ -290,7 +297,13 @@ def _joined(places: Sequence[Places], room: int) -> tuple[Places, list[torch.Ten
 
 
 def _put(buffers: Sequence[torch.Tensor], ends: Sequence[int], moved: list[torch.Tensor] | None) -> torch.Tensor:
-    """The buffer of tokens of several: the first, with the others' behind, or a new one; see `_joined`."""
+    """Join buffers: append the others' tokens to the first, or copy the tokens `moved` of each to a new buffer.
+
+    Args:
+        buffers: keys, or values, each of shape (room, heads, head size).
+        ends: the end of the prompts in each buffer.
+        moved: as `_joined` returns it.
+    """
     first, *others = buffers
     if moved is None:
         start = ends[0]
@@ -306,19 +319,21 @@ def _put(buffers: Sequence[torch.Tensor], ends: Sequence[int], moved: list[torch
 
 
 def _left_padded(parts: Sequence[torch.Tensor]) -> torch.Tensor:
-    """Parts of shape (rows, tokens, heads, size) one after the other, padded on the left, with room on the right."""
+    """Concatenate parts of shape (rows, tokens, heads, size), with padding on the left and `ROOM` on the right."""
     length = max(part.shape[1] for part in parts)
     return torch.cat([functional.pad(part, (0, 0, 0, 0, length - part.shape[1], ROOM)) for part in parts])
 
 
 @functools.cache
 def agrees(device: torch.device, dtype: torch.dtype, size: int) -> bool:
-    """Whether flash kernels give what plain attention gives, found out with a few numbers. If not, a warning says why.
+    """Whether flash kernels give the same results as plain attention, tried with random numbers.
+
+    If they do not, a warning says why.
 
     Args:
         device: where the kernels run.
         dtype: of keys and values.
-        size: of a head.
+        size: the size of a head.
     """
     try:
         ours, plain = (_trial(kind, device, dtype, size) for kind in (PackedLayer, FullLayer))
@@ -335,7 +350,7 @@ def agrees(device: torch.device, dtype: torch.dtype, size: int) -> bool:
 
 @torch.inference_mode()
 def _trial(kind: type[FullLayer], device: torch.device, dtype: torch.dtype, size: int) -> torch.Tensor:
-    """What rows of two prompts see with three tokens and with one more."""
+    """The attention results of three rows with two prompts, for a step of three tokens and one of a single token."""
     numbers = torch.Generator().manual_seed(0)
 
     def some(*shape: int) -> torch.Tensor:

@@ -1,4 +1,4 @@
-"""Frames to the patches that a vision encoder of Qwen's layout takes."""
+"""Cutting frames into patches in the layout of Qwen's vision encoders."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -12,24 +12,26 @@ from numpy.typing import NDArray
 class Cut:
     """How frames are cut into patches.
 
-    Bytes are cut, moved to the device as they are, and turned to floats once, there: a processor of Transformers turns
-    whole batches of pixels to floats over and over.
+    Pixels are cut and moved to the device as bytes, and converted to floats once, on the device. The processors of
+    Transformers convert whole batches of pixels to floats several times.
     """
 
     patch: int
-    """Side of a patch, in pixels."""
+    """The side of a patch, in pixels."""
     merge: int
-    """Patches of a row, and of a column, that become one token. They stand next to each other."""
+    """Squares of `merge` x `merge` patches become one token. Their patches follow each other."""
     temporal: int
-    """Frames of a patch."""
+    """The number of frames in a patch."""
     mean: tuple[float, ...]
-    """Of each colour, of pixels that are bytes times `rescale`."""
+    """The mean of each colour, for pixels that are bytes times `rescale`."""
     deviation: tuple[float, ...]
+    """The standard deviation of each colour, for the same pixels."""
     rescale: float
+    """The factor from bytes to the pixels that `mean` and `deviation` are for."""
 
     @classmethod
     def of(cls, video_processor: Any) -> "Cut | None":
-        """As a video processor says; None if it has no such words."""
+        """Read the cut from a video processor's attributes; None if it lacks one of them."""
         try:
             return cls(
                 patch=int(video_processor.patch_size),
@@ -44,20 +46,20 @@ class Cut:
 
     @property
     def side(self) -> int:
-        """Of the square that becomes one token, in pixels."""
+        """The side of the square that becomes one token, in pixels."""
         return self.patch * self.merge
 
     def patches(self, pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        """Cut frames into patches. A last group of frames that is not full has its last frame repeated.
+        """Cut frames into patches. The last frame is repeated until the last group of frames is full.
 
         Args:
             pixels: uint8, shape (frames, height, width, colours).
 
         Returns:
-            Shape (patches, colours x temporal x patch x patch).
+            The patches, uint8, shape (patches, colours x temporal x patch x patch).
 
         Raises:
-            ValueError: frames are not of a size that patches fill.
+            ValueError: height or width is not a multiple of `side`.
         """
         odd = -len(pixels) % self.temporal
         if odd:
@@ -69,8 +71,12 @@ class Cut:
         return cut.transpose(0, 2, 5, 3, 6, 8, 1, 4, 7).reshape(-1, colors * temporal * patch**2)
 
     def scales(self, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
-        """Mean and deviation of the bytes of a patch, float32, on a device; for `floats`."""
-        values = self.temporal * self.patch**2  # of one colour in a patch
+        """Mean and standard deviation of each byte of a patch, for `floats`.
+
+        Returns:
+            Two tensors on the device, float32, shape (colours x temporal x patch x patch,).
+        """
+        values = self.temporal * self.patch**2  # bytes of one colour in a patch
         mean, deviation = (
             (torch.tensor(each) * (1 / self.rescale)).repeat_interleave(values).to(device)
             for each in (self.mean, self.deviation)
@@ -79,6 +85,11 @@ class Cut:
 
 
 def floats(patches: torch.Tensor, scales: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
-    """Patches as the encoder takes them, float32, on their device; `scales` are those of the `Cut`."""
+    """Normalise patches for the encoder: uint8 to float32, of the same shape, on the same device.
+
+    Args:
+        patches: shape (patches, bytes of a patch).
+        scales: from `Cut.scales`.
+    """
     mean, deviation = scales
-    return patches.float().sub_(mean).div_(deviation)  # a difference of bytes and floats would take twice as long
+    return patches.float().sub_(mean).div_(deviation)  # in place: subtracting floats from bytes takes twice as long

@@ -1,7 +1,8 @@
-"""How to spread a model over GPUs: arithmetic on its size, which is counted on the model that its configuration makes.
+"""Planning how to spread a model over GPUs, from the size of the model that its configuration describes.
 
-Tensor parallelism splits a model that one GPU cannot hold, and pays for it with talk between the GPUs at every layer.
-Replicas talk about nothing. So the plan is the smallest tensor parallelism that fits, and replicas for the rest.
+Tensor parallelism splits a model that one GPU cannot hold, at the cost of communication between the GPUs in every
+layer. Replicas do not communicate. So the plan is the smallest tensor parallelism that fits, and as many replicas as
+the GPUs allow.
 """
 
 import copy
@@ -16,53 +17,56 @@ from reelscribe.errors import ModelError, SettingsError
 from reelscribe.video.sampling import FrameBudget
 
 logger = logging.getLogger(__name__)
-"""Plans are told here, so that a program can show them and nothing else."""
+"""The engine logs its plan here, so that a program can show plans and nothing else."""
 
 MEMORY_SHARE: Final = 0.9
-"""Of each GPU's memory, what the engine may use. The rest is for the CUDA context and for others."""
+"""The share of each GPU's memory that the engine may use. The rest is for the CUDA context and other programs."""
 _WORKING_BYTES: Final = 2 * 10**9
-"""Activations of a step, the vision encoder's included, on each GPU."""
+"""Bytes of each GPU for the activations of a step, the vision encoder's included."""
 CLIPS: Final = 4
-"""So many of the longest clips are to find room in the cache at once: with fewer the GPU would wait."""
+"""The number of longest clips that the cache should hold at once. With fewer, the GPU would have to wait."""
 _WORDS_TOKENS: Final = 2048
-"""Prompt, times of the frames and answer, for the plan."""
+"""Tokens that a plan assumes for the prompt, the times of the frames and the answer together."""
 
 _BITS: Final = {"bitsandbytes": 8, "fp8": 8, "fbgemm_fp8": 8, "mxfp8": 8, "mxfp4": 4, "nvfp4": 4}
-"""Of a weight, by ways to quantise whose configuration does not say so. Of any other it is not known: 16, at most."""
+"""Bits of a weight, by quantisation methods whose configuration does not say it. For other methods without that, 16 is
+assumed, the most that it can be."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ModelSize:
-    """What a model takes of a GPU's memory."""
+    """The memory that a model needs on GPUs."""
 
     text_bytes: int
-    """Weights of the language model, which tensor parallelism splits."""
+    """Bytes of the language model's weights, which tensor parallelism splits."""
     vision_bytes: int
-    """Weights of the vision encoder. Each GPU holds them whole: it is the clips that are dealt out there."""
+    """Bytes of the vision encoder's weights. Each GPU holds all of them: clips, not weights, are spread over GPUs
+    there."""
     layers: int
-    """Those with keys and values in the cache."""
+    """The number of layers with keys and values in the cache."""
     heads: int
     kv_heads: int
     head_dim: int
     state_bytes: int = 0
-    """States of a sequence, however long it is, in layers of linear attention and of convolutions."""
+    """Bytes of the states of a sequence of any length, in layers of linear attention and of convolution."""
     is_mixture: bool = False
-    """A mixture of experts."""
+    """Whether the model is a mixture of experts."""
     is_exact: bool = True
-    """False: the weights are an estimate from names in the configuration."""
+    """Whether the weights were counted. If not, they are an estimate from the configuration."""
 
     @classmethod
     def of(cls, config: Any, *, bytes_on_disk: int | None = None) -> "ModelSize":
-        """Count the weights of the model that a configuration makes, of any family that Transformers knows.
+        """Count the weights of the model that a configuration describes, for any family that Transformers knows.
 
-        If it cannot be made (PyTorch is missing, or its code is not in Transformers), this is `estimated`.
+        If the model cannot be built (PyTorch is missing, or Transformers lacks its code), the size is `estimated`.
 
         Args:
             config: a configuration of Transformers.
-            bytes_on_disk: of its weights, if they are there to be measured; what is not the encoder's is the text's.
+            bytes_on_disk: the size of its weight files, if they are there. What is not the vision encoder's counts as
+                the language model's.
 
         Raises:
-            ModelError: nor can it be estimated.
+            ModelError: the model can neither be built nor estimated.
         """
         try:
             return cls._from(_counted(config), config.get_text_config().to_dict(), config.to_dict(), bytes_on_disk)
@@ -78,7 +82,7 @@ class ModelSize:
 
     @classmethod
     def estimated(cls, config: Mapping[str, Any], *, bytes_on_disk: int | None = None) -> "ModelSize":
-        """Reckon the weights from names in a config.json of the Qwen3-VL family: exact for these, if no name changed.
+        """Compute the weights from a config.json with the names of the Qwen3-VL family. For that family it is exact.
 
         Raises:
             KeyError: a name is missing.
@@ -110,28 +114,34 @@ class ModelSize:
         )
 
     def gpu_bytes(self, tp: int, cached_tokens: int, *, sequences: int = 0) -> int:
-        """What each of `tp` GPUs must hold: weights, a cache of so many tokens and sequences, and room to work."""
-        kv_heads = math.ceil(self.kv_heads / tp)  # a head that cannot be split is copied
+        """The bytes that each of `tp` GPUs must hold: weights, cache and working memory.
+
+        Args:
+            tp: the number of GPUs for one replica.
+            cached_tokens: tokens in the cache.
+            sequences: sequences with states.
+        """
+        kv_heads = math.ceil(self.kv_heads / tp)  # with more GPUs than heads, heads are copied
         cache = 2 * 2 * self.layers * kv_heads * self.head_dim * cached_tokens
         cache += self.state_bytes * sequences // tp
         return self.text_bytes // tp + self.vision_bytes + cache + _WORKING_BYTES
 
     def splits(self, tp: int) -> bool:
-        """Whether the attention heads can be dealt out to so many GPUs."""
+        """Whether the attention heads can be split evenly over this many GPUs."""
         return self.heads % tp == 0 and (self.kv_heads % tp == 0 or tp % self.kv_heads == 0)
 
 
 class _Weights(NamedTuple):
-    """How many there are."""
+    """The numbers of weights of the parts of a model."""
 
     layers: int
-    """Of the language model, without its embeddings."""
+    """The weights of the language model without its embeddings."""
     embeddings: int
     vision: int
-    """All others: encoders, and what leads from them to the language model."""
+    """All other weights: those of encoders and of the projections to the language model."""
     has_experts: bool
     state_bytes: int = 0
-    """See `ModelSize`."""
+    """See `ModelSize.state_bytes`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -143,9 +153,9 @@ class Plan:
     dp: int
     """Data parallelism: replicas."""
     reason: str
-    """Why, in a sentence."""
+    """The reason for the plan, in a sentence."""
     clips: int = CLIPS
-    """Of the longest ones, so many have room in the cache at least."""
+    """The number of longest clips for which the cache has room at least."""
 
     def __str__(self) -> str:
         copies = "one replica of the model" if self.dp == 1 else f"{self.dp} replicas of the model, each"
@@ -166,10 +176,10 @@ def plan(
     Args:
         size: of the model.
         gpu_bytes: memory of each visible GPU; empty on a CPU.
-        longest_tokens: of the longest request: video, prompt and answer.
-        tp: GPUs for each replica, where the user says so; then it is not asked whether the model fits.
-        dp: replicas, where the user says so; all GPUs are dealt out to them.
-        memory_share: of each GPU's memory, what may be used.
+        longest_tokens: tokens of the longest request: video, prompt and answer.
+        tp: the user's number of GPUs for each replica, if set. Then it is not checked whether the model fits.
+        dp: the user's number of replicas, if set. They share all GPUs.
+        memory_share: the share of each GPU's memory that may be used.
 
     Raises:
         SettingsError: the heads do not divide by `tp`, `tp` and `dp` need more GPUs than there are, or nothing fits.
@@ -187,9 +197,9 @@ def plan(
         return _spread(tp, dp, count, "as asked for", size)
     allowed = [degree for degree in allowed if degree * (dp or 1) <= count]
     if dp is not None:
-        allowed = allowed[-1:]  # to leave GPUs idle would help nobody
+        allowed = allowed[-1:]  # the number of replicas is fixed, so that fewer GPUs for each would leave GPUs idle
     usable = int(min(gpu_bytes) * memory_share)
-    for clips in (CLIPS, 1):  # slow is better than not at all
+    for clips in (CLIPS, 1):  # with room for only one clip the GPU waits, but the model runs
         need = {degree: size.gpu_bytes(degree, clips * longest_tokens, sequences=clips) for degree in allowed}
         fits = next((degree for degree in need if need[degree] <= usable), None)
         if fits is not None:
@@ -212,7 +222,7 @@ def plan(
 
 
 def longest_tokens(budget: FrameBudget) -> int:
-    """Tokens of the longest request: video, its sound, prompt and answer."""
+    """The number of tokens of the longest request: video, its sound, prompt and answer."""
     return budget.most_tokens + budget.most_sound_tokens + _WORDS_TOKENS
 
 
@@ -237,11 +247,11 @@ def _gpus(count: int) -> str:
 
 
 def _bytes_each(config: Mapping[str, Any]) -> float:
-    """Bytes of a weight in the layers of text: as checkpoints come, in 16 bits, or as the configuration says."""
+    """Bytes of a weight in the language model's layers: 2, or what the quantisation in the configuration says."""
     told = config.get("quantization_config") or {}
     if told.get("load_in_4bit"):  # bitsandbytes
         return 0.5
-    # compressed-tensors has a table of groups of layers, and most have one
+    # compressed-tensors has a table of groups of layers. Most checkpoints have one group.
     groups = [group.get("weights") or {} for group in (told.get("config_groups") or {}).values()]
     bits = told.get("bits") or max((group.get("num_bits") or 16 for group in groups), default=None)
     return float(bits or _BITS.get(str(told.get("quant_method")), 16)) / 8
@@ -256,13 +266,13 @@ def _layers(text: Mapping[str, Any]) -> int:
 
 
 def _cached_layers(text: Mapping[str, Any]) -> int:
-    """Layers of attention; those of convolutions, or of attention with a state of fixed size, keep no keys."""
+    """The number of layers that cache keys. Layers of convolution and of linear attention do not."""
     kinds = text.get("layer_types") or ["attention"] * _layers(text)
     return sum("attention" in kind and "linear" not in kind for kind in kinds)
 
 
 def _counted(config: Any) -> _Weights:
-    """Count the weights of a model that is made without their numbers."""
+    """Count the weights of a model that is built on the meta device, which allocates no memory for them."""
     torch, transformers = (importlib.import_module(name) for name in ("torch", "transformers"))
     with torch.device("meta"):
         model = transformers.AutoModelForImageTextToText.from_config(copy.deepcopy(config))
@@ -276,11 +286,11 @@ def _counted(config: Any) -> _Weights:
 
 
 def _state_bytes(model: Any) -> int:
-    """Bytes of the states of a sequence, measured on a model without numbers, as one of 16 bits has them."""
+    """Bytes of the states of a sequence in bfloat16, measured by running the model on the meta device."""
     torch, cached = (importlib.import_module(name) for name in ("torch", "reelscribe.engines.cached"))
     decoder = model.to(torch.bfloat16).get_decoder()
     for module in decoder.modules():
-        if hasattr(module, "experts"):  # which of them a token goes to, numbers alone would say
+        if hasattr(module, "experts"):  # routing needs values, which the meta device lacks; experts have no states
             module.forward = lambda hidden, *_, **__: hidden
     try:
         return int(cached.CacheCost.of(decoder, torch.device("meta")).row_bytes)
@@ -294,12 +304,12 @@ def _numbers(weights: Iterable[Any]) -> int:
 
 
 def _experts(text: Mapping[str, Any]) -> int:
-    """How many experts a layer has; Transformers 5.19 and later write the second name."""
+    """The number of experts of a layer, 0 if there are none. Transformers 5.19 and later use the second name."""
     return int(text.get("num_experts") or text.get("num_local_experts") or 0)
 
 
 def text_parameters(config: Mapping[str, Any]) -> tuple[int, int]:
-    """Weights of the language model: those of its layers, and those of its embeddings."""
+    """The numbers of weights in the layers and in the embeddings of a language model of the Qwen3-VL family."""
     text = config["text_config"]
     hidden, layers = text["hidden_size"], text["num_hidden_layers"]
     queries, keys = (text[name] * _head_dim(text) for name in ("num_attention_heads", "num_key_value_heads"))
@@ -312,13 +322,13 @@ def text_parameters(config: Mapping[str, Any]) -> tuple[int, int]:
 
 
 def vision_parameters(vision: Mapping[str, Any]) -> int:
-    """Weights of the vision encoder."""
+    """The number of weights in a vision encoder of the Qwen3-VL family."""
     hidden, inner = vision["hidden_size"], vision["intermediate_size"]
     values = vision.get("in_channels", 3) * vision["temporal_patch_size"] * vision["patch_size"] ** 2
     block = 4 * hidden * (hidden + 1) + hidden * (2 * inner + 1) + inner + 4 * hidden
     merged = hidden * vision["spatial_merge_size"] ** 2
     merger = merged * (merged + 1) + (merged + 1) * vision["out_hidden_size"]
     deep = len(vision["deepstack_visual_indexes"])
-    norms = 2 * hidden + deep * 2 * merged  # the main merger normalises before it merges, the others after
+    norms = 2 * hidden + deep * 2 * merged  # the main merger normalises before merging, the deepstack mergers after
     embeddings = (values + 1) * hidden + vision["num_position_embeddings"] * hidden
     return int(embeddings + vision["depth"] * block + (1 + deep) * merger + norms)

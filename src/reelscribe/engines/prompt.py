@@ -1,7 +1,7 @@
-"""The prompt of a request, as a checkpoint's chat template words it, and the tokens that it is made of.
+"""The prompt of a request, made with a checkpoint's chat template, and its tokens.
 
-Text of a data set stays text: where it spells a control token, as `<|im_end|>` or `<think>`, it is tokenized letter by
-letter. Only the template's own tokens count as such.
+Text from a data set stays text: if it spells a control token such as `<|im_end|>` or `<think>`, it is tokenized as
+plain text. Only the template can write control tokens.
 """
 
 import json
@@ -20,17 +20,18 @@ if TYPE_CHECKING:
     from reelscribe.engines.families import Family
 
 _COVERS: Final = range(0xE000, 0xF900)
-"""Characters for private use. Two that are in no text of a prompt stand around the number of a covered token."""
+"""Unicode's private-use characters. A cover, which replaces a token that a text spells, is a number between two of them
+that occur in none of the texts."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Prompt:
-    """What the chat template makes of a request, with `Family.mark` where the video belongs."""
+    """The prompt that the chat template makes of a request, with `Family.mark` in place of the video."""
 
     text: str
-    """In which covers stand for tokens that the data spells."""
+    """The prompt. Tokens that the request's texts spell are replaced by covers."""
     covered: Mapping[str, str]
-    """By cover, what the data spells."""
+    """The token that each cover stands for."""
 
     @classmethod
     def of(
@@ -42,16 +43,16 @@ class Prompt:
         *,
         hears: bool = False,
     ) -> "Prompt":
-        """Render a request.
+        """Render a request with the chat template.
 
-        The video, if it is asked about, stands before the question, so that other questions can share the prefix.
+        The video, if the request shows it, stands before the question, so that other questions can share the prefix.
 
         Args:
-            processor: the checkpoint's.
-            family: how the checkpoint takes a video, and a system prompt.
-            request: to render.
+            processor: the checkpoint's processor.
+            family: how the checkpoint takes a video and a system prompt.
+            request: the request.
             switches: variables of the template; see `reelscribe.engines.thinking.template_switches`.
-            hears: whether the sound of the video stands beside it.
+            hears: whether the sound of the video follows it as a part of its own.
         """
         texts = [request.system_prompt or "", request.prompt]
         covers = _covers([*processor.tokenizer.get_added_vocab(), family.mark], texts)
@@ -74,11 +75,11 @@ class Prompt:
         return cls(text=family.opening + text, covered={cover: token for token, cover in covers.items()})
 
     def with_video(self, mark: str, layout: str) -> "Prompt":
-        """The same with a video's layout in place of the mark."""
+        """A copy with a video's layout in place of the mark."""
         return Prompt(text=self.text.replace(mark, layout, 1), covered=self.covered)
 
     def ids(self, tokenizer: Any) -> list[int]:
-        """The tokens."""
+        """Tokenize the prompt. Covered texts become plain text, never control tokens."""
         begun = bool(tokenizer.bos_token) and self.text.startswith(tokenizer.bos_token)
         if not self.covered:
             ids: list[int] = tokenizer(self.text, add_special_tokens=not begun)["input_ids"]
@@ -99,17 +100,16 @@ class Prompt:
 
 
 def bare_video(text: str, processor: Any) -> str:
-    """Take the pair of vision tokens away that a chat template has around a video.
+    """Remove the pair of vision tokens that a chat template writes around a video.
 
-    Each pair of frames will be wrapped in one of its own, and the models were released knowing the layout without the
-    outer one.
+    The processor wraps each pair of frames in such a pair, and the models were trained without the outer one.
     """
     video = processor.video_token
     return text.replace(f"{processor.vision_start_token}{video}{processor.vision_end_token}", video)
 
 
 def _covers(tokens: Collection[str], texts: list[str]) -> dict[str, str]:
-    """Of these tokens those that texts spell, the longest first, each with what is to stand for it."""
+    """The covers of those tokens that the texts spell, by token, the longest token first."""
     found = [token for token in _longest_first(dict.fromkeys(tokens)) if any(token in text for text in texts)]
     unused = (chr(code) for code in _COVERS if not any(chr(code) in text for text in texts))
     begin, end = next(unused, "\1"), next(unused, "\2")
@@ -122,7 +122,7 @@ def _longest_first(tokens: Collection[str]) -> list[str]:
 
 @lru_cache(maxsize=4)
 def _without_added_tokens(tokenizer: Any) -> "Tokenizer":
-    """The same tokenizer that knows none of the tokens which were added to its vocabulary."""
+    """A copy of a tokenizer without the tokens that were added to its vocabulary, such as control tokens."""
     from tokenizers import Tokenizer
 
     told = json.loads(tokenizer.backend_tokenizer.to_str())

@@ -1,4 +1,4 @@
-"""What is known of a model before it is loaded: what it takes of a video, and of a GPU's memory."""
+"""What is known about a model before it is loaded: the sizes of clips that it takes, and the GPU memory it needs."""
 
 import importlib
 from dataclasses import dataclass
@@ -15,29 +15,29 @@ from reelscribe.sampling_params import DEFAULT_MAX_TOKENS
 from reelscribe.video.sampling import VisionLimits
 
 _OF_DOWNLOADS: Final = ("cache_dir", "local_files_only", "token")
-"""Of what a user passes on to a loader, what a file of the hub needs, too."""
+"""Those of the user's `model_params` that also apply to the download of a single file from the hub."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Prospect:
-    """A model that is not loaded."""
+    """What is known about a model that is not loaded."""
 
     limits: VisionLimits
     size: ModelSize | None
-    """None where it does not run here, or nothing is known of it."""
+    """The memory that it needs; None if the model does not run here, or if its size is not known."""
     source: str
     """Where the limits come from, in words."""
     exact: bool
-    """Whether they are the model's own."""
+    """Whether the limits are the model's own."""
     max_tokens: int | None = None
-    """Of an answer, at most, where the user does not say; None where that is not known."""
+    """The most tokens of an answer if the user sets no limit; None if that is not known."""
 
 
 def look_at_model(settings: ModelSettings) -> Prospect:
-    """What can be known of the model that settings name, without its weights.
+    """Find out what can be known about the model that settings name, without its weights.
 
-    A checkpoint's configuration and processor are read, from its folder or the hub. Where a hub model cannot be read,
-    the family's usual limits are taken, and `source` says so.
+    A checkpoint's configuration and processor are read from its folder or from the hub. If a hub model cannot be read,
+    the family's usual limits are returned, and `source` says so.
 
     Raises:
         ModelError: a folder or built-in model cannot be read, or takes no videos.
@@ -57,11 +57,11 @@ def look_at_model(settings: ModelSettings) -> Prospect:
     except ModelError as exc:
         if settings.model in BUILT_IN or Path(settings.model).is_dir():
             raise
-        why = " ".join(str(exc).split()).partition(". ")[0].partition("; ")[0]  # without what to do
+        why = " ".join(str(exc).split()).partition(". ")[0].partition("; ")[0]  # without the advice at its end
     else:
         try:
             size = checkpoint.size
-        except ModelError:  # of a hub's own code, whose weights nobody here can count
+        except ModelError:  # a model with code of its own on the hub, whose weights cannot be counted
             size = None
         return Prospect(
             limits=checkpoint.limits,
@@ -74,24 +74,24 @@ def look_at_model(settings: ModelSettings) -> Prospect:
 
 
 def commit_of(settings: ModelSettings) -> str | None:
-    """The commit of a hub model that would be loaded now; None where that cannot be found out."""
+    """The commit of a hub model that would be loaded now; None if that cannot be found out."""
     given = {name: settings.model_params[name] for name in _OF_DOWNLOADS if name in settings.model_params}
     try:
         if here := in_cache(settings.model, settings.revision, **given):
             return here.name
         hub = importlib.import_module("huggingface_hub")
         file = hub.hf_hub_download(settings.model, "config.json", revision=settings.revision, **given)
-    except Exception:  # names that are none, and networks, raise all kinds of errors in there
+    except Exception:  # invalid names and network failures raise all kinds of errors in there
         return None
     return Path(file).parent.name
 
 
 def chat_template(settings: Settings) -> str:
-    """The template to start a server with for the model that settings name; see `checkpoint.chat_template`.
+    """The chat template with which to start a server for the model that settings name.
 
     Raises:
         MissingExtraError: Transformers is not installed.
-        ModelError: see there.
+        ModelError: see `checkpoint.chat_template`.
     """
     try:
         module = importlib.import_module("reelscribe.engines.checkpoint")
@@ -102,11 +102,11 @@ def chat_template(settings: Settings) -> str:
 
 
 def visible_gpus() -> list[tuple[str, int]]:
-    """GPUs that PyTorch sees: name, and bytes of memory.
+    """The GPUs that PyTorch sees: the name and the bytes of memory of each.
 
     Raises:
         ModuleNotFoundError: PyTorch is not installed.
-        Exception: of any kind, where it does not go with the machine.
+        Exception: of any kind, if PyTorch does not fit the machine.
     """
     cuda = importlib.import_module("torch").cuda
     found = [cuda.get_device_properties(number) for number in range(cuda.device_count())]

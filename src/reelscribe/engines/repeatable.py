@@ -1,4 +1,4 @@
-"""Operations that give the same bits each time."""
+"""Restricting PyTorch to operations that give the same bits each time."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -8,7 +8,7 @@ import torch
 
 @contextmanager
 def repeatable() -> Iterator[None]:
-    """Let PyTorch take no other operations for as long as the context lasts. One that has no such form is an error."""
+    """A context in which PyTorch uses deterministic operations only. An operation without such a form raises."""
     before, warned = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
     torch.use_deterministic_algorithms(True)
     try:

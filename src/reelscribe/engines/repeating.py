@@ -1,7 +1,7 @@
-"""A cache for models with layers that no `BranchingCache` holds: Transformers' own, one a question.
+"""A cache for models with layers that a `BranchingCache` cannot hold: one cache of Transformers for each question.
 
-A clip is looked at once and its prefix is read once for each question's start, as elsewhere. But each candidate has a
-copy of its whole prompt, and a step goes through the model once for each question.
+As elsewhere, a clip is encoded once, and each prefix is prefilled once. But each candidate has a copy of its whole
+prompt, and a step runs the model once for each question.
 """
 
 import copy
@@ -18,29 +18,30 @@ class RepeatingCache:
     """The cache of a running batch, with the methods of a `BranchingCache`.
 
     Args:
-        device: of its rows' numbers.
+        device: the device for indices of rows.
     """
 
     has_states = True
-    """As if it had: a piece of a question is all padding in a row, or has none."""
+    """As in a `BranchingCache` with states, each row of a step must be either all padding or have none. Rows that are
+    all padding are left out of the step."""
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
         self._held: list[tuple[Any, int]] = []
-        """A cache of Transformers for each question, and its rows."""
+        """For each question, a cache of Transformers and its number of rows."""
         self._live: list[bool] | None = None
-        """Which questions have tokens in this step; None for all."""
+        """Whether each question has tokens in this step; None if all have."""
 
     @classmethod
     def over(
         cls, filled: DynamicCache, _: Sequence[int], counts: Sequence[int], device: torch.device
     ) -> "RepeatingCache":
-        """A cache whose questions go on from a prefix that was read.
+        """Make a cache whose questions branch off from a prefix that was prefilled.
 
         Args:
-            filled: of one prefix, without padding.
-            counts: questions of the prefix, of length 1.
-            device: of rows' numbers.
+            filled: the cache of one prefix, without padding.
+            counts: the number of questions of the prefix, as a list of length 1.
+            device: the device for indices of rows.
         """
         made = cls(device)
         [count] = counts
@@ -48,21 +49,21 @@ class RepeatingCache:
         return made
 
     def add(self, joining: Sequence["RepeatingCache"], counts: Sequence[int]) -> None:
-        """Let the questions of other caches join, each with a row for each candidate."""
+        """Add the questions of other caches. `counts` are the numbers of candidates, each of which gets a row."""
         held = [each for cache in joining for each, _ in cache._held]
         for each, count in zip(held, counts, strict=True):
             each.reorder_cache(torch.zeros(count, dtype=torch.int64, device=self._device))
             self._held.append((each, count))
 
     def begin_step(self, mask: torch.Tensor | None = None) -> None:
-        """Say which questions have tokens in the step that follows; see `BranchingCache.begin_step`."""
+        """Note which questions have tokens in the next step; see `BranchingCache.begin_step`."""
         self._live = None if mask is None else mask.any(1).tolist()
 
     def end_step(self) -> None:
-        """Nothing is left to do: rows of padding did not go through the model."""
+        """Do nothing: rows of padding did not go through the model."""
 
     def passes(self) -> Iterator[tuple[slice, Any]]:
-        """Rows that go through the model together, with their cache."""
+        """For each question with tokens in this step, its rows and its cache. They go through the model together."""
         start = 0
         for number, (each, count) in enumerate(self._held):
             if self._live is None or self._live[number]:
@@ -70,7 +71,7 @@ class RepeatingCache:
             start += count
 
     def keep(self, rows: Sequence[int]) -> None:
-        """Keep some rows: which, ascending."""
+        """Drop all rows but some. `rows` are the numbers of those to keep, ascending."""
         start, left = 0, []
         for each, count in self._held:
             mine = [row - start for row in rows if start <= row < start + count]

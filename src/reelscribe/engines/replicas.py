@@ -1,7 +1,7 @@
-"""Replicas of an engine, each in a process of its own: what prepares clips in Python then does so for one replica.
+"""Replicas of an engine, each in a process of its own, so that each also has a Python process to prepare its clips.
 
-A replica's engine pulls a work when it has room for one, and that goes over a pipe: so works go to where there is room.
-Arrays go through memory that both processes map. Answers come back as they are made.
+A replica's engine pulls a work when it has room for one, and asks for it over a pipe. So works go to the replicas that
+have room. Arrays are passed in memory that both processes map. Answers come back one by one as they are ready.
 
 If a replica dies or raises, the run stops, as it does if an engine in this process breaks.
 """
@@ -34,25 +34,27 @@ from reelscribe.values import Failure, Generation, Work
 from reelscribe.video.shared import nameless_file, write
 
 _SECONDS_BETWEEN_LOOKS: Final = 5.0
-"""How often to see whether a process is still alive while nothing comes out of it."""
+"""How often to check that a process is alive while it sends nothing."""
 _SECONDS_TO_STOP: Final = 60.0
-"""For a replica to end by itself, vLLM's processes included, before it is killed."""
+"""The time for a replica to end by itself, vLLM's processes included, before it is killed."""
 _ALIGNMENT: Final = 64
-"""Bytes at whose multiples arrays begin in shared memory: a cache line."""
+"""The alignment of arrays in shared memory, in bytes: a cache line."""
 
 _BEGIN, _NO_MORE, _BREAK_OFF = "begin", "no more", "break off"
-"""What a replica is sent beside works: answer a stream; there are no more works; give up what is under way."""
+"""Messages to a replica, besides works: begin to answer a stream of works; the stream has no more works; give up all
+work of the stream."""
 _WANTS_WORK, _ENDED = "wants work", "ended"
-"""What comes back beside answers."""
+"""Messages from a replica, besides answers: it has room for one more work; the stream is answered, sent as a tuple with
+an error or None."""
 
 
 class Replicas:
     """Several replicas of one engine as one engine.
 
     Args:
-        load: of the engine, in the process of a replica; a function of a module.
+        load: loads the engine in a replica's process. It must be a function of a module, since it is pickled.
         settings: for each replica.
-        environments: variables for each replica's process, which win over those that are set here.
+        environments: for each replica, environment variables that override those of this process.
 
     Raises:
         ReelscribeError: a replica cannot be loaded.
@@ -75,22 +77,22 @@ class Replicas:
         self.info = replace(infos[0], gpus=sum(info.gpus for info in infos))
 
     def generate(self, works: Iterator[Work]) -> Iterator[Generation | Failure]:
-        """Answer works, each in the replica that has room for most."""
+        """Answer works. Each goes to the replica that is waiting for the most works."""
         yield from in_lanes(works, self._replicas, lambda work, lanes: max(lanes, key=lambda lane: lane.lacks))
 
     def close(self) -> None:
-        """End all processes. Happens by itself when the engine is collected, or the program ends."""
+        """End all processes. This also happens when the engine is garbage-collected or the program ends."""
         close_all(self._replicas)
 
 
 class Replica:
-    """An engine in another process. It begins to load at once.
+    """An engine in another process, which starts and begins to load at once.
 
     Args:
-        load: of the engine.
-        settings: for it.
-        environment: variables for the process, which win over those that are set here.
-        name: what it is called in errors.
+        load: loads the engine.
+        settings: of the engine.
+        environment: environment variables that override those of this process.
+        name: the name of the replica in errors.
     """
 
     info: ModelInfo
@@ -110,14 +112,14 @@ class Replica:
         self._sending = threading.Lock()
         self._generating = threading.Lock()
         self._fault: BaseException | None = None
-        """What went wrong here while a work was sent."""
+        """The exception that sending a work raised in this process."""
         self._stream = 0
-        """The number of the stream that is answered: a pull of an earlier one may come late."""
-        # Not one of `weakref`, which may come too late: at its exit, multiprocessing waits for this process.
+        """The number of the present stream. A pull for an earlier stream may be done late, and is not sent."""
+        # Not `weakref.finalize`, which may run too late: at exit, multiprocessing first waits for the child process.
         self._finalizer = Finalize(self, _end, (self._pipe, self._process, guard), exitpriority=1)
 
     def wait_until_loaded(self) -> ModelInfo:
-        """What it runs.
+        """Wait for the engine to load. Returns what it runs.
 
         Raises:
             ReelscribeError: it cannot be loaded.
@@ -129,7 +131,7 @@ class Replica:
         return self.info
 
     def generate(self, works: Iterator[Work]) -> Iterator[Generation | Failure]:
-        """Answer works as the engine does."""
+        """Answer works as the replica's engine does."""
         with self._generating, feeding(works) as feed:
             ended = False
             with self._sending:
@@ -153,33 +155,36 @@ class Replica:
                     self._break_off()
 
     def close(self) -> None:
-        """End the process, and those that it has started."""
+        """End the process and the processes that it has started. It gets time to end by itself."""
         self._finalizer()
 
     def kill(self) -> None:
-        """The same at once, whatever it is doing."""
+        """Kill the process at once, then end the processes that it has started."""
         self._process.kill()
         self.close()
 
     def _break_off(self) -> None:
-        """Let the replica give up what it has, and wait until it has."""
-        with suppress(EngineError):  # it is dead
+        """Let the replica give up the present stream, and wait until it has."""
+        with suppress(EngineError):  # the process is dead
             self._send(_BREAK_OFF)
             while not isinstance(self._receive(), tuple):
                 pass
 
     def _give(self, stream: int, pull: "Future[Work | None]") -> None:
-        """Send what was pulled; in the feed's thread. An error there would be lost."""
+        """Send a work that was pulled, or that there are no more. Runs in the feed's thread.
+
+        An exception in that thread would be lost. So it is kept, and the process is killed, which `_receive` notices.
+        """
         try:
             self._send(pull.result() or _NO_MORE, stream)
         except EngineError:
-            pass  # it is dead, which is seen where answers are waited for
-        except BaseException as exc:  # raised again where answers are waited for
+            pass  # the process is dead, which `_receive` notices
+        except BaseException as exc:  # `_receive` raises an EngineError that names it
             self._fault = exc
             self._process.kill()
 
     def _send(self, told: str | Work, stream: int | None = None) -> None:
-        """Send it, unless it is for an earlier stream."""
+        """Send a message or a work, unless it is for an earlier stream."""
         try:
             with self._sending:
                 if stream not in (None, self._stream):
@@ -193,7 +198,8 @@ class Replica:
 
     def _receive(self) -> Any:
         try:
-            while not self._pipe.poll(_SECONDS_BETWEEN_LOOKS):  # a child of its own may hold the pipe open
+            # A dead process does not always close the pipe: a child of its own may hold it open.
+            while not self._pipe.poll(_SECONDS_BETWEEN_LOOKS):
                 if not self._process.is_alive():
                     raise self._died()
             return self._pipe.recv()
@@ -210,15 +216,15 @@ class Replica:
 
 
 def send_work(pipe: Connection, work: Work, pid: int) -> None:
-    """Send a work: its arrays lie in a nameless file in memory, which goes along.
+    """Send a work to another process. Its arrays are written to a nameless file in memory, whose handle is sent too.
 
     Args:
         pipe: to the other process.
-        work: to send.
-        pid: of that process.
+        work: the work.
+        pid: of the other process.
 
     Raises:
-        OSError: there is no room in memory, or the other side is gone.
+        OSError: there is not enough memory, or the other process is gone.
     """
     buffers: list[pickle.PickleBuffer] = []
     head = pickle.dumps(work, protocol=5, buffer_callback=buffers.append)
@@ -237,7 +243,13 @@ def send_work(pipe: Connection, work: Work, pid: int) -> None:
 
 
 def receive_work(pipe: Connection, told: tuple[bytes, list[tuple[int, int]], int]) -> Work:
-    """The work of which `send_work` has sent this much: the arrays stay where they are, and can be written to."""
+    """Receive a work that `send_work` sends. Its arrays are not copied, and are writable.
+
+    Args:
+        pipe: to the other process.
+        told: the first message of `send_work`: the pickled work, the start and end of each array in the file, and the
+            size of the file in bytes.
+    """
     head, spans, size = told
     memory = memoryview(b"")
     if size:
@@ -251,10 +263,10 @@ def receive_work(pipe: Connection, told: tuple[bytes, list[tuple[int, int]], int
 def _serve(
     pipe: Connection, load: Callable[[Settings], Engine], settings: Settings, environment: Mapping[str, str]
 ) -> None:
-    """Run an engine for another process, until that closes its end of the pipe."""
+    """Run an engine in this process for its parent, until the parent closes its end of the pipe."""
     leave_group()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    os.environ.update(environment)  # before anything looks for GPUs
+    os.environ.update(environment)  # before any library looks for GPUs
     try:
         engine = load(settings)
     except BaseException as exc:  # a model's code may raise anything
@@ -268,7 +280,7 @@ def _serve(
 
 
 class _Server:
-    """The replica's side of the pipe."""
+    """The replica's side of the pipe: one thread listens for messages, the main thread runs the engine."""
 
     def __init__(self, pipe: Connection, engine: Engine) -> None:
         self._pipe, self._engine = pipe, engine
@@ -335,11 +347,12 @@ class _Server:
 
 
 def _portable(error: BaseException) -> ReelscribeError:
-    """What can be raised again in another process: errors of libraries may not be pickled."""
+    """An error that can be raised again in another process. Those of other libraries may not survive pickling."""
     return error if isinstance(error, ReelscribeError) else EngineError(f"{type(error).__name__}: {error}")
 
 
 def _end(pipe: Connection, process: BaseProcess, guard: Guard) -> None:
+    """End a replica's process: closing the pipe asks it to end, and after `_SECONDS_TO_STOP` it is killed."""
     pipe.close()
     process.join(_SECONDS_TO_STOP)
     if process.is_alive():

@@ -1,4 +1,4 @@
-"""The batch that a model is working on, which works join and leave while it runs."""
+"""The batch that a model is working on. Works join and leave it while it runs (continuous batching)."""
 
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
@@ -22,60 +22,68 @@ from reelscribe.engines.thinking import with_opening
 from reelscribe.values import Failure, Generation
 
 _PREFILL_TOKENS: Final = {"cpu": 1280}
-"""Tokens that go through the vision encoder and the prefill together: on a CPU so many that the caches hold them."""
+"""Most prompt tokens, padding included, in one pass of vision encoder and prefill, by type of device.
+
+On a CPU this is few enough for the CPU's caches to hold their activations.
+"""
 _PREFILL_TOKENS_GPU: Final = 16384
+"""The same limit for every type of device that `_PREFILL_TOKENS` does not name."""
 _QUESTION_TOKENS: Final = 2048
-"""Tokens of questions that go through the model together. Their attention takes memory by their number times the length
-of prefixes."""
+"""Most tokens of questions in one forward pass. Their attention takes memory in proportion to this number times the
+length of the prefixes."""
 
 
 class RunningBatch:
-    """Works under way.
+    """The works that one model is answering at the moment.
 
-    Each costs one pass of the vision encoder, one prefill for each prefix that its prompts share, and the tokens of
-    each question beside; then its candidates go on token by token.
+    A work costs one pass of the vision encoder, one prefill for each prefix that its prompts share, and one pass over
+    the tokens that each question adds to its prefix. After that its candidates are decoded token by token.
 
     Args:
-        model: a loaded one, with branching enabled.
-        builder: of its inputs.
-        rules: of its checkpoint.
-        device: where inputs go.
+        model: a loaded model, with branching enabled; see `enable_branching`.
+        builder: builds the model's inputs.
+        rules: the tokenizer and the generation settings of the checkpoint.
+        device: the device that inputs are moved to.
     """
 
     def __init__(self, model: Any, builder: InputBuilder, rules: TokenRules, device: torch.device) -> None:
         self._model, self._builder, self._device = model, builder, device
+        # Layers of a `DynamicCache` show of which kind each layer of the model is.
         self._config = model.config.get_text_config()
         self._cache_name = cache_name(model)
         self._kinds = DynamicCache(config=self._config).layers
         self._branches = can_branch(self._config, self._kinds)
         self._together = self._branches and builder.cuts and all(type(kind) is DynamicLayer for kind in self._kinds)
-        """Whether several works may be read at once: padding would leave traces in other kinds of layers."""
+        """Whether one prefill may read several works. That needs padding, which only plain attention layers ignore."""
         self._looks = OneLook(model)
         self._axes = 1
-        """Of positions."""
+        """The number of position axes: 1, or 3 for time, height and width."""
         self._works: list[ModelInputs] = []
         self._vocabulary = model.get_output_embeddings().out_features
         self._sampler = Sampler(rules, self._vocabulary, device)
         self._finished: list[Generation | Failure] = []
-        """Answers that are whole, and judged if they are to be."""
+        """Complete answers that the caller has not fetched yet. Those that needed judging have been judged."""
         self._empty()
 
     def _empty(self) -> None:
         self._cache: BranchingCache | RepeatingCache
         self._cache = BranchingCache(self._kinds, self._device) if self._branches else RepeatingCache(self._device)
         self._logits = torch.zeros(0, self._vocabulary, device=self._device)
-        """Scores of the next token of each candidate."""
+        """Logits of the next token of each candidate, shape (rows, vocabulary)."""
         self._positions = torch.zeros(0, 1, dtype=torch.int64, device=self._device)
-        """Of the next token of each candidate."""
+        """The position of the next token of each candidate, int64 or float32, shape (rows, 1)."""
 
     @property
     def works(self) -> list[ModelInputs]:
-        """What has joined and is not answered: under way, or to be run elsewhere after a step that failed."""
+        """The works that have joined and are not fully answered. After a failed step, they have to be run elsewhere."""
         return list(self._works)
 
     @torch.inference_mode()
     def join(self, group: Sequence[ModelInputs]) -> None:
-        """Let works join: look at them, and read their prompts. They are the batch's from here on, even if it fails."""
+        """Add works to the batch: encode their videos and prefill their prompts.
+
+        From here on the works belong to the batch, even if this raises; see `works`.
+        """
         self._works += group
         self._axes = len(group[0].prefixes[0].positions)
         self._keep(self._sampler.drop_finished(at_least=0))
@@ -96,11 +104,11 @@ class RunningBatch:
         self._positions = torch.cat([self._positions, torch.cat(ends)[rows, None]])
 
     def _read(self, part: Sequence[ModelInputs]) -> tuple[Any, torch.Tensor]:
-        """Look at videos and read prefixes.
+        """Encode the videos of some works and prefill their prefixes.
 
         Returns:
-            A cache with a row for each question, and the scores of what comes next for each, which hold for those that
-            have no tokens of their own.
+            A cache with one row for each question, and logits of the token after each question's prefix, shape
+            (questions, vocabulary). For a question without tokens of its own these are the logits of its answer.
         """
         inputs = self._builder.collate(part)
         for name in PIXELS:
@@ -115,17 +123,23 @@ class RunningBatch:
         return cache, scores[numbers(repeated(counts), scores.device)]
 
     def _ask(self, cache: Any, scores: torch.Tensor, prompts: Mapping[str, torch.Tensor]) -> torch.Tensor:
-        """Read the tokens that each question has of its own, if any has.
+        """Prefill the tokens that each question has after its prefix, if any has some.
+
+        Args:
+            cache: one row for each question.
+            scores: logits after each question's prefix, shape (questions, vocabulary).
+            prompts: the whole prompts, as `InputBuilder.collate_prompts` returns them.
 
         Returns:
-            Scores of the first token of each answer, shape (questions, vocabulary).
+            Logits of the first token of each answer, shape (questions, vocabulary).
         """
         ids, own, ends = prompts["ids"], prompts["own"], prompts["ends"]
         width = max(_QUESTION_TOKENS // len(own), 1)
         left = scores
-        # Padding leaves no trace in keys, but would change states: there a piece is all padding in a row, or none.
+        # Masks hide padding from attention, but padding would change a layer's states. With states, pieces are cut so
+        # that each row of a piece is either all padding or has none.
         for start, end in _pieces(sorted(set(own.tolist())) if cache.has_states else [int(own.max())], width):
-            distance = torch.arange(-start, -end)  # from the prompts' ends
+            distance = torch.arange(-start, -end)  # negative: counted from the ends of the prompts
             cache.begin_step(distance >= -own[:, None])
             places = slice(ids.shape[1] - start, ids.shape[1] - end)
             left = self._score(ids[:, places], ends[:, None] + moved(distance, ends.device), cache)
@@ -133,7 +147,16 @@ class RunningBatch:
         return torch.where(moved(own[:, None] > 0, scores.device), left, scores)
 
     def _score(self, tokens: torch.Tensor, positions: torch.Tensor, cache: Any) -> torch.Tensor:
-        """Take rows further by these tokens, int64, shape (rows, tokens). Returns scores of those that come next."""
+        """Run the model on the next tokens of each row.
+
+        Args:
+            tokens: int64, shape (rows, tokens).
+            positions: of these tokens, of the same shape.
+            cache: of these rows.
+
+        Returns:
+            Logits of the token that follows in each row, shape (rows, vocabulary).
+        """
         scores = None
         for rows, held in cache.passes():
             places = positions[rows]
@@ -155,7 +178,10 @@ class RunningBatch:
 
     @torch.inference_mode()
     def step(self) -> None:
-        """Draw a token of each candidate, and score the next ones. If scoring fails, what is finished stays."""
+        """Draw a token for each candidate, then compute the logits of the next one.
+
+        If the model raises, answers that are complete by then can still be fetched with `finished`.
+        """
         tokens = self._sampler.step(self._logits)
         self._finish()
         tokens = self._keep(self._sampler.drop_finished(), tokens)
@@ -165,13 +191,13 @@ class RunningBatch:
             self._cache.begin_step()
             self._logits = self._score(tokens[:, None], self._positions, self._cache).to(self._device)
         except Exception:
-            self._sampler.settle()  # or what ended in the step before would be charged with this one
+            self._sampler.settle()  # else requests that ended in the step before would fail with this step
             self._finish()
             raise
         self._positions = self._positions + 1
 
     def finished(self) -> list[Generation | Failure]:
-        """The requests that came to their end since the last call; also after a step that failed."""
+        """The answers that were completed since the last call. May also be called after a step that failed."""
         answers, self._finished = self._finished, []
         if answers:
             left = {each.request.id for item in self._works for each in item.questions}
@@ -180,7 +206,10 @@ class RunningBatch:
         return answers
 
     def _finish(self) -> None:
-        """Take the answers that have come to their end, before their rows leave. If judging fails, others stay."""
+        """Collect the answers that are complete, and judge those that need it, before their rows are dropped.
+
+        If judging raises, the answers that need no judging are collected all the same.
+        """
         rows = self._sampler.ended()
         if not rows:
             return
@@ -203,14 +232,14 @@ class RunningBatch:
                 self._finished.append(with_chances(request, made, dict(zip(texts, chances, strict=False))))
 
     def _chances(self, rows: Sequence[int], judging: Sequence[ModelInputs]) -> Iterator[float]:
-        """How likely the model is to say yes to each question, behind the prefix from which candidates branched off.
+        """The probability of "yes" as the answer to each question of the works in `judging`.
 
-        Of layers with states, and of those that no `BranchingCache` holds, nothing is left of a prefix: there the clip
-        is looked at once more.
+        The questions go on from the prefixes that the cache still holds. Layers with states, and a `RepeatingCache`,
+        hold no prefix: there the clip is encoded and the prefix is read once more.
 
         Args:
-            rows: one of the candidates of each work.
-            judging: what is asked behind its prefix.
+            rows: for each work in `judging`, the row of a candidate that goes on from its prefix.
+            judging: one prefix each, with the questions to ask after it.
         """
         if isinstance(self._cache, BranchingCache) and not self._cache.has_states:
             cache = self._cache.branch(rows, [len(item.questions) for item in judging])
@@ -224,7 +253,15 @@ class RunningBatch:
         return iter(chances)
 
     def _keep(self, rows: list[int] | None, tokens: torch.Tensor | None = None) -> torch.Tensor:
-        """Go on with some of the candidates. Returns their tokens."""
+        """Keep only some rows.
+
+        Args:
+            rows: their numbers, ascending; None to keep all.
+            tokens: of all rows, shape (rows,).
+
+        Returns:
+            The tokens of the rows that stay.
+        """
         tokens = tokens if tokens is not None else self._positions[:, 0]
         if rows is None:
             return tokens
@@ -238,19 +275,24 @@ class RunningBatch:
 
 
 _NO_MASK: Final = torch.empty(0, 0, 0, 0)
-"""Four dimensions tell Transformers that a mask is made already; the cache knows what is padding."""
+"""Stands in for an attention mask. Transformers takes a mask of four dimensions as ready and makes none of its own; the
+cache hides padding itself."""
 _STATES: Final = ("linear_attention", "conv")
-"""Types of layers that have states; they take a mask of two dimensions, or none."""
+"""Types of layers that have states. They take a mask of two dimensions, or None."""
 
 
 def _no_masks(config: Any) -> Any:
-    """What a model takes for a mask where the cache has it: by type of layer, if it has several."""
+    """The value for `attention_mask` if the cache does the masking: one mask, or a dict by layer type for several."""
     types = set(getattr(config, "layer_types", None) or ())
     return {each: None if each in _STATES else _NO_MASK for each in types} if len(types) > 1 else _NO_MASK
 
 
 def _pieces(lengths: Sequence[int], width: int) -> Iterator[tuple[int, int]]:
-    """Distances from the end, from the longest length down to 0: in pieces of a width that each length parts."""
+    """Cut the range from the longest length down to 0 into pieces of at most `width`.
+
+    Each of the lengths is also the bound of a piece. Yields the start and the end of each piece, both as distances from
+    the end of the prompts.
+    """
     bounds = [0, *(length for length in lengths if length)]
     for end, length in reversed(list(itertools.pairwise(bounds))):
         for start in range(length, end, -width):
@@ -258,16 +300,19 @@ def _pieces(lengths: Sequence[int], width: int) -> Iterator[tuple[int, int]]:
 
 
 def _parts(group: Sequence[ModelInputs], tokens: int, *, together: bool, padded: bool) -> Iterator[list[ModelInputs]]:
-    """Cut a group such that the prefixes of each part, padded, have at most so many tokens, or it is one work.
+    """Cut a group of works into parts, each of which one prefill reads.
 
-    A work that has several prefixes with its video goes by itself, a prefix at a time, so that the pixels are the same.
-    So does one with sound: beside a longer one, models hear the end of a short sound otherwise.
+    The prefixes of a part have at most `tokens` tokens, padding included, unless the part is a single work. A work with
+    several prefixes that hold its video is read by itself, one prefix at a time, so that all passes use the same
+    pixels. So is a work with sound: padded to the length of a longer sound, the end of a short one is encoded
+    differently.
 
     Args:
-        group: works.
-        tokens: of a part.
-        together: whether works can be read together at all.
-        padded: whether those of unequal lengths can. On a GPU they cost flash attention, which takes no padding.
+        group: the works.
+        tokens: most tokens of a part.
+        together: whether several works may be read together at all.
+        padded: whether prefixes of unequal lengths may be read together. On a GPU that would rule out flash attention,
+            which takes no padding.
     """
     part: list[ModelInputs] = []
     longest = rows = 0

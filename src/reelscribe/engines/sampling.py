@@ -1,12 +1,13 @@
-"""Drawing tokens for many candidates at once, each with randomness of its own.
+"""Drawing the next tokens of many candidates at once, each with random numbers of its own.
 
-The numbers that a candidate is drawn with depend on its request's seed and its own number alone, so that it comes out
-the same in whichever batch it is. Penalty, temperature, top-k, top-p and min-p mean what they mean in Transformers and
-are applied in the same order; here each row has its own, and all rows are drawn together.
+A candidate's random numbers depend only on its request's seed and on its own number within the request. So a candidate
+comes out the same in every batch. Repetition penalty, temperature, top-k, top-p and min-p mean what they mean in
+Transformers and are applied in the same order. Each row has its own values, and all rows are drawn together.
 
-On a GPU, tokens are read one step late: while it scores the next ones, they are on their way to the host. A row that
-ended is so scored once more, and what that gives is dropped. The host waits for the device where it has to know at
-once: when a row reaches its limit of tokens, while a row is held to a schema, and in filters without a top-k.
+On a GPU the host reads drawn tokens one step late: they are copied to the host while the GPU computes the next logits.
+So a row that has ended is computed once more, and the token drawn for it is dropped. The host waits for the device if
+it needs the tokens at once: when a row reaches its token limit, while a row is constrained to a schema, and for top-p
+or min-p without a top-k.
 """
 
 import hashlib
@@ -28,14 +29,15 @@ from reelscribe.sampling_params import DEFAULT_MAX_TOKENS, SamplingParams
 from reelscribe.values import Candidate, Failure, Generation, Request, RequestId, StopReason
 
 _DEAD_SHARE: Final = 1 / 4
-"""Finished rows are dropped once they are so large a part of the batch: to drop some copies the cache of the others."""
+"""The share of finished rows at which they are dropped. Dropping them copies the cache of all other rows."""
 
 _ALL: Final = 1 << 24
-"""More tokens than any vocabulary has."""
+"""The top-k that means "no top-k": larger than any vocabulary."""
 _LIKELIEST: Final = 1024
-"""Tokens that are sorted for a top-p or min-p without a top-k; all are only if these are too few."""
+"""How many of the likeliest tokens are sorted for a top-p or min-p without a top-k. The whole vocabulary is sorted only
+if these do not suffice."""
 _LATE: Final = ("cuda",)
-"""Types of devices whose tokens are read one step late. A CPU has nothing to do meanwhile."""
+"""Types of devices whose tokens are read one step late. On a CPU nothing would run at the same time."""
 
 
 class TokenRules:
@@ -49,10 +51,11 @@ class TokenRules:
         self.constraints = Constraints(tokenizer, self.end_ids)
 
     def resolve(self, told: SamplingParams, num_captions: int) -> SamplingParams:
-        """Fill in what was not told: from the checkpoint, or such that several candidates differ.
+        """Fill in the parameters that the request leaves open from the checkpoint's generation config.
 
-        One candidate is drawn at random where the checkpoint or the user says so, or where the user names a filter,
-        which would do nothing otherwise.
+        The temperature becomes 0 (greedy) unless there is a reason to draw at random: the checkpoint or the request
+        says `do_sample`, the request wants several candidates, which would all be the same otherwise, or it sets a
+        filter (top-k, top-p, min-p), which would do nothing otherwise.
         """
         config = self._config
         samples = bool(config.do_sample or told.do_sample) or num_captions > 1 or _filters(told)
@@ -78,37 +81,46 @@ class TokenRules:
 
 
 def _filters(params: SamplingParams) -> bool:
-    """Whether some tokens are kept from being drawn."""
+    """Whether a top-k, top-p or min-p excludes some tokens."""
     return bool(params.top_k or params.min_p) or params.top_p not in (None, 1)
 
 
 def _uniforms(seed: int, number: int, count: int) -> NDArray[np.float32]:
-    """The numbers from 0 up to 1 that a candidate is drawn with, one a token. More of them begin with the same."""
+    """The random numbers of a candidate, one for each token, float32 in [0, 1), shape (count,).
+
+    A larger count gives the same numbers followed by more.
+
+    Args:
+        seed: of the request.
+        number: of the candidate within its request.
+        count: how many numbers.
+    """
     digest = hashlib.sha256(f"{seed}:{number}".encode()).digest()
     return np.random.Generator(np.random.Philox(int.from_bytes(digest[:16], "big"))).random(count, np.float32)
 
 
 @dataclass(kw_only=True)
 class _Draft:
-    """A candidate in the making."""
+    """A candidate that is being decoded."""
 
     rules: TokenRules
     params: SamplingParams
-    """Resolved: nothing is left to the checkpoint."""
+    """Sampling parameters with all of the checkpoint's defaults filled in; see `TokenRules.resolve`."""
     tokens: list[int] = field(default_factory=list)
-    """Without the end token."""
+    """The tokens so far, without the end token."""
     stop_reason: StopReason | None = None
+    """Why the candidate ended; None while it has not."""
     constraint: Constraint | None = None
-    """If it is held to a schema."""
+    """The state of the schema that the candidate must match, if there is one."""
     scored: bool = False
-    """Whether its log-probability is asked for."""
+    """Whether the request asks for the mean log-probability."""
     mean_logprob: float | None = None
-    """Of its tokens, once it is finished."""
+    """The mean log-probability of the tokens, set when the candidate ends."""
     last_step: int = 0
-    """The step of the sampler in which it reaches its limit of tokens."""
+    """The step of the sampler at which the candidate reaches its token limit."""
 
     def accept(self, token: int) -> None:
-        """Take the next token, and see whether it is the last."""
+        """Append the next token, and set `stop_reason` if it is the last one."""
         if token in self.rules.end_ids or token in self.params.stop_token_ids:
             self.stop_reason = "stop"
             return
@@ -120,7 +132,8 @@ class _Draft:
             self.stop_reason = "length"
 
     def _reaches_stop(self) -> bool:
-        # A token is a byte at least, so that a stop string which the last token completes begins at most so far back.
+        # A token is at least one byte. So a stop string that the last token completes begins at most this many tokens
+        # back.
         reach = max(len(stop.encode()) for stop in self.params.stop)
         tail = self._decode(self.tokens[-reach:])
         return any(stop in tail for stop in self.params.stop)
@@ -129,7 +142,7 @@ class _Draft:
         return decode(self.rules.tokenizer, tokens)
 
     def candidate(self) -> Candidate:
-        """The finished text, cut before the first stop string."""
+        """The finished candidate, its text cut before the first stop string."""
         text = self._decode(self.tokens)
         return Candidate(
             text=before_stop(text, self.params.stop).strip(),
@@ -141,7 +154,7 @@ class _Draft:
 
 @dataclass(frozen=True, kw_only=True)
 class _Job:
-    """A request under way."""
+    """A request that is being answered, with all of its candidates."""
 
     request: Request
     prompt_tokens: int
@@ -163,17 +176,17 @@ class _Job:
 
 
 class _Drawn:
-    """The tokens of a step, which go to the host while the device goes on.
+    """The tokens drawn in one step. They are copied to the host while the device goes on.
 
     Args:
-        rows: whose tokens they are.
+        rows: the candidates that the tokens belong to.
         tokens: int64, shape (rows,).
-        means: of log-probabilities so far, float64, shape (rows,), if any row is to be scored.
+        means: mean log-probability of each row so far, float64, shape (rows,); None if no row needs it.
     """
 
     def __init__(self, rows: Sequence[_Draft], tokens: torch.Tensor, means: torch.Tensor | None) -> None:
         self._rows = rows
-        # A copy from a GPU that does not block is to pinned memory, and must not be read before the event.
+        # A non-blocking copy from a GPU goes to pinned memory, which must not be read before the event has happened.
         self._tokens = tokens.to("cpu", non_blocking=True)
         self._means = None if means is None else means.to("cpu", non_blocking=True)
         self._copied = torch.cuda.Event() if tokens.is_cuda else None  # type: ignore[no-untyped-call]
@@ -181,7 +194,7 @@ class _Drawn:
             self._copied.record()
 
     def accept(self) -> None:
-        """Give each row its token, once they are there. Rows that ended before have no use for it."""
+        """Wait for the copy, then give each row its token. Rows that ended before ignore theirs."""
         if self._copied:
             self._copied.synchronize()
         means = itertools.repeat(None) if self._means is None else self._means.tolist()
@@ -193,12 +206,12 @@ class _Drawn:
 
 
 class Sampler:
-    """The candidates of a running batch. Each is a row for the model, those of a request one after the other.
+    """The candidates of a running batch. Each is one row of the model's input; those of a request are neighbours.
 
     Args:
-        rules: of the checkpoint.
-        vocabulary: how many tokens the model scores.
-        device: where it does.
+        rules: the tokenizer and the generation settings of the checkpoint.
+        vocabulary: the number of tokens for which the model gives logits.
+        device: the device on which the logits are.
     """
 
     def __init__(self, rules: TokenRules, vocabulary: int, device: torch.device) -> None:
@@ -208,28 +221,30 @@ class Sampler:
         self._jobs: list[_Job] = []
         self._rows: list[_Draft] = []
         self._drawn: deque[_Drawn] = deque()
-        """What rows do not have yet."""
+        """Tokens that were drawn and not yet given to their rows, oldest step first."""
         self._step = 0
         self._knobs = torch.zeros(0, len(_knobs(SamplingParams())), device=device)
         self._draws = torch.zeros(0, 0, device=device)
         self._steps = torch.zeros(0, 1, dtype=torch.int64, device=device)
-        """How many tokens each row has."""
+        """The number of tokens that each row has, int64, shape (rows, 1)."""
         self._logprobs = torch.zeros(0, 1, dtype=torch.float64, device=device)
-        """The sum of the log-probabilities of each row's tokens, where any row is to be scored."""
+        """The sum of the log-probabilities of each row's tokens, float64, shape (rows, 1). It grows only while some row
+        needs it."""
         self._seen = torch.zeros(0, vocabulary, dtype=torch.bool, device=device)
-        """The tokens of each row so far, prompt and answer, where any row has a repetition penalty."""
+        """The tokens that occur in each row, prompt and answer, bool, shape (rows, vocabulary). It has no rows until a
+        row with a repetition penalty joins."""
         self._look()
 
     def add(self, requests: Sequence[Request], prompt_ids: torch.Tensor, prompt_mask: torch.Tensor) -> list[int]:
-        """Let requests join; their candidates become the last rows.
+        """Add requests. Their candidates become the last rows.
 
         Args:
-            requests: to join.
-            prompt_ids: int64, shape (requests, tokens), for the repetition penalty.
+            requests: the requests to add.
+            prompt_ids: the tokens of their prompts, int64, shape (requests, tokens), for the repetition penalty.
             prompt_mask: of the same shape, on the CPU; 0 where an id is padding.
 
         Returns:
-            Candidates of each request.
+            The number of candidates of each request.
         """
         jobs = []
         for request, length in zip(requests, prompt_mask.sum(1).tolist(), strict=True):
@@ -241,7 +256,7 @@ class Sampler:
         if penalised or len(self._seen):
             rows = numbers(repeated([len(job.drafts) for job in jobs]), prompt_ids.device)
             seen = self._tokens_of(prompt_ids, moved(prompt_mask, prompt_ids.device))[rows]
-            # Rows that came without a penalty have none that what they said before could matter to.
+            # The rows that are there already have no penalty, so that it does not matter which tokens they have.
             held = self._seen if len(self._seen) else self._seen.new_zeros(len(self._rows), self._vocabulary)
             self._seen = torch.cat([held, seen])
         longest = max((draft.params.max_tokens or 0 for draft in drafts if draft.params.temperature), default=0)
@@ -251,7 +266,7 @@ class Sampler:
         self._steps = _stack(self._steps, torch.zeros(len(drafts), 1, dtype=torch.int64))
         self._logprobs = _stack(self._logprobs, torch.zeros(len(drafts), 1, dtype=torch.float64))
         self._jobs += jobs
-        self._rows = [*self._rows, *drafts]  # a new list: tokens on their way are for those of the old one
+        self._rows = [*self._rows, *drafts]  # a new list: each `_Drawn` still holds the old one
         self._look()
         return [len(job.drafts) for job in jobs]
 
@@ -262,12 +277,15 @@ class Sampler:
         return _Draft(rules=self._rules, params=params, constraint=constraint, scored=request.scored, last_step=last)
 
     def _tokens_of(self, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-        """The tokens of each prompt, padding left out, lest it matter beside which others a request stands."""
+        """Which tokens occur in each prompt, bool, shape (prompts, vocabulary).
+
+        Padding is left out: with it, a request's answer would depend on the others in its batch.
+        """
         seen = torch.zeros(len(ids), self._vocabulary + 1, dtype=torch.bool, device=ids.device)
         return seen.scatter_(1, ids.masked_fill(mask == 0, self._vocabulary), True)[:, : self._vocabulary]
 
     def _look(self) -> None:
-        """See what the rows ask for."""
+        """Note which features the rows use, so that `step` skips the work that no row needs."""
         sampled = [draft.params for draft in self._rows if draft.params.temperature]
         self._samples = bool(sampled)
         self._scores = any(draft.scored for draft in self._rows)
@@ -276,22 +294,22 @@ class Sampler:
         filtered = [params for params in sampled if _filters(params)]
         self._all_filtered = len(filtered) == len(sampled)
         self._all_top_k = all(params.top_k for params in filtered)
-        # So many of the likeliest tokens are sorted, to tell which are cut; 0 if no row cuts any.
+        # How many of the likeliest tokens to sort, to find out which ones filters exclude; 0 if no row has a filter.
         self._width = max((params.top_k or _LIKELIEST for params in filtered), default=0)
 
     def __len__(self) -> int:
-        """How many rows there are."""
+        """The number of rows."""
         return len(self._rows)
 
     def step(self, logits: torch.Tensor) -> torch.Tensor:
         """Draw the next token of each row.
 
         Args:
-            logits: shape (rows, vocabulary). Rows that are held to a schema are overwritten.
+            logits: shape (rows, vocabulary). Rows with a schema are overwritten.
 
         Returns:
-            int64, shape (rows,). Those of finished rows mean nothing, and which are finished may be known one step
-            late.
+            The tokens, int64, shape (rows,). Ignore those of finished rows. On a GPU a row may be known to be finished
+            one step late.
         """
         scores = logits.float()
         totals = scores.logsumexp(-1, keepdim=True) if self._scores else None
@@ -315,12 +333,16 @@ class Sampler:
         return tokens
 
     def settle(self, *, but: int = 0) -> None:
-        """Let rows have the tokens that were drawn, but for those of so many last steps."""
+        """Give rows the tokens that were drawn for them.
+
+        Args:
+            but: leave the tokens of this many latest steps on their way.
+        """
         while len(self._drawn) > but:
             self._drawn.popleft().accept()
 
     def _constrain(self, scores: torch.Tensor) -> torch.Tensor:
-        """Take what may not come next from those rows that are held to a schema; others cost nothing."""
+        """Set the scores of tokens that a row's schema forbids to minus infinity. Rows without one cost nothing."""
         held = {
             row: draft.constraint for row, draft in enumerate(self._rows) if draft.constraint and not draft.stop_reason
         }
@@ -341,8 +363,9 @@ class Sampler:
         chances = (scores / temperature).softmax(-1)
         if self._width:
             chances = self._filtered(chances, top_k, top_p, min_p)
-        # Summed up in the order of ids: likely tokens may change places by a rounding error, which must not show.
-        # A number below 1 times the sum stays below the sum in floats, too, so that there is always a token.
+        # Sums run in the order of token ids, not of chances: a rounding error may swap two likely tokens when sorted,
+        # and would then change the token drawn.
+        # A number below 1 times the sum is below the sum in floats, too, so that a token is always found.
         sums = _running_sums(chances)
         draws = self._draws.gather(1, self._steps.clamp(max=self._draws.shape[1] - 1))
         return torch.searchsorted(sums, draws * sums[:, -1:], right=True)[:, 0]
@@ -350,7 +373,14 @@ class Sampler:
     def _filtered(
         self, chances: torch.Tensor, top_k: torch.Tensor, top_p: torch.Tensor, min_p: torch.Tensor
     ) -> torch.Tensor:
-        """The same with 0 for what each row cuts."""
+        """The chances, with 0 for the tokens that each row's filters exclude.
+
+        Args:
+            chances: shape (rows, vocabulary).
+            top_k: shape (rows, 1), as are the others.
+            top_p: above 1 if there is none.
+            min_p: 0 if there is none.
+        """
         free = (top_k >= _ALL) & (top_p > 1) & (min_p == 0)
         for width in (self._width, chances.shape[1]):
             likeliest, ids = chances.topk(min(width, chances.shape[1]))
@@ -368,7 +398,10 @@ class Sampler:
         return cut if self._all_filtered else torch.where(free, chances, cut)
 
     def ended(self) -> dict[RequestId, int]:
-        """The requests that `finished` will give, each with one of its rows, which stand until rows are dropped."""
+        """The requests that `finished` will return next, each with the number of one of its rows.
+
+        The numbers hold until rows are dropped. A request whose rows are all gone is left out.
+        """
         rows = {id(draft): row for row, draft in enumerate(self._rows)}
         return {
             job.request.id: row
@@ -378,16 +411,19 @@ class Sampler:
         }
 
     def finished(self) -> list[Generation | Failure]:
-        """The requests that came to their end since the last call, whole."""
+        """The answers to the requests whose candidates have all ended since the last call."""
         done = [job for job in self._jobs if job.done]
         self._jobs = [job for job in self._jobs if not job.done]
         return [job.answer() for job in done]
 
     def drop_finished(self, *, at_least: float = _DEAD_SHARE) -> list[int] | None:
-        """Drop finished rows, if they are so large a share that it pays.
+        """Drop finished rows if there are enough of them.
+
+        Args:
+            at_least: the share of the rows that must be finished.
 
         Returns:
-            The rows that stay, ascending, or None where all do.
+            The numbers of the rows that stay, ascending; None if no row was dropped.
         """
         staying = [row for row, draft in enumerate(self._rows) if not draft.stop_reason]
         if len(self._rows) - len(staying) < max(len(self._rows) * at_least, 1):
@@ -403,23 +439,26 @@ class Sampler:
 
 
 def _running_sums(chances: torch.Tensor) -> torch.Tensor:
-    """Sums along rows up to each number. CUDA's may differ in the last bit each time, so that a CPU adds up instead."""
+    """Cumulative sums along rows.
+
+    CUDA's `cumsum` may give a different last bit each time. If PyTorch is set to be deterministic, the CPU does it.
+    """
     if chances.device.type == "cuda" and torch.are_deterministic_algorithms_enabled():
         return chances.cpu().cumsum(-1).to(chances.device)
     return chances.cumsum(-1)
 
 
 def _stack(held: torch.Tensor, new: torch.Tensor) -> torch.Tensor:
-    """One below the other, the narrower filled up with zeros."""
+    """Both tensors one below the other, the narrower one padded with zeros on the right."""
     width = max(held.shape[1], new.shape[1])
     parts = [held, moved(new, held.device)]
     return torch.cat([functional.pad(part, (0, width - part.shape[1])) for part in parts])
 
 
 def _knobs(params: SamplingParams) -> tuple[float, ...]:
-    """Temperature, top-k, top-p, min-p, penalty, and whether to be greedy; each such that it does nothing if it is off.
+    """Temperature, top-k, top-p, min-p, repetition penalty, and 1 if the row is greedy, as numbers.
 
-    Nothing is to be filtered of a greedy row.
+    A parameter that is off gets a value that does nothing. The filters of a greedy row are off.
     """
     greedy = not params.temperature
     return (

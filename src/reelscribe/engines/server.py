@@ -1,7 +1,7 @@
-"""An OpenAI-compatible server: its address and key, what it says of itself, and what its errors mean.
+"""An OpenAI-compatible server: its address and key, what it says about itself, and what its errors mean.
 
-The key is in the headers and nowhere else: it is taken out of whatever a server's error says, and an answer that holds
-it is thrown away.
+The key is sent in the headers and appears nowhere else. It is removed from the texts of a server's errors. An answer
+that contains it is discarded.
 """
 
 import json
@@ -20,19 +20,24 @@ from reelscribe.errors import EngineError, SettingsError
 from reelscribe.video.web import retry_after
 
 _LONGEST_MESSAGE: Final = 300
+"""The most characters of a server's message that our errors repeat."""
 _SHORTEST_SECRET: Final = 8
-"""A key of fewer characters is a placeholder: to take it out of messages would only garble them."""
+"""The fewest characters of a real key. A shorter key is a placeholder, and removing it would only garble messages."""
 _CONNECT_SECONDS: Final = 20.0
+"""The time limit for opening a connection."""
 _START_SECONDS: Final = 30.0
+"""The time limit for the questions that are asked before a run."""
 _PROMPT_END: Final = 16
-"""Tokens among which a mark and a line break are, also if the mark is spelt out."""
+"""Tokens at the end of a prompt in which a mark and a line break fit, even if the mark takes several tokens."""
 _AWAY: Final = frozenset({502, 503, 529})
-"""Statuses that say: nobody is here to answer."""
+"""HTTP statuses that say that no server is there to answer."""
 _FATAL: Final = frozenset({401, 402})
+"""HTTP statuses after which no request can succeed."""
 _DENIED: Final = frozenset({403, 404})
-"""Statuses that servers give for a wrong key or model, but also for one request that they moderate or cannot route."""
+"""HTTP statuses for a wrong key or model, which servers also give for single requests that they moderate or cannot
+route."""
 _LOGS: Final = ("httpx2", *(f"httpcore2.{part}" for part in ("connection", "http11", "http2", "proxy", "socks")))
-"""Where headers of answers are logged at DEBUG."""
+"""Loggers that log the headers of answers at DEBUG."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,20 +46,20 @@ class ServedModel:
 
     name: str
     owner: str
-    """vLLM puts its own name here."""
+    """The `owned_by` of the list, in which vLLM puts its own name."""
 
 
 class Server:
-    """Where to send requests, and with which key.
+    """A server's address, its key, and the requests that can be sent to it.
 
     Args:
-        base_url: up to and with the version, as http://localhost:8000/v1.
-        api_key_env: name of the environment variable that holds the key. It need not be set where it is the default
-            one: a server of one's own wants no key.
-        request_timeout: seconds for one request in all.
+        base_url: the address, including the version, such as http://localhost:8000/v1.
+        api_key_env: the name of the environment variable that holds the key. If it is the default name, it need not be
+            set, since a local server needs no key.
+        request_timeout: seconds for a whole request.
 
     Raises:
-        SettingsError: the address or the key cannot be used. What may be a secret is not repeated.
+        SettingsError: the address or the key cannot be used. The message does not repeat what may be a secret.
     """
 
     def __init__(self, base_url: str | None, api_key_env: str, request_timeout: float) -> None:
@@ -63,19 +68,19 @@ class Server:
         self._key = _read_key(api_key_env)
         self._seconds = request_timeout
         self.has_answered = False
-        """Whether it has answered a request for a completion: key and model are right, or were."""
-        for name in _LOGS if self._key else ():  # a filter that is there already is not added again
+        """Whether the server has answered a request for a completion. So key and model are right, or were."""
+        for name in _LOGS if self._key else ():  # `addFilter` does not add an equal filter twice
             logging.getLogger(name).addFilter(_KeyFilter(key=self._key))
 
     def connect(self) -> httpx2.AsyncClient:
-        """A client for one event loop; the caller closes it. How many connections it opens is the caller's affair."""
+        """A client for one event loop. The caller closes it, and limits the number of connections."""
         return httpx2.AsyncClient(headers=self._headers(), timeout=self._timeout(None), limits=httpx2.Limits())
 
     def models(self) -> list[ServedModel] | None:
-        """What the server has; None where it has no such list.
+        """The models that the server lists; None if it has no list of models.
 
         Raises:
-            EngineError: it cannot be reached, or refuses the key.
+            EngineError: the server cannot be reached, refuses the key, or answers with something else.
         """
         response = self._call("GET", f"{self.url}/models")
         if response.status_code in (404, 405, 501):
@@ -92,16 +97,16 @@ class Server:
         return [ServedModel(name=entry["id"], owner=str(entry.get("owned_by"))) for entry in named]
 
     def vllm_version(self) -> tuple[int, int]:
-        """Version of a vLLM server, as (0, 32); (0, 0) where it does not tell."""
+        """The version of a vLLM server, such as (0, 32); (0, 0) if it does not say."""
         response = self._call("GET", f"{self.url.removesuffix('/v1')}/version")
         found = re.search(r'"version":\s*"(\d+)\.(\d+)', response.text) if response.status_code == 200 else None
         return (int(found[1]), int(found[2])) if found else (0, 0)
 
     def takes(self, body: Mapping[str, Any]) -> bool:
-        """Whether the server takes a request for a completion; it is asked, so let it be a small one.
+        """Whether the server accepts a request for a completion. The request is sent, so it should be a small one.
 
         Raises:
-            EngineError: it cannot be reached, or refuses more than this request.
+            EngineError: the server cannot be reached, or its error is not about this request alone.
         """
         response = self._call("POST", f"{self.url}/chat/completions", json.dumps(body).encode())
         if response.status_code not in (200, 400, 422):
@@ -110,10 +115,10 @@ class Server:
         return response.status_code == 200
 
     def prompt_end(self, body: Mapping[str, Any]) -> str:
-        """The last tokens of the prompt that a vLLM server makes of messages; empty if it does not tell.
+        """The text of the last tokens of the prompt that a vLLM server makes of messages; empty if it does not say.
 
         Raises:
-            EngineError: it cannot be reached.
+            EngineError: the server cannot be reached.
         """
         asked = json.dumps({**body, "return_token_strs": True}).encode()
         response = self._call("POST", f"{self.url.removesuffix('/v1')}/tokenize", asked)
@@ -126,11 +131,11 @@ class Server:
         """Send a request for a completion, once.
 
         Returns:
-            What the answer's JSON holds.
+            The parsed JSON of the answer.
 
         Raises:
-            BusyError, FailedError, RefusedError, DeniedError: see there.
-            EngineError: no request can be answered: the key or the model is wrong.
+            BusyError, FailedError, RefusedError, DeniedError: the request failed; see these classes.
+            EngineError: no request can be answered, for example because the key is wrong.
         """
         try:
             with anyio.fail_after(self._seconds):
@@ -147,7 +152,7 @@ class Server:
         return content
 
     def tell(self, said: object) -> str:
-        """What somebody else says, for our messages: in one line, not too long, without the key."""
+        """A foreign text or exception for our messages: in one line, shortened, without the key."""
         text = _without(self._key, " ".join(str(said).split()) or type(said).__name__).rstrip(".")
         return text if len(text) <= _LONGEST_MESSAGE else f"{text[:_LONGEST_MESSAGE]} ..."
 
@@ -170,7 +175,7 @@ class Server:
             raise EngineError(message) from exc
 
     def _judge(self, response: httpx2.Response) -> None:
-        """Raise what a status other than 200 means."""
+        """Raise the error that an HTTP status of 300 or more means."""
         status = response.status_code
         if status < 300:
             return
@@ -203,7 +208,7 @@ class Server:
         return EngineError(f"the server at {self.url} says {said}. {hint}")
 
     def _said(self, response: httpx2.Response) -> str:
-        """Status and message of an error; servers put it into different places."""
+        """The status and the message of an error. Servers put the message into different fields."""
         try:
             told = json.loads(response.text)
         except (ValueError, RecursionError):
@@ -215,12 +220,16 @@ class Server:
         return f"{response.status_code}: {self.tell(text or response.reason_phrase)}"
 
     def _read(self, response: httpx2.Response) -> Any:
-        """What an answer's JSON holds."""
+        """Parse the JSON of an answer.
+
+        Raises:
+            FailedError: it is not JSON, or it contains the key.
+        """
         try:
             content = json.loads(response.text)
         except (ValueError, RecursionError) as exc:
             raise FailedError(f"the server's answer is no JSON: {self.tell(response.text)!r}.") from exc
-        plain = json.dumps(content, ensure_ascii=False)  # a server may write some characters in escapes
+        plain = json.dumps(content, ensure_ascii=False)  # resolves escapes, in which a key could hide
         if _without(self._key, plain) != plain:
             raise FailedError("the server's answer holds the API key; it was thrown away.")
         return content
@@ -228,12 +237,12 @@ class Server:
 
 @dataclass(frozen=True, kw_only=True)
 class _KeyFilter:
-    """Takes a key out of log records."""
+    """A logging filter that removes a key from log records."""
 
     key: str = field(repr=False)
 
     def filter(self, record: logging.LogRecord) -> bool:
-        """Always true: the record is changed, not dropped."""
+        """Remove the key from a record. Always true, since no record is dropped."""
         record.msg, record.args = _without(self.key, record.getMessage()), ()
         return True
 
@@ -260,7 +269,7 @@ def _checked_url(base_url: str | None) -> str:
 
 
 def _read_key(env: str) -> str:
-    """The key, or nothing. What `env` holds is not repeated: it may be the key itself."""
+    """Read the key from the environment; empty if there is none. Errors do not repeat `env`: it may be a key itself."""
     if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", env):
         raise SettingsError(
             "api_key_env must be the name of an environment variable; what it holds is none, and is not repeated here, "

@@ -1,6 +1,6 @@
-"""Several engines as one: a text stage, or a judge, may have a model of its own, and a model may have replicas.
+"""Several engines as one: a text stage or a judge may have a model of its own, and a model may have replicas.
 
-Each engine has a lane: a thread of its own, in which it pulls works when it can keep them busy, and answers.
+Each engine has a lane: a thread in which it pulls works when it has room for them, and answers them.
 """
 
 import threading
@@ -15,15 +15,15 @@ from reelscribe.engines.feed import Feed, answers_to, feeding
 from reelscribe.values import Failure, Generation, Work
 
 _END_SECONDS = 1.0
-"""That threads are given to end. An engine may be in the middle of a step."""
+"""How long closing a lane waits for its thread. The engine may be in the middle of a step."""
 
 
 class SeveralEngines:
     """Gives each work to the engine of its task.
 
     Args:
-        main: for all tasks that have none of their own; videos are decoded for it.
-        others: by task.
+        main: the engine for all tasks without one of their own. Videos are decoded for it.
+        others: the engines of the other tasks, by name of the task.
     """
 
     def __init__(self, main: Engine, others: Mapping[str, Engine]) -> None:
@@ -41,12 +41,12 @@ class SeveralEngines:
         yield from in_lanes(works, [self._main, *self._others.values()], choose)
 
     def close(self) -> None:
-        """Let go of the models."""
+        """Close all engines that can be closed."""
         close_all([self._main, *self._others.values()])
 
 
 def close_all(engines: Iterable[Engine]) -> None:
-    """Close those engines that can be closed."""
+    """Close the engines that have a `close` method."""
     for engine in engines:
         end = getattr(engine, "close", None)
         if end:
@@ -59,9 +59,9 @@ def in_lanes(
     """Answer works with several engines at once.
 
     Args:
-        works: to answer.
-        engines: that answer, each in a thread of its own.
-        choose: the lane of a work, among those of the engines.
+        works: the works to answer.
+        engines: the engines, each of which gets a thread of its own.
+        choose: chooses the lane for a work. The lanes are in the order of the engines.
 
     Raises:
         BaseException: what one of the engines raised.
@@ -82,7 +82,7 @@ def in_lanes(
                     ended = work is None
                     for lane in lanes if work is None else [choose(work, lanes)]:
                         lane.give(work)
-                    del work, new  # they hold the pixels
+                    del work, new  # they hold the pixels, whose memory must not wait for the next event
                 elif isinstance(new, Lane):
                     new.look()
                 else:
@@ -93,12 +93,12 @@ def in_lanes(
 
 
 class Lane:
-    """Works on their way to one engine, and its answers on their way back.
+    """The thread of one engine, with the queue of its works.
 
     Args:
-        engine: whose.
-        news: takes its answers, and the lane itself when something has changed.
-        drop: whether the engine is to give up what it has not begun.
+        engine: the engine.
+        news: the queue for its answers. The lane puts itself there if the engine wants a work or has ended.
+        drop: whether the engine should discard works that it has not begun; see `Feed`.
     """
 
     def __init__(self, engine: Engine, news: "SimpleQueue[_News]", drop: Callable[[], bool]) -> None:
@@ -115,26 +115,26 @@ class Lane:
 
     @property
     def lacks(self) -> int:
-        """Works that its engine has asked for and not been given."""
+        """The number of works that the engine has asked for and not got."""
         return self._wanted - self._given
 
     def give(self, work: Work | None) -> None:
-        """Give it a work; None at the end."""
+        """Give the engine a work, or None at the end."""
         self._given += 1
         self._works.put(work)
 
     def look(self) -> None:
-        """See whether it has come to its end.
+        """Update `runs`.
 
         Raises:
-            BaseException: what its engine raised.
+            BaseException: what the engine raised.
         """
         self.runs = not self._ended
         if self._error:
             raise self._error
 
     def close(self) -> None:
-        """Give up what is under way."""
+        """Give up the works that are not answered, and wait for the thread for at most `_END_SECONDS`."""
         self._closed = True
         self._works.put(None)
         self._thread.join(_END_SECONDS)

@@ -1,4 +1,4 @@
-"""Parts of Transformers, made faster without changing what they compute."""
+"""Faster versions of parts of Transformers that compute the same, except for rounding."""
 
 import functools
 import inspect
@@ -13,20 +13,20 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.models.llama.modeling_llama import LlamaRMSNorm
 
 _KNOWN: Final = ("Qwen3VL", "Qwen3_5", "Qwen3Omni", "Qwen2_5_VL")
-"""What the class names of vision encoders begin with whose features were held against those without."""
+"""Beginnings of the class names of vision encoders for which the features were compared with the original ones."""
 _KNOWN_TEXT: Final = ("Qwen3VLTextModel", "Qwen3VLMoeTextModel")
-"""Language models whose attention is the one below."""
+"""Class names of language models whose attention `_attend_to_text` computes."""
 
 
 def speed_up(model: Any) -> None:
-    """Speed up those parts of a loaded model that are known. All others stay as they are.
+    """Replace the parts of a loaded model that are known by faster ones, in place. All other parts stay as they are.
 
-    In float32, results differ by rounding alone. In bfloat16, a norm rounds once, after its weight, where Transformers
-    rounds before and after it; so does a rotation.
+    In float32, results differ only by rounding. In bfloat16, a norm rounds once, after applying its weight, whereas
+    Transformers rounds before and after. The same holds for a rotation.
     """
     speed_up_vision(model)
     for module in model.modules():
-        if hasattr(module, "_hf_hook"):  # moves weights to the device when forward is called
+        if hasattr(module, "_hf_hook"):  # Accelerate wraps `forward` to move weights to the device: keep it
             continue
         if _has_code_of(type(module), LlamaRMSNorm):
             module.forward = functools.partial(_normalise, module)
@@ -37,7 +37,7 @@ def speed_up(model: Any) -> None:
 
 
 def _has_code_of(kind: type, original: type) -> bool:
-    """Whether a class computes the very same: Transformers copies such classes into each family's file."""
+    """Whether two classes have the same bytecode in `forward`: Transformers copies classes into each family's file."""
     codes: list[CodeType | None] = [
         getattr(inspect.unwrap(each.forward), "__code__", None) if hasattr(each, "forward") else None
         for each in (kind, original)
@@ -47,7 +47,7 @@ def _has_code_of(kind: type, original: type) -> bool:
 
 
 def _normalise(norm: Any, hidden_states: torch.Tensor) -> torch.Tensor:
-    """One kernel on a GPU, in place of six."""
+    """RMS norm in one GPU kernel instead of six."""
     weight = norm.weight
     return functional.rms_norm(hidden_states, weight.shape, weight, norm.variance_epsilon)
 
@@ -55,14 +55,14 @@ def _normalise(norm: Any, hidden_states: torch.Tensor) -> torch.Tensor:
 def _signed(
     embed: Callable[..., tuple[torch.Tensor, torch.Tensor]], *args: Any, **kwargs: Any
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Cosines and sines for `_rotated`, once for all layers."""
+    """Cosines and sines for `_rotated`, computed once for all layers: the first half of the sines is negated."""
     cos, sin = embed(*args, **kwargs)
     sin[..., : sin.shape[-1] // 2].neg_()
     return cos.unsqueeze(1), sin.unsqueeze(1)
 
 
 def _rotated(states: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
-    """Rotary embedding. The sign of the half that comes to stand in front is in the sines."""
+    """Rotary embedding of states. `_signed` has put the sign of the half that moves to the front into the sines."""
     return torch.addcmul(states * cos, states.roll(states.shape[-1] // 2, -1), sin)
 
 
@@ -75,7 +75,7 @@ def _attend_to_text(
     past_key_values: Any = None,
     **kwargs: Any,
 ) -> tuple[torch.Tensor, Any]:
-    """Attention of a Qwen3-VL, with embeddings from `_signed`."""
+    """The attention of Qwen3-VL's language model, with position embeddings from `_signed`."""
     split = (*hidden_states.shape[:-1], -1, attention.head_dim)
     query = attention.q_norm(attention.q_proj(hidden_states).view(split)).transpose(1, 2)
     key = attention.k_norm(attention.k_proj(hidden_states).view(split)).transpose(1, 2)
@@ -92,17 +92,17 @@ def _attend_to_text(
 
 
 def speed_up_vision(model: Any) -> None:
-    """Let a loaded model's vision encoder take patches by a matrix product, and all frames by one attention call.
+    """Let a loaded model's vision encoder embed patches by a matrix product, and frames of one size attend in one call.
 
-    The weights of its queries and keys are brought into another order, in place. An encoder that is not known stays as
-    it is.
+    The weights of its queries and keys are reordered in place. An encoder that is not known stays as it is.
     """
     vision: Any = getattr(model, "visual", None) or getattr(model.model, "visual", None)
     if not type(vision).__name__.startswith(_KNOWN):
         return
     projection = vision.patch_embed.proj
     if isinstance(projection, torch.nn.Conv3d) and projection.stride == projection.kernel_size:
-        weight, bias = projection.weight.flatten(1), projection.bias  # patches do not overlap: a matrix product does it
+        # Patches do not overlap, so that the convolution is a matrix product.
+        weight, bias = projection.weight.flatten(1), projection.bias
         vision.patch_embed.forward = lambda patches: functional.linear(patches.to(weight.dtype), weight, bias)
     if vision.config._attn_implementation == "sdpa":
         for block in vision.blocks:
@@ -114,10 +114,10 @@ def speed_up_vision(model: Any) -> None:
 
 @torch.no_grad()
 def _put_halves_side_by_side(attention: Any) -> None:
-    """Bring the channels of queries and keys from (first half, second half) to pairs of one of each.
+    """Reorder the channels of queries and keys so that each channel of the first half is followed by its partner.
 
-    Rotary embeddings rotate such pairs: side by side they are complex numbers, which are rotated in one go. A product
-    of queries and keys does not depend on the order of channels.
+    Rotary embeddings rotate pairs of one channel from each half. Side by side, a pair is a complex number, and the
+    rotation is one multiplication. Products of queries and keys do not depend on the order of channels.
     """
     for parameter in (attention.qkv.weight, attention.qkv.bias):
         heads = parameter[: 2 * attention.dim].unflatten(0, (2 * attention.num_heads, 2, -1))
@@ -131,7 +131,7 @@ def _attend(
     position_embeddings: tuple[torch.Tensor, torch.Tensor],
     **_: Any,
 ) -> torch.Tensor:
-    """Attention within each frame, by one call for all frames of one size that stand together."""
+    """Attention within each frame, in one call for neighbouring frames of the same size."""
     mixed = attention.qkv(hidden_states).unflatten(-1, (3, attention.num_heads, -1))  # tokens, q k v, heads, channels
     cos, sin = (part[:, None, None, : part.shape[-1] // 2].float() for part in position_embeddings)
     pairs = torch.view_as_complex(mixed[:, :2].float().unflatten(-1, (-1, 2)))
@@ -150,10 +150,10 @@ def _attend(
 
 
 def _runs(cu_seqlens: torch.Tensor) -> list[tuple[int, int]]:
-    """Patches of a frame, and how many frames of that size stand together.
+    """For each run of neighbouring frames of one size: the number of patches of a frame, and the number of frames.
 
-    They are read from the device once for all blocks of a pass, which are given the very same tensor: the host waits
-    for the device there.
+    Reading `cu_seqlens` makes the host wait for the device. All blocks of a pass get the same tensor. So the result is
+    kept as an attribute of the tensor.
     """
     runs: list[tuple[int, int]] | None = getattr(cu_seqlens, "runs", None)
     if runs is None:

@@ -1,7 +1,7 @@
-"""Frames as images, each beside its time in words: for models without video, and for servers.
+"""Frames as images, each beside its time in words, for models without video and for servers.
 
-The words are those that a family of models writes itself, where it writes any: its models were trained on them. All
-others get the same words, which say what the images are.
+If a family's own processor writes words beside the frames of a video, these are used, since its models were trained on
+them. All other models get the same words, which say what the images are.
 """
 
 import re
@@ -10,30 +10,30 @@ from dataclasses import dataclass
 from typing import Final
 
 HEARD: Final = "The sound of the video:"
-"""Before the sound of a clip that stands beside its frames."""
+"""The text before the sound of a clip, if sound follows the frames as a part of its own."""
 PLACE: Final = "\uf8ff"
-"""Stands in a message where a clip belongs: a character for private use, which no template takes for anything."""
+"""The mark for a clip in a message: a private-use character, which no chat template treats specially."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Words:
-    """What stands beside frames.
+    """The texts beside frames.
 
     Formats may hold `number` (from 1), `seconds`, `whole` (seconds, rounded down), `minutes` (as 01:11) and `hours` (as
     00:01:11.500).
     """
 
     before: str = ""
-    """Format, before each frame."""
+    """The format of the text before each frame."""
     after: str = ""
-    """Format, after each frame."""
+    """The format of the text after each frame."""
     between: str = ""
-    """Text between what belongs to a frame and what belongs to the next."""
+    """The text between a frame with its texts and the next."""
     lead: str = ""
-    """Text before all of that, on a line of its own."""
+    """The text before everything else, on a line of its own."""
 
     def around(self, times: Sequence[float]) -> list[str]:
-        """What stands before each frame, and after the last one: one text more than frames.
+        """The texts before each frame and after the last one: one more than there are frames. Without `lead`.
 
         Args:
             times: of the frames, in seconds.
@@ -47,19 +47,19 @@ class Words:
 
 @dataclass(frozen=True, kw_only=True)
 class Stills:
-    """How a checkpoint is shown frames as images."""
+    """How frames are shown to a checkpoint as images."""
 
     image: str
-    """What its chat template writes for an image."""
+    """The text that its chat template writes for an image."""
     words: Words
 
     def text(self, times: Sequence[float]) -> str:
-        """What stands in a prompt for a clip with frames at these times, in seconds."""
+        """The text that stands in a prompt for a clip with frames at these times, in seconds."""
         return "\n".join(filter(None, [self.words.lead, self.image.join(self.words.around(times))]))
 
 
 OTHERS: Final = Words(lead="A video, as frames, each after its time:", before="{seconds:.2f} s")
-"""For models of which no words are known."""
+"""The words for models whose own are not known."""
 _SECONDS: Final = Words(before="<{seconds:.1f} seconds>")
 _FAMILIES: Final[Mapping[str, Words]] = {
     r"qwen3[._-]?vl|qwen3[._][56]|lfm3[._-]?vl": _SECONDS,
@@ -70,11 +70,11 @@ _FAMILIES: Final[Mapping[str, Words]] = {
     r"video[_-]?llama[_-]?3": Words(before="Time {seconds:.1f}s:", between=","),
     r"smolvlm": Words(before="\nFrame from {minutes}:"),
     r"kimi[._-]k2[._-]?5": Words(before="{hours}"),
-    # It numbers frames and writes no times, but can read them.
+    # InternVL itself numbers frames and writes no times, but it can read them.
     r"internvl": Words(before="Frame{number} at {seconds:.1f} seconds: "),
 }
-"""By what names of models hold, in small letters: the words that a family's processor writes beside frames of a video.
-Servers tell no more of a model than its name."""
+"""The words that a family's processor writes beside the frames of a video, by a regular expression that is searched for
+in the model's name in lower case. The name is all that a server tells of a model."""
 
 
 def words_of(name: str) -> Words:

@@ -1,4 +1,4 @@
-"""How a checkpoint's template and tokenizer deal with thoughts: see `reelscribe.thoughts`."""
+"""Thoughts in a checkpoint's chat template and tokenizer; see `reelscribe.thoughts`."""
 
 import itertools
 from collections.abc import Mapping, Sequence
@@ -10,23 +10,23 @@ from reelscribe.thoughts import CLOSING, OPENING
 from reelscribe.values import Generation
 
 _SWITCHES: Final = ("enable_thinking", "thinking")
-"""Variables of chat templates: `enable_thinking` in those of Qwen, GLM, Gemma, MiniCPM and ERNIE; `thinking` in those
-of Kimi, DeepSeek and Granite."""
+"""Variables of chat templates that turn thinking on or off: `enable_thinking` for Qwen, GLM, Gemma, MiniCPM and ERNIE,
+`thinking` for Kimi, DeepSeek and Granite."""
 _TAIL: Final = 16
-"""Tokens at the end of a prompt among which an opening mark and its line break are, also if the mark is spelt out."""
+"""Tokens at the end of a prompt in which an opening mark and a line break fit, even if the mark is several tokens."""
 
 
 def template_switches(processor: Any, *, thinking: bool) -> Mapping[str, bool]:
-    """The variables by which the chat template of a checkpoint is told whether to let the model think.
+    """The variables that turn thinking on or off in a checkpoint's chat template, with their values.
 
-    A variable counts if it makes a difference to what is rendered. Most templates have none.
+    Only variables that change the rendered prompt are returned. Most templates have none.
     """
     template = processor.chat_template
     template = template.get("default") if isinstance(template, dict) else template
     question = [{"role": "user", "content": [{"type": "video"}, {"type": "text", "text": "What happens?"}]}]
 
     def render(name: str, value: bool) -> str:
-        # The processor would take a variable that its template does not have for one of its own arguments.
+        # Call the tokenizer: the processor would take a variable that its template lacks for an argument of its own.
         rendered: str = processor.tokenizer.apply_chat_template(
             question, chat_template=template, tokenize=False, add_generation_prompt=True, **{name: value}
         )
@@ -44,15 +44,15 @@ def opens_thought(tokenizer: Any, prompt_ids: Sequence[int]) -> bool:
 
 
 def with_opening(generation: Generation) -> Generation:
-    """The same with the opening mark, which stands at the end of the prompt, before each candidate."""
+    """A copy with the opening mark before each candidate. The mark itself stands at the end of the prompt."""
     opened = (replace(candidate, text=OPENING + candidate.text) for candidate in generation.candidates)
     return replace(generation, candidates=tuple(opened))
 
 
 def decode(tokenizer: Any, tokens: Sequence[int]) -> str:
-    """The text of generated tokens, without special tokens but for the marks of thoughts."""
+    """Decode generated tokens to text, without special tokens except for the marks of thoughts."""
     marks = special_marks(tokenizer)
-    if not marks:  # most tokenizers have the marks as tokens that are not special, or not at all
+    if not marks:  # in most tokenizers the marks are tokens that are not special, or no tokens at all
         text: str = tokenizer.decode(tokens, skip_special_tokens=True)
         return text
     parts = []
@@ -63,13 +63,13 @@ def decode(tokenizer: Any, tokens: Sequence[int]) -> str:
 
 
 def before_stop(text: str, stop: Sequence[str]) -> str:
-    """A text up to the first stop string in it."""
+    """The part of a text before the first stop string; the whole text if it has none."""
     return text[: min((text.find(each) for each in stop if each in text), default=len(text))]
 
 
 @lru_cache(maxsize=4)
 def special_marks(tokenizer: Any) -> Mapping[int, str]:
-    """By token, the marks that this tokenizer has as special tokens, which decoding without these would drop."""
+    """The marks of thoughts that are special tokens of this tokenizer, by token. Plain decoding would drop them."""
     added = getattr(tokenizer, "added_tokens_decoder", {})
     return {
         token: entry.content for token, entry in added.items() if entry.special and entry.content in (OPENING, CLOSING)

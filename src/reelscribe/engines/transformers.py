@@ -1,9 +1,9 @@
-"""Checkpoints through Hugging Face Transformers.
+"""Running checkpoints with Hugging Face Transformers.
 
-One pass of the vision encoder and one prefill of what prompts share a clip, however much is asked about it: questions
-and their candidates branch off from one key-value cache (see `branching`). The loop over tokens and the sampling are
-ours (`running`, `sampling`), because `generate` can neither share a prompt, nor let clips join a running batch, nor
-give each row its own randomness.
+However much is asked about a clip, it is encoded once, and the tokens that its prompts share are prefilled once:
+questions and their candidates branch off from one key-value cache (see `branching`). The decoding loop and the sampling
+are our own (`running`, `sampling`), because `generate` can neither share a prompt, nor let clips join a running batch,
+nor give each row its own random numbers.
 """
 
 import logging
@@ -43,17 +43,17 @@ logger = logging.getLogger(__name__)
 Answer = Generation | Failure
 
 _WINDOW_BATCHES: Final = 2
-"""Batches of works that may wait, to choose from."""
+"""The number of batches of prepared works that may wait, to choose from."""
 _WINDOW_BYTES: Final = 512 << 20
-"""Pixels that may wait."""
+"""Bytes of prepared videos that may wait."""
 _PATIENCE_SECONDS: Final = 1.0
-"""How long works wait for others to begin a batch with, once none has come for so long."""
+"""A new batch begins with the works that wait if no further work has arrived for this long."""
 _GPU_SHARE: Final = 0.6
-"""Of the memory that is free once the model is loaded, for keys and values; the rest is for what passes through."""
+"""The share for keys and values of the GPU memory that is free after loading the model. The rest is for activations."""
 _CPU_SHARE: Final = 0.25
-"""Of all memory, likewise."""
+"""The share for keys and values of all memory, on a CPU."""
 _CPU_TOKENS: Final = 65536
-"""A CPU gains nothing from more."""
+"""Most tokens of the cache on a CPU, which gains nothing from more."""
 
 
 class TransformersEngine:
@@ -62,21 +62,22 @@ class TransformersEngine:
     Args:
         model: hub name, folder, or the name of a built-in model.
         revision: branch, tag or commit of a hub model.
-        device: "auto", "cpu", "cuda", "cuda:1", ...; "auto:N" deals the GPUs out to workers by their numbers N.
+        device: "auto", "cpu", "cuda", "cuda:1", ...; "auto:N" is for worker N, and takes GPU N modulo their number.
         dtype: "auto" is the checkpoint's own on a GPU, and float32 on a CPU, where captions then depend least on the
-            batch that a clip is in; "bfloat16" is faster on CPUs with units for it.
-        batch_size: most works under way at once.
-        batch_tokens: most tokens that the key-value cache may come to hold; by default what memory has room for.
-        deterministic: whether to answer one request at a time, by repeatable operations alone.
+            other clips of their batch. "bfloat16" is faster on CPUs with instructions for it.
+        batch_size: the most works in a batch.
+        batch_tokens: the most tokens that the key-value cache may hold; None for as many as memory has room for.
+        deterministic: whether to answer one request at a time, with repeatable operations only.
         thinking: whether to let a model that can think do so before it answers.
-        show: frames as a "video", as "images", or "auto": as images only if the checkpoint takes no video.
+        show: whether to show frames as a "video" or as "images"; "auto" means images only if the checkpoint takes no
+            video.
         audio: whether clips come with their sound.
         model_params: passed on to `AutoModelForMultimodalLM.from_pretrained`.
-        schemas: that requests will have, to see that answers can be held to them.
+        schemas: the schemas of later requests. They are compiled, to find out now whether they can be enforced.
 
     Raises:
-        ModelError: the checkpoint cannot be loaded, or takes clips in no way that is known here.
-        SettingsError: clips come with sound, and it takes none.
+        ModelError: the checkpoint cannot be loaded, or does not take clips in a way that is supported.
+        SettingsError: clips come with sound and the model takes none, or a schema cannot be enforced.
     """
 
     def __init__(
@@ -96,14 +97,14 @@ class TransformersEngine:
         schemas: Iterable[Schema] = (),
     ) -> None:
         self._deterministic = deterministic
-        if deterministic:  # read when CUDA is first used
+        if deterministic:  # cuBLAS needs this to be repeatable, and reads it when CUDA is first used
             os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         self._device = _device(device)
         if dtype == "auto" and self._device.type == "cpu":
             dtype = "float32"
         downloads_shown = sys.stderr.isatty() and not are_progress_bars_disabled()
-        hf_logging.disable_progress_bar()  # these would be drawn over the line of progress
-        if downloads_shown:  # they may take an hour
+        hf_logging.disable_progress_bar()  # bars of loading would be drawn over our own line of progress
+        if downloads_shown:  # downloads may take an hour, so that their bars stay
             enable_progress_bars()
         given: dict[str, Any] = {"dtype": dtype, "device_map": str(self._device), **(model_params or {})}
         hub = {key: given[key] for key in HUB_PARAMS if key in given}
@@ -117,7 +118,7 @@ class TransformersEngine:
             self._model, report = AutoModelForMultimodalLM.from_pretrained(
                 checkpoint.path, revision=revision, output_loading_info=True, **given
             )
-        except ModuleNotFoundError as exc:  # of a way to quantise
+        except ModuleNotFoundError as exc:  # a package for a quantised checkpoint
             raise cannot_load(model, f"it needs a package: pip install {exc.name}") from exc
         except Exception as exc:  # damaged files and odd parameters raise all kinds of errors in there
             raise cannot_load(model, str(exc)) from exc
@@ -158,7 +159,7 @@ class TransformersEngine:
         )
 
     def generate(self, works: Iterator[Work]) -> Iterator[Answer]:
-        """Answer requests as they come to their end. Works join the running batch when there is room for several."""
+        """Answer requests as soon as they are complete. Works join the running batch if there is room for several."""
         batch = self._new_batch()
         with feeding(works) as feed, self._ready(feed) as ready:
             while True:
@@ -193,7 +194,11 @@ class TransformersEngine:
         return RunningBatch(self._model, self._inputs, self._rules, self._device)
 
     def _prepare(self, item: Work) -> "_Prepared":
-        """Make a work ready. If that fails, each request is tried by itself, to find those that are at fault."""
+        """Build the inputs for a work. If that fails, try each request alone, to find the ones that are at fault.
+
+        Raises:
+            MissingExtraError: a package is missing for all requests of its kind.
+        """
         try:
             return _Prepared(inputs=self._inputs.prepare(item))
         except MissingExtraError:
@@ -211,19 +216,19 @@ class TransformersEngine:
 
     @property
     def _min_joining(self) -> int:
-        """Minimum number of works for joining a batch that runs, because each time the whole cache is copied."""
+        """The minimum number of works for joining a running batch, because each join copies the whole cache."""
         return -(-self._batch_size // 4)
 
     def _tokens_of(self, works: Sequence[ModelInputs]) -> int:
         return most_tokens(works, shared=self._shares, row_tokens=self._cost.row_tokens)
 
     def _choose(self, waiting: list[ModelInputs], batch: RunningBatch, *, all_there: bool) -> list[ModelInputs]:
-        """Those of the waiting works that are to join now: the oldest, and those most like it in length.
+        """Choose the waiting works that join the batch now: the oldest one, and those closest to it in length.
 
         Args:
-            waiting: oldest first.
-            batch: that they are to join.
-            all_there: whether no more will wait with them, however long they do.
+            waiting: the prepared works, oldest first.
+            batch: the batch to join.
+            all_there: whether no more works can arrive while these wait.
         """
         running = batch.works
         room = self._batch_size - len(running)
@@ -239,14 +244,11 @@ class TransformersEngine:
         return group if many or not running or (all_there and len(group) == len(waiting)) else []
 
     def _advance(self, batch: RunningBatch, group: Sequence[ModelInputs] = ()) -> "_Fault | None":
-        """Let works join a batch, and take it a token further.
+        """Let works join a batch, and decode one more token of each candidate.
 
         Returns:
-            What went wrong, if anything did. Then the batch is good for nothing but what it holds: the answers that
-            were finished before, and the works that are to be run elsewhere.
-
-        Raises:
-            EngineError: no batch can be run.
+            What went wrong, or None. After a fault the batch cannot go on. Only its `finished` answers and its `works`,
+            which have to be run elsewhere, are still valid.
         """
         try:
             with repeatable() if self._deterministic else nullcontext():
@@ -259,9 +261,13 @@ class TransformersEngine:
         return None
 
     def _apart(self, works: Sequence[ModelInputs], fault: "_Fault") -> Iterator[Answer]:
-        """Go on with works whose batch failed in ever smaller batches, so that a bad request costs only itself.
+        """Go on with the works of a failed batch in ever smaller batches, so that a bad request costs only itself.
 
-        One that failed alone is given up only once it has failed again: the trouble may have been the moment's.
+        A request fails only once it has failed in a batch of its own after the first fault, which may have been
+        temporary.
+
+        Raises:
+            EngineError: the fault is such that no batch can be run any more.
         """
         if fault.broken:
             raise fault.broken
@@ -283,7 +289,11 @@ class TransformersEngine:
     def _to_the_end(
         self, part: Sequence[ModelInputs]
     ) -> "Generator[Answer, None, tuple[list[ModelInputs], _Fault | None]]":
-        """Answer works in a batch of their own, as far as that goes."""
+        """Answer works in a batch of their own, until they are done or the batch fails.
+
+        Returns:
+            The works that are not answered, and the fault if there was one.
+        """
         batch = self._new_batch()
         fault = self._advance(batch, part)
         while batch.works and not fault:
@@ -293,41 +303,41 @@ class TransformersEngine:
         return batch.works, fault
 
     def _one_by_one(self, item: ModelInputs) -> Iterator[Answer]:
-        """Answer each request of a work in a batch of its own, so that shapes of tensors depend on nothing else."""
+        """Answer each request of a work in a batch of its own, so that the shapes of tensors depend on it alone."""
         for question in item.questions:
             left, fault = yield from self._to_the_end([item.only({question.request.id})])
             if fault:
                 yield from self._apart(left, fault)
 
     def inputs(self, batch: list[Work]) -> dict[str, torch.Tensor]:
-        """What the model is fed; see `InputBuilder.collate`."""
+        """The model's inputs for the prefill of some works; see `InputBuilder.collate`."""
         return self._inputs.collate([self._inputs.prepare(item) for item in batch])
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class _Prepared:
-    """A work that may join: what the model is fed, and the requests that have no part in that."""
+    """A prepared work: its inputs, and the failures of those requests that could not be prepared."""
 
     inputs: ModelInputs | None = None
     failures: tuple[Failure, ...] = ()
 
 
 class _Fault:
-    """What is told of an error. The error itself would keep alive what was in memory."""
+    """What is kept of an exception. The exception itself would keep the tensors of its traceback in memory."""
 
     def __init__(self, exc: Exception, device: torch.device | None = None) -> None:
         self.message = f"{type(exc).__name__}: {exc}"
         self.out_of_memory = isinstance(exc, (torch.OutOfMemoryError, MemoryError))
         self.broken: EngineError | None = None
-        """Set if no further clip can be run."""
+        """The error to raise if no further clip can be run; else None."""
         if isinstance(exc, torch.AcceleratorError):
             self.broken = EngineError(f"the device {device} failed: {exc}")
-        elif isinstance(exc, ImportError):  # a quantised checkpoint's kernels are looked for when they are first needed
+        elif isinstance(exc, ImportError):  # the kernels of a quantised checkpoint are imported when first needed
             self.broken = EngineError(f"the model lacks a package to run with: {exc}")
 
 
 _Left = tuple[list[ModelInputs], _Fault | None]
-"""Works that are not answered, and what went wrong, if anything did."""
+"""The works that are not answered, and what went wrong, if anything did."""
 
 
 def _failure(request: Request, fault: _Fault) -> Failure:
@@ -336,7 +346,7 @@ def _failure(request: Request, fault: _Fault) -> Failure:
 
 
 def load(settings: Settings) -> TransformersEngine:
-    """The engine that the settings describe."""
+    """Load the engine that the settings describe."""
     return TransformersEngine(
         settings.model,
         revision=settings.revision,
@@ -354,6 +364,11 @@ def load(settings: Settings) -> TransformersEngine:
 
 
 def _device(name: str) -> torch.device:
+    """The device of a name; see `TransformersEngine`.
+
+    Raises:
+        ModelError: there is no such device, or it does not work.
+    """
     kind, _, worker = name.partition(":")
     try:
         if kind == "auto":
@@ -368,10 +383,10 @@ def _device(name: str) -> torch.device:
 
 
 def _check_quantised(checkpoint: Checkpoint, model: str) -> None:
-    """See that Transformers knows how weights are quantised: else it would take their bare numbers, with a warning.
+    """Check that Transformers supports the quantisation of the weights. If not, it would only warn and use raw values.
 
     Raises:
-        ModelError: it does not.
+        ModelError: it does not support it.
     """
     method = checkpoint.quantised
     if not method:
@@ -395,7 +410,7 @@ def _size(item: _Prepared) -> int:
 
 
 def _halves(works: Sequence[ModelInputs]) -> Iterator[list[ModelInputs]]:
-    """In two parts, in three if the number is odd; a single work by its requests, a single request as it is."""
+    """Split works into two parts, or three if their number is odd. A single work is split by its requests."""
     if len(works) == 1:
         ids = [question.request.id for question in works[0].questions]
         half = max(len(ids) // 2, 1)
@@ -406,7 +421,7 @@ def _halves(works: Sequence[ModelInputs]) -> Iterator[list[ModelInputs]]:
 
 
 def _batch_tokens(cost: CacheCost, device: torch.device) -> int:
-    """Tokens whose keys and values memory has room for, beside what a pass through the model takes."""
+    """The number of tokens whose keys and values fit into memory, beside the activations of a forward pass."""
     if device.type == "cuda":
         room = _GPU_SHARE * torch.cuda.mem_get_info(device)[0] / SLACK
     else:

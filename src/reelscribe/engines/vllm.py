@@ -1,14 +1,14 @@
-"""Checkpoints through vLLM, in this process, or in one for each replica: continuous batching over the whole run.
+"""Running checkpoints with vLLM, in this process or in one process for each replica.
 
-vLLM's own engine core runs in a process beside this one and batches whatever is in flight. `generate` keeps a window of
-requests there, refilled one by one as answers come out, so that it never drains. Frames go over as they are, at their
-final size and with their true times: vLLM samples none of them. Sound goes beside them. What it makes of a clip is
-seen before weights are loaded (`vllm_clips.py`).
+vLLM's engine core runs in a process beside this one and batches the requests in flight. `generate` keeps a window of
+requests in flight, and refills it one by one as answers come out, so that it never drains. Frames are passed at their
+final size and with their true times: vLLM does not sample them. Sound is passed beside them. Before weights are loaded,
+`vllm_clips.py` checks what vLLM makes of a clip.
 
-All candidates of a request are one request there, too. vLLM knows a work's clip by a name, the same in each request, so
-that they share the vision encoder and the prefill up to the question, as candidates do, through its caches. It draws
-tokens its own way from the request's seed: other than the Transformers engine does, and, in batches of another make-up,
-equal only as far as the arithmetic is.
+All candidates of a request are one request to vLLM. All requests of a work give its clip the same name, so that vLLM's
+caches share the encoded clip and the prefill up to the question. vLLM draws tokens from the request's seed in its own
+way. So its answers differ from those of the Transformers engine, and they may differ from batch to batch by as much as
+the arithmetic does.
 """
 
 import asyncio
@@ -54,40 +54,40 @@ _ENVIRONMENT: Final = {
     "VLLM_LOGGING_STREAM": "ext://sys.stderr",
     "VLLM_NO_USAGE_STATS": "1",
 }
-"""For vLLM, where the user has not set it: say what breaks, and send nothing anywhere."""
+"""Environment variables for vLLM that the user has not set: log errors only, and send no usage statistics."""
 CORE_ENVIRONMENT: Final = {"VLLM_WORKER_MULTIPROC_METHOD": "spawn", "OMP_WAIT_POLICY": "PASSIVE"}
-"""For vLLM's processes, likewise: begin afresh, not as copies of this one with its threads; and on a CPU that others
-use, too, wait without burning it."""
+"""Environment variables for vLLM's processes that the user has not set: start new processes instead of forking this one
+with its threads, and let OpenMP's threads sleep while they wait, since a CPU has other work too."""
 _PROCESSOR_THREADS: Final = 8
-"""For vLLM's preparation of clips, which is one at a time in this process, and has one thread where nobody says."""
+"""Threads for preparing clips. vLLM prepares one clip at a time in this process, by default with one thread."""
 _AHEAD: Final = 1.25
-"""Candidates in flight for each that vLLM runs at once: the others wait there, prepared, for a place."""
+"""Candidates in flight for each candidate that vLLM runs at once. The others wait in vLLM, already prepared."""
 _HEAD_START_SECONDS: Final = 0.05
-"""For a request that is ready, or nearly, to fill a free place before the next answer is handed out."""
+"""How long to wait for the next work before an answer is handed out, so that free places are filled first."""
 _SECONDS_BETWEEN_LOOKS: Final = 5.0
-"""How often to see whether vLLM is still alive while nothing comes out of it."""
+"""How often to check that vLLM is alive while it sends nothing."""
 _SECONDS_TO_STOP: Final = 30.0
-"""For vLLM's processes to end by themselves, before they are killed."""
+"""The time for vLLM's processes to end by themselves, before they are killed."""
 _SEEDS: Final = 1 << 62
-"""vLLM takes seeds of 63 bits, and adds a candidate's number."""
+"""The bound of seeds for vLLM. It takes seeds of 63 bits, and adds the number of a candidate."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Made:
-    """What vLLM made of a request."""
+    """vLLM's answer to a request."""
 
     generation: Generation
-    """With scores, if its candidates or their claims are judged."""
+    """The candidates, with the judge's scores if they or their claims are judged."""
     reasons: frozenset[str]
-    """Why its candidates ended."""
+    """vLLM's finish reasons of the candidates."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class _Flight:
-    """A request that vLLM has. Equal only to itself."""
+    """A request that vLLM is working on. Compared and hashed by identity."""
 
     item: Work
-    """Of one request."""
+    """The work, with this request alone."""
     replica: int
     future: "Future[_Made]"
 
@@ -101,12 +101,12 @@ class VllmEngine:
 
     Args:
         settings: of the model and the tasks.
-        checkpoint: the model's.
-        budget: of clips.
-        spread: over GPUs.
+        checkpoint: the model's checkpoint.
+        budget: the limits on frames of a clip.
+        spread: how the model is spread over GPUs.
 
     Raises:
-        SettingsError: vLLM does not take a task's sampling parameters.
+        SettingsError: vLLM does not accept a task's sampling parameters.
         ModelError: the checkpoint cannot be loaded, or vLLM does not take its videos as its own processor does.
     """
 
@@ -130,11 +130,12 @@ class VllmEngine:
         self.engine_args = made_arguments(
             settings, checkpoint, budget, spread, answer_tokens=max(answers), on_cpu=current_platform.is_cpu()
         )
-        """What vLLM is told."""
-        resource_tracker.ensure_running()  # serves this whole program, so that it must not end with vLLM
+        """The arguments that vLLM is started with."""
+        # Start the tracker before the guard: it serves the whole program, and must not be ended with vLLM's processes.
+        resource_tracker.ensure_running()
         guard = Guard()
         self._llm = self._start(guard, settings, checkpoint, budget)
-        if not current_platform.is_cpu():  # which has its own use for them
+        if not current_platform.is_cpu():  # on a CPU, vLLM has its own use for OpenMP's threads
             os.environ.setdefault("OMP_NUM_THREADS", str(min(_PROCESSOR_THREADS, os.cpu_count() or 1)))
         self._loop = asyncio.new_event_loop()
         thread = threading.Thread(target=self._loop.run_forever, daemon=True, name="vllm")
@@ -156,7 +157,11 @@ class VllmEngine:
         )
 
     def _start(self, guard: Guard, settings: Settings, checkpoint: Checkpoint, budget: FrameBudget) -> Any:
-        """The engine of vLLM, once it has shown that it takes the checkpoint's videos."""
+        """Check that vLLM takes the checkpoint's videos as its processor does, then start vLLM's engine.
+
+        Raises:
+            ModelError: it does not, or it cannot be started.
+        """
         from vllm import AsyncEngineArgs
         from vllm.config import StructuredOutputsConfig
         from vllm.usage.usage_lib import UsageContext
@@ -184,17 +189,17 @@ class VllmEngine:
             raise cannot_load(settings.model, " ".join(str(exc).split())) from exc
 
     def close(self) -> None:
-        """End vLLM's processes. Happens by itself when the engine is collected, or the program ends."""
+        """End vLLM's processes. This also happens when the engine is garbage-collected or the program ends."""
         self._finalizer()
 
     def generate(self, works: Iterator[Work]) -> Iterator[Generation | Failure]:
-        """Answer requests as they are done, with a window of them in flight.
+        """Keep a window of requests in flight, and give answers as they are ready.
 
-        The window is bounded by bytes of frames, which the requests of a work have in common, and by the candidates
-        that vLLM can run at once, and a bit more; one work is always let through.
+        The window is limited by the bytes of its frames, counted once for each work, and by the number of candidates,
+        which is a bit more than vLLM runs at once. One work is always let through.
         """
         flights: set[_Flight] = set()
-        landed: queue.SimpleQueue[_Flight | None] = queue.SimpleQueue()  # None: a request has come
+        landed: queue.SimpleQueue[_Flight | None] = queue.SimpleQueue()  # None: the feed has the next work
         pull: Future[Work | None] | None = None
         more = True
         with feeding(works) as feed:
@@ -210,7 +215,7 @@ class VllmEngine:
                         if item is not None:
                             flights |= self._send(item, flights, landed)
                         del item  # its frames are vLLM's now
-                        if landed.empty():  # else an answer for each request
+                        if landed.empty():  # else hand out one answer for each work that is sent
                             continue
                     if pull is None and not flights:
                         return
@@ -221,10 +226,10 @@ class VllmEngine:
                     del flight
             finally:
                 for flight in flights:
-                    flight.future.cancel()  # vLLM aborts what nobody waits for
+                    flight.future.cancel()  # vLLM aborts a request whose coroutine is cancelled
 
     def _has_room(self, flights: Collection[_Flight]) -> bool:
-        """Whether one more clip, however large, keeps to the bounds."""
+        """Whether the window has room for one more clip, even for one of the largest size."""
         frames = {flight.item.frames for flight in flights}
         held = sum(each.nbytes for each in frames) + self._clip_bytes
         candidates = sum(flight.num_candidates for flight in flights)
@@ -233,7 +238,7 @@ class VllmEngine:
     def _send(
         self, work: Work, flights: Collection[_Flight], landed: "queue.SimpleQueue[_Flight | None]"
     ) -> set[_Flight]:
-        """Hand a work's requests to the replica that has least to do. They stay together, to share what they can."""
+        """Send all requests of a work to the replica with the fewest candidates, so that they share its caches."""
         busy = [0] * self._replicas
         for other in flights:
             busy[other.replica] += other.num_candidates
@@ -248,13 +253,14 @@ class VllmEngine:
         return flight
 
     async def _run(self, item: Work, replica: int, clip: str, *, judges: bool = False) -> Any:
-        """What vLLM makes of a request: its RequestOutput.
+        """Let vLLM answer a request. Returns vLLM's `RequestOutput`.
 
         Args:
-            item: of one request.
-            replica: that is to answer it.
-            clip: what vLLM is to know the clip by. No other clip may have that name while vLLM runs.
-            judges: whether it is to say yes or no: at once, and with its likeliest tokens.
+            item: a work of one request.
+            replica: the number of the replica.
+            clip: the name of the clip in vLLM's caches. No other clip may ever have the same name.
+            judges: whether this is a judge's question: then the model does not think, and vLLM also returns the
+                likeliest tokens.
         """
         from reelscribe.engines.vllm_clips import keep_seconds, prompt_for_vllm
 
@@ -278,7 +284,7 @@ class VllmEngine:
         return outputs[-1]
 
     async def _answered(self, item: Work, replica: int, clip: str) -> "_Made":
-        """What vLLM makes of a request, and of the questions whether its candidates hold."""
+        """Let vLLM answer a request, and then judge the candidates or claims if the request wants that."""
         request = item.requests[0]
         output = await self._run(item, replica, clip)
         generation = with_given(request, generation_of(output, request, self._rules))
@@ -298,7 +304,7 @@ class VllmEngine:
         *,
         scored: bool = False,
     ) -> Any:
-        """Sampling parameters as vLLM takes them, with what was not told filled in."""
+        """Convert sampling parameters to vLLM's, with the checkpoint's defaults filled in."""
         from vllm import SamplingParams as VllmSamplingParams
         from vllm.sampling_params import RequestOutputKind, StructuredOutputsParams
 
@@ -314,13 +320,19 @@ class VllmEngine:
             stop=list(params.stop),
             stop_token_ids=list(params.stop_token_ids),
             seed=seed % _SEEDS,
-            logprobs=0 if scored else None,  # of the drawn token alone
+            logprobs=0 if scored else None,  # 0: only that of the drawn token
             output_kind=RequestOutputKind.FINAL_ONLY,
             structured_outputs=StructuredOutputsParams(json=schema.enforced) if schema else None,
         )
 
     def _wait(self, landed: "queue.SimpleQueue[_Flight | None]", flights: Collection[_Flight]) -> _Flight | None:
-        """The next request that is done; None if one has come. An engine that is killed does not always tell."""
+        """Wait for the next answer, or return None if the feed has the next work.
+
+        vLLM is checked meanwhile, since an engine that is killed does not always fail its requests.
+
+        Raises:
+            EngineError: vLLM is dead.
+        """
         while True:
             try:
                 return landed.get(timeout=_SECONDS_BETWEEN_LOOKS)
@@ -334,10 +346,11 @@ class VllmEngine:
             found = flight.future.result()
         except Exception as exc:  # vLLM's checks and its processor raise all kinds of errors at a bad request
             if self._llm.errored:
-                raise _dead(1 + len(others)) from exc.with_traceback(None)  # all share it, and it grows with each
+                # All requests fail with the same exception object, whose traceback would grow with each.
+                raise _dead(1 + len(others)) from exc.with_traceback(None)
             cause = exc.__cause__ or exc
             return Failure.of(request, f"{type(cause).__name__}: {cause}")
-        if "abort" in found.reasons:  # nothing here has asked for it
+        if "abort" in found.reasons:  # this engine aborts only requests whose answers nobody waits for
             raise EngineError(f"vLLM was told from elsewhere to end, with {1 + len(others)} requests in flight.")
         if not found.reasons <= set(get_args(StopReason)):
             return Failure.of(request, f"vLLM broke off with the reason {', '.join(map(str, found.reasons))}.")
@@ -345,7 +358,7 @@ class VllmEngine:
 
 
 def load(settings: Settings) -> VllmEngine | Replicas:
-    """The engine that the settings describe: in this process, or replicas in processes of their own.
+    """Load the engine that the settings describe: in this process, or replicas in processes of their own.
 
     Raises:
         SettingsError: a parameter is unknown to vLLM, or the model does not fit the GPUs.
@@ -383,7 +396,8 @@ def _stop(llm: Any, loop: asyncio.AbstractEventLoop, thread: threading.Thread, g
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
-    asyncio.run_coroutine_threadsafe(settle(), loop).result()  # first, or what waits for vLLM would call it broken
+    # Cancel first: else requests that still wait would take the shutdown for a broken engine.
+    asyncio.run_coroutine_threadsafe(settle(), loop).result()
     llm.shutdown(timeout=_SECONDS_TO_STOP)
     loop.call_soon_threadsafe(loop.stop)
     thread.join()

@@ -1,4 +1,4 @@
-"""What vLLM is told when it is started: its arguments, and how it is spread over GPUs."""
+"""The arguments that vLLM is started with, and how it is spread over GPUs."""
 
 import os
 from collections.abc import Mapping, Sequence
@@ -11,15 +11,16 @@ from reelscribe.errors import SettingsError, did_you_mean
 from reelscribe.video.sampling import FrameBudget
 
 _CPU_EXECUTOR: Final = "vllm.v1.executor.uniproc_executor.UniProcExecutor"
-"""Model and scheduler in one process, as on one GPU. vLLM parts them on a CPU, and keeps a core to wait with."""
+"""The executor that runs model and scheduler in one process, as vLLM does on one GPU. On a CPU vLLM would use two
+processes, one of which keeps a core busy with waiting."""
 _CPU_CACHE_BYTES: Final = 2 << 30
-"""Key-value cache on a CPU, where the user does not say how large; vLLM would take most of the memory."""
+"""The size of the key-value cache on a CPU if the user sets none. vLLM would take most of the memory."""
 _CPU_BATCH_TOKENS: Final = 1024
-"""Tokens of a step on a CPU, unless a request may have more."""
+"""Most tokens of a step on a CPU, unless a request may have more."""
 
 
 def check_params(params: Mapping[str, Any], known: Sequence[str]) -> None:
-    """Raise SettingsError where vLLM has no argument of a name, or another setting has it."""
+    """Raise SettingsError if vLLM has no argument of a given name, or if a setting of ours already says it."""
     for name in params:
         if name == "model":
             raise SettingsError("model_params must not hold 'model'; the setting of that name says which.")
@@ -29,7 +30,12 @@ def check_params(params: Mapping[str, Any], known: Sequence[str]) -> None:
 
 
 def check_device(device: str, there: str) -> None:
-    """Raise SettingsError if a device is named that vLLM was not built for, or one of several."""
+    """Raise SettingsError unless the device is "auto" or the type that vLLM was built for.
+
+    Args:
+        device: the setting.
+        there: the type of device that vLLM was built for.
+    """
     if device not in ("auto", there):
         raise SettingsError(
             f"device must be auto or {there} with this vLLM; got {device!r}. It takes all GPUs that it sees: choose "
@@ -38,17 +44,17 @@ def check_device(device: str, there: str) -> None:
 
 
 def visible_gpus() -> int:
-    """How many GPUs vLLM would see."""
+    """The number of GPUs that vLLM would see."""
     import torch
 
     return torch.cuda.device_count()
 
 
 def planned(settings: Settings, checkpoint: Checkpoint, budget: FrameBudget) -> Plan:
-    """How the model is spread over the GPUs that vLLM sees.
+    """Plan how the model is spread over the GPUs that vLLM sees.
 
     Raises:
-        SettingsError: it does not fit, or `tp` and `dp` do not.
+        SettingsError: the model does not fit, or `tp` and `dp` do not fit the model or the GPUs.
     """
     from vllm.platforms import current_platform
 
@@ -64,15 +70,16 @@ def planned(settings: Settings, checkpoint: Checkpoint, budget: FrameBudget) -> 
 
 
 def has_own_replicas(params: Mapping[str, Any], checkpoint: Checkpoint) -> bool:
-    """Whether replicas are vLLM's affair, all behind one process.
+    """Whether vLLM itself manages the replicas, all behind one process.
 
-    Those of a mixture of experts are: they share the experts. All are if the user asks for it in vLLM's own words.
+    It does for a mixture of experts, since its replicas share the experts, and if the user passes any of vLLM's
+    `data_parallel...` arguments.
     """
     return checkpoint.size.is_mixture or any(name.startswith("data_parallel") for name in params)
 
 
 def device_sets(spread: Plan) -> list[dict[str, str]]:
-    """For each replica, the environment in which it sees its own GPUs and no others; empty on a CPU."""
+    """For each replica, the environment variables that let it see only its own GPUs; no variables on a CPU."""
     from vllm.platforms import current_platform
 
     count = visible_gpus()
@@ -85,14 +92,15 @@ def device_sets(spread: Plan) -> list[dict[str, str]]:
 
 
 def longest_request(settings: Settings, budget: FrameBudget, answer_tokens: int) -> int:
-    """Tokens of the longest request and its answer.
+    """The number of tokens of the longest request and its answer.
 
-    It shows the largest clip, or it is a text stage over the clips of a film; a letter is a token at most, but for
-    rare ones. An answer may come again in the prompt of a second try.
+    The longest request shows the largest clip, or it belongs to a text stage over the clips of a film. For the latter
+    each letter counts as one token, which only rare letters exceed. The answer counts twice, since the prompt of a
+    second try may repeat it.
 
     Args:
         settings: with the tasks.
-        budget: of clips.
+        budget: the limits on frames of a clip.
         answer_tokens: of the longest answer.
     """
     parts = (task.part_chars for task in settings.all_tasks if task.is_over_video)
@@ -108,14 +116,14 @@ def made_arguments(
     answer_tokens: int,
     on_cpu: bool,
 ) -> dict[str, Any]:
-    """Arguments for vLLM: what `model_params` say, and what is best where they say nothing.
+    """The arguments for vLLM: our defaults, overridden by `model_params`.
 
     Args:
         settings: of the model and the tasks.
-        checkpoint: the model's.
-        budget: of clips.
-        spread: over GPUs.
-        answer_tokens: of the longest answer that is asked for.
+        checkpoint: the model's checkpoint.
+        budget: the limits on frames of a clip.
+        spread: how the model is spread over GPUs.
+        answer_tokens: of the longest answer that any task asks for.
         on_cpu: whether vLLM runs on a CPU.
     """
     from reelscribe.engines.vllm_clips import largest_clip
@@ -129,15 +137,16 @@ def made_arguments(
         "tensor_parallel_size": spread.tp,
         "data_parallel_size": spread.dp,
         "mm_encoder_tp_mode": "data" if spread.tp > 1 else "weights",
-        # Else each expert is cut into slices, of which there are as many as GPUs.
+        # Without it, vLLM cuts each expert into as many slices as there are GPUs.
         "enable_expert_parallel": checkpoint.size.is_mixture and spread.dp > 1,
-        # To keep clips here would fill the host's memory: questions and candidates share what is made of them there.
+        # A cache of processed clips would fill the host's memory, and is not needed: questions and candidates share
+        # what vLLM's model has made of a clip.
         "mm_processor_cache_gb": 0,
         "enable_prefix_caching": True,
         **largest_clip(checkpoint, budget),
-        # With -1 it would be what fits the GPU's memory: loading would pass, and long clips fail one by one.
+        # With -1 vLLM takes what fits into the GPU's memory: it would load, and long clips would fail one by one.
         "max_model_len": length,
-        # For requests with a schema: the library that the Transformers engine uses, too. Models loop in white space.
+        # llguidance, as in the Transformers engine. White space is disabled because models are known to loop in it.
         "structured_outputs_config": {"backend": "guidance", "disable_any_whitespace": True},
         "disable_log_stats": True,
         "use_tqdm_on_load": False,
@@ -145,11 +154,11 @@ def made_arguments(
     if on_cpu:
         args |= {
             "enforce_eager": True,  # compiling takes minutes there
-            # vLLM 0.32 breaks on a CPU where a request with a seed is prefilled in parts, so that none may be. Longer
-            # steps would not be faster: the encoder works best on a few clips at a time.
+            # vLLM 0.32 breaks on a CPU if a request with a seed is prefilled in chunks. So no request may be. Longer
+            # steps would not be faster, since the encoder works best on a few clips at a time.
             "enable_chunked_prefill": False,
             "max_num_batched_tokens": max(length, _CPU_BATCH_TOKENS),
-            "block_size": 32,  # of the sizes that are fast there, the one that shares most of a prompt
+            "block_size": 32,  # of the sizes that are fast on a CPU, the one that shares most of a prompt
         }
         if spread.tp == spread.dp == 1:
             args["distributed_executor_backend"] = _CPU_EXECUTOR

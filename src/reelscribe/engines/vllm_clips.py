@@ -1,11 +1,11 @@
-"""How vLLM is fed a clip, and whether it makes of it what the checkpoint's own processor makes.
+"""Passing clips to vLLM, and checking that vLLM prepares a clip as the checkpoint's own processor does.
 
-vLLM has code of its own for each family: it reads the times of frames, writes them into the prompt, counts tokens. No
-list says for which families that is right. vLLM is asked with small clips before any weights are loaded, and a model is
-refused if something else comes out than of its own processor.
+vLLM has code of its own for each family, which reads the times of frames, writes them into the prompt and counts
+tokens. No list says for which families that code is right. So vLLM prepares small clips before any weights are loaded,
+and a model is refused if the results differ from those of its own processor.
 
-Sound stands beside the frames in the prompt, as a part of its own. vLLM 0.32 can lay it out among them, too, as the
-Transformers engine does, but then gives the frames wrong positions.
+Sound stands after the frames in the prompt, as a part of its own. vLLM 0.32 can also place it among the frames, as the
+Transformers engine does, but then it gives the frames wrong positions.
 """
 
 from collections.abc import Mapping, Sequence
@@ -24,29 +24,32 @@ from reelscribe.values import Clip, Frames, Request, RequestId, Sound
 from reelscribe.video.sampling import FrameBudget, Hearing, VisionLimits
 
 _PROBES: Final = (((0.0, 0.7, 1.4, 2.1, 2.8, 3.5), (2, 3)), ((0.3, 61.9, 100.02), (4, 2)))
-"""Times of the frames of clips to ask with, and their heights and widths in squares of a token: several groups of
-frames, and an odd number at uneven distances."""
+"""The clips of the check: the times of their frames in seconds, and their height and width in squares of one token.
+The first has several groups of frames, the second an odd number of frames at uneven distances."""
 _BY_IMAGES: Final = "MiniCPMV4_6Processor"
-"""Of its videos vLLM gives each frame to the image processor, which fails at words for videos."""
+"""The class of the processor for which vLLM passes each frame of a video to the image processor. That one fails at
+arguments for videos."""
 _WITH_SOUND: Final = "with its sound, "
+"""The beginning of a fault that occurs only with sound."""
 _ROUNDED: Final = 0.01
-"""By which bfloat16 may differ and count as equal."""
+"""The relative and absolute difference up to which values count as equal: vLLM rounds them to bfloat16."""
 
 
 def prompt_for_vllm(words: Prompt, processor: Any, family: Family, frames: Frames | None, clip: str) -> dict[str, Any]:
-    """A prompt as vLLM takes it.
+    """Build a prompt for vLLM.
 
     Args:
-        words: with the family's mark where the clip belongs, and the template's own where its sound does.
-        processor: the checkpoint's.
+        words: the prompt, with the family's mark in place of the clip and the chat template's mark in place of sound.
+        processor: the checkpoint's processor.
         family: how the checkpoint takes a video.
         frames: of the clip; None for a prompt without one.
-        clip: what vLLM is to know the clip by.
+        clip: the name of the clip in vLLM's caches.
     """
     if frames is not None and family.stills:
         words = words.with_video(family.mark, family.stills.text(frames.timestamps))
     tokenizer = processor.tokenizer
-    begun = bool(tokenizer.bos_token) and words.text.startswith(tokenizer.bos_token)  # vLLM would put another before it
+    # A text that begins with the BOS token is passed as tokens: vLLM would add a second one.
+    begun = bool(tokenizer.bos_token) and words.text.startswith(tokenizer.bos_token)
     prompt: dict[str, Any] = (
         {"prompt_token_ids": words.ids(tokenizer)} if begun or words.covered else {"prompt": words.text}
     )
@@ -72,38 +75,38 @@ def prompt_for_vllm(words: Prompt, processor: Any, family: Family, frames: Frame
 
 
 def _mute(frames: Frames) -> Frames:
-    """The same without sound."""
+    """A copy without sound."""
     return replace(frames, sound=None)
 
 
 def keep_seconds(rendered: Mapping[str, Any], family: Family, frames: Frames) -> None:
-    """Give vLLM the exact seconds from group to group of frames.
+    """Give vLLM the exact number of seconds from one group of frames to the next.
 
-    It rounds them to the model's dtype, as it does pixels. In bfloat16 they are wrong by up to 0.4%, and so are the
-    positions of a long clip's last frames, by several.
+    vLLM rounds that number to the model's dtype, as it does pixels. In bfloat16 it is wrong by up to 0.4%, so that the
+    last frames of a long clip are wrong by several positions.
 
     Args:
-        rendered: what vLLM made of a prompt with a clip; changed in place.
+        rendered: the prompt with a clip that vLLM has prepared; changed in place.
         family: how the checkpoint takes a video.
         frames: of the clip.
     """
     if family.times != "positions":
         return
     exact = family.limits.temporal_patch * seconds_between(frames.timestamps, frames.duration_seconds)
-    item = rendered["mm_kwargs"]["video"][0] or {}  # nothing if vLLM's own cache, where a user has it, holds the clip
+    item = rendered["mm_kwargs"]["video"][0] or {}  # None if the user has turned vLLM's cache on and it has the clip
     for name, field in item.items():
         if "second" in name:
             field.data = torch.full_like(field.data, exact, dtype=torch.float32)
 
 
 def check(config: Any, checkpoint: Checkpoint, model: str, hearing: Hearing | None = None) -> None:
-    """See whether vLLM makes of a clip what the checkpoint's own processor makes.
+    """Check that vLLM prepares a clip as the checkpoint's own processor does.
 
     Args:
-        config: vLLM's, of an engine that need not run.
+        config: vLLM's configuration. The engine need not run.
         checkpoint: of the model.
         model: its name, for the error.
-        hearing: how clips' sound is wanted; None if it is not.
+        hearing: the sampling rate and cost of sound; None if clips come without sound.
 
     Raises:
         ModelError: it does not.
@@ -118,7 +121,7 @@ def check(config: Any, checkpoint: Checkpoint, model: str, hearing: Hearing | No
 
 
 def fault_of(config: Any, checkpoint: Checkpoint, hearing: Hearing | None = None) -> str | None:
-    """What is wrong with what vLLM makes of clips; None if nothing is. See `check`."""
+    """How vLLM's preparation of clips differs from the processor's; None if it does not. See `check`."""
     from vllm.renderers import renderer_from_config
 
     renderer = renderer_from_config(config)
@@ -133,7 +136,7 @@ def fault_of(config: Any, checkpoint: Checkpoint, hearing: Hearing | None = None
 
 
 def _difference(renderer: Any, checkpoint: Checkpoint, frames: Frames) -> str | None:
-    """What is wrong with what vLLM makes of a clip; None if nothing is."""
+    """How vLLM's preparation of one clip differs from the processor's; None if it does not."""
     processor, family = checkpoint.processor, checkpoint.family
     request = Request(id=RequestId(0), clip=Clip(source="probe.mp4"), prompt="What?")
     words = Prompt.of(processor, family, request, hears=frames.has_sound)
@@ -146,7 +149,8 @@ def _difference(renderer: Any, checkpoint: Checkpoint, frames: Frames) -> str | 
         return f"it takes none of them, or fails at them ({type(exc.__cause__ or exc).__name__}: {reason:.200})"
     if _places(rendered, processor, family) != ours:
         return "it makes other tokens of a clip than the model's own processor does"
-    word = {"positions": "second", "drawn": "pixel_values"}.get(family.times)  # in the names of what tells times
+    # A word in the names of the tensors that carry the times. Other families have times in the prompt, or none.
+    word = {"positions": "second", "drawn": "pixel_values"}.get(family.times)
     if word and not _alike(rendered["mm_kwargs"]["video"][0].get_data(), tensors, word):
         return "it does not tell the model the times of frames as the model's own processor does"
     if frames.has_sound and not _alike(rendered["mm_kwargs"]["audio"][0].get_data(), tensors, "features"):
@@ -157,7 +161,7 @@ def _difference(renderer: Any, checkpoint: Checkpoint, frames: Frames) -> str | 
 def by_processor(
     words: Prompt, processor: Any, family: Family, frames: Frames
 ) -> tuple[list[int], Mapping[str, torch.Tensor]]:
-    """Ids of a prompt with a clip, and what the model is fed beside, as the checkpoint's processor makes them."""
+    """The tokens of a prompt with a clip, and the model's other inputs by name, made by the checkpoint's processor."""
     if not (frames.sound and frames.has_sound):
         shown = family.show(processor, frames)
         return words.with_video(family.mark, shown.layout).ids(processor.tokenizer), shown.tensors
@@ -168,9 +172,9 @@ def by_processor(
 
 
 def _places(rendered: Mapping[str, Any], processor: Any, family: Family) -> list[int]:
-    """A prompt's ids as vLLM has them, with our tokens wherever features go, and there alone.
+    """The tokens of a prompt that vLLM has prepared, with our placeholder in exactly the places that features replace.
 
-    Of InternVL's frames vLLM writes another token in these places. The model is fed none of them.
+    For InternVL, vLLM writes another token in these places. That does not matter, since the model sees features there.
     """
     tokens = dict.fromkeys(("image", "video"), family.placeholder)
     if family.sound:
@@ -185,7 +189,7 @@ def _places(rendered: Mapping[str, Any], processor: Any, family: Family) -> list
 
 
 def _alike(fed: Mapping[str, Any], shown: Mapping[str, torch.Tensor], word: str) -> bool:
-    """Whether there are tensors with a word in their names, and they are equal but for rounding."""
+    """Whether both sides have tensors with a word in their names, and these are equal except for rounding."""
     theirs, ours = (
         [torch.as_tensor(each).flatten().float() for name, each in made.items() if word in name]
         for made in (fed, shown)
@@ -199,7 +203,14 @@ def _alike(fed: Mapping[str, Any], shown: Mapping[str, torch.Tensor], word: str)
 def _clip(
     limits: VisionLimits, times: Sequence[float], shape: tuple[int, int], hearing: Hearing | None = None
 ) -> Frames:
-    """Frames of noise, with sound that is noise if it is wanted."""
+    """A clip of noise, with noise as sound if `hearing` is given.
+
+    Args:
+        limits: of the checkpoint.
+        times: of the frames, in seconds.
+        shape: height and width, in squares of one token.
+        hearing: the sampling rate of sound; None for no sound.
+    """
     height, width = (limits.token_pixels * squares for squares in shape)
     if limits.own_size:
         width, height = limits.own_size.fit(width, height)
@@ -213,7 +224,10 @@ def _clip(
 
 
 def largest_clip(checkpoint: Checkpoint, budget: FrameBudget) -> dict[str, Any]:
-    """Arguments of vLLM that say how large a clip can be, in the family's own words. For that it sets memory aside."""
+    """The arguments that tell vLLM the size of the largest clip, for which it reserves memory.
+
+    They hold the number of images or videos of a prompt and, if the processor has such a setting, its largest area.
+    """
     limits, processor = checkpoint.limits, checkpoint.processor
     square = limits.token_pixels**2 * limits.temporal_patch
     most = {"image": 0, "video": 1, "audio": 1 if budget.hearing else 0}
@@ -222,7 +236,7 @@ def largest_clip(checkpoint: Checkpoint, budget: FrameBudget) -> dict[str, Any]:
     if checkpoint.family.stills:
         most |= {"image": budget.most_frames, "video": 0}
         area = limits.max_frame_tokens * square
-        known = area < _longest_edge(processor.image_processor)  # else it may be a side, as Pixtral's is
+        known = area < _longest_edge(processor.image_processor)  # a smaller value may be a side, as in Pixtral's
     elif limits.own_size:
         args["limit_mm_per_prompt"] = {**most, "video": {"count": 1, "num_frames": budget.most_frames}}
         known = False
@@ -234,17 +248,17 @@ def largest_clip(checkpoint: Checkpoint, budget: FrameBudget) -> dict[str, Any]:
 
 
 def _longest_edge(processor: Any) -> int:
-    """What most families mean an area by, in pixels; 0 if a processor does not have the word."""
+    """The `longest_edge` of a processor's size, which is an area in pixels in most families; 0 if it has none."""
     return dict(getattr(processor, "size", None) or {}).get("longest_edge") or 0
 
 
 def set_aside(config: Any, budget: FrameBudget, *, ours: bool) -> None:
-    """Let vLLM set memory aside for the largest clip, and for no more.
+    """Make vLLM reserve memory for the largest clip, and for no more.
 
     Args:
-        config: vLLM's; changed in place.
-        budget: of the run.
-        ours: whether its `mm_processor_kwargs` are those of `largest_clip`.
+        config: vLLM's configuration; changed in place.
+        budget: the run's limits on frames of a clip.
+        ours: whether its `mm_processor_kwargs` are those of `largest_clip`, and not the user's.
     """
     from vllm.multimodal import MULTIMODAL_REGISTRY
     from vllm.multimodal.encoder_budget import MultiModalBudget
@@ -256,9 +270,9 @@ def set_aside(config: Any, budget: FrameBudget, *, ours: bool) -> None:
         edge = held["size"]["longest_edge"] * most // max(counted, 1)
         if counted <= most or edge < held["size"]["shortest_edge"]:
             break
-        # Qwen2.5-VL means a frame by these words, and makes up as many as there is room for.
+        # For Qwen2.5-VL, `size` limits a frame, not a clip, and vLLM counts as many frames as there is room for.
         held["size"]["longest_edge"] = edge
-    # Some families stop counting at some frames, however many a clip has; of sound, all at half a minute.
+    # For some families vLLM's count stops at some number of frames, and for all of them at half a minute of sound.
     scheduler, most = config.scheduler_config, max(most, budget.most_sound_tokens)
     scheduler.max_num_encoder_input_tokens = max(scheduler.max_num_encoder_input_tokens, most)
     scheduler.encoder_cache_size = max(scheduler.encoder_cache_size, most)

@@ -7,5 +7,5 @@ BUILT_IN: Final = ("shapes",)
 
 
 def model_path(name: str) -> Path | str:
-    """The folder of a built-in model; any other name is returned as it is."""
+    """The folder of a built-in model. Any other name is returned unchanged."""
     return Path(__file__).parent / name if name in BUILT_IN else name

@@ -1,4 +1,4 @@
-r"""Wordings that captions should not have, in lists for each language: openings, refusals, mentions of the medium.
+r"""Lists of wordings that captions should not have, by language: openings, refusals, mentions of the medium.
 
 A list is a TOML file with any of the keys `openings`, `refusals` and `mentions`, each a list of regular expressions:
 
@@ -7,9 +7,9 @@ A list is a TOML file with any of the keys `openings`, `refusals` and `mentions`
     [parts]
     medium = "video|clip"
 
-Case does not matter, a space stands for any white space, and an apostrophe for either kind. `{medium}` stands for the
-part of that name. A match begins and ends at the edge of a word, which a hyphen within one is not; not so with
-`spaced = false`, for languages written without spaces.
+Case does not matter. A space matches any white space, and an apostrophe matches a straight or a curly one. `{medium}`
+stands for the part of that name. A match must begin and end at the edge of a word; a hyphen within a word is no edge.
+With `spaced = false`, for languages written without spaces, it may begin and end anywhere.
 """
 
 import re
@@ -34,21 +34,21 @@ _EDGES: Final[Mapping[WordingKind, tuple[str, str]]] = {
     "refusal": ("", ""),
     "mention": ("", ""),
 }
-"""What stands before and behind the expressions of a kind."""
+"""Regular expressions that are put before and after the expressions of a kind."""
 _APOSTROPHE: Final = re.compile("['\u2019]")
 _SENTENCE: Final = re.compile(r"[.!?\n\u3002\uff01\uff1f]\s*")
-"""What stands before a sentence, but for the first."""
+"""The end of a sentence, after which the next one begins."""
 _KEYS: Final = {f"{kind}s": kind for kind in get_args(WordingKind)}
 
 
 @dataclass(frozen=True)
 class Wordings:
-    """The lists of some languages. Texts are searched for all of them, whatever language they are in."""
+    """The lists of some languages. A text is searched for the wordings of all of them, whatever its language."""
 
     patterns: Mapping[WordingKind, tuple[re.Pattern[str], ...]]
 
     def find(self, kind: WordingKind, text: str) -> re.Match[str] | None:
-        """The first wording of a kind in a text; an opening reaches to where the next word begins."""
+        """The first wording of a kind in a text; None if it has none. An opening includes the space after it."""
         if kind == "refusal":
             return self._refusal(text)
         found = [match for pattern in self.patterns[kind] if (match := pattern.search(text))]
@@ -60,20 +60,20 @@ class Wordings:
         return next(filter(None, tried), None)
 
     def without_opening(self, text: str) -> str:
-        """A text without its opening; as it is, if nothing else would be left."""
+        """A text without its opening, with its first letter in upper case; the whole text if nothing else is left."""
         found = self.find("opening", text)
         rest = text[found.end() :] if found else ""
         return rest[:1].upper() + rest[1:] if rest else text
 
     def joined(self, text: str, name: str) -> "Wordings":
-        """These, and those of a list.
+        """These lists and another one.
 
         Args:
-            text: of its file.
-            name: of it in errors.
+            text: the TOML of the other list.
+            name: the name of the other list in errors.
 
         Raises:
-            SettingsError: it is no such list.
+            SettingsError: it is not a valid list.
         """
         added = _compiled(text, name)
         return Wordings({kind: (*self.patterns[kind], *added.get(kind, ())) for kind in self.patterns})
@@ -90,19 +90,19 @@ def ready_wordings() -> Wordings:
 
 
 def read_wordings(file: Path) -> Wordings:
-    """The lists that come with the package, and that in a file.
+    """The lists that come with the package, and the list in a file.
 
     Raises:
-        SettingsError: it cannot be read, or is no such list.
+        SettingsError: the file cannot be read, or is not a valid list.
     """
     return ready_wordings().joined(read_list(file), str(file))
 
 
 def read_list(file: Path) -> str:
-    """What is in the file of a list.
+    """Read the text of a list's file.
 
     Raises:
-        SettingsError: it cannot be read.
+        SettingsError: the file cannot be read.
     """
     try:
         return file.read_text("utf-8")
@@ -133,7 +133,7 @@ def _parts(table: Any, name: str) -> dict[str, str]:
         raise SettingsError(f"{name}: parts must be a table of texts.")
     parts: dict[str, str] = {}
     for key, part in table.items():
-        parts[key] = _with_parts(part, parts)  # one may hold those before it
+        parts[key] = _with_parts(part, parts)  # a part may contain the parts before it
     return parts
 
 

@@ -1,4 +1,4 @@
-"""Times of the clip that a text names in words."""
+"""Finding the times of a clip that a text names."""
 
 import re
 from collections.abc import Iterator
@@ -11,17 +11,17 @@ _TIME: Final = re.compile(
     r"(?!:|\s*[ap]\.?m\b)|\u7b2c\s*(?P<number>\d+)\s*\u79d2",
     re.IGNORECASE,
 )
-"""A time of the clip, and not on a clock that is seen there: in brackets, or behind a word that says when."""
+"""A time of the clip, as opposed to one on a clock that is seen in it: in brackets, or after a word such as "at"."""
 _LATE_SECONDS: Final = 1.0
-"""Past the end that a time may be: models round."""
+"""How far past the end a time may be, since models round."""
 
 
 def is_past_end(text: str, seconds: float) -> bool:
-    """Whether a text names a time more than a second past the end of a clip, on the clip's own clock.
+    """Whether a text names a time of the clip that is more than a second past its end.
 
     Args:
-        text: any.
-        seconds: length of the clip.
+        text: the text.
+        seconds: the length of the clip.
     """
     return any(time > seconds + _LATE_SECONDS for time in _times_in(text))
 
