@@ -822,10 +822,10 @@ _MAKE: Final[Mapping[str, Callable[[], Made]]] = {
 }
 _NEWER: Final = ("lfm3_vl", "molmo2", "smolvlm", "kimi_k2_5")
 """Families that the oldest Transformers which `pyproject.toml` promises does not have, or does not run."""
-_TRIED: Final = (5, 24)
+TRIED: Final = (5, 24)
 """The release with which they were tried."""
-_RELEASE: Final = tuple(int(part) for part in transformers.__version__.split(".")[:2])
-NAMES: Final = tuple(name for name in _MAKE if name not in _NEWER or _RELEASE >= _TRIED)
+RELEASE: Final = tuple(int(part) for part in transformers.__version__.split(".")[:2])
+NAMES: Final = tuple(name for name in _MAKE if name not in _NEWER or RELEASE >= TRIED)
 """Families that the installed Transformers runs."""
 WITH_PACKAGES: Final = ("smolvlm", "perception_lm")
 """Families whose processor or encoder needs a package that no extra but `dev` brings."""

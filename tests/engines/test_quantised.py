@@ -57,6 +57,7 @@ def test_a_thinker_of_a_quantised_checkpoint_is_refused(plain: Path, monkeypatch
         TransformersEngine(str(plain), device="cpu")
 
 
+@pytest.mark.skipif(tiny_checkpoints.RELEASE < tiny_checkpoints.TRIED, reason="Transformers fails before it loads")
 def test_fp8_as_released_runs_on_a_cpu(plain: Path, tmp_path: Path) -> None:
     folder = Path(
         quantised(
