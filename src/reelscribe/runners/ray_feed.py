@@ -116,7 +116,8 @@ class Feed:
 
     def get(self, place: int) -> tuple[int, bytes] | None:
         """Wait for the chunk at a place. Returns its number and its pickled works, which are empty if it is answered;
-        None after the last chunk."""
+        None after the last chunk.
+        """
         with self._changed:
             self._changed.wait_for(lambda: place < len(self._places) or self._closed)
             if self._dropped or place >= len(self._places):

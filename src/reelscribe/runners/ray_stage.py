@@ -47,7 +47,7 @@ two keep the engine busy."""
 _STOP_SECONDS: Final = 2.0
 """Seconds between an actor's checks whether the run is stopping."""
 _HEAD_START_SECONDS: Final = 2.0
-"""Seconds by which a chunk with a suspect work waits for other chunks: if these succeed, the machine is not at fault."""
+"""Seconds that a chunk with a suspect work waits for other chunks: if these succeed, the machine is not at fault."""
 _SECONDS_TO_LOAD_AGAIN: Final = 5.0
 """Seconds to wait before an actor ends whose engine could not be loaded: the engine before it may still hold memory."""
 

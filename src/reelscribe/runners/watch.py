@@ -168,7 +168,8 @@ class Watch:
 
     def _waited_for(self, feed: Feed[Work], pull: Callable[[], Work | None]) -> Work | None:
         """Pull the next work, and count the time as waiting, except for the part in which the source waited for answers
-        of the engine: that time is the engine's."""
+        of the engine: that time is the engine's.
+        """
         began, held = time.monotonic(), feed.held_seconds
         work = pull()
         self._waiting += time.monotonic() - began - (feed.held_seconds - held)
