@@ -28,8 +28,8 @@ class DatasetWriter(AbstractContextManager["DatasetWriter"]):
     removed at the end. A run that breaks off leaves its rows in the partial files. The content of the files depends
     only on the rows and their outcomes.
 
-    Before a file is renamed, it is flushed to disk and `before_named` is called. A run flushes the ledger there, so that
-    every outcome in a complete output is in the ledger. After the renaming, `when_named` is called with the file.
+    Before a file is renamed, it is flushed to disk and `before_named` is called. A run flushes the ledger there: every
+    outcome in a complete output is in the ledger. After the renaming, `when_named` is called with the file.
 
     Args:
         output: file to write, with `{shard}` in its name for several files; or a folder of shards, if `shard_rows` is
