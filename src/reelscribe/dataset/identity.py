@@ -34,7 +34,7 @@ class Keys:
     """Makes content keys.
 
     Args:
-        settings: of the run.
+        settings: settings of the run.
         info: the engine and model that are running.
         weights: identity of the model's weights, if an earlier run recorded it; None to compute it from the files.
     """

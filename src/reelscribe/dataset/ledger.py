@@ -145,7 +145,7 @@ class Ledger:
         """Note that a run begins. Must be called before outcomes are looked up.
 
         Args:
-            settings: of the run.
+            settings: settings of the run.
             info: the engine and model that are running.
             output: path or URL as it was typed.
             inputs: paths or URLs as they were typed.
