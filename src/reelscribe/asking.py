@@ -60,8 +60,10 @@ class RowPlan:
 
     @property
     def shard_hash(self) -> int:
-        """Decides which shard the row is in. A hash of its videos as they are written, so that all machines agree and a
-        new row moves no other. A row without videos has its index instead.
+        """Number that decides which shard the row is in: a hash of its videos as the row names them.
+
+        So all machines agree, and a new row does not move others to other shards. For a row without videos it is the
+        row's index.
         """
         if self.known_shard_hash is not None:
             return self.known_shard_hash
@@ -87,8 +89,8 @@ class RowPlan:
         """The answers about all clips of a video, for a task over the video. Clips without an answer are left out.
 
         Args:
-            name: of the task's request.
-            outcomes: of all tasks that it comes after.
+            name: id of the task's request.
+            outcomes: outcomes of all tasks that it comes after.
         """
         before = [_task(task, self.settings) for task in self.task(name).after]
         of_clips = [task for task in before if not task.is_over_video]
@@ -112,12 +114,13 @@ class RowPlan:
         return _task(name.task, self.settings)
 
     def request(self, name: RequestId, said: Mapping[str, Outcome], clips: str = "") -> Request | Failure:
-        """The request of a name, or the failure that it cannot be made.
+        """Make the request with an id. Returns a failure if it cannot be made.
 
         Args:
-            name: one of those that are asked, or of a part of one.
-            said: what came of the tasks that its task comes after; of one over the video, those that are, too.
-            clips: of a task over the video: what was said of its clips.
+            name: an id from `asked`, possibly with the number of a part.
+            said: outcomes of the tasks that its task comes after, by their names. For a task over the video, only those
+                of other tasks over the video.
+            clips: for a task over the video: the text about its clips.
         """
         made = self._request(name, said, clips, self.settings)
         if self.retry_settings is None or isinstance(made, Failure):
@@ -125,7 +128,7 @@ class RowPlan:
         return replace(made, instead=self._request(name, said, clips, self.retry_settings))
 
     def kept_as_it_is(self, name: RequestId, said: Mapping[str, Outcome]) -> Caption | None:
-        """What a rewrite comes to if no claim failed, and nothing has to be asked: the caption as it is."""
+        """The caption that a rewrite keeps unchanged, since no claim failed; None if the rewrite must be asked."""
         rewritten = self.task(name).rewrites
         if not rewritten or _failed_in(said) or any(isinstance(outcome, Failure) for outcome in said.values()):
             return None
@@ -189,14 +192,14 @@ def _digest(parts: Iterable[str | bytes]) -> bytes:
 
 
 def _check_answers(said: Mapping[str, Outcome]) -> None:
-    """Raise ClipError of kind "after" if a task that has to be answered before has no answer."""
+    """Raise ClipError of kind "after" if a task that this one depends on has no answer."""
     for name, outcome in said.items():
         if isinstance(outcome, Failure):
             raise ClipError("after", f"it comes after the task {name}, which has no answer: {outcome.message}")
 
 
 def _failed_in(said: Mapping[str, Outcome]) -> str:
-    """The claims that failed of tasks before, each on a line."""
+    """The failed claims of the tasks before, each once, one per line."""
     captions = (outcome for outcome in said.values() if isinstance(outcome, Caption))
     failed = (claim for caption in captions for claim in caption.meta.get("failed_claims", "").splitlines())
     return "\n".join(dict.fromkeys(failed))
@@ -206,7 +209,7 @@ def _given(name: RequestId, task: Task, row: Row, said: Mapping[str, Outcome]) -
     """The text that a task verifies, as if it had been answered; None if it generates one.
 
     Raises:
-        ClipError: kind "prompt", if the row lacks what names it, or it has no words.
+        ClipError: kind "prompt", if the row lacks a named column, or the text has no words.
     """
     if task.verifies is None:
         return None
@@ -222,12 +225,12 @@ def _given(name: RequestId, task: Task, row: Row, said: Mapping[str, Outcome]) -
 def _filled(
     template: Sequence[Part], task: Task, row: Row, said: Mapping[str, Outcome], clips: str = ""
 ) -> tuple[Part, ...]:
-    """Fill in a template of a task for a row: all names except facts of the clip.
+    """Fill in all names in a task's template for a row, except facts of the clip.
 
-    Of a task over a video `clips` is what was said of its clips.
+    For a task over a video, `clips` is the text about its clips.
 
     Raises:
-        ClipError: kind "prompt", if the row lacks what the template names.
+        ClipError: kind "prompt", if the row lacks a column that the template names.
     """
 
     def find(name: str) -> str | None:
@@ -246,7 +249,11 @@ def _filled(
 
 
 def _told(value: Any, name: str) -> str:
-    """The value of a column as text for a prompt."""
+    """The value of a column as text for a prompt.
+
+    Raises:
+        ClipError: kind "prompt", if it is neither text nor a finite number.
+    """
     if not isinstance(value, str | int | float) or (isinstance(value, float) and not math.isfinite(value)):
         got = "nothing" if value is None else type(value).__name__
         raise ClipError("prompt", f"the prompt has {{{name}}}, but the row's column {name!r} holds {got}.")

@@ -1,8 +1,8 @@
-"""Events with times, as models write them: in lines of text or in JSON. Pure, without a clip or a model.
+"""Parses events with times from a model's text or JSON. Pure functions, which need no clip and no model.
 
-Models write times in many ways, so reading is generous: seconds or clocks, brackets, bullets, Markdown, cues of
-subtitles. But what is read has to be a time: "3-4 people: they wave" is no event. Events of which only the start is
-said, as "At 2.0 s he stops" or "stops (2.0 s)", last until the next one starts, and the last one until the clip ends.
+Models write times in many ways, so many forms are accepted: seconds or clock times, brackets, bullets, Markdown,
+subtitle cues. But the numbers must be times: "3-4 people: they wave" is not an event. An event with only a start, as
+"At 2.0 s he stops" or "stops (2.0 s)", lasts until the next one starts, and the last one until the clip ends.
 """
 
 import json
@@ -16,17 +16,17 @@ from reelscribe.stretches import MOST_SECONDS, time_of
 from reelscribe.templates import is_utf8
 
 Times = Literal[False, True, "overlapping"]
-"""Whether an answer is read as events. True: each begins once the one before has ended. "overlapping": it may begin
-before that."""
+"""Whether an answer is parsed as events. With True each event must begin after the one before has ended; with
+"overlapping" it may begin earlier."""
 
 LATE_SECONDS: Final = 0.5
-"""An end that is at most this far past the clip's is taken for the clip's: models round to seconds and halves."""
+"""An end at most this many seconds after the clip's end is set to the clip's end: models round to seconds or halves."""
 SHORTEST_SHOWN_SECONDS: Final = 1.0
-"""How long an event is shown that ends when it begins: players show nothing for no time."""
+"""Seconds that the subtitle of an event without length is shown: players do not show a cue without duration."""
 
 
 class Event(NamedTuple):
-    """What happens from when to when, in seconds."""
+    """An event: start and end in seconds, and a description."""
 
     start: float
     end: float
@@ -34,7 +34,7 @@ class Event(NamedTuple):
 
     @property
     def shown_until(self) -> float:
-        """When a subtitle of it goes: at its end, or a second after its start if it has no length."""
+        """When the event's subtitle ends: at the event's end, or a second after its start if it has no length."""
         return self.end if self.end > self.start else self.start + SHORTEST_SHOWN_SECONDS
 
 
@@ -42,24 +42,24 @@ _STARTS: Final = ("start", "start_time", "start_seconds", "begin", "from")
 _ENDS: Final = ("end", "end_time", "end_seconds", "stop", "to")
 _SPANS: Final = ("time", "times", "time_range", "timestamp", "timestamps", "range", "interval", "span", "segment")
 _TEXTS: Final = ("text", "description", "caption", "event", "action", "sentence", "label", "title", "summary")
-"""Names that schemas and models give to the parts of an event. The first that is there counts."""
+"""Names that schemas and models give to the parts of an event. The first one that exists is used."""
 _Read = tuple[float, float | None, str]
-"""Start, end and text, as they were read. None: no end was said."""
+"""Start, end and text of a parsed event. The end is None if the text gives none."""
 
 
-# What is an event, and what is wrong with several
+# Checks and conversions of events
 
 
 def checked(events: Iterable[Event], seconds: float | None, times: Times) -> list[Event] | None:
-    """Events of a clip, on its own clock; None if they cannot be right.
+    """Check the events of a clip.
 
     Args:
-        events: as they were read.
-        seconds: length of the clip; None if it is not known, and then any end will do.
-        times: whether they may overlap. They have to be in the order of their starts in any case.
+        events: parsed events, in seconds from the clip's start.
+        seconds: length of the clip; None if it is not known. Then any end is accepted.
+        times: whether events may overlap. They must always be in the order of their starts.
 
     Returns:
-        The same, with an end that is at most `LATE_SECONDS` past the clip's set to that.
+        The events, with ends at most `LATE_SECONDS` after the clip's end set to that; None if any event is impossible.
     """
     made: list[Event] = []
     for event in events:
@@ -76,17 +76,17 @@ def checked(events: Iterable[Event], seconds: float | None, times: Times) -> lis
 
 
 def moved(events: Iterable[Event], seconds: float) -> tuple[Event, ...]:
-    """Events on a clock that began this many seconds earlier, rounded to milliseconds."""
+    """Events shifted to later times by this many seconds, rounded to milliseconds."""
     return tuple(Event(round(start + seconds, 3), round(end + seconds, 3), text) for start, end, text in events)
 
 
 def as_rows(events: Iterable[Event]) -> list[dict[str, Any]]:
-    """Events as a column holds them: tables of start, end and text."""
+    """Events as a column holds them: objects with `start`, `end` and `text`."""
     return [event._asdict() for event in events]
 
 
 def from_rows(value: Any) -> tuple[Event, ...] | None:
-    """The events that a column holds; None if it holds something else."""
+    """The events in a column's value; None if the value is not a list of events."""
     if not isinstance(value, list) or not all(isinstance(item, dict) for item in value):
         return None
     try:
@@ -99,12 +99,12 @@ def from_rows(value: Any) -> tuple[Event, ...] | None:
 
 
 def in_text(text: str, seconds: float | None) -> list[Event] | None:
-    """The events in a text: JSON, also in a Markdown fence, or lines. None if there are none.
+    """The events in a text: JSON, possibly in a Markdown fence, or lines. None if there are none.
 
     Args:
-        text: what the model said.
-        seconds: length of the clip, where the last event ends if no end is said; None if it is not known, and then
-            such an event has no length.
+        text: the model's answer.
+        seconds: length of the clip, at which a last event without an end ends. If it is None (not known), such an event
+            has no length.
     """
     fenced = _FENCED.search(text)
     body = (fenced[1] if fenced else text).strip()
@@ -119,11 +119,11 @@ def in_text(text: str, seconds: float | None) -> list[Event] | None:
 
 
 def in_value(value: Any, schema: Schema, seconds: float | None) -> list[Event] | None:
-    """The events in a value that fits a schema which has a list of them; None if an entry is none.
+    """The events in a JSON value that fits a schema with a list of events; None if an entry is not an event.
 
     Args:
-        value: of the whole answer.
-        schema: that it fits.
+        value: value of the whole answer.
+        schema: schema that the value fits.
         seconds: length of the clip; see `in_text`.
     """
     found = _in_json(value.get(list_of(schema)))
@@ -131,7 +131,7 @@ def in_value(value: Any, schema: Schema, seconds: float | None) -> list[Event] |
 
 
 def _ended(found: Sequence[_Read], seconds: float | None) -> list[Event]:
-    """Events with an end each: what was said, or when the next one starts, or when the clip ends."""
+    """Events with ends. If a parsed event has none, it ends when the next one starts, or else when the clip ends."""
     starts = [start for start, *_ in found]
     nexts = [*starts[1:], max([seconds or 0.0, *starts])]
     return [
@@ -141,7 +141,7 @@ def _ended(found: Sequence[_Read], seconds: float | None) -> list[Event]:
 
 
 def list_of(schema: Schema) -> str | None:
-    """The property of a schema that holds events: its only list of objects with start, end and text, by their names."""
+    """Name of the schema's property that holds events: its only list of objects with start, end and text; else None."""
     root = schema.asked
     found = []
     for name, item in root.get("properties", {}).items():
@@ -154,7 +154,7 @@ def list_of(schema: Schema) -> str | None:
 
 
 def _list_in(value: Any) -> Any:
-    """The list that JSON is, or the only list of objects that it holds by a name."""
+    """The value itself if it is not an object; else the object's only list of events, or its only list; else None."""
     if not isinstance(value, Mapping):
         return value
     lists = [item for item in value.values() if isinstance(item, list)]
@@ -171,7 +171,7 @@ def _in_json(items: Any) -> list[_Read] | None:
 
 
 def _parts(names: Iterable[str]) -> tuple[tuple[str, ...], str] | None:
-    """The names of an event's times, one or two, and of its text; None if they are not there."""
+    """The names of an event's times (start and end, or one span) and of its text; None if any of them is missing."""
     there = set(names)
 
     def first(wanted: Sequence[str]) -> str | None:
@@ -198,7 +198,7 @@ def _of_object(item: Any) -> _Read | None:
 
 
 def _pair(value: Any) -> list[Any]:
-    """The two times of a pair, or of a text with a range; else what may be one time."""
+    """The two times of a pair, or of a text with a range; else a list of the value itself, which may be one time."""
     if isinstance(value, list):
         return value if len(value) == 2 else []
     if not isinstance(value, str):
@@ -210,13 +210,13 @@ def _pair(value: Any) -> list[Any]:
 
 def _seconds(value: Any) -> float | None:
     if isinstance(value, int | float) and not isinstance(value, bool):
-        return float(value) if abs(value) < MOST_SECONDS else None  # which no NaN is, either
+        return float(value) if abs(value) < MOST_SECONDS else None  # the comparison is False for NaN as well
     found = _ALONE.fullmatch(value.strip()) if isinstance(value, str) else None
     return time_of(found[1]) if found else None
 
 
 def _is_text(text: str) -> bool:
-    """Whether it has something to say that can be encoded: JSON may hold half of a surrogate pair."""
+    """Whether a text is not blank and can be encoded as UTF-8: JSON may hold half of a surrogate pair."""
     return bool(text.strip()) and is_utf8(text)
 
 
@@ -235,19 +235,20 @@ _LEAD: Final = re.compile(
     r"\s*(?:[-*•\u2013\u2014]\s+|[*_•#|>]+\s*|-(?=\d+:)|\(?\d+[.)]\s+|(?!from\b|at\b)[a-z]+\s+\d+\s*[:.)\u2013\u2014-]?\s+)*",
     re.IGNORECASE,
 )
-"""What may stand before a range: bullets, Markdown, a number, or a word with a number, as `Scene 2:`."""
+"""Matches what may precede a range: bullets, Markdown, a number, or a word with a number, such as `Scene 2:`."""
 _BREAK: Final = re.compile(r"(\n|(?<=;)[ \t]+|(?<=[^\d\s][,.])[ \t]+)")
-"""Where another event may begin: at a line, or within one after a semicolon, or a comma or full stop behind a word."""
+"""Matches where another event may begin: at a new line, after a semicolon, or after a comma or full stop that follows a
+word."""
 _BETWEEN: Final = " \t])}>*_|:,.;\u2013\u2014-"
-"""What may stand between a range and its text."""
+"""Characters that may stand between a range and its text."""
 _AROUND: Final = " \t\n;,|*_"
-"""What is left out around a text."""
+"""Characters that are stripped from both ends of a text."""
 
 
 def _in_lines(text: str) -> list[_Read]:
-    """The events in lines; none if one of them has no words.
+    """The events in lines of text; an empty list if any of them has no words.
 
-    What stands before the first, or after a blank line that ends one, is no part of any.
+    Text before the first event, or after a blank line that ends an event, belongs to no event.
     """
     events: list[tuple[float, float, list[str]]] = []
     parts, open_event = _BREAK.split(text), False
@@ -267,13 +268,14 @@ def _in_lines(text: str) -> list[_Read]:
 
 
 def _begun(piece: str, behind: str) -> tuple[float, float, list[str]] | None:
-    """The event that begins a piece of text, with the beginning of its words; None if none does.
+    """The event with which a piece of text begins, with the first of its words; None if it begins with none.
 
-    Numbers with nothing that makes times of them are none. After a comma or a full stop a colon has to follow, too.
+    A range of plain numbers counts only if a unit, a bracket or the like marks it as times. After a comma or a full
+    stop it must also be followed by a colon.
 
     Args:
         piece: the text.
-        behind: what it stands behind: a line break, or a mark within the line.
+        behind: the character before the piece: a line break, or a punctuation mark within the line.
     """
     lead = _LEAD.match(piece)
     at = lead.end() if lead else 0
@@ -291,7 +293,7 @@ def _begun(piece: str, behind: str) -> tuple[float, float, list[str]] | None:
     clocks = ":" in found["start"] or found["dash"] in ("-->", "->", "→")
     decimals = "." in found["start"] and "." in found["end"]
     timed = closed or clocks or decimals or found["unit"] or found["units"] or (found["from"] and "," in mark)
-    if words and not (mark or closed):  # as in 2-4x
+    if words and not (mark or closed):  # for example "2-4x"
         return None
     if not (timed or ":" in mark or "|" in mark):
         return None
@@ -301,7 +303,7 @@ def _begun(piece: str, behind: str) -> tuple[float, float, list[str]] | None:
     return None if start is None or end is None else (start, end, [words.strip()])
 
 
-# Starts alone
+# Events that have only a start
 
 _START: Final = rf"(?P<time>{_TIME})(?P<unit>{_UNIT})?"
 _BEFORE: Final = re.compile(
@@ -313,13 +315,13 @@ _END: Final = re.compile(
     r"(?:(?:the|this)\s+)?(?:(?:video|clip|film|scene)\s+)?ends?|(?:the\s+)?end\s+of\s+(?:the\s+)?(?:video|clip|film|scene)",
     re.IGNORECASE,
 )
-"""A last event with these words is no event, but the end of the one before."""
+"""Matches the words of a last entry that is not an event, but gives the end of the event before."""
 
 
 def _starts_in(text: str) -> list[_Read]:
-    """The events of a text that says of each when it starts; none if there is more in it, or one has no words.
+    """The events of a text that gives only their starts; an empty list if it has other text, or an event has no words.
 
-    Before the first there may be a heading, or words that end with a colon; behind a blank line anything.
+    A heading, or words that end with a colon, may precede the first event; anything may follow after a blank line.
     """
     events: list[tuple[float, list[str]]] = []
     open_event = False
@@ -342,9 +344,9 @@ def _starts_in(text: str) -> list[_Read]:
 
 
 def _start_of(piece: str) -> tuple[float, list[str]] | None:
-    """The start that a piece of text says before or behind its words, with these; None if it says none.
+    """The start that a piece of text gives before or after its words, and the words; None if it gives none.
 
-    It has to be a clock, or seconds with their unit: a number alone says how many.
+    It must be a clock time, or seconds with a unit: a number alone may count something.
     """
     lead = _LEAD.match(piece)
     bare = piece[lead.end() if lead else 0 :].strip(_AROUND)
@@ -355,11 +357,11 @@ def _start_of(piece: str) -> tuple[float, list[str]] | None:
         if not found:
             return None
         mark, words = found["mark"], found["text"]
-        if words[:1].isdigit() and mark:  # as in 2 s - 1 h: it was meant for a range, and is none
+        if words[:1].isdigit() and mark:  # for example "2 s - 1 h": meant as a range, but not a valid one
             return None
         closed = found["opened"] and mark[:1] in ("]", ")", ">")
         if words and not (found["at"] or closed or mark.strip() or (mark and ":" in found["time"])):
-            return None  # as in "5 seconds later"
+            return None  # for example "5 seconds later"
     start = time_of(found["time"])
-    is_time = found["unit"] or re.search(r":\d\d", found["time"])  # not as in 4:3
+    is_time = found["unit"] or re.search(r":\d\d", found["time"])  # "4:3" is an aspect ratio
     return (start, [words.strip()]) if start is not None and is_time else None

@@ -1,14 +1,15 @@
-"""What is wrong with a generated text, as far as the text itself shows it. Pure, and linear in the length of the text.
+"""Finds faults of a generated text from the text alone. Pure functions, in time linear in the length of the text.
 
-Texts are compared letter by letter, without case and white space, so that languages written without spaces are seen as
-all others are. Lengths are in letters; one of Han, kana or Hangul says as much as about three of an alphabet, and
-counts as three.
+Texts are compared letter by letter, without case and white space, so that languages written without spaces are treated
+like all others. Lengths are in letters. A letter of Han, kana or Hangul carries about as much as three of an alphabet,
+and counts as three.
 
 Thresholds are set for few false alarms, since a fault costs a second generation or a good candidate. Holtzman et al.
 (2020), "The Curious Case of Neural Text Degeneration", call a text a loop if a phrase comes three times in a row at its
-end. Songs, slogans and lists do that, too. So here it takes four times in a row, anywhere, and either most of the text,
-with a phrase of some words, or much more than what is repeated on purpose. What differs in a number or a colour only is
-no repetition: such lists may be right, and one that never ends is found by where it is cut off.
+end. But songs, slogans and lists do that as well. So here a loop is a phrase that comes four times in a row, anywhere,
+if the phrase has some words and its repetitions make up most of the text, or if the repetitions are much longer than
+what is repeated on purpose. Phrases that differ only in a number or a colour are not repetitions: such lists may be
+right, and an endless one is found by being cut off.
 """
 
 import re
@@ -25,23 +26,25 @@ from reelscribe.values import Answer, Candidate, Request
 Fault = (
     Literal["cut_off", "loop", "echo", "empty", "unclosed", "not_json", "schema", "times", "false_claim"] | CheckFault
 )
-"""cut_off: it ends at the limit of tokens.
+"""A fault of a candidate's text.
+
+cut_off: the text ends at the token limit.
 loop: it repeats a phrase over and over.
-echo: it says the prompt, or the system prompt, back.
+echo: it repeats the prompt or the system prompt.
 empty: it has no words, at most punctuation.
-unclosed: the model was still thinking when it ended, so that there is no text.
-not_json: the request has a schema, and the text is no JSON.
-schema: it is JSON, but does not fit the schema.
-times: the request has times, and the text has no events, or some that cannot be: past the clip's end, backwards, out of
-order, or overlapping where they may not.
-false_claim: it was verified, and the model holds a claim of it to be false.
-All others are those of checks, which a user asks for.
+unclosed: the model was still thinking when it ended, so there is no text.
+not_json: the request has a schema, and the text is not JSON.
+schema: the text is JSON, but does not fit the schema.
+times: the request has times, and the text has no events or impossible ones: after the clip's end, backwards, out of
+order, or overlapping although that is not allowed.
+false_claim: the text was verified, and the model judged one of its claims false.
+All others are faults of checks that a user sets.
 """
 WITHOUT_TEXT: Final[frozenset[Fault]] = frozenset({"empty", "unclosed"})
 """Faults of candidates without text, which are never kept."""
 
 _LONGEST_PHRASE: Final = 300
-"""Maximum letters of a repeated phrase that is searched for: some fifty words. It bounds the time for each letter."""
+"""Maximum letters of a repeated phrase: about fifty words. It limits the search time per letter."""
 _IN_A_ROW: Final = 4
 _LOOP = re.compile(rf"(.{{1,{_LONGEST_PHRASE}}}?)\1{{{_IN_A_ROW - 1},}}", re.DOTALL)
 _PHRASE_LETTERS: Final = 12
@@ -60,7 +63,7 @@ _DENSE = re.compile("[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af\uf900-\ufaff\U0002
 
 
 def find_faults(candidate: Candidate, request: Request) -> tuple[Fault, ...]:
-    """What is wrong with a candidate; nothing, most of the time."""
+    """The faults of a candidate that its text shows; usually none. Checks, times and claims are not included."""
     if candidate.unclosed:
         return ("unclosed",)
     if not has_words(candidate.text):
@@ -91,12 +94,12 @@ def with_value(candidate: Candidate, request: Request, facts: Facts) -> Candidat
 
 
 def events_of(candidate: Candidate, request: Request, meta: Mapping[str, Any]) -> tuple[Event, ...] | None:
-    """The events in a candidate, on the file's clock; None if there are none, or an impossible one.
+    """The events in a candidate, on the file's clock; None if there are none, or if any is impossible.
 
     Args:
-        candidate: with its value.
-        request: that has times.
-        meta: of the answer. It says where the clip begins and ends, which the request need not know.
+        candidate: a candidate with its value.
+        request: its request, which has times.
+        meta: metadata of the answer. It has the clip's start and end, which the request may not know.
     """
     start, end = _bounds(request, meta)
     seconds = None if end is None else end - start
@@ -107,22 +110,20 @@ def events_of(candidate: Candidate, request: Request, meta: Mapping[str, Any]) -
 
 
 def _bounds(request: Request, meta: Mapping[str, Any]) -> tuple[float, float | None]:
-    """Where the clip begins and ends in its file, as its decoder found it, or else as it was asked for."""
+    """Start and end of the clip in its file, in seconds: from the decoder if it found them, else from the request."""
     start, end = meta.get("clip_start"), meta.get("clip_end")
     return (request.clip.start_seconds, request.clip.end_seconds) if start is None else (start, end)
 
 
 def checked_faults(candidate: Candidate, request: Request, meta: Mapping[str, Any]) -> list[Fault]:
-    """Checks of the request that a candidate with words fails. Of JSON, the texts in it are checked.
+    """The checks of the request that a candidate with words fails, and "false_claim" if a verified claim failed.
 
-    If it was verified, also whether a claim failed.
-
-    Lengths are of plain text alone.
+    In JSON each text is checked by itself, and lengths are not checked.
 
     Args:
-        candidate: with its value.
-        request: with the checks.
-        meta: of the answer; see `events_of`.
+        candidate: a candidate with its value.
+        request: its request, which has the checks.
+        meta: metadata of the answer; see `events_of`.
     """
     start, end = _bounds(request, meta)
     texts = [candidate.text] if candidate.value is None else list(texts_in(candidate.value))
@@ -132,7 +133,7 @@ def checked_faults(candidate: Candidate, request: Request, meta: Mapping[str, An
 
 
 def texts_in(value: Any) -> Iterator[str]:
-    """All texts in a JSON value, in order, without names of fields."""
+    """All texts in a JSON value, in order, without the names of fields."""
     if isinstance(value, str):
         yield value
     elif isinstance(value, Mapping | list):
@@ -151,7 +152,7 @@ _TOLD: Final[Mapping[str, str]] = {
 
 
 def told_of(request: Request, answer: Answer) -> str:
-    """Text to append to the prompt of a second try: the faults of the first that the model can avoid."""
+    """Text to append to the prompt of a second try: the faults of the first answer that the model can avoid."""
     told: dict[str, str] = {}
     failed: dict[str, None] = {}
     for candidate, faults in zip(answer.candidates, answer.meta["faults"], strict=True):

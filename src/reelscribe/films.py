@@ -1,4 +1,4 @@
-"""Joins the answers about a video's clips for one prompt about the whole video; in parts if they are long."""
+"""Joins the answers about a video's clips into one prompt about the whole video, in several steps if they are long."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -8,10 +8,9 @@ from reelscribe.values import Caption, Clip, Failure
 
 @dataclass(frozen=True, kw_only=True)
 class Passage:
-    """The text about a stretch of a video."""
+    """The text about a stretch of a video. Times are in seconds from the first frame of the file."""
 
     start: float
-    """In seconds from the first frame of the file."""
     end: float
     text: str
 
@@ -37,20 +36,20 @@ def passage_of(clip: Clip, captions: Sequence[Caption]) -> Passage:
 
 
 def _told(caption: Caption) -> str:
-    """A caption's text. If it has events, these are written out, since they are on the film's clock."""
+    """A caption's text. If it has events, these are written instead, since their times are on the film's clock."""
     if caption.events is None:
         return caption.kept_text
     return "\n".join(str(Passage(start=event.start, end=event.end, text=event.text)) for event in caption.events)
 
 
 class Film:
-    """The passages of a video on their way to one prompt.
+    """Reduces the passages of a video until they fit into one prompt.
 
-    If they are too long for it, they are asked about in parts with the same prompt. The answers become the passages,
-    until all fit.
+    If they are too long, they are divided into parts, and the task's prompt is asked about each part. The answers
+    replace the passages. This repeats until all passages fit.
 
     Args:
-        passages: in order; at least one.
+        passages: passages in order; at least one.
         most_chars: maximum characters of passages in a prompt. A part has at least two passages, however long.
     """
 
@@ -61,7 +60,7 @@ class Film:
         self._asked: dict[int, list[Passage]] = {}
         self._answers: dict[int, str] = {}
         self.failure: Failure | None = None
-        """Failure of a part. Then there is no answer about the video."""
+        """Failure of a part, if there was one; then there is no answer about the video."""
 
     @property
     def waits(self) -> bool:
@@ -69,7 +68,7 @@ class Film:
         return len(self._answers) < len(self._asked)
 
     def texts(self) -> dict[int, str]:
-        """Texts for the prompts to ask now, by part number; by 0 if all passages fit into one."""
+        """Texts for the prompts to ask now, by part number. The number is 0 if all passages fit into one prompt."""
         if self._asked:
             self._passages = [
                 Passage(start=part[0].start, end=part[-1].end, text=self._answers[number])
@@ -84,7 +83,7 @@ class Film:
         return {number: _joined(part) for number, part in self._asked.items()}
 
     def take(self, number: int, outcome: Caption | Failure) -> None:
-        """Take the outcome of a part."""
+        """Store the outcome of a part."""
         if isinstance(outcome, Failure):
             self.failure = outcome
         self._answers[number] = outcome.kept_text if isinstance(outcome, Caption) else ""

@@ -1,7 +1,7 @@
-"""Rows to the videos that are asked about, and captions back into rows.
+"""Finds the videos in rows, and puts captions into rows.
 
-A `Layout` knows how rows hold text and videos. `interleaved` is Data-Juicer's: text with a token for each video, in
-chunks. `columns` is what most data sets have: a column of videos, to which columns with captions are added.
+A `Layout` defines how rows hold text and videos. `interleaved` is Data-Juicer's layout: text in chunks, with a token
+for each video. `columns` is the layout of most data sets: a column of videos, to which columns of captions are added.
 """
 
 import contextlib
@@ -35,7 +35,7 @@ def eoc_token() -> str:
 
 
 def special_tokens() -> tuple[str, ...]:
-    """All tokens that stay when the words of a chunk are replaced."""
+    """All tokens that are kept when a caption replaces the words of a chunk."""
     kinds = {"IMAGE": "<__dj__image>", "AUDIO": "<__dj__audio>"}
     others = (os.environ.get(f"_DJ_SPECIAL_TOKEN_{kind}") or default for kind, default in kinds.items())
     return (video_token(), eoc_token(), *others)
@@ -47,12 +47,12 @@ FillRow = Callable[[RowPlan, Sequence[Outcome], Settings], list[Row]]
 
 @dataclass(frozen=True, kw_only=True)
 class Layout:
-    """How rows hold text and videos: one function that finds videos, and one that puts captions into rows."""
+    """How rows hold text and videos: a function that finds videos, and one that puts captions into rows."""
 
     subjects: FindSubjects
-    """(row, settings, folder of relative paths) -> its videos, in order. Raises ClipError."""
+    """Function of (row, settings, folder of relative paths) that returns the row's videos or raises ClipError."""
     fill: FillRow
-    """(plan, an outcome for each name in `plan.asked()`, settings) -> the rows to write."""
+    """Function of (plan, an outcome for each id in `plan.asked()`, settings) that returns the rows to write."""
     adds: bool = False
     """Whether `fill` sets the columns of captions (`Settings.added_columns`)."""
 
@@ -66,7 +66,7 @@ class Layout:
 
 
 def columns_used(settings: Settings) -> frozenset[str]:
-    """The columns that the flow reads; all others pass through unchanged."""
+    """The columns that the pipeline reads; all others pass through unchanged."""
     videos = (settings.video_key,) if settings.video_key else ("video", "videos")
     prompts = [name for task in settings.all_tasks for name in (task.prompt_key, *task.names) if name]
     return frozenset((*videos, *settings.stretch_columns, settings.text_key, *prompts, *settings.added_columns))
@@ -80,11 +80,11 @@ def video_column(names: Container[str], settings: Settings) -> str:
 def videos_of(row: Row, settings: Settings) -> tuple[list[str | bytes], bool]:
     """The videos of a row, and whether the column holds a list of them.
 
-    A video is a path, the bytes of a file, or a table with `bytes` or else `path`, as Hugging Face data sets hold them.
-    Whatever else is in a list becomes an empty path: a video that cannot be had, and costs the others nothing.
+    A video is a path, the bytes of a file, or an object with `bytes` or else `path`, as in Hugging Face data sets. Any
+    other value in a list becomes an empty path, so that only this video fails, and not the whole row.
 
     Raises:
-        ClipError: kind "row", where the column holds something else.
+        ClipError: kind "row", if the column holds something else.
     """
     key = video_column(row, settings)
     value = _unpacked(row.get(key))
@@ -102,16 +102,16 @@ def videos_of(row: Row, settings: Settings) -> tuple[list[str | bytes], bool]:
 
 
 def clips_of(row: Row, settings: Settings, *roots: Path | None) -> list[Clip]:
-    """The clips of a row, in order: its videos, or the stretches of these that it names.
+    """The clips of a row, in order: its videos, or the stretches of them that the row names.
 
     Args:
-        row: with a column of videos.
-        settings: which columns hold what.
-        *roots: folders that relative paths may start from; the first is that of the clips. A file in one of them that
-            is really called `a.mp4#t=1,2` is no stretch of `a.mp4`.
+        row: a row with a column of videos.
+        settings: names of the columns.
+        *roots: folders from which relative paths may start; the first one is set as the clips' root. If one of them has
+            a file that is really named `a.mp4#t=1,2`, the path means this file, and not a stretch of `a.mp4`.
 
     Raises:
-        ClipError: kind "row", where a column holds something else than it should.
+        ClipError: kind "row", if a column holds a value of a wrong type.
     """
     clips = [named_clip(video, *roots) for video in videos_of(row, settings)[0]]
     stretches = _stretches_in(row, settings, len(clips)) if clips else None
@@ -131,14 +131,14 @@ def named_clip(video: str | bytes, *roots: Path | None) -> Clip:
     """The clip that a path, a URL or the bytes of a file stand for; see `clips_of`.
 
     Raises:
-        ClipError: kind "row", where there are no times behind `#t=`.
+        ClipError: kind "row", if there are no times after `#t=`.
     """
     root = roots[0] if roots else None
     if isinstance(video, bytes) or "#" not in video or "t=" not in video:
         return Clip(source=video, root=root)
     if scheme_of(video) is None:
         for folder in roots or (None,):
-            with contextlib.suppress(OSError, ValueError):  # no such file can be there
+            with contextlib.suppress(OSError, ValueError):  # no file can have such a name
                 if (folder / video if folder else Path(video)).exists():
                     return Clip(source=video, root=root)
     path, stretch = split_fragment(video)
@@ -150,7 +150,7 @@ def _part(clip: Clip, stretch: Stretch) -> Clip:
 
 
 def _stretches_in(row: Row, settings: Settings, videos: int) -> list[Stretch] | None:
-    """The stretches that columns name: several of one video, or one for each video; None if they name none."""
+    """The stretches that a row's columns name: several of one video, or one for each video; None if they name none."""
     key = settings.stretches_key
     if key and row.get(key) is not None:
         other = next(
@@ -185,13 +185,13 @@ def _is_listed(row: Row, settings: Settings) -> bool | None:
 
 
 def _unpacked(video: Any) -> Any:
-    """The video in a Hugging Face table with `bytes` or `path`; any other value unchanged."""
+    """The video in a Hugging Face object with `bytes` or `path`; any other value is returned unchanged."""
     if not isinstance(video, dict) or not video.keys() & {"bytes", "path"}:
         return video
     return video.get("path") if video.get("bytes") is None else video["bytes"]
 
 
-# Interleaved: tokens in the text.
+# Layout "interleaved": the text has a token for each video.
 
 
 def _interleaved_subjects(row: Row, settings: Settings, root: Path | None) -> list[Subject]:
@@ -224,15 +224,15 @@ def _tokens_only(chunk: str) -> list[str]:
 
 
 def captions_in(text: str) -> list[str]:
-    """The caption after each token of a video in an interleaved text; none if some token has none."""
+    """The caption after each video token of an interleaved text; an empty list if any token has no caption."""
     pieces = [piece.strip() for chunk in text.split(eoc_token()) for piece in chunk.split(video_token())[1:]]
     return pieces if all(pieces) else []
 
 
 def without_tokens(text: str) -> str:
-    """Make a caption safe for interleaved text: put a blank after the first character of each special token in it.
+    """Make a caption safe for interleaved text: insert a space after the first character of each special token in it.
 
-    Unchanged, such a token would stand for one more video, or end the chunk.
+    Otherwise such a token would stand for another video, or end the chunk.
     """
     for token in special_tokens():
         text = text.replace(token, f"{token[0]} {token[1:]}")
@@ -240,7 +240,7 @@ def without_tokens(text: str) -> str:
 
 
 def with_captions(text: str, captions: Iterator[str]) -> str:
-    """An interleaved text with a caption behind each token of a video, and none of the words that it had."""
+    """An interleaved text with a caption after each video token, in place of its former words."""
     chunks = []
     for chunk in text.split(eoc_token()):
         if video_token() in chunk:
@@ -259,13 +259,14 @@ def _interleaved_fill(plan: RowPlan, outcomes: Sequence[Outcome], settings: Sett
         return [plan.row]
     rows = [plan.row] if settings.original else []
     for number in range(max(len(caption.kept) for caption in captions)):
-        # With "all", a video may have fewer than others: those without words are left out. It begins again then.
+        # With "all", a video may have fewer kept captions than others, as those without words are left out. Its
+        # captions are then used again from the first.
         texts = iter([caption.texts[number % len(caption.kept)] for caption in captions])
         rows.append({**plan.row, settings.text_key: with_captions(plan.row[settings.text_key], texts)})
     return rows
 
 
-# Columns: the videos in a column, the captions beside them.
+# Layout "columns": a column of videos, and columns of captions.
 
 
 def _columns_subjects(row: Row, settings: Settings, root: Path | None) -> list[Subject]:
@@ -289,10 +290,10 @@ def _columns_subjects(row: Row, settings: Settings, root: Path | None) -> list[S
 
 
 def _columns_fill(plan: RowPlan, outcomes: Sequence[Outcome], settings: Settings, *, listed: bool = False) -> list[Row]:
-    """Fill the columns of captions; `listed`: whether other rows hold lists of clips, if this one does not say."""
+    """Fill the columns of captions. `listed` says whether other rows hold lists of clips, for rows without a video."""
     says = _is_listed(plan.row, settings)
     several = listed if says is None else says
-    if not outcomes and not plan.problem:  # nothing was captioned: what the row says of itself stands
+    if not outcomes and not plan.problem:  # nothing was captioned: values that the row already has stay
         added: Row = {}
         for task in settings.all_tasks:
             failure: Any = [] if several and not task.is_over_video else ""
@@ -311,7 +312,7 @@ def _columns_fill(plan: RowPlan, outcomes: Sequence[Outcome], settings: Settings
         for kind in settings.column_kinds:
             listed = several and not task.is_over_video
             columns[task.column(kind)] = [cell[kind] for cell in cells] if listed else cells[0][kind]
-    if unreadable:  # readers with types take no column that other rows lack
+    if unreadable:  # typed readers reject a column that other rows lack, so the text is kept in the metadata instead
         row = {}
     return [{**row, **{name: cell for name, cell in columns.items() if name not in row}}]
 
@@ -319,27 +320,26 @@ def _columns_fill(plan: RowPlan, outcomes: Sequence[Outcome], settings: Settings
 def caption_cells(outcome: Outcome, task: Task) -> dict[ColumnKind, Any]:
     """Values of the columns that a task adds for one video, by kind of column.
 
-    The text of a task with a schema is the value, that of one with times the list of its events; null if the caption
-    that is kept does not fit. The metadata has
-    the same keys whatever came of the video, and of a caption no value that is null or an empty list for some and
-    something else for others: readers of JSON Lines take the type of a column from its first rows. A caption there is
-    always this run's: a failure leaves no older one.
+    The text column of a task with a schema holds the value, that of a task with times a list of events; it is null if
+    the kept caption does not fit. The metadata has the same keys for captions and failures. For captions, no key is
+    null or an empty list in some rows and another type in others: readers of JSON Lines infer a column's type from its
+    first rows. After a failure no caption of an earlier run is left in the columns.
     """
     empty: Row = dict.fromkeys(CAPTION_META)
     if isinstance(outcome, Failure):
         message = f"{outcome.kind}: {outcome.message}"
-        # It may name folders that are not UTF-8.
+        # The message may contain paths that are not UTF-8.
         told = message.encode("utf-8", "backslashreplace").decode()
         return {"text": None, "candidates": [], "meta": empty, "failure": told}
     nobody = dict.fromkeys((UNREADABLE, "retried_with", "edited_from", "verdict", "note"), "")
     meta = empty | nobody | {name: told for name, told in outcome.meta.items() if name in empty}
     meta["thoughts"] = [candidate.thought for candidate in outcome.candidates]
     if meta["frame_timestamps"] is not None and meta["clip_flags"] is None:
-        # Release 0.1.0 recorded the share of damaged clips alone, and made neither SDR nor one moment of anything.
+        # Release 0.1.0 recorded the share only for damaged clips, and had neither tone mapping nor deinterlacing.
         share = 1.0 if meta["decoded_share"] is None else meta["decoded_share"]
         flags = "truncated" if "truncated" in (meta["flags"] or ()) else ""
         meta |= {"decoded_share": share, "clip_flags": flags, "tone_mapped": "", "deinterlaced": False}
-    if meta["frame_timestamps"] is not None and meta["file_timestamps"] is None:  # before there were stretches
+    if meta["frame_timestamps"] is not None and meta["file_timestamps"] is None:  # of a release without stretches
         seconds = meta["decoded_seconds"]
         meta |= {"file_timestamps": meta["frame_timestamps"], "clip_start": 0.0}
         meta |= {"clip_end": seconds, "file_seconds": seconds}
@@ -364,13 +364,15 @@ LAYOUTS: Final[dict[str, Layout]] = {
 
 
 def choose_layout(rows: Sequence[Row], settings: Settings) -> Layout:
-    """The layout that the settings name; for "auto", interleaved if any of these rows has a video token in its text."""
+    """The layout that the settings name. "auto" is "interleaved" if any of the rows has a video token in its text, else
+    "columns".
+    """
     name = settings.layout
     if name == "auto":
         texts = (row.get(settings.text_key) for row in rows)
         name = "interleaved" if any(isinstance(text, str) and video_token() in text for text in texts) else "columns"
     if name == "interleaved":
-        _ = settings.text_task
+        _ = settings.text_task  # raises SettingsError if no task's captions can go into the text
         return LAYOUTS[name]
     say = [says for row in rows if (says := _is_listed(row, settings)) is not None]
     listed = bool(say) and all(say)

@@ -1,4 +1,4 @@
-"""From an engine's answer to an outcome: which candidates are kept, their metadata, and whether to ask once more."""
+"""Turns an engine's answer into an outcome: chooses candidates, adds metadata, and prepares second tries."""
 
 import hashlib
 import json
@@ -33,11 +33,11 @@ from reelscribe.video.showing import fingerprint, shown
 
 _RETRY_TEMPERATURE: Final = 0.7
 _RETRY_TOP_P: Final = 0.8
-"""Sampling of a second try: that of Qwen3-VL as released."""
+"""Sampling of a second try, if the first one took the likeliest tokens: the released defaults of Qwen3-VL."""
 
 
 def tell_frames(frames: Frames, clip: Clip) -> dict[str, Any]:
-    """Metadata of a clip's frames, as in `CAPTION_META`."""
+    """Metadata of a clip's frames, with keys of `CAPTION_META`; empty if there are no frames."""
     if frames is NO_FRAMES:
         return {}
     bounds = frames.bounds or Bounds(0.0, frames.duration_seconds, frames.duration_seconds)
@@ -69,13 +69,13 @@ def tell_frames(frames: Frames, clip: Clip) -> dict[str, Any]:
 
 
 def once_more(request: Request, first: Answer) -> Request:
-    """The second try: another seed and, where the likeliest tokens were or may have been taken, others, too.
+    """The request of a second try: with another seed, and with sampling if the first try was or may have been greedy.
 
-    Where it is asked for, its prompt says what was wrong with the first.
+    With `tell_faults` its prompt also names the faults of the first answer.
     """
     seed = int.from_bytes(hashlib.sha256(f"{request.seed}, once more".encode()).digest()[:8], "big") >> 1
     told = request.sampling
-    # Without a temperature several candidates are drawn at random; one may be or not, as the checkpoint says.
+    # Without a temperature, several candidates are sampled; for one, the checkpoint decides whether it is sampled.
     greedy = told.temperature == 0 or (told.temperature is None and not told.do_sample and request.num_captions == 1)
     sampling = replace(told, temperature=_RETRY_TEMPERATURE, top_p=_RETRY_TOP_P) if greedy else told
     said = told_of(request, first) if request.tell_faults else ""
@@ -91,7 +91,7 @@ def once_more(request: Request, first: Answer) -> Request:
 
 
 def better_of(request: Request, first: Answer, second: Answer | Failure) -> Answer | Failure:
-    """The better of two tries: the second if it has no fault, or if the first has nothing to keep."""
+    """The better of two tries: the second one if it has no faults, or if the first one has no text; else the first."""
     if isinstance(second, Answer) and _has_words(second) and not (_has_words(first) and is_faulty(second)):
         return second
     if _has_words(first):
@@ -103,7 +103,10 @@ def better_of(request: Request, first: Answer, second: Answer | Failure) -> Answ
 def answer_of(
     request: Request, frames_told: dict[str, Any], facts: Facts, generation: Generation, info: ModelInfo
 ) -> Answer | Failure:
-    """What an engine answered, with the faults of its candidates and all that is known of them."""
+    """An engine's answer with the values, faults and metadata of its candidates.
+
+    It is a failure if the engine gave a wrong number of candidates.
+    """
     candidates = tuple(with_value(set_apart(candidate), request, facts) for candidate in generation.candidates)
     if not request.given and len(candidates) != request.num_captions:
         message = f"the engine gave {len(candidates)} candidates; asked for were {request.num_captions}."
@@ -129,21 +132,21 @@ def answer_of(
         "try": request.attempt,
         "tries": request.attempt,
     }
-    if request.given:  # what was known of them holds
+    if request.given:  # the text was made before: its metadata stays
         meta |= {**request.given.meta, "verified_by": meta["verified_by"]}
     return _judged(request, Answer(id=request.id, candidates=candidates, meta=meta))[0]
 
 
 _UNREADABLE: Final = WITHOUT_TEXT | {"not_json", "schema"}
-"""Faults of candidates that no events are read from."""
+"""Faults of candidates from which no events are parsed."""
 _JUDGED: Final[frozenset[str]] = CHECK_FAULTS | {"times", "false_claim"}
-"""Faults that are computed at each choice, since they depend on settings that are no part of the request's key."""
+"""Faults that are computed at each choice, since they depend on settings that are not part of the request's key."""
 
 
 def _judged(request: Request, answer: Answer) -> tuple[Answer, list[tuple[Event, ...] | None]]:
     """An answer with the faults of `_JUDGED` computed again, and the events of each candidate.
 
-    An answer that the ledger has may have been made with other checks, without times, or its events with other ones.
+    A stored answer may have been made with other checks, without times, or with another setting for overlaps.
     """
     events: list[tuple[Event, ...] | None] = []
     faults = []
@@ -183,16 +186,16 @@ def _wordless(answer: Answer) -> str:
 
 
 def choose(request: Request, answer: Answer) -> Caption:
-    """Choose the candidates to keep, both when they are made and each time they are found in the ledger.
+    """Choose the candidates to keep. This is done when they are made, and again each time they come from the ledger.
 
-    It depends on nothing else, so that runs with other choices may come before and between. A candidate without words
-    is never kept; but for "all", only those with the fewest faults are.
+    The choice depends only on the arguments, so runs with other choices in between do not change it. A candidate
+    without words is never kept. Except for "all", only candidates with the fewest faults are considered.
 
     Args:
-        request: that was made, which says which candidates to keep, by a name in `SELECTORS`. Its text has a part in
-            "similar_one_simhash" alone.
-        answer: to it; at least one candidate has words. Chance comes from the seed in its metadata, which is that of
-            the request that made them.
+        request: the request. Its `keep` is a name in `SELECTORS`; its reference text matters only for
+            "similar_one_simhash".
+        answer: the answer to it, in which at least one candidate has words. Random choices use the seed in its
+            metadata, which is that of the request that made the candidates.
     """
     answer, events = _judged(request, answer)
     candidates, meta, keep = answer.candidates, answer.meta, request.keep
@@ -201,7 +204,7 @@ def choose(request: Request, answer: Answer) -> Caption:
     if keep != "all":
         fewest = min(len(faults[number]) for number in usable)
         usable = [number for number in usable if len(faults[number]) == fewest]
-    # To make a request once more is dear, for each row, and seldom needed.
+    # Copying a request for each row is slow and seldom needed, so it is copied only if the seeds differ.
     drawn = request if request.seed == meta["seed"] else replace(request, seed=meta["seed"])
     picked, reason, agreement = SELECTORS[keep]([candidates[number] for number in usable], drawn)
     if len(usable) < len(candidates):
@@ -209,7 +212,7 @@ def choose(request: Request, answer: Answer) -> Caption:
         reason += f"; left out before: {len(candidates) - len(usable)} {why}"
     kept = tuple(usable[number] for number in picked)
     flags = {fault for number in kept for fault in faults[number]}
-    # Release 0.1.0 had no flags of clips, and recorded a share of damaged ones alone.
+    # Release 0.1.0 had no clip flags, and recorded the decoded share only for damaged clips.
     flags |= set(meta.get("clip_flags", "truncated" if "decoded_share" in meta else "").split())
     flags |= {"unscored"} if request.lacks_scores(answer) else set()
     unverified = request.verify and any(candidates[number].verified is None for number in kept)
@@ -245,7 +248,7 @@ _OF_A_CHOICE: Final = frozenset(
 
 
 def _scores_told(candidate: Candidate, request: Request) -> str:
-    """Scores for the metadata. A judge's score is left out if the request has no judge now."""
+    """A candidate's scores as JSON, or an empty text. A judge's score is left out if `keep` is not "judged" now."""
     judged = request.keep == "judged"
     scores = {name: score for name, score in candidate.scores.items() if name != JUDGED or judged}
     if request.verify and candidate.verified is not None:

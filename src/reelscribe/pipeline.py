@@ -1,9 +1,9 @@
-"""The one place where the stages meet.
+"""Joins the stages of captioning.
 
     rows -> entries of a queue -> works -> decoded ahead -> engine -> answers -> outcomes -> rows again
 
-`caption_rows` is the whole walk, `caption` the same for requests that are of no rows, and `make` the part of it between
-work and answer. All are generators: nothing runs further ahead than the engine pulls.
+`caption_rows` runs all stages, `caption` does the same for requests that belong to no rows, and `make` runs the stages
+from works to answers. All are generators: no stage runs further ahead than the engine pulls.
 """
 
 import contextlib
@@ -47,14 +47,14 @@ T = TypeVar("T")
 Settle = Callable[[Answer | Failure], None]
 """Called with the answer to a request, or its failure. May be called from any thread."""
 Answers = tuple[Answer | Failure, ...]
-"""One for each request of a work."""
+"""The answers of a work: one for each of its requests, in order."""
 
 _PEEK_ROWS, _PEEK_BYTES = 64, 1 << 26
-"""Limits on the first rows, which are read before the others to choose the layout: number and bytes."""
+"""Maximum number and bytes of the first rows, which are read ahead to choose the layout."""
 
 
 class Maker(ABC):
-    """Makes answers elsewhere, as on Ray; passed to the flow in place of an engine."""
+    """Makes answers outside of this process, for example on Ray. It takes the place of an engine."""
 
     info: ModelInfo
     waiting_rows: int
@@ -62,14 +62,14 @@ class Maker(ABC):
 
     @property
     def clips_begun(self) -> int:
-        """About how many clips its engines work on; 0 if that is not known."""
+        """Estimated number of clips that its engines work on; 0 if that is not known."""
         return 0
 
     @abstractmethod
     def make(self, works: Iterator[Work], settle: Settle, drop: Callable[[], bool] = lambda: False) -> Iterator[None]:
-        """Give an answer to each request of the works to `settle`, in any order; yield whenever some were given.
+        """Call `settle` with the answer to each request of the works, in any order; yield after some calls.
 
-        Once `drop` says True, what no engine has begun gets no answer.
+        Once `drop` returns True, requests that no engine has begun get no answer.
         """
 
 
@@ -96,16 +96,16 @@ def caption_rows(
     on_whole: Callable[[bool], None] = lambda made: None,
     is_batch: bool = False,
 ) -> Generator[RowResult, None, None]:
-    """Caption the videos of rows; one result a row, in the order of the rows.
+    """Caption the videos of rows. Yields one result for each row, in the order of the rows.
 
     Some rows need no engine: they have no video, cannot be captioned, or their captions are known. Their results come
-    with the next caption. If too many of them wait for one, the engine finishes what it has, all results up to there
-    are given, and the engine goes on.
+    with the next caption. If too many rows wait for an earlier one, the engine finishes what it has, all results up to
+    there are yielded, and the engine goes on.
 
     Args:
-        rows: as a reader gives them.
-        settings: what to ask, of which frames, and what to keep.
-        engine: makes the captions. A `Maker` decodes and captions elsewhere, as on Ray.
+        rows: rows from a reader.
+        settings: tasks, choice of frames, and which candidates to keep.
+        engine: makes the captions. A `Maker` decodes and captions outside of this process, for example on Ray.
         memory: looks up known outcomes and records new ones.
         retry_settings: settings that a retry asks with in place of `settings`, if `memory` wants a request made again.
             Frames are chosen by them, too.
@@ -115,8 +115,8 @@ def caption_rows(
             before the first row that lacks an outcome.
         on_whole: called when a row has all its outcomes, which may be long before its result is given. The argument
             is False if nothing had to be made. Called from any thread, one call at a time.
-        is_batch: the rows are one batch of a data set. Nothing is warned of columns that they lack, since that would
-            come with each batch.
+        is_batch: whether the rows are one batch of a data set. Then there are no warnings about missing columns, since
+            these would be repeated for each batch.
     """
     source = iter(rows)
     peeked = peek(source)
@@ -154,14 +154,15 @@ def caption(
     *,
     record: Callable[[Outcome], None] = lambda outcome: None,
 ) -> Generator[Outcome, None, None]:
-    """Caption requests; one Caption or Failure for each, in their order.
+    """Caption requests. Yields one Caption or Failure for each, in order.
 
-    With `settings.retry_flagged`, a request whose candidates all have faults is asked once more. The second try comes
-    before new requests, so no more are under way than without it. Its clip is decoded again, so no frames wait for it.
+    With `settings.retry_flagged`, a request whose candidates all have faults is tried a second time. The second try
+    comes before new requests, so that no more requests are under way than without it. Its clip is decoded again, so
+    that no frames are held for it.
 
     Args:
-        requests: pulled in a thread of their own, which also waits for decoding.
-        settings: which frames, which candidates to keep, and whether to ask once more.
+        requests: requests to caption. They are pulled in a separate thread, which also waits for decoding.
+        settings: choice of frames, which candidates to keep, and whether to try faulty answers again.
         engine: makes the captions.
         record: called with each outcome as soon as there is one, in any order, from any thread.
 
@@ -182,7 +183,7 @@ def caption(
 def _through(
     queue: Queue[E], settings: Settings, engine: Engine | Maker, drop: Callable[[], bool] = lambda: False
 ) -> Generator[E, None, None]:
-    """Make all works of a queue; yields its entries as they leave. The engine is used only if there is work."""
+    """Make all works of a queue. Yields its entries as they leave it. The engine is used only if there is work."""
     while queue.begin_again():
         if queue.has_work():
             made = (
@@ -208,7 +209,7 @@ def _closing(stream: Iterator[T]) -> Iterator[Iterator[T]]:
 
 
 def check_added(names: Container[str], settings: Settings) -> None:
-    """Check that rows have none of the columns that a run adds.
+    """Check that rows do not have any column that a run adds.
 
     Raises:
         SettingsError: they have one.
@@ -222,7 +223,7 @@ def check_added(names: Container[str], settings: Settings) -> None:
 
 
 def peek(rows: Iterator[InputRow]) -> list[InputRow]:
-    """Take the first rows from an iterator, to choose the layout by."""
+    """Take the first rows from an iterator. The layout is chosen by them."""
     peeked: list[InputRow] = []
     while len(peeked) < _PEEK_ROWS and sum(item.num_bytes for item in peeked) < _PEEK_BYTES:
         item = next(rows, None)
@@ -233,7 +234,7 @@ def peek(rows: Iterator[InputRow]) -> list[InputRow]:
 
 
 def _tell_missing(rows: Sequence[Row], settings: Settings) -> None:
-    """Warn if none of the first rows has a column that settings name: most often its name is misspelt."""
+    """Warn if none of the first rows has a column that the settings name, usually because of a misspelt name."""
     if not settings.video_key and rows and not any("video" in row or "videos" in row for row in rows):
         logger.warning("None of the first rows has a column 'video' or 'videos'; video_key names another one.")
     for option, name in settings.named_columns.items():
@@ -245,7 +246,7 @@ def _tell_missing(rows: Sequence[Row], settings: Settings) -> None:
 
 
 def plan_row(item: InputRow, layout: Layout, settings: Settings) -> RowPlan:
-    """Plan what to ask about a row. If the reader found no row, the plan holds the problem."""
+    """Plan what to ask about a row. If the reader could not read the row, the plan holds the problem."""
     if item.problem:
         return RowPlan(
             index=item.index, row=item.row, settings=settings, problem=item.problem, known_shard_hash=item.shard_hash
@@ -261,18 +262,18 @@ def make(
     engine: Engine,
     drop: Callable[[], bool] = lambda: False,
 ) -> Generator[None, None, None]:
-    """Decode works, and let an engine answer them.
+    """Decode the clips of works, and pass the works to an engine.
 
     Args:
-        works: pulled in a thread of their own, which also waits for decoding. If they are `Pausing` and run out for a
-            while, that thread waits for answers, which may bring more.
-        settle: called with an answer to each request. Failures of decoding come from the thread of the works.
-        settings: which frames.
+        works: works to answer. They are pulled in a separate thread, which also waits for decoding. If they are
+            `Pausing` and run out for a while, that thread waits for answers, which may bring more works.
+        settle: called with the answer to each request. Failures of decoding come from the thread of the works.
+        settings: choice of frames, and limits of decoding.
         engine: answers the requests.
-        drop: once it returns True, the engine is given nothing more, and what it has not begun has no answer.
+        drop: once it returns True, the engine gets nothing more, and requests that it has not begun get no answer.
 
     Yields:
-        None, whenever an answer was given to `settle`.
+        None, after each answer that was passed to `settle`.
 
     Raises:
         EngineError: the engine broke, or violates its contract.
@@ -281,7 +282,7 @@ def make(
     in_flight = InFlight(drop, busy=lambda: scoring.busy)
 
     def hold(requests: Iterable[Request], frames: Frames) -> None:
-        """Hold frames for scorers, and score known answers. Waits for memory if something can still free it."""
+        """Hold frames for scorers, and score known answers. Waits for memory if anything can still free some."""
         to_score = [request for request in requests if request.scorer]
         if to_score and not scoring.has_room(frames):
             with feed.holding():
@@ -311,7 +312,7 @@ def make(
                 return
             with feed.holding():
                 in_flight.wait(lambda: works.go_on() or feed.starved)
-            if in_flight.cancelled() or not works.go_on():  # no answer is left to come that could bring more
+            if in_flight.cancelled() or not works.go_on():  # no answer is under way that could bring more works
                 return
 
     with (
@@ -346,7 +347,7 @@ def answers_in_order(
 ) -> Generator[Answers, None, None]:
     """Like `make`, but yields the answers to each work, in the order of the works and of their requests.
 
-    Once `drop` returns True, works that the engine has not begun come without answers.
+    Once `drop` returns True, empty tuples are yielded for works that the engine has not begun.
     """
     source = iter(works)
     asked: deque[Work] = deque()

@@ -1,4 +1,4 @@
-"""How a video is split into clips: where each begins and ends."""
+"""Computes how a video is split into clips: the start and end of each."""
 
 import itertools
 import math
@@ -10,9 +10,10 @@ from reelscribe.config import Settings
 from reelscribe.errors import SettingsError
 
 SCENE, CLIP = "scene", "clip"
-"""Columns with the number of each in its video, from 0; the first where there are scenes."""
+"""Names of the columns with the numbers of the scene and of the clip in the video, from 0. `SCENE` is only added if
+videos are split into scenes."""
 _ROUNDED: Final = 0.0005
-"""Seconds. Times are written in milliseconds."""
+"""Tolerance in seconds: half a millisecond, since times are written in milliseconds."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,28 +23,28 @@ class Piece:
     start: float
     end: float
     scene: int | None = None
-    """Number of the scene that it is of, from 0, where scenes were looked for."""
+    """Number of its scene, from 0; None if videos are not split into scenes."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Splitting:
-    """What the settings say of it."""
+    """How to split videos. All lengths are in seconds."""
 
     every: float | None
-    """Length of each clip; None for scenes."""
+    """Length of each clip; None to split into scenes."""
     overlap: float
-    """How far a clip reaches into the one before, with `every`."""
+    """Overlap of adjacent clips, with `every`."""
     shortest: float
-    """Clips that are shorter are left out."""
+    """Minimum length of a clip; shorter ones are left out."""
     longest: float | None
-    """A scene that is longer is divided evenly."""
+    """Maximum length of a clip of a scene; a longer scene is divided evenly. None for no limit."""
 
     @classmethod
     def of(cls, settings: Settings) -> "Splitting | None":
-        """None where the settings split nothing.
+        """How the settings split videos; None if they do not.
 
         Raises:
-            SettingsError: they do not go together.
+            SettingsError: the settings contradict each other.
         """
         if settings.split is None:
             for name in ("overlap", "min_seconds", "max_seconds", "nested"):
@@ -69,12 +70,12 @@ class Splitting:
         return cls(every=every, overlap=settings.overlap, shortest=settings.min_seconds, longest=settings.max_seconds)
 
     def pieces(self, start: float, end: float, scenes: Sequence[tuple[float, float]] = ()) -> Iterator[Piece]:
-        """The clips of a stretch, those too that are too short.
+        """The clips of a stretch, including those that are too short.
 
         Args:
-            start: of the stretch, in seconds.
-            end: of it.
-            scenes: of the whole file: from when to when, ascending.
+            start: start of the stretch, in seconds.
+            end: end of the stretch, in seconds.
+            scenes: start and end of each scene of the whole file, ascending.
         """
         if self.every is not None:
             yield from self._windows(start, end, self.every)
@@ -96,7 +97,7 @@ class Splitting:
             number += 1
 
     def is_long_enough(self, piece: Piece) -> bool:
-        """Whether a clip is as long as it has to be."""
+        """Whether a clip has the minimum length."""
         return piece.end - piece.start >= self.shortest - _ROUNDED
 
 

@@ -1,4 +1,4 @@
-"""Stretches of videos, as rows name them: in columns of times, in a list of pairs, or at the end of a path."""
+"""Parses stretches of videos, which rows name in columns of times, in a list of pairs, or at the end of a path."""
 
 import contextlib
 import math
@@ -14,20 +14,21 @@ from urllib.parse import unquote
 from reelscribe.errors import ClipError, without_passwords
 
 MOST_SECONDS: Final = 1e9
-"""No video is so long; data may hold any number."""
+"""Times of this many seconds or more are rejected: no video is that long, but data may hold any number."""
 _DIMENSION: Final = r"[a-z]+=[^#&]*"
 _FRAGMENT: Final = re.compile(rf"(.+)#({_DIMENSION}(?:&{_DIMENSION})*)\Z", re.DOTALL)
-"""The end of a path, as W3C's Media Fragments URI 1.0 has it (section 4.2)."""
+"""Matches a path with a fragment as in W3C's Media Fragments URI 1.0 (section 4.2)."""
 _CLOCK: Final = re.compile(r"(?:(\d+):(?=[0-5]?\d:))?(\d+):([0-5]?\d(?:[.,]\d*)?)", re.ASCII)
-"""HH:MM:SS.mmm or MM:SS.mmm, with any number of minutes where there are no hours; subtitles have a comma there."""
+"""Matches HH:MM:SS.mmm or MM:SS.mmm, without a limit on minutes if there are no hours. Subtitles have a comma before
+the milliseconds."""
 _MOST_SHOWN: Final = 80
-"""Characters of a value in a message."""
+"""Maximum characters of a value in a message."""
 _SECONDS: Final = re.compile(r"-?\d+(?:\.\d*)?s?", re.ASCII)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Stretch:
-    """From when to when, in seconds from the first frame of the file. It need not be in the file."""
+    """Start and end of a stretch, in seconds from the first frame of the file. They may lie outside of the file."""
 
     start_seconds: float = 0.0
     end_seconds: float | None = None
@@ -38,10 +39,10 @@ WHOLE: Final = Stretch()
 
 
 def split_fragment(path: str) -> tuple[str, Stretch]:
-    """A path or URL without its `#t=12,18`, and the stretch that this names; where there is none, the whole file.
+    """Split a path or URL such as `a.mp4#t=12,18` into the path and its stretch; without a fragment, `WHOLE`.
 
     Raises:
-        ClipError: kind "row", where it names no times, or something else beside them.
+        ClipError: kind "row", if the fragment has no valid times, or something else besides them.
     """
     found = _FRAGMENT.fullmatch(path)
     dimensions = found[2].split("&") if found else []
@@ -59,10 +60,10 @@ def split_fragment(path: str) -> tuple[str, Stretch]:
 
 
 def in_columns(start: Any, end: Any, names: tuple[str, str]) -> Stretch:
-    """The stretch that two columns name; either may hold nothing.
+    """The stretch that the values of two columns name; either may be missing.
 
     Raises:
-        ClipError: kind "row", where one holds no time.
+        ClipError: kind "row", if one holds a value that is not a time.
     """
     first, last = (
         _seconds(time, f"column {name!r}", f" If the column means something else, {setting} '' leaves it alone.")
@@ -72,10 +73,10 @@ def in_columns(start: Any, end: Any, names: tuple[str, str]) -> Stretch:
 
 
 def in_list(pairs: Any, name: str) -> list[Stretch]:
-    """The stretches in a column: pairs of times, or tables with `start` and `end`, in which other keys may stand.
+    """The stretches in a column: pairs of times, or objects with `start` and `end` and possibly other keys.
 
     Raises:
-        ClipError: kind "row", where it holds something else.
+        ClipError: kind "row", if it holds something else.
     """
     made, else_ = [], " If the column means something else, stretches_key '' leaves it alone."
     for number, pair in enumerate(pairs if isinstance(pairs, list | tuple) else [pairs]):
@@ -94,7 +95,7 @@ def in_list(pairs: Any, name: str) -> list[Stretch]:
 
 
 def _seconds(value: Any, where: str, advice: str = "") -> float | None:
-    """A time in seconds; None for none. What is missing is a number that is none in tables of pandas."""
+    """A time in seconds; None if it is missing. NaN counts as missing, since pandas uses it for missing values."""
     if value is None or (isinstance(value, str) and not value):
         return None
     seconds = None
@@ -113,15 +114,15 @@ def _seconds(value: Any, where: str, advice: str = "") -> float | None:
 
 
 def _shown(value: Any) -> str:
-    """What a value is, for a message: not all of one that is long."""
-    if isinstance(value, int) and abs(value) >= MOST_SECONDS:  # Python writes no number of many thousand digits
+    """A value for a message, shortened if it is long."""
+    if isinstance(value, int) and abs(value) >= MOST_SECONDS:  # repr raises ValueError for ints of over 4300 digits
         return "a number that is too large"
     text = repr(value)
     return text if len(text) <= _MOST_SHOWN else f"{text[:_MOST_SHOWN]}..."
 
 
 def time_of(text: str) -> float | None:
-    """The seconds of a time in a text: `2.5`, `2.5s`, `MM:SS` or `HH:MM:SS.mmm`; None if it is no time."""
+    """Parse a time in a text: `2.5`, `2.5s`, `MM:SS` or `HH:MM:SS.mmm`. Returns seconds; None if it is not a time."""
     if clock := _CLOCK.fullmatch(text):
         hours, minutes, seconds = clock[1] or 0, clock[2], clock[3].replace(",", ".")
         return float(hours) * 3600 + float(minutes) * 60 + float(seconds)

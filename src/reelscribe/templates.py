@@ -1,6 +1,6 @@
-"""Prompts with names in braces: for a row's columns, for what other tasks said, and for facts of the clip.
+"""Prompt templates with names in braces: a row's columns, answers of other tasks, and facts of the clip.
 
-Only bare names count, so that JSON in a prompt stays as it is. What is put in is text: nothing in it is filled again.
+Only bare names are replaced, so JSON in a prompt stays unchanged. Inserted text is not searched for names again.
 """
 
 import re
@@ -18,7 +18,7 @@ def is_utf8(text: str) -> bool:
 
 @dataclass(frozen=True)
 class Name:
-    """A place in a template."""
+    """A placeholder in a template."""
 
     name: str
 
@@ -30,7 +30,7 @@ Part = str | Name
 
 
 def parts_of(template: str) -> tuple[Part, ...]:
-    """A template as text and names; `{{` is a brace."""
+    """Parse a template into texts and names. `{{` stands for a brace."""
     parts: list[Part] = []
     end = 0
     for found in _PLACE.finditer(template):
@@ -48,13 +48,13 @@ def names_in(parts: Iterable[Part]) -> tuple[str, ...]:
 
 
 def filled(parts: Iterable[Part], find: Callable[[str], str | None]) -> tuple[Part, ...]:
-    """The same with what `find` says in the place of names; those of which it says None stay."""
+    """The parts with names replaced by the results of `find`. A name for which it returns None stays."""
     found = (find(part.name) if isinstance(part, Name) else part for part in parts)
     return joined([part if text is None else text for part, text in zip(parts, found, strict=True)])
 
 
 def joined(parts: Sequence[Part]) -> tuple[Part, ...]:
-    """The same without empty texts, and with one where several follow each other."""
+    """The parts without empty texts, and with adjacent texts joined."""
     made: list[Part] = []
     for part in parts:
         if isinstance(part, str) and made and isinstance(made[-1], str):

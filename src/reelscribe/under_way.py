@@ -1,7 +1,6 @@
-"""The rows under way: what was read and is not finished, what is asked next, and which requests the engine has.
+"""The queue of rows under way: rows that are read and not finished, the works to ask next, and the open requests.
 
-There is one queue. Rows put requests at its end. An answer may put requests at its front: second tries, and tasks that
-come after it.
+Rows put works at the end of the queue. An answer may put works at its front: second tries, and tasks that depend on it.
 """
 
 import threading
@@ -20,12 +19,12 @@ from reelscribe.schemas import Facts
 from reelscribe.values import Answer, Caption, Failure, InputRow, Outcome, Request, RequestId, RowResult, Work
 
 WAITING_ROWS, _WAITING_BYTES = 4096, 1 << 30
-"""Limits on rows that are read and not yet written. 1 GiB holds some fifty rows with videos of 20 MB. That is more than
-an engine has under way, so it seldom runs short."""
+"""Maximum number and bytes of rows that are read and not yet written. 1 GiB holds some fifty rows with videos of 20 MB:
+more than an engine has under way, so it seldom runs out of work."""
 
 
 class InFlight:
-    """Requests that the engine has. Their pixels are not kept here. Used by two threads, one at each end.
+    """Requests that the engine has, without their pixels. One thread adds requests, another one takes answered ones.
 
     Args:
         drop: returns True once requests that the engine has not begun are to be dropped.
@@ -75,7 +74,7 @@ class InFlight:
             self._changed.notify_all()
 
     def wait(self, enough: Callable[[], bool]) -> None:
-        """Wait for answers until `enough` returns True. Returns at once if no answer is to come."""
+        """Wait for answers until `enough` returns True. Returns at once if no answer can come any more."""
 
         def over() -> bool:
             return not (self._asked or self._taking or self._busy()) or self.cancelled()
@@ -84,26 +83,26 @@ class InFlight:
             self._changed.wait_for(lambda: enough() or over())
 
     def cancel(self) -> None:
-        """Give up what is on its way to the engine."""
+        """Cancel the requests that are on their way to the engine."""
         self._cancelled = True
         self.tell()
 
     def cancelled(self) -> bool:
-        """Whether what is on its way to the engine was given up."""
+        """Whether the requests on their way to the engine are cancelled or dropped."""
         return self._cancelled or self._drop()
 
 
 class Entry(Protocol):
-    """Requests that leave the queue together, once all have outcomes: those of a row."""
+    """Requests that leave the queue together when all have outcomes, such as those of a row."""
 
     num_bytes: int
-    """Approximate memory that it takes."""
+    """Approximate memory that the entry takes."""
 
     def next_works(self) -> list[Work]:
         """Works that can be asked now and were not returned before."""
 
     def take(self, outcome: Outcome) -> None:
-        """Take the outcome of a request."""
+        """Store the outcome of a request."""
 
     def is_whole(self) -> bool:
         """Whether all requests have outcomes."""
@@ -117,10 +116,10 @@ class Pausing(Protocol):
     """An iterator of works that may run out for a while, until answers bring new ones."""
 
     ended: bool
-    """Whether no more will come in this stream."""
+    """Whether this stream has no more works."""
 
     def go_on(self) -> bool:
-        """Whether there are works to pull now."""
+        """Whether there are works to pull now, after a pause."""
 
 
 class RequestEntry:
@@ -132,20 +131,20 @@ class RequestEntry:
         self.num_bytes = 0
 
     def next_works(self) -> list[Work]:
-        """The request, once."""
+        """A work of the request at the first call; an empty list afterwards."""
         request, self._request = self._request, None
         return [Work(requests=(request,))] if request else []
 
     def take(self, outcome: Outcome) -> None:
-        """Take its outcome."""
+        """Store the outcome."""
         self._outcome = outcome
 
     def is_whole(self) -> bool:
-        """Whether the outcome is there."""
+        """Whether the request has its outcome."""
         return self._outcome is not None
 
     def outcome(self) -> Outcome:
-        """The outcome, once the entry is whole."""
+        """The outcome. The entry must be whole."""
         assert self._outcome
         return self._outcome
 
@@ -155,7 +154,7 @@ class RowEntry:
 
     Args:
         item: the row as it was read.
-        plan: what to ask.
+        plan: requests to make for the row.
         look_up: returns the outcome of a request if it is known; else the request to make.
     """
 
@@ -169,11 +168,10 @@ class RowEntry:
         self.num_bytes = item.num_bytes
 
     def next_works(self) -> list[Work]:
-        """Works that can be asked now and were not returned before: one for each clip.
+        """Works that can be asked now and were not returned before.
 
-        Each text stage, and each task with an engine of its own, has a work of its own.
-
-        A known outcome may make other requests possible at once, so this loops until none follows.
+        There is one work for each clip; but each text stage, and each request of a task with its own engine, is a
+        separate work. A known outcome may make other requests possible, so this loops until none follows.
         """
         works: dict[Any, list[Request]] = {}
         opens = True
@@ -197,15 +195,15 @@ class RowEntry:
         return [Work(requests=tuple(requests)) for requests in works.values()]
 
     def _was_known(self, made: Request | Outcome) -> bool:
-        """Whether what was found for it was made before this run."""
-        if isinstance(made, Caption):  # another task's, which stays as it is
+        """Whether the outcome found for this was made before this run."""
+        if isinstance(made, Caption):  # the caption of another task, which a rewrite keeps: known if that one was
             return made.id._replace(task=self._plan.task(made.id).rewrites or "") in self._known
         return isinstance(made, Request)
 
     def _made(self, name: RequestId) -> list[Request | Outcome]:
-        """The request of this name, or requests for the parts before it. Empty while an answer it names is missing.
+        """The request with this id, or the requests for its parts. Empty while an answer that it depends on is missing.
 
-        An outcome that needs no engine stands in place of its request.
+        If no engine is needed, the list holds the outcome instead of the request.
         """
         plan, task = self._plan, self._plan.task(name)
         before = [plan.task(name._replace(task=other)) for other in task.after]
@@ -221,7 +219,7 @@ class RowEntry:
         return self._made_of_clips(name, said) if there else []
 
     def _made_of_clips(self, name: RequestId, said: dict[str, Outcome]) -> list[Request | Outcome]:
-        """The request about a whole video, or those for its parts; empty while parts are asked. All clips are done."""
+        """The request about a whole video whose clips are all done, or those for its parts; empty while parts wait."""
         plan = self._plan
         film = self._films.get(name) or plan.film(name, self._outcomes)
         if isinstance(film, Failure):
@@ -235,7 +233,7 @@ class RowEntry:
         return [plan.request(name._replace(part=part), said, text) for part, text in film.texts().items()]
 
     def take(self, outcome: Outcome) -> None:
-        """Take the outcome of a request."""
+        """Store the outcome of a request, or of a part of one."""
         if outcome.id.part:
             self._films[outcome.id._replace(part=0)].take(outcome.id.part, outcome)
         else:
@@ -246,7 +244,7 @@ class RowEntry:
         return len(self._outcomes) == len(self._asked)
 
     def result(self, layout: Layout, settings: Settings) -> RowResult:
-        """The row's result, once the entry is whole."""
+        """The row's result. The entry must be whole."""
         outcomes = tuple(self._outcomes[name] for name in self._asked)
         return RowResult(
             index=self._plan.index,
@@ -263,19 +261,19 @@ class _Open:
 
     entry: Entry
     request: Request
-    """The request that was asked last."""
+    """The request as it was asked last: the second try's, if there was one."""
     first: Answer | None = None
     """Answer of the first try, during the second."""
 
 
 class Queue(Iterator[Work], Generic[E]):
-    """The queue of entries under way. Works are pulled from it; whole entries leave it in the order they came in.
+    """The queue of entries under way. Works are pulled from it. Whole entries leave it in the order they came in.
 
-    It runs out of works for a while if too many entries wait, or if more works may follow from answers to come.
-    Works are pulled in one thread. Answers are settled from any thread, in any order.
+    It runs out of works for a while if too many entries wait, or if more works may follow from open requests. Works are
+    pulled in one thread. Answers are settled from any thread, in any order.
 
     Args:
-        entries: pulled when there is nothing else to ask.
+        entries: source of entries. One is pulled when there is no other work to give.
         settings: whether to ask faulty answers once more, and which tasks come after others.
         record: called with each outcome as soon as there is one; returns the outcome that holds.
         max_entries: maximum number of entries that wait to leave.
@@ -300,7 +298,7 @@ class Queue(Iterator[Work], Generic[E]):
         self._follow_ups: deque[Work] = deque()
         self._open: dict[RequestId, _Open] = {}
         self._changing = threading.RLock()
-        # The bytes that wait are the difference. Each counter is written by one thread only, so neither needs a lock.
+        # The bytes of waiting entries are the difference. Each is written by one thread only, so neither needs a lock.
         self._read_bytes = self._left_bytes = 0
         self._exhausted = False
         """Whether `entries` has no more."""
@@ -349,7 +347,7 @@ class Queue(Iterator[Work], Generic[E]):
         return len(self._waiting) < self._max_entries and self._read_bytes - self._left_bytes < _WAITING_BYTES
 
     def _may_follow(self) -> bool:
-        """Whether answers that are to come may bring more works."""
+        """Whether open requests may bring more works."""
         may = self._settings.retry_flagged or any(task.after for task in self._settings.all_tasks)
         return bool(self._open) and may
 
@@ -368,7 +366,7 @@ class Queue(Iterator[Work], Generic[E]):
             asked = self._open[answer.id]
             request = asked.request
             may_retry = self._settings.retry_flagged and not (request.answered or request.verifies)
-            # What an earlier run made, and this one only verified, may have been the second try.
+            # An answer that an earlier run made, and this one only verified, may have been a second try already.
             if may_retry and request.attempt == 1 and is_faulty(answer) and answer.meta.get("tries", 1) == 1:
                 asked.request, asked.first = once_more(request, answer), answer
                 self._follow_ups.append(Work(requests=(asked.request,)))
@@ -382,7 +380,7 @@ class Queue(Iterator[Work], Generic[E]):
                 self._on_whole(True)
 
     def finished(self) -> Iterator[E]:
-        """The first entries, as far as they are whole. They leave."""
+        """Remove and yield entries from the front of the queue, up to the first one that is not whole."""
         while self._waiting and self._waiting[0].is_whole():
             entry = self._waiting.popleft()
             self._left_bytes += entry.num_bytes

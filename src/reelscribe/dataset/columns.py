@@ -1,4 +1,4 @@
-"""Checks by the first rows that there is something to caption, before a model is loaded or a file written."""
+"""Checks the first rows for the columns and videos that a run needs, before a model is loaded or a file is written."""
 
 from collections.abc import Sequence
 from contextlib import closing
@@ -16,7 +16,8 @@ from reelscribe.templates import names_in, parts_of
 from reelscribe.values import InputRow, Row
 
 _MOST_ROWS, _MOST_BYTES = 10_000, 1 << 28
-"""Limits on rows to read in search of a missing column or video: about a second of reading."""
+"""Maximum number and total bytes of the rows that are read in search of a column or video: about a second of reading.
+"""
 
 
 @dataclass(kw_only=True)
@@ -46,13 +47,14 @@ class _Seen:
 def check_columns(sources: Sequence[Source], settings: Settings) -> None:
     """Check that there are rows, that they have the columns that settings name, and that some row has a video.
 
-    Data sets whose format states columns are known at once; of others rows are read until all is found. A column that
-    none of the first 10,000 rows has counts as missing, unless the rows are too large to read that many.
+    If the format states its columns, no rows are needed for that. Of other formats rows are read until all columns are
+    found. A column that none of the first 10,000 rows has counts as missing, unless the rows are too large to read that
+    many.
 
     Raises:
-        SettingsError: a column that is named, or that of the videos, is not there; one that would be added is; or a
-            system prompt names one.
-        DatasetError: there is no row, or no row has a video.
+        SettingsError: a named column or the video column is missing, a column that would be added exists already, or a
+            system prompt has a column's name in braces.
+        DatasetError: there are no rows, or no row has a video.
     """
     stated = {name for _, schema in schemas(sources) for name in schema.names}
     if stated:
@@ -61,12 +63,12 @@ def check_columns(sources: Sequence[Source], settings: Settings) -> None:
     if not seen.rows:
         raise DatasetError(f"there is nothing to caption: {_called(sources)} has no rows.")
     if not seen.read:
-        return  # each of them is a failure, which says why
+        return  # every row becomes a failure with its own reason
     names = stated | seen.names
     _check_added(stated, sources, settings)
     _check_system_prompt(names, settings)
     if seen.too_large:
-        return  # they may be few, and others may have what they lack: of that the run warns
+        return  # only a few rows were read, and later ones may have the missing columns; the run warns if not
     _check_names(names, settings, "the data set has" if seen.all_rows else f"the first {seen.rows:,} rows have")
     if seen.all_rows and not seen.any_video:
         raise no_video(seen.rows, settings, names)
@@ -101,7 +103,7 @@ def _look(sources: Sequence[Source], settings: Settings) -> _Seen:
 def _holds_video(row: Row, settings: Settings) -> bool:
     try:
         return bool(videos_of(row, settings)[0])
-    except ClipError:  # something else is there, which is a failure of the row's own
+    except ClipError:  # the column holds something that is no video: the row becomes a failure
         return True
 
 
@@ -116,8 +118,9 @@ def _check_names(names: set[str], settings: Settings, who: str) -> None:
 
 
 def _check_added(stated: set[str], sources: Sequence[Source], settings: Settings) -> None:
-    """Refuse columns that a run would add and that a data set already has, also if only a later one states it."""
-    others = [source for source in sources if source.format != "videos"]  # what is beside videos may be a run's own
+    """Raise SettingsError if a data set, also a later one that states its columns, has a column that the run adds."""
+    # Columns of videos come from sidecars, which an earlier run on this output may have written.
+    others = [source for source in sources if source.format != "videos"]
     with closing(read_rows(others, settings, output=Path("captions.jsonl"))) as rows:
         peeked = [item.row for item in peek(rows)]
     if choose_layout(peeked, settings).adds:
@@ -125,7 +128,7 @@ def _check_added(stated: set[str], sources: Sequence[Source], settings: Settings
 
 
 def _check_system_prompt(names: set[str], settings: Settings) -> None:
-    """Refuse a system prompt with a column's name in braces: system prompts are no templates."""
+    """Raise SettingsError if a system prompt has a column's name in braces: system prompts are not templates."""
     for task in settings.all_tasks:
         found = [name for name in names_in(parts_of(task.system_prompt or "")) if name in names]
         if found:

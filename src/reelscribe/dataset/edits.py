@@ -1,8 +1,8 @@
-"""The log of what people made of captions: a file of JSON Lines beside the output, which only grows.
+"""The log of people's corrections and verdicts on captions: an append-only file of JSON Lines beside the output.
 
-A line is an action: when, how, and for each caption that it changed what became of it, in full. So the last line about
-a caption says all that there is, a line that is half written loses its own action and nothing else, and to undo an
-action is to append what was before it.
+Each line is one action: its time, its kind, and the full new state of each caption that it changed. So the last line
+about a caption is its state, a half-written line loses only its own action, and undoing an action appends the state
+before it.
 """
 
 import json
@@ -25,7 +25,7 @@ logger = logging.getLogger(__name__)
 
 Verdict = Literal["", "approved", "rejected"]
 How = Literal["edit", "candidate", "model", "approve", "reject", "clear", "note", "replace", "undo"]
-"""What a person did. `model`: put back what the model said; `clear`: take a verdict back."""
+"""Kind of an action. `model` restores the model's text; `clear` removes a verdict."""
 
 _VERDICTS: Final = get_args(Verdict)
 _HOWS: Final = get_args(How)
@@ -38,7 +38,7 @@ class CaptionKey(NamedTuple):
     """Video as the row names it, with its stretch."""
     task: str
     asked: str
-    """Short hash of the prompt and the system prompt; empty where they are not known, as of failures."""
+    """Short hash of the prompt and the system prompt; empty if they are not known, as for failures."""
     copy: int
     """Number of earlier captions with the same video, task and prompts."""
 
@@ -48,7 +48,7 @@ class Edit:
     """The correction or verdict on one caption."""
 
     row: int
-    """Place of its row when that was written, from 0. For people: rows may move."""
+    """Index of the row when the edit was written, from 0. It is only for people to read, since rows may move."""
     slot: int
     """Place of the video in the row."""
     key: CaptionKey
@@ -57,16 +57,16 @@ class Edit:
     also: tuple[str, ...] = ()
     """Other kept captions of the same request."""
     text: str | None = None
-    """The corrected text; None if the model's stands."""
+    """The corrected text; None to keep the model's."""
     verdict: Verdict = ""
     """Verdict on this text."""
     note: str = ""
     line: int = 0
-    """Number of its line in the log, from 1. It is the version of what it says."""
+    """Number of the edit's line in the log, from 1. It serves as the version of the caption's state."""
 
     @property
     def says_nothing(self) -> bool:
-        """Whether it changes nothing: the model's text stands, without verdict or note."""
+        """Whether the edit changes nothing: it keeps the model's text, and has no verdict and no note."""
         return self.text is None and not self.verdict and not self.note
 
     def is_about(self, captions: Sequence[str]) -> bool:
@@ -87,18 +87,18 @@ _KEYS: Final = ("row", "slot", "video", "task", "asked", "copy", "base", "also",
 
 
 def edits_of(output: Path) -> Path:
-    """Where the log of an output is. Outputs that differ in their format alone share one, as they share captions."""
+    """Path of the log of an output. Outputs that differ only in format share one, as they share their captions."""
     return beside(output, "edits.jsonl")
 
 
 class EditLog:
-    """Reads a log, and appends to it. Several processes may: each takes what the others wrote before it appends.
+    """Reads a log and appends to it. Several processes may do so: each reads the others' new lines before it appends.
 
     Args:
-        file: of the log. It need not be there.
+        file: path of the log. The file need not exist.
 
     Raises:
-        DatasetError: it cannot be read.
+        DatasetError: the log cannot be read.
     """
 
     def __init__(self, file: Path) -> None:
@@ -120,11 +120,11 @@ class EditLog:
         """Video and task of all edits."""
 
     def latest(self, key: CaptionKey) -> Edit | None:
-        """What people made of a caption; None if they did nothing."""
+        """The latest edit of a caption; None if there is none."""
         return self._history[key][-1] if key in self._history else None
 
     def before(self, line: int) -> list[tuple[Edit, Edit | None]]:
-        """For each caption that the action in a line changed: what it made of it, and what was before."""
+        """For each caption that the action in a line changed: the edit, and the edit before it, if any."""
         found = []
         for key in self._actions.get(line, ()):
             edits = self._history[key]
@@ -142,10 +142,10 @@ class EditLog:
         return (self._history[key][-1] for key in keys)
 
     def refresh(self) -> None:
-        """Take what was appended since. A look at the file's size, if that is nothing.
+        """Read the lines that were appended since the last read. If the file's size is unchanged, it is not opened.
 
         Raises:
-            DatasetError: it cannot be read.
+            DatasetError: the log cannot be read.
         """
         with _reaching(self.file, "read"), suppress(FileNotFoundError):
             if self.file.stat().st_size != self._size:
@@ -153,19 +153,19 @@ class EditLog:
                     self._take(opened)
 
     def append(self, how: How, make: Callable[[], Sequence[Edit]], **more: Any) -> int:
-        """Append an action; what is returned is on the disk.
+        """Append an action. When this returns, the line is on disk.
 
         Args:
-            how: it was done.
-            make: called when nobody else can append, and all that others appended is known; gives what the captions
-                become. It may raise. Nothing is appended if it gives nothing.
-            **more: to tell of the action.
+            how: kind of the action.
+            make: returns the edits to append. It is called while the log is locked and all lines of other processes
+                are read. It may raise; if it returns no edits, nothing is appended.
+            **more: further values to store in the line.
 
         Returns:
-            Number of its line, or of the last one if there is nothing to append.
+            Number of the new line, or of the last one if nothing was appended.
 
         Raises:
-            DatasetError: it cannot be written. Nothing of it is.
+            DatasetError: the line cannot be written; then the log is unchanged.
         """
         with _reaching(self.file, "write to"), self.file.open("a+b") as opened, held(opened):
             rest = self._take(opened)
@@ -187,15 +187,15 @@ class EditLog:
             opened.flush()
             os.fsync(opened.fileno())
         except OSError:
-            with suppress(OSError):  # or a part of it would stay for the next one to find
+            with suppress(OSError):  # remove the part of the line that was written
                 opened.truncate(size)
             raise
         if not size:
             sync_folder(self.file.parent)
 
     def _take(self, opened: IO[bytes]) -> bytes:
-        """Read the lines that are new; return what follows the last one."""
-        if opened.seek(0, os.SEEK_END) < self._size:  # another file took its place
+        """Read the new lines. Returns the bytes after the last line break: a half-written line, if any."""
+        if opened.seek(0, os.SEEK_END) < self._size:  # the file was replaced by another one: read it from its start
             self._forget()
         opened.seek(self._size)
         *lines, rest = opened.read().split(b"\n")
@@ -216,10 +216,10 @@ class EditLog:
 
 
 def _edits_in(line: bytes, number: int) -> Iterator[Edit]:
-    """What a line of a log says.
+    """The edits in a line of a log.
 
     Raises:
-        ValueError, TypeError, LookupError, AttributeError: it is none.
+        ValueError, TypeError, LookupError, AttributeError: the line is not an action.
     """
     action = json.loads(line)
     if action["how"] not in _HOWS:

@@ -22,7 +22,7 @@ _SUFFIXES = (
     " rmvb tod tp trp ts vc1 vob vvc webm wmv wtv xvid y4m"
 )
 VIDEO_SUFFIXES: Final = frozenset(f".{name}" for name in _SUFFIXES.split())
-"""What counts as a video in a folder. A file that is named itself may be called anything."""
+"""Suffixes by which videos are recognized in folders. A file that the user names itself may have any name."""
 
 
 def is_url(location: str) -> bool:
@@ -31,24 +31,24 @@ def is_url(location: str) -> bool:
 
 
 def without_suffix(path: Path) -> str:
-    """A path without its suffix. What is left may be no path: `.` is left of `..mp4`."""
+    """A path's text without its suffix. The result may not be a path: `..mp4` becomes `.`."""
     return str(path).removesuffix(path.suffix)
 
 
 def root_of(location: str, settings: Settings) -> Path | None:
-    """Folder that a data set's relative paths start from: where it lies, unless the settings name one."""
+    """Folder from which a data set's relative paths start: `root` if it is set, else its own folder; None for URLs."""
     if settings.root:
         return Path(settings.root)
     return None if is_url(location) else Path(location).parent
 
 
 def write_whole(file: Path, text: str) -> None:
-    """Write a file whole or not at all; one that is there is replaced. Halves of surrogate pairs are escaped.
+    """Write a file atomically, replacing an existing one. Halves of surrogate pairs are written as escapes.
 
     Raises:
-        OSError: it cannot be written; nothing is left of what was.
+        OSError: the file cannot be written; the partial file is removed.
     """
-    # Made of a hash, since a file's own name may be as long as names can be.
+    # The temporary name is a hash, since the file's own name may already have the maximum length.
     partial = file.with_name(f".{zlib.crc32(os.fsencode(file.name)):08x}.{os.getpid()}.partial")
     try:
         with partial.open("wb") as opened:
@@ -63,7 +63,7 @@ def write_whole(file: Path, text: str) -> None:
 
 
 def sync(path: Path) -> None:
-    """See that a file, or all files in a folder, and their names are on the disk."""
+    """Flush a file, or all files in a folder, to disk, and the folders' entries as well."""
     files = [item for item in path.rglob("*") if item.is_file()] if path.is_dir() else [path]
     for file in files:
         with file.open("rb") as opened:
@@ -73,8 +73,8 @@ def sync(path: Path) -> None:
 
 
 def sync_folder(folder: Path) -> None:
-    """See that the names in a folder are on the disk, where the system can do that."""
-    with suppress(OSError):  # some network disks and Windows cannot
+    """Flush a folder's entries to disk, if the system supports it."""
+    with suppress(OSError):  # some network disks and Windows do not support it
         opened = os.open(folder, os.O_RDONLY)
         try:
             os.fsync(opened)
@@ -84,7 +84,7 @@ def sync_folder(folder: Path) -> None:
 
 @contextmanager
 def needs_extra(what: str) -> Iterator[None]:
-    """Say which extra to install where `what` cannot be had without it."""
+    """Translate a failed import of pyarrow or fsspec into MissingExtraError; `what` is the subject of its message."""
     try:
         yield
     except ModuleNotFoundError as exc:
@@ -95,7 +95,7 @@ def needs_extra(what: str) -> Iterator[None]:
 
 
 def check_regular(location: str) -> None:
-    """Raise DatasetError where a path cannot be read as a file; a pipe or device could keep us waiting for ever."""
+    """Raise DatasetError if a path is not a regular file: reading a pipe or device could block forever."""
     if is_url(location):
         return
     try:
@@ -109,7 +109,7 @@ def check_regular(location: str) -> None:
 
 
 def missing(location: str) -> DatasetError:
-    """The error of an input that is not there."""
+    """The error for an input that does not exist."""
     braces = " Braces are left to the shell: write them without quotes, or write *." if "{" in location else ""
     return DatasetError(
         f"there is no {location}; give a data set (.jsonl, .parquet, .tar), a video or a folder of them.{braces}"
@@ -118,11 +118,11 @@ def missing(location: str) -> DatasetError:
 
 @contextmanager
 def open_binary(location: str) -> Iterator[BinaryIO]:
-    """Open a file to read its bytes; `.gz` and `.zst` are decompressed.
+    """Open a file for reading bytes; `.gz` and `.zst` are decompressed.
 
     Raises:
-        DatasetError: it cannot be opened, or breaks off within the context.
-        MissingExtraError: a URL or `.zst` needs what is not installed.
+        DatasetError: the file cannot be opened, or reading fails within the context.
+        MissingExtraError: a URL or `.zst` needs a package that is not installed.
     """
     check_regular(location)
     with ExitStack() as stack, readable(location):
@@ -130,7 +130,7 @@ def open_binary(location: str) -> Iterator[BinaryIO]:
 
 
 def open_raw(location: str, stack: ExitStack) -> BinaryIO:
-    """Open a file as it is, to be closed with the stack."""
+    """Open a local file or URL without decompression. The stack closes it."""
     if not is_url(location):
         return stack.enter_context(Path(location).open("rb"))
     with needs_extra(f"reading {location}"):
@@ -145,16 +145,16 @@ def _decompressed(file: BinaryIO, location: str, stack: ExitStack) -> BinaryIO:
     if location.lower().endswith(".zst"):
         with needs_extra(f"reading {location}"):
             import pyarrow as pa
-        # Of the libraries at hand this one reads all frames of a file, and tells one that is cut short.
+        # Of the libraries at hand only pyarrow reads all frames of a file, and detects a truncated one.
         stream: Any = stack.enter_context(pa.CompressedInputStream(pa.PythonFile(file, "r"), "zstd"))
         return cast(BinaryIO, io.BufferedReader(stream, _BUFFER))
     return file
 
 
 def create(file: Path, name: str, stack: ExitStack) -> BinaryIO:
-    """Create a file, to be closed with the stack; compressed if the name that it will have says so.
+    """Create a file, which the stack closes. It is compressed if its final name says so.
 
-    Nothing that changes from run to run, such as the time, goes into it.
+    Compression headers contain nothing that changes from run to run, such as the time.
     """
     plain = stack.enter_context(file.open("wb"))
     if name.lower().endswith((".gz", ".tgz")):
@@ -169,7 +169,7 @@ def create(file: Path, name: str, stack: ExitStack) -> BinaryIO:
 
 @contextmanager
 def readable(location: str) -> Iterator[None]:
-    """Translate what can go wrong while a file is read."""
+    """Translate errors of reading a file into DatasetError."""
     try:
         yield
     except FileNotFoundError as exc:
@@ -177,14 +177,14 @@ def readable(location: str) -> Iterator[None]:
     except (OSError, EOFError, zlib.error) as exc:
         raise DatasetError(f"cannot read {location}: {getattr(exc, 'strerror', None) or exc}.") from exc
     except Exception as exc:
-        # Each of the stores' clients has errors of its own, and says in some what to install.
+        # Each client of an object store has its own exceptions; some of them say what to install.
         if isinstance(exc, ReelscribeError) or not is_url(location):
             raise
         raise DatasetError(f"cannot read {location}: {type(exc).__name__}: {exc}.") from exc
 
 
 def count_until(items: Iterable[Any], deadline: float) -> int | None:
-    """How many items there are; None where counting is not done by then (in seconds of the monotonic clock)."""
+    """Count the items; None if counting is not done by `deadline`, in seconds of the monotonic clock."""
     count = 0
     for count, _ in enumerate(items, 1):
         if count % 1024 == 0 and time.monotonic() > deadline:

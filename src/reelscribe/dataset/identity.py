@@ -1,4 +1,4 @@
-"""What makes a caption the one that it is: the content keys under which outcomes are kept."""
+"""Content keys, under which the ledger stores outcomes: hashes of everything that a caption depends on."""
 
 import functools
 import hashlib
@@ -18,22 +18,23 @@ from reelscribe.video.fetch import FetchLimits, local, scheme_of
 from reelscribe.video.scenes import SCENES_VERSION
 
 _VERSION: Final = 2
-"""Part of every key. To be raised when the same request comes to give another caption."""
+"""Part of every key. Raise it when a change of the code makes the same request give another caption."""
 _FIRST: Final = frozenset(
     {
         *("model", "revision", "engine", "fps", "min_frames", "max_frames", "max_video_tokens", "dtype"),
         *("send", "model_params"),
     }
 )
-"""Settings that make a key since release 0.1.0."""
+"""Settings that have been part of every key since release 0.1.0. Newer ones are part only if not at their defaults."""
 _SAMPLE_BYTES: Final = 1 << 16
+"""Bytes in each sample of a model's file; see `weights_of`."""
 
 
 class Keys:
     """Makes content keys.
 
     Args:
-        settings: of the run.
+        settings: settings of the run.
         info: the engine and model that are running.
         weights: identity of the model's weights, if an earlier run recorded it; None to compute it from the files.
     """
@@ -42,7 +43,7 @@ class Keys:
         self.settings = settings
         self._limits = FetchLimits.of(settings)
         self.weights = weights or weights_of(info.model)
-        """Identity of the files of a model in a folder."""
+        """Identity of the model's files; None unless the model is in a folder."""
         self._captions = _running(settings, info, self.weights)
         self._of_tasks = {
             task.name: _running(settings.of_task(task), other, weights_of(other.model))
@@ -54,7 +55,7 @@ class Keys:
         tried again."""
 
     def key(self, request: Request, video: tuple[Any, ...]) -> bytes:
-        """The content key of a request for a video: 20 bytes. The row's text is no part of it."""
+        """The content key of a request for a video: 20 bytes. It does not depend on the row's text."""
         return _digest(
             self._of_tasks.get(request.id.task, self._captions),
             video,
@@ -68,9 +69,9 @@ class Keys:
         )
 
     def key_of_0_1(self, request: Request, video: tuple[Any, ...]) -> bytes:
-        """The key that release 0.1.0 gave the same request: 16 bytes, of which the row's text was a part.
+        """The key of the same request in release 0.1.0: 16 bytes, which depend on the row's text as well.
 
-        One that it could not have made has a key that it gave to none.
+        A request that release 0.1.0 could not make gets a key that no request had there.
         """
         return _digest(
             self._captions,
@@ -85,15 +86,15 @@ class Keys:
         )
 
     def video(self, clip: Clip) -> tuple[Any, ...]:
-        """What a clip is known by; see `clip_identity`."""
+        """Identity of a clip; see `clip_identity`."""
         return clip_identity(clip, self._limits)
 
 
 def clip_identity(clip: Clip, limits: FetchLimits) -> tuple[Any, ...]:
-    """What a clip is known by: path, size and time of change of its file; its URL; or the hash of its bytes.
+    """Identity of a clip: path, size and modification time of its file; its URL; or the hash of its bytes.
 
-    A file that is not there has an identity of its own, so that one that comes later is another video. That of a
-    stretch has its times as well.
+    A missing file has a distinct identity, so that a file which appears later counts as another video. The identity of
+    a stretch also has its times.
     """
     stretch = () if clip.is_whole else (clip.start_seconds, clip.end_seconds)
     return *_file_identity(clip, limits), *stretch
@@ -106,20 +107,20 @@ def _file_identity(clip: Clip, limits: FetchLimits) -> tuple[Any, ...]:
     if scheme_of(clip.source) not in (None, "file"):
         return ("url", clip.source)
     try:
-        # Texts in place of pathlib, which takes three times as long, for each row, and leaves ".." where it is.
+        # os.path instead of pathlib: this runs for each row, pathlib takes three times as long, and it keeps "..".
         path = os.path.abspath(os.path.join(clip.root or "", _source_of(clip, limits)))  # noqa: PTH100, PTH118
         stat = os.stat(path)  # noqa: PTH116
     except ClipError as exc:
         return (exc.kind, clip.source)
-    except OSError as exc:  # also of a disk that has gone
+    except OSError as exc:  # also if the disk is gone
         return ("missing", clip.source, str(clip.root), exc.errno)
-    except ValueError:  # a NUL, or half a surrogate pair: no such file can be there
+    except ValueError:  # a NUL or half a surrogate pair: no file can have this name
         return ("missing", clip.source)
     return ("file", path, stat.st_size, stat.st_mtime_ns)
 
 
 def _source_of(clip: Clip, limits: FetchLimits) -> str:
-    """The path of a clip that is no bytes, as its row has it; see `local`."""
+    """The path of a clip that is a local file, as its row has it; see `local`."""
     source = local(clip, limits).source
     assert isinstance(source, str)
     return source
@@ -127,7 +128,7 @@ def _source_of(clip: Clip, limits: FetchLimits) -> str:
 
 @functools.lru_cache(maxsize=64)
 def _sampling_told(sampling: SamplingParams) -> dict[str, Any]:
-    """That of all requests of a task, which is the same."""
+    """Sampling parameters, ready for JSON. Cached, since all requests of a task share them."""
     return sampling.told()
 
 
@@ -136,16 +137,19 @@ def _hash_of(data: bytes) -> str:
 
 
 _hash_of_film = functools.lru_cache(maxsize=1)(_hash_of)
-"""Of a film whose stretches come one behind the other. It stays in memory until another one comes."""
+"""Hash of a film's bytes, cached for the last film, since its stretches follow each other. The cache keeps the bytes in
+memory until the next film."""
 
 
 def scenes_key(film: Clip, limits: FetchLimits) -> bytes:
-    """The key under which the scenes of a film are kept: 20 bytes."""
+    """The key under which the scenes of a film are stored: 20 bytes."""
     return _digest("scenes", SCENES_VERSION, clip_identity(film, limits), length=20)
 
 
 def _that_came_later(request: Request) -> list[Any]:
-    """What requests of earlier releases did not have; nothing, where one is as it was then."""
+    """Properties of a request that earlier releases did not have; empty if they all have their defaults, so that the
+    key stays the same.
+    """
     schema = request.schema.text if request.schema else None
     unfilled = [[type(part).__name__, str(part)] for part in request.unfilled]
     told = [schema, request.video, unfilled, *(["verifies"] if request.verifies else [])]
@@ -153,7 +157,7 @@ def _that_came_later(request: Request) -> list[Any]:
 
 
 def seed_of_0_1(request: Request, settings: Settings) -> int:
-    """The seed that release 0.1.0 gave the same request: 64 bits, in which the row's text had a part."""
+    """The seed of the same request in release 0.1.0: 64 bits, which depend on the row's text as well."""
     root = settings.seed if request.sampling.seed is None else request.sampling.seed
     slot = str(request.id.slot)
     digest = hashlib.sha256()
@@ -165,13 +169,13 @@ def seed_of_0_1(request: Request, settings: Settings) -> int:
 
 
 def told(settings: Settings, *effects: Effect) -> dict[str, Any]:
-    """The settings that have such effects, ready for JSON."""
+    """The settings with these effects, ready for JSON."""
     names = [name for effect in effects for name in SETTINGS_BY_EFFECT[effect]]
     values = {name: getattr(settings, name) for name in names}
     if "sampling" in values:
         values["sampling"] = settings.sampling_params().told()
     if "model_params" in values:
-        # Release 0.1.0 had no extra_body, and sent model_params to servers. Its captions hold.
+        # Release 0.1.0 had no extra_body, and sent model_params to servers. Merging the two keeps its captions valid.
         params: Mapping[str, Any] = {**values["model_params"], **values.pop("extra_body")}
         values["model_params"] = {name: params[name] for name in params if name not in PARAMS_WITHOUT_EFFECT}
     loaded: dict[str, Any] = json.loads(_to_json(values))
@@ -179,24 +183,27 @@ def told(settings: Settings, *effects: Effect) -> dict[str, Any]:
 
 
 def work_of(settings: Settings, weights: str | None, commit: str | None) -> dict[str, Any]:
-    """All on which captions depend, ready for JSON: what a run was, to be told from others."""
+    """Everything in a run that captions depend on, ready for JSON. Comparing it shows what changed between runs."""
     return {**told(settings, "rows", "captions"), "weights": weights, "commit": commit}
 
 
 def _running(settings: Settings, info: ModelInfo, weights: str | None) -> bytes:
-    """Names what answers requests, as far as answers depend on it."""
+    """Hash of the engine, the model, its files, and the settings that answers depend on."""
     running = (info.engine, info.model, info.revision, weights)
     return _digest(_VERSION, running, _that_matter(told(settings, "captions")))
 
 
 def _that_matter(values: dict[str, Any]) -> dict[str, Any]:
-    """Settings that make a key: one that came later is none of them while it has its default."""
+    """The settings that are part of a key: those of release 0.1.0, and newer ones that differ from their defaults."""
     defaults = told(Settings(), "captions")
     return {name: value for name, value in values.items() if name in _FIRST or value != defaults[name]}
 
 
 def weights_of(model: str) -> str | None:
-    """What tells a model in a folder from another one that takes its place: samples of its files; else None."""
+    """Identity of a model in a folder: a hash of samples of its files, as hex. None if the model is not in a folder.
+
+    It changes if another model takes the folder's place. Of each file it covers the name, the size and four samples.
+    """
     folder = Path(model_path(model))
     if not (folder / "config.json").is_file():
         return None
@@ -223,4 +230,4 @@ def _to_json(value: Any) -> str:
 _ENCODER: Final = json.JSONEncoder(
     sort_keys=True, default=lambda odd: odd.hex() if isinstance(odd, bytes) else str(odd)
 )
-"""One for all keys: `json.dumps` would make one for each."""
+"""One encoder for all keys, since `json.dumps` with such options would create one for each call."""

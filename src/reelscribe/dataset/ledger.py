@@ -1,7 +1,7 @@
 """The ledger: the outcome of every request of every run on an output, in a file beside it.
 
-It is all that a run needs to continue an earlier one. The output itself is written again each time, from its first
-row: what is in it is a function of rows and outcomes.
+A run needs only the ledger to continue an earlier run. The output itself is written again each time, from its first
+row: its content is a function of rows and outcomes.
 """
 
 import contextlib
@@ -48,13 +48,13 @@ from reelscribe.values import Answer, Caption, Failure, Outcome, Request, Reques
 logger = logging.getLogger(__name__)
 
 MOST_TRIES: Final = 3
-"""How many runs in a row try a clip that fails with one of `RETRIED_KINDS`."""
+"""Number of runs in a row that try a clip which fails with one of `RETRIED_KINDS`."""
 _COMMIT_SECONDS: Final = 1.0
 _LARGEST_SEED: Final = (1 << 63) - 1
 
 
 class Ledger:
-    """All outcomes of the runs on an output, in a SQLite file. Opens the file, or creates it.
+    """All outcomes of the runs on an output, in a SQLite file. The constructor opens the file, or creates it.
 
     A recorded outcome is on disk within a second, and at the latest when the ledger is closed. Methods may be called
     from several threads. A ledger that was opened without beginning a run, and holds none, is deleted when closed.
@@ -114,14 +114,14 @@ class Ledger:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        """Close, with what was recorded; a run that was begun is noted to have ended."""
+        """Commit what was recorded, note the end of the run if one was begun, and close the file."""
         self._done.set()
         if self._committer.is_alive():
             self._committer.join()
         try:
             if self._run:
                 self._end("finished" if error is None else str(error) or type(error).__name__)
-                with contextlib.suppress(sqlite3.Error):  # who looks at the ledger just now may be in the way
+                with contextlib.suppress(sqlite3.Error):  # fails if another process is reading the ledger just now
                     self._base.execute("PRAGMA journal_mode = DELETE")
         except DatasetError:
             if error is None:
@@ -142,10 +142,10 @@ class Ledger:
     def begin(
         self, settings: Settings, info: ModelInfo, *, output: str, inputs: Sequence[str], total: int | None
     ) -> Run:
-        """Note that a run begins; only then can outcomes be looked up.
+        """Note that a run begins. Must be called before outcomes are looked up.
 
         Args:
-            settings: of the run.
+            settings: settings of the run.
             info: the engine and model that are running.
             output: path or URL as it was typed.
             inputs: paths or URLs as they were typed.
@@ -177,41 +177,40 @@ class Ledger:
         return run
 
     def recall(self, settings: Settings, info: ModelInfo, *, weights: str | None) -> None:
-        """Look at what the ledger knows of a run that goes on elsewhere, or broke off, without being one.
+        """Prepare to look up outcomes of a run that is going on elsewhere or broke off, without beginning a run.
 
-        Outcomes can be looked up; what failed counts as known, whether or not a run would try it again. Nothing is
-        written.
+        Failures count as known, whether or not a run would try them again. Nothing is written.
 
         Args:
-            settings: of the run.
-            info: what runs.
-            weights: what tells its files from others, as the ledger has it.
+            settings: settings of that run.
+            info: its engine and model.
+            weights: identity of its model's files, as the ledger has it.
         """
         self._keys = Keys(settings, info, weights=weights)
         self._only_looks = True
 
     def count_captions(self) -> int:
-        """How many captions there are, of whatever settings."""
+        """Number of captions in the ledger, made with any settings."""
         with self._lock, troubles(self.file):
             (count,) = self._base.execute("SELECT count(*) FROM outcomes WHERE kind IS NULL").fetchone()
         return int(count)
 
     def knows_work_of(self, run: Run) -> bool:
-        """Whether an earlier run had the same settings, as far as captions depend on them."""
+        """Whether an earlier run had the same values of all settings that captions depend on."""
         with self._lock, troubles(self.file):
             return any(not run.differs_from(other) for other in runs_in(self._base) if other.number != run.number)
 
     def advance(self, progress: dict[str, Any]) -> None:
-        """Note what the run did so far.
+        """Take the run's counts so far; the next commit stores them.
 
         Raises:
-            DatasetError: what was recorded cannot be written.
+            DatasetError: an earlier commit in the background failed.
         """
         self._progress = progress
         self._check()
 
     def flush(self) -> None:
-        """Bring what was recorded to disk now.
+        """Commit everything that was recorded to disk.
 
         Raises:
             DatasetError: it cannot be written.
@@ -231,10 +230,11 @@ class Ledger:
     # Outcomes
 
     def look_up(self, request: Request) -> Outcome | Request:
-        """The outcome of a request; where there is none that holds, the request to make.
+        """The stored outcome of a request if it is valid; else the request to send to the engine.
 
         Raises:
-            DatasetError: it is not known, and this run has another model for what is made again.
+            DatasetError: the outcome is not known, and this run is a retry with another model or other frames, so it
+                cannot make it as the run would.
         """
         keys = self._begun()
         video = keys.video(request.clip)
@@ -257,7 +257,7 @@ class Ledger:
         return asked
 
     def _must_remake(self, request: Request, found: "_Found | None") -> bool:
-        """Whether a known outcome is to be made again: it is marked, or a failure of a kind to retry."""
+        """Whether a known outcome must be made again: it is marked, or it is a failure of a kind to retry."""
         marked = self._is_marked(request)
         if found is None or not found.earlier or not self._remake.is_of(request.id.task):
             return False
@@ -267,13 +267,13 @@ class Ledger:
         return marked or found.kind in self._remake.kinds
 
     def _is_already_remade(self, outcome: Outcome) -> bool:
-        """Whether an earlier retry made it with the same settings and model, so that this one would give the same."""
+        """Whether an earlier retry made it with the same settings and model, so that another try gives the same."""
         meta = outcome.meta if isinstance(outcome, Caption) else {}
         by = tuple(meta.get(name) for name in ("engine", "model", "revision"))
         return meta.get("retried_with") == self._remake.differs and by == self._running
 
     def _to_ask(self, request: Request, *, remake: bool) -> Request:
-        """The request to make. A retry may ask it with another prompt, model or sampling."""
+        """The request to send to the engine. A retry may replace its prompt, model or sampling."""
         differs = self._remake.model_differs
         if remake:
             self._rows_again.add(request.id.row)
@@ -312,7 +312,7 @@ class Ledger:
             try:
                 known = unpack(packed, request)
                 if isinstance(known, Answer) and not known.has_scores_for(request):
-                    continue  # it was made for another choice, without the scores that this one needs
+                    continue  # made for another way of choosing candidates, and lacks the scores that this one needs
                 chosen = self._chosen(known, request) if isinstance(known, Answer) else known
             except DamagedError as exc:
                 self._drop(stored_key, exc)
@@ -331,7 +331,10 @@ class Ledger:
         return None
 
     def _chosen(self, known: Answer, request: Request) -> Caption:
-        """A caption with the candidates that this run keeps. Seeds of release 0.1.0 are beyond Arrow's int64."""
+        """The caption with the candidates that this run keeps.
+
+        The seed is reduced to 63 bits: release 0.1.0 had 64-bit seeds, which Arrow's int64 cannot hold.
+        """
         try:
             made = choose(request, known)
         except (ValueError, LookupError, TypeError, AttributeError) as exc:
@@ -339,7 +342,7 @@ class Ledger:
         return replace(made, meta={**made.meta, "seed": made.meta["seed"] & _LARGEST_SEED})
 
     def _drop(self, key: bytes, why: DamagedError) -> None:
-        """Forget an outcome that cannot be read, so that it is made again."""
+        """Delete an outcome that cannot be read, so that it is made again."""
         if self._only_looks:
             return
         with self._lock, troubles(self.file):
@@ -360,7 +363,7 @@ class Ledger:
         return bool(found)
 
     def _holds(self, found: "_Found") -> bool:
-        """Whether a known outcome still holds, or should be tried again."""
+        """Whether a known outcome is still valid; if not, it is tried again."""
         if self._only_looks or not found.earlier or self._remake.model_differs:
             return True
         if isinstance(found.outcome, Caption):
@@ -372,13 +375,13 @@ class Ledger:
         return found.outcome.kind not in RETRIED_KINDS or found.tries >= MOST_TRIES
 
     def record(self, outcome: Outcome) -> Outcome:
-        """Take the outcome of a request that was looked up and not known.
+        """Store the outcome of a request that `look_up` did not know.
 
         Two kinds of failures are not stored: those of a file that changed meanwhile, and those that would replace a
         caption.
 
         Returns:
-            What holds now: a caption that was to be made again, if that failed.
+            The valid outcome: the new one, or the earlier caption if making it again failed.
         """
         self._check()
         keys = self._begun()
@@ -396,10 +399,10 @@ class Ledger:
         return outcome
 
     def adopt(self, other: Path) -> None:
-        """Take over the outcomes of another ledger as if this run had made them. A failure takes no caption's place.
+        """Copy the outcomes and scenes of another ledger as if this run had made them. Failures replace no captions.
 
         Raises:
-            DatasetError: it cannot be read.
+            DatasetError: the other ledger cannot be read.
         """
         read_runs(other)
         self._take_from(other, ADOPT, (self._run,))
@@ -409,10 +412,10 @@ class Ledger:
             self._has_keys_of_0_1 = has_keys_of_0_1(self._base)
 
     def adopt_sidecars(self, other: Path) -> None:
-        """Know the files beside videos that the runs of another ledger wrote.
+        """Copy the notes of another ledger on the files that its runs wrote beside videos.
 
         Raises:
-            DatasetError: it cannot be read.
+            DatasetError: the other ledger cannot be read.
         """
         self._kinds_of_0_1 |= _sidecars_of_0_1(read_runs(other))
         if has_sidecars(other):
@@ -426,27 +429,27 @@ class Ledger:
                 self._write(statement, values)
                 self._commit()
             finally:
-                if self._base.in_transaction:  # it cannot be read to its end
+                if self._base.in_transaction:  # the statement failed: the other ledger is damaged
                     self._base.execute("ROLLBACK")
                 self._base.execute("DETACH other")
 
     # Scenes of films
 
     def scenes_of(self, film: bytes) -> list[tuple[float, float]] | None:
-        """From when to when each scene of a film is, by its key; None where that is not known."""
+        """Start and end of each scene of a film in seconds, by the film's key; None if they are not known."""
         with self._lock, troubles(self.file):
             found = self._base.execute("SELECT found FROM scenes WHERE film = ?", (film,)).fetchone()
         return None if found is None else [(start, end) for start, end in json.loads(found[0])]
 
     def note_scenes(self, film: bytes, scenes: Sequence[tuple[float, float]]) -> None:
-        """Note the scenes of a film."""
+        """Store the scenes of a film: start and end of each, in seconds."""
         with self._lock, troubles(self.file):
             self._write("INSERT OR REPLACE INTO scenes VALUES (?, ?)", (film, json.dumps(scenes)))
 
     # Files beside videos
 
     def wrote(self, file: Path, content: bytes) -> bool:
-        """Whether a run wrote this content to a file of this name. (Of its folder nothing is known: data sets move.)"""
+        """Whether a run wrote this content to a file of this name. The folder does not count, since data sets move."""
         with self._lock, troubles(self.file):
             found = self._base.execute("SELECT 1 FROM sidecars WHERE digest = ?", (_digest(file, content),))
             return found.fetchone() is not None
@@ -456,7 +459,7 @@ class Ledger:
         return file.suffix[1:] in self._kinds_of_0_1 or self.wrote(file, content)
 
     def note_sidecar(self, file: Path, content: bytes) -> None:
-        """Note that a file is about to be written. Once that is flushed, it is known, whenever the run is killed."""
+        """Note that a file is about to be written. After a `flush` the note survives even if the run is killed."""
         if not self.wrote(file, content):
             with self._lock, troubles(self.file):
                 self._write("INSERT OR IGNORE INTO sidecars VALUES (?)", (_digest(file, content),))
@@ -470,7 +473,7 @@ class Ledger:
             raise RuntimeError("no run has begun")
         return self._keys
 
-    # The connection, for who holds the lock
+    # Statements on the connection. The caller must hold the lock.
 
     def _write(self, statement: str, values: Sequence[Any]) -> None:
         if not self._base.in_transaction:
@@ -491,11 +494,11 @@ class Ledger:
 
 
 class _Asked(NamedTuple):
-    """A request that was looked up, and is being made."""
+    """A request that was looked up and not known, while the engine answers it."""
 
     key: bytes
     request: Request
-    """As the run asks it; a retry may ask it in another way."""
+    """The request with the run's own settings; a retry may send a changed one to the engine."""
     video: tuple[Any, ...]
     replaces: "_Found | None"
     """The known outcome that is being made again, if any."""
@@ -507,26 +510,26 @@ class _Found:
 
     outcome: Outcome
     unscored: Answer | None
-    """The answer, if candidates lack scores that are asked for."""
+    """The answer, if its candidates lack scores that the request needs; else None."""
     unverified: Answer | None
-    """The answer, if claims of candidates are to be judged and were not."""
+    """The answer, if claims of its candidates must still be judged; else None."""
     kind: FailureKind | None
     earlier: bool
-    """Whether it is of a run before this one."""
+    """Whether a run before this one made it."""
     tries: int
-    """Runs that tried it."""
+    """Number of runs that tried it."""
     limits: str
     """Hash of the settings under which it failed; see `Keys.failure_settings_hash`."""
 
     def completed(self, request: Request) -> Request:
-        """The request for what the answer lacks: a judge's word of its claims, or scores, or both."""
+        """The request for what the answer lacks: a judgement of its claims, or scores, or both."""
         if self.unverified:
             return replace(request, given=self.unverified)
         return replace(request, answered=self.unscored)
 
 
 def _sidecars_of_0_1(runs: Sequence[Run]) -> set[str]:
-    """Kinds of files beside videos that runs of release 0.1.0 wrote, and did not note."""
+    """Suffixes of the files that runs of release 0.1.0 wrote beside videos. That release did not note them."""
     return {run.settings["sidecar"] for run in runs if run.is_of_0_1 and run.settings.get("sidecar")}
 
 
@@ -535,9 +538,10 @@ def _digest(file: Path, content: bytes) -> bytes:
 
 
 def _falls_short(caption: Caption, settings: Settings) -> bool:
-    """Whether a caption of an earlier run is not what these settings ask for, so that it is tried again.
+    """Whether a caption of an earlier run falls short of these settings, so that it is tried again.
 
-    One that was asked for with others stays.
+    This is so if `retry_flagged` is set and all candidates of its only try have faults, or if too little of the video
+    was decoded. A caption that a retry made with other settings stays.
     """
     if caption.meta.get("retried_with"):
         return False

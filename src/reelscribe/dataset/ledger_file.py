@@ -1,4 +1,4 @@
-"""The file of a ledger: its tables, how runs and outcomes are stored in them, and what can be read at any time."""
+"""The SQLite file of a ledger: its tables, the format of runs and outcomes, and functions to read it at any time."""
 
 import contextlib
 import json
@@ -21,8 +21,9 @@ from reelscribe.values import Answer, Candidate, Failure, Outcome, Request, Requ
 from reelscribe.video.sampling import VisionLimits
 
 _WAIT_SECONDS: Final = 60.0
-"""How long to wait for another process that has the ledger locked."""
+"""Maximum seconds to wait for another process that has the ledger locked."""
 _CACHE_KIB: Final = 32 << 10
+"""SQLite's page cache for a ledger, in KiB."""
 _RUNS: Final = (
     "CREATE TABLE runs (number INTEGER PRIMARY KEY, output TEXT, folder TEXT, inputs TEXT, settings TEXT, work TEXT, "
     "engine TEXT, model TEXT, total INTEGER, started REAL, updated REAL, ended REAL, ending TEXT, progress TEXT)"
@@ -35,11 +36,12 @@ _MIGRATIONS: Final[tuple[tuple[int, tuple[str, ...]], ...]] = (
     (3, ("CREATE TABLE sidecars (digest BLOB PRIMARY KEY) WITHOUT ROWID",)),
     (4, ("CREATE TABLE scenes (film BLOB PRIMARY KEY, found TEXT)",)),
 )
-"""For each version of the tables, the statements that migrate the version before to it. The first is release 0.1.0's.
+"""For each version of the tables: the statements that migrate the version before to it. The first is release 0.1.0's.
 
-outcomes.kind: of a failure, NULL for a caption. limits: the settings under which it failed. The columns of runs are the
-fields of `Run`. sidecars.digest: of the name and the content of a file that a run wrote beside a video. scenes.found:
-from when to when each is, in seconds, as JSON."""
+The columns of `runs` are the fields of `Run`. `outcomes.kind` is the kind of a failure, and NULL for a caption;
+`outcomes.limits` is the hash of the settings under which it failed. `sidecars.digest` is a hash of the name and the
+content of a file that a run wrote beside a video. `scenes.found` is a JSON list of the start and end of each scene, in
+seconds."""
 _REPLACING: Final = (
     "ON CONFLICT (key) DO UPDATE SET kind = excluded.kind, outcome = excluded.outcome, run = excluded.run, "
     "tries = {tries}, limits = excluded.limits WHERE excluded.kind IS NULL OR outcomes.kind IS NOT NULL"
@@ -52,7 +54,7 @@ ADOPT: Final = (
     "INSERT INTO outcomes SELECT key, kind, outcome, ?, tries, limits FROM other.outcomes WHERE true "
     + _REPLACING.format(tries="max(outcomes.tries, excluded.tries)")
 )
-"""Copies the outcomes of another ledger. Doing so again changes nothing."""
+"""Copies the outcomes of another ledger. Doing it twice changes nothing."""
 _NO_ID: Final = RequestId(row=-1)
 """Id of answers that are read outside a run."""
 _SCENES_SINCE: Final = 4
@@ -66,7 +68,7 @@ class Run:
 
     number: int
     output: str
-    """Path or URL as it was typed. So are the inputs."""
+    """Path or URL of the output, as the user typed it; the inputs are stored in the same way."""
     folder: str
     """Working directory."""
     inputs: tuple[str, ...]
@@ -111,7 +113,7 @@ class DamagedError(Exception):
 
 
 def read_runs(file: Path) -> list[Run]:
-    """All runs that a ledger knows, the last one first; also while one of them is going on.
+    """All runs in a ledger, the last one first. May be called while a run is going on.
 
     Raises:
         DatasetError: there is no ledger, or it cannot be read.
@@ -123,16 +125,16 @@ def read_runs(file: Path) -> list[Run]:
 
 
 def read_answers(file: Path, *, most: int) -> dict[int, list[Answer]] | None:
-    """All answers that a ledger knows, by the seed of their request, which is a function of what was asked.
+    """All answers in a ledger, by the seed of their request. The seed is a function of what was asked.
 
-    They are of no run: what they are called says nothing.
+    The answers belong to no run, so their ids have no meaning.
 
     Args:
-        file: the ledger's.
-        most: answers to hold in memory.
+        file: path of the ledger.
+        most: maximum number of answers to hold in memory.
 
     Returns:
-        None where there are more than that.
+        Lists of answers by seed; None if there are more than `most` answers.
 
     Raises:
         DatasetError: there is no ledger, or it cannot be read.
@@ -152,16 +154,20 @@ def read_answers(file: Path, *, most: int) -> dict[int, list[Answer]] | None:
 
 
 def aside(file: Path) -> Path:
-    """Path to which a ledger is set aside."""
+    """Path to which a ledger is renamed when it is set aside."""
     return file.with_name(f"{file.name}.older")
 
 
 def set_aside(file: Path) -> None:
-    """Give a ledger another name, so that the next run begins a new one."""
+    """Rename a ledger, so that the next run begins a new one.
+
+    Raises:
+        DatasetError: it cannot be renamed.
+    """
     with contextlib.suppress(sqlite3.Error), contextlib.closing(connect(file, "rw")) as base:
-        base.execute("SELECT count(*) FROM runs").fetchone()  # has what a killed run left in the journal undone
+        base.execute("SELECT count(*) FROM runs").fetchone()  # SQLite rolls back what a killed run left in the journal
     try:
-        # A journal goes with its ledger and no other: SQLite would play it into one of that name.
+        # A journal must move with its ledger: SQLite would apply it to any other file of the ledger's name.
         if file.exists():
             journal_of(aside(file)).unlink(missing_ok=True)
             if journal_of(file).exists():
@@ -195,7 +201,7 @@ def copy_ledger(file: Path, to: Path) -> None:
 
 
 def connect(file: Path, mode: str = "rwc") -> sqlite3.Connection:
-    """Connect to the file. The caller begins and commits transactions."""
+    """Connect to a ledger's file. The caller begins and commits transactions itself."""
     base = sqlite3.connect(
         uri_of(file, mode), uri=True, timeout=_WAIT_SECONDS, isolation_level=None, check_same_thread=False
     )
@@ -231,12 +237,12 @@ def _start_over(file: Path) -> str:
 
 
 def prepare(base: sqlite3.Connection, file: Path) -> None:
-    """Make a ledger of an empty file, bring one of an earlier release up to date, and see that commits are on disk.
+    """Create the tables in an empty file or migrate older ones, and make SQLite flush each commit to disk.
 
-    A ledger of an earlier release is copied first, as `FILE.v2` for version 2 of its tables.
+    A ledger of an older version is copied first: to `FILE.v2` for version 2 of its tables.
 
     Raises:
-        DatasetError: it is something else, or cannot be copied.
+        DatasetError: the file is not a ledger, or cannot be copied.
     """
     base.execute("PRAGMA synchronous = FULL")
     before = _version_of(base, file)
@@ -255,13 +261,13 @@ def prepare(base: sqlite3.Connection, file: Path) -> None:
 
 
 def has_sidecars(file: Path) -> bool:
-    """Whether a ledger has the table of them, which that of release 0.1.0 lacks."""
+    """Whether a ledger has the table `sidecars`, which one of release 0.1.0 lacks."""
     with troubles(file), contextlib.closing(connect(file, "rw")) as base:
         return _version_of(base, file) > _OLDEST
 
 
 def has_scenes(file: Path) -> bool:
-    """Whether a ledger has the table of them."""
+    """Whether a ledger has the table `scenes`."""
     with troubles(file), contextlib.closing(connect(file, "rw")) as base:
         return _version_of(base, file) >= _SCENES_SINCE
 
@@ -287,7 +293,7 @@ def runs_in(base: sqlite3.Connection) -> Iterator[Run]:
 
 
 def stored(path: str) -> str | bytes:
-    """A path as a table takes it: as bytes if they are not UTF-8."""
+    """A path as it is stored in a table: as bytes if it cannot be encoded as UTF-8."""
     try:
         path.encode()
     except UnicodeEncodeError:
@@ -297,33 +303,37 @@ def stored(path: str) -> str | bytes:
 
 @contextlib.contextmanager
 def troubles(file: Path) -> Iterator[None]:
-    """Translate errors of SQLite, and of damaged contents, into a DatasetError that says what to do."""
+    """Translate errors of SQLite and of damaged contents into a DatasetError that says what to do."""
     try:
         yield
     except sqlite3.Error as exc:
-        code = getattr(exc, "sqlite_errorcode", sqlite3.SQLITE_CORRUPT) & 0xFF  # none: text that is no UTF-8
+        # Errors without a code are raised by Python for text that is not UTF-8, which means a damaged file.
+        code = getattr(exc, "sqlite_errorcode", sqlite3.SQLITE_CORRUPT) & 0xFF
         hint = "once that is put right, the same command goes on."
         if code == sqlite3.SQLITE_FULL:
             hint = "make room, and the same command goes on."
         elif code in (sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CORRUPT):
             hint = f"put a copy of it in its place, or {_start_over(file)}"
         raise DatasetError(f"the ledger {file} cannot be used: {exc}; {hint}") from exc
-    except (ValueError, TypeError) as exc:  # of a column that holds something else than runs write
+    except (ValueError, TypeError) as exc:  # a column holds a value that no run writes
         raise DatasetError(
             f"the ledger {file} is damaged: {exc}; put a copy of it in its place, or {_start_over(file)}"
         ) from exc
 
 
 def pack(outcome: Outcome, asked: int) -> bytes:
-    """Serialize an outcome: all that the model answered, or the failure.
+    """Serialize an outcome: the model's whole answer, or the failure.
 
     Args:
-        outcome: of a request.
-        asked: the seed of the request, which may not be that of the try which led to the outcome.
+        outcome: outcome of a request.
+        asked: seed of the request. A later try of the request may have used another seed.
+
+    Returns:
+        JSON, compressed with zlib.
     """
     if isinstance(outcome, Failure):
         values = asdict(outcome)
-        del values["id"]  # it names a place in one run
+        del values["id"]  # the id names a row of one run, and has no meaning in another
     else:
         candidates = [vars(candidate) for candidate in outcome.candidates]  # whose fields are JSON as they are
         values = {"candidates": candidates, "meta": without_choice(outcome.meta), "asked": asked}
@@ -334,7 +344,7 @@ def unpack(packed: bytes, request: Request) -> Answer | Failure:
     """Deserialize an outcome, for a request of this run.
 
     Raises:
-        DamagedError: it is not what was written.
+        DamagedError: the bytes are damaged.
     """
     with _unpacked(packed) as values:
         if "kind" in values:
@@ -345,7 +355,7 @@ def unpack(packed: bytes, request: Request) -> Answer | Failure:
 @contextlib.contextmanager
 def _unpacked(packed: bytes) -> Iterator[dict[str, Any]]:
     try:
-        # zlib keeps a checksum of what it compressed, so that a bit that flipped on the disk is an error here.
+        # zlib stores a checksum of the content, so that a flipped bit on disk raises an error here.
         yield json.loads(zlib.decompress(packed))
     except (zlib.error, ValueError, TypeError, LookupError, AttributeError) as exc:
         raise DamagedError(str(exc)) from exc

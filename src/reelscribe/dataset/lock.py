@@ -1,4 +1,4 @@
-"""One run at a time on one output."""
+"""Locks, so that only one run at a time writes an output."""
 
 import contextlib
 import logging
@@ -24,13 +24,13 @@ _FOR: Final = ", for "
 
 @contextlib.contextmanager
 def locked(file: Path, output: str | Path) -> Iterator[None]:
-    """Hold a lock. The system releases it when the process ends, however it ends.
+    """Hold the lock of an output within the context. The system releases it when the process ends, even if killed.
 
-    The file exists while the lock is held, and says who holds it. It is not the ledger itself: POSIX locks of a process
-    are released when it closes any descriptor of the file, and so SQLite's would be.
+    The lock file exists while the lock is held, and says who holds it. It is not the ledger itself: a process loses its
+    POSIX locks on a file when it closes any descriptor of it, so SQLite's own locks would be lost.
 
     Raises:
-        DatasetError: another run holds the lock, or the file cannot be made.
+        DatasetError: another run holds the lock, or the file cannot be created.
     """
     opened = _acquire(file, output)
     try:
@@ -43,7 +43,7 @@ def locked(file: Path, output: str | Path) -> Iterator[None]:
 
 
 def holder(file: Path, output: Path | None = None) -> str | None:
-    """Who holds the lock, in words; None if nobody does, or another output does: several may share a lock."""
+    """Who holds a lock, as a text; None if nobody does, or if it is held for another output that shares the lock."""
     try:
         with file.open("rb") as opened:
             if _try(opened, shared=True):
@@ -56,11 +56,11 @@ def holder(file: Path, output: Path | None = None) -> str | None:
 
 @contextlib.contextmanager
 def held(opened: IO[bytes], *, shared: bool = False) -> Iterator[None]:
-    """Hold the lock of an open file for a moment. Others wait meanwhile.
+    """Lock an open file within the context; other processes wait meanwhile.
 
     Args:
         opened: the file.
-        shared: whether others may hold it, too, for reading.
+        shared: whether other processes may hold the lock as well, for reading.
     """
     locks = False
     if fcntl is not None:
@@ -100,16 +100,16 @@ def _acquire(file: Path, output: str | Path) -> IO[bytes] | None:
             logger.warning("%s cannot be locked (%s): see that no other run writes to it.", output, exc.strerror)
             return None
         if _is(file, opened):
-            with contextlib.suppress(OSError):  # it is for people to read
+            with contextlib.suppress(OSError):  # the content is only for people to read
                 opened.truncate(0)
                 told = f"process {os.getpid()} on {socket.gethostname()}{_FOR}{Path(output).name}"
                 opened.write(os.fsencode(told))
             return opened
-        opened.close()  # whoever held it before has removed it
+        opened.close()  # the previous holder removed this file after it was opened here: open it again
 
 
 def _try(opened: IO[bytes], *, shared: bool = False, patiently: bool = False) -> bool:
-    """Try to get the lock, a few times: `holder` in another process may have it for an instant."""
+    """Try to get the lock, with `patiently` a few times: `holder` in another process may hold it for an instant."""
     if fcntl is None:
         raise OSError(0, "this system has no such locks")
     for pause in (*_PAUSES, None) if patiently else (None,):
@@ -129,7 +129,7 @@ def _is(file: Path, opened: IO[bytes]) -> bool:
 
 
 def _read(opened: IO[bytes]) -> tuple[str, str]:
-    """Who holds the lock, and the name of the output that it is held for, where that is known."""
+    """Who holds the lock, and the name of the output that it is held for; empty if that is not known."""
     opened.seek(0)
     who, _, name = os.fsdecode(opened.read(1000)).partition(_FOR)
     return who or "an unknown process", name

@@ -1,4 +1,4 @@
-"""What lies beside an output, by the output's name."""
+"""Names of the files beside an output, such as its ledger and its list of failures."""
 
 from pathlib import Path
 from typing import Final
@@ -10,7 +10,7 @@ _SUFFIXES: Final = sorted((suffix for item in FORMATS.values() for suffix in ite
 
 
 def beside(output: Path, kind: str) -> Path:
-    """A file for all outputs that differ in their format or in their shards alone.
+    """Path of a file that all outputs share which differ only in format or in shards.
 
     `a.KIND` for `a.jsonl`, `a.jsonl.gz`, `a-{shard}.parquet` and a folder `a`; `shards.KIND` for `{shard}.tar`.
     """
@@ -20,7 +20,7 @@ def beside(output: Path, kind: str) -> Path:
 
 
 def failures_of(output: Path) -> Path:
-    """The list of failures of an output, which no other output shares.
+    """Path of the list of failures of an output. No other output shares it.
 
     `a.failures.jsonl` for `a.jsonl`, but `a.parquet.failures.jsonl` for `a.parquet`, `a.data.failures.jsonl` for a
     folder `a`, and `a.jsonl.shards.failures.jsonl` for `a-{shard}.jsonl`: it must not look like one of the shards.
@@ -37,23 +37,23 @@ def failures_of(output: Path) -> Path:
 
 
 def edited_of(output: Path) -> Path | None:
-    """What the output is called with corrected captions: `a.edited.jsonl` for `a.jsonl`; None for shards."""
+    """Path of the output with corrected captions: `a.edited.jsonl` for `a.jsonl`; None for shards."""
     stem, suffix = _split(output.name)
     return None if SHARD in stem else output.with_name(f"{stem}.edited{suffix}")
 
 
 def is_beside(name: str) -> bool:
-    """Whether a file is called as what lies beside an output, and is no data set though its name says a format."""
+    """Whether a name is that of a file beside an output, and not of a data set although its suffix says a format."""
     return ".failures." in name or name.endswith((".edits.jsonl", ".run.json"))
 
 
 def beside_in_0_1(output: Path, kind: str) -> Path:
-    """What release 0.1.0 called a file, lists of failures among them. Dots and dashes made no difference."""
+    """Path of a file beside an output in release 0.1.0, which ignored dots, dashes and underscores around the stem."""
     stem, _ = _split(output.name.replace(SHARD, ""))
     return output.with_name(f"{stem.strip('-_.') or 'shards'}.{kind}")
 
 
 def _split(name: str) -> tuple[str, str]:
-    """A name without the suffix that tells its format, and that suffix."""
+    """Split a name into its stem and the suffix of its format; the suffix is empty if it has none."""
     suffix = next((suffix for suffix in _SUFFIXES if name.lower().endswith(suffix)), "")
     return name[: len(name) - len(suffix)], name[len(name) - len(suffix) :]

@@ -1,4 +1,4 @@
-"""Where an output is: at its path, or, for a URL, in a place on this machine."""
+"""Local paths of outputs: a path itself, or, for an output at a URL, a path in the state folder on this machine."""
 
 import hashlib
 import os
@@ -17,9 +17,9 @@ STATE: Final = "REELSCRIBE_STATE"
 
 
 def place_of(output: str | Path) -> Path:
-    """Where an output is on this machine: a path is that itself; a URL has a place in the state folder.
+    """Local path of an output: a path is returned as it is; a URL has a path in the state folder.
 
-    Outputs in the same folder of a store have places in one folder, as they would have on a disk.
+    Outputs in the same folder of a store also share a local folder, as they would on a disk.
 
     Raises:
         DatasetError: nothing can be written to this URL.
@@ -34,7 +34,7 @@ def place_of(output: str | Path) -> Path:
 
 
 def url_of(output: str | Path) -> str | None:
-    """The URL of an output, without a slash at its end; None for a path, also one that is written as a URL.
+    """The URL of an output, without a trailing slash; None for a path, also one that is written as a `file:` URL.
 
     Raises:
         DatasetError: nothing can be written to this URL.
@@ -56,10 +56,10 @@ def url_of(output: str | Path) -> str | None:
 
 
 def place_of_run(output: str | Path) -> Path:
-    """Where an output is on this machine, with the ledger of its runs.
+    """Local path of the output of an earlier run, beside which the run's ledger is.
 
     Raises:
-        DatasetError: it is at a URL, and no run on this machine wrote it.
+        DatasetError: the output is at a URL, and no run on this machine wrote it.
     """
     place = place_of(output)
     if url_of(output) and not beside(place, "ledger.sqlite").is_file():
@@ -68,7 +68,7 @@ def place_of_run(output: str | Path) -> Path:
 
 
 def how_to_copy(place: Path) -> str:
-    """What to do to have the ledger of another machine here."""
+    """Instructions for copying the ledger of another machine to this one."""
     folder = place.parent
     return (
         f"To go on with a run of another machine, copy all files in outputs/{folder.name} from that machine's state "
@@ -77,7 +77,7 @@ def how_to_copy(place: Path) -> str:
 
 
 def failures_at(output: str | Path) -> Path | str:
-    """Where the list of failures of an output is, to be shown: at its URL, too."""
+    """Path or URL of the list of failures of an output, without passwords, for messages."""
     url, file = url_of(output), failures_of(place_of(output))
     return file if url is None else without_passwords(f"{url.rpartition('/')[0]}/{file.name}")
 

@@ -1,4 +1,4 @@
-"""Data sets in: rows of all formats, one after the other."""
+"""Reads the rows of data sets in all formats, one data set after the other."""
 
 import itertools
 import time
@@ -22,14 +22,16 @@ def read_rows(
     output: Path | None,
     is_own: IsOwn = lambda file, content: False,
 ) -> Generator[InputRow, None, None]:
-    """Read rows, one by one. What breaks off in the middle ends with a row that says so, and the next source follows.
+    """Read rows, one by one.
+
+    If a source cannot be read to its end, its last row has a problem that says so, and the next source follows.
 
     Args:
-        sources: as `find_sources` gives them.
-        settings: which columns are looked at, limits, root.
-        output: where the result will be; rows made for video files name them relative to it, unless there is a root.
-            None if that is not on this machine: they name absolute paths then.
-        is_own: tells files beside videos that runs on this output wrote, which are not read.
+        sources: sources from `find_sources`.
+        settings: which columns are read, limits, `root`.
+        output: path of the output. Rows that are made for video files name them relative to its folder, unless `root`
+            is set. None if the output is not on this machine: then these rows name absolute paths.
+        is_own: whether a run on this output wrote a file beside a video; such files are not read.
     """
     numbers = itertools.count()
     for source in sources:
@@ -38,7 +40,7 @@ def read_rows(
 
 
 def input_row(record: Record, index: int) -> InputRow:
-    """A record as the flow takes it."""
+    """A record as an `InputRow`; its problem, if any, becomes a failure."""
     problem = Failure.of_row(index, record.problem, record.kind) if record.problem else None
     return InputRow(
         index=index,
@@ -61,7 +63,7 @@ def _records(source: Source, settings: Settings, base: Path | None, is_own: IsOw
 
 
 def count_rows(sources: Sequence[Source]) -> int | None:
-    """How many rows `read_rows` will give; None where to tell takes longer than a moment."""
+    """Number of rows that `read_rows` will yield; None if counting takes longer than `_COUNT_SECONDS`."""
     deadline = time.monotonic() + _COUNT_SECONDS
     total = 0
     for source in sources:

@@ -1,4 +1,4 @@
-"""What a retry makes again although its outcome is known, and with which settings."""
+"""Which known outcomes a retry makes again, and with which settings."""
 
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -13,14 +13,14 @@ class Mark(NamedTuple):
     """A request to make again, whether it has a caption or a failure."""
 
     row: int
-    """Place of the row in the data set, from 0."""
+    """Index of the row in the data set, from 0."""
     video: str | None = None
-    """Its path or URL, or the number of its row, which a tar file gives it; None for all of the row's."""
+    """The video's path or URL, or its row's number, which is its name in a tar file; None for all videos of the row."""
     task: str | None = None
-    """None for all tasks."""
+    """Name of the task; None for all tasks."""
 
     def means(self, request: Request) -> bool:
-        """Whether a request matches. A video given by its bytes has no name, so any mark of its row matches."""
+        """Whether a request matches. A video given as bytes has no name, so any mark of its row matches."""
         source, place = request.clip.source, request.id.row
         if place != self.row or self.task not in (None, request.id.task):
             return False
@@ -30,23 +30,24 @@ class Mark(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class Remake:
-    """What a retry makes again, and with which settings."""
+    """Which known outcomes a retry makes again, and with which settings."""
 
     kinds: frozenset[FailureKind] = frozenset()
-    """Failures of earlier runs, by kind."""
+    """Kinds of failures of earlier runs to make again."""
     marked: frozenset[Mark] = frozenset()
     """Marked requests, whether they have a caption or a failure."""
     tasks: frozenset[str] | None = None
     """Only requests of these tasks; None for all."""
     settings: Settings | None = None
-    """Settings to make it with; None for those of the run."""
+    """Settings for everything that is made again; None for those of the run."""
     differs: str = ""
-    """JSON of the settings that differ from the run's; empty if none does."""
+    """The settings that differ from the run's, as JSON; empty if there are none."""
     model_differs: str = ""
-    """JSON of the differing settings that concern every request: model, engine, frames. If there are any, only what is
-    made again goes to the engine: anything else that is not known could not be made as the run would make it."""
+    """The differing settings that concern every request, such as model, engine and frames, as JSON; empty if there are
+    none. If there are any, only outcomes to make again go to the engine: with them, other unknown outcomes could not be
+    made as the run would make them."""
     run: Run | None = None
-    """The last run, if this one has another model: its model is part of the keys."""
+    """The last run if the retry has another model, else None. The keys of its outcomes contain its model."""
 
     def is_of(self, task: str) -> bool:
         """Whether requests of the task may be made again."""

@@ -1,9 +1,9 @@
 """Captions in files beside local videos: `clip.txt` or `clip.json` for `clip.mp4`, `clip.NAME.txt` for a task NAME.
 
-Those of a stretch have its times in their names: `film.00012.0-00018.5.txt`.
+Such files are called sidecars. Those of a stretch have its times in their names: `film.00012.0-00018.5.txt`.
 
-A file that no run on this output wrote, or that was changed since, is a person's: it is read, and never replaced
-unless the settings say so. Then it stays beside the new one, as `clip.txt.bak`, and is read from there.
+A sidecar that no run on this output wrote, or that was changed since, belongs to a person. It is read as a part of the
+row, and replaced only if the settings say so; then it is kept as `clip.txt.bak`, and read from there.
 """
 
 import errno
@@ -31,11 +31,12 @@ from reelscribe.video.fetch import FetchLimits, local, scheme_of
 logger = logging.getLogger(__name__)
 
 IsOwn = Callable[[Path, bytes], bool]
-"""(file, its content) -> whether runs on this output wrote it."""
+"""Function of a file and its content that returns whether a run on this output wrote it."""
 _STRETCH: Final = re.compile(r"\.[0-9]{5,}\.[0-9]{1,3}-(?:[0-9]{5,}\.[0-9]{1,3}|end)\.")
 _MOST_NAMED: Final = 3
 _MOST_WAITING, _WAIT_SECONDS = 256, 1.0
-"""Files are noted and written in batches: this many at most, after this long at most."""
+"""Maximum number of files in a batch, and maximum seconds before a batch is written. Notes on files are committed once
+per batch."""
 
 
 class Notes(Protocol):
@@ -45,7 +46,7 @@ class Notes(Protocol):
         """Whether a run wrote it."""
 
     def may_have_written(self, file: Path, content: bytes) -> bool:
-        """Whether a run wrote it, or may have: release 0.1.0 took no note."""
+        """Whether a run wrote it, or may have: release 0.1.0 kept no notes."""
 
     def note_sidecar(self, file: Path, content: bytes) -> None:
         """Note that a file is about to be written."""
@@ -55,9 +56,9 @@ class Notes(Protocol):
 
 
 def sidecar_of(video: Path, kind: str) -> Path:
-    """The file beside a video: `a.txt` for `a.mp4`, but `a.mp4.txt` where there is another video `a`, as `a.mov`.
+    """Path of a video's sidecar: `a.txt` for `a.mp4`, but `a.mp4.txt` if there is another video `a`, such as `a.mov`.
 
-    It is never the video itself, whatever that is called.
+    It is never the path of the video itself, whatever the video's suffix.
     """
     others = (video.with_suffix(suffix) for suffix in sorted(VIDEO_SUFFIXES - {video.suffix.lower()}))
     shared = any(os.path.lexists(other) for other in others)
@@ -89,15 +90,15 @@ def without_stretch(name: str) -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class Beside:
-    """Sidecars of the stretches of a video that was found as a file; the `source` of its row."""
+    """Gives access to the sidecars of a local video and of its stretches. It is the `source` of the video's row."""
 
     video: Path
     is_own: IsOwn
 
     def columns(self, clip: Clip, settings: Settings) -> tuple[Row, str | None]:
-        """The columns that files beside a clip hold, and what is wrong with them; see `read_sidecars`.
+        """The columns in the sidecars of a clip, and their problem, if any; see `read_sidecars`.
 
-        Those of a stretch say nothing of its times, which are in their names.
+        For a stretch, columns of times are left out: the file names have its times.
         """
         columns, wrong = read_sidecars(self.video, settings, self.is_own, _stretch_part(clip))
         left_out = () if clip.is_whole else settings.stretch_columns
@@ -107,16 +108,19 @@ class Beside:
 def read_sidecars(
     video: Path, settings: Settings, is_own: IsOwn = lambda file, content: False, part: str = ""
 ) -> tuple[Row, str | None]:
-    """The columns that files beside a video hold, and what is wrong with them.
+    """Read the sidecars of a video.
 
-    `.txt` is the column of the text, `.json` holds columns. What runs on this output wrote is not read, but what a
-    person wrote and they replaced is.
+    A `.txt` file holds the text column, a `.json` file holds an object of columns. A file that a run on this output
+    wrote is not read; if it replaced a person's file, that file's backup is read.
 
     Args:
-        video: the file.
-        settings: which column is that of the text, how long a file may be.
-        is_own: tells what runs on this output wrote.
-        part: what stands in their names for a stretch, with a dot behind it.
+        video: path of the video.
+        settings: name of the text column, and the maximum length of a file.
+        is_own: whether a run on this output wrote a file.
+        part: part of the file names for a stretch, with a dot after it; empty for the whole video.
+
+    Returns:
+        The columns, and a message if a file cannot be read, else None.
     """
     row: Row = {}
     for kind in ("json", "txt"):
@@ -147,7 +151,7 @@ def read_sidecars(
 
 def _find_sidecar(video: Path, kind: str) -> Path | None:
     """The file beside a video, if it exists. Most do not, so that is checked first."""
-    # os.path's function says False for a name that is too long, where pathlib's raises.
+    # os.path.isfile returns False for a name that is too long; Path.is_file raises.
     if not any(os.path.isfile(video.with_name(f"{name}.{kind}")) for name in (video.stem, video.name)):  # noqa: PTH113
         return None
     file = sidecar_of(video, kind)
@@ -155,7 +159,7 @@ def _find_sidecar(video: Path, kind: str) -> Path | None:
 
 
 def _content(file: Path, settings: Settings) -> bytes:
-    """Content of a file, up to one byte more than the limit, which shows that it is too long."""
+    """Content of a file, up to one byte more than the limit, so that the caller can see that it is too long."""
     with file.open("rb") as opened:
         return opened.read(settings.max_line_bytes + 1)
 
@@ -170,13 +174,13 @@ def _backups(file: Path) -> Iterator[Path]:
 
 
 class SidecarWriter:
-    """Writes a file beside each local video that has a caption, whole or not at all.
+    """Writes a sidecar beside each local video that has a caption. Each file is written atomically.
 
-    Videos given by URL or by bytes have none, and a video without a caption leaves what is there.
+    Videos given by URL or as bytes get no sidecar. For a video without a caption an existing file stays.
 
     Args:
-        settings: which kind of files, and whether those of others may be replaced.
-        notes: which files runs on this output wrote, and is told of new ones.
+        settings: kind of the files, and whether files that no run wrote may be replaced.
+        notes: store of the files that runs on this output wrote; new files are added to it.
     """
 
     def __init__(self, settings: Settings, notes: Notes) -> None:
@@ -193,10 +197,10 @@ class SidecarWriter:
         self._written = time.monotonic()
 
     def check(self, rows: Iterable[InputRow]) -> None:
-        """Check, before anything is made, that no file of somebody else is in the way.
+        """Check that no sidecar would replace a file that no run wrote.
 
         Raises:
-            DatasetError: there are some.
+            DatasetError: there are such files.
         """
         found: dict[Path, None] = {}
         for row in rows:
@@ -229,7 +233,7 @@ class SidecarWriter:
                 try:
                     path = local(clip, self._limits).path
                     there = path.is_file()
-                except (ClipError, OSError, ValueError):  # no such file can be there, or may be read
+                except (ClipError, OSError, ValueError):  # there can be no such file, or it must not be read
                     continue
                 if there:
                     part = _stretch_part(clip)
@@ -246,10 +250,10 @@ class SidecarWriter:
             return True
 
     def write(self, result: RowResult) -> None:
-        """Take the files of one row. They are written a second later at most, or when the context ends.
+        """Queue the sidecars of one row. They are written with the next batch, or when the context ends.
 
         Raises:
-            DatasetError: some cannot be written.
+            DatasetError: a file of the batch cannot be written.
         """
         kind = self._settings.sidecar
         if kind is None or result.origin is None or not result.captions:
@@ -276,7 +280,7 @@ class SidecarWriter:
             self._write_waiting()
 
     def _write_waiting(self) -> None:
-        """Note all waiting files in one transaction, since flushing is slow on most disks, and then write them."""
+        """Note all waiting files in one transaction, since commits are slow on most disks, and then write the files."""
         waiting, self._waiting = self._waiting, {}
         wanted = [item for item in waiting.items() if _tried(item[0], partial(self._is_wanted, *item))]
         if wanted:
@@ -286,7 +290,10 @@ class SidecarWriter:
         self._written = time.monotonic()
 
     def _is_wanted(self, file: Path, text: str) -> bool:
-        """Whether to write a file: not if it has this content already, or is somebody else's. Notes those to write."""
+        """Note a file that may be replaced, and return whether it must be written.
+
+        False if it has this content already, or if it belongs to a person.
+        """
         content = text.encode("utf-8", "backslashreplace")
         if not self._may_replace(file, content):
             return False
@@ -294,7 +301,7 @@ class SidecarWriter:
         return self._content_at(file) != content
 
     def _content_at(self, file: Path) -> bytes | None:
-        """Content of a file; None if it is no regular file."""
+        """Content of a file; None if it does not exist or is not a regular file."""
         return None if file.is_symlink() or not file.is_file() else _content(file, self._settings)
 
     def _may_replace(self, file: Path, content: bytes) -> bool:
@@ -324,10 +331,10 @@ class SidecarWriter:
 
 
 def _tried(file: Path, do: Callable[[], bool]) -> bool:
-    """Do what there is to do for a file. A name that is too long costs its file alone.
+    """Run an operation on a file. If the file's name is too long, log a warning and return False.
 
     Raises:
-        DatasetError: it cannot be done, for another reason.
+        DatasetError: the operation failed for another reason.
     """
     try:
         return do()
@@ -344,7 +351,7 @@ def next_backup(file: Path) -> Path:
 
 
 def _as_text(outcomes: Sequence[Outcome], settings: Settings) -> str | None:
-    """Text or value of the only task; None if there is none."""
+    """Content of a `.txt` sidecar: the text or value of its only task; None if there is none."""
     [outcome] = outcomes
     [task] = [task for task in settings.all_tasks if task.name == outcome.id.task]
     text = caption_cells(outcome, task)["text"]
@@ -354,7 +361,7 @@ def _as_text(outcomes: Sequence[Outcome], settings: Settings) -> str | None:
 
 
 def _as_json(outcomes: Sequence[Outcome], settings: Settings) -> str:
-    """The columns of all tasks, also of those that failed."""
+    """Content of a `.json` sidecar: the columns of all tasks, also of those that failed."""
     tasks = {task.name: task for task in settings.all_tasks}
     table = {
         tasks[outcome.id.task].column(kind): cell

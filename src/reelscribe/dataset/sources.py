@@ -1,4 +1,4 @@
-"""What the user names to what can be read: globs, folders and formats."""
+"""Finds the data sets and videos that a user's inputs name: expands globs and folders, and detects formats."""
 
 import glob
 import json
@@ -36,12 +36,12 @@ _NO_ROWS: Final[dict[str, str]] = {
         """write a line of JSON for each video, as {"video": "clip.mp4"}, into a file that ends in .jsonl""",
     ),
 }
-"""What is no video, and no data set that can be read, to what to do about it."""
+"""Advice by suffix, for files that are neither videos nor data sets in a known format."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Source:
-    """One thing to read rows from."""
+    """One location to read rows from."""
 
     location: str
     """Path or URL."""
@@ -50,21 +50,22 @@ class Source:
 
 
 def find_sources(inputs: Sequence[str | Path]) -> list[Source]:
-    """Everything that inputs name, in their order, each seen to be there and of its format.
+    """Find all sources that the inputs name, in order. Each is checked to exist and to be of its format.
 
     Args:
-        inputs: data sets (`.jsonl`, `.json`, `.csv`, `.tsv`, these also with `.gz` or `.zst`, `.parquet`, `.tar`, a
-            Hugging Face data set's folder), folders of such files, videos, folders of videos; paths, globs or URLs.
+        inputs: paths, globs or URLs of data sets (`.jsonl`, `.json`, `.csv`, `.tsv`, each also with `.gz` or `.zst`,
+            `.parquet`, `.tar`, or the folder of a Hugging Face data set), of folders of such files, of videos, or of
+            folders of videos.
 
     Raises:
-        DatasetError: an input does not exist, cannot be read, or holds nothing of the kind.
-        MissingExtraError: what its format needs is not installed.
+        DatasetError: an input does not exist, cannot be read, or holds no data set and no video.
+        MissingExtraError: a format needs a package that is not installed.
     """
     return [source for named in _without_sidecars(list(map(str, inputs))) for source in _expand(named)]
 
 
 def _without_sidecars(names: Sequence[str]) -> list[str]:
-    """Paths without the text and JSON files that lie beside a video among them: these are read with it."""
+    """Paths without the sidecars of videos among them: these are read with their videos, not as inputs."""
     videos = {name for name in names if Path(name).suffix.lower() in VIDEO_SUFFIXES}
     stems = videos | {without_suffix(Path(name)) for name in videos}
     kept = [
@@ -86,7 +87,7 @@ def _expand(named: str) -> Iterator[Source]:
         names = sorted(glob.glob(named, recursive=True))  # noqa: PTH207 - pathlib's takes no absolute pattern
         if not names:
             raise DatasetError(f"nothing is called as {named!r}.")
-        # What lies beside shards may be called as they are.
+        # A glob for shards may also match the files beside an output, such as its list of failures.
         for name in _without_sidecars([name for name in names if not is_beside(Path(name).name)] or names):
             yield from _of_path(Path(name))
     else:
@@ -98,7 +99,7 @@ def _glob_urls(named: str) -> list[str]:
         import fsspec
     try:
         urls = [file.full_name for file in fsspec.open_files(named)]
-    except Exception as exc:  # each of the stores' clients has errors of its own
+    except Exception as exc:  # each client of an object store has its own exceptions
         raise DatasetError(f"cannot search {named}: {type(exc).__name__}: {exc}") from exc
     if not urls:
         raise DatasetError(f"nothing is called as {named!r}.")
@@ -130,14 +131,14 @@ def _splits(folder: Path) -> str:
 
 
 def _shards(folder: Path) -> Iterator[Source]:
-    """The files of a data set in a folder, in the order of their names; not what an earlier run wrote beside them."""
+    """The files of a data set in a folder, in the order of their names, without files that a run wrote beside them."""
     found = (path for path, problem in walk(folder) if problem is None and not is_beside(path.name))
     shards = [(path, name) for path in found if (name := format_of(path.name))]
     formats = sorted({name for _, name in shards})
     if not shards:
         videos = ", ".join(sorted(VIDEO_SUFFIXES))
         raise DatasetError(f"the folder {folder} holds no video ({videos}) and no data set ({first_suffixes()}).")
-    if len(formats) > 1 and "json_array" in formats:  # it says something of the others
+    if len(formats) > 1 and "json_array" in formats:  # a .json file beside data sets usually describes them
         left_out = [str(path) for path, name in shards if name == "json_array"]
         logger.warning("Left out beside data sets: %s; name .json files to have them read.", ", ".join(left_out))
         shards = [(path, name) for path, name in shards if name != "json_array"]
@@ -148,7 +149,7 @@ def _shards(folder: Path) -> Iterator[Source]:
 
 
 def _source(location: str, name: str | None = None) -> Source:
-    """What is at a location; anything that is not named as a data set is taken for a video."""
+    """The source at a location. Anything without the suffix of a data set is assumed to be a video."""
     file = location.partition("?")[0] if is_url(location) else location
     name = name or format_of(file) or "videos"
     if name == "videos":
@@ -164,7 +165,7 @@ def _source(location: str, name: str | None = None) -> Source:
 
 
 def _path_in(location: str) -> str:
-    """The path of a video, without the stretch that may stand behind it."""
+    """The path of a video, without the stretch (`#t=...`) that may follow it."""
     try:
         return str(named_clip(location).source)
     except ClipError as exc:
@@ -172,10 +173,10 @@ def _path_in(location: str) -> str:
 
 
 def arrow_schema(sources: Sequence[Source]) -> Any:
-    """The Arrow types of the rows of all sources; None where some of them have no such types.
+    """The Arrow schema of the rows of all sources; None if the format of any source states no types.
 
     Raises:
-        DatasetError: the types do not go together.
+        DatasetError: sources have different types for a column.
     """
     found = schemas(sources)
     if not found:
@@ -186,7 +187,7 @@ def arrow_schema(sources: Sequence[Source]) -> Any:
 
 
 def schemas(sources: Sequence[Source]) -> list[tuple[str, Any]]:
-    """Location and Arrow schema of each source; nothing where some of them have none."""
+    """Location and Arrow schema of each source; empty if the format of any source states no types."""
     if any(source.format not in _TYPED for source in sources):
         return []
     return [(source.location, load_reader(source.format).schema(source.location)) for source in sources]  # type: ignore[attr-defined]

@@ -1,4 +1,4 @@
-"""Splits rows of videos into rows of clips: the same columns, and where each clip begins and ends."""
+"""Splits rows of videos into rows of clips, with the same columns and the start and end of each clip."""
 
 import itertools
 import logging
@@ -33,17 +33,18 @@ Videos = list[tuple[Clip, Any, Found]]
 """The videos of a row: each as a clip, as the row holds it, and its split."""
 
 _NUMBERS_OF_A_ROW: Final = 10_000_000
-"""In a shard, clips of each row get numbers from a block of this size, since films of other shards are not counted."""
+"""In a shard, each input row numbers its clips in its own block of this size. Films of other shards are not split, so
+the number of their clips is unknown."""
 _AHEAD: Final = 4
-"""Rows that are split ahead, for each CPU."""
+"""Number of rows that are split ahead, for each CPU."""
 
 
 def check_split(sources: Sequence[Source], settings: Settings) -> Splitting | None:
-    """How the settings split videos, if they do.
+    """How the settings split videos; None if they do not.
 
     Raises:
-        SettingsError: what they say does not go together.
-        DatasetError: a source holds the videos themselves, which would be there for each clip.
+        SettingsError: the settings contradict each other.
+        DatasetError: a source holds the videos themselves, so each clip's row would hold the whole film.
     """
     splitting = Splitting.of(settings)
     for source in sources if splitting else ():
@@ -56,17 +57,17 @@ def check_split(sources: Sequence[Source], settings: Settings) -> Splitting | No
 
 
 class Notes(Protocol):
-    """Keeps the scenes of films; see `Ledger`."""
+    """Stores the scenes of films; see `Ledger`."""
 
     def scenes_of(self, film: bytes) -> list[tuple[float, float]] | None:
-        """Start and end of each scene of a film, by its key; None if they are not known."""
+        """Start and end of each scene of a film in seconds, by the film's key; None if they are not known."""
 
     def note_scenes(self, film: bytes, scenes: Sequence[tuple[float, float]]) -> None:
-        """Note the scenes of a film."""
+        """Store the scenes of a film: start and end of each, in seconds."""
 
 
 class _Memory:
-    """Notes in memory only."""
+    """`Notes` that are kept in memory only."""
 
     def __init__(self) -> None:
         self._scenes: dict[bytes, list[tuple[float, float]]] = {}
@@ -86,22 +87,22 @@ def split_rows(
     folder: Path | None = None,
     shard: Shard | None = None,
 ) -> Generator[InputRow, None, None]:
-    """A row for each clip of each video, numbered from 0; the rows as they are where the settings split nothing.
+    """Yield a row for each clip of each video, numbered from 0; the unchanged rows if the settings split nothing.
 
-    With the setting `nested` there is one for each video, with a list of its clips in the column `stretches_key`.
+    With the setting `nested` there is one row for each video, with a list of its clips in the column `stretches_key`.
 
-    A video that cannot be had makes a row with a problem, and so does a row that does not say which it is.
+    A video that cannot be read gives a row with a problem, and so does a row that does not say which video it has.
 
     Args:
-        rows: that were read.
-        settings: how to split, which columns are meant, how to read videos.
-        notes: where the scenes of films are kept, so that they are looked for once.
-        folder: from which relative paths of videos are to start; where they started before, by default.
-        shard: whose videos are split. A video of another is not looked at, and comes as one row, which says by its
-            `shard_hash` that it is not of this shard. Then numbers are the same in all shards, but not in a row.
+        rows: the rows that were read.
+        settings: how to split, names of columns, how to read videos.
+        notes: store of the scenes of films, so that each film is searched once.
+        folder: folder from which relative paths of videos start in the new rows; by default the same as before.
+        shard: shard whose videos are split. A video of another shard is not read, and gives one row whose `shard_hash`
+            shows that it is not of this shard. Row numbers are then the same in all shards, but not consecutive.
 
     Raises:
-        DatasetError: a column that is added is there already.
+        DatasetError: the rows already have a column that is added.
     """
     splitting = Splitting.of(settings)
     if splitting is None:
@@ -140,7 +141,7 @@ def _failed(row: InputRow, clip: Clip, found: list[Piece] | ClipError, splitting
 
 
 def _with_sidecars(row: InputRow, film: Clip, settings: Settings) -> InputRow:
-    """A row of a clip of a film that was found as a file, with what lies beside the clip."""
+    """A row of a clip, with the columns from the clip's own sidecars if the film was found as a file."""
     if not isinstance(row.source, Beside) or settings.nested:
         return row
     start, end = row.row[settings.start_key], row.row[settings.end_key]
@@ -153,8 +154,8 @@ def _with_sidecars(row: InputRow, film: Clip, settings: Settings) -> InputRow:
 def _looked_at(
     rows: Iterable[InputRow], settings: Settings, splitting: Splitting, notes: Notes, shard: Shard | None
 ) -> Iterator[tuple[InputRow, Videos]]:
-    """Rows with the clips of each of their videos, in order; some are looked at ahead."""
-    # What is under way is given up before the threads are waited for.
+    """Rows with the clips of each of their videos, in order. Videos of some rows ahead are split in threads."""
+    # The order matters: `_finding` is closed first and cancels what is under way, before the executor waits for it.
     with ThreadPoolExecutor(usable_cpus(), "split") as executor, _finding(settings, splitting, notes) as find:
         waiting: deque[tuple[InputRow, list[tuple[Clip, Any, Future[Found]]]]] = deque()
         of_others: Future[Found] = Future()
@@ -186,7 +187,7 @@ def _looked_at(
 
 
 def _check_tokens(row: Row, clips: Sequence[Clip], settings: Settings) -> None:
-    """Raise ClipError of a row whose text has a token for each of several videos, which would part."""
+    """Raise ClipError if a row's text has tokens for several videos: splitting would separate the videos."""
     text = row.get(settings.text_key)
     if len(clips) > 1 and isinstance(text, str) and video_token() in text and settings.layout != "columns":
         message = f"its text has {video_token()} for several videos, which split would part; set layout to columns."
@@ -195,7 +196,7 @@ def _check_tokens(row: Row, clips: Sequence[Clip], settings: Settings) -> None:
 
 @contextmanager
 def _finding(settings: Settings, splitting: Splitting, notes: Notes) -> Iterator[Callable[[Clip], Found]]:
-    """The function that finds the clips of a video. It may be called from any thread."""
+    """A context that gives the function which finds the clips of a video. It may be called from any thread."""
     limits = FetchLimits.of(settings)
     with (
         reading_headers(settings) as read,
@@ -244,20 +245,20 @@ def _alone(item: InputRow, clip: Clip, video: Any, settings: Settings, folder: P
 
 
 def _own_times(row: Row, clip: Clip, settings: Settings) -> dict[str, Any]:
-    """Columns to set so that a row names its clip as before."""
+    """Columns to set so that an unsplit row names the same clip as before."""
     start, end = (None, None) if clip.is_whole else (clip.start_seconds, clip.end_seconds)
     times = {settings.start_key: start, settings.end_key: end}
     return {name: seconds for name, seconds in times.items() if name in row or not clip.is_whole}
 
 
 def _without_lists(row: Row, settings: Settings) -> dict[str, Any]:
-    """Columns to set in a row without clips, so that it has the same columns as others: single times."""
+    """Columns to set in a row without clips, so that its columns of times hold single values, as in other rows."""
     names = () if settings.nested else (settings.start_key, settings.end_key)
     return {name: None for name in names if isinstance(row.get(name), list | tuple)}
 
 
 def _clip_columns(row: Row, pieces: Sequence[Piece], settings: Settings, first: int) -> Iterator[dict[str, Any]]:
-    """Columns to set for each clip; the first one has this number in its video."""
+    """Columns to set for each clip; `first` is the number of the first clip in its video."""
     if settings.nested and pieces:
         others = {name: None for name in (settings.start_key, settings.end_key) if name in row}
         yield {**others, settings.stretches_key: [_times(piece) for piece in pieces]}
@@ -274,7 +275,11 @@ def _times(piece: Piece) -> dict[str, Any]:
 
 
 def _changed(item: InputRow, index: int, changes: dict[str, Any], settings: Settings) -> InputRow:
-    """A row with columns set, also in the reader's own record."""
+    """A row with columns set, also in its source, from which writers take the row.
+
+    Raises:
+        DatasetError: the row already has a column that is added.
+    """
     for name in (SCENE, CLIP):
         if name in changes and name in item.row:
             raise DatasetError(

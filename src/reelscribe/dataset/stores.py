@@ -1,7 +1,8 @@
 """Outputs in object stores and at other URLs.
 
-A run makes such an output on this machine, in a folder of the state folder, where its ledger is, and all that else lies
-beside an output. Each file is uploaded when it is whole, and removed here. Commands that read the output bring it back.
+A run first writes such an output on this machine, to a folder in the state folder, which also holds its ledger and the
+other files beside it. Each file is uploaded when it is complete, and then removed from this machine. Commands that read
+the output download it again.
 """
 
 import json
@@ -26,13 +27,13 @@ from reelscribe.video.fetch import scheme_of
 logger = logging.getLogger(__name__)
 
 _ATOMIC: Final = frozenset({"s3", "s3a", "gs", "gcs", "hf", "az", "abfs", "abfss", "oss", "r2"})
-"""Schemes of stores whose uploads are atomic: until one is complete, the file before it stays."""
+"""Schemes of stores with atomic uploads: until an upload is complete, the old file stays."""
 _PAUSES: Final = (1.0, 5.0)
-"""Seconds to wait before each further try of an upload. Clients of stores retry by themselves, too."""
+"""Seconds to wait before each further try of an upload. The stores' clients also retry by themselves."""
 _FINAL: Final = (PermissionError, FileNotFoundError)
-"""Errors that another try would not change."""
+"""Errors after which an upload is not tried again."""
 _IDENTITY: Final = ("ETag", "etag", "md5Hash", "content_md5")
-"""Names under which stores report a hash of a file's content, or the number of its version."""
+"""Names under which stores report a hash of a file's content, or its version number."""
 _TIMES: Final = ("mtime", "LastModified", "modified", "created")
 _UPLOADED: Final = "uploaded"
 _FETCHED: Final = "fetched"
@@ -41,15 +42,15 @@ _FETCHED: Final = "fetched"
 class Uploads(AbstractContextManager["Uploads"]):
     """Uploads the files of a writer to a URL. If the context ends without an error, an earlier run's files are removed.
 
-    Files of others are never replaced. A file in the store counts as ours if its identity is the one that this machine
-    noted after uploading it. The notes lie beside the ledger.
+    Files that this machine did not upload are never replaced. A file in the store counts as ours if its identity is the
+    one that was noted after the upload. The notes are files beside the ledger.
 
     Args:
-        url: of the output, as `url_of` gives it.
-        writer: of the output, in the place of that URL.
+        url: URL of the output, from `url_of`.
+        writer: writer of the output, at the local path of that URL.
 
     Raises:
-        DatasetError: there is no such store, or what is written consists of several files at once.
+        DatasetError: there is no such store, or the output is a folder of files, which cannot be replaced in one step.
         MissingExtraError: fsspec is not installed.
     """
 
@@ -71,19 +72,19 @@ class Uploads(AbstractContextManager["Uploads"]):
         return f"{self._base}/{file.relative_to(self._place).as_posix()}"
 
     def owns(self, url: str) -> bool:
-        """Whether this writes the file at a URL, or may replace it."""
+        """Whether the file at a URL is one that this output writes, or may replace."""
         return url.startswith(f"{self._base}/") and self._writer.owns(self._local(url))
 
     def check(self) -> None:
-        """Check that files can be written, and that no files of others are in their place.
+        """Check that files can be written at the URL, and that no files of others are there.
 
         Raises:
-            DatasetError: it cannot be written there, or somebody else's output is there.
+            DatasetError: nothing can be written there, or a file exists that this machine did not upload.
         """
         with _telling(f"cannot write to {self.url}"):
             self._try_to_write()
         for file in self._writer.existing_files():
-            _forget(file)  # a copy that was brought here to be read
+            _forget(file)  # a copy that was downloaded for reading
         for url, found in self._existing_urls():
             self._check_ours(url, found)
         ledger = beside(self._writer.output, "ledger.sqlite")
@@ -93,7 +94,7 @@ class Uploads(AbstractContextManager["Uploads"]):
     def _try_to_write(self) -> None:
         folder = self.url_of(self._writer.file).rpartition("/")[0]
         probe = f"{folder}/.reelscribe-{os.getpid()}-{time.time_ns()}"
-        if not self._is_atomic:  # in an object store folders are names, and to make one may make a bucket
+        if not self._is_atomic:  # an object store has no folders, and its makedirs may create a bucket
             self._fs.makedirs(_path(self._fs, folder), exist_ok=True)
         self._fs.pipe_file(_path(self._fs, probe), b"")
         try:
@@ -120,7 +121,7 @@ class Uploads(AbstractContextManager["Uploads"]):
     def _check_ours(self, url: str, found: str | None) -> None:
         file = self._local(url)
         known = _noted(file, _UPLOADED)
-        # Some stores tell times otherwise in lists: a file is asked about by itself before it counts as another one.
+        # Some stores report other times in listings: query the file itself before it counts as changed.
         if _is_one_of(known, found) or _is_one_of(known, _identity(self._fs, url)):
             return
         if known:
@@ -133,15 +134,15 @@ class Uploads(AbstractContextManager["Uploads"]):
         )
 
     def upload(self, file: Path) -> None:
-        """Upload a whole file, and remove it here.
+        """Upload a complete file, and remove it from this machine.
 
         Raises:
-            DatasetError: that failed, several times; or somebody else wrote there meanwhile. The file stays here.
+            DatasetError: all tries failed, or the file in the store was changed meanwhile. The local file stays.
         """
         url = self.url_of(file)
         try:
             self._check_ours(url, _identity(self._fs, url))
-            # Where the program ends behind the upload, its size tells that it was ours.
+            # If the program is killed right after the upload, the noted size shows that the file in the store is ours.
             _note(file, _UPLOADED, [*_noted(file, _UPLOADED), f"{file.stat().st_size} bytes"])
             self._try_upload(file, url)
         except Exception as exc:  # each of the stores' clients has errors of its own
@@ -173,7 +174,7 @@ class Uploads(AbstractContextManager["Uploads"]):
             return
         partial = f"{path}.partial"
         self._fs.put_file(str(file), partial)
-        if self._fs.exists(path):  # some move nothing over a file
+        if self._fs.exists(path):  # in some file systems a move does not replace a file
             self._fs.rm_file(path)
         self._fs.mv(partial, path)
 
@@ -193,12 +194,12 @@ class Uploads(AbstractContextManager["Uploads"]):
 
 
 def fetched(output: str | Path) -> Path:
-    """Path of an output for reading. One at a URL is copied to this machine first, unless the copy here is the same.
+    """Local path of an output for reading. An output at a URL is downloaded first, unless the local copy is current.
 
-    If a run on this machine could not upload it, its files here are used. The list of failures is copied as well.
+    If a run on this machine could not upload a file, the local file is used. The list of failures is downloaded too.
 
     Raises:
-        DatasetError: there is no such output, or it cannot be copied.
+        DatasetError: there is no such output, or it cannot be downloaded.
         MissingExtraError: fsspec is not installed.
     """
     url = url_of(output)
@@ -258,18 +259,18 @@ def _fetch(fs: Any, url: str, file: Path) -> None:
 
 
 def _forget(file: Path) -> None:
-    """Remove a copy. A file that is no copy stays."""
+    """Remove a downloaded copy. A file that is not a copy stays."""
     note = _note_file(file, _FETCHED)
     if note.is_file():
         file.unlink(missing_ok=True)
         note.unlink()
 
 
-# What is known of files
+# Notes on the identities of files
 
 
 def _is_one_of(known: list[str], found: str | None) -> bool:
-    """Whether an identity, or its first part, the size, was noted. Also True if there is no file."""
+    """Whether an identity, or its first part, the size, was noted. Also True if `found` is None: there is no file."""
     return found is None or bool({found, found.partition(", ")[0]} & set(known))
 
 
@@ -308,7 +309,7 @@ def _path(fs: Any, url: str) -> str:
 
 
 def _files_in(fs: Any, folder: str) -> dict[str, str | None]:
-    """Identities of all files in a folder, by name. One request to the store, whatever their number."""
+    """Identities of all files in a folder, by name. This is one listing request, whatever the number of files."""
     fs.invalidate_cache()
     try:
         infos = fs.ls(_path(fs, folder), detail=True)
@@ -335,7 +336,7 @@ def _identity_in(info: Mapping[str, Any]) -> str:
 
 @contextmanager
 def _telling(what: str) -> Iterator[None]:
-    """Translate the errors of a store."""
+    """Translate the errors of a store into DatasetError; `what` begins its message."""
     try:
         yield
     except ReelscribeError:
@@ -345,7 +346,7 @@ def _telling(what: str) -> Iterator[None]:
 
 
 def _why(exc: Exception) -> str:
-    """An error of a store in one line, with advice if there is any."""
+    """The message of a store's error in one line, with advice from `_ADVICE` if one applies."""
     told = " ".join(str(exc).split()).rstrip(".") or type(exc).__name__
     for is_so, advice in _ADVICE:
         if is_so(exc):

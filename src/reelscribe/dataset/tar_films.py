@@ -1,10 +1,10 @@
-"""Films in tar files of stretches: a film is there once, and the sample of each of its stretches refers to it.
+"""Films in tar files of stretches. A film is stored once, and the sample of each of its stretches refers to it.
 
-    4f…c2.film.mp4               the film, a sample of its own before all that refer to it; called by its content's hash
+    4f…c2.film.mp4               the film: a sample of its own, before all that refer to it, named by its content's hash
     000000000.film-stretch.json  {"film": "4f…c2.film.mp4", "start": 12.0, "end": 18.5}
 
-Of a row with a list of stretches the reference is a list; of a row with a list of videos there is one for each of them
-that is a stretch, `KEY.0.film-stretch.json`. An `end` of null is the film's.
+For a row with a list of stretches the reference is a list. A row with a list of videos has one reference for each video
+that is a stretch: `KEY.0.film-stretch.json`. An `end` of null means the end of the film.
 """
 
 import hashlib
@@ -31,17 +31,17 @@ _REFERENCE: Final = re.compile(r"(?:\d{1,9}\.)?film-stretch\.json", re.ASCII)
 
 @dataclass(frozen=True, kw_only=True)
 class Reference:
-    """The stretches of a film that a sample has in the place of a video."""
+    """A sample's reference to stretches of a film, in the place of a video."""
 
     film: str
-    """Name of the member that is the film."""
+    """Name of the film's member."""
     stretches: tuple[Stretch, ...]
     is_list: bool
-    """Whether they are a list in the row."""
+    """Whether the row has a list of stretches, even if there is only one."""
 
 
 def film_in(key: str, names: Iterable[str]) -> str | None:
-    """The name of the member of a sample that is a film and nothing else; None for any other."""
+    """Name of the member of a sample that consists of a film only; None for any other sample."""
     match list(names):
         case [name] if _KEY.fullmatch(key) and _FILM.fullmatch(name) and name[len("film") :].lower() in VIDEO_SUFFIXES:
             return f"{key}.{name}"
@@ -49,19 +49,19 @@ def film_in(key: str, names: Iterable[str]) -> str | None:
 
 
 def reference_member(film: str, clips: Sequence[Clip], *, is_list: bool) -> dict[str, bytes]:
-    """What a sample has in the place of a film that is there once: end of the member's name, and content."""
+    """The member that refers to a film: the part of its name after the key, and its content."""
     parts = [{"film": film, "start": clip.start_seconds, "end": clip.end_seconds} for clip in clips]
     return {"film-stretch.json": json.dumps(parts if is_list else parts[0]).encode()}
 
 
 def references_in(members: Mapping[str, bytes]) -> dict[str, Reference]:
-    """The references of a sample, by the names of their members after its key."""
+    """The references in a sample, by the part of their members' names after the key."""
     found = ((name, _reference(data)) for name, data in members.items() if _REFERENCE.fullmatch(name))
     return {name: reference for name, reference in found if reference}
 
 
 def _reference(data: bytes) -> Reference | None:
-    """What a member refers to; None if it is anything else."""
+    """The reference in a member's content; None if it is not one."""
     try:
         value = json.loads(data)
         parts = value if isinstance(value, list) else [value]
@@ -75,10 +75,10 @@ def _reference(data: bytes) -> Reference | None:
 
 
 class Films:
-    """The films of a tar file that is read from its start. The last one is in memory, others are read again.
+    """The films of a tar file that is read from its start. Only the last one is in memory; others are read again.
 
     Args:
-        location: of the file.
+        location: path or URL of the tar file.
     """
 
     def __init__(self, location: str) -> None:
@@ -87,29 +87,29 @@ class Films:
         self._last: tuple[str, bytes] = ("", b"")
 
     def add(self, name: str, info: tarfile.TarInfo, span: Span, data: bytes | None, problem: str | None) -> None:
-        """Take a film.
+        """Add a film.
 
         Args:
-            name: of its member.
-            info: its header.
-            span: where it is in the file, with what follows it.
-            data: its content.
-            problem: why it has none.
+            name: name of its member.
+            info: the member's header.
+            span: its place in the file, up to the next sample.
+            data: its content; None if there is a problem.
+            problem: why its content was not read, else None.
         """
         self._met[name] = (info, span, problem)
         if data is not None:
             self._last = (name, data)
 
     def span(self, name: str) -> Span | None:
-        """Where a film is; None if it was not met."""
+        """Place of a film in the file; None if it was not added."""
         return self._met[name][1] if name in self._met else None
 
     def content(self, name: str) -> tuple[bytes, bool]:
-        """The bytes of a film, and whether they were read for this.
+        """The bytes of a film, and whether this call had to read them again.
 
         Raises:
-            ClipError: kind "row": it was not met, or is too large.
-            DatasetError: it cannot be read again.
+            ClipError: kind "row": the film was not added, or has a problem, such as its size.
+            DatasetError: the film cannot be read again.
         """
         if name not in self._met:
             raise ClipError("row", f"its film {name} is not before it in the file")
@@ -130,16 +130,16 @@ class Films:
 def stretch_columns(
     row: Row, references: Sequence[Reference | None], names: tuple[str, str, str], *, listed: bool
 ) -> Row:
-    """What is to be set in a row so that it names the stretches that its sample has, in columns; nothing if it does.
+    """Columns to set in a row so that it names the stretches of its references; empty if it already names stretches.
 
     Args:
-        row: as the sample has it.
-        references: of each video; None for a video of its own.
-        names: of the columns of starts, of ends, and of lists of stretches.
+        row: the row from the sample.
+        references: reference of each video; None for a video that is not a stretch.
+        names: names of the columns of starts, of ends, and of lists of stretches.
         listed: whether the row has a list of videos.
 
     Raises:
-        ClipError: kind "row", if a column is to be set that has no name.
+        ClipError: kind "row", if a column is needed whose name is empty in the settings.
     """
     start, end, stretches = names
     if any(row.get(name) is not None for name in names if name):
@@ -156,7 +156,7 @@ def stretch_columns(
 
 
 def without_stretches(path: Any) -> Any:
-    """Paths without the stretches behind them, as these are in columns of their own; anything else as it is."""
+    """Paths without the stretches (`#t=...`) after them, since columns name these. Other values are unchanged."""
     if isinstance(path, list):
         return [without_stretches(item) for item in path]
     try:
@@ -166,10 +166,10 @@ def without_stretches(path: Any) -> Any:
 
 
 class FilmNames:
-    """What the films of a tar file that is written are called. Each is read once for that.
+    """Names of the films in a tar file that is being written: hashes of their contents. Each film is hashed once.
 
     Args:
-        limits: where local films may lie.
+        limits: folders in which local films may lie.
     """
 
     def __init__(self, limits: FetchLimits) -> None:
@@ -177,10 +177,10 @@ class FilmNames:
         self._names: dict[tuple[str, int, int], str] = {}
 
     def name_of(self, film: Clip) -> str:
-        """The name of the member of a film, by path or by its bytes.
+        """Name of the member of a film, which is given as a path or as bytes.
 
         Raises:
-            ClipError, OSError, ValueError: it cannot be had.
+            ClipError, OSError, ValueError: the film cannot be read.
         """
         if isinstance(film.source, bytes):
             return _named(hashlib.sha256(film.source), ".mp4")
@@ -193,13 +193,13 @@ class FilmNames:
         return self._names[known]
 
     def path_of(self, film: Clip) -> Path:
-        """Where a film is.
+        """Local path of a film.
 
         Raises:
-            ClipError, ValueError: it cannot be had.
+            ClipError, ValueError: the film is missing, or must not be read.
         """
         path = local(film, self._limits).path
-        if not path.is_file():  # opening a pipe could wait for ever
+        if not path.is_file():  # opening a pipe could block forever
             raise ClipError("missing", f"{film.name} is not a file.")
         return path
 

@@ -1,4 +1,4 @@
-"""WebDataset samples: the members of a tar file from one key to the next."""
+"""WebDataset samples: runs of members of a tar file that share one key."""
 
 import re
 import tarfile
@@ -10,13 +10,13 @@ from reelscribe.dataset.tarfiles import Span
 from reelscribe.values import Row
 
 MEMBER: Final = re.compile(r"((?:.*/)?[^./][^./]*)\.([^/]+)", re.DOTALL)
-"""The name of a member of a sample: its key, and what follows the first dot of its file's name."""
+"""Name of a member of a sample: the key, and what follows the first dot of the file's name."""
 _MOST_MEMBERS: Final = 1000
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class BrokenSample:
-    """A sample that is no row."""
+    """A sample that cannot be read as a row."""
 
     span: Span
     """Span of the sample, with other content up to the next one."""
@@ -25,12 +25,12 @@ class BrokenSample:
     names: frozenset[str]
     """Suffixes of some of its members: the part of their names after the key."""
     films: Mapping[str, Span]
-    """Films right before it, by the names of their members."""
+    """Films directly before it, by the names of their members."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class TarSample:
-    """One sample: its members, and which of them a column was read from."""
+    """A sample: its members, and the columns that were read from them."""
 
     key: str
     location: str
@@ -39,29 +39,29 @@ class TarSample:
     columns: dict[str, str]
     """For each column, the member that it was read from."""
     told: Row
-    """What JSON says in a column whose place the videos take."""
+    """Value of the sample's JSON for the column that the videos occupy, if it has one."""
     headers: dict[str, tarfile.TarInfo]
-    """Headers of its members."""
+    """Headers of its members, by suffix."""
     before: Span | None
-    """What is before the first sample."""
+    """Content before the first sample of the file; None for later samples."""
     others: tuple[Span, ...]
-    """What is no member of a sample, as folders: between the members of this one, and behind it."""
+    """Parts of the file that belong to no sample, such as folders: between the members of this one, and after it."""
     films: Mapping[str, Span]
-    """Films right before it, and those that it refers to, by the names of their members."""
+    """Films directly before it, and those that it refers to, by the names of their members."""
     row: Row
     """All columns that were read."""
     stored: Mapping[str, bytes]
-    """The content of those that it refers to."""
+    """Contents of the films that it refers to, by the names of their members."""
 
     def as_row(self) -> Row:
-        """All columns, as Python values; for a film, which would be there for each stretch, what JSON says of it."""
+        """All columns, as Python values. Films are replaced by their stand-ins: each stretch would repeat the film."""
         films = set(map(id, self.stored.values()))
         held = {name: value if isinstance(value, list) else [value] for name, value in self.row.items()}
         of_films = {name for name, values in held.items() if any(id(value) in films for value in values)}
         return self.row | {name: value for name, value in self.stand_ins(self.row).items() if name in of_films}
 
     def stand_ins(self, row: Row) -> Row:
-        """For the columns of a row that hold members' bytes: what JSON says in their place, or the members' names."""
+        """For columns that hold bytes of members: the value of the sample's JSON, or else the members' names."""
         names = {id(data): f"{self.key}.{name}" for name, data in self.members.items()}
         names |= {id(data): name for name, data in self.stored.items()}
         single = {column: names[id(value)] for column, value in row.items() if id(value) in names}
@@ -80,7 +80,7 @@ class TarSample:
 
 
 def _names_as_many(value: Any, names: str | list[str]) -> bool:
-    """Whether a value from JSON may stand for videos: a path for one, as many paths for several."""
+    """Whether a value from JSON can replace names of videos: a path for one, a list of as many paths for several."""
     if isinstance(names, str):
         return isinstance(value, str) and bool(value)
     return isinstance(value, list) and len(value) == len(names) and all(isinstance(item, str) for item in value)
@@ -88,7 +88,7 @@ def _names_as_many(value: Any, names: str | list[str]) -> bool:
 
 @dataclass(kw_only=True, eq=False)
 class Met:
-    """A sample that is being read."""
+    """A sample while it is being read."""
 
     key: str
     location: str
@@ -105,7 +105,7 @@ class Met:
         return Span(location=self.location, start=self.start, end=self.end)
 
     def add(self, name: str, info: tarfile.TarInfo, tar: tarfile.TarFile, max_bytes: int) -> None:
-        """Add a member, unless the sample turned out to be no row."""
+        """Add a member. If the sample gets a problem, its contents are dropped, and only headers are kept."""
         self.held += info.size
         if name in self.headers:
             self.problem = f"it has the member {name!r} twice"
@@ -121,7 +121,7 @@ class Met:
             self.members = {}
 
     def add_other(self, start: int, end: int) -> None:
-        """Add content that is no member of a sample."""
+        """Add a part of the file that is not a member of a sample."""
         if self.others and self.others[-1].end == start:
             start = self.others.pop().start
         self.others.append(Span(location=self.location, start=start, end=end))
@@ -129,12 +129,12 @@ class Met:
 
 
 def samples(tar: tarfile.TarFile, location: str, max_bytes: int) -> Iterator[Met]:
-    """Yield each sample once all of its members were read."""
+    """Yield each sample after all of its members were read."""
     sample: Met | None = None
     before: Span | None = None
     end = 0
     while (info := tar.next()) is not None:
-        tar.members.clear()  # type: ignore[attr-defined] # or the list of all that was met would grow
+        tar.members.clear()  # type: ignore[attr-defined] # tarfile lists every member it has read: keep memory flat
         found = MEMBER.fullmatch(info.name) if info.isfile() else None
         # A member's offset is that of its own extended headers, but not of global ones before it.
         start, others_end, end = end, info.offset if found else tar.offset, tar.offset

@@ -23,18 +23,18 @@ _CONTINUING: Final = (
 
 @dataclass(frozen=True, kw_only=True)
 class Span:
-    """A part of a tar file, from the header of a member to the end of one."""
+    """A part of a tar file, by offsets in the uncompressed file. It begins and ends at borders of members."""
 
     location: str
     start: int
     end: int
-    """Offset of the byte after it, in the uncompressed file."""
+    """Offset of the first byte after the part."""
 
 
 class StrictInfo(tarfile.TarInfo):
-    """A header, or an error: by itself, `tarfile` takes what is no header for the end of the file.
+    """A member's header that raises an error if it is invalid. `tarfile` itself takes that for the end of the file.
 
-    A header may be continued by long names and the like, which are read at once: they must not be gigantic.
+    Extended headers, such as those of long names, are read into memory at once, so their size is limited.
     """
 
     @classmethod
@@ -56,10 +56,10 @@ class StrictInfo(tarfile.TarInfo):
 
 @contextmanager
 def opened(location: str, mode: Literal["r|", "r:"] = "r|") -> Iterator[tarfile.TarFile]:
-    """Open a tar file to read it from its start; with "r:" members are skipped where the file can be sought in.
+    """Open a tar file to read it from its start. With "r:" contents of members are skipped by seeking, if possible.
 
     Raises:
-        DatasetError: it is none, or breaks off within the context.
+        DatasetError: it is not a tar file, or reading fails within the context.
     """
     try:
         with (
@@ -72,7 +72,7 @@ def opened(location: str, mode: Literal["r|", "r:"] = "r|") -> Iterator[tarfile.
 
 
 def renamed(header: tarfile.TarInfo, name: str) -> tarfile.TarInfo:
-    """A member's header for another name and size: its time, rights and owner, and what else is told of it."""
+    """A copy of a member's header with another name, for content of another size: time, mode and owner are kept."""
     info = copy(header)
     info.name, info.type, info.sparse = name, tarfile.REGTYPE, None
     gone = ("path", "size", "linkpath")
@@ -83,10 +83,10 @@ def renamed(header: tarfile.TarInfo, name: str) -> tarfile.TarInfo:
 
 
 class Originals:
-    """Tar files that were read, to copy parts of them as they are.
+    """Copies parts of tar files that were read, unchanged. One file is open at a time.
 
     Args:
-        stack: closes the last one.
+        stack: exit stack that closes the last file.
     """
 
     def __init__(self, stack: ExitStack) -> None:
@@ -96,7 +96,16 @@ class Originals:
         self._names: tuple[str | None, frozenset[str]] = (None, frozenset())
 
     def copy(self, span: Span, to: BinaryIO, tar: tarfile.TarFile) -> None:
-        """Append a part to a tar file that is being written."""
+        """Append a part to a tar file that is being written.
+
+        Args:
+            span: the part.
+            to: file object under `tar`.
+            tar: the tar file, whose offset is moved on.
+
+        Raises:
+            DatasetError: the file that was read is shorter than it was.
+        """
         if self._file is None or span.location != self._location:
             self._stack.close()
             self._file, self._location = self._stack.enter_context(open_binary(span.location)), span.location
@@ -111,12 +120,15 @@ class Originals:
             left -= len(data)
 
     def names(self, location: str, wanted: Callable[[str], str | None]) -> frozenset[str]:
-        """What is wanted of each name of a member of a file, as far as that can be read; remembers the last file's."""
+        """The results of `wanted` for all member names of a file, without None. The last file's results are cached.
+
+        If the file is damaged, only the names before the damage count.
+        """
         if self._names[0] != location:
             found: set[str] = set()
             with suppress(DatasetError), opened(location, "r:") as tar:
                 while (info := tar.next()) is not None:
-                    tar.members.clear()  # type: ignore[attr-defined] # or the list of all that was met would grow
+                    tar.members.clear()  # type: ignore[attr-defined] # tarfile lists every member it has read
                     found.update(filter(None, [wanted(info.name)]))
             self._names = location, frozenset(found)
         return self._names[1]

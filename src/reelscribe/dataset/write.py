@@ -1,4 +1,4 @@
-"""Writes data sets. Every file is complete or not there at all, and is written from its first row on."""
+"""Writes data sets. Each file appears under its name only when it is complete, and is always written from row 0."""
 
 import os
 import re
@@ -21,24 +21,25 @@ _DEFAULT_SHARD_ROWS = 10_000
 
 
 class DatasetWriter(AbstractContextManager["DatasetWriter"]):
-    """Writes `OUTPUT` and, where rows failed, the list of failures beside it; see `failures_of`.
+    """Writes `OUTPUT` and, if rows failed, the list of failures beside it; see `failures_of`.
 
-    Rows go to `OUTPUT.partial` as they come. Each file gets its name in one step when it is whole: a shard when it is
-    full, the last one and the list of failures at the end, when shards of an earlier, longer run go as well. A run that
-    breaks off leaves what it had in the partial files. What is written depends on the rows and their outcomes alone.
+    Rows go to `OUTPUT.partial` as they come. Each file is renamed to its final name when it is complete: a shard when
+    it is full, the last shard and the list of failures at the end. Shards that are left of an earlier, longer run are
+    removed at the end. A run that breaks off leaves its rows in the partial files. The content of the files depends
+    only on the rows and their outcomes.
+
+    Before a file is renamed, it is flushed to disk and `before_named` is called. A run flushes the ledger there: every
+    outcome in a complete output is in the ledger. After the renaming, `when_named` is called with the file.
 
     Args:
-        output: file to write, with `{shard}` in its name for several; or a folder of shards, where `shard_rows` is set
-            and its name has no suffix; or the folder of a Hugging Face data set. Folders are made.
+        output: file to write, with `{shard}` in its name for several files; or a folder of shards, if `shard_rows` is
+            set and the name has no suffix; or the folder of a Hugging Face data set. Folders are created.
         settings: format, shards, columns.
-        sources: where the rows come from; if all of them have Arrow's types, these are kept.
-
-    Before a file gets its name, it is on the disk, and `before_named` is called: what is in a whole output is in the
-    ledger. Once it has its name, `when_named` is called with the file.
+        sources: sources of the rows. If all of them have Arrow types, these are kept.
 
     Raises:
         DatasetError: the format is not clear, or the files cannot be written.
-        MissingExtraError: what the format needs is not installed.
+        MissingExtraError: the format needs a package that is not installed.
     """
 
     def __init__(self, output: Path, settings: Settings, sources: Sequence[Source] = ()) -> None:
@@ -67,25 +68,25 @@ class DatasetWriter(AbstractContextManager["DatasetWriter"]):
     def _begin_shard(self, number: int) -> None:
         self._shard = number
         self.file = self._pattern.with_name(self._pattern.name.replace(SHARD, f"{number:05d}"))
-        """The file that is being written, by its final name."""
+        """Final path of the file that is being written."""
 
     @property
     def is_sharded(self) -> bool:
-        """Whether it writes several files."""
+        """Whether the output is several files."""
         return self._limit is not None
 
     @property
     def is_folder(self) -> bool:
-        """Whether it writes a folder of files that belong together."""
+        """Whether the output is one folder of files that belong together: a Hugging Face data set."""
         return self._format == "hf"
 
     @property
     def partial(self) -> Path:
-        """Path of the rows until the file is whole."""
+        """Path to which rows are written until the file is complete."""
         return _partial(self.file)
 
     def owns(self, path: Path) -> bool:
-        """Whether this writer writes a file, or may replace it."""
+        """Whether a path is one that this writer writes, or may replace."""
         path = path.resolve()
         folder = self._pattern.parent.resolve()
         if self._format == "hf" and path.is_relative_to(self.output.resolve()):
@@ -150,7 +151,7 @@ class DatasetWriter(AbstractContextManager["DatasetWriter"]):
                 sync_folder(self.file.parent)
                 self.when_named(self.file)
                 return
-            # Nothing replaces a folder in one step.
+            # No system call replaces a folder that is not empty: rename the old one first.
             older = self.file.with_name(f"{self.file.name}.{os.getpid()}.older")
             self.file.replace(older)
             self.partial.replace(self.file)
@@ -185,7 +186,7 @@ class DatasetWriter(AbstractContextManager["DatasetWriter"]):
                     path.unlink()
 
     def _break_off(self) -> None:
-        """Close partial files and leave them. Errors of that are dropped, since another error is already on its way."""
+        """Close the partial files and leave them. Errors are ignored, since another error is already being raised."""
         if self._writer is not None:
             with suppress(Exception):
                 self._writer.close()
@@ -200,7 +201,7 @@ class DatasetWriter(AbstractContextManager["DatasetWriter"]):
 
 
 def failures_in(result: RowResult) -> Iterator[Row]:
-    """The failures of a row, as their list has them."""
+    """The entries of a row's failures in the list of failures."""
     for failure in result.failures:
         yield {
             "row": result.index,
@@ -212,7 +213,7 @@ def failures_in(result: RowResult) -> Iterator[Row]:
 
 
 def _check_replaceable(folder: Path) -> None:
-    """Raise if there is something that a data set's folder must not replace."""
+    """Raise DatasetError if the path exists and is neither an empty folder nor a Hugging Face data set."""
     if (
         folder.exists()
         and not (folder / "state.json").is_file()
@@ -243,7 +244,7 @@ def _choose_format(output: Path, settings: Settings) -> str:
 
 
 def _shard_pattern(output: Path, name: str, settings: Settings) -> Path:
-    """Path of the file to write, with `{shard}` in its name if there are several."""
+    """Path of the file to write, with `{shard}` in its name if there are several files."""
     if SHARD in str(output.parent):
         raise DatasetError(f"cannot write to {output}: {SHARD} must be in the name of the file, not in a folder's.")
     other = re.search(r"\{[^{}]*\}", output.name.replace(SHARD, ""))
@@ -259,7 +260,7 @@ def _shard_pattern(output: Path, name: str, settings: Settings) -> Path:
 
 
 def _number_of(name: str, pattern: str) -> int | None:
-    """Number of a shard, from its name; None for any other file."""
+    """Number of a shard, from its file name; 0 for the only file of an output without shards; None for other files."""
     found = re.fullmatch(re.escape(pattern).replace(re.escape(SHARD), r"(\d{5,})"), name)
     return found and int(found[1] if found.groups() else 0)
 

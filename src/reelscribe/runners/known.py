@@ -1,8 +1,9 @@
-"""What a run that is not finished would write by now: the rows of which its ledger knows all, in their order.
+"""Rows of an unfinished run, rebuilt from its ledger.
 
-An output under way is in no state to be read: Parquet has its index at the end, compressed files are cut. The ledger
-has each outcome about a second after it was made, whatever the format. So the inputs are read again, and rows are made
-of what is known of them, as the run makes them.
+The output of a running run cannot be read: a Parquet file has its index at the end, and a compressed file is cut off.
+The ledger has each outcome about a second after it was made, whatever the format. So this module reads the inputs
+again and builds each row from the stored outcomes, as the run itself does. It stops at the first row with an outcome
+that the ledger does not have.
 """
 
 import itertools
@@ -30,23 +31,27 @@ from reelscribe.video.sampling import VisionLimits
 
 
 class _NotKnownError(Exception):
-    """The next row takes what the run has not found out yet."""
+    """The next row needs something that the ledger does not have yet."""
 
 
 class _Notes:
-    """What a run noted of films and of files beside videos."""
+    """Read-only access to a run's notes: scenes of films, and files beside videos."""
 
     ledger: Ledger
 
     def scenes_of(self, film: bytes) -> list[tuple[float, float]]:
-        """The scenes of a film, by its key."""
+        """The scenes of a film, by its key.
+
+        Raises:
+            _NotKnownError: the run has not found them yet.
+        """
         found = self.ledger.scenes_of(film)
         if found is None:
             raise _NotKnownError
         return found
 
     def note_scenes(self, film: bytes, scenes: object) -> None:
-        """Nothing: the run notes them."""
+        """Do nothing: only the run itself notes scenes."""
 
     def may_have_written(self, file: Path, content: bytes) -> bool:
         """Whether a run wrote a file beside a video."""
@@ -54,14 +59,14 @@ class _Notes:
 
 
 class KnownRows:
-    """Makes the rows of a run of what its ledger knows, some at a time. Nothing is written, and no model is loaded.
+    """Rebuilds the rows of a run from its ledger, in batches. It writes nothing and loads no model.
 
     Args:
-        output: of the run.
-        run: that is not finished.
+        output: path of the run's output.
+        run: the unfinished run, as its ledger describes it.
 
     Raises:
-        DatasetError: an input is gone.
+        DatasetError: an input no longer exists.
     """
 
     def __init__(self, output: Path, run: Run) -> None:
@@ -77,10 +82,10 @@ class KnownRows:
         self._read_so_far = 0
         self._layout: Layout | None = None
         self.taken = 0
-        """Rows that were given out."""
+        """Number of rows that `take` has returned so far."""
 
     def take(self, most: int) -> list[RowResult]:
-        """The next rows of which all is known, up to the first of which something is to be made.
+        """Return the next rows, at most `most` of them, up to the first one that is not complete in the ledger.
 
         Raises:
             DatasetError: the ledger or an input cannot be read.
@@ -94,7 +99,7 @@ class KnownRows:
         return found
 
     def is_interleaved(self) -> bool:
-        """Whether captions go into the text of rows, which shows before the first is there.
+        """Whether captions go into the text of rows. This is known before the first caption is made.
 
         Raises:
             DatasetError: the ledger or an input cannot be read.
@@ -111,7 +116,7 @@ class KnownRows:
             yield ledger
 
     def _info(self) -> ModelInfo:
-        """What runs, by the names under which the ledger knows its answers."""
+        """The run's model, and those of its tasks, by the names that are part of the ledger's content keys."""
         tasks = {task.name: self._settings.of_task(task) for task in self._settings.all_tasks if task.engine}
         return replace(self._run.model_info(), others={name: _info_of(settings) for name, settings in tasks.items()})
 
@@ -120,7 +125,7 @@ class KnownRows:
         return split_rows(read, self._settings, self._notes, shard=self._shard)
 
     def _item(self) -> InputRow | None:
-        """The next row; it stays the next one until it is known."""
+        """The next row, or None after the last one. It stays the next one until `_result` has completed it."""
         if not self._next:
             self._next = peek(self._pulled()) if self._layout is None else list(itertools.islice(self._pulled(), 1))
         if not self._next:
@@ -130,19 +135,19 @@ class KnownRows:
         return self._next[0]
 
     def _pulled(self) -> Iterator[InputRow]:
-        """The rows that follow, as far as the run has found what they take."""
+        """The following rows, up to the first one that needs something that the ledger does not have yet."""
         try:
-            for item in self._rows:  # "yield from" would close them with this
+            for item in self._rows:  # "yield from" would close `self._rows` when this generator is closed
                 self._read_so_far += 1
                 yield item
-        except _NotKnownError:  # which ends what raises it
+        except _NotKnownError:  # a generator that raised is finished: start a new one at the same row
             self._rows = itertools.islice(self._read(), self._read_so_far, None)
 
     def _result(self, item: InputRow, ledger: Ledger) -> RowResult | None:
-        """What a row comes to; None if it is of another shard.
+        """The result of the next row; None if the row belongs to another shard.
 
         Raises:
-            _NotKnownError: something is to be made for it.
+            _NotKnownError: an outcome of the row is not in the ledger yet.
         """
         assert self._layout
         plan = plan_row(item, self._layout, self._settings)
@@ -158,12 +163,12 @@ class KnownRows:
 
 
 def _sources_of(run: Run) -> list[Source]:
-    """The inputs of a run, whatever folder this is."""
+    """The inputs of a run. Relative paths start from the run's working directory, not from this process's."""
     return find_sources([named if is_url(named) else os.path.join(run.folder, named) for named in run.inputs])  # noqa: PTH118
 
 
 def _info_of(settings: Settings) -> ModelInfo:
-    """What the engine of a task is called: the commit of a model from the hub, as the cache has it."""
+    """Engine and model of a task. The revision is the commit in the local cache, for a model from the hub."""
     cached = None if settings.engine in ("openai", "fake") else in_cache(settings.model, settings.revision)
     return ModelInfo(
         engine=settings.engine,

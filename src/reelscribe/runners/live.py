@@ -1,4 +1,4 @@
-"""A run while it goes on, for whoever wants to watch it."""
+"""A view of a run in progress, for progress lines, events and metrics."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -10,23 +10,26 @@ from reelscribe.runners.watch import Watch
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Live:
-    """What there is to see of a run. May be read from any thread, at any time."""
+    """State of a run in progress. It may be read from any thread, at any time."""
 
     total: int | None
-    """Rows; None where to count them takes long."""
+    """Number of rows in the input; None if counting them would take long."""
     unit: str = "row"
-    """What a row is called: a "clip", if the inputs are videos."""
+    """The word for a row in messages: "clip" if the inputs are videos, else "row"."""
     watch: Watch
     tally: Tally
     spending: Spending
 
     @property
     def seconds_left(self) -> float | None:
-        """At the rate so far; None while it is not known, or if the number of rows is not."""
+        """Seconds that the rest takes at the rate so far; None if the rate or the number of rows is not known."""
         return None if self.total is None else self.watch.seconds_for(max(self.total - self.watch.rows_done, 0))
 
     def finishing(self) -> str:
-        """What is still done once the run is told to stop, in words. Takes no lock: a signal may come at any time."""
+        """Say in words what a stopping run still finishes.
+
+        It takes no lock, since a signal handler calls it: the interrupted code may hold any lock.
+        """
         clips, rate = self.watch.clips_begun, self.watch.clips_per_second
         if not clips:
             return "finishing what is in flight"
@@ -34,13 +37,13 @@ class Live:
         return f"finishing {clips} clip{'s'[: clips != 1]}{seconds}"
 
     def told(self) -> dict[str, Any]:
-        """All of it, ready for JSON."""
+        """All figures, ready for JSON."""
         left = self.seconds_left
         return {
             "rows": self.tally.rows,
             "total": self.total,
             "captions": self.tally.captions,
-            "failures": dict(self.tally.failures),  # a copy, made at once: the run goes on counting
+            "failures": dict(self.tally.failures),  # a copy, since the run goes on counting in another thread
             **self.tally.by_task(),
             "seconds_left": None if left is None else round(left, 1),
             "cost": self.spending.cost,

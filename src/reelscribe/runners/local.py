@@ -1,4 +1,4 @@
-"""A run: read, caption, write. Captions are made in this process, or elsewhere by a `Maker`."""
+"""A run: read rows, caption them, write them. Captions are made in this process, or elsewhere by a `Maker`."""
 
 import contextlib
 import gc
@@ -54,13 +54,13 @@ class RunSummary:
     rows: int
     """Number of rows read."""
     captions: int
-    """Number of captions; with several tasks, of answers to all of them."""
+    """Number of captions, of all tasks."""
     known: int = 0
-    """Captions and failures that were known from the ledger."""
+    """Number of captions and failures that were taken from the ledger."""
     videos: int = 0
-    """Videos that were asked about, captioned or not."""
+    """Number of videos that were asked about, captioned or not."""
     without_video: int
-    """Rows without a video."""
+    """Number of rows without a video."""
     flags: dict[str, int] = field(default_factory=dict)
     """Number of captions by flag in their `caption_meta`."""
     failures: dict[FailureKind, int]
@@ -68,15 +68,15 @@ class RunSummary:
     tasks: dict[str, dict[str, Any]] = field(default_factory=dict)
     """With several tasks: `captions` and `failures` of each."""
     examples: dict[FailureKind, list[str]] = field(default_factory=dict)
-    """Some failures of each kind, in words."""
+    """Messages of some failures of each kind; at most `MOST_EXAMPLES` per kind."""
     failures_file: Path | str
-    """List of all failures, which exists if there are any."""
+    """Path or URL of the list of all failures. The file exists only if there are failures."""
     speed: dict[str, Any] = field(default_factory=dict, compare=False)
-    """How fast the run was, and what limited it; see `Watch.told`."""
+    """Speed of the run, and the stage that limited it; see `Watch.told`."""
     cost: float | None = field(default=None, compare=False)
-    """Cost at the price that is set; None without a price."""
+    """Cost at the configured price; None without a price."""
     asked: int = field(default=0, compare=False)
-    """Requests that were not known, and so went to the engine."""
+    """Number of requests that were not in the ledger, and so went to the engine."""
 
 
 def run(
@@ -93,34 +93,38 @@ def run(
     on_stop: Callable[[str], None] = tell_stop,
     remake: Remake = NOTHING_TO_REMAKE,
 ) -> RunSummary:
-    """Caption data sets, or go on where an earlier run on this output ended.
+    """Caption data sets, or continue an earlier run on this output.
 
     Args:
         inputs: data sets, videos, and folders of them; see `find_sources`.
         output: what to write; see `DatasetWriter`. Or its URL, as a text; see `Uploads`.
-        settings: what to do.
-        engine: loaded as the settings say, by default; or what makes captions elsewhere.
-        progress: whether to show how far the run is; only in a notebook, by default.
-        adopt: ledgers, of other runs, whose outcomes are taken over.
-        on_start: called once, before the first row, with what can be watched from then on.
-        on_row: called with each result once it is written.
-        handle_signals: at Ctrl-C or SIGTERM finish what the engine has begun, and raise StoppedError; at once at a
-            second one. Only in the main thread.
-        on_stop: called at the first signal, wherever the program is just then, with what is finished, in words; prints
-            that by default.
-        remake: what of earlier runs is made again, and with which settings.
+        settings: the run's settings.
+        engine: a loaded engine, or a `Maker` that makes captions elsewhere. By default the settings say which engine
+            to load.
+        progress: whether to show the progress; by default only in a notebook.
+        adopt: ledgers of other runs, whose outcomes are copied into this run's ledger.
+        on_start: called once, before the first row, with a live view of the run.
+        on_row: called with each result after it is written.
+        handle_signals: whether to catch Ctrl-C and SIGTERM. At the first signal the run finishes what the engine has
+            begun and raises StoppedError; at the second one it stops at once. Only possible in the main thread.
+        on_stop: called from the signal handler at the first signal, with a text that says what is still finished;
+            prints that text by default.
+        remake: which outcomes of earlier runs are made again, and with which settings.
 
     Raises:
         DatasetError: an input cannot be read or holds nothing to caption, the output or the ledger cannot be written,
             or another run writes to it.
-        SettingsError: a column is named that the data set does not have, or what a check needs is not there.
-        MissingExtraError: a format, a check or the engine needs what is not installed.
+        SettingsError: the settings name a column that the data set does not have, or something that a check needs is
+            missing.
+        MissingExtraError: a format, a check or the engine needs a package that is not installed.
         ModelError: the engine cannot be loaded.
         EngineError: the engine broke.
-        FailuresError: more videos failed than may.
-        BudgetError: it would have cost more than it may; rows that were begun are finished.
-        StoppedError: a signal came. As with all of these, no file of the output is half written: its rows are in
-            `OUTPUT.partial`, the ledger has what was made, and the same run goes on from there.
+        FailuresError: more videos failed than `max_failures` allows.
+        BudgetError: the run would have cost more than its budget; rows that were begun are finished.
+        StoppedError: a signal stopped the run.
+
+    After any of these errors no file of the output is half written: the rows are in `OUTPUT.partial`, the ledger has
+    all outcomes, and the same call continues from there.
     """
     inputs = [inputs] if isinstance(inputs, str | Path) else inputs
     making = remake.settings or settings
@@ -196,12 +200,12 @@ def run(
 
 @contextlib.contextmanager
 def _without_what_is_there_in_collections() -> Iterator[None]:
-    """Let garbage collections pass over the objects that are there now, modules and models.
+    """Exclude the objects that exist now, such as modules and models, from garbage collection.
 
-    Rows make so many objects that all of these were looked through again and again: a fifth of what a row costs.
-    Objects in cycles that become garbage meanwhile are freed at the end.
+    Rows create so many objects that the collector scanned all existing ones again and again: a fifth of a row's cost.
+    Cyclic garbage among the frozen objects is freed when the context ends.
     """
-    if gc.get_freeze_count():  # the program that calls does it itself
+    if gc.get_freeze_count():  # the calling program has frozen objects itself: leave them frozen
         yield
         return
     gc.freeze()
@@ -212,10 +216,10 @@ def _without_what_is_there_in_collections() -> Iterator[None]:
 
 
 def _writing(output: str | Path, settings: Settings, sources: Sequence[Source]) -> tuple[DatasetWriter, Uploads | None]:
-    """The writer of an output, and what uploads it if it is at a URL.
+    """The writer of an output, and its uploads if it is at a URL.
 
     Raises:
-        DatasetError: it cannot be written, or is one of the inputs.
+        DatasetError: the output cannot be written, or is one of the inputs.
     """
     url, place = url_of(output), place_of(output)
     if place.suffix.lower() in VIDEO_SUFFIXES:
@@ -238,7 +242,7 @@ def _tell_stop(progress: Progress, live: Live, on_stop: Callable[[str], None]) -
 
 
 def _checked_count(sources: Sequence[Source], settings: Settings, making: Settings) -> int | None:
-    """Check the columns that settings name; returns the number of rows, if it is known beforehand."""
+    """Check the columns that the settings name. Returns the number of rows, or None if it is not known beforehand."""
     check_columns(sources, making)
     settings.check_checks()
     splits = check_split(sources, settings) is not None
@@ -246,10 +250,10 @@ def _checked_count(sources: Sequence[Source], settings: Settings, making: Settin
 
 
 def _make_way(output: Path, writer: DatasetWriter, uploads: Uploads | None, settings: Settings) -> None:
-    """Take over or set aside what earlier runs left, and check that no file of others is in the way."""
+    """Take over or set aside the files of earlier runs, and check that no other file is in the way."""
     if uploads:
         uploads.check()
-    with contextlib.suppress(*(() if settings.resume else (DatasetError,))):  # what is damaged is set aside
+    with contextlib.suppress(*(() if settings.resume else (DatasetError,))):  # a damaged ledger is set aside below
         take_over(output)
     _check_not_of_others(output, writer)
     if not settings.resume:
@@ -257,7 +261,7 @@ def _make_way(output: Path, writer: DatasetWriter, uploads: Uploads | None, sett
 
 
 def _check_not_of_others(output: Path, writer: DatasetWriter) -> None:
-    """Raise if a file is in the place of the output that no run is known to have written."""
+    """Raise DatasetError if the output's files exist, and the ledger does not say that a run wrote them."""
     written = outputs_of_runs(output)
     for path in writer.existing_files():
         ours = bool(written) if path == writer.failures else output.name in written
@@ -272,7 +276,7 @@ def _check_not_of_others(output: Path, writer: DatasetWriter) -> None:
 def _sidecars(
     sources: Sequence[Source], output: Path, settings: Settings, ledger: Ledger, adopt: Sequence[Path]
 ) -> SidecarWriter:
-    """The writer of sidecars, after a check that no file of others is in the way."""
+    """The writer of sidecars, after a check that it would not replace files that no run wrote."""
     others = list(adopt)
     if not settings.resume and (older := aside(ledger_of(output))).is_file():
         others.append(older)
@@ -282,7 +286,8 @@ def _sidecars(
         except DatasetError as exc:
             logger.warning("Which files beside videos earlier runs wrote is not known: %s", exc)
     sidecars = SidecarWriter(settings, ledger)
-    beside_files = [source for source in sources if source.format != "webdataset"]  # whose videos are bytes
+    # WebDataset shards hold videos as bytes, which have no sidecars.
+    beside_files = [source for source in sources if source.format != "webdataset"]
     if settings.sidecar and not settings.overwrite_sidecars:
         beside = read_rows(beside_files, settings, output=output)
         sidecars.check(split_rows(beside, settings, ledger, shard=settings.part()))
@@ -318,7 +323,7 @@ def _stopped(stop: Stop, watch: Watch) -> StoppedError:
 
 
 def _check_shard(last: Run | None, settings: Settings) -> None:
-    """Raise if the last run was on another shard: this run would replace its output."""
+    """Raise DatasetError if the last run on this output was another shard: this run would replace its rows."""
     before = last and last.settings.get("shard")
     if last and before and settings.shard and before != settings.shard:
         raise DatasetError(
@@ -328,7 +333,7 @@ def _check_shard(last: Run | None, settings: Settings) -> None:
 
 
 def _tell_changes(last: Run | None, begun: Run, ledger: Ledger) -> None:
-    """Warn if changed settings make existing captions again."""
+    """Warn if settings have changed, so that existing captions are made again."""
     names = begun.differs_from(last) if last else []
     if last is None or not names:
         return
@@ -337,7 +342,7 @@ def _tell_changes(last: Run | None, begun: Run, ledger: Ledger) -> None:
     )
     message = "Since the last run on %s this changed: %s. "
     output = begun.output
-    if Path(last.output).name != Path(output).name:  # which differ in their format or in their shards
+    if Path(last.output).name != Path(output).name:  # outputs that differ only in format or shards share a ledger
         output = f"{Path(last.output).name}, which shares its ledger with {Path(output).name},"
     if ledger.knows_work_of(begun):
         logger.warning(message + "An earlier run had it so, too: its captions are taken up.", output, told)
@@ -353,7 +358,7 @@ def _tell_changes(last: Run | None, begun: Run, ledger: Ledger) -> None:
 
 
 def _end(ledger: Ledger, tally: Tally, settings: Settings) -> None:
-    """Final steps before the output gets its name."""
+    """Check that there was a video, and warn of marks that had no effect, before the output gets its final name."""
     if tally.rows and tally.without_video == tally.rows and not settings.shard:
         raise no_video(tally.rows, settings)
     if ledger.unmatched_marks:

@@ -1,7 +1,7 @@
-"""The outputs of all shards of a run into the one of a run that had none.
+"""Merging the outputs of all shards into one output.
 
-An output is a function of rows and outcomes. So the shards' ledgers are put together, and the rows are read once more:
-a run for which everything is known. What it writes is what a run without shards writes, whatever the format.
+An output is a function of rows and outcomes. So `merge` combines the shards' ledgers and starts a run without shards,
+which finds every outcome in the combined ledger. Its output is the one that a run without shards writes, in any format.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -23,23 +23,23 @@ _ALIKE: Final = (
     *(*SETTINGS_BY_EFFECT["rows"], *SETTINGS_BY_EFFECT["captions"], *SETTINGS_BY_EFFECT["failures"]),
     *("original", "keep", "columns", "text_key", "max_line_bytes"),
 )
-"""Settings that all shards must have alike."""
+"""Settings that must be equal in all shards."""
 
 
 def merge(output: str | Path, shards: Sequence[str | Path], **options: Any) -> RunSummary:
     """Write what a run without shards would have written, from the outputs of all shards of a run.
 
-    The ledger of the merged output has all that the shards' have, so that `retry` and `report` work on it. The inputs
-    are read again, in the working directory of the first one's run, and must be what they were.
+    The ledger of the merged output has the outcomes of all shards, so that `retry` and `report` work on it. The inputs
+    are read again, from the working directory of the first shard's run, and must be unchanged.
 
     Args:
-        output: what to write.
-        shards: outputs of all of the shards, in any order.
-        **options: as `run` takes them.
+        output: path or URL of the merged output.
+        shards: outputs of all shards, in any order.
+        **options: options of `run`.
 
     Raises:
-        DatasetError: shards are missing, doubled, unfinished or of different settings, or a row is in none of them.
-        ReelscribeError: as `run` does.
+        DatasetError: a shard is missing, given twice, unfinished or of other settings, or a row is in none of them.
+        ReelscribeError: any error of `run`.
     """
     output = output if url_of(output) else place_of(output).absolute()
     places = [place_of_run(shard) for shard in shards]
@@ -59,7 +59,11 @@ def merge(output: str | Path, shards: Sequence[str | Path], **options: Any) -> R
 
 
 def _checked(runs: Sequence[tuple[Path, Run]]) -> Run:
-    """The run of the first one, if the runs are all shards of one."""
+    """Check that the runs are all shards of one run. Returns the first one's run.
+
+    Raises:
+        DatasetError: they are not.
+    """
     found: dict[int, Path] = {}
     first: tuple[Path, Run, Shard] | None = None
     for output, last in runs:
@@ -97,14 +101,14 @@ def _check_alike(output: Path, run: Run, other_output: Path, other: Run) -> None
 
 
 def _told(run: Run) -> dict[str, Any]:
-    """What is alike in all shards of a run."""
+    """The values that must be equal in all shards of a run."""
     settings = {name: run.settings.get(name) for name in _ALIKE}
     made_by = {"weights": run.work.get("weights"), "commit": run.work.get("commit")}
     return {"inputs": run.inputs, "engine": run.engine, "model": run.model, **settings, **made_by}
 
 
 class _Nothing(Maker):
-    """Makes nothing: everything is known."""
+    """A `Maker` that makes nothing, for a run whose outcomes are all known."""
 
     waiting_rows = 4096
 
@@ -112,14 +116,14 @@ class _Nothing(Maker):
         self.info = run.model_info()
 
     def make(self, works: Iterator[Work], settle: Settle, drop: Callable[[], bool] = lambda: False) -> Iterator[None]:
-        """Refuse the first request.
+        """Settle works whose captions are known and only lack scores; refuse all others.
 
         Raises:
-            DatasetError: there is one.
+            DatasetError: a work has a request that is not in any shard's ledger.
         """
         for work in works:
             known = [request.answered for request in work.requests if request.answered]
-            if len(known) == len(work.requests):  # a scorer failed; the captions are there
+            if len(known) == len(work.requests):  # a scorer failed in the shard's run: keep captions without scores
                 for answer in known:
                     settle(answer)
                 yield

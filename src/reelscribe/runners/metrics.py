@@ -1,4 +1,4 @@
-"""A run's figures for Prometheus, read from the run at each collection, so that nothing is counted twice."""
+"""Prometheus metrics of a run. Each collection reads the run's own counters, so there is no second set of them."""
 
 from collections.abc import Iterator
 from types import TracebackType
@@ -14,15 +14,15 @@ _STAGES = ("reading", "decoding", "engine", "writing")
 
 
 class Metrics:
-    """Serves figures at `http://HOST:PORT/metrics`, from when it is made until its context ends.
+    """Serves metrics at `http://HOST:PORT/metrics`, from its construction until its context ends.
 
     Args:
-        port: 0 for one that is free.
-        host: an address of this machine: anyone who reaches it can read the figures.
+        port: TCP port; 0 for any free one.
+        host: address of this machine to listen on. Anyone who can reach it can read the metrics.
 
     Raises:
         MissingExtraError: prometheus-client is not installed.
-        SettingsError: the port cannot be had.
+        SettingsError: the server cannot listen on this port.
     """
 
     def __init__(self, port: int, host: str = "127.0.0.1") -> None:
@@ -41,16 +41,16 @@ class Metrics:
 
     @property
     def address(self) -> str:
-        """Where they are."""
+        """URL of the metrics."""
         host, port = self._server.server_address[:2]
         return f"http://{host if isinstance(host, str) else host.decode()}:{port}/metrics"
 
     def start(self, live: Live) -> None:
-        """Say which run it is about; before that there are no figures."""
+        """Set the run to report on. Before this call there are no metrics."""
         self._live = live
 
     def collect(self) -> "Iterator[Metric]":
-        """What Prometheus is given; it calls this."""
+        """Yield the metrics. prometheus_client calls this at each collection."""
         if self._live is not None:
             yield from _figures(self._live)
 

@@ -1,7 +1,7 @@
-"""An engine that is loaded once there is something for it to answer.
+"""An engine that is loaded when the first request needs it.
 
-A run that finds everything in the ledger then loads none: one in another format, with another choice of candidates, or
-one more of the same.
+A run that finds every outcome in the ledger then loads no model: for example a run with another output format or
+another choice of candidates, or the same run once more.
 """
 
 from dataclasses import replace
@@ -20,8 +20,8 @@ class OnDemand:
     """An engine that is not loaded yet.
 
     Args:
-        settings: which.
-        last: the run before this one, which may tell what it will be.
+        settings: settings that say which engine to load.
+        last: the previous run on this output, from which `known` may be taken.
     """
 
     def __init__(self, settings: Settings, last: Run | None) -> None:
@@ -29,16 +29,16 @@ class OnDemand:
         self.loading = "asking the server" if settings.engine == "openai" else f"loading {settings.model}"
         if settings.engine == "fake":
             self.loading = "loading the fake engine"
-        """What happens while it is loaded, in words."""
+        """Text to show while the engine is loading."""
         self.known = _recalled(last, settings)
-        """What it will be, its limits aside; None where only loading shows it."""
+        """Engine and model as they will be after loading, without valid limits; None if only loading shows them."""
 
     def load(self) -> Engine:
-        """Load it.
+        """Load the engine.
 
         Raises:
-            EngineError: it is not what it was taken for.
-            ReelscribeError: it cannot be loaded, as `load_engine` says.
+            EngineError: the loaded model is not the one in `known`.
+            ReelscribeError: the engine cannot be loaded; see `load_engine`.
         """
         engine = load_engine(self._settings)
         if self.known and _by_name(engine.info) != _by_name(self.known):
@@ -49,7 +49,7 @@ class OnDemand:
 
 
 def _recalled(last: Run | None, settings: Settings) -> ModelInfo | None:
-    """What a run's engine will be, where the last run had the very same; None where that is not certain."""
+    """Engine and model of a run, if it is certain that they are those of the last run; else None."""
     if last is None or settings.engine == "openai":
         return None
     if (last.engine, last.model) != (settings.engine, settings.model):
@@ -65,13 +65,16 @@ def _recalled(last: Run | None, settings: Settings) -> ModelInfo | None:
 
 
 def _recalled_of_task(settings: Settings) -> ModelInfo | None:
-    """What the engine of a task will be. Only models in folders are certain: their files are looked at each time."""
+    """Engine and model of a task that has its own; None if they are not certain.
+
+    Only a model in a folder is certain, since its files are hashed each time.
+    """
     if settings.engine not in ("transformers", "vllm") or weights_of(settings.model) is None:
         return None
     return ModelInfo(engine=settings.engine, model=settings.model, revision=settings.revision, limits=VisionLimits())
 
 
 def _by_name(info: ModelInfo) -> ModelInfo:
-    """Without what only loading shows."""
+    """The names in `info`, without the values that are known only after loading."""
     others = {task: _by_name(other) for task, other in info.others.items()}
     return replace(info, limits=VisionLimits(), details={}, gpus=1, others=others)

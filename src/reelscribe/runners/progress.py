@@ -1,4 +1,4 @@
-"""How far a run is, for a person: one line that is drawn again each second, or a line now and then."""
+"""Progress of a run on standard error: one line that is redrawn each second, or a new line every half minute."""
 
 import logging
 import os
@@ -19,7 +19,7 @@ logger = logging.getLogger(__name__)
 
 READING: Final = "reading the inputs ..."
 TELLING_SECONDS: Final = 5.0
-"""What a run waits for can be said after this long: the first seconds are not like those that follow."""
+"""Seconds before the bottleneck is shown. The first seconds are dominated by start-up, unlike those that follow."""
 _MINUTE, _HOUR = 60, 3600
 _RED, _GREEN, _DIM, _PLAIN = "\x1b[31m", "\x1b[32m", "\x1b[2m", "\x1b[0m"
 _CLEAR: Final = "\r\x1b[K"
@@ -29,16 +29,14 @@ Part = tuple[str, str]
 
 
 class Progress:
-    """Shows progress on standard error: a line that is redrawn on a terminal or in a notebook, events of JSON if they
-    are asked for, and elsewhere a line every half minute.
+    """Shows progress: a redrawn line on a terminal or in a notebook, JSON events if wanted, else a line every 30 s.
 
-    Lines and events come whether anything is done or not: who looks for them may want to know why nothing is.
-
-    One whose context is not entered shows nothing.
+    Lines and events are also emitted while nothing advances, so that a user can see why. A `Progress` whose context is
+    not entered shows nothing.
 
     Args:
-        first: what is shown until something is known.
-        events: takes events of JSON, with their names; then there are no lines.
+        first: text to show until there are figures.
+        events: called with an event's name and its values; it replaces the lines.
     """
 
     DRAW_SECONDS = 1.0
@@ -67,20 +65,20 @@ class Progress:
         self.close()
 
     def close(self) -> None:
-        """Show no more; also before the context ends."""
+        """Stop showing progress. May be called before the context ends."""
         self._ended.set()
         self._teller.join()
         if self._screen:
             self._screen.leave()
 
     def loading(self, text: str) -> None:
-        """A model begins to be loaded. Its libraries draw bars of their own meanwhile, so the line stays as it is."""
+        """Show that a model is being loaded. The line is not redrawn meanwhile: libraries draw their own bars then."""
         self._loading = f"{text} ..."
         if self._screen:
             self._screen.keep([(self._loading, _DIM)])
 
     def start(self, live: "Live") -> None:
-        """Begin to tell of a run."""
+        """Begin to show the progress of a run."""
         self._live = live
         if self._events:
             told = asdict(live.watch.model)
@@ -90,19 +88,19 @@ class Progress:
         self._draw()
 
     def stop(self) -> None:
-        """Tell from now on what is finished. Takes no lock: called by a signal's handler."""
+        """From now on show what is still being finished. It takes no lock, since a signal handler calls it."""
         self._is_stopping = True
 
     def clip(self, total: int) -> None:
-        """Count a clip that was looked at, of this many."""
+        """Count a processed clip, of `total` clips."""
         self._add(total, "clip")
 
     def row(self, total: int) -> None:
-        """Count a row that was looked at, of this many."""
+        """Count a processed row, of `total` rows."""
         self._add(total, "row")
 
     def answer(self) -> None:
-        """Count an answer that was looked at, of nobody knows how many."""
+        """Count a processed answer. Their total is not known."""
         self._add(None, "answer")
 
     def _add(self, total: int | None, unit: str) -> None:
@@ -139,7 +137,7 @@ def _print(line: str) -> None:
 
 
 def parts_of(live: "Live", *, is_stopping: bool = False) -> Iterator[Part]:
-    """What there is to say of a run, most important first. What is not known yet is left out."""
+    """Parts of the progress line, most important first. Unknown figures are left out."""
     watch = live.watch
     if is_stopping:
         yield live.finishing(), _GREEN
@@ -164,7 +162,7 @@ def parts_of(live: "Live", *, is_stopping: bool = False) -> Iterator[Part]:
 
 
 def cost_in_words(cost: float) -> str:
-    """What a run cost."""
+    """The cost of a run as a text; small costs are shown as "under 0.01"."""
     return f"cost {cost:.2f}" if cost >= 0.005 else "cost under 0.01"
 
 
@@ -183,10 +181,11 @@ def _joined(parts: list[Part]) -> str:
 
 
 def shown(progress: Progress | bool | None) -> AbstractContextManager[Progress]:
-    """What shows the progress of a run.
+    """A context that gives the `Progress` of a run.
 
     Args:
-        progress: the one, which is left as it is; or whether to show it; None to do so in a notebook only.
+        progress: an entered `Progress`, which this context does not close; or whether to show progress. None shows it
+            in a notebook only.
     """
     if isinstance(progress, Progress):
         return nullcontext(progress)
@@ -195,18 +194,21 @@ def shown(progress: Progress | bool | None) -> AbstractContextManager[Progress]:
 
 
 def in_notebook() -> bool:
-    """Whether a cell of a notebook runs this. Nothing is imported to find out."""
+    """Whether this code runs in a notebook cell. The check imports nothing: in a notebook IPython is loaded already."""
     interactive = sys.modules.get("IPython")
     shell = interactive.get_ipython() if interactive else None
     return getattr(shell, "kernel", None) is not None
 
 
 class _Screen(logging.Filter):
-    """The last line of a terminal, or of the output of a notebook's cell. What is logged comes above it.
+    """The last line of a terminal or of a notebook cell's output. Log messages appear above it.
+
+    It is a logging filter only to be called before each message: it clears the line and lets the message pass.
 
     Args:
-        stream: where to draw.
-        is_terminal: whether it knows control sequences and has a width; a notebook knows carriage returns alone.
+        stream: stream to draw on.
+        is_terminal: whether the stream supports control sequences and has a width. A notebook only supports carriage
+            returns.
     """
 
     def __init__(self, stream: IO[str], *, is_terminal: bool) -> None:
@@ -219,30 +221,30 @@ class _Screen(logging.Filter):
 
     @classmethod
     def found(cls) -> "_Screen | None":
-        """Where a line can be drawn again and again; None if that is nowhere."""
+        """The screen on which a line can be redrawn; None if there is none, as when standard error is a file."""
         if in_notebook():
             return cls(sys.stdout, is_terminal=False)
         return cls(sys.stderr, is_terminal=True) if sys.stderr.isatty() and os.environ.get("TERM") != "dumb" else None
 
     def share(self) -> None:
-        """Let the line make way for what is logged."""
+        """Clear the line before each log message, by a filter on the root logger's handlers."""
         self._handlers = list(logging.getLogger().handlers)
         for handler in self._handlers:
             handler.addFilter(self)
 
     def leave(self) -> None:
-        """Clear the line, for what comes after."""
+        """Clear the line, and stop filtering log messages."""
         for handler in self._handlers:
             handler.removeFilter(self)
         self.draw([])
 
     def filter(self, record: logging.LogRecord) -> bool:
-        """Clear the line before something is logged."""
+        """Clear the line before a message is logged. Always True: every message passes."""
         self.draw([])
         return True
 
     def draw(self, parts: list[Part], end: str = "") -> None:
-        """Draw the line, with as many of these parts as fit."""
+        """Draw the line, with as many of the parts as fit the width; the last ones are dropped first."""
         with self._lock:
             width = shutil.get_terminal_size().columns if self._is_terminal else 120
             shown = [(printable(text), colour) for text, colour in parts]
@@ -259,7 +261,7 @@ class _Screen(logging.Filter):
             self._stream.flush()
 
     def keep(self, parts: list[Part]) -> None:
-        """Draw a line that stays; the next one comes below."""
+        """Draw a line that stays; the next one is drawn below it."""
         self.draw(parts, end="\n")
 
     def _coloured(self, text: str, colour: str) -> str:

@@ -1,11 +1,13 @@
-"""Answers made on a Ray cluster, for a run whose reading, ledger and writing stay here.
+"""A `Maker` on a Ray cluster. Reading, the ledger and writing stay in this process.
 
     works -> chunks -> feed ..Ray Data.. actors, each with decoders and an engine -> answers
 
-Ray Data deals the chunks out, adds and removes actors, and starts dead ones anew. It may also, when a node takes chunks
-with it, read them again: so the feed keeps each until it is answered. And it leaves the chunks of a dead actor to that
-actor, which a cluster without room may never start again: so where a node is lost, and then nothing comes any more,
-what is not answered is offered again.
+A chunk is a list of works. Ray Data distributes the chunks, adds and removes actors, and restarts dead ones. Two of its
+properties shape this module:
+
+- If a node is lost with its chunks, Ray Data may read them again. So the feed keeps each chunk until it is answered.
+- It keeps the chunks of a dead actor for that actor, which a cluster without room may never restart. So if a node was
+  lost and no more answers arrive, the feed offers all unanswered chunks again.
 """
 
 import contextlib
@@ -38,36 +40,39 @@ except ModuleNotFoundError as exc:
 logger = logging.getLogger(__name__)
 
 _CHUNK_WORKS, _CHUNK_BYTES = 128, 1 << 23
-"""Most works in a chunk; fewer if they hold whole videos, or are few in all. For each chunk Ray Data takes some 6 ms of
-this process, so large ones let it feed more actors (benchmarks/scale.py). But a node that is lost takes all works of
-`CHUNKS_AT_ONCE` chunks of each of its actors with it."""
+"""Maximum number of works in a chunk, and of bytes of the videos that they hold. Ray Data takes about 6 ms of this
+process for each chunk, so large chunks let it feed more actors (benchmarks/scale.py). But a lost node loses all works
+of `CHUNKS_AT_ONCE` chunks for each of its actors."""
 _CHUNKS_AHEAD: Final = 2 * CHUNKS_AT_ONCE
-"""For each actor: those that it works on, and those that wait for it."""
+"""Maximum number of unanswered chunks per actor: those that it works on, and as many that wait for it."""
 _CHUNKS_IN_ALL: Final = 16
-"""For each actor, at least, as far as there are rows: so that all end at about one time."""
+"""Minimum number of chunks per actor in the whole run, if there are enough rows, so that all actors end at about the
+same time."""
 _MOST_RESTARTS: Final = 3
-"""Of the pipeline, one after the other without an answer between."""
+"""Maximum number of restarts of the pipeline without an answer in between."""
 _MOST_DECODERS: Final = 32
+"""Maximum number of CPUs, and so of decoders, for each engine with GPUs, if the settings name none."""
 _LOOK_SECONDS: Final = 0.5
-"""Between two looks at whether the run is to stop, if nothing comes."""
+"""Seconds to wait for an event before checking again whether the run is stopping."""
 _QUIET_SECONDS = 30.0
-"""Without an answer, before it is looked whether a node was lost."""
+"""Seconds without an event before checking whether a node was lost."""
 _END_SECONDS = 30.0
+"""Maximum seconds to wait for the pipeline to end when the context ends."""
 
 
 class Cluster(Maker):
-    """Makes answers on a Ray cluster; a `Maker`, for as long as its context lasts.
+    """Makes answers on a Ray cluster within its context.
 
-    Where Ray has not been started in this process, it is, and ends with the context.
+    If Ray is not initialized in this process, the context initializes it, and shuts it down at the end.
 
     Args:
-        settings: of the run: address, actors, engine.
-        total: rows, where their number is known; of few, a chunk holds fewer.
+        settings: the run's settings: address, actors, engine.
+        total: number of rows, if known. If there are few, chunks are smaller.
 
     Raises:
-        SettingsError: the address is one for Ray's client.
+        SettingsError: the address is one of Ray Client (`ray://`).
         EngineError: the cluster cannot be reached, or has no room for an actor.
-        ReelscribeError: the engine cannot be loaded there, as `load_engine` says.
+        ReelscribeError: the engine cannot be loaded on the cluster; see `load_engine`.
     """
 
     info: ModelInfo
@@ -77,7 +82,7 @@ class Cluster(Maker):
         self._events: SimpleQueue[Any] = SimpleQueue()
         self._results: threading.Thread | None = None
         self._open: dict[int, int] = {}
-        """Chunks that are not answered, by number, and how many works each has."""
+        """Number of works in each unanswered chunk, by the chunk's number."""
         self._chunks = self._restarts = self._lost_nodes = 0
         self._stopping = False
 
@@ -107,7 +112,7 @@ class Cluster(Maker):
         return self
 
     def _look(self) -> ModelInfo:
-        """Load the engine once, on the cluster: so that what is wrong with it is told before anything begins."""
+        """Load the engine once on the cluster, so that its errors are raised before the run begins."""
         looked = ray.remote(max_calls=1, max_retries=2, **self._actors.each())(look)
         asked = looked.remote(self._actors.settings, str(Path.cwd()))
         found: ModelInfo = _answer(asked, "the engine cannot be loaded on the Ray cluster")
@@ -130,15 +135,18 @@ class Cluster(Maker):
 
     @property
     def clips_begun(self) -> int:
-        """About how many clips the engines work on: a batch for each. Asks nobody, so a signal handler may call it."""
+        """Estimated number of clips that the engines work on: up to a batch for each actor.
+
+        It makes no remote call, so that a signal handler may call it.
+        """
         of_each = min(self._settings.batch_size, CHUNKS_AT_ONCE * self._chunk_works)
         return min(sum(list(self._open.values())), self._actors.most * of_each)
 
     def make(self, works: Iterator[Work], settle: Settle, drop: Callable[[], bool] = lambda: False) -> Iterator[None]:
-        """Give an answer to each request of the works to `settle`; yield after each chunk of them.
+        """Call `settle` with the answer to each request of the works; yield after each chunk.
 
         Raises:
-            EngineError: an engine broke, or the cluster lost too much.
+            EngineError: an engine broke, or the pipeline failed too often in a row.
         """
         ended = threading.Event()
         feeder = threading.Thread(target=self._feed_all, args=(works, ended, drop), name="reelscribe-feed")
@@ -163,23 +171,23 @@ class Cluster(Maker):
                     fed = True
                 elif isinstance(event, BaseException):
                     self._recover(event)
-                elif event[1] is None:  # another call makes them
+                elif event[1] is None:  # another actor, or another call of this one, makes these answers
                     continue
                 elif isinstance(event[1], ReelscribeError):
                     raise event[1]
-                elif event[0] in self._open:  # one that comes a second time is known
+                elif event[0] in self._open:  # a chunk may be answered twice; the second time is ignored
                     self._answered(event[0])
                     for answer in event[1]:
                         settle(answer)
                     yield
         finally:
             ended.set()
-            self._room.release()  # the feeder may be waiting for it
+            self._room.release()  # wake the feeder if it waits for room; it gives the room back
             feeder.join()
             self._room.acquire()
 
     def _drop_waiting(self) -> None:
-        """Give up the chunks that no actor has begun. Actors give up what their engines have not."""
+        """Give up the chunks that no actor has begun. Each actor itself gives up what its engine has not begun."""
         for number in ray.get(self._feed.stop.remote()):
             if self._open.pop(number, None) is not None:
                 self._room.release()
@@ -198,7 +206,7 @@ class Cluster(Maker):
         self._feed.answered.remote(number)
 
     def _feed_all(self, works: Iterator[Work], ended: threading.Event, drop: Callable[[], bool]) -> None:
-        """Put works into the feed, as far as there is room; in a thread of its own."""
+        """Put all works into the feed, in chunks, waiting for room. Runs in its own thread."""
         try:
             for chunk in _chunks(works, self._chunk_works):
                 self._room.acquire()
@@ -211,16 +219,16 @@ class Cluster(Maker):
                 if self._results is None:
                     self._start(0)
             self._events.put(ended)
-        except BaseException as exc:  # which the run is to end with
+        except BaseException as exc:  # `make` raises it
             self._events.put(exc)
 
     def _start(self, first: int) -> None:
-        """Begin the pipeline at a place in the feed."""
+        """Start the pipeline at a place in the feed, with a thread that collects its answers."""
         self._results = threading.Thread(target=self._take, args=(first,), name="reelscribe-ray", daemon=True)
         self._results.start()
 
     def _take(self, first: int) -> None:
-        """Take what comes out of the pipeline; in a thread of its own."""
+        """Collect the pipeline's answers as events. Runs in its own thread."""
         try:
             for batch in self._actors.pipeline(self._feed, first).iter_batches(
                 batch_size=None, batch_format="pyarrow", prefetch_batches=0
@@ -230,13 +238,13 @@ class Cluster(Maker):
                 for number, answers in zip(batch["number"].to_pylist(), batch["answers"].to_pylist(), strict=True):
                     self._events.put((number, pickle.loads(answers)))
             error = EngineError("the pipeline on Ray ended although there were requests left.")
-        except BaseException as exc:  # which the run is to end with, or to get over
+        except BaseException as exc:  # `make` raises it, or restarts the pipeline
             error = exc  # type: ignore[assignment]
         if not self._stopping:
             self._events.put(error)
 
     def _recover(self, error: BaseException) -> None:
-        """Begin the pipeline anew where the cluster lost what Ray could not make up for; else raise what is wrong."""
+        """Restart the pipeline after a failure of the cluster that Ray did not recover from. Raise any other error."""
         if isinstance(error, ray.exceptions.RayTaskError):
             raise EngineError(f"an engine on the Ray cluster broke: {error}") from error
         if not isinstance(error, ray.exceptions.RayError):
@@ -251,25 +259,26 @@ class Cluster(Maker):
 
 @dataclass(frozen=True, kw_only=True)
 class Actors:
-    """How many engines, and what each of them is given."""
+    """Number of engine actors, and the resources of each."""
 
     fewest: int
     most: int
     gpus: int
-    """For each, like the others below."""
+    """GPUs for each actor."""
     cpus: int
+    """CPUs for each actor."""
     settings: Settings
-    """Of an engine there."""
+    """Settings of each actor's engine."""
 
     @classmethod
     def of(cls, settings: Settings, resources: dict[str, float], nodes: list[dict[str, Any]]) -> "Actors":
-        """As the settings say; else as many as the cluster has room for now.
+        """Plan the actors: as many as the settings say, else as many as the cluster has room for now.
 
         Raises:
-            EngineError: it has no room for one.
+            EngineError: the cluster has no room for one actor.
         """
         all_gpus, all_cpus = int(resources.get("GPU", 0)), int(resources.get("CPU", 0))
-        told = settings.device.startswith("cuda")  # also where a cluster has none yet, and is to grow
+        told = settings.device.startswith("cuda")  # an autoscaling cluster may have no GPU yet
         needs_gpu = settings.engine in ("transformers", "vllm") and settings.device != "cpu" and (all_gpus or told)
         gpus = (settings.tp or 1) * (settings.dp or 1) if needs_gpu else 0
         cpus = settings.decoders or (_cpus_beside(gpus, nodes) if gpus else 1)
@@ -287,20 +296,20 @@ class Actors:
         return f"{self.fewest} to {self.most} engines on Ray, with {self.gpus} GPUs and {self.cpus} CPUs for each"
 
     def pipeline(self, feed: Any, first: int) -> Any:
-        """They at work, as a data set of answers; see `answers_of`."""
+        """The pipeline of these actors, as a data set of answers; see `answers_of`."""
         folder = str(Path.cwd())
         return answers_of(feed, first, self.settings, folder, fewest=self.fewest, most=self.most, **self.each())
 
     def each(self) -> dict[str, int]:
-        """Resources of one, as Ray's options."""
+        """Resources of one actor, as Ray's options."""
         return {"num_gpus": self.gpus, "num_cpus": self.cpus}
 
 
 def _with_tp(settings: Settings, nodes: list[dict[str, Any]]) -> Settings:
-    """Settings that say how many GPUs a replica takes; where the user does not, as few as hold the model.
+    """Settings with `tp`, the number of GPUs of a replica. If the user sets none, it is the fewest that hold the model.
 
     Raises:
-        EngineError: no GPU of the cluster can be asked for its size.
+        EngineError: no task could run on a GPU of the cluster to read its memory size.
         ReelscribeError: the model cannot be read, or does not fit.
     """
     tp = settings.tp or settings.model_params.get("tensor_parallel_size")
@@ -312,11 +321,15 @@ def _with_tp(settings: Settings, nodes: list[dict[str, Any]]) -> Settings:
 
 
 def _answer(asked: Any, trouble: str) -> Any:
-    """What a task came to.
+    """Wait for the result of a Ray task.
+
+    Args:
+        asked: object reference of the result.
+        trouble: beginning of the error message if the cluster cannot run the task.
 
     Raises:
-        EngineError: the cluster could not do it; it says what the trouble is.
-        ReelscribeError: the task's own answer.
+        EngineError: the cluster could not run the task.
+        ReelscribeError: the task returned this error as its result.
     """
     try:
         found = ray.get(asked)
@@ -332,7 +345,7 @@ def _lost(nodes: list[dict[str, Any]]) -> int:
 
 
 def _cpus_beside(gpus: int, nodes: list[dict[str, Any]]) -> int:
-    """A fair share of the CPUs of a node, on any node with GPUs."""
+    """CPUs for an actor with this many GPUs: its proportional share, on the node with GPUs where that is smallest."""
     alive = [node["Resources"] for node in nodes if node["Alive"] and node["Resources"].get("GPU")]
     shares = [int(node.get("CPU", 0) * gpus / node["GPU"]) for node in alive]
     return min(max(min(shares, default=1), 1), _MOST_DECODERS)
@@ -358,7 +371,7 @@ def _connect(address: str | None) -> None:
             "From elsewhere, submit the command as a job: ray job submit -- reelscribe caption ..."
         )
     own: dict[str, Any] = {}
-    if not address and not os.environ.get("RAY_ADDRESS"):  # Ray would take any cluster that it finds here
+    if not address and not os.environ.get("RAY_ADDRESS"):  # without an address Ray joins any cluster on this machine
         address, own = "local", {"include_dashboard": False}
     try:
         ray.init(address=address, log_to_driver=False, logging_level=logging.WARNING, **own)

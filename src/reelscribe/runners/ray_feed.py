@@ -1,7 +1,7 @@
-"""The feed of a run on Ray: chunks of works until they are answered, and how often each was tried.
+"""The feed of a run on Ray: holds chunks of works until they are answered, and counts how often each was tried.
 
-It outlives the actors that make answers (`ray_stage.py`), so it keeps count: a work at which actors end each time is
-given up, and an actor that ends again and again ends the run.
+The feed outlives the actors that make answers (`ray_stage.py`), so the counts are kept here. A work that ends its actor
+at each try becomes a failure, and an actor that ends again and again ends the run.
 """
 
 import threading
@@ -12,72 +12,77 @@ from typing import Final
 from reelscribe.values import RequestId
 
 _WHOLE_TRIES: Final = 2
-"""Of a chunk as one, before its works are tried one at a time."""
+"""Tries of a whole chunk before its works are tried one at a time."""
 _ALONE_TRIES: Final = 2
-"""Of such a work, where others went through since the first of them. One time may be chance: a node that goes."""
+"""Tries of a work alone if the actor has answered other works since the first of them. One failure may be chance, such
+as a lost node."""
 _MOST_ALONE_TRIES: Final = 3
-"""Of such a work, where there are no others."""
+"""Tries of a work alone if the actor has answered nothing else meanwhile."""
 _MOST_DEATHS: Final = 10
-"""Of an actor, with nothing answered between: then it is no clip's doing."""
+"""Deaths of an actor without an answer in between that end the run: then no single clip is the cause."""
 _NO_WORD: Final = "it left no word; see Ray's logs"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Alone:
-    """How the works of a chunk are to be tried one at a time."""
+    """State of a chunk whose works are tried one at a time. A work's key is the id of its first request."""
 
     tries: dict[RequestId, int]
-    """Those that there were, by work."""
+    """Number of tries so far, by work."""
     done: dict[RequestId, bytes]
-    """Answers that are known, pickled, likewise."""
+    """Pickled answers so far, by work."""
 
 
 @dataclass(kw_only=True)
 class _Actor:
-    """What is known of an actor; its name survives its deaths."""
+    """Counts of an actor. Its name, Ray's actor id, stays the same when Ray restarts it."""
 
     starts: int = 0
     deaths: int = 0
-    """Since it last answered anything."""
+    """Number of deaths since its last answer."""
     captions: int = 0
+    """Number of requests that it has answered."""
     words: str = _NO_WORD
-    """The last that it left."""
+    """The last error that it reported before it ended."""
 
 
 @dataclass(kw_only=True)
 class _Tries:
-    """Those of a chunk."""
+    """Tries of a chunk. A work's key is the id of its first request."""
 
     whole: int = 0
+    """Number of tries; all of the chunk at once up to `_WHOLE_TRIES`, one work at a time from then on."""
     alone: dict[RequestId, int] = field(default_factory=dict)
+    """Number of tries of each work alone."""
     first: dict[RequestId, int] = field(default_factory=dict)
-    """How much the actor had answered when a work was first tried alone."""
+    """The actor's `captions` when each work was first tried alone."""
     done: dict[RequestId, bytes] = field(default_factory=dict)
+    """Pickled answers of works that were tried alone."""
     under_way: set[str] = field(default_factory=set)
-    """Actors that have it."""
+    """Names of the actors that are working on the chunk."""
 
 
 class Feed:
-    """Chunks by number, until they are answered. An actor beside the run, whose methods are called from threads."""
+    """Holds chunks by number until they are answered. A Ray actor on the run's node; it calls methods in threads."""
 
     def __init__(self) -> None:
         self._changed = threading.Condition()
         self._chunks: dict[int, bytes] = {}
         self._places: list[int] = []
-        """Numbers of chunks, in the order in which they are read."""
+        """Numbers of chunks in reading order. A chunk that is offered again has several places."""
         self._closed = self._dropped = self._stopping = False
         self._tries: defaultdict[int, _Tries] = defaultdict(_Tries)
         self._actors: defaultdict[str, _Actor] = defaultdict(_Actor)
 
     def put(self, number: int, chunk: bytes) -> None:
-        """Take the next chunk."""
+        """Add the next chunk: pickled works."""
         with self._changed:
             self._chunks[number] = chunk
             self._places.append(number)
             self._changed.notify_all()
 
     def offer_again(self) -> int:
-        """Let what is not answered be read once more. Returns: the place where it begins."""
+        """Append all unanswered chunks to the reading order again. Returns the place of the first one."""
         with self._changed:
             first = len(self._places)
             self._places += sorted(self._chunks)
@@ -85,13 +90,13 @@ class Feed:
             return first
 
     def answered(self, number: int) -> None:
-        """Forget a chunk."""
+        """Drop a chunk that is answered."""
         with self._changed:
             self._chunks.pop(number, None)
             self._tries.pop(number, None)
 
     def stop(self) -> list[int]:
-        """Let actors begin nothing more. Returns: the chunks that none of them has begun, which are forgotten."""
+        """Tell actors to begin nothing more, and drop the chunks that none has begun. Returns these chunks' numbers."""
         with self._changed:
             self._stopping = True
             waiting = [number for number in self._chunks if not self._tries[number].under_way]
@@ -100,17 +105,19 @@ class Feed:
             return waiting
 
     def is_stopping(self) -> bool:
-        """Whether actors are to begin nothing more."""
+        """Whether actors must begin nothing more."""
         return self._stopping
 
     def close(self, *, drop: bool = False) -> None:
-        """No more will come; with `drop`, not even what is here."""
+        """End the feed after the chunks that it has; with `drop`, end it at once."""
         with self._changed:
             self._closed, self._dropped = True, drop
             self._changed.notify_all()
 
     def get(self, place: int) -> tuple[int, bytes] | None:
-        """Number and content of a chunk, once it is there: empty if it is answered, None after the last one."""
+        """Wait for the chunk at a place. Returns its number and its pickled works, which are empty if it is answered;
+        None after the last chunk.
+        """
         with self._changed:
             self._changed.wait_for(lambda: place < len(self._places) or self._closed)
             if self._dropped or place >= len(self._places):
@@ -118,10 +125,10 @@ class Feed:
             number = self._places[place]
             return number, self._chunks.get(number, b"")
 
-    # What actors tell; each call begins with their names.
+    # Reports of actors. Their first argument is the actor's name.
 
     def started(self, name: str) -> str | None:
-        """Take note that an actor starts. Returns: why the run should rather end, if so."""
+        """Note that an actor starts. Returns None, or the reason why the run must end."""
         with self._changed:
             actor = self._actors[name]
             actor.deaths += actor.starts > 0
@@ -133,12 +140,17 @@ class Feed:
             return f"an engine on the Ray cluster died {_MOST_DEATHS} times in a row; its last word: {actor.words}"
 
     def broke(self, name: str, why: str) -> None:
-        """Keep the last words of an engine."""
+        """Store the error with which an actor's engine ended."""
         with self._changed:
             self._actors[name].words = why
 
     def begun(self, name: str, number: int) -> Alone | bool:
-        """Take note of another try of a chunk. Returns: how; False where it is answered, or this actor has it."""
+        """Note another try of a chunk.
+
+        Returns:
+            True to try it as a whole, an `Alone` to try its works one at a time, or False if it is answered or this
+            actor is working on it already.
+        """
         with self._changed:
             if number not in self._chunks:
                 return False
@@ -150,7 +162,7 @@ class Feed:
             return tries.whole <= _WHOLE_TRIES or Alone(tries=tries.alone.copy(), done=tries.done.copy())
 
     def begun_alone(self, name: str, number: int, asked: RequestId) -> str | None:
-        """Take note of another try of a single work. Returns: why it is to be given up, if so."""
+        """Note another try of a single work. Returns None, or the reason why it becomes a failure."""
         with self._changed:
             tries, actor = self._tries[number], self._actors[name]
             tries.alone[asked] = tries.alone.get(asked, 0) + 1
@@ -160,17 +172,17 @@ class Feed:
             return f"the engine died {tries.alone[asked] - 1} times with this clip alone; its last word: {actor.words}"
 
     def finished(self, name: str, number: int) -> None:
-        """Take note that an actor is done with a chunk."""
+        """Note that an actor is done with a chunk."""
         with self._changed:
             if number in self._chunks:
                 self._tries[number].under_way.discard(name)
 
     def went_through(self, name: str, number: int, captions: int, done: dict[RequestId, bytes]) -> None:
-        """Take note of what did not end an actor: how much it answered, and the answers of single works."""
+        """Note works that an actor survived: the number of answered requests, and pickled answers of single works."""
         with self._changed:
             actor = self._actors[name]
             actor.captions += captions
-            if captions:  # else the engine may have had no part
+            if captions:  # if all are failures, the engine may not have been involved
                 actor.deaths = 0
             if number in self._chunks:
                 self._tries[number].done.update(done)

@@ -1,4 +1,4 @@
-"""What a run on Ray has on the cluster: the reader of chunks from the feed, and the actors that make answers.
+"""The parts of a run on Ray that run on the cluster: the reader of chunks, and the actors that make answers.
 
 An actor whose engine breaks ends itself. Ray restarts it and gives it the same chunks again. The cause may be one work
 or the machine:
@@ -42,28 +42,29 @@ except ModuleNotFoundError as exc:
     raise MissingExtraError(f"a run on Ray needs {exc.name}: pip install 'reelscribe[ray]'") from exc
 
 CHUNKS_AT_ONCE: Final = 3
-"""That an actor works on, as one stream: one may wait for its last caption while two others keep the engine busy."""
+"""Number of chunks that an actor works on at once, as one stream. While one chunk waits for its last caption, the other
+two keep the engine busy."""
 _STOP_SECONDS: Final = 2.0
-"""Between two looks of an actor at whether the run stops."""
+"""Seconds between an actor's checks whether the run is stopping."""
 _HEAD_START_SECONDS: Final = 2.0
-"""Other chunks get this long a start before one with a suspect work: if they succeed, the machine is not at fault."""
+"""Seconds that a chunk with a suspect work waits for other chunks: if these succeed, the machine is not at fault."""
 _SECONDS_TO_LOAD_AGAIN: Final = 5.0
-"""After an engine could not be loaded: one that ended before it may still hold memory."""
+"""Seconds to wait before an actor ends whose engine could not be loaded: the engine before it may still hold memory."""
 
 
 class _FromFeed(Datasource):  # type: ignore[misc]
-    """Chunks from the feed, as rows. Read again they are the same, less those that are answered."""
+    """A Ray Data source that reads chunks from the feed, one per row. If read again, answered chunks are empty."""
 
     def __init__(self, feed: Any, first: int) -> None:
         super().__init__()
         self._feed, self._first = feed, first
 
     def estimate_inmemory_data_size(self) -> int | None:
-        """Nobody knows."""
+        """None: the size is not known."""
         return None
 
     def get_read_tasks(self, *_: Any, **__: Any) -> list[Any]:
-        """One, which gives a chunk at a time."""
+        """A single task, which yields one chunk at a time."""
         feed, first = self._feed, self._first
         unknown = BlockMetadata(num_rows=None, size_bytes=None, input_files=None, exec_stats=None)
         return [ReadTask(lambda: _read(feed, first), unknown)]
@@ -77,12 +78,12 @@ def _read(feed: Any, place: int) -> Iterator[pa.Table]:
 
 
 class MakeAnswers:
-    """Makes answers to chunks of works; what Ray Data makes an actor of.
+    """Makes answers to chunks of works. Ray Data creates one instance in each actor.
 
     Args:
-        settings: of the engine.
-        folder: that relative paths start from.
-        feed: that keeps count of the tries; a handle of a `Feed`.
+        settings: settings of the engine.
+        folder: working directory of the run, from which relative paths start.
+        feed: Ray handle of the `Feed`, which counts the tries.
     """
 
     def __init__(self, settings: Settings, folder: str, feed: Any) -> None:
@@ -110,18 +111,28 @@ class MakeAnswers:
             self._stopping.set()
 
     async def __call__(self, batch: pa.Table) -> pa.Table:
-        """Make the answers of a chunk, while others are on their way."""
+        """Make the answers of a chunk. Up to `CHUNKS_AT_ONCE` calls run at the same time."""
         return await asyncio.to_thread(self.make, batch)
 
     def make(self, batch: pa.Table) -> pa.Table:
-        """The same, in any thread."""
+        """Make the answers of a chunk, in the calling thread.
+
+        Args:
+            batch: table with the columns `number` and `works` (pickled).
+
+        Returns:
+            A table with the columns `number` and `answers` (pickled); see `_answers`.
+        """
         numbers = batch["number"].to_pylist()
         chunks = [pickle.loads(chunk) if chunk else [] for chunk in batch["works"].to_pylist()]
         answers = [pickle.dumps(self._answers(*asked)) for asked in zip(numbers, chunks, strict=True)]
         return pa.table({"number": batch["number"], "answers": pa.array(answers, pa.binary())})
 
     def _answers(self, number: int, chunk: list[Work]) -> Answers | ReelscribeError | None:
-        """None where they are not for this call to make. What ends the run is an answer, too: Ray's errors are text."""
+        """The answers of a chunk; None if it is answered already or another call makes it.
+
+        An error that must end the run is returned, not raised: Ray would pass on only the text of an exception.
+        """
         if self._given_up:
             return EngineError(self._given_up)
         try:
@@ -150,12 +161,12 @@ class MakeAnswers:
             return [done[_name_of(work)] for work in chunk]
 
     def _alone(self, number: int, work: Work) -> Answers:
-        """Those of a work that is tried alone."""
+        """The answers of a work that is tried alone: failures if it was tried too often."""
         if why := ray.get(self._feed.begun_alone.remote(self._name, number, _name_of(work))):
             failures = tuple(Failure.of(request, why) for request in work.requests)
             self._feed.went_through.remote(self._name, number, 0, {_name_of(work): pickle.dumps(failures)})
             return failures
-        [answers] = self._send(number, [work], alone=True)  # none, if the run stops
+        [answers] = self._send(number, [work], alone=True)  # an empty tuple if the run stops
         return answers
 
     def _send(self, number: int, works: list[Work], *, alone: bool = False) -> list[Answers]:
@@ -171,14 +182,14 @@ class MakeAnswers:
         return answers
 
     def _end(self, why: ReelscribeError, *, after: float = 0.0) -> NoReturn:
-        """End this process, and nothing but that meanwhile: Ray starts another, with an engine that is whole."""
+        """Report the error, wait, and end this process. Ray starts another one, with a new engine."""
         ray.get(self._feed.broke.remote(self._name, f"{why} (on {ray.util.get_node_ip_address()})"))
         time.sleep(after)
         os._exit(1)
 
     @contextlib.contextmanager
     def _all_places(self) -> Iterator[None]:
-        """Have the engine for oneself, so that its end is nobody else's doing."""
+        """Take the engine exclusively, so that if it ends, this chunk is the cause."""
         with self._one_alone:
             for _ in range(CHUNKS_AT_ONCE):
                 self._places.acquire()
@@ -189,12 +200,12 @@ class MakeAnswers:
 
 
 def _name_of(work: Work) -> RequestId:
-    """A work goes by the name of its first request."""
+    """The key of a work: the id of its first request."""
     return work.requests[0].id
 
 
 def look(settings: Settings, folder: str) -> ModelInfo | ReelscribeError:
-    """Load an engine, and say what it is, or why it cannot be loaded."""
+    """Load an engine and return its engine and model, or the error with which loading failed."""
     try:
         _enter(folder)
         return load_engine(settings).info
@@ -203,12 +214,15 @@ def look(settings: Settings, folder: str) -> ModelInfo | ReelscribeError:
 
 
 def planned_tp(settings: Settings, folder: str, gpus: int) -> int | ReelscribeError:
-    """GPUs that a replica of the model takes; to be called where one can be seen.
+    """Number of GPUs that a replica of the model needs. Must run where a GPU is visible.
 
     Args:
-        settings: of the engine.
-        folder: that relative paths start from.
-        gpus: of a node.
+        settings: settings of the engine.
+        folder: working directory of the run, from which relative paths start.
+        gpus: number of GPUs of a node.
+
+    Returns:
+        The number, or the error with which the planning failed.
     """
     try:
         _enter(folder)
@@ -239,20 +253,23 @@ def _enter(folder: str) -> None:
 def answers_of(
     feed: Any, first: int, settings: Settings, folder: str, *, fewest: int, most: int, **resources: float
 ) -> Any:
-    """The pipeline, as a data set of answers.
+    """The pipeline from chunks to answers, as a Ray data set.
 
     Args:
-        feed: where chunks come from; a handle of a `Feed`.
-        first: place of the chunk to begin with.
-        settings: of each engine.
-        folder: that relative paths start from.
-        fewest: actors.
-        most: likewise.
-        **resources: of each, as Ray's options.
+        feed: Ray handle of the `Feed` that holds the chunks.
+        first: place in the feed of the first chunk.
+        settings: settings of each engine.
+        folder: working directory of the run, from which relative paths start.
+        fewest: minimum number of actors.
+        most: maximum number of actors.
+        **resources: resources of each actor, as Ray's options.
+
+    Returns:
+        A Ray data set of tables with the columns `number` and `answers` (pickled).
     """
     context = DataContext.get_current()
     before = context.target_max_block_size, context.enable_progress_bars
-    # Blocks are put together up to a size; here each chunk is to go its way at once.
+    # Ray Data merges rows into blocks up to this size. With 1 byte each chunk is a block, and is passed on at once.
     context.target_max_block_size, context.enable_progress_bars = 1, False
     try:
         chunks = ray.data.read_datasource(_FromFeed(feed, first), override_num_blocks=1, num_cpus=0)

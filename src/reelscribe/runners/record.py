@@ -1,4 +1,4 @@
-"""What a run was: one JSON file beside the output, written when the run ends, however it ends."""
+"""The record of a run: a JSON file beside the output, written when the run ends, also if it fails."""
 
 import json
 import logging
@@ -34,19 +34,19 @@ _PACKAGES: Final = (
 
 
 class Record:
-    """Writes the record when its context ends. A disk that does not take it is warned of, and no more.
+    """Writes the record when its context ends. If it cannot be written, a warning is logged and the run goes on.
 
     Args:
-        file: to write.
-        settings: of the run.
-        inputs: as they were typed.
+        file: path of the record.
+        settings: settings of the run.
+        inputs: the run's inputs as the user typed them.
     """
 
     def __init__(self, file: Path, settings: Settings, inputs: Sequence[str | Path]) -> None:
         self._file, self._settings, self._inputs = file, settings, inputs
         self._started = time.time()
         self.told: Callable[[], dict[str, Any]] | None = None
-        """Gives what there is to tell at the end. A run that did not come so far as to set it has no record."""
+        """Called at the end for the run's own values. If a run fails before this is set, no record is written."""
 
     def __enter__(self) -> Self:
         return self
@@ -73,7 +73,7 @@ class Record:
 
 
 def versions() -> dict[str, str]:
-    """Of Python and of the packages that matter, as far as they are loaded."""
+    """Versions of Python and of the relevant packages that are loaded."""
     found = {"python": platform.python_version()}
     for package in _PACKAGES:
         if package in sys.modules:
@@ -85,7 +85,7 @@ def versions() -> dict[str, str]:
 
 
 def hardware() -> dict[str, Any]:
-    """The machine, in words that do not name it: CPU, cores that may be used, bytes of memory, GPUs."""
+    """The machine's hardware, without its host name: CPU model, usable cores, bytes of memory, GPU names."""
     torch = sys.modules.get("torch")  # only engines load it, and without it no GPU was used by this process
     gpus = [torch.cuda.get_device_name(number) for number in range(torch.cuda.device_count())] if torch else []
     return {"cpu": _cpu(), "cores": usable_cpus(), "memory_bytes": _memory_bytes(), "gpus": gpus}

@@ -1,4 +1,4 @@
-"""A retry: what failed in the last run on an output, or is marked, made again, perhaps with something else."""
+"""A retry: make failed or marked captions of the last run on an output again, possibly with other settings."""
 
 import contextlib
 import json
@@ -43,22 +43,24 @@ def retry(
     """Try failures of the last run on an output again, with its inputs and settings, in its working directory.
 
     Args:
-        output: of that run.
-        kinds: which of them; all by default, and none where there are marks.
-        tasks: of which tasks, marks too; of all by default.
-        marks: what to make again, whatever came of it: what has a flag in a file that a report or an audit wrote.
-        marked: more of that.
-        settings: for all that is made again, in place of the run's own: some of `RETRY_SETTINGS`. What comes out says
-            so, and counts as made by the run, so that it is not made again later.
-        **options: as `run` takes them: engine, on_start, on_row, handle_signals.
+        output: path or URL of that run's output.
+        kinds: kinds of failures to try again. By default all; with marks, none.
+        tasks: tasks whose failures and marks are made again; by default all.
+        marks: file of marks that a report or an audit wrote. Requests with a flag in it are made again, whether they
+            have a caption or a failure.
+        marked: more marks.
+        settings: settings that replace the run's own for everything that is made again, by names in `RETRY_SETTINGS`.
+            The new captions name them (`retried_with`). Later runs take these captions as the run's own, and do not
+            make them again.
+        **options: options of `run`: engine, on_start, on_row, handle_signals.
 
     Returns:
-        What was done; `asked` is 0 if there was nothing to make again.
+        The result of the run; `asked` is 0 if there was nothing to make again.
 
     Raises:
         DatasetError: there is no such run, its working directory is gone, or the marks cannot be read.
-        SettingsError: a kind, task or setting is unknown, or marked rows would be made as they were.
-        ReelscribeError: as `run` does.
+        SettingsError: a kind, task or setting is unknown, or marked rows would be made with the same settings again.
+        ReelscribeError: any error of `run`.
     """
     has_marks = marks is not None or marked is not None
     if has_marks and not settings:
@@ -94,13 +96,13 @@ def retry(
 
 
 def settings_of(last: Run) -> Settings:
-    """The settings that a run had, to go on with it."""
+    """The settings of an earlier run, changed so that a run with them continues it."""
     return replace(Settings.of_run(last.settings), resume=True, overwrite_sidecars=False)
 
 
 @contextlib.contextmanager
 def in_folder_of(last: Run) -> Iterator[None]:
-    """Be where a run was started, as its inputs are named from there.
+    """Change to the working directory of a run, since its relative paths start there.
 
     Raises:
         DatasetError: the folder is gone.
@@ -112,7 +114,7 @@ def in_folder_of(last: Run) -> Iterator[None]:
 
 
 def _nothing(last: Run) -> RunSummary:
-    """What a retry did that had nothing to do."""
+    """The summary of a retry that has nothing to do: the counts of the last run."""
     told = {name: last.progress.get(name, 0) for name in ("rows", "captions", "without_video")}
     failures = last.progress["failures"]
     known = told["captions"] + sum(failures.values())
@@ -121,10 +123,10 @@ def _nothing(last: Run) -> RunSummary:
 
 
 def _with_other(last: Run, base: Settings, given: Mapping[str, Any], tasks: Collection[str] | None) -> Remake:
-    """With what is made again.
+    """The `Remake` for the given settings, with how they differ from the run's.
 
     Raises:
-        SettingsError: a setting cannot be another one, or it is wrong.
+        SettingsError: a setting cannot be changed in a retry, or its value is wrong.
     """
     for name in given:
         if name not in RETRY_SETTINGS:
@@ -149,7 +151,7 @@ def _with_other(last: Run, base: Settings, given: Mapping[str, Any], tasks: Coll
 
 
 def _placed(given: Mapping[str, Any]) -> dict[str, Any]:
-    """With the folder of a model as it is from here, since the run may have been started elsewhere."""
+    """The given settings with a model's folder made absolute, as the retry changes to the run's working directory."""
     model = given.get("model")
     return {**given, "model": str(Path(model).absolute())} if model and Path(model).is_dir() else dict(given)
 
@@ -164,15 +166,15 @@ def _differs(name: str, base: Settings, other: Settings) -> bool:
 
 
 def _settings(base: Settings, given: Mapping[str, Any], tasks: Collection[str] | None) -> Settings:
-    """The settings of a run with others in their place, those of a task in the tasks that are retried."""
+    """The run's settings with the given ones in their place. Settings of tasks change only in the retried tasks."""
     asked = {name: given[name] for name in RETRY_QUESTION if name in given}
     values = {name: value for name, value in given.items() if name not in asked}
     if "model" in values:
-        values = {"revision": None, **values}  # which was the other model's
+        values = {"revision": None, **values}  # the run's revision belongs to its own model
     if values.get("engine", base.engine) != base.engine:
-        values = {"model_params": {}, "extra_body": {}, **values}  # likewise
+        values = {"model_params": {}, "extra_body": {}, **values}  # these belong to the run's own engine
     if "prompt" in asked:
-        asked["prompt_key"] = None  # a row's own would win over it
+        asked["prompt_key"] = None  # otherwise a row's own prompt would take precedence
     if not base.tasks:
         return replace(base, **_asked_for({"sampling": base.sampling}, asked), **values)
     chosen = [task.name for task in base.all_tasks if tasks is None or task.name in tasks]
@@ -186,7 +188,7 @@ def _settings(base: Settings, given: Mapping[str, Any], tasks: Collection[str] |
 
 
 def _asked_for(table: Mapping[str, Any], asked: Mapping[str, Any]) -> dict[str, Any]:
-    """What is set for a task, with its other sampling among that which it has."""
+    """New values for a task's settings. Given sampling parameters are merged into those that the task has."""
     if "sampling" not in asked:
         return dict(asked)
     own, other = (SamplingParams.parse(given or {}).told() for given in (table.get("sampling"), asked["sampling"]))
@@ -194,7 +196,11 @@ def _asked_for(table: Mapping[str, Any], asked: Mapping[str, Any]) -> dict[str, 
 
 
 def _flagged(marks: Path) -> frozenset[Mark]:
-    """What has a flag in a file of marks. One without a task, of a report of release 0.1.0, is of all tasks."""
+    """The flagged marks in a file. A mark without a task, as reports of release 0.1.0 wrote it, is for all tasks.
+
+    Raises:
+        DatasetError: the file has a line that is not a mark.
+    """
     flagged: set[Mark] = set()
     for item in read_rows(find_sources([marks]), Settings(), output=marks):
         row, video, task, flag = (item.row.get(name) for name in ("row", "video", "task", "flag"))

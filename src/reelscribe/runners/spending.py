@@ -1,4 +1,4 @@
-"""Tracks the cost of a run, and when it has to stop to stay within a budget."""
+"""Tracks the cost of a run, and decides when it must stop to stay within a budget."""
 
 import time
 from collections.abc import Callable
@@ -8,11 +8,11 @@ from reelscribe.errors import BudgetError
 
 
 class Spending:
-    """Counts the time that GPUs are kept, from when it is made: before the model is loaded.
+    """Computes the cost of the GPUs' time. Time counts from construction, so loading the model is included.
 
     Args:
-        settings: what a GPU hour costs, and the budget, where there is one.
-        clock: seconds.
+        settings: the price of a GPU hour and the budget, both optional.
+        clock: function that returns seconds on a monotonic clock.
     """
 
     def __init__(self, settings: LimitSettings, *, clock: Callable[[], float] = time.monotonic) -> None:
@@ -20,10 +20,10 @@ class Spending:
         self._began = self._started = clock()
         self._gpus = 1
         self.is_over = False
-        """Whether the run has to stop because of the budget."""
+        """Whether the run must stop because of the budget."""
 
     def start(self, gpus: int) -> None:
-        """Say that the model is loaded, and how many GPUs it keeps."""
+        """Note that the model is loaded, and how many GPUs it occupies."""
         self._gpus, self._started = gpus, self._clock()
 
     @property
@@ -35,14 +35,14 @@ class Spending:
         return (self._price or 0.0) * self._gpus * (moment - self._began) / 3600
 
     def must_stop(self, made: int, under_way: float) -> bool:
-        """Whether to begin nothing new, so that what is under way can be finished within the budget.
+        """Whether the run must begin no more clips, so that those under way can be finished within the budget.
 
-        What is under way is taken to be as fast as the run was so far. Before the first clip is done there is nothing
-        to go by, and the run stops when the budget is spent.
+        The clips under way are assumed to take as long as those so far. Before the first clip is done there is no
+        estimate, so the run stops only when the budget is spent.
 
         Args:
-            made: clips done in this run.
-            under_way: clips that were begun.
+            made: number of clips done in this run.
+            under_way: number of clips that were begun and are not done.
         """
         if self._budget is None or self.is_over:
             return self.is_over
@@ -52,7 +52,7 @@ class Spending:
         return self.is_over
 
     def error(self, rows: int) -> BudgetError:
-        """What to raise where the run ended for it, after so many rows."""
+        """The error to raise if the run stopped because of the budget after this many rows."""
         return BudgetError(
             f"stopped after {rows:,} rows, at a cost of {self.cost or 0:.2f}, before the budget of {self._budget:g} "
             "was passed; what was made is kept, and the same command goes on from there, with a budget of its own."

@@ -1,4 +1,4 @@
-"""Videos to clips, without a model: a data set with a row for each clip."""
+"""Splits videos into clips without a model: writes a data set with one row for each clip."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -16,14 +16,14 @@ from reelscribe.values import RowResult
 
 @dataclass(frozen=True, kw_only=True)
 class SplitSummary:
-    """What was made."""
+    """The result of `split`."""
 
     rows: int
-    """Written, those without a clip among them."""
+    """Number of rows written, including rows without a clip."""
     failures: int
-    """Videos that could not be split; their rows are written as they were."""
+    """Number of videos that could not be split; their rows are written unchanged."""
     failures_file: Path
-    """Where they are listed, if there are any."""
+    """Path of the list of failures. The file exists only if there are failures."""
 
 
 def split(
@@ -38,13 +38,13 @@ def split(
     Args:
         inputs: data sets, videos, and folders of them; see `find_sources`.
         output: what to write; see `DatasetWriter`.
-        settings: `split` and what belongs to it, which columns hold videos, the format.
-        on_row: called with each row once it is written.
+        settings: how to split, which columns hold videos, and the output's format.
+        on_row: called with each row after it is written.
 
     Raises:
-        DatasetError: an input cannot be read or holds no video, or the output is there already or cannot be written.
-        SettingsError: the settings do not say how to split, or do not go together.
-        MissingExtraError: a format needs what is not installed.
+        DatasetError: an input cannot be read or holds no video, or the output exists already or cannot be written.
+        SettingsError: the settings do not say how to split, or contradict each other.
+        MissingExtraError: a format needs a package that is not installed.
     """
     inputs, output = [inputs] if isinstance(inputs, str | Path) else inputs, Path(output)
     sources = find_sources(inputs)

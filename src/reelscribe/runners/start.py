@@ -1,4 +1,4 @@
-"""Decides which rows a run begins, and when it begins no more."""
+"""Decides which rows a run begins, and when it begins no more rows."""
 
 from reelscribe.asking import RowPlan
 from reelscribe.config import Shard
@@ -8,10 +8,10 @@ from reelscribe.runners.tally import Tally
 
 
 class Start:
-    """Whether a row is to be begun; asked before each.
+    """Decides for each row whether the run begins it: it must be of the run's shard, and the run must not be stopping.
 
-    Once it is enough, rows are read on until there is one that this run would have begun: where there is none, all are
-    done, and the run has come to its end.
+    After a signal or at the end of the budget, the run reads on until it finds a row that it would have begun. If
+    there is no such row, everything is done, and the run counts as finished rather than stopped.
     """
 
     def __init__(self, shard: Shard | None, stop: Stop, spending: Spending, tally: Tally) -> None:
@@ -20,7 +20,7 @@ class Start:
         self._cut = False
 
     def may(self, plan: RowPlan) -> bool:
-        """Whether this row is to be begun: one of the shard, while it is not enough."""
+        """Whether to begin this row."""
         if self._shard and not self._shard.holds(plan.shard_hash):
             return False
         if self._is_enough():
@@ -30,14 +30,15 @@ class Start:
         return True
 
     def is_cut(self) -> bool:
-        """Whether there was a row that was not begun, as it was enough."""
+        """Whether a row of the shard was not begun because the run is stopping."""
         return self._cut
 
     def is_unfinished(self) -> bool:
-        """Whether rows are left for another run, now that this one is over: not begun, or begun and dropped."""
+        """Whether rows are left at the end of the run: some were not begun, or were begun and then dropped."""
         return self._cut or self._begun > self._tally.rows
 
     def _is_enough(self) -> bool:
         tally = self._tally
-        under_way = (self._begun + 1 - tally.rows) * tally.videos / max(tally.rows, 1)  # with this one
+        # Rows under way, including this one, times the average number of videos in a row.
+        under_way = (self._begun + 1 - tally.rows) * tally.videos / max(tally.rows, 1)
         return bool(self._stop()) or self._spending.must_stop(tally.made, under_way)

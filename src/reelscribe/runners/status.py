@@ -1,4 +1,4 @@
-"""How far the runs on an output are: what is done, failed and left, from the ledger."""
+"""Status of the runs on an output, read from the ledger: rows done, failed and left."""
 
 import os
 from dataclasses import dataclass
@@ -15,32 +15,32 @@ from reelscribe.errors import DatasetError, without_passwords
 
 @dataclass(frozen=True, kw_only=True)
 class RunStatus:
-    """How far a run is. A run that continues earlier ones counts as one with them."""
+    """Status of a run. A run and the earlier runs that it continues count as one."""
 
     output: str
     state: str
-    """"running", "finished", "broken off"."""
+    """One of "running", "finished", "broken off"."""
     detail: str
-    """Who runs it, or why it ended."""
+    """Who runs it, or why it ended; empty if it finished."""
     rows: int
-    """Rows done."""
+    """Number of rows done."""
     total: int | None
-    """All rows, where their number is known."""
+    """Number of rows in the input; None if it is not known."""
     captions: int
-    """Captions of all tasks."""
+    """Number of captions, of all tasks."""
     videos: int | None
-    """Videos that were asked about, if there are several tasks."""
+    """Number of videos that were asked about; None unless there are several tasks."""
     tasks: dict[str, dict[str, Any]]
-    """Where there are several tasks: `captions` and `failures` of each."""
+    """`captions` and `failures` of each task, if there are several; else empty."""
     without_video: int
     flags: dict[str, int]
-    """Captions by what is flagged in their `caption_meta`."""
+    """Number of captions by flag in their `caption_meta`."""
     failures: dict[str, int]
-    """Failures by kind."""
+    """Number of failures by kind."""
     examples: dict[str, list[str]]
-    """Some failures of each kind."""
+    """Messages of some failures of each kind."""
     made_per_second: float | None
-    """Videos a second that the last run captioned or failed to."""
+    """Videos per second that the last run captioned or that failed; None if it took no time."""
     started: float
     """When the last run began, in seconds since 1970."""
     updated: float | None
@@ -52,7 +52,7 @@ class RunStatus:
 
     @property
     def left(self) -> int | None:
-        """Rows that are not done."""
+        """Number of rows that are not done; None if the total is not known."""
         return None if self.total is None else max(self.total - self.rows, 0)
 
 
@@ -126,27 +126,27 @@ def _is_on(run: Run, output: Path) -> bool:
 
 
 def outputs_of_runs(output: Path) -> set[str]:
-    """Names of the outputs that were written from the ledger beside one, or from the one that was set aside there."""
+    """File names of all outputs of the runs in the ledger beside an output, or in the ledger that was set aside."""
     names: set[str] = set()
     for file in (ledger := ledger_of(output), aside(ledger)):
         if file.is_file():
             try:
                 names |= {Path(run.output).name for run in read_runs(file)}
-            except DatasetError:  # which a run that opens it will tell
+            except DatasetError:  # a run that opens the ledger will raise this
                 names.add(output.name)
     return names
 
 
 def ledger_of(output: Path) -> Path:
-    """Where the ledger of an output is. Outputs that differ in their format alone share one, and its captions."""
+    """Path of the ledger of an output. Outputs that differ only in format share one ledger, and its captions."""
     return beside(output, "ledger.sqlite")
 
 
 def find_ledger(output: Path) -> Path:
-    """The ledger of an output; where there is none, that of a run of release 0.1.0, which may have called it otherwise.
+    """Path of an output's ledger. If there is none, the one of release 0.1.0, which may have another name.
 
     Raises:
-        DatasetError: there is such a one, and it cannot be read.
+        DatasetError: there is a ledger of release 0.1.0 that cannot be read.
     """
     file, older = ledger_of(output), beside_in_0_1(output, "ledger.sqlite")
     if file == older or file.is_file() or not older.is_file():
@@ -155,18 +155,18 @@ def find_ledger(output: Path) -> Path:
 
 
 def find_failures(output: Path) -> Path:
-    """The list of failures that the last run on an output left."""
+    """Path of the list of failures of the last run on an output, also of release 0.1.0."""
     file, older = failures_of(output), beside_in_0_1(output, "failures.jsonl")
     return older if runs_on(output)[0].is_of_0_1 and older.is_file() and not file.is_file() else file
 
 
 def take_over(output: Path) -> None:
-    """Give the files of a run of release 0.1.0 the names that they have now; who holds the lock calls this.
+    """Rename the files of a run of release 0.1.0 to their present names. The caller must hold the lock.
 
-    Where they may be of other outputs, too, these keep theirs: the ledger is copied, and the list of failures left.
+    If other outputs may use the files as well, these stay: the ledger is copied, and the list of failures is left.
 
     Raises:
-        DatasetError: that cannot be done.
+        DatasetError: a file cannot be copied or renamed.
     """
     found, file = find_ledger(output), ledger_of(output)
     runs = read_runs(found) if found.is_file() else []
@@ -187,10 +187,10 @@ def take_over(output: Path) -> None:
 
 
 def lock_of(output: Path) -> Path:
-    """The file that a run on an output holds locked."""
+    """Path of the lock file that a run on an output holds."""
     return beside(output, "ledger.lock")
 
 
 def record_of(output: Path) -> Path:
-    """Where the record of the last run on an output is."""
+    """Path of the record of the last run on an output; see `Record`."""
     return beside(output, "run.json")

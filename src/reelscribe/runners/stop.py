@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM: once to finish what the engine has begun, twice to stop at once."""
+"""Ctrl-C and SIGTERM: the first signal finishes what the engine has begun, the second one stops at once."""
 
 import contextlib
 import os
@@ -11,29 +11,32 @@ from typing import Final
 from reelscribe.errors import StoppedError
 
 _LAST_SECONDS: Final = 5.0
-"""After the second signal, for threads and engines to come to their end. What was made is safe with or without it."""
+"""Seconds that threads and engines get to end after the second signal, before the process exits by force. The ledger
+keeps what was made either way."""
 
 
 def tell_stop(finishing: str = "finishing what is in flight") -> None:
-    """Say that the first signal came, and what is still done."""
+    """Print to standard error that the first signal came, and what is still being finished."""
     with contextlib.suppress(OSError):
-        os.write(2, f"\nreelscribe: {finishing}; once more stops at once.\n".encode())  # print may be at work
+        # Not print: the signal may have interrupted a print, whose buffer is not reentrant.
+        os.write(2, f"\nreelscribe: {finishing}; once more stops at once.\n".encode())
 
 
 class Stop:
-    """Whether a run is to stop.
+    """Whether a signal told the run to stop; calling it returns that.
 
     Args:
-        tell: called at the first signal, wherever the program is just then.
-        is_loading: whether nothing is to be finished, since the model is still being loaded.
+        tell: called from the signal handler at the first signal.
+        is_loading: whether the model is still loading. Then there is nothing to finish, and the first signal raises
+            KeyboardInterrupt.
     """
 
     def __init__(self, tell: Callable[[], None], is_loading: Callable[[], bool]) -> None:
         self._tell, self._is_loading = tell, is_loading
         self.while_loading = False
-        """Whether the signal came then."""
+        """Whether the first signal came while the model was loading."""
         self.signal: int | None = None
-        """Which signal said so."""
+        """Number of the first signal; None if none came."""
 
     def __call__(self) -> bool:
         return self.signal is not None
@@ -56,12 +59,12 @@ class Stop:
 def stop_at_signals(
     wanted: bool, tell: Callable[[], None] = tell_stop, is_loading: Callable[[], bool] = lambda: False
 ) -> Iterator[Stop]:
-    """Take SIGINT and SIGTERM for as long as the context lasts, if wanted and where that is possible.
+    """Handle SIGINT and SIGTERM within the context, if wanted. Python allows this only in the main thread.
 
-    The first one lets the run stop by itself, a second one raises KeyboardInterrupt.
+    The first signal sets `Stop.signal`, and the run stops by itself; the second one raises KeyboardInterrupt.
 
     Raises:
-        StoppedError: the first one came while a model was loaded.
+        StoppedError: the first signal came while a model was loading.
     """
     stop = Stop(tell, is_loading)
     if not wanted or threading.current_thread() is not threading.main_thread():

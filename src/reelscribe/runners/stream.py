@@ -1,4 +1,4 @@
-"""One stream of items from several callers, so that an engine stays busy between their batches."""
+"""Joins the batches of several callers into one stream, so that an engine stays busy between batches."""
 
 import threading
 from collections import deque
@@ -24,13 +24,13 @@ class Batch(Generic[T, R]):
 
 
 class SharedStream(Generic[T, R]):
-    """Passes items of several callers, each in a thread of its own, through one call of `make`.
+    """Passes the items of several callers, each in its own thread, through one call of `make`.
 
-    When no caller has items left, the stream ends, so that `make` gives its last results. The next items start a new
+    When no caller has items left, the stream ends, so that `make` yields its last results. The next items start a new
     stream, with another call of `make`.
 
     Args:
-        make: gives one result for each item, in the order of the items.
+        make: yields one result for each item, in the order of the items.
     """
 
     def __init__(self, make: Callable[[Iterator[T]], Iterator[R]]) -> None:
@@ -39,10 +39,11 @@ class SharedStream(Generic[T, R]):
         threading.Thread(target=self._work, name="reelscribe-stream", daemon=True).start()
 
     def send(self, items: Sequence[T]) -> list[R]:
-        """Send items, and wait for their results: one for each, in order. May be called from any thread.
+        """Send items and wait for their results, one for each item, in order. May be called from any thread.
 
         Raises:
-            BaseException: what `make` raised in the stream that the items were in.
+            BaseException: any error that `make` raised in the items' stream.
+            EngineError: `make` ended before it gave a result for each item.
         """
         if not items:
             return []
@@ -56,10 +57,10 @@ class SharedStream(Generic[T, R]):
             self._run_stream(self._waiting.get())
 
     def _run_stream(self, first: Batch[T, R]) -> None:
-        """Run one stream to its end, beginning with a batch.
+        """Run one stream to its end, beginning with the batch `first`.
 
-        This is not inlined into the loop of `_work`: an exception refers to the frames that it passed through, and with
-        them to decoders. Here they are released when the function returns.
+        This is a function of its own, not a part of the loop in `_work`, so that decoders are released when it returns:
+        an exception keeps the frames that it passed through alive, and these refer to decoders.
         """
         under_way: deque[Batch[T, R]] = deque()
         try:

@@ -10,12 +10,12 @@ from reelscribe.errors import FailureKind, FailuresError
 from reelscribe.values import Caption, Failure, Outcome, RowResult
 
 MOST_EXAMPLES: Final = 3
-"""Maximum examples of each kind of failure."""
+"""Maximum number of examples that are kept for each kind of failure."""
 
 
 @dataclass(kw_only=True)
 class TaskCounts:
-    """Captions and failures of a task."""
+    """Numbers of captions and failures of one task."""
 
     captions: int = 0
     failures: Counter[FailureKind] = field(default_factory=Counter)
@@ -28,7 +28,7 @@ class TaskCounts:
             self.captions += 1
 
     def told(self) -> dict[str, Any]:
-        """Both, ready for JSON."""
+        """Both counts, ready for JSON."""
         return {"captions": self.captions, "failures": dict(self.failures)}
 
 
@@ -36,8 +36,8 @@ class Tally:
     """Counts the results of a run.
 
     Args:
-        limit: how many videos that failed in this run are too many.
-        tasks: of the run; where there are several, what came of each is counted, too.
+        limit: maximum number or share of videos that may fail in this run; None for no limit.
+        tasks: names of the run's tasks. If there are several, each one's results are counted separately as well.
     """
 
     def __init__(self, limit: FailureLimit | None = None, tasks: Sequence[str] = ()) -> None:
@@ -45,16 +45,16 @@ class Tally:
         self.flags: Counter[str] = Counter()
         """Number of captions by flag."""
         self.videos = 0
-        """Videos that were asked about, captioned or not."""
+        """Number of videos that were asked about, captioned or not."""
         self.made = 0
-        """Videos, or rows that failed as such, of which something was not known from an earlier run."""
+        """Number of videos with at least one new outcome, not known from an earlier run; failed rows count as one."""
         self.known = 0
-        """Captions and failures that were known."""
+        """Number of captions and failures that were known from an earlier run."""
         self.failures: Counter[FailureKind] = Counter()
         self.examples: dict[FailureKind, list[str]] = {}
-        """The first failures of each kind, in words."""
+        """Messages of the first failures of each kind."""
         self.tasks = {name: TaskCounts() for name in tasks} if len(tasks) > 1 else {}
-        """Counts of each task. Rows that failed as a whole are in none."""
+        """Counts of each task, if there are several. A row that failed as a whole counts for no task."""
         self._limit = limit
         self._failed = 0
         self._new: Counter[FailureKind] = Counter()
@@ -128,5 +128,5 @@ class Tally:
 
 
 def _slots(outcomes: Iterable[Outcome]) -> set[int | None]:
-    """Which videos of a row they are about; None for the row as a whole."""
+    """Numbers of the videos in a row that the outcomes are about; None stands for the row as a whole."""
     return {outcome.id.slot for outcome in outcomes}

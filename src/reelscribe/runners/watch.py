@@ -1,4 +1,4 @@
-"""How fast a run is, and which stage holds it up."""
+"""Measures the speed of a run, and which stage limits it."""
 
 import contextlib
 import threading
@@ -17,26 +17,27 @@ from reelscribe.values import Caption, Failure, Generation, RequestId, RowResult
 T = TypeVar("T")
 
 _MOST_POINTS: Final = 120
-"""Of the course of a run; where there are more, every second one is dropped."""
+"""Maximum number of points in the course of a run. If there are more, every second one is dropped."""
 
 _SECOND_BATCH: Final = 1.5
-"""Answers that come after this many times what the first ones took are of another batch."""
+"""An answer belongs to a second batch if it comes later than this factor times the time of the first answer."""
 
 _HELD_UP: Final = 0.5
-"""A stage that is waited for, or at work, for this share of the time holds the others up."""
+"""A stage is the bottleneck if the other stages wait for it for more than this share of the time."""
 
 
 class Watch:
-    """Stands between the flow and an engine, as an engine, and takes times.
+    """Wraps an engine, acts as an engine itself, and measures times.
 
-    The clock runs from the first row that is asked for. Reading, decoding and writing are timed where another stage
-    waits for them: what they do while nobody waits costs nothing. (An engine may have work while it waits for more.)
+    The clock starts when the first row is requested. For reading, decoding and writing it counts only the time in
+    which another stage waits for them: work that nobody waits for costs nothing. (An engine may have work in flight
+    while it waits for more.)
 
     Args:
-        engine: that does the work; or what does it elsewhere, whose results are then counted. One that is loaded on
-            demand is loaded when `info` is asked for. The clock stands still meanwhile.
-        on_load: told what is running, once that is loaded.
-        on_loading: told that something is loaded on demand, before that, in words.
+        engine: the engine; or a `Maker`, whose results are only counted. An `OnDemand` engine is loaded when `info` is
+            first read. The clock excludes the loading time.
+        on_load: called with engine and model after loading.
+        on_loading: called with a text before an engine is loaded on demand.
     """
 
     def __init__(
@@ -48,36 +49,36 @@ class Watch:
         self._engine, self._on_load, self._on_loading = engine, on_load, on_loading
         self._loaded: Engine | Maker | None = None
         self.load_seconds = 0.0
-        """That it took to load the engine on demand."""
+        """Seconds that it took to load the engine on demand."""
         self.is_loading = False
         self.rows_done = 0
-        """Rows about which all is made or known. They may wait to be written, in their order."""
+        """Number of rows whose outcomes are all made or known. They may still wait to be written in order."""
         self._rows_made = 0
         self._last_made = self._first_answer = self._last_answer = 0.0
-        """When the last row was made, and when the engine gave its first and its last answer."""
+        """When the last row was made, and when the engine gave its first and its last answer: seconds of the clock."""
         self.clips = 0
-        """That the engine was shown, and has answered all that was asked about them at that time; failures too."""
+        """Number of clips for which the engine has answered all requests that came with them, also with failures."""
         self.answers = 0
-        """To requests, of which a clip may have several, and text stages are others."""
+        """Number of answers, failures included. A clip may have several requests, and text stages have others."""
         self.tokens = 0
-        """Generated, as far as the engine tells, those of candidates that were not kept too."""
+        """Number of generated tokens that the engine reports, including those of candidates that were not kept."""
         self._began: float | None = None
         self._reading = self._waiting = self._writing = 0.0
         self._lock = threading.Lock()  # requests are pulled in a thread of the feed's own
         self.in_flight = 0
-        """Requests that the engine has and has not answered."""
+        """Number of requests that the engine has taken and not answered yet."""
         self._feed: Feed[Work] | None = None
         self._unanswered: dict[RequestId, set[RequestId]] = {}
-        """Each of them that shows a clip, to those that were asked about it with it and are not answered."""
+        """For each unanswered request about a clip: the unanswered requests of the same work. They share one set."""
         self._busy, self._busy_since = 0.0, 0.0
         self._course: list[tuple[float, int]] = []
         self._course_step = 0.1
         self.model = (engine.known if isinstance(engine, OnDemand) else None) or self.info
-        """What is running, as far as is known: its limits are once it is loaded."""
+        """Engine and model as far as they are known; the limits are valid only after loading."""
 
     @property
     def info(self) -> ModelInfo:
-        """What is running. It is loaded for that."""
+        """Engine and model. Reading this loads the engine if it is not loaded yet."""
         return self._load().info
 
     def _load(self) -> Engine | Maker:
@@ -99,7 +100,7 @@ class Watch:
         return engine
 
     def generate(self, works: Iterator[Work]) -> Iterator[Generation | Failure]:
-        """Answer as the engine does."""
+        """Pass works to the engine, and yield its answers."""
         engine = self._load()
         if isinstance(engine, Maker):
             raise TypeError("what makes captions elsewhere has no engine to drive")
@@ -112,16 +113,16 @@ class Watch:
                 yield answer
 
     def count_row(self, made: bool) -> None:
-        """Count a row about which all is made, or was known."""
+        """Count a row whose outcomes are complete; `made` says whether any of them is new."""
         self.rows_done += 1
         if made:
             self._rows_made += 1
             self._last_made = self.seconds
 
     def seconds_for(self, rows: int) -> float | None:
-        """How long this many more rows will take; None before the second batch, when nobody can tell.
+        """Estimated seconds for this many more rows; None before the second batch.
 
-        An engine may answer in batches, so rows between two of them say nothing of its rate.
+        An engine may answer in batches, so the first batch alone says nothing of its rate.
         """
         if not self._rows_made or not self._last_answer > _SECOND_BATCH * self._first_answer:
             return None
@@ -129,7 +130,7 @@ class Watch:
 
     @property
     def clips_begun(self) -> int:
-        """Clips that the engine works on, as far as it tells; those that only wait for it are left out."""
+        """Number of clips that the engine works on; those that it has pulled and not begun are not counted."""
         if isinstance(self._engine, Maker):
             return self._engine.clips_begun
         if self._feed is None:
@@ -138,7 +139,7 @@ class Watch:
         return max(shown - self._feed.num_waiting, 0)
 
     def count(self, result: RowResult) -> None:
-        """Count what was made elsewhere of a row."""
+        """Count the outcomes of a row that a `Maker` made."""
         slots = set()
         for outcome in result.outcomes:
             if outcome.id not in result.known:
@@ -146,7 +147,7 @@ class Watch:
                 slots.add(outcome.id.slot)
 
     def _is_last(self, answered: RequestId) -> bool:
-        """Whether nothing else is left of what was asked about a clip."""
+        """Whether this was the last unanswered request of a work that shows a clip."""
         left = self._unanswered.pop(answered, None)
         if left is None:  # a text stage
             return False
@@ -166,7 +167,9 @@ class Watch:
                 self._course, self._course_step = self._course[1::2], 2 * self._course_step
 
     def _waited_for(self, feed: Feed[Work], pull: Callable[[], Work | None]) -> Work | None:
-        """Pull, and note how long that took, but for the time in which answers were waited for: the engine's own."""
+        """Pull the next work, and count the time as waiting, except for the part in which the source waited for answers
+        of the engine: that time is the engine's.
+        """
         began, held = time.monotonic(), feed.held_seconds
         work = pull()
         self._waiting += time.monotonic() - began - (feed.held_seconds - held)
@@ -185,7 +188,7 @@ class Watch:
             self._busy_since = now
 
     def rows(self, rows: Iterable[T]) -> Iterator[T]:
-        """Rows, as they are read."""
+        """Pass rows through, and measure the time of reading."""
         source = iter(rows)
         while True:
             began = time.monotonic()
@@ -198,42 +201,39 @@ class Watch:
 
     @contextlib.contextmanager
     def writing(self) -> Iterator[None]:
-        """Around whatever writes."""
+        """A context that measures the time of writing."""
         began = time.monotonic()
         yield
         self._writing += time.monotonic() - began
 
     @property
     def seconds(self) -> float:
-        """Since the first row was asked for."""
+        """Seconds since the first row was requested, without loading time; 0 before that."""
         return 0.0 if self._began is None else time.monotonic() - self._began
 
     @property
     def course(self) -> list[tuple[float, int]]:
-        """Seconds since the first row was asked for, and clips that were made by then; at most some hundred points."""
+        """Pairs of seconds since the first row was requested and clips done by then; at most some hundred points."""
         return [*self._course, (round(self.seconds, 3), self.clips)] if self.clips else []
 
     @property
     def clips_per_second(self) -> float:
-        """Of the engine, so far."""
+        """Clips per second of the engine, so far."""
         return self.clips / max(self.seconds, 1e-9)
 
     @property
     def answers_per_second(self) -> float:
-        """Of the engine, so far."""
+        """Answers per second of the engine, so far."""
         return self.answers / max(self.seconds, 1e-9)
 
     @property
     def tokens_per_second(self) -> float:
-        """Generated, so far."""
+        """Generated tokens per second, so far."""
         return self.tokens / max(self.seconds, 1e-9)
 
     @property
     def engine_busy_share(self) -> float | None:
-        """For what share of the time the engine had work. It had some where a single clip was left to it, too.
-
-        None where captions are made elsewhere.
-        """
+        """Share of the time in which the engine had at least one request; None if a `Maker` makes the captions."""
         if isinstance(self._engine, Maker):
             return None
         with self._lock:
@@ -241,23 +241,23 @@ class Watch:
             return min((self._busy + now) / max(self.seconds, 1e-9), 1.0)
 
     def shares(self) -> dict[str, float]:
-        """For what share of the time each stage before and after the engine was waited for."""
+        """Share of the time that was spent waiting for each stage before and after the engine."""
         seconds = max(self.seconds, 1e-9)
         decoding = max(self._waiting - self._reading, 0.0)
         parts = {"reading": self._reading, "decoding": decoding, "writing": self._writing}
         return {stage: min(part / seconds, 1.0) for stage, part in parts.items()}
 
     def bottleneck(self) -> str:
-        """The stage that holds the others up: "reading", "decoding", "engine" or "writing"."""
+        """The stage that limits the speed: "reading", "decoding", "engine" or "writing"."""
         stage, share = max(self.shares().items(), key=lambda item: item[1])
         return stage if share > _HELD_UP else "engine"
 
     def told_of_model(self) -> dict[str, Any]:
-        """What is running, ready for JSON."""
+        """Engine and model, ready for JSON; `limits` is None before loading."""
         return {**asdict(self.model), **({} if self._loaded else {"limits": None})}
 
     def told(self) -> dict[str, Any]:
-        """All of it, ready for JSON."""
+        """All figures, ready for JSON."""
         busy = self.engine_busy_share
         return {
             "seconds": round(self.seconds, 3),

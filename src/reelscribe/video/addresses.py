@@ -1,4 +1,4 @@
-"""Which addresses a URL of a data set may lead to: those of the public internet."""
+"""Checks that URLs in a data set lead to addresses of the public internet."""
 
 import ipaddress
 import socket
@@ -20,7 +20,10 @@ def check_public(url: str, host: str, found: list[Any]) -> None:
 
 
 def check_address(url: str) -> None:
-    """Raise ClipError, kind "refused", if a URL leads to no public address, as far as this machine can tell."""
+    """Raise ClipError, kind "refused", if a URL's host resolves to an address that is not public.
+
+    If this machine cannot resolve the host, nothing is raised.
+    """
     with suppress(OSError, ValueError):
         host = urlsplit(url).hostname or ""
         check_public(url, host, socket.getaddrinfo(host, None))
@@ -29,11 +32,11 @@ def check_address(url: str) -> None:
 def is_public(address: str) -> bool:
     """Whether an IP address is one of the public internet: not loopback, private, link-local, shared or reserved."""
     ip: Any = ipaddress.ip_address(address.partition("%")[0])
-    if ip.version == 6:  # where an address of version 4 is meant, it is that one that counts
+    if ip.version == 6:  # if it embeds an IPv4 address, that one is checked
         embedded = ip.ipv4_mapped or ip.sixtofour or (ip.teredo or (None, None))[1]
         if ip in _NAT64:
             embedded = ipaddress.ip_address(int(ip) & 0xFFFFFFFF)
         ip = embedded or ip
-    if ip.version == 6 and (ip.is_reserved or ip.is_site_local):  # among them what stands for version 4 in other ways
+    if ip.version == 6 and (ip.is_reserved or ip.is_site_local):  # this includes other embeddings of IPv4 addresses
         return False
     return bool(ip.is_global and not ip.is_multicast)

@@ -59,7 +59,7 @@ def decode(clip: Clip, budget: FrameChoice, *, threads: int = 0, allocate: Alloc
     """Decode the frames of a clip that the budget asks for, and its sound, if that is asked for.
 
     Args:
-        clip: to decode.
+        clip: the clip to decode.
         budget: which frames, and at which size.
         threads: of the decoder, if its codec allows several; 0 for one on each CPU.
         allocate: makes the array of the pixels.

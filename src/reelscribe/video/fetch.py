@@ -1,4 +1,4 @@
-"""A clip as a data set names it to one that can be opened: URLs are downloaded, paths held to the root folder."""
+"""Makes a clip openable: downloads it from its URL, or checks that its path is inside the root folder."""
 
 import atexit
 import os
@@ -25,35 +25,35 @@ if TYPE_CHECKING:
     from reelscribe.video.web import Web
 
 _URL: Final = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)(::.*)?://", re.DOTALL)
-"""Also fsspec's chains, as `zip://a.mp4::s3://bucket/clips.zip` or `simplecache::s3://...`."""
+"""Matches a URL, also fsspec's chains such as `zip://a.mp4::s3://bucket/clips.zip` or `simplecache::s3://...`."""
 _WEB: Final = frozenset({"http", "https"})
 _WEB_URL: Final = re.compile(r"https?://(?!(?:[^/?#@]*@)?[^/?#\[]*::)", re.IGNORECASE)
-"""No chain: `::` may stand in its path, its query or an address of version 6, but not in its host's name."""
+"""Matches a web URL that is not a chain. `::` may be in its path, query or IPv6 address, but not in its host name."""
 _STORES: Final = frozenset({"s3", "s3a", "gs", "gcs", "hf", "az", "abfs", "abfss", "adl", "oss", "r2"})
-"""Schemes of object stores: the store's address is set where the program runs, so that a URL names no host."""
+"""Schemes of object stores. The store's address comes from this machine's configuration, so the URL names no host."""
 _CHUNK = 1 << 20
 _KEPT_FILMS: Final = 2
-"""Downloads that are kept for the next stretch while nobody uses them: rows of two films may alternate."""
+"""Number of unused downloaded films that are kept for further stretches: rows of two films may alternate."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class FetchLimits:
-    """What may be fetched."""
+    """Limits on local paths and downloads."""
 
     root: Path | None = None
-    """Folder that no local path may leave; None where there is no such."""
+    """Folder in which local files must lie; None for no restriction."""
     max_bytes: int = 1 << 30
-    """Largest download."""
+    """Maximum size of a download, in bytes."""
     seconds: float = 300.0
-    """Longest download."""
+    """Time limit of a download."""
     max_downloads: int = 16
-    """Most downloads at once."""
+    """Maximum number of downloads at once."""
     allow_private: bool = False
     """Whether URLs may lead to addresses that are not public, and use schemes that reach hosts or files of any kind."""
 
     @classmethod
     def of(cls, settings: FetchSettings) -> "FetchLimits":
-        """The limits that the settings set."""
+        """The limits in the settings."""
         return cls(
             root=Path(settings.root) if settings.root else None,
             max_bytes=settings.max_video_bytes,
@@ -64,33 +64,34 @@ class FetchLimits:
 
 
 def scheme_of(source: str) -> str | None:
-    """The scheme of a URL, in small letters; None for a path."""
+    """The scheme of a URL in lower case; None for a path."""
     found = _URL.match(source)
     return found[1].lower() if found else None
 
 
 def is_remote(clip: Clip) -> bool:
-    """Whether a clip is downloaded before it can be opened."""
+    """Whether a clip must be downloaded before it can be opened."""
     return not isinstance(clip.source, bytes) and scheme_of(clip.source) not in (None, "file")
 
 
 @dataclass(kw_only=True, eq=False)
 class _Download:
-    """A file that is downloaded, for all that ask for it."""
+    """A download, shared by all threads that need its file."""
 
     begun: threading.Lock = field(default_factory=threading.Lock)
-    """Held by the thread that downloads it; others wait for that one."""
+    """Held by the thread that downloads the file; others wait for it."""
     users: int = 0
+    """Number of contexts that use the file."""
     is_film: bool = False
-    """Whether a stretch of it was asked for."""
+    """Whether any of them needed a stretch of it."""
     path: str | None = None
     error: ClipError | None = None
     file: ExitStack = field(default_factory=ExitStack)
-    """Removes it."""
+    """Removes the file when it is closed."""
 
 
 class Fetcher:
-    """Fetches the clips of a run, from any thread. At its end what is under way is given up, and no file is left."""
+    """Fetches the clips of a run, from any thread. `close` cancels downloads under way, and removes all files."""
 
     def __init__(self, limits: FetchLimits) -> None:
         self._limits = limits
@@ -98,16 +99,16 @@ class Fetcher:
         self._web: Web | None = None
         self._files: set[str] = set()
         self._downloads: OrderedDict[str, _Download] = OrderedDict()
-        """By URL, the one that was asked for last at the end."""
+        """Downloads by URL, most recently requested last."""
         self._closed = False
         _open.add(self)
 
     @contextmanager
     def fetched(self, clip: Clip) -> Iterator[Clip]:
-        """A clip that can be opened: by bytes, or by the path of a file.
+        """A context that gives a clip that can be opened: its source is bytes, or the path of a local file.
 
-        A download lasts as long as the contexts that are about it. That of a film whose stretch was asked for is kept
-        behind them for its next stretch, until other films have come.
+        A downloaded file is removed when the last context that uses it ends. If a stretch of it was needed, it is kept
+        for the film's next stretch, until files of other films replace it.
 
         Raises:
             ClipError: kind "missing", "refused", "download", or "row" for an empty path.
@@ -160,7 +161,7 @@ class Fetcher:
             yield path
 
     def close(self) -> None:
-        """Give up what is under way; does not wait for the threads that do it."""
+        """Cancel downloads under way, and remove all files. It does not wait for the downloading threads."""
         with self._lock:
             self._closed = True
             web, files = self._web, list(self._files)
@@ -183,7 +184,7 @@ class Fetcher:
         try:
             yield path, file
         finally:
-            with suppress(OSError):  # what is not written by now is not wanted
+            with suppress(OSError):  # closing flushes the rest, and an error of that does not matter any more
                 file.close()
             Path(path).unlink(missing_ok=True)
             self._files.discard(path)
@@ -216,18 +217,18 @@ _open: WeakSet[Fetcher] = WeakSet()
 
 @atexit.register
 def _close_all() -> None:
-    """Leave no file where the program ends while the thread that would close a fetcher waits for something else."""
+    """Remove all files at exit, also if the thread that would close a fetcher is blocked."""
     for fetcher in list(_open):
         fetcher.close()
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_open.clear)  # the files are their owner's
+    os.register_at_fork(after_in_child=_open.clear)  # the files belong to the parent process
 
 
 @contextmanager
 def fetched(clip: Clip, limits: FetchLimits) -> Iterator[Clip]:
-    """One clip that can be opened; see `Fetcher`.
+    """A context that gives one clip that can be opened; see `Fetcher`.
 
     Raises:
         ClipError: kind "missing", "refused", "download", or "row" for an empty path.
@@ -237,9 +238,10 @@ def fetched(clip: Clip, limits: FetchLimits) -> Iterator[Clip]:
 
 
 def checked(clip: Clip, limits: FetchLimits) -> Clip:
-    """A clip that someone else is to open, such as a server: held to the root folder, or its address looked at.
+    """Check a clip that another program opens, such as a server: its path must be in the root folder, or its URL must
+    lead to a public address.
 
-    What the address means where it is opened, and where that leads on to, is not covered.
+    Not covered: the host name may resolve to another address where the URL is opened, and the server may redirect.
 
     Raises:
         ClipError: kind "refused".
@@ -252,7 +254,7 @@ def checked(clip: Clip, limits: FetchLimits) -> Clip:
 
 
 def local(clip: Clip, limits: FetchLimits) -> Clip:
-    """A clip on this machine, its `file://` URL turned into a path, held to the root folder.
+    """A local clip with its `file://` URL converted to a path, after a check that it is inside the root folder.
 
     Raises:
         ClipError: kind "refused", or "row" for an empty path.
@@ -276,7 +278,7 @@ def _path_of(url: str) -> str:
             if os.name == "nt":
                 return url2pathname(parts.path)
             return os.fsdecode(unquote_to_bytes(parts.path.encode("utf-8", "surrogateescape")))
-    except ValueError as exc:  # a bracket without its other; half a surrogate pair
+    except ValueError as exc:  # an unmatched bracket, or half a surrogate pair
         raise ClipError("refused", f"{url} is no URL of a file; give file:///path.") from exc
     raise ClipError("refused", f"{url} is on another machine, {parts.netloc}; give file:///path.")
 
@@ -286,16 +288,20 @@ def _is_web(source: str) -> bool:
 
 
 def _is_inside(path: Path, root: Path) -> bool:
-    """Whether a path leads into a folder once all links are followed."""
+    """Whether a path is inside a folder after all links are followed."""
     try:
-        # os.path, since that of pathlib raises at a loop of links before Python 3.13
+        # os.path.realpath, since Path.resolve raises for a loop of links before Python 3.13
         return Path(os.path.realpath(path)).is_relative_to(os.path.realpath(root))
-    except ValueError:  # a NUL, or half a surrogate pair: no such path can be there
+    except ValueError:  # a NUL or half a surrogate pair: no file can have this path
         return False
 
 
 def _copy_remote(url: str, target: BinaryIO, limits: FetchLimits) -> None:
-    """Copy what fsspec opens. Its time is looked at between reads: a store that hangs in one is not cut off."""
+    """Copy a file that fsspec opens. The time limit is checked between reads, so a read that hangs is not cut off.
+
+    Raises:
+        ClipError: kind "missing", "refused" or "download".
+    """
     scheme = scheme_of(url)
     if not limits.allow_private and (scheme not in _STORES or "::" in url):
         known = ", ".join(sorted(_STORES | _WEB | {"file"}))
@@ -323,5 +329,5 @@ def _copy_remote(url: str, target: BinaryIO, limits: FetchLimits) -> None:
     except ImportError as exc:
         message = f"{url} needs a package that is not installed: {exc} (pip install 'reelscribe[data]' brings fsspec.)"
         raise ClipError("download", message) from exc
-    except Exception as exc:  # each of the stores' clients has errors of its own
+    except Exception as exc:  # each client of an object store has its own exceptions
         raise ClipError("download", f"{url} cannot be downloaded: {type(exc).__name__}: {exc}") from exc

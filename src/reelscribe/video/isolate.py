@@ -1,7 +1,7 @@
-"""Decoding in processes of its own: a crash or a hang inside FFmpeg costs its clip, and nothing else.
+"""Decoding in separate processes, so that a crash or a hang inside FFmpeg affects only its clip.
 
-Starting a process takes a fifth of a second. So one starts when a clip needs it, and stays for later clips and runs,
-until it had no work for a minute.
+Starting a process takes a fifth of a second. So a process starts when a clip needs it, and stays for later clips and
+runs until it has been idle for a minute.
 """
 
 import atexit
@@ -33,8 +33,9 @@ _T = TypeVar("_T")
 AVAILABLE: Final = os.name == "posix"
 """Whether this system can pass open files to a new process."""
 _START_SECONDS = 120.0
-"""How long a process may take to start: Python may load from a slow network disk."""
+"""Maximum seconds for a process to start: Python may load from a slow network disk."""
 _END_SECONDS = 10.0
+"""Maximum seconds to wait for a process that was killed or has crashed."""
 _PASSED_ON: Final = frozenset(
     {
         *("PATH", "HOME", "LANG", "LANGUAGE", "TZ", "TMPDIR", "TEMP", "TMP", "VIRTUAL_ENV"),
@@ -65,28 +66,28 @@ class DecoderPool:
         self._lock = threading.Lock()
 
     def decode(self, clip: Clip, budget: FrameChoice, *, threads: int) -> Frames:
-        """Decode a clip as `decode.decode` does. Several threads may do so at once, with a process each.
+        """Decode a clip as `decode.decode` does. Several threads may call this at once; each call uses its own process.
 
         Raises:
-            ClipError: of its kinds, or "crashed", or "timeout".
+            ClipError: a kind of `decode.decode`, or "crashed", "timeout", or "too_large" for memory.
             EngineError: a process cannot be started.
         """
         return self._with_decoder(lambda decoder: decoder.decode(clip, budget, threads, self._seconds))
 
     def read_header(self, clip: Clip) -> Header:
-        """Read a clip's header as `headers.read_header` does. Likewise.
+        """Read a clip's header as `headers.read_header` does. Several threads may call this at once.
 
         Raises:
-            ClipError: of its kinds, or "crashed", or "timeout".
+            ClipError: a kind of `headers.read_header`, or "crashed", "timeout", or "too_large" for memory.
             EngineError: a process cannot be started.
         """
         return self._with_decoder(lambda decoder: decoder.read_header(clip, self._seconds))
 
     def find_scenes(self, clip: Clip, seconds: float) -> list[Scene]:
-        """Find a film's scenes as `scenes.find_scenes` does. It may take this many seconds, not those of a clip.
+        """Find a film's scenes as `scenes.find_scenes` does. `seconds` is the time limit, in place of that of a clip.
 
         Raises:
-            ClipError: of its kinds, or "crashed", or "timeout".
+            ClipError: a kind of `scenes.find_scenes`, or "crashed", "timeout", or "too_large" for memory.
             EngineError: a process cannot be started.
         """
         return self._with_decoder(lambda decoder: decoder.find_scenes(clip, min(seconds, _LONGEST_SECONDS)))
@@ -106,7 +107,7 @@ class DecoderPool:
                 continue
             except ClipError:
                 raise
-            except BaseException:  # as Ctrl-C: its answer would be taken for that of the next clip
+            except BaseException:  # such as Ctrl-C: the unread answer would be taken for that of the next clip
                 decoder.usable = False
                 raise
             finally:
@@ -118,11 +119,11 @@ class DecoderPool:
                     decoder.end()
 
     def close(self) -> None:
-        """End the decoders that are decoding a clip. Idle ones stay, but return their memory."""
+        """Kill the decoders that are decoding a clip. Idle ones stay, but return their unused memory."""
         with self._lock:
             self._closed = True
             for decoder in self._busy:
-                decoder.usable = False  # one that comes to its end just now is not for the next run
+                decoder.usable = False  # even if it finishes just now, the next run must not use it: it is being killed
                 decoder.process.kill()
         for _ in range(len(_idle)):
             with contextlib.suppress(IndexError):  # another run has taken it
@@ -132,11 +133,11 @@ class DecoderPool:
 
 
 class _LeftError(Exception):
-    """An idle decoder ended just before it was given work."""
+    """An idle decoder process exited just before it got work."""
 
 
 class _Decoder:
-    """A decoder process, as its owner sees it."""
+    """The owner's handle of a decoder process."""
 
     def __init__(self, max_memory: int) -> None:
         self.max_memory = max_memory
@@ -184,7 +185,7 @@ class _Decoder:
         """Ask the process, and wait for its answer. Raises what it raised."""
         size, clip_sent = None, clip
         if isinstance(clip.source, bytes):
-            with contextlib.suppress(OSError):  # no room there
+            with contextlib.suppress(OSError):  # if the file has no room, the bytes go over the socket
                 write(self._clips.fileno(), clip.source)
                 size, clip_sent = len(clip.source), replace(clip, source=b"")
         elif not clip.path.is_absolute():
@@ -203,7 +204,7 @@ class _Decoder:
         return answer
 
     def _ended(self, clip: Clip) -> Exception:
-        """The error that the end of the process means for its clip."""
+        """The error for a clip whose decoder process ended: by its exit code."""
         with contextlib.suppress(subprocess.TimeoutExpired):
             self.process.wait(_END_SECONDS)
         self.end()
@@ -224,7 +225,8 @@ class _Decoder:
         """End the process, and wait until it is gone."""
         self.usable = False
         self.process.kill()
-        with contextlib.suppress(subprocess.TimeoutExpired):  # the system may be unable to end it: a disk that is away
+        # A process that waits for a disk that is gone cannot be killed, so the wait has a limit.
+        with contextlib.suppress(subprocess.TimeoutExpired):
             self.process.wait(_END_SECONDS)
         self._close()
 
@@ -245,9 +247,12 @@ _all: WeakSet[_Decoder] = WeakSet()
 
 
 def _take(max_memory: int) -> _Decoder:
-    """An idle decoder, or a new one. One with another memory limit is left to its run, if that goes on."""
+    """An idle decoder with this memory limit, or a new one. Others stay idle if their run goes on, else they end.
+
+    Decoders that this thread used last are preferred.
+    """
     for decoder in tuple(_idle):
-        if decoder.thread == threading.get_ident():  # it may have a film open, and what comes may be its next stretch
+        if decoder.thread == threading.get_ident():  # it may have a film open, whose next stretch may come now
             with contextlib.suppress(ValueError):  # another thread has taken it
                 _idle.remove(decoder)
                 _idle.append(decoder)
@@ -268,10 +273,10 @@ def _take(max_memory: int) -> _Decoder:
 
 
 def _environment() -> dict[str, str]:
-    """Environment of a decoder, without keys, tokens or passwords: it opens files from strangers."""
+    """Environment of a decoder process, without keys, tokens or passwords, since it opens untrusted files."""
     return {
         name: value for name, value in os.environ.items() if name in _PASSED_ON or name.startswith(_PASSED_ON_PREFIXES)
-    } | {"OPENBLAS_NUM_THREADS": "1"}  # nobody multiplies matrices there
+    } | {"OPENBLAS_NUM_THREADS": "1"}  # decoders need no parallel matrix products, so start no threads for them
 
 
 def _start(shared: tuple[int, ...], max_memory: int) -> "subprocess.Popen[bytes]":
@@ -284,7 +289,7 @@ def _start(shared: tuple[int, ...], max_memory: int) -> "subprocess.Popen[bytes]
         stdout=subprocess.DEVNULL,
         pass_fds=shared,
         env=_environment(),
-        start_new_session=True,  # Ctrl-C is meant for the owner
+        start_new_session=True,  # a terminal sends Ctrl-C to the whole process group; only the owner handles it
     )
 
 

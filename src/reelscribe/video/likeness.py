@@ -1,4 +1,4 @@
-"""Small pictures of frames, and measures of how alike they are: as they are, normalized, and moved over each other."""
+"""Small pictures of frames, and measures of their similarity: unchanged, normalized, and moved over each other."""
 
 from collections.abc import Iterable, Iterator
 from typing import Any, Final
@@ -11,15 +11,15 @@ from numpy.typing import NDArray
 _WIDTH, _HEIGHT, _POOL = 48, 27, 3
 """Size of the small pictures, and of the blocks that are averaged for coarse ones, in pixels."""
 _MOVES: Final = (20, 6)
-"""How far a camera may move from a frame to the next, in pixels of the small pictures, across and down."""
+"""Maximum camera motion from a frame to the next, across and down, in pixels of the small pictures."""
 _LEAST_CONTRAST: Final = 0.25
 """Minimum variance in the overlap of two moved pictures, as a share of that in the whole picture."""
 _ZOOMS: Final = (1.12, 1.25, 1.4)
-"""Factors by which a picture is enlarged to look for zooms, as large as zooms of two seconds are."""
+"""Factors by which a picture is enlarged to find zooms. They cover zooms that last two seconds."""
 Picture = NDArray[np.uint8]
-"""Of shape (3, 27, 48): luma and two colours."""
+"""A small picture, shape (3, 27, 48): luma and two colour planes."""
 Block = NDArray[np.uint8]
-"""Pictures, of shape (frames, 3, 27, 48)."""
+"""Several small pictures, shape (frames, 3, 27, 48)."""
 Floats = NDArray[np.float32]
 Doubles = NDArray[np.float64]
 
@@ -92,8 +92,8 @@ def unmoved(first: NDArray[np.uint8], second: NDArray[np.uint8], *, zoomed: bool
 
     Args:
         first: luma, shape (27, 48).
-        second: of the same shape.
-        zoomed: also make one of them larger, as a camera does that zooms.
+        second: luma, same shape.
+        zoomed: whether to try enlarging one of them as well, as a zooming camera does.
     """
     one, other = (picture.astype(np.float64) - 128 for picture in (first, second))
     left = _left_of(one, other)
@@ -141,7 +141,7 @@ _TWICE: Final = (2 * _HEIGHT, 2 * _WIDTH)
 _MOVED: Final = np.ix_(*(np.arange(-most, most + 1) for most in reversed(_MOVES)))
 _UNMOVED: Final = (_MOVES[1], _MOVES[0])
 _SHARED: Final = (_HEIGHT - np.abs(_MOVED[0])) * (_WIDTH - np.abs(_MOVED[1]))
-"""How many pixels two pictures share after each move."""
+"""Number of pixels that two pictures share after each move, shape (13, 41)."""
 
 
 class Steps:

@@ -91,7 +91,7 @@ def frames_of(order: Order, pictures: Pictures, size: tuple[int, int], share: fl
     """Put the result of a pass together.
 
     Args:
-        order: that was done.
+        order: the finished order.
         pictures: the wanted frames, and what the file says of itself.
         size: width and height of its pictures, as it states them.
         share: share of the clip that the frames cover, if not all of it.

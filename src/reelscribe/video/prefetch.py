@@ -1,4 +1,4 @@
-"""Decode ahead of the engine, within a bound of bytes."""
+"""Fetches and decodes clips ahead of the engine, within a limit of bytes."""
 
 import os
 from collections.abc import Callable, Iterable, Iterator
@@ -17,7 +17,7 @@ from reelscribe.video.scenes import Scene, find_scenes
 from reelscribe.video.stages import Stages
 
 _MOST_DECODERS = 32
-"""Default maximum of decoders. Each takes some 50 MB."""
+"""Default maximum number of decoders. Each takes about 50 MB of memory."""
 _ANYWHERE = FetchLimits()
 
 
@@ -38,32 +38,32 @@ def decode_ahead(
 ) -> Iterator[tuple[Work, Frames | ClipError]]:
     """Fetch and decode the clips of works.
 
-    A clip that several works are about is decoded once, and counts once, if they come near each other: while one of
-    them is under way. They share its frames.
+    If several works are about the same clip and are under way at the same time, they share its frames: the clip is
+    decoded once, and counts once.
 
     Args:
-        works: pulled only as far ahead as the bounds allow.
-        budget: what to decode of each.
-        max_bytes: decoded frames that may wait; a clip in the making counts as the largest that the budget allows. One
-            clip is always let through.
-        decoders: processes that decode; by default one for each CPU. With 0, threads of this process do (FFmpeg works
-            outside the interpreter's lock); then a crash ends it, and the two limits below do not hold.
-        decode_seconds: that a clip may take.
-        decoder_bytes: memory that a decoder may take, on systems that tell how much it takes (Linux).
-        limits: what may be fetched, and how much at once.
-        cancelled: once it says True, no clip is waited for any more, and nothing more comes.
+        works: works to prepare. They are pulled only as far ahead as the limits allow.
+        budget: which frames to decode of each clip.
+        max_bytes: maximum bytes of decoded frames that wait. A clip that is being decoded counts as the largest that
+            the budget allows. One clip is always let through.
+        decoders: number of decoder processes; by default one for each CPU, up to `_MOST_DECODERS`. With 0, threads of
+            this process decode (FFmpeg releases the GIL). Then a crash ends this process, and the next two limits do
+            not hold.
+        decode_seconds: time limit for decoding a clip.
+        decoder_bytes: memory limit of a decoder process, on systems that report its memory (Linux).
+        limits: limits on paths and downloads.
+        cancelled: once it returns True, the iteration ends without waiting for clips under way.
 
     Yields:
-        Each work, with its frames, or with what is wrong with its clip. In order, except that clips which are
-        downloaded, or take long to decode, hold back no others: these pass them. Once closed, nothing is waited for:
-        what is under way is given up.
+        Each work with its frames, or with its clip's error. They come in order, except that others pass clips which
+        are downloaded or take long to decode. Closing the generator cancels what is under way.
 
     Raises:
         EngineError: a decoder's process cannot be started.
     """
     cpus = usable_cpus()
     workers = max(min(decoders or min(cpus, _MOST_DECODERS), max_bytes // budget.max_bytes), 1)
-    threads = -(-cpus // workers)  # clips side by side come first: threads within one cost more than they gain
+    threads = -(-cpus // workers)  # decode clips in parallel first: threads within a clip are less efficient
     stages = Stages(
         workers=workers, max_downloads=limits.max_downloads, max_bytes=max_bytes, clip_bytes=budget.max_bytes
     )
@@ -102,21 +102,27 @@ def usable_cpus() -> int:
 
 @contextmanager
 def decoding(decoders: int | None, decode_seconds: float, decoder_bytes: int) -> Iterator[Decode]:
-    """How to decode: in processes, or, with 0 of them, here. What is under way at the end is given up."""
+    """A context that gives the function to decode with: in processes, or with `decoders=0` in this process.
+
+    At its end decoding under way is cancelled.
+    """
     with _pool(decoders, decode_seconds, decoder_bytes) as pool:
         yield pool.decode if pool else decode
 
 
 @contextmanager
 def reading_headers(settings: FrameSettings) -> Iterator[Callable[[Clip], Header]]:
-    """How to read the headers of clips: in processes, or here."""
+    """A context that gives the function to read headers of clips with: in processes, or in this process."""
     with _pool(settings.decoders, settings.decode_seconds, settings.decoder_bytes) as pool:
         yield pool.read_header if pool else read_header
 
 
 @contextmanager
 def finding_scenes(settings: FrameSettings) -> Iterator[Callable[[Clip, float], list[Scene]]]:
-    """How to find the scenes of films. The time limit of a film is that of a clip and its length."""
+    """A context that gives the function to find the scenes of a film with.
+
+    The time limit for a film is `decode_seconds` plus its length.
+    """
     with _pool(settings.decoders, settings.decode_seconds, settings.decoder_bytes) as pool:
         if pool:
             yield lambda clip, seconds: pool.find_scenes(clip, settings.decode_seconds + seconds)
@@ -126,7 +132,7 @@ def finding_scenes(settings: FrameSettings) -> Iterator[Callable[[Clip, float], 
 
 @contextmanager
 def _pool(decoders: int | None, decode_seconds: float, decoder_bytes: int) -> Iterator[DecoderPool | None]:
-    """Decoders in processes of their own, if there are to be any. What is under way at the end is given up."""
+    """A context that gives the pool of decoder processes; None if clips are decoded in this process."""
     if decoders == 0 or not AVAILABLE:
         yield None
         return

@@ -1,4 +1,4 @@
-"""Proxies, as the environment or the system names them."""
+"""Finds the proxy for a URL in the environment or the system's settings."""
 
 import ipaddress
 import urllib.request
@@ -10,7 +10,10 @@ from httpx2 import URL, InvalidURL
 
 
 def proxy_of(url: URL) -> str | None:
-    """The proxy that the environment (or the system) names for a URL; it may have no scheme and no port."""
+    """The proxy that the environment or the system names for a URL; None for a direct connection.
+
+    A proxy that is named without a scheme gets `http://`. It may have no port.
+    """
     proxies = urllib.request.getproxies()
     named = (proxies.get(url.scheme) or proxies.get("all") or "").strip()
     if not named or _goes_direct(url, proxies.get("no", "")):
@@ -19,7 +22,7 @@ def proxy_of(url: URL) -> str | None:
 
 
 def _goes_direct(url: URL, no_proxy: str) -> bool:
-    """Whether no proxy is to be asked for a host: by its name, its domain's, or a network that it is in."""
+    """Whether a host is reached without a proxy, because `no_proxy` has its name, its domain or its network."""
     port = url.port or {"http": 80, "https": 443}[url.scheme]
     if urllib.request.proxy_bypass(url.host) or urllib.request.proxy_bypass(f"{url.host}:{port}"):
         return True
@@ -33,10 +36,10 @@ def _goes_direct(url: URL, no_proxy: str) -> bool:
 
 
 def as_proxy(named: str) -> httpcore2.Proxy:
-    """How to ask a proxy.
+    """A named proxy as httpcore2 takes it.
 
     Raises:
-        ProxyError: it is named as none can be.
+        ProxyError: the name is invalid, or SOCKS support is not installed.
     """
     try:
         url = URL(named)

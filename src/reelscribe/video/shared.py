@@ -38,7 +38,11 @@ def nameless_file() -> IO[bytes]:
 
 
 def write(file: int, data: bytes | memoryview, *, at: int = 0) -> None:
-    """Put bytes into a file, from a place on; the start by default."""
+    """Write bytes into a file at offset `at`.
+
+    Raises:
+        OSError: the file cannot grow.
+    """
     rest = memoryview(data)
     while rest:
         count = os.pwrite(file, rest, at)
@@ -46,7 +50,7 @@ def write(file: int, data: bytes | memoryview, *, at: int = 0) -> None:
 
 
 def read(file: int, size: int) -> bytes:
-    """The first bytes of a file."""
+    """The first `size` bytes of a file."""
     data = bytearray(size)
     rest, at = memoryview(data), 0
     while at < size:
@@ -58,7 +62,7 @@ class DrawnFrames:
     """The decoder's side of the file for frames.
 
     Args:
-        file: its descriptor.
+        file: descriptor of the file.
     """
 
     def __init__(self, file: int) -> None:
@@ -69,7 +73,7 @@ class DrawnFrames:
         """Allocate an array for frames, in the first gap of the file that is large enough.
 
         Args:
-            shape: of the array.
+            shape: shape of the array.
             taken: spans of the file that are in use.
 
         Returns:
@@ -117,7 +121,8 @@ class SeenFrames:
         start, end = span
         if self._mapping is None or len(self._mapping) < end:
             self._mapping = mmap.mmap(self.file.fileno(), 0)
-        # NumPy's arrays let go of each other where one is a part of another; all of them keep what is below.
+        # A NumPy view refers to the underlying buffer, not to the array that it was made from. So the finalizer is on
+        # the buffer, which lives as long as any view.
         memory = (ctypes.c_uint8 * (end - start)).from_buffer(self._mapping, start)
         self._taken.add(span)
         self._largest = max(self._largest, end - start)

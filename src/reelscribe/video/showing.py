@@ -1,4 +1,4 @@
-"""Whether frames are black, frozen or blurred; and a fingerprint of them."""
+"""Detects black, frozen and blurred frames, and computes a fingerprint of frames."""
 
 from collections.abc import Iterable
 from itertools import pairwise

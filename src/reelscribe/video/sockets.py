@@ -1,4 +1,4 @@
-"""Sockets for downloads: each leads to an address that was checked, ends in time, and can be shut down by others."""
+"""Sockets for downloads: each connects to a checked address, keeps a deadline, and can be shut down by any thread."""
 
 import logging
 import selectors
@@ -17,13 +17,13 @@ from reelscribe.errors import without_passwords
 from reelscribe.video.addresses import check_public
 
 _LOGS: Final = tuple(f"httpcore2.{part}" for part in ("connection", "http11", "proxy", "socks"))
-"""Where it logs, at DEBUG, what is sent and received."""
+"""Loggers to which httpcore2 writes requests and responses, at level DEBUG."""
 _LEAST_SECONDS: Final = 0.001
-"""A time limit of 0 would mean not to wait at all, which is another way of using a socket."""
+"""Minimum timeout of a connection attempt, in seconds. A timeout of 0 would make the socket non-blocking."""
 
 
 class _WithoutPasswords(logging.Filter):
-    """Takes passwords out of URLs that a server names, as in a redirect."""
+    """Removes passwords from logged URLs, such as that of a redirect."""
 
     def filter(self, record: logging.LogRecord) -> bool:
         record.msg, record.args = without_passwords(record.getMessage()), ()
@@ -41,16 +41,16 @@ class Download:
         self.url = url
         self.deadline = time.monotonic() + seconds
         self.has_connected = False
-        """Whether the request that is under way needed a new connection."""
+        """Whether the current request needed a new connection."""
 
     def left(self, seconds: float | None = None) -> float:
-        """Seconds that it has left, at most as many as these."""
+        """Seconds until the deadline, but at most `seconds`."""
         left = self.deadline - time.monotonic()
         return left if seconds is None else min(left, seconds)
 
 
 class Sockets:
-    """The sockets of a run. Each thread uses its own for one download at a time."""
+    """The sockets of a run. Each thread uses its sockets for one download at a time."""
 
     def __init__(self) -> None:
         self.closed = threading.Event()
@@ -59,24 +59,29 @@ class Sockets:
         self._local = threading.local()
 
     def begin(self, download: Download) -> None:
-        """Have what this thread does from now on be for a download."""
+        """Set the download for which this thread uses sockets from now on."""
         self._local.download = download
 
     def close(self) -> None:
-        """Shut down all of them: what waits for one, in whatever thread, returns. No other is opened."""
+        """Shut down all sockets, so that waits in all threads return. No further socket is opened."""
         self.closed.set()
         with self._lock:
             sockets = list(self._open)
         for opened in sockets:
             with suppress(OSError):
-                socket.socket.shutdown(opened, socket.SHUT_RDWR)  # the plain one, also of a TLS socket
+                socket.socket.shutdown(opened, socket.SHUT_RDWR)  # not SSLSocket's own method, which drops TLS state
 
     def backend(self, *, check: bool) -> httpcore2.NetworkBackend:
-        """What connections of a pool are made with; `check` if they may lead to public addresses only."""
+        """The network backend for a connection pool; with `check` it connects to public addresses only."""
         return _Backend(self, check=check)
 
     def connect(self, host: str, port: int, timeout: float | None, *, check: bool) -> socket.socket:
-        """Connect to the first address of a host that answers, having checked all of them."""
+        """Connect to the first address of a host that accepts. With `check`, all its addresses are checked before.
+
+        Raises:
+            ClipError: kind "refused", if an address is not public.
+            httpcore2.ConnectError, httpcore2.ConnectTimeout: no address accepts.
+        """
         download: Download = self._local.download
         download.has_connected = True
         try:
@@ -102,10 +107,10 @@ class Sockets:
         raise error(reason(trouble)) from trouble
 
     def watch(self, opened: socket.socket) -> None:
-        """Have a socket shut down at the end.
+        """Register a socket, so that `close` shuts it down.
 
         Raises:
-            OSError: that has come.
+            OSError: `close` was called already.
         """
         with self._lock:
             self._open.add(opened)
@@ -113,10 +118,10 @@ class Sockets:
             raise OSError("the download was given up")
 
     def left(self, timeout: float | None) -> float:
-        """Seconds that this thread's download may wait for a socket.
+        """Seconds that this thread's download may wait for a socket, at most `timeout`.
 
         Raises:
-            TimeoutError: none.
+            TimeoutError: no time is left.
         """
         left = float(self._local.download.left(timeout))
         if left <= 0:
@@ -125,7 +130,7 @@ class Sockets:
 
 
 class _Backend(httpcore2.NetworkBackend):
-    """Where a pool gets its connections."""
+    """Makes the connections of a pool."""
 
     def __init__(self, sockets: Sockets, *, check: bool) -> None:
         self._sockets, self._check = sockets, check
@@ -135,7 +140,7 @@ class _Backend(httpcore2.NetworkBackend):
 
 
 class _Stream(httpcore2.NetworkStream):
-    """A connection, each wait of which ends when the download that uses it has no time left."""
+    """A connection. Each of its waits ends at the deadline of the download that uses it."""
 
     def __init__(self, sockets: Sockets, opened: socket.socket) -> None:
         self._sockets, self._socket = sockets, opened
@@ -161,7 +166,7 @@ class _Stream(httpcore2.NetworkStream):
                 raise OSError("a proxy that is itself asked by https cannot be used for https; name it as http://...")
             self._socket.settimeout(self._sockets.left(timeout))
             wrapped = ssl_context.wrap_socket(self._socket, server_hostname=server_hostname)
-            self._sockets.watch(wrapped)  # in place of the plain one, which is no more
+            self._sockets.watch(wrapped)  # it replaces the plain socket, which wrap_socket has detached
         return _Stream(self._sockets, wrapped)
 
     def get_extra_info(self, info: str) -> Any:
@@ -171,7 +176,7 @@ class _Stream(httpcore2.NetworkStream):
 
 
 def reason(exc: Exception) -> str:
-    """What went wrong, in the system's words if it has any."""
+    """The reason of an error: the system's message if there is one."""
     return str(getattr(exc, "strerror", None) or exc or type(exc).__name__).rstrip(".")
 
 
@@ -181,12 +186,12 @@ def _translated(over: type[Exception], broken: type[Exception]) -> Iterator[None
         yield
     except TimeoutError as exc:
         raise over(str(exc)) from exc
-    except (OSError, ValueError) as exc:  # ValueError: a host's name that TLS cannot take
+    except (OSError, ValueError) as exc:  # ValueError: a host name that TLS does not accept
         raise broken(reason(exc)) from exc
 
 
 def _is_readable(opened: socket.socket) -> bool:
-    """Whether there is something to read: of a connection that waits, that the server has ended it."""
+    """Whether a socket is readable. For an idle connection this means that the server has closed it."""
     with selectors.DefaultSelector() as selector:
         try:
             selector.register(opened, selectors.EVENT_READ)

@@ -25,19 +25,21 @@ from reelscribe.video.opening import open_clip, reason, video_stream
 from reelscribe.video.sampling import Hearing
 
 _JITTER_SECONDS: Final = 0.01
-"""A block that begins this much too early or too late still counts as following the one before: Matroska and FLV round
-times to milliseconds. A missing packet shows, since the shortest usual one lasts 20 ms."""
+"""Maximum seconds by which a block may begin too early or too late and still follow the one before: Matroska and FLV
+round times to milliseconds. A missing packet is still noticed, since the shortest usual one lasts 20 ms."""
 _LACKING_SECONDS: Final = 0.1
-"""This much sound may be missing at the start and end of a clip: tracks may end a few packets before the pictures."""
+"""Seconds of sound that may be missing from a clip: tracks may end a few packets before the pictures."""
 _ROLL_SECONDS: Final = 0.5
-"""Decoding begins this long before a stretch, since first packets depend on earlier ones (Opus needs 80 ms)."""
+"""Seconds before a stretch at which decoding begins, since packets depend on earlier ones (Opus needs 80 ms)."""
 _LEAST_ROLL_SECONDS: Final = 0.1
 _FAR_SECONDS: Final = 10.0
 """Sound before a stretch is skipped by a seek if it is longer than this."""
 _LOUDEST: Final = 100.0
-"""Louder samples count as damage. Full scale is 1; lossy codecs exceed it a little, and float files hold anything."""
+"""Maximum absolute value of a sample; larger ones count as damage. Full scale is 1; lossy codecs exceed it a little,
+and files of float samples may hold any value."""
 _CAREFUL: Final = {"err_detect": "crccheck+explode"}
-"""FLAC and AC-3 have checksums. AAC notices most damage without; within packets of Opus, MP3 and PCM nobody can."""
+"""Decoder options that make FFmpeg check checksums, which FLAC and AC-3 have. AAC decoders notice most damage without
+them; damage within packets of Opus, MP3 and PCM cannot be noticed."""
 _PIECE: Final = 1 << 16
 """Number of samples that are resampled at a time."""
 
@@ -49,12 +51,12 @@ def read_sound(clip: Clip, span: tuple[float, float] | None, hearing: Hearing) -
     """Decode the sound of a clip.
 
     Args:
-        clip: to decode.
-        span: when its pictures begin and end by the clock of the file, in seconds; None if that is not known.
-        hearing: how its sound is wanted.
+        clip: the clip.
+        span: start and end of its pictures on the file's clock, in seconds; None if they are not known.
+        hearing: sample rate and token limit of the model's sound input.
 
     Raises:
-        ClipError: kind "decode" if its sound is damaged, or it is not known which part of it goes with the pictures;
+        ClipError: kind "decode" if the sound is damaged, or if it is not known which part of it goes with the pictures;
             "too_large" if it costs too many tokens.
     """
     with open_clip(clip) as container:
@@ -104,10 +106,10 @@ def _nothing(rate: int, why: Literal["no sound", "no track"]) -> Sound:
 
 
 def _sound_stream(container: InputContainer, clip: Clip) -> AudioStream | None:
-    """The track that players play with the pictures.
+    """The track that players play with the pictures; None if the file has no sound.
 
     Raises:
-        ClipError: kind "decode", there is no decoder for it.
+        ClipError: kind "decode", if there is no decoder for the sound.
     """
     stream = container.streams.best("audio", related=video_stream(container, clip))
     if not isinstance(stream, AudioStream):
@@ -118,7 +120,7 @@ def _sound_stream(container: InputContainer, clip: Clip) -> AudioStream | None:
 
 
 def _blocks(clip: Clip, start: float, end: float) -> Iterator[AudioFrame]:
-    """Decoded blocks of samples, from before a stretch to its end. A seek that misses the stretch is not made."""
+    """Decoded blocks of samples, from before a stretch to its end. If a seek misses, all of the file is read."""
     for seek in (True, False):
         with open_clip(clip) as container:
             stream = _sound_stream(container, clip)
@@ -151,7 +153,7 @@ def _decoded(clip: Clip, stream: AudioStream, packets: Packets, start: float, en
         if begins is not None and begins >= end:
             yield from stream.decode(None)
             return
-        # Damage before the stretch is none of it; the first packets behind a seek may lack those before.
+        # Ignore damage before the stretch: the first packets after a seek may lack the ones that they depend on.
         matters = begins is None or begins + (packet.duration or 0) * base > start
         try:
             blocks = packet.decode()
@@ -204,7 +206,12 @@ class _Track:
         self._made: list[Samples] = []
 
     def put(self, seconds: float | None, samples: Samples) -> None:
-        """Lay a block out that begins so long after the track; later ones begin later. What is outside is left out."""
+        """Put a block on the track. Blocks must come in order; parts outside of the track are left out.
+
+        Args:
+            seconds: time of the block's first sample, from the start of the track; None to follow the block before.
+            samples: float32, shape (samples,).
+        """
         at = None if seconds is None else round(seconds * self.own_rate)
         if at is None or (self._next is not None and abs(at - self._next) <= _JITTER_SECONDS * self.own_rate):
             at = self._next or 0

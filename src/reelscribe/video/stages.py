@@ -1,4 +1,4 @@
-"""Clips on their way to the engine: first fetched, then decoded, in daemon threads."""
+"""Fetches and then decodes clips on their way to the engine, in daemon threads."""
 
 import threading
 import time
@@ -17,12 +17,12 @@ from reelscribe.video.turns import next_turn
 Fetch = Callable[[Clip], AbstractContextManager[Clip]]
 
 _CLIPS_AHEAD: Final = 2
-"""Maximum of clips under way for each decoder, not counting downloads."""
+"""Maximum number of clips under way for each decoder, not counting downloads."""
 _STRETCHES: Final = 8
-"""This many stretches of films count as one of those clips: a decoder takes several neighbours in one pass, while other
-decoders work further on in the film."""
+"""Number of stretches of films that count as one clip in `_CLIPS_AHEAD`: a decoder takes several adjacent stretches in
+one pass, while other decoders work further on in the film."""
 _SHARERS: Final = 8
-"""Maximum of works under way for each of those clips."""
+"""Maximum number of works under way for each clip that `_CLIPS_AHEAD` allows."""
 _PATIENCE_SECONDS: Final = 1.0
 """How long a clip may take to decode before others pass it."""
 _LOOK_SECONDS: Final = 0.1
@@ -43,7 +43,7 @@ class _Stage(IntEnum):
 
 @dataclass(kw_only=True, eq=False)
 class _Passage:
-    """A clip under way, and the works that are about it."""
+    """A clip under way, and the works that show it."""
 
     clip: Clip
     stage: _Stage
@@ -62,7 +62,7 @@ class _Passage:
 
     @property
     def is_error(self) -> bool:
-        """Whether something went wrong that is not the clip's own fault."""
+        """Whether the result is an error that is not a failure of the clip itself."""
         return isinstance(self.result, BaseException) and not isinstance(self.result, ClipError)
 
 
@@ -81,7 +81,7 @@ class Stages:
         self._max_bytes, self._clip_bytes = max_bytes, clip_bytes
         self._passages: list[_Passage] = []
         self._last: _Passage | None = None
-        """The passage that was given last; the next work about its clip shares its frames."""
+        """The passage that was returned last; the next work about its clip shares its frames."""
         self._changed = threading.Condition()
         self._closed = False
         self._threads: list[threading.Thread] = []
@@ -98,7 +98,7 @@ class Stages:
             return self._has_room()
 
     def add(self, work: Work) -> None:
-        """Take a work. It shares the clip of another work about it, if one is under way."""
+        """Add a work. If another work about the same clip is under way, they share the clip."""
         with self._changed:
             passage = self._passage_for(work)
             if passage not in self._passages:
@@ -118,14 +118,15 @@ class Stages:
         """Wait for a work whose clip is done. Works come in order, except that they pass slow clips.
 
         Args:
-            or_room: whether to wait no longer than until another work may be pulled.
-            cancelled: once it says True, nothing is waited for.
+            or_room: whether to return as soon as another work may be pulled.
+            cancelled: once it returns True, the wait ends.
 
         Returns:
-            None if none is under way, there is room before one is done, or it was cancelled.
+            A work with its frames or its clip's error. None if no work is under way, if with `or_room` there is room
+            before one is done, or if the wait was cancelled.
 
         Raises:
-            BaseException: what went wrong with a clip that is not its own fault, once it is the oldest.
+            BaseException: an error that is not a failure of a clip itself, raised when its clip is the oldest.
         """
         with self._changed:
             while (passage := self._first_done()) is None:
@@ -154,7 +155,7 @@ class Stages:
                 self._changed.notify_all()
 
     def close(self) -> None:
-        """Wait for the threads, but only for a second."""
+        """Wait for the threads, at most `_END_SECONDS`."""
         until = time.monotonic() + _END_SECONDS
         for thread in self._threads:
             thread.join(max(until - time.monotonic(), 0))
@@ -209,7 +210,7 @@ class Stages:
             thread.start()
 
     def _take(self, stage: _Stage) -> _Passage | None:
-        """Wait for a clip that has come to this stage, and move it to the next one. None at the end."""
+        """Wait for a clip at this stage, and move it to the next stage. Returns None when the stages are stopping."""
         with self._changed:
             while not self._closed:
                 passage = self._next_download() if stage is _Stage.REMOTE else self._next_to_decode()

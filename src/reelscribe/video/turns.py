@@ -1,4 +1,4 @@
-"""Which clip a decoder takes next. Neighbours in a film go to one decoder, which decodes them in one pass."""
+"""Chooses the clip that a decoder takes next: adjacent clips of a film go to one decoder, to be decoded in one pass."""
 
 from bisect import bisect_right
 from collections import defaultdict
@@ -14,16 +14,17 @@ _Place = tuple[str, Path | None, float]
 def next_turn(waiting: Sequence[Clip], last: Clip | None, others: Iterable[Clip]) -> int:
     """Choose the next clip for a free decoder.
 
-    It continues in its film, up to where another decoder is. Otherwise it takes the oldest clip that no decoder is
-    going towards. If there is none, it takes the second half of the longest run of clips before another decoder.
+    The decoder continues in its film, up to the place of another decoder. If no clip is left there, it takes the oldest
+    clip that no decoder is moving towards. If there is none either, it starts in the middle of the longest run of clips
+    that another decoder is moving towards.
 
     Args:
         waiting: clips to choose from, oldest first; at least one.
-        last: what the decoder decoded last.
-        others: what the others are at.
+        last: the clip that this decoder took last.
+        others: the clips that the other decoders took last.
 
     Returns:
-        The number of the clip.
+        The index of the clip in `waiting`.
     """
     here = _place(last) if last else None
     places = sorted({place for place in (here, *map(_place, others)) if place}, key=_order)
@@ -51,7 +52,7 @@ def _order(place: _Place) -> tuple[str, str, float]:
 
 
 def _place_before(clip: Clip, places: Sequence[_Place]) -> _Place | None:
-    """The decoder's place from which the way leads to a clip: the nearest before it in its film, if there is one."""
+    """Place of the decoder that is moving towards a clip: the nearest one before it in its film; None if none is."""
     place = _place(clip)
     if place is None:
         return None

@@ -1,11 +1,13 @@
-"""Downloads over HTTP within limits of size, time and reach.
+"""Downloads over HTTP with limits on size, time and addresses.
 
-A URL in a data set is written by whoever wrote the data set. So each connection is made to an address that was checked
-first, redirects included: the name is resolved once, and what was checked is what is connected to. The time limit holds
-for the whole download, waiting for a busy server included. Not covered: the time that the system's resolver takes, and,
-behind a proxy, where the proxy itself connects to; there, names are checked as this machine resolves them.
+URLs in a data set are not trusted. So each connection, also after a redirect, goes to an address that was checked: the
+name is resolved once, and the checked address is the one that is connected to. The time limit holds for the whole
+download, including waits for a busy server.
 
-httpcore2 speaks HTTP and keeps connections; their sockets are ours.
+Not covered: the time that the system's resolver takes; and, behind a proxy, the address to which the proxy connects.
+There, names are checked as this machine resolves them.
+
+httpcore2 implements HTTP and pools connections; their sockets come from `sockets.py`.
 """
 
 import base64
@@ -35,25 +37,25 @@ _MOVED: Final = (301, 302, 303, 307, 308)
 _BUSY: Final = (429, 503)
 _MOST_REDIRECTS: Final = 10
 _PAUSES: Final = (1.0, 2.0, 4.0, 8.0)
-"""Seconds between tries, if a busy server does not say when to come back."""
+"""Seconds between tries if a busy server sends no Retry-After header."""
 _KEPT_SECONDS: Final = 15.0
-"""That a connection may wait for its next download."""
+"""Seconds that an idle connection is kept for the next download."""
 _SMALL: Final = 1 << 16
-"""Bytes of an answer without a file that are read, so that its connection can be kept."""
+"""Maximum size of an error's or redirect's body, in bytes, that is read so that the connection can be reused."""
 _SILENCE_SECONDS: Final = 30.0
-"""A server that says nothing for this long has gone."""
+"""Seconds without data after which a server counts as gone."""
 _ODD: Final = re.compile(r"[\x00-\x20\x7f]|%(?![0-9A-Fa-f]{2})")
-"""Characters that a URL holds only if they are quoted, and that httpx2 does not quote."""
+"""Matches characters that must be percent-encoded in a URL, and that httpx2 does not encode."""
 
 
 class Web:
-    """Fetches files. Threads may share one, and with it the connections that are kept.
+    """Downloads files over HTTP. Threads may share one instance and its connections.
 
     Args:
-        max_bytes: most that a file may hold.
-        seconds: longest that a download may take.
+        max_bytes: maximum size of a file, in bytes.
+        seconds: time limit of a download.
         allow_private: whether files may come from addresses that are not of the public internet.
-        max_kept: connections that are kept while no download needs them.
+        max_kept: maximum number of idle connections that are kept.
     """
 
     def __init__(self, *, max_bytes: int, seconds: float, allow_private: bool, max_kept: int = 1) -> None:
@@ -69,14 +71,15 @@ class Web:
         self._lock = threading.Lock()
 
     def download(self, url: str, target: BinaryIO) -> None:
-        """Fetch a whole file.
+        """Download a whole file.
 
         Args:
-            url: http or https; what has to be quoted in it may be, or not. `user:password@` is used.
-            target: to write to.
+            url: http or https URL. Special characters may be percent-encoded or not. `user:password@` is sent as basic
+                authentication.
+            target: file object to write to.
 
         Raises:
-            ClipError: kind "missing", "refused", or "download" for all else that goes wrong on the way.
+            ClipError: kind "missing", "refused", or "download" for all other failures.
             OSError: the target cannot be written to.
         """
         download = Download(url, self._seconds)
@@ -88,22 +91,22 @@ class Web:
             took = f": the download took longer than {self._seconds:g} s (download_seconds)."
             raise ClipError("download", url + (silent if download.left() > 0 else took)) from exc
         except InvalidURL as exc:
-            why = "it is no URL" if "@" in url else reason(exc)  # which may hold a part of a password
+            why = "it is no URL" if "@" in url else reason(exc)  # the reason may contain a part of the password
             raise ClipError("download", f"{url} cannot be downloaded: {why}.") from exc
         except (httpcore2.NetworkError, httpcore2.ProtocolError, httpcore2.UnsupportedProtocol) as exc:
             raise ClipError("download", f"{url} cannot be downloaded: {reason(exc)}.") from exc
         except (httpcore2.ProxyError, ImportError) as exc:
             raise ClipError("download", f"{url} cannot be downloaded by the proxy: {exc}.") from exc
-        if self._sockets.closed.is_set():  # a socket that was shut down reads as one that came to its end
+        if self._sockets.closed.is_set():  # reading from a socket that was shut down looks like the end of the file
             raise ClipError("download", f"{url}: the download was given up.")
 
     def close(self) -> None:
-        """Give up what is under way, in other threads: what waits for a socket returns."""
+        """Cancel the downloads of all threads: every wait for a socket returns."""
         self._sockets.close()
         with self._lock:
             pools = list(self._pools.values())
         for pool in pools:
-            with suppress(Exception):  # connections in use are their own threads' to close
+            with suppress(Exception):  # connections in use are closed by their own threads
                 pool.close()
 
     def _follow(self, download: Download, url: URL, target: BinaryIO) -> None:
@@ -124,7 +127,7 @@ class Web:
 
     @contextmanager
     def _answer(self, download: Download, url: URL, login: bytes | None) -> Iterator[httpcore2.Response]:
-        """A server's answer; one that is too busy is asked again when it says, or after some pauses."""
+        """A context that gives a server's response. A busy server is asked again when it says, or after pauses."""
         pauses = iter(_PAUSES)
         while True:
             self._wait_for(download, url)
@@ -141,7 +144,7 @@ class Web:
                 raise ClipError("download", f"{message}, and to ask again in {pause:,.0f} s.")
             _drain(response)
             response.close()
-            # For all downloads from there, so that their retries do not add up.
+            # Make all downloads from this server wait, so that their retries do not add up.
             self._busy_until[_origin(url)] = max(time.monotonic() + pause, self._busy_until.get(_origin(url), 0.0))
         try:
             yield response
@@ -156,7 +159,7 @@ class Web:
     def _ask(self, download: Download, url: URL, login: bytes | None) -> httpcore2.Response:
         proxy = proxy_of(url)
         if proxy:
-            self._check_behind_proxy(download, url.raw_host.decode())  # as the proxy is told it
+            self._check_behind_proxy(download, url.raw_host.decode())  # the form in which the proxy gets the name
         headers = [
             (b"Host", url.netloc),
             (b"User-Agent", _AGENT),
@@ -176,14 +179,18 @@ class Web:
             except (httpcore2.ReadError, httpcore2.WriteError, httpcore2.RemoteProtocolError):
                 if download.has_connected:
                     raise
-                # else a kept connection, which the server ended just now: that says nothing of this file
+                # Else it was a kept connection that the server closed just now: try again.
             except httpcore2.ConnectError as exc:
                 if proxy:
                     raise httpcore2.ProxyError(reason(exc)) from exc
                 raise
 
     def _take(self, download: Download, response: httpcore2.Response, target: BinaryIO) -> None:
-        """Write the file that an answer holds."""
+        """Write the file in a response to the target.
+
+        Raises:
+            ClipError: the response has no file, or one that is too large or incomplete.
+        """
         url = download.url
         if response.status != 200:
             kind: FailureKind = "missing" if response.status in _GONE else "download"
@@ -223,7 +230,7 @@ class Web:
         return httpcore2.default_ssl_context()
 
     def _check_behind_proxy(self, download: Download, host: str) -> None:
-        """Check a host that a proxy is to connect to, as far as this machine knows its address."""
+        """Check the host to which a proxy connects, if this machine can resolve its name."""
         if not self._allow_private:
             with suppress(OSError, ValueError):
                 check_public(download.url, host, socket.getaddrinfo(host, None))
@@ -234,10 +241,10 @@ def _quoted(found: re.Match[str]) -> str:
 
 
 def _parsed(url: str) -> URL:
-    """A URL whose blanks, letters and control characters are quoted where they are not.
+    """Parse a URL, percent-encoding characters that need it.
 
     Raises:
-        InvalidURL: it is none.
+        InvalidURL: it is not a URL, or names no host.
     """
     scheme, _, rest = url.strip().partition("://")
     try:
@@ -254,7 +261,7 @@ def _origin(url: URL) -> tuple[str, str, int | None]:
 
 
 def _login(url: URL) -> bytes | None:
-    """What a URL's `user:password@` is in a request's header."""
+    """Value of the Authorization header for a URL's `user:password@`; None if it has none."""
     if not url.userinfo:
         return None
     return b"Basic " + base64.b64encode(f"{url.username}:{url.password}".encode())
@@ -271,7 +278,7 @@ def _status(response: httpcore2.Response) -> str:
 
 
 def _drain(response: httpcore2.Response) -> None:
-    """Read what an answer says beside its head, if that is little: else its connection is of no more use."""
+    """Read a response's body if it is small, so that its connection can be reused."""
     length = _header(response, b"content-length") or ""
     if re.fullmatch(r"[0-9]+", length) and int(length) <= _SMALL:
         with suppress(httpcore2.NetworkError, httpcore2.ProtocolError, httpcore2.TimeoutException):  # the head counts
@@ -280,7 +287,7 @@ def _drain(response: httpcore2.Response) -> None:
 
 
 def retry_after(value: str) -> float | None:
-    """Seconds that a server asks to wait, in a header that holds seconds or a date; None if it holds neither."""
+    """Seconds to wait, from the value of a Retry-After header: a number or a date; None if it is neither."""
     if re.fullmatch(r"\d+(\.\d+)?", value):
         return float(value)
     try:
@@ -290,7 +297,7 @@ def retry_after(value: str) -> float | None:
 
 
 def too_large(url: str, size: int | None, max_bytes: int) -> ClipError:
-    """The failure of a file that is larger than the limit; `size` is None if only that is known."""
+    """The error for a file that is larger than the limit; `size` is None if its exact size is not known."""
     got = "more" if size is None else f"{size:,}"
     message = f"{url} is too large: at most {max_bytes:,} bytes are taken (max_video_bytes); got {got}."
     return ClipError("download", message)

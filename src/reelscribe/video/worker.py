@@ -1,7 +1,7 @@
-"""A decoder process: takes clips from its owner and gives frames back, until the owner closes the socket or dies.
+"""The program of a decoder process: decodes clips for its owner, until the owner closes the socket or dies.
 
-`isolate.py` starts it and has the other end. Messages go over a socket; what is large (a clip's bytes on the way in,
-pixels on the way out) goes through memory that both share (`shared.py`).
+`isolate.py` starts the process and has the other end of the socket. Messages go over the socket; large data (a clip's
+bytes on the way in, pixels on the way out) goes through shared memory (`shared.py`).
 """
 
 import contextlib
@@ -29,20 +29,21 @@ from reelscribe.video.scenes import Scene, find_scenes
 from reelscribe.video.shared import DrawnFrames, Span, read
 
 READY: Final = "ready"
-"""The first message, once everything is imported."""
+"""The first message to the owner, sent when everything is imported."""
 IDLE_SECONDS: Final = 60.0
-"""An idle decoder exits after this long, with exit code 0."""
+"""Seconds after which an idle decoder exits, with exit code 0."""
 TOO_LARGE: Final = 3
 """Exit code of a decoder that exceeded its memory limit."""
 _LOOK_SECONDS: Final = 1.0
-"""How often it checks that its owner lives. If forked children hold the socket, too, its end does not show there."""
+"""Seconds between checks that the owner is alive. The socket alone does not show that, since forked children of the
+owner may hold it open."""
 _WATCH_SECONDS: Final = 0.05
-"""How often it checks its memory while decoding. A system limit would not do: if an allocation fails, FFmpeg may call
-the file damaged."""
+"""Seconds between checks of memory while decoding. A limit of the system would not do: if an allocation fails, FFmpeg
+may report the file as damaged."""
 
 Job = tuple[Clip, int | None, FrameChoice | Literal["header", "scenes"], int, set[Span]]
-"""Clip; how many bytes it has in the file for clips, if it is there; which frames to decode, or what else to find out;
-threads; where frames are to stay as they are."""
+"""A job: the clip; the number of its bytes in the shared file for clips, or None if they are not there; which frames to
+decode, or what else to do; the number of threads; spans of the file for frames that are in use."""
 Pixels = tuple[tuple[int, ...], Span] | NDArray[np.uint8]
 """Shape of the pixels and their span in the file for frames, or the pixels themselves."""
 Decoded = tuple[Pixels, Frames]
@@ -68,7 +69,7 @@ def main(channel: int, clips: int, frames: int, owner: int, max_bytes: int) -> N
     most = _own_bytes() + max_bytes
     drawn = DrawnFrames(frames)
     threading.Thread(target=_listen, args=(connection, jobs, busy, owner, most), daemon=True).start()
-    gc.freeze()  # what is there by now stays
+    gc.freeze()  # objects that exist now are permanent: exclude them from garbage collection
     connection.send(READY)
     while True:
         try:

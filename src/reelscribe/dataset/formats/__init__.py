@@ -1,6 +1,6 @@
-"""Formats of data sets, by name. Each is a module that is loaded when it is needed, with what it needs.
+"""Formats of data sets, by name. Each format is a module, which is imported with its dependencies when it is needed.
 
-A format that can be read has the functions of `Reader`, one that can be written has a class `Writer`.
+The module of a readable format has the functions of `Reader`; that of a writable one has a class `Writer`.
 """
 
 import importlib
@@ -17,58 +17,59 @@ from reelscribe.values import Row, RowResult
 
 @dataclass(frozen=True, kw_only=True)
 class Record:
-    """What a format's reader found in the place of one row."""
+    """What a reader found in the place of one row: the row, or a problem."""
 
     row: Row
     root: Path | None = None
-    """Folder that its relative paths start from."""
+    """Folder from which the row's relative paths start."""
     source: Any = None
-    """The record as it was; see `InputRow.source`."""
+    """The original record; see `InputRow.source`."""
     num_bytes: int = 0
+    """Approximate memory that the record takes."""
     problem: str | None = None
-    """Why it is no row."""
+    """Why it cannot be read as a row, else None."""
     kind: FailureKind = "row"
-    """Of that problem."""
+    """Kind of the problem."""
 
 
 class Reader(Protocol):
-    """How a format is read; a module with these functions."""
+    """Reader of a format: a module with these functions."""
 
     def check(self, location: str) -> None:
-        """Raise DatasetError where there is nothing of this format to be read. Costs little."""
+        """Raise DatasetError if the location cannot be read in this format. This check is cheap."""
 
     def count(self, location: str, deadline: float) -> int | None:
-        """How many rows there are; None where that cannot be told by then (in seconds of the monotonic clock)."""
+        """Number of rows; None if it is not known by `deadline`, in seconds of the monotonic clock."""
 
     def read(self, location: str, settings: Settings, base: Path) -> Iterator[Record]:
         """Read rows, one by one.
 
         Args:
             location: path or URL.
-            settings: which columns are looked at, limits, root.
-            base: folder from which made-up rows name local files.
+            settings: which columns are read, limits, `root`.
+            base: folder from which rows that the reader makes for local files name these.
 
         Raises:
-            DatasetError: it cannot be read on; the rows before are good.
+            DatasetError: reading fails in the middle; the rows before are valid.
         """
 
 
 class RowWriter(Protocol):
-    """How a format is written: one file, from its first row to its last."""
+    """Writer of a format. It writes one file, from its first row to its last."""
 
     def write(self, result: RowResult) -> None:
         """Write the rows of one input row."""
 
     def close(self) -> None:
-        """Write what is left, and close the file."""
+        """Write the remaining rows, and close the file."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Format:
-    """A format by what files of it are called."""
+    """A format, with the names of its files."""
 
     suffixes: tuple[str, ...] = ()
-    """How names of its files end; the first is the one to write by default."""
+    """Suffixes of its files; the first is the default for writing."""
     writable: bool = True
 
 
@@ -86,16 +87,16 @@ FORMATS: Final[dict[str, Format]] = {
     ),
     "videos": Format(writable=False),
 }
-"""Name of a module in this package, to its format."""
+"""Formats by the names of their modules in this package."""
 
 
 def first_suffixes(*, writable: bool = False) -> str:
-    """How files of each format are called, in words; of those that can be written, if only these are meant."""
+    """The first suffix of each format, as a text for messages; with `writable`, only of formats that can be written."""
     return ", ".join(item.suffixes[0] for item in FORMATS.values() if item.suffixes and (item.writable or not writable))
 
 
 def format_of(name: str) -> str | None:
-    """The format of a file by its name; None where that says nothing."""
+    """The format of a file, by its name; None if no format has its suffix."""
     return next((key for key, item in FORMATS.items() if name.lower().endswith(item.suffixes or ("\0",))), None)
 
 
@@ -103,7 +104,7 @@ def load_reader(name: str) -> Reader:
     """The reader of a format.
 
     Raises:
-        MissingExtraError: what it needs is not installed.
+        MissingExtraError: it needs a package that is not installed.
     """
     return cast(Reader, _load(name))
 
@@ -112,7 +113,7 @@ def load_writer(name: str) -> Any:
     """The class `Writer` of a format.
 
     Raises:
-        MissingExtraError: what it needs is not installed.
+        MissingExtraError: it needs a package that is not installed.
     """
     return _load(name).Writer
 

@@ -1,7 +1,7 @@
-"""What Parquet and Hugging Face data sets share: Arrow's record batches to rows, and rows to tables of one schema.
+"""Arrow code for Parquet and Hugging Face data sets: record batches to rows, and rows to tables of one schema.
 
-Columns that were read as Arrow arrays are written as they are, without a way through Python. Rows of another format
-get a schema from the first of them; a value that does not fit into it is kept as JSON in a column of its own.
+Columns that were read as Arrow arrays are written unchanged, without conversion to Python. For rows of another format
+the schema is inferred from the first table; later values that do not fit it are kept as JSON in the column `UNFIT`.
 """
 
 import json
@@ -25,26 +25,26 @@ from reelscribe.tasks import ColumnKind, Task
 from reelscribe.values import Row, RowResult
 
 TABLE_ROWS, TABLE_BYTES = 1000, 1 << 24
-"""Rows that are made into a table at once; fewer where they are large."""
+"""Maximum number and bytes of the rows in one table."""
 UNFIT: Final = "reelscribe_unfit"
-"""Column of what does not fit its own column's type, as a JSON object; where rows come from another format."""
+"""Column for values that do not fit their own columns' types, as a JSON object. Rows that come from Arrow lack it."""
 
 _MOST_UNFIT: Final = 0.01
-"""Of the first values of a column. Where more have no place in any type, all become text."""
+"""Maximum share of a column's first values that may fit no type. If more do not fit, the column holds JSON text."""
 _UNREADABLE: Final = (ValueError, OverflowError, TypeError)  # of Arrow's own errors, those that a value can cause
 _MOST_LEVELS: Final = 32
-"""Lists and tables within each other that get a type. Parquet's readers take some hundred."""
+"""Maximum nesting depth of lists and structs that get a type. Parquet's readers support about a hundred levels."""
 _AS_JSON: Final = {b"reelscribe": b"json"}
-"""Metadata of a column that holds its values as JSON."""
+"""Arrow metadata that marks a column whose values are stored as JSON text."""
 _TYPES: Final[dict[ColumnKind, pa.DataType]] = {
     "text": pa.string(),
     "candidates": pa.list_(pa.string()),
     "meta": pa.string(),
     "failure": pa.string(),
 }
-"""Of the columns that are added for a video; the metadata is JSON, whose keys may differ from row to row."""
+"""Types of the added columns for one video. Caption metadata is JSON text, since its keys may differ between rows."""
 _EVENTS: Final = pa.list_(pa.struct([("start", pa.float64()), ("end", pa.float64()), ("text", pa.string())]))
-"""Of the text of a task with times."""
+"""Type of the text column of a task with times: a list of events."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -55,13 +55,13 @@ class ArrowRow:
     number: int
 
     def as_row(self) -> Row:
-        """All columns, as Python values; points in time as text, since Python's own do not hold all of them."""
+        """All columns, as Python values. Dates and times become text, since Python's types cannot hold all of them."""
         row = self.batch.slice(self.number, 1)
         columns = zip(row.schema, row.columns, strict=True)
         return {field.name: _cast(column, _plain(field.type))[0].as_py() for field, column in columns}
 
     def with_columns(self, values: Row, settings: Settings) -> "ArrowRow":
-        """A copy of the row in which columns are set: those that are there already, and those of clips."""
+        """A copy of the row with columns set: existing ones, and those that `split` adds for clips."""
         row = self.batch.slice(self.number, 1)
         schema = with_clips(row.schema, settings)
         arrays = [
@@ -76,7 +76,7 @@ class ArrowRow:
 
 
 def with_clips(schema: pa.Schema, settings: Settings) -> pa.Schema:
-    """A schema with the columns in which `split` says where clips are."""
+    """A schema with the columns in which `split` writes the times and numbers of clips."""
     scene = [pa.field(SCENE, pa.int64())] if settings.split == "scenes" else []
     times = [pa.field("start", pa.float64()), pa.field("end", pa.float64())]
     fields = [pa.field(name, pa.float64()) for name in (settings.start_key, settings.end_key)]
@@ -95,14 +95,17 @@ def _as_type(value: Any, kind: pa.DataType) -> Any:
 
 
 def _cast(column: Any, kind: pa.DataType) -> Any:
-    """A column in another type. (Arrow 26 breaks on slices of structs with a field that holds nothing but nulls.)"""
+    """A column cast to another type.
+
+    Nested columns are copied first: Arrow 26 fails to cast slices of structs with a field of only nulls.
+    """
     if column.type.equals(kind):
         return column
     return (column.take(pa.array(range(len(column)))) if pa.types.is_nested(kind) else column).cast(kind)
 
 
 def _plain(kind: pa.DataType) -> pa.DataType:
-    """A type without points in time, which become text, and spans, which become counts of their unit."""
+    """A type in which dates and times are replaced by text, and durations by integer counts of their unit."""
     if pa.types.is_timestamp(kind) or pa.types.is_date(kind) or pa.types.is_time(kind):
         return pa.string()
     if pa.types.is_duration(kind):
@@ -115,14 +118,14 @@ def _plain(kind: pa.DataType) -> pa.DataType:
 
 
 def check_schema(schema: pa.Schema, location: str) -> None:
-    """Raise DatasetError where columns cannot be told apart."""
+    """Raise DatasetError if several columns have the same name."""
     doubles = {name for name in schema.names if schema.names.count(name) > 1}
     if doubles:
         raise DatasetError(f"{location} has several columns called {', '.join(sorted(doubles))}; rename them.")
 
 
 def rows_of(batches: Iterable[pa.RecordBatch], settings: Settings, root: Path | None) -> Iterator[Record]:
-    """Rows of record batches. They hold the columns that the flow looks at; the others stay in Arrow."""
+    """Rows of record batches. They hold only the columns that the pipeline reads; the others stay in Arrow."""
     used = columns_used(settings)
     for batch in batches:
         looked_at = batch.select([name for name in batch.schema.names if name in used])
@@ -145,9 +148,9 @@ def _row(batch: pa.RecordBatch, number: int) -> tuple[Row, str | None]:
 
 
 def unify(schemas: Sequence[tuple[str, pa.Schema]]) -> pa.Schema:
-    """One schema that all rows of several data sets fit into, given with their names.
+    """The common schema of several data sets, which are given as pairs of name and schema.
 
-    A column may be missing in some of them, or hold nothing but nulls there; else it must have one type.
+    A column may be missing in some data sets or hold only nulls there; in all others it must have the same type.
 
     Raises:
         DatasetError: a column has several types.
@@ -170,13 +173,13 @@ class _Added:
 
     kind: ColumnKind
     schema: Schema | None
-    """Of its values, if it holds some."""
+    """Schema of its values, if the task has one."""
     type: pa.DataType
-    """What it holds for one video."""
+    """Arrow type of its value for one video."""
     is_single: bool
-    """Whether it holds one for all clips of a row."""
+    """Whether it holds one value for all clips of a row."""
     lists: bool
-    """Whether that is a list."""
+    """Whether its value for one video is a list."""
 
     @classmethod
     def of(cls, task: Task, kind: ColumnKind) -> "_Added":
@@ -187,23 +190,23 @@ class _Added:
         return cls(kind=kind, schema=schema, type=made, lists=kind == "candidates", is_single=task.is_over_video)
 
     def cell(self, value: Any) -> Any:
-        """What it holds for a video."""
+        """Its value for one video, as it is stored in Arrow."""
         if self.schema:
             return self.schema.arrow_value(value) if isinstance(value, dict) else value  # a list does not fit
         return value if self.lists else _text(value)
 
     def is_list(self, value: Any) -> bool:
-        """Whether a value is that of a list of videos."""
+        """Whether a value is a list with one entry for each of several videos."""
         if not isinstance(value, list):
             return False
         return not self.lists or all(item is None or isinstance(item, list) for item in value)
 
 
 class TableMaker:
-    """Makes results into tables, all of one schema, which the first settles.
+    """Collects results into tables of one schema. The first table determines the schema.
 
     Args:
-        schema: of the rows that were read, where all of them come from Arrow.
+        schema: schema of the rows that were read, if all of them come from Arrow; else None.
         settings: which columns hold videos and captions.
     """
 
@@ -220,16 +223,16 @@ class TableMaker:
         self._fitted: tuple[pa.RecordBatch, pa.RecordBatch] | None = None
 
     def add(self, result: RowResult) -> bool:
-        """Take a result; return whether it is time to make a table."""
+        """Add a result. Returns whether there are enough results for a table."""
         self._results.append(result)
         self._bytes += (result.origin.num_bytes if result.origin else 0) * max(len(result.rows), 1)
         return len(self._results) >= TABLE_ROWS or self._bytes >= TABLE_BYTES
 
     def make(self) -> pa.Table:
-        """A table of what was taken since the last one; may be empty."""
+        """A table of the results since the last one; it may be empty."""
         pairs = [(result, row) for result in self._results for row in result.rows]
         self._results, self._bytes = [], 0
-        if self.schema is None:  # interleaved rows may have columns of their own that are called as those of tasks
+        if self.schema is None:  # interleaved rows may have their own columns with the names of added ones
             own = {name for result, _ in pairs if result.origin for name in result.origin.row}
             own.update(self._before.names if self._before else ())
             self._added = {name: added for name, added in self._added.items() if name not in own}
@@ -240,7 +243,7 @@ class TableMaker:
     # Rows that come from Arrow.
 
     def _pass_through(self, pairs: list[tuple[RowResult, Row]], before: pa.Schema) -> pa.Table:
-        # What has no record behind it, such as the place where a file broke off, is no row; it is listed as a failure.
+        # A result without an Arrow row, such as one for the place where a file broke off, is only listed as a failure.
         pairs = [(result, row) for result, row in pairs if result.origin and isinstance(result.origin.source, ArrowRow)]
         if self.schema is None:
             column = video_column(before.names, self._settings)
@@ -262,7 +265,7 @@ class TableMaker:
         return pa.Table.from_arrays(arrays, schema=self.schema)
 
     def _gather(self, rows: Sequence[ArrowRow], schema: pa.Schema) -> pa.Table:
-        """The rows as a table, in slices: nothing is copied."""
+        """The rows as a table of slices of their batches, without copying."""
         runs: list[tuple[pa.RecordBatch, int, int]] = []
         for row in rows:
             if runs and runs[-1][0] is row.batch and runs[-1][2] == row.number:
@@ -273,7 +276,7 @@ class TableMaker:
         return pa.Table.from_batches(slices, schema)
 
     def _fit(self, batch: pa.RecordBatch, schema: pa.Schema) -> pa.RecordBatch:
-        """A batch with the columns and types of a schema that it goes into."""
+        """A batch with the columns and types of the output's schema. The last batch is cached."""
         if self._fitted is None or self._fitted[0] is not batch:
             columns = [
                 _cast(batch.column(field.name), field.type)
@@ -316,7 +319,7 @@ class TableMaker:
                 for number in (number for number, fit in enumerate(fits) if not fit):
                     unfit[number][field.name] = rows[number][field.name]
             arrays.append(array)
-        # What does not fit comes last, when all of it is known.
+        # The column of unfit values is last, since it is complete only after all others are converted.
         if UNFIT in self.schema.names:
             arrays.append(
                 pa.array([json.dumps(cells, default=as_json) if cells else None for cells in unfit], pa.string())
@@ -326,7 +329,7 @@ class TableMaker:
     # The columns that are added.
 
     def _with_captions(self, schema: pa.Schema, rows: Iterable[Row]) -> pa.Schema:
-        """A schema with those that rows have; they have the same types in every data set."""
+        """A schema with the added columns that rows have. Their types are the same in every data set."""
         held = {name for row in rows for name in row}
         for name, added in self._added.items():
             if name in held:
@@ -337,7 +340,7 @@ class TableMaker:
         return schema
 
     def _cell(self, name: str, value: Any) -> Any:
-        """What one holds in Arrow, for one video or for a list of them."""
+        """Value of an added column, as it is stored in Arrow: for one video, or for a list of videos."""
         added = self._added[name]
         if not self._listed or added.is_single or value is None:
             return added.cell(value)
@@ -345,7 +348,7 @@ class TableMaker:
 
 
 def _with_changes(column: pa.ChunkedArray, texts: Sequence[str | None]) -> pa.ChunkedArray:
-    """A column with text in some places, where it is not None."""
+    """A column in which the texts that are not None replace its values."""
     made = pa.array(texts, column.type)
     pieces = [(column if text is None else made).slice(number, 1) for number, text in enumerate(texts)]
     arrays = [array for piece in pieces for array in (piece.chunks if isinstance(piece, pa.ChunkedArray) else [piece])]
@@ -361,7 +364,7 @@ def _text(value: Any) -> str | None:
 
 
 def _infer(name: str, values: Sequence[Any]) -> pa.Field:
-    """The field of a column that came from elsewhere; where its values have no type in common, of their JSON."""
+    """The inferred field of a column of Python values. If they have no common type, it is a text column of JSON."""
     try:
         kind = settled(pa.array(values).type)
     except _UNREADABLE:
@@ -370,7 +373,7 @@ def _infer(name: str, values: Sequence[Any]) -> pa.Field:
 
 
 def _widest(values: Sequence[Any]) -> pa.DataType | None:
-    """A type for most of some values that Arrow finds none for: some integers have more than 63 bits, say."""
+    """A type for nearly all of some values for which Arrow infers none, for example because of one huge integer."""
     if all(value is None or (type(value) is int and 0 <= value < 1 << 64) for value in values):
         return pa.uint64()
     held = [value for value in values if _column([value], None)]
@@ -381,7 +384,7 @@ def _widest(values: Sequence[Any]) -> pa.DataType | None:
 
 
 def settled(kind: pa.DataType, levels: int = _MOST_LEVELS) -> pa.DataType | None:
-    """A type with text in the place of what only nulls were seen of; None where nothing can hold it."""
+    """A type in which text replaces null types, of which only nulls were seen; None if the type cannot be stored."""
     if not levels:
         return None
     if pa.types.is_null(kind):
@@ -396,7 +399,7 @@ def settled(kind: pa.DataType, levels: int = _MOST_LEVELS) -> pa.DataType | None
 
 
 def _column(values: Sequence[Any], kind: pa.DataType | None) -> pa.Array | None:
-    """Values as an array of a type; None where they cannot be or where anything of them would be lost."""
+    """Values as an array of a type; None if they do not fit the type, or if the conversion would lose anything."""
     try:
         array = pa.array(values, kind)
         return array if all(map(_same, values, array.to_pylist())) else None
@@ -405,7 +408,7 @@ def _column(values: Sequence[Any], kind: pa.DataType | None) -> pa.Array | None:
 
 
 def _same(value: Any, held: Any) -> bool:
-    """Whether what Arrow holds is the value; a key that a table lacks may be null there."""
+    """Whether the value that Arrow holds equals the original. A key that the original lacks may be null in Arrow."""
     if isinstance(value, dict) and isinstance(held, dict):
         return value.keys() <= held.keys() and all(_same(item, held[name]) for name, item in value.items())
     if isinstance(value, list | tuple) and isinstance(held, list):

@@ -1,4 +1,4 @@
-"""CSV and TSV: a line of names, then a row each. All values are text, as they stand there."""
+"""CSV and TSV: a line of column names, then one row per record. All values are read as text, unchanged."""
 
 import csv
 import io
@@ -15,11 +15,11 @@ from reelscribe.dataset.formats import Record
 from reelscribe.errors import DatasetError
 
 _NOT_UTF8: Final = re.compile("[\udc80-\udcff]")
-"""What bytes that are no UTF-8 are read as."""
+"""Matches the characters that `surrogateescape` decodes from bytes that are not UTF-8."""
 
 
 def check(location: str) -> None:
-    """Raise DatasetError where there are no names of columns, or some that cannot be told apart."""
+    """Raise DatasetError if the column names cannot be read, are not UTF-8, or are not unique."""
     with _opened(location) as (names, _):
         if _NOT_UTF8.search("".join(names)) or "\0" in "".join(names):
             raise DatasetError(f"cannot read {location}: it is not in UTF-8; save it as CSV UTF-8.")
@@ -29,19 +29,19 @@ def check(location: str) -> None:
 
 
 def count(location: str, deadline: float) -> int | None:
-    """Number of rows; None for what is compressed or far away, or where it takes too long."""
+    """Number of rows; None if the file is compressed or at a URL, or if counting takes too long."""
     if is_url(location) or location.lower().endswith((".gz", ".zst")):
         return None
     with _opened(location) as (_, lines):
         try:
             return count_until((line for line in _rows(lines) if line != []), deadline)
-        except DatasetError:  # of a line that may be longer here than where it is read
+        except DatasetError:  # a line exceeds the limit used here, which may be lower than that of `read`
             return None
 
 
 def read(location: str, settings: Settings, _: Path) -> Iterator[Record]:
-    """Rows of a file. A line that does not fit the names of the columns becomes a record with a problem."""
-    # The limit is one for the whole process. It may only grow, since others may have set it, too.
+    """Rows of a file. A row that does not match the column names becomes a record with a problem."""
+    # csv's limit is global to the process. Only raise it, since other code may have set it as well.
     csv.field_size_limit(max(csv.field_size_limit(), settings.max_line_bytes))
     name, root = Path(location).name, root_of(location, settings)
     with _opened(location, settings.max_line_bytes) as (names, lines):
@@ -63,7 +63,7 @@ def _problem(cells: list[str], names: list[str]) -> str | None:
 
 
 def _rows(lines: Any) -> Iterator[list[str] | str]:
-    """The cells of each row, or why it has none; no cells at an empty line. After a problem the next line is read."""
+    """The cells of each row, or a problem as a text. An empty line has no cells. After a problem reading goes on."""
     while True:
         try:
             yield next(lines)
@@ -75,10 +75,10 @@ def _rows(lines: Any) -> Iterator[list[str] | str]:
 
 @contextmanager
 def _opened(location: str, limit: int = 1 << 20) -> Iterator[tuple[list[str], Any]]:
-    """The names of the columns, and the reader of what follows."""
+    """Open a file. Gives the column names, and the reader of the rows after them."""
     with ExitStack() as stack:
         file = stack.enter_context(open_binary(location))
-        # A wrapper that is thrown away would close the file, which is the stack's.
+        # A TextIOWrapper closes its file when it is garbage-collected, but the stack owns the file: detach it.
         text = io.TextIOWrapper(file, "utf-8-sig", "surrogateescape", newline="")
         stack.callback(text.detach)
         lines = _lines(text, location, limit)
@@ -99,7 +99,7 @@ def _lines(text: io.TextIOWrapper, location: str, limit: int) -> Iterator[str]:
 
 
 def _delimiter(location: str, first: str) -> str:
-    """A tab in TSV; else a comma, unless semicolons or tabs stand between the names of the columns."""
+    """The delimiter: a tab for TSV; else the most frequent of comma, semicolon and tab in the first line."""
     file = location.partition("?")[0] if is_url(location) else location
     if file.lower().endswith((".tsv", ".tsv.gz", ".tsv.zst")):
         return "\t"

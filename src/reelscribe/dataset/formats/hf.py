@@ -1,6 +1,7 @@
-"""Data sets as `datasets` of Hugging Face saves them: a folder of Arrow streams, and `state.json` that lists them.
+"""Data sets as Hugging Face `datasets` saves them: a folder of Arrow streams, and `state.json`, which lists them.
 
-Read and written with pyarrow alone: one batch is in memory at a time, where a memory map would count in full.
+They are read and written with pyarrow alone. Reading holds one batch in memory; a memory map would count in full as
+memory of the process.
 """
 
 import hashlib
@@ -23,7 +24,7 @@ from reelscribe.values import RowResult
 
 
 def check(location: str) -> None:
-    """Raise DatasetError where this is no data set that `datasets` saved."""
+    """Raise DatasetError if this is not a data set that `datasets` saved."""
     for file in _files(location):
         if not file.is_file():
             raise DatasetError(f"cannot read {location}: its state.json lists {file.name}, which is not there.")
@@ -31,7 +32,7 @@ def check(location: str) -> None:
 
 
 def schema(location: str) -> pa.Schema:
-    """The types of its columns."""
+    """The Arrow schema of the data set."""
     files = _files(location)
     if not files:
         return pa.schema([])
@@ -40,7 +41,7 @@ def schema(location: str) -> pa.Schema:
 
 
 def count(location: str, deadline: float) -> int | None:
-    """Number of rows, added up over the batches without looking into them."""
+    """Number of rows: the sum of the batches' lengths, without reading their contents."""
 
     def rows() -> Iterator[None]:
         for file in _files(location):
@@ -61,7 +62,7 @@ def _batches(location: str) -> Iterator[pa.RecordBatch]:
         try:
             with readable(location), _stream(file, location) as stream:
                 for batch in stream:
-                    batch.validate(full=True)  # what is damaged could lead outside of its memory
+                    batch.validate(full=True)  # offsets in a damaged batch could point outside of its memory
                     yield batch
         except pa.ArrowException as exc:
             raise DatasetError(f"cannot read {file}: {' '.join(str(exc).split())}.") from exc
@@ -95,13 +96,13 @@ def _files(location: str) -> list[Path]:
 
 
 class Writer:
-    """Writes one folder, in files of `shard_rows` rows where that is set.
+    """Writes one folder, in files of `shard_rows` rows if that is set.
 
     Args:
-        folder: to write; it is made.
-        name: of the folder in the end.
+        folder: folder to write, which is created.
+        name: final name of the folder.
         settings: which column holds the videos, and how many rows a file has.
-        before: schema of the rows, where all of them come from Arrow.
+        before: schema of the rows, if all of them come from Arrow; else None.
     """
 
     def __init__(self, folder: Path, name: str, settings: Settings, before: pa.Schema | None) -> None:
@@ -110,13 +111,13 @@ class Writer:
         self._maker = TableMaker(before, settings)
         self._limit = settings.shard_rows
         self._in_file = 0
-        self._digest = hashlib.sha256()  # by which `datasets` tells one data set from another in its caches
+        self._digest = hashlib.sha256()  # `datasets` identifies a data set in its caches by this fingerprint
         self._names: list[str] = []
         self._writer: Any = None
         self._file: Any = None
 
     def write(self, result: RowResult) -> None:
-        """Take the rows of one input row."""
+        """Add the rows of one input row."""
         if self._limit and self._in_file >= self._limit:
             self._write_table()
             self._end_file()
@@ -134,7 +135,7 @@ class Writer:
             self._writer = pa.ipc.new_stream(self._file, self._maker.schema)
         if len(table):
             self._writer.write_table(table.combine_chunks())
-        else:  # without any batch, `datasets` cannot load the file
+        else:  # `datasets` cannot load a file without any batch
             self._writer.write_batch(pa.RecordBatch.from_pylist([], schema=table.schema))
 
     def _end_file(self) -> None:
@@ -143,7 +144,7 @@ class Writer:
         self._writer, self._in_file = None, 0
 
     def close(self) -> None:
-        """Write what is left, and the files that make the folder a data set."""
+        """Write the remaining rows, and the JSON files that make the folder a data set."""
         self._write_table()
         self._end_file()
         state: dict[str, Any] = {

@@ -1,4 +1,4 @@
-"""JSON files: an array of objects, read element by element; or JSON Lines that are called `.json`."""
+"""`.json` files: an array of objects, which is read element by element; or JSON Lines with this suffix."""
 
 import re
 from collections.abc import Iterator
@@ -19,7 +19,7 @@ _BOM: Final = b"\xef\xbb\xbf"
 
 
 def check(location: str) -> None:
-    """Raise DatasetError where there are no rows to be read."""
+    """Raise DatasetError if the file is neither an array nor JSON Lines."""
     with open_binary(location) as file:
         start = _start(file)
     if not start or start.startswith(b"["):
@@ -30,7 +30,7 @@ def check(location: str) -> None:
     elif start.startswith(b"{"):
         first, _, rest = start.partition(b"\n")
         if not rest.strip() or rest.lstrip().startswith(b"{") or isinstance(jsonl.parse(first), tuple):
-            return  # lines
+            return  # JSON Lines
         told = "it is one JSON object over several lines"
     raise DatasetError(
         f"cannot read {location}: {told}; rows are an array of objects, [{{...}}, {{...}}], or JSON Lines, one object "
@@ -39,7 +39,7 @@ def check(location: str) -> None:
 
 
 def _start(file: BinaryIO) -> bytes:
-    """The first of what a file holds."""
+    """The first bytes of a file, without a byte order mark and leading white space."""
     return file.read(_CHUNK).removeprefix(_BOM).lstrip()
 
 
@@ -49,7 +49,7 @@ def _is_array(location: str) -> bool:
 
 
 def count(location: str, deadline: float) -> int | None:
-    """Number of elements or lines; None for what is compressed or far away, or where it takes too long."""
+    """Number of elements or lines; None if the file is compressed or at a URL, or if counting takes too long."""
     if is_url(location) or location.lower().endswith((".gz", ".zst")):
         return None
     if not _is_array(location):
@@ -57,15 +57,15 @@ def count(location: str, deadline: float) -> int | None:
     with open_binary(location) as file:
         try:
             return count_until(_elements(file, location, _CHUNK), deadline)
-        except DatasetError:  # it breaks off, which is a row of its own
+        except DatasetError:  # the array breaks off; reading then ends with an extra row that says so
             return None
 
 
 def read(location: str, settings: Settings, base: Path) -> Iterator[Record]:
-    """Rows of a file. An element that is no JSON object becomes a record with a problem, and keeps its text.
+    """Rows of a file. An element that is not a JSON object becomes a record with a problem, and keeps its text.
 
     Raises:
-        DatasetError: the array breaks off; the rows before are good.
+        DatasetError: the array breaks off; the rows before are valid.
     """
     if not _is_array(location):
         yield from jsonl.read(location, settings, base)
@@ -75,16 +75,16 @@ def read(location: str, settings: Settings, base: Path) -> Iterator[Record]:
         for number, (element, cut) in enumerate(_elements(file, location, limit), 1):
             record = jsonl.record(element, called=f"element {number} of {name}", cut=cut, limit=limit, root=root)
             if isinstance(record.source, jsonl.JsonLine):
-                # In valid JSON line breaks stand between values only, and mean nothing there.
+                # In valid JSON line breaks occur only between values, so replacing them changes nothing.
                 record = replace(record, source=jsonl.JsonLine(_LINE_BREAKS.sub(" ", record.source)))
             yield record
 
 
 def _elements(file: BinaryIO, location: str, limit: int) -> Iterator[tuple[bytes, bool]]:
-    """Each element of an array, and whether it was cut off at the limit. Holds little more than that of it.
+    """Each element of an array, and whether it exceeds `limit` bytes and was cut off. Memory is bounded by the limit.
 
     Raises:
-        DatasetError: the file ends within the array, or goes on after it.
+        DatasetError: the file ends within the array, or continues after it.
     """
     scanner = _Scanner(file, limit)
     try:
@@ -96,21 +96,25 @@ def _elements(file: BinaryIO, location: str, limit: int) -> Iterator[tuple[bytes
 
 
 class _Scanner:
-    """Finds where the elements of an array end, by brackets and strings alone.
+    """Finds the ends of an array's elements by brackets and strings alone, without parsing.
 
-    So an element that is no valid JSON, or is too long, costs itself and not those after it.
+    So an element that is invalid JSON or too long does not affect those after it.
     """
 
     def __init__(self, file: BinaryIO, limit: int) -> None:
         self._file, self._limit = file, limit
         self._held = _start(file)[1:]
         self._start = self._at = 0
-        """Where in what is held the element begins, and how far it was looked at."""
+        """Offsets in `_held`: the start of the current element, and the end of what was scanned."""
         self._kept = b""
-        """The beginning of an element that is too long."""
+        """Beginning of the current element if it is too long, else empty."""
 
     def elements(self) -> Iterator[tuple[bytes, bool]]:
-        """Each element without blanks around it, and whether it is longer than the limit."""
+        """Each element without surrounding white space, and whether it is longer than the limit.
+
+        Raises:
+            EOFError: the file ends within the array.
+        """
         depth = count = 0
         while True:
             try:
@@ -132,7 +136,7 @@ class _Scanner:
                 return
 
     def goes_on(self) -> bool:
-        """Whether anything follows the array."""
+        """Whether anything but white space follows the array."""
         return bool(self._held[self._at :].strip() or self._file.read(_CHUNK).strip())
 
     def _next_mark(self) -> bytes:

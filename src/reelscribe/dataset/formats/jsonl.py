@@ -1,4 +1,4 @@
-"""JSON Lines, plain or compressed. What a line held before stays byte for byte: new columns are set into its text."""
+"""JSON Lines, plain or compressed. New columns are inserted into a line's text, so the rest stays byte for byte."""
 
 import base64
 import json
@@ -17,14 +17,14 @@ from reelscribe.errors import DatasetError
 from reelscribe.values import UNREADABLE, RowResult
 
 _KEPT_BYTES: Final = 1000
-"""How much of a line that is too long is kept."""
+"""Number of bytes that are kept of a line that is too long."""
 _CHUNK = 1 << 20
 _SPACE = re.compile(r"[ \t\r\n]*")
 _DECODER = json.JSONDecoder()
 
 
 class JsonLine(str):
-    """The text of one line, as it was read: a JSON object without anything around it."""
+    """The text of one line as it was read: a JSON object, without surrounding white space."""
 
     __slots__ = ()
 
@@ -33,7 +33,7 @@ class JsonLine(str):
 
 
 def check(location: str) -> None:
-    """Raise DatasetError where nothing can be read, or where the file is one array."""
+    """Raise DatasetError if the file cannot be read, or if it is one JSON array."""
     with open_binary(location) as file:
         if file.read(1) != b"[":
             return
@@ -46,7 +46,7 @@ def check(location: str) -> None:
 
 
 def count(location: str, deadline: float) -> int | None:
-    """Number of lines that hold something; None for what is compressed or far away, or where it takes too long."""
+    """Number of non-blank lines; None if the file is compressed or at a URL, or if counting takes too long."""
     if is_url(location) or location.lower().endswith((".gz", ".zst")):
         return None
     with open_binary(location) as file:
@@ -54,7 +54,7 @@ def count(location: str, deadline: float) -> int | None:
 
 
 def read(location: str, settings: Settings, _: Path) -> Iterator[Record]:
-    """Rows of a file. A line that is no JSON object becomes a record with a problem, and keeps its text."""
+    """Rows of a file. A line that is not a JSON object becomes a record with a problem, and keeps its text."""
     name, root, limit = Path(location).name, root_of(location, settings), settings.max_line_bytes
     with open_binary(location) as file:
         for number, (line, cut) in enumerate(_lines(file, limit), 1):
@@ -66,15 +66,15 @@ def record(line: bytes, *, called: str, cut: bool, limit: int, root: Path | None
     """The record of one row.
 
     Args:
-        line: its JSON.
-        called: what to call it in messages.
-        cut: whether that was cut off at the limit.
-        limit: most bytes that it may have.
-        root: folder that its relative paths start from.
+        line: JSON of the row, or its beginning if `cut`.
+        called: name of the row in messages.
+        cut: whether the line was cut off at the limit.
+        limit: maximum bytes of a line.
+        root: folder from which the row's relative paths start.
     """
     parsed: tuple[dict[str, Any], str] | str = f"it is longer than {limit:,} bytes (max_line_bytes)"
     if cut:
-        line = line[:_KEPT_BYTES]  # the rest can go
+        line = line[:_KEPT_BYTES]  # free the rest
     else:
         parsed = parse(line)
     if isinstance(parsed, tuple):
@@ -85,7 +85,7 @@ def record(line: bytes, *, called: str, cut: bool, limit: int, root: Path | None
 
 
 def _lines(file: BinaryIO, limit: int) -> Iterator[tuple[bytes, bool]]:
-    """Each line, and whether it was cut off at the limit. Never holds more than that of it."""
+    """Each line, and whether it was cut off at `limit` bytes. Never more than that is held in memory."""
     while line := file.readline(limit + 1):
         end = line
         while len(end) and not end.endswith(b"\n") and len(line) > limit:
@@ -94,13 +94,13 @@ def _lines(file: BinaryIO, limit: int) -> Iterator[tuple[bytes, bool]]:
 
 
 def parse(line: bytes) -> tuple[dict[str, Any], str] | str:
-    """A line as a row and its text; or why it is none."""
+    """Parse a line. Returns the row and its text, or a message that says why it is not a row."""
     try:
         text = line.decode("utf-8-sig").strip()
         row = json.loads(text)
     except json.JSONDecodeError as exc:
         return f"{exc.msg.removesuffix(' at')} at column {exc.colno}"
-    except (ValueError, RecursionError) as exc:  # no UTF-8, a number of too many digits, too many levels
+    except (ValueError, RecursionError) as exc:  # not UTF-8, a number with too many digits, nested too deeply
         return str(exc)
     return (row, text) if isinstance(row, dict) else f"it must be a JSON object; got {type(row).__name__}"
 
@@ -109,17 +109,17 @@ def parse(line: bytes) -> tuple[dict[str, Any], str] | str:
 
 
 class Writer:
-    """Writes one file of lines; compressed if its name says so.
+    """Writes one file of lines, compressed if its name says so.
 
     Args:
-        file: to write.
-        name: of the file in the end.
+        file: path to write to.
+        name: final name of the file.
     """
 
     def __init__(self, file: Path, name: str, *_: Any) -> None:
         self._stack = ExitStack()
         self._file = create(file, name, self._stack)
-        self._flush = not name.lower().endswith((".gz", ".zst"))  # a flush there would cost compression
+        self._flush = not name.lower().endswith((".gz", ".zst"))  # flushing a compressed file makes it larger
 
     def write(self, result: RowResult) -> None:
         """Write the rows of one input row, each in a line."""
@@ -134,7 +134,7 @@ class Writer:
 
 
 def row_line(result: RowResult, row: Mapping[str, Any]) -> bytes:
-    """A row to be written, as a line of JSON in UTF-8. A line that was read is changed only where it must be."""
+    """A row to write, as a line of JSON in UTF-8. If the row was read as a line, only changed columns are replaced."""
     source = result.origin.source if result.origin else None
     if isinstance(source, JsonLine):
         return splice(source, changed(result, row))
@@ -143,24 +143,24 @@ def row_line(result: RowResult, row: Mapping[str, Any]) -> bytes:
 
 
 def to_json(value: Any) -> str:
-    """A value as JSON. What JSON does not know becomes text: times in ISO 8601, decimals in digits, bytes in base64."""
+    """A value as JSON. Other types become text: times in ISO 8601, decimals as digits, bytes in base64."""
     text = json.dumps(value, ensure_ascii=False, default=as_json)
     try:
         text.encode()
-    except UnicodeEncodeError:  # half a surrogate pair, which JSON may hold, has no UTF-8: it is put in escapes
+    except UnicodeEncodeError:  # half a surrogate pair, which JSON allows and UTF-8 does not: write escapes
         return json.dumps(value, default=as_json)
     return text
 
 
 def as_json(value: Any) -> Any:
-    """What stands in JSON for a value that it does not know."""
+    """The text that represents a value of a type that JSON lacks."""
     if isinstance(value, bytes):
         return base64.b64encode(value).decode()
     return value.isoformat() if isinstance(value, date | datetime | time) else str(value)
 
 
 def splice(text: str, changes: Mapping[str, Any]) -> bytes:
-    """Set members of a JSON object in its text: known ones where they stand, others at its end."""
+    """Set members of a JSON object in its text: existing ones in their places, new ones at the end."""
     left = dict(changes)
     known = [item for item in (_members(text) if _may_hold(text, changes) else ()) if item[0] in changes]
     for name, start, end in reversed(known):
@@ -173,12 +173,12 @@ def splice(text: str, changes: Mapping[str, Any]) -> bytes:
 
 
 def _may_hold(text: str, names: Mapping[str, Any]) -> bool:
-    """Whether a member of these names may be there: quick, where none is."""
+    """Quick check whether the text may have a member of these names. Escapes may spell any name."""
     return "\\" in text or any(f'"{name}"' in text for name in names)
 
 
 def _members(text: str) -> Iterator[tuple[str, int, int]]:
-    """Names of an object's members, and where the value of each begins and ends."""
+    """For each member of an object: its name, and the start and end of its value in the text."""
 
     def skip(at: int) -> int:
         found = _SPACE.match(text, at)

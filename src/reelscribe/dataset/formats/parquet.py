@@ -18,40 +18,40 @@ from reelscribe.values import RowResult
 
 _GROUP_BYTES, _GROUP_ROWS = 1 << 25, 100_000
 _BATCH_BYTES, _BATCH_ROWS = 1 << 24, 256
-"""Rows that are read at once, at most; fewer if they are large."""
+"""Maximum bytes and number of the rows that are read at once."""
 _PAGE_BUFFER: Final = 1 << 20
-"""Read ahead of each column, so that no column of a row group is in memory as a whole."""
+"""Bytes that are read ahead of each column. Without such a buffer pyarrow reads whole columns of a row group."""
 
 
 def check(location: str) -> None:
-    """Raise DatasetError where this is no Parquet file."""
+    """Raise DatasetError if this is not a Parquet file."""
     check_schema(schema(location), location)
 
 
 def schema(location: str) -> pa.Schema:
-    """The types of its columns."""
+    """The Arrow schema of the file."""
     with _opened(location) as file:
         return file.schema_arrow
 
 
 def count(location: str, _: float) -> int | None:
-    """Number of rows, as the file states it."""
+    """Number of rows, from the file's metadata."""
     with _opened(location) as file:
         return int(file.metadata.num_rows)
 
 
 def read(location: str, settings: Settings, _: Path) -> Iterator[Record]:
-    """Rows, in batches of so few that they take little memory."""
+    """Rows, in batches that are small enough to take little memory."""
     with _opened(location) as file:
         yield from rows_of(_batches(file), settings, root_of(location, settings))
 
 
 def _batches(file: pq.ParquetFile) -> Iterator[pa.RecordBatch]:
-    """Row group by row group, so that one that is damaged costs no rows of those before it."""
+    """Batches, row group by row group, so that a damaged group does not affect the groups before it."""
     for number in range(file.num_row_groups):
         group = file.metadata.row_group(number)
         first = next(file.iter_batches(1, row_groups=[number]), None)
-        # What is stated says little where values are repeated: they are stored once.
+        # The stated size is too small if values repeat, since Parquet stores them once: look at a first row as well.
         row_bytes = max(group.total_byte_size // max(group.num_rows, 1), first.nbytes if first else 0, 1)
         size = min(max(_BATCH_BYTES // row_bytes, 1), _BATCH_ROWS)
         yield from file.iter_batches(size, row_groups=[number])
@@ -68,16 +68,16 @@ def _opened(location: str) -> Iterator[pq.ParquetFile]:
 
 
 class Writer:
-    """Writes one file.
+    """Writes one Parquet file.
 
     Args:
-        file: to write.
-        name: of the file in the end.
+        file: path to write to.
+        name: final name of the file.
         settings: which column holds the videos.
-        before: schema of the rows, where all of them come from Arrow.
+        before: schema of the rows, if all of them come from Arrow; else None.
 
     Raises:
-        DatasetError: Parquet has no place for one of their types.
+        DatasetError: Parquet cannot store one of the types in `before`.
     """
 
     def __init__(self, file: Path, name: str, settings: Settings, before: pa.Schema | None) -> None:
@@ -90,7 +90,7 @@ class Writer:
         self._writer: Any = None
 
     def write(self, result: RowResult) -> None:
-        """Take the rows of one input row."""
+        """Add the rows of one input row."""
         if self._maker.add(result):
             self._tables.append(self._maker.make())
             held = sum(table.nbytes for table in self._tables)
@@ -98,9 +98,9 @@ class Writer:
                 self._write_group()
 
     def _write_group(self) -> None:
-        """What was taken becomes one row group."""
+        """Write the collected tables as one row group."""
         if self._writer is None:
-            self._sink = pa.OSFile(os.fsencode(self._file), "wb")  # by its bytes, which need not be UTF-8
+            self._sink = pa.OSFile(os.fsencode(self._file), "wb")  # as bytes, since a path need not be UTF-8
             self._writer = pq.ParquetWriter(self._sink, self._maker.schema, compression="zstd")
         if any(map(len, self._tables)):
             group = pa.concat_tables(self._tables)
@@ -108,7 +108,7 @@ class Writer:
         self._tables = []
 
     def close(self) -> None:
-        """Write what is left, and the footer that makes it a whole file."""
+        """Write the remaining rows, and the footer that completes the file."""
         self._tables.append(self._maker.make())
         self._write_group()
         self._writer.close()

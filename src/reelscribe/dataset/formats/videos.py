@@ -1,4 +1,4 @@
-"""Videos themselves: one file, or all in a folder. Text and columns may lie beside each in `.txt` and `.json` files."""
+"""Videos as inputs: one file, or all in a folder. `.txt` and `.json` files beside a video give its text and columns."""
 
 import logging
 import os
@@ -19,7 +19,7 @@ from reelscribe.layouts import named_clip
 logger = logging.getLogger(__name__)
 
 _FILM_IN_OGG: Final = re.compile(rb"\x80theora|\x01video\0|BBCD\0|OVP80")
-"""Starts of the streams of pictures that an Ogg file may hold, in its first page; most hold sound."""
+"""Matches the headers of video streams in the first page of an Ogg file. Most Ogg files have only sound."""
 _BESIDE_OUTPUTS: Final = (
     ".edits.jsonl",
     ".failures.jsonl",
@@ -30,33 +30,32 @@ _BESIDE_OUTPUTS: Final = (
     ".report.html",
     ".run.json",
 )
-"""Ends of the names of what runs write beside their outputs."""
+"""Suffixes of the files that runs write beside their outputs."""
 _BACKUP: Final = re.compile(r"\.bak[0-9]*\Z")
-"""End of the name of a file beside a video that a run replaced."""
+"""End of the name of a sidecar's backup, which a run made when it replaced the sidecar."""
 _MOST_KINDS: Final = 6
-"""Kinds of files that are named; of the rest only the number is."""
+"""Maximum number of kinds of files that a message names; of the rest it has only the count."""
 _COUNTING_SECONDS: Final = 5
-"""The longest that files which are left out are counted."""
+"""Maximum seconds for counting the files that are left out."""
 
 
 def check(_: str) -> None:
-    """Nothing to do: whoever found the videos saw them."""
+    """Do nothing: `find_sources` has already found the videos."""
 
 
 def count(location: str, deadline: float) -> int | None:
-    """Number of videos, and of folders that cannot be searched."""
+    """Number of rows: videos, and folders that cannot be searched."""
     return count_until(_find(location), deadline)
 
 
 def read(
     location: str, settings: Settings, base: Path | None, is_own: IsOwn = lambda file, content: False
 ) -> Iterator[Record]:
-    """A row for each video, named as seen from the root folder or else from `base`, in the order of the names.
+    """A row for each video, in the order of the names.
 
-    Without either, by its absolute path.
-
-    One whose name is not UTF-8 is named by its URL: half surrogates would make the whole output unreadable to others.
-    Files beside a video are its columns, unless runs on the same output wrote them (`is_own`).
+    A row names its video relative to `root`, or else to `base`; if neither is set, by its absolute path. A video whose
+    name is not UTF-8 is named by its `file:` URL: half surrogates would make the whole output unreadable for other
+    programs. Files beside a video are its columns, unless runs on the same output wrote them (`is_own`).
     """
     if is_url(location):
         yield Record(row={settings.video_key or "video": location})
@@ -64,13 +63,13 @@ def read(
     root = Path(settings.root) if settings.root else base
     start = root and root.resolve()
     for path, problem in _find(location):
-        # The video's own name stays, but both folders are resolved: ".." steps out of where a link leads to.
+        # The video's own name stays, but both folders are resolved: ".." after a link would start at the link's target.
         named = _name_of(path.parent.resolve() / path.name, start)
         if problem is not None:
             yield Record(row={"video": named}, problem=problem, kind="unreadable")
             continue
         video = {settings.video_key or "video": named}
-        clip = named_clip(str(path))  # one that is named itself may be a stretch
+        clip = named_clip(str(path))  # a video that the user names itself may have a stretch (`#t=...`)
         beside = Beside(video=clip.path, is_own=is_own)
         columns, wrong = beside.columns(clip, settings)
         yield Record(row=video | columns | video, root=root, problem=wrong, source=beside)
@@ -86,7 +85,7 @@ def _name_of(path: Path, start: Path | None) -> str:
 
 
 def has_videos(folder: Path) -> bool:
-    """Whether anything in a folder is a video."""
+    """Whether a folder has a video, at any depth."""
     return any(problem is None for _, problem in _find(str(folder)))
 
 
@@ -108,13 +107,13 @@ def _is_video(file: Path) -> bool:
         with file.open("rb") as opened:
             return _FILM_IN_OGG.search(opened.read(512)) is not None
     except OSError:
-        return True  # so that it comes as a row that says what is wrong with it
+        return True  # it becomes a row with a failure that gives the reason
 
 
 def left_out(folder: Path) -> str:
-    """How many files of a folder of videos are no videos, and of which kinds; empty if there are none.
+    """Text with the number and kinds of files in a folder that are not videos; empty if there are none.
 
-    Hidden files, texts and columns beside a video, and what earlier runs wrote are not counted.
+    Hidden files, sidecars of videos, and files that earlier runs wrote are not counted.
     """
     deadline = time.monotonic() + _COUNTING_SECONDS
     others: list[Path] = []
@@ -146,17 +145,19 @@ def left_out(folder: Path) -> str:
 
 
 def _lies_beside(file: Path, videos: set[str]) -> bool:
-    """Whether a file is a text or the columns of one of these videos, which have no suffix; or was until replaced."""
+    """Whether a file is a sidecar of one of these videos, or a backup of one. `videos` has paths with and without
+    suffixes.
+    """
     file = file.with_name(_BACKUP.sub("", file.name) or file.name)
     names = {without_suffix(file), without_suffix(file.with_name(without_stretch(file.name)))}
     return file.suffix.lower() in (".txt", ".json") and not names.isdisjoint(videos)
 
 
 def walk(folder: Path) -> Iterator[tuple[Path, str | None]]:
-    """All files below a folder, in the order of their names; links are followed.
+    """All files below a folder, in the order of their names, each with None. Links are followed.
 
-    A folder that cannot be searched, or that leads back to one that it is in, comes itself, with what is wrong with it.
-    A folder that is met again by another way is not searched again.
+    A folder that cannot be searched, or a link that leads back to a folder above it, is yielded itself, with a message.
+    A folder that was searched already by another path is not searched again.
 
     Raises:
         DatasetError: `folder` itself cannot be searched.

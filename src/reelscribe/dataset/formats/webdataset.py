@@ -1,10 +1,15 @@
-"""WebDataset: tar files in which neighbours of one name, but for what follows its first dot, are one sample.
+"""WebDataset: tar files in which adjacent members whose names agree up to the first dot form a sample.
 
-In a row, the video is in the column `video` (`videos`, where names go on with a number: `a.0.mp4`, `a.1.mp4`), `a.txt`
-is the column of the text, `a.json` holds columns, `a.NAME.txt` and `a.NAME.json` are the column NAME, and any other
-member is a column called as its name goes on. A sample is written as it was, with a member for each new column. What
-is no part of a sample, and samples that are no rows, are copied from the file that they are in. Samples of stretches
-refer to their film, which is there once: see `tar_films`.
+The members of a sample become columns of a row:
+
+- A video is the column `video`; videos with numbers, such as `a.0.mp4` and `a.1.mp4`, are the column `videos`.
+- `a.txt` is the text column, and `a.json` holds columns.
+- `a.NAME.txt` and `a.NAME.json` are the column NAME.
+- Any other member is a column with the name of its suffix.
+
+A sample is written with its original members and a member for each new column. Parts of a file that belong to no
+sample, and samples that cannot be read, are copied unchanged. Samples of stretches refer to their film, which is stored
+once; see `tar_films`.
 """
 
 import io
@@ -49,18 +54,18 @@ _COPY: Final = re.compile(r"_[0-9]+\Z")
 
 
 def check(location: str) -> None:
-    """Raise DatasetError where this is no tar file."""
+    """Raise DatasetError if this is not a tar file."""
     with opened(location) as tar:
         tar.next()
 
 
 def count(_: str, __: float) -> int | None:
-    """None: a tar file has no list of what it holds."""
+    """None: a tar file has no index, so counting would read all of it."""
     return None
 
 
 def read(location: str, settings: Settings, _: Path) -> Iterator[Record]:
-    """A row for each sample but films. One that is too large, or odd, becomes a record with a problem."""
+    """A row for each sample except films. A sample that is too large or malformed becomes a record with a problem."""
     films, new, before = Films(location), dict[str, Span](), None
     with opened(location) as tar:
         for met in samples(tar, location, settings.max_video_bytes):
@@ -77,7 +82,7 @@ def read(location: str, settings: Settings, _: Path) -> Iterator[Record]:
 
 
 def _record(met: Met, films: Films, new: Mapping[str, Span], before: Span | None, settings: Settings) -> Record:
-    """A sample, as a row if it is one."""
+    """The record of a sample: its row, or the problem with it."""
     references = references_in(met.members)
     stored: dict[str, bytes] = {}
     size = sum(map(len, met.members.values()))
@@ -115,7 +120,12 @@ def _record(met: Met, films: Films, new: Mapping[str, Span], before: Span | None
 def _as_row(
     members: dict[str, bytes], references: Mapping[str, Reference], stored: Mapping[str, bytes], settings: Settings
 ) -> tuple[Row, dict[str, str], Row, str | None]:
-    """The columns of a sample, where each comes from, what the videos take the place of, and why all cannot be had."""
+    """Read the members of a sample.
+
+    Returns:
+        The row; the member from which each column was read; the JSON values whose columns the videos take; and a
+        problem, or None.
+    """
     row: Row = {}
     told: Row = {}
     columns: dict[str, str] = {}
@@ -152,7 +162,7 @@ def _as_row(
 
 
 def _slot(name: str) -> int:
-    """The number that a member's name begins with, of those that are videos of one row."""
+    """The number at the start of a video's suffix, such as 1 for `1.mp4`; 0 if there is none."""
     number = name.partition(".")[0]
     return int(number) if number.isdecimal() and len(number) < 10 else 0
 
@@ -164,9 +174,9 @@ class Writer:
     """Writes one tar file.
 
     Args:
-        file: to write.
-        name: of the file in the end; compressed if it says so.
-        settings: which columns hold the text and the videos, where local videos may lie.
+        file: path to write to.
+        name: final name of the file. The file is compressed if the name says so.
+        settings: which columns hold the text and the videos, and where local videos may lie.
     """
 
     def __init__(self, file: Path, name: str, settings: Settings, *_: Any) -> None:
@@ -179,7 +189,7 @@ class Writer:
         self._film_names, self._films = FilmNames(self._limits), set[str]()
 
     def write(self, result: RowResult) -> None:
-        """Write the rows of one input row, each as a sample; local videos of other formats go in as they are."""
+        """Write the rows of one input row, each as a sample. Local videos of rows from other formats are copied in."""
         source = result.origin.source if result.origin else None
         if isinstance(source, BrokenSample):
             self._write_broken(source, result)
@@ -198,7 +208,7 @@ class Writer:
             self._originals.copy(span, self._file, self._tar)
 
     def _copy_before(self, source: BrokenSample | TarSample) -> None:
-        """Copy what is before a sample, and the films that it refers to, unless they are there."""
+        """Copy the content before a sample, and the films that it refers to, unless they are written already."""
         if source.before:
             self._originals.copy(source.before, self._file, self._tar)
         for name, span in source.films.items():
@@ -207,7 +217,7 @@ class Writer:
                 self._films.add(name)
 
     def _write_broken(self, source: BrokenSample, result: RowResult) -> None:
-        """Copy a sample that is no row, and put what is told of it behind its members."""
+        """Copy a sample that cannot be read, and add members for the new columns after it."""
         self._copy_before(source)
         self._originals.copy(source.span, self._file, self._tar)
         for row in result.rows:
@@ -217,7 +227,7 @@ class Writer:
                         self._add(f"{row['__key__']}.{name}", io.BytesIO(data), len(data))
 
     def _keys(self, source: Any, index: int) -> Iterator[str]:
-        """A name for each row of a sample: its own, and then such that no sample of the file has."""
+        """A key for each row of a sample: its own key, and then numbered ones that no sample of its file has."""
         key = source.key if isinstance(source, TarSample) else f"{index:09d}"
         yield key
         taken = self._originals.names(source.location, _numbered) if isinstance(source, TarSample) else frozenset()
@@ -225,7 +235,7 @@ class Writer:
         yield from (name for name in copies if name not in taken)
 
     def _from_row(self, key: str, result: RowResult, row: Row) -> dict[str, bytes]:
-        """Write the videos of a row, and return the members that hold all else."""
+        """Write the videos of a row, and return the members for everything else."""
         before, root = (result.origin.row, result.origin.root) if result.origin else ({}, None)
         added = {name: row[name] for name in self._settings.added_columns if name in row and name not in before}
         kept = {name: value for name, value in row.items() if name not in added}
@@ -253,9 +263,9 @@ class Writer:
         """Write the videos of a row, and return the members that refer to films.
 
         Args:
-            key: of the sample.
-            videos: how the name of each begins after the key, the video, and which clips of it the row has.
-            row: that they are of.
+            key: key of the sample.
+            videos: for each video: the beginning of its member's suffix, the video, and the row's clips of it.
+            row: the row of the videos.
         """
         references: dict[str, bytes] = {}
         whole: list[tuple[str, str | bytes, Sequence[Clip]]] = []
@@ -266,7 +276,7 @@ class Writer:
                 whole.append((prefix, video, clips))
             else:
                 references |= self._refer(prefix, clips, row)
-        for prefix, video, clips in whole:  # behind all films, which are samples of their own
+        for prefix, video, clips in whole:  # after all films: these are samples, and would divide this one
             if isinstance(video, bytes):
                 self._add(f"{key}.{prefix}mp4", io.BytesIO(video), len(video))
             elif clips:
@@ -274,7 +284,11 @@ class Writer:
         return references
 
     def _refer(self, prefix: str, clips: Sequence[Clip], row: Row) -> dict[str, bytes]:
-        """Have the film of stretches in the file, and return the member that refers to it; none if it cannot be had."""
+        """Write the film of some stretches if it is not in the file yet.
+
+        Returns:
+            The member that refers to the film; empty if the film cannot be read.
+        """
         film = clips[0].whole
         try:
             name = self._film_names.name_of(film)
@@ -287,7 +301,7 @@ class Writer:
                         self._add(name, opened, path.stat().st_size)
                 self._films.add(name)
         except (ClipError, OSError, ValueError):
-            return {}  # then it has no caption either, and that says why
+            return {}  # then there is no caption either, and its failure gives the reason
         is_list = row.get(self._settings.stretches_key) is not None
         [(member, data)] = reference_member(name, clips, is_list=is_list).items()
         return {prefix + member: data}
@@ -295,19 +309,19 @@ class Writer:
     def _put_file(self, prefix: str, clip: Clip) -> None:
         try:
             path = local(clip, self._limits).path
-            if not path.is_file():  # opening a pipe could wait for ever
+            if not path.is_file():  # opening a pipe could block forever
                 return
             with path.open("rb") as opened:
                 suffix = path.suffix.lower() if path.suffix.lower() in VIDEO_SUFFIXES else ".mp4"
                 self._add(prefix + suffix[1:], opened, path.stat().st_size)
         except (ClipError, OSError, ValueError):
-            return  # then it has no caption either, and that says why
+            return  # then there is no caption either, and its failure gives the reason
 
     def _add(self, name: str, content: BinaryIO, size: int, header: tarfile.TarInfo | None = None) -> None:
         info = tarfile.TarInfo(name) if header is None else renamed(header, name)
         info.size = size
         self._tar.addfile(info, content)
-        self._tar.members.clear()  # type: ignore[attr-defined] # or the list of all that was written would grow
+        self._tar.members.clear()  # type: ignore[attr-defined] # tarfile lists every member it has written
 
     def close(self) -> None:
         """Write the end of the archive."""
@@ -315,13 +329,13 @@ class Writer:
 
 
 def _numbered(name: str) -> str | None:
-    """The key of a member that ends in a number, as those of further rows do."""
+    """The key of a member if it ends in `_NUMBER`, as the keys of further rows do; else None."""
     found = MEMBER.fullmatch(name)
     return found[1] if found and _COPY.search(found[1]) else None
 
 
 def _updated(sample: TarSample, changes: Row) -> dict[str, bytes]:
-    """The members of a sample with columns changed, each where it was read from; new ones become members."""
+    """The members of a sample with columns changed: each in the member that it was read from, or in a new member."""
     members = dict(sample.members)
     inside = {name: value for name, value in changes.items() if sample.columns.get(name) == "json"}
     if inside:
@@ -335,7 +349,7 @@ def _updated(sample: TarSample, changes: Row) -> dict[str, bytes]:
 
 
 def _member(name: str, value: Any) -> dict[str, bytes]:
-    """A column as a member, or as none where it is null."""
+    """The member of a column: its suffix and content; empty if the value is None."""
     if value is None:
         return {}
     if isinstance(value, str):
