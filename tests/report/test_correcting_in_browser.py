@@ -116,7 +116,10 @@ def test_what_failed_gets_a_caption_by_hand(page: Page, output: Path, look: Look
     expect(again.locator(".by-people")).to_have_count(0)
 
 
-def test_events_are_edited_as_the_model_writes_them(page: Page, output: Path) -> None:
+def test_events_are_edited_as_the_model_writes_them(look: Look, address: str) -> None:
+    held = look(address)
+    page = held.page
+    page.locator("body[data-ready]").wait_for()
     item = start(page, "timed#t=4,6")
     shown = item.locator(".events [data-text]")
     expect(shown).to_have_text(["A dog runs."])
@@ -127,6 +130,7 @@ def test_events_are_edited_as_the_model_writes_them(page: Page, output: Path) ->
     area.fill("A cat runs.")
     page.keyboard.press("Control+Enter")
     expect(item.get_by_role("status")).to_contain_text("This has no events, or some that cannot be")
+    assert "400" in held.troubles.pop()  # which browsers say in the console
     expect(area).to_have_value("A cat runs.")
     area.fill("0-1 s: A cat runs.\n1-2 s: It stops.")
     page.keyboard.press("Control+Enter")

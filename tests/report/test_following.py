@@ -15,6 +15,7 @@ from playwright.sync_api import expect
 
 from reelscribe.config import Settings
 from reelscribe.dataset.edits import edits_of
+from reelscribe.dataset.identity import scenes_key
 from reelscribe.errors import DatasetError
 from reelscribe.report.edited import key_of
 from reelscribe.report.entries import CaptionedData, Entry
@@ -22,7 +23,8 @@ from reelscribe.report.following import Follower
 from reelscribe.report.write import write_report
 from reelscribe.runners.local import run
 from reelscribe.runners.status import ledger_of, read_status
-from reelscribe.values import Row, Work
+from reelscribe.values import Clip, Row, Work
+from reelscribe.video.fetch import FetchLimits
 from report.conftest import Opened, violations
 from report.correcting import served
 
@@ -225,12 +227,14 @@ def test_rows_with_captions_in_the_text_are_known_to_be_that_before_the_first_is
     assert [entry.captions for entry in found if isinstance(entry, Entry)] == [("Now.",), ("Now.",)]
 
 
-@pytest.mark.parametrize("scenes", [1, 2])
-def test_films_are_seen_as_far_as_their_scenes_are_found(scenes: int, tmp_path: Path) -> None:
+@pytest.mark.parametrize("is_found", [False, True])
+def test_films_are_seen_as_far_as_their_scenes_are_found(is_found: bool, tmp_path: Path) -> None:
     rows: list[Row] = [{"video": name} for name in ("a.mp4", "end.mp4")]
     _broken_off(tmp_path / "out.jsonl", rows, split="scenes")
-    with connect(ledger_of(tmp_path / "out.jsonl")) as base:
-        base.execute(f"DELETE FROM scenes WHERE rowid > {scenes}")
+    if not is_found:
+        last = scenes_key(Clip(source=str(tmp_path / "end.mp4")), FetchLimits())
+        with connect(ledger_of(tmp_path / "out.jsonl")) as base:
+            assert base.execute("DELETE FROM scenes WHERE film = ?", (last,)).rowcount == 1
     data = CaptionedData(tmp_path / "out.jsonl", unfinished="running")
     assert [entry.row for entry in data.entries()] == [0]
 
