@@ -19,7 +19,7 @@ READY_OLDEST := $(OLDEST_TRANSFORMERS)/.ready
 VENV_VLLM := .venv-vllm
 READY_VLLM := $(VENV_VLLM)/.ready
 
-.PHONY: help demo wheel test test-vllm test-others test-core test-oldest browser fuzz damage
+.PHONY: help demo wheel test test-vllm test-core test-oldest browser fuzz damage
 .PHONY: bench-peers bench-decoders bench-gpu check lint types imports docs format clean
 .DEFAULT_GOAL := help
 
@@ -29,9 +29,9 @@ help:
 	@echo "make test    run all tests, those of the vLLM engine in an environment of its own"
 	@echo "make browser install Chromium (Debian, as root), in which the report's page is tested"
 	@echo "make docs    build the documentation site into site/; a warning is an error"
-	@echo "make bench-gpu  time both engines beside raw vLLM on a GPU, within 15 minutes"
-	@echo "make check   what CI runs: lint, types, imports, docs, all tests with coverage, the engine's on the
+	@echo "make check   what CI runs: lint, types, imports, docs, all tests with coverage, the engine's on the"
 	@echo "             oldest Transformers, and tests without any extra on the oldest and newest Python"
+	@echo "make bench-gpu  times both engines beside raw vLLM on a GPU, within 15 minutes"
 
 $(READY): pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; name one with PYTHON=")'
@@ -157,12 +157,8 @@ imports: $(READY)
 docs: $(READY)
 	$(BIN)/sphinx-build --fail-on-warning --keep-going --quiet --doctree-dir .doctrees docs site
 
-# The tests of other versions run beside the main ones, on a core each, so libraries may not start a thread for each
-# core.
 check: lint types imports docs
-	OMP_NUM_THREADS=1 $(MAKE) --jobs=2 --output-sync=target test test-others PYTEST_ARGS="--cov --cov-report=term"
-
-test-others: $(READY)
+	$(MAKE) test PYTEST_ARGS="--cov --cov-report=term"
 	$(MAKE) test-oldest
 	$(MAKE) test-core
 
