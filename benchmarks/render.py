@@ -341,13 +341,12 @@ _DAMAGE: Final = ("reported, failure", "reported, wrong", "silent, right", "sile
 
 PAGES: Final[dict[Path, tuple[Callable[[], Iterator[str]], ...]]] = {
     HERE.parent / "README.md": (speeds,),
-    HERE.parent / "docs" / "architecture.md": (scenes, stretches),
     HERE.parent / "docs" / "audit.md": (audit,),
     HERE.parent / "docs" / "report.md": (opening,),
     HERE.parent / "docs" / "recipes" / "films.md": (joined_films,),
     HERE.parent / "docs" / "choosing.md": (choosing, judging, verifying),
     HERE.parent / "docs" / "tasks.md": (tasks,),
-    HERE.parent / "docs" / "performance.md": (peers, decoders, gpu_table),
+    HERE.parent / "docs" / "performance.md": (peers, decoders, stretches, scenes, gpu_table),
     HERE.parent / "docs" / "reliability.md": (streaming, soak, fuzz, odd_values, damage),
 }
 
