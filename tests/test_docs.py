@@ -27,7 +27,7 @@ def test_targets_in_the_page_on_exports_are_those_of_the_code() -> None:
 
 def test_figures_in_the_pages_are_those_of_the_results() -> None:
     tool = runpy.run_path(str(ROOT / "benchmarks" / "render.py"))
-    assert len(tool["PAGES"]) == 9
+    assert len(tool["PAGES"]) == 8
     for page in tool["PAGES"]:
         assert page.read_text("utf-8") == tool["render"](page), "run: python benchmarks/render.py"
 

@@ -66,7 +66,7 @@ _SPLIT = (
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
 )
 @click.version_option(__version__)
-@click.option("-v", "--verbose", is_flag=True, help="Tell more of what happens.")
+@click.option("-v", "--verbose", is_flag=True, help="Log more of what happens.")
 @click.pass_context
 def main(context: click.Context, verbose: bool) -> None:
     """Caption videos with a vision-language model.
@@ -181,14 +181,14 @@ def split(inputs: tuple[str, ...], output: Path, every: float | None, scenes: bo
 @click.argument("inputs", nargs=-1, required=True, metavar="INPUT...")
 @click.option("--config", type=click.Path(path_type=Path), help="TOML file of settings; options win over it.")
 @click.option("--gpu", help="GPU to plan for: h100, h200, a100, l40s, ...")
-@click.option("--gpus", type=int, help="How many of them; the fewest that hold the model by default.")
-@click.option("--rate", type=float, metavar="CLIPS_PER_S", help="What one GPU captions, where you know it.")
+@click.option("--gpus", type=int, help="Number of GPUs; by default the fewest that hold the model.")
+@click.option("--rate", type=float, metavar="CLIPS_PER_S", help="Clips that one GPU captions a second, if you know it.")
 @click.option(
     "--measured",
     type=click.Path(path_type=Path),
-    help="Where to take that from: OUTPUT.run.json of a run, or a result of benchmarks/gpu.py.",
+    help="File with a measured rate: OUTPUT.run.json of a run, or a result of benchmarks/gpu.py.",
 )
-@click.option("--json", "as_json", is_flag=True, help="As JSON.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @options(*_PLANNED)
 def plan(inputs: tuple[str, ...], config: Path | None, as_json: bool, **given: Any) -> None:
     """Say what a run would take: tokens, GPUs, hours and cost.

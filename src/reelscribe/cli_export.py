@@ -33,18 +33,22 @@ _TARGETS: Final = (*get_args(TargetName), *_SUBTITLES)
     help=f"What it is for: {', '.join(_TARGETS)}.",
 )
 @click.option("--form", metavar="NAME", help="Kind of list, if the target takes several, as csv.")
-@click.option("--task", "tasks", metavar="NAME", multiple=True, help="Whose answers; again for several.")
+@click.option("--task", "tasks", metavar="NAME", multiple=True, help="Task to export. Repeatable.")
 @click.option("--where", metavar="CONDITION", multiple=True, help="Only these, as 'seconds<=61'; all must hold.")
-@click.option("--newlines", type=click.Choice(get_args(Newlines)), help="Keep them, make blanks, or split there.")
-@click.option("--strip-openings", is_flag=True, help="Take away 'The video shows' and the like.")
+@click.option(
+    "--newlines",
+    type=click.Choice(get_args(Newlines)),
+    help="Keep line breaks, turn them into blanks, or split captions there.",
+)
+@click.option("--strip-openings", is_flag=True, help="Remove openings such as 'The video shows'.")
 @click.option("--trigger", default="", metavar="WORD", help="Put WORD in place of [trigger], or in front.")
 @click.option("--prefix", default="", metavar="TEXT", help="Put TEXT in front of each caption.")
 @click.option("--suffix", default="", metavar="TEXT", help="Put TEXT behind each caption.")
 @click.option("--videos", type=click.Choice(get_args(Placing)), help="How videos get into FOLDER.")
-@click.option("--columns", metavar="NAME,...", help="Of a table, or beside the caption.")
-@click.option("--max-tokens", type=int, metavar="N", help="Of a caption; by default what the target says.")
+@click.option("--columns", metavar="NAME,...", help="Columns of a table, or beside the caption.")
+@click.option("--max-tokens", type=int, metavar="N", help="Maximum tokens of a caption; the target's own by default.")
 @click.option("--tokenizer", metavar="FOLDER", help="Tokenizer to count them with.")
-@click.option("--clips-per-tar", type=int, metavar="N", help="In each tar file; 1000 by default.")
+@click.option("--clips-per-tar", type=int, metavar="N", help="Clips in each tar file; 1000 by default.")
 @click.option("--root", metavar="FOLDER", help="Folder that paths start from; the run's own by default.")
 @click.option("--dry-run", is_flag=True, help="Look and count; write nothing.")
 def export(

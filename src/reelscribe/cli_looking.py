@@ -24,7 +24,7 @@ _LONGEST_TOLD: Final = 200
 
 @click.command()
 @click.argument("output", type=Output())
-@click.option("--json", "as_json", is_flag=True, help="As JSON.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def status(output: str | Path, as_json: bool) -> None:
     """Show what a run has done, what failed and what is left.
 
@@ -75,9 +75,9 @@ def _page_options(command: Callable[..., Any]) -> Callable[..., Any]:
     root = "Folder that paths start from; the run's own by default."
     for option in (
         click.option("--root", type=click.Path(path_type=Path), help=root),
-        click.option("--seed", default=0, show_default=True, help="Of the choice of videos."),
-        click.option("--frames", default=12, show_default=True, help="Most frames to show of each."),
-        click.option("--clips", default=1000, show_default=True, help="Most videos to show; of more, some."),
+        click.option("--seed", default=0, show_default=True, help="Seed for the choice of videos."),
+        click.option("--frames", default=12, show_default=True, help="Maximum number of frames for each video."),
+        click.option("--clips", default=1000, show_default=True, help="Maximum number of videos to show."),
     ):
         command = option(command)
     return command
@@ -104,7 +104,7 @@ def report(output: str | Path, file: Path | None, **given: Any) -> None:
 
 @click.command()
 @click.argument("output", type=Output())
-@click.option("--port", default=0, help="To serve at; one that is free by default.")
+@click.option("--port", default=0, help="Port to serve at; by default a free one.")
 @_page_options
 def view(output: str | Path, port: int, **given: Any) -> None:
     """Serve the report's page, to play videos and edit captions.
@@ -121,8 +121,10 @@ def view(output: str | Path, port: int, **given: Any) -> None:
 @click.argument("sides", nargs=-1, metavar="SIDE SIDE...")
 @click.option("-o", "--file", type=LocalPath(), help="Page to write; first output's .compare.html.")
 @click.option("--blind", is_flag=True, help="Shuffle the texts of each clip, and name the sides after the voting.")
-@click.option("--votes", type=click.Path(path_type=Path), multiple=True, help="Count these; again for more voters.")
-@click.option("--json", "as_json", is_flag=True, help="With --votes: as JSON.")
+@click.option(
+    "--votes", type=click.Path(path_type=Path), multiple=True, help="Count the votes in this file. Repeatable."
+)
+@click.option("--json", "as_json", is_flag=True, help="With --votes: print JSON.")
 @_page_options
 def compare(sides: tuple[str, ...], votes: tuple[Path, ...], as_json: bool, **given: Any) -> None:
     """Put captions of the same clips side by side, to vote on.
@@ -170,8 +172,8 @@ def _count(sides: tuple[str, ...], votes: tuple[Path, ...], as_json: bool, given
 
 @click.command()
 @click.argument("output", type=Output())
-@click.option("-o", "--new", type=LocalPath(), help="To write; OUTPUT with .edited by default.")
-@click.option("--overwrite", is_flag=True, help="Replace what is there.")
+@click.option("-o", "--new", type=LocalPath(), help="Data set to write; OUTPUT with .edited by default.")
+@click.option("--overwrite", is_flag=True, help="Replace a file that exists.")
 def apply(output: str | Path, new: Path | None, overwrite: bool) -> None:
     """Write the data set with corrected captions.
 
@@ -204,8 +206,8 @@ def apply(output: str | Path, new: Path | None, overwrite: bool) -> None:
     help="What a word is, as sacrebleu has it; by the language of the references by default.",
 )
 @click.option("--root", type=click.Path(path_type=Path), help="Folder that paths start from; the run's own by default.")
-@click.option("--seed", default=0, show_default=True, help="Of the bootstrap.")
-@click.option("--json", "as_json", is_flag=True, help="As JSON.")
+@click.option("--seed", default=0, show_default=True, help="Seed of the bootstrap.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def evaluate(outputs: tuple[str | Path, ...], references: Path, as_json: bool, **given: Any) -> None:
     """Score captions by references that people wrote.
 
@@ -234,18 +236,22 @@ def evaluate(outputs: tuple[str | Path, ...], references: Path, as_json: bool, *
 
 @click.command()
 @click.argument("output", type=Output())
-@click.option("--task", "tasks", metavar="NAME", multiple=True, help="Whose answers; all by default. Repeatable.")
+@click.option("--task", "tasks", metavar="NAME", multiple=True, help="Task to look at; all by default. Repeatable.")
 @click.option(
-    "--common", default=5.0, show_default=True, metavar="PERCENT", help="Tell openings and phrases of more captions."
+    "--common",
+    default=5.0,
+    show_default=True,
+    metavar="PERCENT",
+    help="Report openings and phrases in more captions than this.",
 )
-@click.option("--tokenizer", type=click.Path(path_type=Path), metavar="FOLDER", help="Count tokens with this one.")
-@click.option("--max-tokens", type=int, metavar="N", help="That a caption may have; longer ones are too_long.")
-@click.option("--json", "as_json", is_flag=True, help="As JSON.")
+@click.option("--tokenizer", type=click.Path(path_type=Path), metavar="FOLDER", help="Tokenizer to count tokens with.")
+@click.option("--max-tokens", type=int, metavar="N", help="Maximum tokens of a caption; longer ones are too_long.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.option("--html", type=LocalPath(), metavar="FILE", help="Also write a page.")
-@click.option("--marks", type=LocalPath(), metavar="FILE", help="Also write marks, which retry --marks takes.")
-@click.option("--mark", "only", metavar="NAME", multiple=True, help="Mark this finding alone; repeatable.")
+@click.option("--marks", type=LocalPath(), metavar="FILE", help="Also write marks, for retry --marks.")
+@click.option("--mark", "only", metavar="NAME", multiple=True, help="Mark only this finding. Repeatable.")
 @click.option(
-    "--fail-on", metavar="CONDITION", multiple=True, help="Fail on a finding, as refusal or 'duplicate>1%'; repeatable."
+    "--fail-on", metavar="CONDITION", multiple=True, help="Fail on a finding, as refusal or 'duplicate>1%'. Repeatable."
 )
 def audit(
     output: str | Path,

@@ -259,9 +259,7 @@ def watched(command: Callable[..., Any]) -> Callable[..., Any]:
         click.option(
             "--metrics-port", type=int, help="Serve figures for Prometheus at this port, while it runs.", **place
         ),
-        click.option(
-            "--log-json", is_flag=True, help="Tell all on standard error as JSON, one object a line.", **place
-        ),
+        click.option("--log-json", is_flag=True, help="Log to standard error as JSON, one object a line.", **place),
     ):
         command = option(command)
     return command
