@@ -45,6 +45,7 @@ if importlib.util.find_spec("torch") is None:  # only the extra brings it
             "families",
             "inputs",
             "judging",
+            "late",
             "launches",
             "omni",
             "packed",
@@ -57,6 +58,7 @@ if importlib.util.find_spec("torch") is None:  # only the extra brings it
             "transformers",
             "vllm_families",
             "vllm_server",
+            "waiting",
         )
     ]
 if not _there("torch", "llguidance"):
