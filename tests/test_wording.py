@@ -6,7 +6,7 @@ from typing import get_args
 import pytest
 
 from reelscribe.errors import SettingsError
-from reelscribe.wording import WordingKind, read_wordings, ready_wordings
+from reelscribe.wording import WordingKind, read_list, ready_wordings
 
 CLEAN = (
     "A man plays the video game on a big screen.",
@@ -147,7 +147,7 @@ def test_a_hyphen_within_a_word_is_no_edge(text: str) -> None:
 def test_lists_of_ones_own(tmp_path: Path) -> None:
     file = tmp_path / "nl.toml"
     file.write_text("openings = ['we zien']\nmentions = ['{medium}\u2019s']\n[parts]\nmedium = 'film|video'\n", "utf-8")
-    wordings = read_wordings(file)
+    wordings = ready_wordings().joined(read_list(file), str(file))
     assert wordings.without_opening("We zien: een hond.") == "Een hond."
     assert wordings.find("mention", "Twee video's van een hond")
     assert wordings.without_opening("The video shows a dog.") == "A dog."
@@ -170,8 +170,8 @@ def test_list_that_is_none(tmp_path: Path, content: str, said: str) -> None:
     file = tmp_path / "own.toml"
     file.write_text(content, "utf-8")
     with pytest.raises(SettingsError) as caught:
-        read_wordings(file)
+        ready_wordings().joined(read_list(file), str(file))
     assert said in str(caught.value)
     assert str(file) in str(caught.value)
     with pytest.raises(SettingsError, match=r"cannot read the wordings in .*none\.toml"):
-        read_wordings(tmp_path / "none.toml")
+        read_list(tmp_path / "none.toml")

@@ -336,10 +336,6 @@ class _Fault:
             self.broken = EngineError(f"the model lacks a package to run with: {exc}")
 
 
-_Left = tuple[list[ModelInputs], _Fault | None]
-"""The works that are not answered, and what went wrong, if anything did."""
-
-
 def _failure(request: Request, fault: _Fault) -> Failure:
     advice = "; lower max_video_tokens or num_captions" if fault.out_of_memory else ""
     return Failure.of(request, fault.message + advice)

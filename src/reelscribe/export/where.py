@@ -86,10 +86,6 @@ def _of_header(get: Callable[[Header], Any]) -> Callable[[Named], Any]:
     return lambda named: get(named.header) if named.header else None
 
 
-def _has_verdict(verdict: str) -> Callable[[Named], bool]:
-    return lambda named: verdict_of(named.entry) == verdict
-
-
 VALUES: Final[Mapping[str, tuple[str, Callable[[Named], Any]]]] = {
     "words": ("words of the caption", lambda named: len(words_of(named.text))),
     "chars": ("its letters", lambda named: len(named.text)),

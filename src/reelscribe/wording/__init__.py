@@ -89,15 +89,6 @@ def ready_wordings() -> Wordings:
     return wordings
 
 
-def read_wordings(file: Path) -> Wordings:
-    """The lists that come with the package, and the list in a file.
-
-    Raises:
-        SettingsError: the file cannot be read, or is not a valid list.
-    """
-    return ready_wordings().joined(read_list(file), str(file))
-
-
 def read_list(file: Path) -> str:
     """Read the text of a list's file.
 
