@@ -1,5 +1,7 @@
 """The words, the tokens and the language of a text."""
 
+import heapq
+import importlib.util
 import re
 from collections.abc import Callable
 from functools import lru_cache
@@ -77,6 +79,21 @@ def is_in_language(text: str, code: str) -> bool:
     """
     scores = _ranked(text)
     return max(scores.values()) - scores[code] < _CERTAIN
+
+
+def tells_languages() -> bool:
+    """Whether the extra `language` is installed."""
+    return importlib.util.find_spec("py3langid") is not None
+
+
+def language_of(text: str) -> str:
+    """The ISO 639 code of the language of a text; "" if another language is about as likely, as in a few words.
+
+    Raises:
+        MissingExtraError: the extra `language` is not installed.
+    """
+    (code, score), (_, next_score) = heapq.nlargest(2, _ranked(text).items(), key=lambda each: each[1])
+    return code if score - next_score >= _CERTAIN else ""
 
 
 def _ranked(text: str) -> dict[str, float]:

@@ -16,6 +16,7 @@ from reelscribe.dataset.ledger_file import connect
 from reelscribe.runners.local import run
 from reelscribe.runners.status import ledger_of
 from reelscribe.values import Row, Work
+from reelscribe.words import tells_languages
 
 LONG = "A quiet street in the rain, where a man walks slowly to the camera while the dog of a woman runs by a house"
 CAPTIONS: Mapping[str, str] = {
@@ -76,6 +77,7 @@ def test_all_is_found_and_counted(output: Path) -> None:
     assert told["findings"]["duplicate"] == {"captions": 2, "share": 0.25, "rows": [0, 1], "clips": ["a.mp4", "b.mp4"]}
     assert told["words"]["most"] == 25
     assert told["scripts"] == {"Latin": 7, "Han": 1}
+    assert sum(told["languages"].values()) == (8 if tells_languages() else 0)
     assert told["openings"][0] == {"text": "a brown dog", "captions": 2, "share": 0.25}
     assert {"text": "a quiet street in", "captions": 2, "share": 0.25} in told["phrases"]
     assert told["vocabulary"]["top"][0] == ["a", 11]
@@ -254,3 +256,12 @@ def test_the_page_holds_what_was_found_and_trusts_no_text(output: Path) -> None:
     assert page.count("their rows, from 0") == details.count("their rows, from 0") == 1
     assert "<dt>clips</dt><dd>a.mp4, b.mp4</dd>" in details
     assert "script-src" not in page
+
+
+def test_captions_are_counted_by_language(output: Path) -> None:
+    pytest.importorskip("py3langid")
+    english = "A brown dog with a red collar runs along the beach while its owner throws a ball into the water."
+    french = "Un chien brun avec un collier rouge court sur la plage pendant que son maître lui lance une balle."
+    put_rows(output, [row(f"{place}.mp4", text) for place, text in enumerate((english, english, french, "A dog."))])
+    assert _task()["languages"] == {"en": 2, "fr": 1, "uncertain": 1}
+    assert "languages   2 en, 1 fr, 1 uncertain" in _audit().stdout.splitlines()

@@ -19,7 +19,7 @@ from reelscribe.report.overview import flags_of
 from reelscribe.report.words import opening, phrases
 from reelscribe.wording import ready_wordings
 from reelscribe.wording.times import is_past_end
-from reelscribe.words import words_of
+from reelscribe.words import language_of, tells_languages, words_of
 
 _EDGES: Final = (2, 5, 10, 20, 60)
 """Limits in seconds between the groups of clip lengths for which mean words are counted."""
@@ -51,6 +51,9 @@ class Figures:
         self.tokens: Counter[int] = Counter()
         """Captions by number of tokens."""
         self.scripts: Counter[str] = Counter()
+        self.languages: Counter[str] = Counter()
+        """Captions by language, if the extra `language` is installed; "" for those of which it is not certain."""
+        self._tells_languages = tells_languages()
         self.openings, self.phrases, self.vocabulary = Common(), Common(), Common()
         self._durations: dict[int, list[int]] = {}
         self._sums = np.zeros(6)
@@ -92,6 +95,8 @@ class Figures:
         self._alike.add(text, clip_name(entry))
         self._copies.add(entry.meta.get("fingerprint") or "", clip_name(entry))
         self.scripts[script] += 1
+        if self._tells_languages:
+            self.languages[language_of(text)] += 1
         self.words[len(words)] += 1
         self.vocabulary.add(words)
         if words:
@@ -181,6 +186,7 @@ class Figures:
             "words": _told_lengths(self.words),
             "tokens": _told_lengths(self.tokens),
             "scripts": {name or "none": count for name, count in self.scripts.most_common()},
+            "languages": {code or "uncertain": count for code, count in self.languages.most_common()},
             "openings": self._told_common(self.openings, common),
             "phrases": self._told_common(self.phrases, common),
             "phrases_missing": self.phrases.missing,

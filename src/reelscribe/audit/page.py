@@ -93,7 +93,8 @@ def _sections(figures: Mapping[str, Any], common: float) -> Iterator[tuple[str, 
             f"{name.capitalize()} in more than {100 * common:g}%",
             [(each["text"], "", _share(each), {}) for each in listed],
         )
-    yield "Scripts", [(name, "", f"{count:,}", {}) for name, count in figures["scripts"].items()]
+    for name in ("scripts", "languages"):
+        yield name.capitalize(), [(kind, "", f"{count:,}", {}) for kind, count in figures[name].items()]
     if figures["tokens"]:
         yield "Tokens of a caption", [("mean", lengths_of(figures["tokens"]), f"{figures['tokens']['mean']:,}", {})]
     correlation = "" if figures["correlation"] is None else f", correlation {figures['correlation']:.2f}"

@@ -77,6 +77,8 @@ def _of_task(figures: Mapping[str, Any], common: float) -> Iterator[str]:
         if figures[name]:
             yield from _wrapped(name, lengths_of(figures[name]))
     yield from _wrapped("scripts", kinds_of(figures["scripts"]))
+    if figures["languages"]:
+        yield from _wrapped("languages", kinds_of(figures["languages"]))
     for name in ("openings", "phrases"):
         yield from _common(name, figures[name], common)
     yield from _vocabulary(figures["vocabulary"])
