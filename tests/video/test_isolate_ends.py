@@ -1,6 +1,7 @@
 """Decoders in processes of their own: nothing is left of them, and they get on with forks and daemons."""
 
 import multiprocessing
+import gc
 import os
 import signal
 import subprocess
@@ -47,6 +48,7 @@ def test_many_clips_leave_no_files_open_and_no_memory_behind(plain: Path) -> Non
     def run() -> tuple[list[int], list[int]]:
         for _, outcome in decode_ahead(asked, BUDGET, max_bytes=1):
             assert isinstance(outcome, Frames)
+        gc.collect()  # what other tests left may be open until then
         pids = [os.getpid(), waiting().process.pid]
         return [open_files(pid) for pid in pids], [resident(pid) for pid in pids]
 
