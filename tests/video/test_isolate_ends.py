@@ -1,7 +1,7 @@
 """Decoders in processes of their own: nothing is left of them, and they get on with forks and daemons."""
 
-import multiprocessing
 import gc
+import multiprocessing
 import os
 import signal
 import subprocess
