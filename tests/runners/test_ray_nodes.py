@@ -59,7 +59,7 @@ def test_a_killed_node_costs_nothing(
             if len(both_work) == 100:
                 cluster.remove_node(cluster.nodes.pop(), allow_graceful=False)
 
-    slow = Settings(engine="fake", decoders=1, runner="ray", actors="2", model_params={"clips_per_second": 40})
+    slow = Settings(engine="fake", decoders=1, runner="ray", actors="2", model_params={"clips_per_second": 20})
     summary = run([data], tmp_path / "out.jsonl", slow, on_row=on_row)
     assert "A node of the Ray cluster is gone" in caplog.text
     assert (summary.captions, summary.failures) == (360, {"unreadable": 40})
